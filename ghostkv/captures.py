@@ -1,0 +1,274 @@
+"""A capture on disk: what one model's attention saw on one text.
+
+A capture is a folder of three Parquet files. `kv.parquet` and `queries.parquet` hold one row group per layer, so that a layer is
+read without touching the others and written without holding them; `layers.parquet` describes each layer and carries the proof
+that the capture is true (the error of attention recomputed from the file).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ghostkv.errors import TableError
+from ghostkv.io import ParquetAppender, fixed_list, from_fixed_list, read_metadata, read_table, write_table
+
+LAYER_SCHEMA = pa.schema(
+    [
+        ("layer", pa.int16()),
+        ("kind", pa.string()),  # "global" or "sliding"
+        ("window", pa.int32()),  # visible keys are position-window+1..position; 0 sees all
+        ("scale", pa.float64()),  # the model's own: score = scale * (q . k)
+        ("softcap", pa.float64()),  # 0 for none; else score = softcap * tanh(score / softcap)
+        ("heads", pa.int16()),
+        ("kv_heads", pa.int16()),
+        ("head_dim", pa.int16()),
+        ("value_dim", pa.int16()),  # 0 where values were not captured
+        ("tokens", pa.int32()),
+        ("max_relative_error", pa.float64()),  # worst (head, query) of attention recomputed from the file
+        ("mean_relative_error", pa.float64()),
+        ("layer_relative_error", pa.float64()),  # Frobenius over all compared (head, query) outputs
+        (
+            "exact_relative_error",
+            pa.float64(),
+        ),  # the same with K and V before fp16 storage: proves the hook's view
+        ("recomputed", pa.int32()),  # (head, query) outputs compared
+    ]
+)
+
+
+def kv_schema(head_dim: int, value_dim: int) -> pa.Schema:
+    """Columns of `kv.parquet`; rows sorted by (kv_head, position); no `value` column where `value_dim` is 0."""
+    fields = [
+        ("layer", pa.int16()),
+        ("kv_head", pa.int16()),
+        ("position", pa.int32()),
+        ("key", pa.list_(pa.float16(), head_dim)),
+    ]
+    return pa.schema(fields + ([("value", pa.list_(pa.float16(), value_dim))] if value_dim else []))
+
+
+def query_schema(head_dim: int, value_dim: int) -> pa.Schema:
+    """Columns of `queries.parquet`; rows sorted by (head, position); no `output` column where `value_dim` is 0."""
+    fields = [
+        ("layer", pa.int16()),
+        ("head", pa.int16()),
+        ("kv_head", pa.int16()),
+        ("position", pa.int32()),
+        ("query", pa.list_(pa.float32(), head_dim)),
+    ]
+    return pa.schema(fields + ([("output", pa.list_(pa.float32(), value_dim))] if value_dim else []))
+
+
+@dataclass(frozen=True)
+class LayerCapture:
+    """One layer of a capture.
+
+    Attributes
+    ----------
+    layer : int
+    keys : ndarray of float16, shape [kv_heads, tokens, head_dim]
+        Post-RoPE keys, as attention used them.
+    values : ndarray of float16, shape [kv_heads, tokens, value_dim], or None
+    queries : ndarray of float32, shape [heads, queries, head_dim]
+        Post-RoPE queries at the sampled positions.
+    outputs : ndarray of float32, shape [heads, queries, value_dim], or None
+        The model's own attention output of each head, before the output projection.
+    positions : ndarray of int32, shape [queries]
+        Token index of each query, ascending; the query sees keys 0..position (fewer in a sliding window).
+    scale : float
+        score = scale * (q . k).
+    window : int
+        Sliding window in tokens, 0 for global attention.
+    softcap : float
+        Logit soft cap, 0 for none.
+    """
+
+    layer: int
+    keys: np.ndarray
+    values: np.ndarray | None
+    queries: np.ndarray
+    outputs: np.ndarray | None
+    positions: np.ndarray
+    scale: float
+    window: int = 0
+    softcap: float = 0.0
+
+    @property
+    def kv_heads(self) -> int:
+        return self.keys.shape[0]
+
+    @property
+    def heads(self) -> int:
+        return self.queries.shape[0]
+
+    @property
+    def group(self) -> int:
+        """Query heads that share one KV head."""
+        return self.heads // self.kv_heads
+
+    @property
+    def tokens(self) -> int:
+        return self.keys.shape[1]
+
+    def group_queries(self, kv_head: int) -> np.ndarray:
+        """Queries of the heads that read `kv_head`, shape [group, queries, head_dim]."""
+        return self.queries[kv_head * self.group : (kv_head + 1) * self.group]
+
+    def first_visible(self) -> np.ndarray:
+        """First key that each query sees, shape [queries]."""
+        if not self.window:
+            return np.zeros_like(self.positions)
+        return np.maximum(self.positions - self.window + 1, 0)
+
+
+class CaptureWriter:
+    """Write a capture layer by layer; the three files appear together when the context closes without an error.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where `kv.parquet`, `queries.parquet` and `layers.parquet` go.
+    head_dim, value_dim : int
+        Widths of keys and values; `value_dim` 0 for a capture without values.
+    metadata : mapping of str to str
+        Provenance: model, weight_sha256, text, text_sha256, package_version, fingerprint.
+    """
+
+    def __init__(self, folder: str | Path, head_dim: int, value_dim: int, metadata: Mapping[str, str]):
+        self.folder, self.metadata = Path(folder), dict(metadata)
+        self._kv = ParquetAppender(self.folder / "kv.parquet", kv_schema(head_dim, value_dim), self.metadata)
+        self._queries = ParquetAppender(
+            self.folder / "queries.parquet", query_schema(head_dim, value_dim), self.metadata
+        )
+        self._layers: list[dict] = []
+
+    def __enter__(self) -> CaptureWriter:
+        self._stack = ExitStack()
+        self._stack.enter_context(self._kv)
+        self._stack.enter_context(self._queries)
+        return self
+
+    def append(self, capture: LayerCapture, proof: Mapping[str, float | int]) -> None:
+        """Write one layer; layers come in ascending order.
+
+        Parameters
+        ----------
+        capture : LayerCapture
+        proof : mapping
+            The error columns of `LAYER_SCHEMA` (`max_relative_error` ... `recomputed`).
+        """
+        kv_heads, tokens, head_dim = capture.keys.shape
+        heads, queries, _ = capture.queries.shape
+        kv = {
+            "layer": np.full(kv_heads * tokens, capture.layer, np.int16),
+            "kv_head": np.repeat(np.arange(kv_heads, dtype=np.int16), tokens),
+            "position": np.tile(np.arange(tokens, dtype=np.int32), kv_heads),
+            "key": fixed_list(capture.keys.reshape(-1, head_dim)),
+        }
+        rows = {
+            "layer": np.full(heads * queries, capture.layer, np.int16),
+            "head": np.repeat(np.arange(heads, dtype=np.int16), queries),
+            "kv_head": np.repeat(np.arange(heads, dtype=np.int16) // capture.group, queries),
+            "position": np.tile(capture.positions.astype(np.int32), heads),
+            "query": fixed_list(capture.queries.reshape(-1, head_dim)),
+        }
+        if capture.values is not None:
+            kv["value"] = fixed_list(capture.values.reshape(-1, capture.values.shape[-1]))
+            rows["output"] = fixed_list(capture.outputs.reshape(-1, capture.outputs.shape[-1]))
+        self._kv.append(kv)
+        self._queries.append(rows)
+        self._layers.append(_describe(capture) | dict(proof))
+
+    def __exit__(self, kind, error, trace) -> None:
+        if kind is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        self._stack.close()
+        write_table(pl.DataFrame(self._layers), self.folder / "layers.parquet", LAYER_SCHEMA, self.metadata)
+
+
+def _describe(capture: LayerCapture) -> dict:
+    return {
+        "layer": capture.layer,
+        "kind": "sliding" if capture.window else "global",
+        "window": capture.window,
+        "scale": capture.scale,
+        "softcap": capture.softcap,
+        "heads": capture.heads,
+        "kv_heads": capture.kv_heads,
+        "head_dim": capture.keys.shape[2],
+        "value_dim": 0 if capture.values is None else capture.values.shape[2],
+        "tokens": capture.tokens,
+    }
+
+
+def read_layers_table(folder: str | Path) -> pl.DataFrame:
+    """The description and proof of every layer of a capture (columns of `LAYER_SCHEMA`)."""
+    return read_table(Path(folder) / "layers.parquet")
+
+
+def read_layer(folder: str | Path, layer: int) -> LayerCapture:
+    """Read one layer of a capture.
+
+    Parameters
+    ----------
+    folder : str or Path
+        A capture folder.
+    layer : int
+        Layer index in the model.
+
+    Raises
+    ------
+    TableError
+        A file is missing or damaged, or the capture lacks the layer; the message lists the layers it has.
+    """
+    folder = Path(folder)
+    described = read_layers_table(folder)
+    index = described["layer"].to_list()
+    if layer not in index:
+        raise TableError(
+            f"{folder}: no layer {layer}; the capture has layers {index}. Add it to capture.layers and rerun."
+        )
+    row = described.row(index.index(layer), named=True)
+    kv = _row_group(folder / "kv.parquet", index.index(layer))
+    queries = _row_group(folder / "queries.parquet", index.index(layer))
+    heads, kv_heads = row["heads"], row["kv_heads"]
+
+    def unpack(table: pa.Table, name: str, count: int) -> np.ndarray:
+        rows = from_fixed_list(table[name])
+        return rows.reshape(count, -1, rows.shape[1])
+
+    has_values = row["value_dim"] > 0
+    return LayerCapture(
+        layer=layer,
+        keys=unpack(kv, "key", kv_heads),
+        values=unpack(kv, "value", kv_heads) if has_values else None,
+        queries=unpack(queries, "query", heads),
+        outputs=unpack(queries, "output", heads) if has_values else None,
+        positions=queries["position"].to_numpy()[: queries.num_rows // heads],
+        scale=row["scale"],
+        window=row["window"],
+        softcap=row["softcap"],
+    )
+
+
+def capture_metadata(folder: str | Path) -> dict[str, str]:
+    """Provenance of a capture: model, weight and text checksums, package version, fingerprint."""
+    return read_metadata(Path(folder) / "layers.parquet")
+
+
+def _row_group(path: Path, index: int) -> pa.Table:
+    try:
+        return pq.ParquetFile(path).read_row_group(index)
+    except (OSError, pa.ArrowException) as error:
+        raise TableError(
+            f"{path}: not a readable Parquet file ({error}). Delete its folder and rerun the capture."
+        ) from error

@@ -1,0 +1,33 @@
+"""What all config sections share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are refused, values do not change once read."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, coerce_numbers_to_str=True, allow_inf_nan=False
+    )
+
+    def plain(self) -> dict[str, Any]:
+        """The section as plain dicts, lists and scalars under the names that config.yaml uses.
+
+        Snakemake compares params by their repr, so params are made of these and never of models.
+        """
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class Grid(Section):
+    """Evenly spaced values."""
+
+    start: float = Field(description="First value.")
+    stop: float = Field(description="Last value, included.")
+    count: PositiveInt = Field(description="Number of values. The cost of a sweep does not grow with it.")

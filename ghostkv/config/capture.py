@@ -1,0 +1,115 @@
+"""Section `capture`: which queries and keys are recorded."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ghostkv.config.base import PositiveInt, Section
+from ghostkv.config.texts import Domain, Role
+from ghostkv.errors import ConfigError
+
+
+class QueryBand(Section):
+    """Query positions sampled from one range of the context."""
+
+    start: int = Field(ge=0, description="First position.")
+    stop: PositiveInt = Field(description="Position after the last.")
+    count: PositiveInt = Field(description="Queries per head, evenly spread with a seeded jitter.")
+
+
+class ImportedTensors(Section):
+    """One folder of captured tensors, standing for one text."""
+
+    folder: str = Field(description="Folder of .npz or .safetensors files with q, k and optionally v.")
+    domain: Domain = Field(description="What kind of text was captured.")
+    role: Role = Field(description="codec, threshold or held_out.")
+    scale: float | None = Field(
+        default=None, gt=0, description="Factor of the score; 1/sqrt(head_dim) where null."
+    )
+
+
+class Capture(Section):
+    """Which queries and keys are recorded."""
+
+    tokens: int = Field(default=4096, ge=64, description="Tokens of context per text.")
+    layers: Literal["all"] | list[int] = Field(
+        default="all", description="Layers to record and measure: all, or a list such as [0, 10, 20]."
+    )
+    query_bands: list[QueryBand] = Field(
+        default=[
+            QueryBand(start=256, stop=512, count=16),
+            QueryBand(start=512, stop=1024, count=16),
+            QueryBand(start=1024, stop=2048, count=32),
+            QueryBand(start=2048, stop=4096, count=96),
+        ],
+        min_length=1,
+        description=(
+            "Queries sampled per head, by position. All keys and values are recorded, queries only here. The bands "
+            "are the steps of the figure 'elimination against context length'."
+        ),
+    )
+    tolerance: float = Field(
+        default=1e-3,
+        gt=0,
+        description=(
+            "Largest relative error of attention recomputed from the file against the model's own output. "
+            "A capture above it fails."
+        ),
+    )
+    threads: PositiveInt = Field(
+        default=1, description="Threads of one forward pass. Texts run side by side."
+    )
+    seed: int = Field(default=0, description="Seed of the sampled positions.")
+    import_: list[ImportedTensors] | None = Field(
+        default=None,
+        alias="import",
+        description=(
+            "Folders of captured tensors to use in place of a model and texts, for instance "
+            "[{folder: /data/qkv, domain: mine, role: held_out}]. State `layers` as a list then."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _bands_lie_in_the_context(self) -> Capture:
+        for number, band in enumerate(self.query_bands):
+            where = f"config: capture.query_bands[{number}]"
+            if band.stop > self.tokens:
+                raise ConfigError(
+                    f"{where}.stop is {band.stop}, beyond capture.tokens: {self.tokens}. Accepted: at most {self.tokens}.\n"
+                    f"  Write: stop: {self.tokens}   (and drop the bands that start later), or raise capture.tokens"
+                )
+            if band.start >= band.stop:
+                raise ConfigError(
+                    f"{where} runs from {band.start} to {band.stop}, which is empty. Accepted: start below stop.\n"
+                    f"  Write: {{start: {min(band.start, band.stop)}, stop: {self.tokens}, count: {band.count}}}"
+                )
+            if band.count > band.stop - band.start:
+                raise ConfigError(
+                    f"{where}.count is {band.count}, but the band has {band.stop - band.start} positions.\n"
+                    f"  Write: count: {band.stop - band.start}   (or less)"
+                )
+        for first, second in zip(self.query_bands, self.query_bands[1:], strict=False):
+            if second.start < first.stop:
+                raise ConfigError(
+                    f"config: capture.query_bands overlap or are out of order: {first.start}-{first.stop}, then "
+                    f"{second.start}-{second.stop}.\n  Write: start: {first.stop}   in the later band"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _layers_are_listed_once(self) -> Capture:
+        if self.layers == "all":
+            if self.import_:
+                raise ConfigError(
+                    "config: capture.layers is `all`, but imported tensors do not say how many layers there are.\n"
+                    "  Write: layers: [0]   (the layers in the folders)"
+                )
+            return self
+        if not self.layers or len(set(self.layers)) < len(self.layers) or min(self.layers) < 0:
+            raise ConfigError(
+                f"config: capture.layers is {self.layers}. Accepted: all, or a list of distinct layers, counted from 0.\n"
+                "  Write: layers: [0, 10, 20]"
+            )
+        return self

@@ -1,0 +1,97 @@
+"""Section `frontier`: how much is eliminated, and what it costs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ghostkv.config.base import Grid, PositiveInt, Section, Share
+from ghostkv.config.sketch import CodecName
+from ghostkv.errors import ConfigError
+
+RuleName = Literal["absolute", "relative_topk", "relative_lse"]
+
+
+class Rules(Section):
+    """The grid of thetas of each threshold rule; null leaves a rule out."""
+
+    absolute: Grid | None = Field(
+        default=Grid(start=-40.0, stop=40.0, count=321),
+        description="Estimated score against theta, the same for every query (the historical rule).",
+    )
+    relative_topk: Grid | None = Field(
+        default=Grid(start=-6.0, stop=2.0, count=321),
+        description="(estimate - tau) / (scale ||z|| rho) against theta; tau is the query's k-th best estimate.",
+    )
+    relative_lse: Grid | None = Field(
+        default=Grid(start=-24.0, stop=0.0, count=321),
+        description="Estimate minus the log-sum-exp of the query's estimates, against theta.",
+    )
+
+
+class Targets(Section):
+    """Losses that thresholds are chosen for."""
+
+    fer: list[Share] = Field(default=[0.01, 0.05], description="False elimination rates.")
+    dropped_mass: list[Share] = Field(default=[0.01, 0.05], description="Mean dropped softmax mass.")
+
+
+class Safe(Section):
+    """When a head counts as having a safe point."""
+
+    fer: Share = Field(default=0.05, description="False elimination rate on held-out text, at most.")
+    elimination: Share = Field(default=0.30, description="Elimination on held-out text, at least.")
+    margin: Share = Field(
+        default=0.5,
+        description="The threshold is chosen for this share of `fer` on threshold texts, to leave room.",
+    )
+
+
+class Headline(Section):
+    """The one design that the report leads with."""
+
+    codec: CodecName = Field(default="transform_code", description="A codec of sketch.codecs.")
+    bytes: PositiveInt = Field(default=8, description="One of its record sizes.")
+    rule: RuleName = Field(default="relative_topk", description="One of frontier.rules.")
+
+
+class Frontier(Section):
+    """How much is eliminated, and what it costs."""
+
+    sinks: int = Field(default=4, ge=0, description="First tokens, always kept exact.")
+    hot: int = Field(
+        default=64, ge=1, description="Most recent tokens, always kept exact. All other keys are cold."
+    )
+    top_k: PositiveInt = Field(
+        default=32, description="The keys of largest exact score that must not be lost."
+    )
+    headline_start: PositiveInt = Field(
+        default=2048,
+        description="Headline figures take queries from this position on; earlier ones show the trend.",
+    )
+    rules: Rules = Field(
+        default=Rules(), description="The thetas of each threshold rule; null leaves a rule out."
+    )
+    targets: Targets = Field(
+        default=Targets(), description="Losses that thresholds are chosen for on threshold texts."
+    )
+    safe: Safe = Field(default=Safe(), description="When a head counts as having a safe point.")
+    headline: Headline = Field(default=Headline(), description="The one design that the report leads with.")
+
+    @model_validator(mode="after")
+    def _headline_is_measured(self) -> Frontier:
+        on = [rule for rule in type(self.rules).model_fields if getattr(self.rules, rule) is not None]
+        if self.headline.rule not in on:
+            raise ConfigError(
+                f"config: frontier.headline.rule is {self.headline.rule}, which frontier.rules leaves out. "
+                f"Accepted: {', '.join(on) or 'none, as all rules are null'}.\n  Write: rule: {on[0] if on else 'relative_topk'}"
+            )
+        for name in on:
+            grid = getattr(self.rules, name)
+            if grid.start >= grid.stop:
+                raise ConfigError(
+                    f"config: frontier.rules.{name} runs from {grid.start} to {grid.stop}. Accepted: start below stop.\n"
+                    f"  Write: {name}: {{start: {grid.stop}, stop: {grid.start}, count: {grid.count}}}"
+                )
+        return self

@@ -1,0 +1,69 @@
+"""Section `model`: whose attention is measured."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ghostkv.config.base import PositiveInt, Section
+from ghostkv.errors import ConfigError
+
+
+class CustomModel(Section):
+    """A model that resources/models.yaml does not list."""
+
+    source: Literal["hub", "path", "random"] = Field(
+        description="hub: a Hugging Face id; path: a local folder or GGUF file; random: untrained weights, for tests."
+    )
+    id: str | None = Field(
+        default=None, description="Hub id, for source hub.", examples=["Qwen/Qwen2.5-0.5B"]
+    )
+    revision: str | None = Field(
+        default=None, description="Hub commit, tag or branch. Pin a commit to repeat a run."
+    )
+    path: str | None = Field(default=None, description="Folder or GGUF file, for source path.")
+    architecture: Literal["llama", "gpt2"] | None = Field(default=None, description="For source random.")
+    layers: PositiveInt | None = Field(
+        default=None, description="Number of layers. Read from a local folder's config.json."
+    )
+    heads: PositiveInt | None = Field(default=None, description="Query heads per layer.")
+    kv_heads: PositiveInt | None = Field(default=None, description="Key-value heads per layer.")
+    head_dim: PositiveInt | None = Field(default=None, description="Width of a head.")
+    max_context: PositiveInt | None = Field(
+        default=None, description="Longest context that the model takes, in tokens."
+    )
+    license: str | None = Field(default=None, description="Recorded in the manifest and shown in the report.")
+    seed: int | None = Field(default=None, description="Seed of the weights, for source random.")
+
+    @model_validator(mode="after")
+    def _source_has_its_key(self) -> CustomModel:
+        needs = {"hub": "id", "path": "path", "random": "architecture"}[self.source]
+        if getattr(self, needs) is None:
+            example = {"id": "Qwen/Qwen2.5-0.5B", "path": "/data/models/mine", "architecture": "llama"}[needs]
+            raise ConfigError(
+                f"config: model.custom.{needs} is missing, and source: {self.source} needs it.\n"
+                f"  Write: model: {{name: mine, custom: {{source: {self.source}, {needs}: {example}}}}}"
+            )
+        return self
+
+
+class Model(Section):
+    """Whose attention is measured."""
+
+    name: str = Field(
+        default="smollm2-135m-instruct",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="A name from resources/models.yaml, or any name of your own beside `custom`. Folders are named by it.",
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32",
+        description="Type of the forward pass. K and V are stored as float16 whatever it is.",
+    )
+    custom: CustomModel | None = Field(
+        default=None,
+        description=(
+            "A model that resources/models.yaml does not list, for instance {source: hub, id: Qwen/Qwen2.5-0.5B, "
+            "revision: main, layers: 24, heads: 14, kv_heads: 2, head_dim: 64} or {source: path, path: /data/mine}."
+        ),
+    )

@@ -1,0 +1,70 @@
+"""Writes the commented default config.yaml and the JSON schema from the models."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+_HEADER = """\
+# The experiment. Every key is optional and shows its default.
+# Generated from ghostkv/config/ by `python -m ghostkv.config --write`; values are yours to change. To keep this file as it is,
+# put your changes into a file of your own: snakemake --configfile mine.yaml
+"""
+_WIDTH = 118
+
+
+def default_yaml(config: BaseModel) -> str:
+    """`config` as YAML with every field's description above it."""
+    sections = [_section(name, getattr(config, name), field.description) for name, field in _fields(config)]
+    return _HEADER + "".join("\n" + section for section in sections)
+
+
+def json_schema(model: type[BaseModel]) -> str:
+    """The JSON schema of `model`, as text."""
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **model.model_json_schema(by_alias=True),
+    }
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def _section(name: str, section: BaseModel, description: str) -> str:
+    return "\n".join([f"# {description}", f"{name}:", *_lines(section, "  ")]) + "\n"
+
+
+def _lines(section: BaseModel, indent: str) -> list[str]:
+    lines: list[str] = []
+    for name, field in _fields(section):
+        value, key = getattr(section, name), field.alias or name
+        lines += textwrap.wrap(
+            field.description, _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "
+        )
+        if isinstance(value, BaseModel) and any(
+            isinstance(getattr(value, part), BaseModel) for part in _parts(value)
+        ):
+            lines += [f"{indent}{key}:", *_lines(value, indent + "  ")]
+        elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
+            lines += [f"{indent}{key}:", *(f"{indent}  - {_flow(item.plain())}" for item in value)]
+        else:
+            lines.append(f"{indent}{key}: {_flow(value.plain() if isinstance(value, BaseModel) else value)}")
+    return lines
+
+
+def _fields(section: BaseModel) -> list[tuple[str, Any]]:
+    return list(type(section).model_fields.items())
+
+
+def _parts(section: BaseModel) -> list[str]:
+    return list(type(section).model_fields)
+
+
+def _flow(value: Any) -> str:
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
+        .removesuffix("...\n")
+        .strip()
+    )

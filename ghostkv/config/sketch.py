@@ -1,0 +1,57 @@
+"""Section `sketch`: which ghost records are kept of the keys."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ghostkv.config.base import PositiveInt, Section
+from ghostkv.errors import ConfigError
+
+CodecName = Literal["gaussian", "random_orthogonal", "pca", "whitened", "transform_code"]
+
+
+class Codec(Section):
+    """One codec at several record sizes."""
+
+    name: CodecName = Field(description="A codec of ghostkv/codecs.")
+    bytes: list[PositiveInt] = Field(
+        min_length=1, description="Bytes of the code of one key, one record each."
+    )
+
+
+class Sketch(Section):
+    """Which ghost records are kept of the keys."""
+
+    codecs: list[Codec] = Field(
+        default=[
+            Codec(name="gaussian", bytes=[8, 16, 32]),
+            Codec(name="random_orthogonal", bytes=[8, 16, 32]),
+            Codec(name="pca", bytes=[8, 16, 32]),
+            Codec(name="whitened", bytes=[8, 16, 32]),
+            Codec(name="transform_code", bytes=[4, 8, 16, 32]),
+        ],
+        min_length=1,
+        description=(
+            "Codecs and the bytes of code that each keeps per key. Norms and residuals come on top and are counted in "
+            "every bytes ratio."
+        ),
+    )
+    seed: int = Field(default=0, description="Seed of the random projections.")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Sketch:
+        names = [codec.name for codec in self.codecs]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ConfigError(
+                f"config: sketch.codecs lists {doubled[0]} twice.\n  Write: {{name: {doubled[0]}, bytes: [8, 16]}}   (once)"
+            )
+        for codec in self.codecs:
+            if len(set(codec.bytes)) < len(codec.bytes):
+                raise ConfigError(
+                    f"config: sketch.codecs {codec.name} repeats a record size: {codec.bytes}.\n"
+                    f"  Write: bytes: {sorted(set(codec.bytes))}"
+                )
+        return self

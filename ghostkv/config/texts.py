@@ -1,0 +1,81 @@
+"""Section `texts`: what the model reads."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from ghostkv.config.base import Section
+from ghostkv.errors import ConfigError
+
+Role = Literal["codec", "threshold", "held_out"]
+ROLES: tuple[Role, ...] = ("codec", "threshold", "held_out")
+# The name of a text is {domain}_{role}_{number}, and a folder is named by it.
+Domain = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
+
+
+class PerRole(Section):
+    """Texts of each domain in each role."""
+
+    codec: int = Field(default=1, ge=0, description="Texts of each domain that fit the codecs.")
+    threshold: int = Field(default=1, ge=0, description="Texts of each domain that choose the thresholds.")
+    held_out: int = Field(default=1, ge=0, description="Texts of each domain that are measured.")
+
+
+class CustomText(Section):
+    """A text of your own, in one role."""
+
+    domain: Domain = Field(description="What kind of text it is; the report breaks figures down by it.")
+    role: Role = Field(description="codec, threshold or held_out. No document may serve two roles.")
+    path: str | None = Field(default=None, description="A UTF-8 text file.")
+    hub: str | None = Field(default=None, description="A Hugging Face data set id, in place of path.")
+    subset: str | None = Field(default=None, description="Configuration of the data set.")
+    split: str = Field(default="test", description="Split of the data set.")
+    column: str = Field(default="text", description="Column that holds the text.")
+    row: int = Field(default=0, ge=0, description="Row to take.")
+    revision: str | None = Field(default=None, description="Commit of the data set. Pin it to repeat a run.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> CustomText:
+        if (self.path is None) == (self.hub is None):
+            raise ConfigError(
+                f"config: texts.custom ({self.domain}, {self.role}) needs either `path` or `hub`, and has "
+                f"{'neither' if self.path is None else 'both'}.\n"
+                f"  Write: {{domain: {self.domain}, role: {self.role}, path: /data/mine.txt}}"
+            )
+        return self
+
+
+class Texts(Section):
+    """What the model reads."""
+
+    domains: list[Domain] = Field(
+        default=["essays", "qa", "code"],
+        description="Domains from resources/texts.yaml. Empty to use custom texts alone.",
+    )
+    per_role: PerRole = Field(
+        default=PerRole(),
+        description=(
+            "Texts of each domain in each role: codec fits codecs, threshold chooses thresholds, held_out is measured. "
+            "Roles share no document. A domain has a limited number of documents."
+        ),
+    )
+    custom: list[CustomText] = Field(
+        default=[],
+        description="Texts of your own, for instance {domain: law, role: held_out, path: /data/contract.txt}.",
+    )
+    seed: int = Field(default=0, description="Which documents fall to which role.")
+
+    @model_validator(mode="after")
+    def _every_role_is_filled(self) -> Texts:
+        doubled = sorted({domain for domain in self.domains if self.domains.count(domain) > 1})
+        if doubled:
+            raise ConfigError(
+                f"config: texts.domains names {', '.join(doubled)} twice. Write each domain once."
+            )
+        if not self.domains and not self.custom:
+            raise ConfigError(
+                "config: texts.domains and texts.custom are both empty.\n  Write: texts: {domains: [essays]}"
+            )
+        return self

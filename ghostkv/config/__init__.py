@@ -42,7 +42,7 @@ class Config(Section):
     report: Report = Field(default=Report(), description="How the results are shown.")
 
     def text_names(self) -> dict[str, dict[str, Any]]:
-        """Every text of the run by name, `{domain}_{role}_{number}`, with its domain, role and own source if any.
+        """Every text of the run by name, `{domain}_{role}_{number}`.
 
         Returns
         -------
@@ -69,14 +69,16 @@ class Config(Section):
         exact, first = frontier.sinks + frontier.hot, bands[0].start
         if first < exact + frontier.top_k:
             raise ConfigError(
-                f"config: capture.query_bands[0].start is {first}, but a query there sees too few cold keys: frontier.sinks "
+                f"config: capture.query_bands[0].start is {first}, but a query there sees too "
+                f"few cold keys: frontier.sinks "
                 f"({frontier.sinks}) + frontier.hot ({frontier.hot}) + frontier.top_k ({frontier.top_k}) = "
                 f"{exact + frontier.top_k}. Accepted: a start of {exact + frontier.top_k} or more.\n"
                 f"  Write: start: {exact + frontier.top_k}   (or less frontier.hot, or less frontier.top_k)"
             )
         if frontier.headline_start >= bands[-1].stop:
             raise ConfigError(
-                f"config: frontier.headline_start is {frontier.headline_start}, but the last query band stops at "
+                f"config: frontier.headline_start is {frontier.headline_start}, but the last "
+                f"query band stops at "
                 f"{bands[-1].stop}. Accepted: at most {bands[-1].stop - 1}.\n"
                 f"  Write: headline_start: {bands[-1].start}"
             )
@@ -91,7 +93,8 @@ class Config(Section):
                 f"{codec} at {', '.join(map(str, bytes_))}" for codec, bytes_ in sizes.items()
             )
             raise ConfigError(
-                f"config: frontier.headline is {headline.codec} at {headline.bytes} bytes, which sketch.codecs does not make. "
+                f"config: frontier.headline is {headline.codec} at {headline.bytes} bytes, which "
+                f"sketch.codecs does not make. "
                 f"Accepted: {accepted}.\n  Write: headline: {{codec: {name}, bytes: {sizes[name][0]}}}"
             )
         return self
@@ -108,7 +111,8 @@ class Config(Section):
                     else f"Write: per_role: {{{role}: 1}}   (under texts)"
                 )
                 raise ConfigError(
-                    f"config: {where} has no text of role {role}. Accepted: at least one text each of {', '.join(ROLES)}, "
+                    f"config: {where} has no text of role {role}. Accepted: at least one text "
+                    f"each of {', '.join(ROLES)}, "
                     f"as no document may both choose a threshold and be measured by it.\n  {fix}"
                 )
         return self
@@ -120,7 +124,7 @@ def load_config(raw: Mapping[str, Any], where: str = "config") -> Config:
     Parameters
     ----------
     raw : mapping
-        Sections by name. Missing keys take their defaults. Values may be strings: `--config` makes nested ones so.
+        Sections by name. Missing keys take their defaults. Scalars may be strings, as `--config` makes them.
     where : str
         How messages name the source.
 
@@ -163,7 +167,8 @@ def check_model(config: Config, layers: int, max_context: int | None = None) -> 
     wanted, name = config.capture.layers, config.model.name
     if max_context and config.capture.tokens > max_context and not config.capture.import_:
         raise ConfigError(
-            f"config: capture.tokens is {config.capture.tokens}, but {name} takes at most {max_context} tokens.\n"
+            f"config: capture.tokens is {config.capture.tokens}, but {name} takes at most "
+            f"{max_context} tokens.\n"
             f"  Write: tokens: {max_context}   (under capture; query_bands must stop there too)"
         )
     if wanted == "all":
@@ -171,7 +176,8 @@ def check_model(config: Config, layers: int, max_context: int | None = None) -> 
     lacking = [layer for layer in wanted if layer >= layers]
     if lacking and not config.capture.import_:
         raise ConfigError(
-            f"config: capture.layers asks for layer {', '.join(map(str, lacking))}, but {name} has {layers} layers. "
+            f"config: capture.layers asks for layer {', '.join(map(str, lacking))}, but {name} "
+            f"has {layers} layers. "
             f"Accepted: all, or layers from 0 to {layers - 1}.\n"
             f"  Write: layers: {[layer for layer in wanted if layer < layers] or [layers - 1]}"
         )
@@ -179,7 +185,7 @@ def check_model(config: Config, layers: int, max_context: int | None = None) -> 
 
 
 def _parsed(value: Any) -> Any:
-    """Strings that are YAML scalars as those scalars: `--config` hands every nested value over as a string."""
+    """Strings that are YAML scalars as those scalars: `--config` hands every nested value over as text."""
     if isinstance(value, Mapping):
         return {key: _parsed(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -46,7 +46,8 @@ class Capture(Section):
         ],
         min_length=1,
         description=(
-            "Queries sampled per head, by position. All keys and values are recorded, queries only here. The bands "
+            "Queries sampled per head, by position. All keys and values are recorded, queries "
+            "only here. The bands "
             "are the steps of the figure 'elimination against context length'."
         ),
     )
@@ -77,13 +78,17 @@ class Capture(Section):
             where = f"config: capture.query_bands[{number}]"
             if band.stop > self.tokens:
                 raise ConfigError(
-                    f"{where}.stop is {band.stop}, beyond capture.tokens: {self.tokens}. Accepted: at most {self.tokens}.\n"
-                    f"  Write: stop: {self.tokens}   (and drop the bands that start later), or raise capture.tokens"
+                    f"{where}.stop is {band.stop}, beyond capture.tokens: {self.tokens}. "
+                    f"Accepted: at most {self.tokens}.\n"
+                    f"  Write: stop: {self.tokens}   (and drop the bands that start later), or "
+                    f"raise capture.tokens"
                 )
             if band.start >= band.stop:
                 raise ConfigError(
-                    f"{where} runs from {band.start} to {band.stop}, which is empty. Accepted: start below stop.\n"
-                    f"  Write: {{start: {min(band.start, band.stop)}, stop: {self.tokens}, count: {band.count}}}"
+                    f"{where} runs from {band.start} to {band.stop}, which is empty. Accepted: "
+                    f"start below stop.\n"
+                    f"  Write: {{start: {min(band.start, band.stop)}, stop: {self.tokens}, "
+                    f"count: {band.count}}}"
                 )
             if band.count > band.stop - band.start:
                 raise ConfigError(
@@ -93,7 +98,8 @@ class Capture(Section):
         for first, second in zip(self.query_bands, self.query_bands[1:], strict=False):
             if second.start < first.stop:
                 raise ConfigError(
-                    f"config: capture.query_bands overlap or are out of order: {first.start}-{first.stop}, then "
+                    f"config: capture.query_bands overlap or are out of order: "
+                    f"{first.start}-{first.stop}, then "
                     f"{second.start}-{second.stop}.\n  Write: start: {first.stop}   in the later band"
                 )
         return self
@@ -103,13 +109,15 @@ class Capture(Section):
         if self.layers == "all":
             if self.import_:
                 raise ConfigError(
-                    "config: capture.layers is `all`, but imported tensors do not say how many layers there are.\n"
+                    "config: capture.layers is `all`, but imported tensors do not say how many "
+                    "layers there are.\n"
                     "  Write: layers: [0]   (the layers in the folders)"
                 )
             return self
         if not self.layers or len(set(self.layers)) < len(self.layers) or min(self.layers) < 0:
             raise ConfigError(
-                f"config: capture.layers is {self.layers}. Accepted: all, or a list of distinct layers, counted from 0.\n"
+                f"config: capture.layers is {self.layers}. Accepted: all, or a list of distinct "
+                f"layers, counted from 0.\n"
                 "  Write: layers: [0, 10, 20]"
             )
         return self

@@ -22,7 +22,9 @@ class Rules(Section):
     )
     relative_topk: Grid | None = Field(
         default=Grid(start=-6.0, stop=2.0, count=321),
-        description="(estimate - tau) / (scale ||z|| rho) against theta; tau is the query's k-th best estimate.",
+        description=(
+            "(estimate - tau) / (scale ||z|| rho) against theta; tau is the query's k-th best estimate."
+        ),
     )
     relative_lse: Grid | None = Field(
         default=Grid(start=-24.0, stop=0.0, count=321),
@@ -85,13 +87,15 @@ class Frontier(Section):
         if self.headline.rule not in on:
             raise ConfigError(
                 f"config: frontier.headline.rule is {self.headline.rule}, which frontier.rules leaves out. "
-                f"Accepted: {', '.join(on) or 'none, as all rules are null'}.\n  Write: rule: {on[0] if on else 'relative_topk'}"
+                f"Accepted: {', '.join(on) or 'none, as all rules are null'}.\n  Write: rule: "
+                f"{on[0] if on else 'relative_topk'}"
             )
         for name in on:
             grid = getattr(self.rules, name)
             if grid.start >= grid.stop:
                 raise ConfigError(
-                    f"config: frontier.rules.{name} runs from {grid.start} to {grid.stop}. Accepted: start below stop.\n"
+                    f"config: frontier.rules.{name} runs from {grid.start} to {grid.stop}. "
+                    f"Accepted: start below stop.\n"
                     f"  Write: {name}: {{start: {grid.stop}, stop: {grid.start}, count: {grid.count}}}"
                 )
         return self

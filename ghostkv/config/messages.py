@@ -17,7 +17,11 @@ def explain(error: ValidationError, root: type[BaseModel], where: str) -> str:
     for fault in error.errors(include_url=False):
         keys, owner, field = _walk(root, fault["loc"])
         paragraphs.setdefault(keys, _paragraph(where, keys, owner, field, fault))
-    return "\n".join(paragraphs.values())
+    # A key that takes this or that reports once per branch: the branch that got furthest was meant.
+    deepest = [
+        keys for keys in paragraphs if not any(other[: len(keys)] == keys != other for other in paragraphs)
+    ]
+    return "\n".join(paragraphs[keys] for keys in deepest)
 
 
 def _paragraph(
@@ -29,14 +33,18 @@ def _paragraph(
         near = difflib.get_close_matches(str(keys[-1]), accepted, n=1, cutoff=0.5)
         section = _dotted(keys[:-1]) or "the top level"
         fix = f"  Did you mean `{near[0]}`? Write: {near[0]}: {value}" if near else "  Remove the line."
-        return f"{where}: {key} is not a key (value {value}). Accepted keys of {section}: {', '.join(accepted)}.\n{fix}"
+        return (
+            f"{where}: {key} is not a key (value {value}). Accepted keys of {section}: "
+            f"{', '.join(accepted)}.\n{fix}"
+        )
     found = "missing" if fault["type"] == "missing" else value
-    fix = f"  Write: {keys[-1]}: {_example(field, fault)}" if keys else ""
+    name = next((step for step in reversed(keys) if isinstance(step, str)), "")
+    fix = f"  Write: {name}: {_example(field, fault)}" if name else ""
     return f"{where}: {key or 'the file'} is {found}. Accepted: {_accepted(field, fault)}.\n{fix}"
 
 
 def _walk(root: type[BaseModel], loc: Iterable[Any]) -> tuple[tuple, type[BaseModel], FieldInfo | None]:
-    """The config path of a fault, the model that owns its last key, and that field; union branches are no keys."""
+    """The config path of a fault, the model that owns its last key, and that field; no union branches."""
     keys: list[Any] = []
     owner, inner, field = root, root, None
     for step in loc:
@@ -46,7 +54,7 @@ def _walk(root: type[BaseModel], loc: Iterable[Any]) -> tuple[tuple, type[BaseMo
             owner, field = inner, found
             keys.append(step)
             inner = _model_in(found.annotation)
-        elif inner is not None and step not in _branches(inner):
+        elif inner is not None and step != inner.__name__:
             owner, field = inner, None
             keys.append(step)
     return tuple(keys), owner, field
@@ -54,10 +62,6 @@ def _walk(root: type[BaseModel], loc: Iterable[Any]) -> tuple[tuple, type[BaseMo
 
 def _field(model: type[BaseModel], name: str) -> FieldInfo | None:
     return next((field for key, field in model.model_fields.items() if name in (key, field.alias)), None)
-
-
-def _branches(model: type[BaseModel]) -> tuple[str, ...]:
-    return (model.__name__,)
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
@@ -84,11 +88,9 @@ def _short(value: Any) -> str:
 
 def _accepted(field: FieldInfo | None, fault: dict[str, Any]) -> str:
     message = fault["msg"][0].lower() + fault["msg"][1:]
-    message = (
-        message.removeprefix("input should be ").removeprefix("field required").removeprefix("value error, ")
-    )
-    about = f" ({field.description.rstrip('.')})" if field is not None and field.description else ""
-    return (message + about).strip() or "a value"
+    message = message.removeprefix("input should be ").removeprefix("field required")
+    about = field.description.rstrip(".") if field is not None and field.description else ""
+    return f"{message} ({about})" if message and about else message or about or "a value"
 
 
 def _example(field: FieldInfo | None, fault: dict[str, Any]) -> str:
@@ -101,6 +103,8 @@ def _example(field: FieldInfo | None, fault: dict[str, Any]) -> str:
         ]
         near = difflib.get_close_matches(str(fault["input"]), options, n=1, cutoff=0.4)
         return near[0] if near else options[0]
+    if field is not None and field.examples:
+        return json.dumps(field.examples[0]).replace('"', "")
     if field is not None and not field.is_required():
         default = field.get_default(call_default_factory=True)
         plain = default.plain() if hasattr(default, "plain") else default
@@ -110,4 +114,4 @@ def _example(field: FieldInfo | None, fault: dict[str, Any]) -> str:
     for bound in ("ge", "gt", "le", "lt"):
         if bound in context:
             return str(context[bound] + {"ge": 0, "gt": 1, "le": 0, "lt": -1}[bound])
-    return "<value>"
+    return "16" if field is not None and field.annotation is int else "1.0"

@@ -14,7 +14,9 @@ class CustomModel(Section):
     """A model that resources/models.yaml does not list."""
 
     source: Literal["hub", "path", "random"] = Field(
-        description="hub: a Hugging Face id; path: a local folder or GGUF file; random: untrained weights, for tests."
+        description=(
+            "hub: a Hugging Face id; path: a local folder or GGUF file; random: untrained weights, for tests."
+        )
     )
     id: str | None = Field(
         default=None, description="Hub id, for source hub.", examples=["Qwen/Qwen2.5-0.5B"]
@@ -54,7 +56,10 @@ class Model(Section):
     name: str = Field(
         default="smollm2-135m-instruct",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="A name from resources/models.yaml, or any name of your own beside `custom`. Folders are named by it.",
+        description=(
+            "A name from resources/models.yaml, or any name of your own beside `custom`. Folders "
+            "are named by it."
+        ),
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32",
@@ -63,7 +68,9 @@ class Model(Section):
     custom: CustomModel | None = Field(
         default=None,
         description=(
-            "A model that resources/models.yaml does not list, for instance {source: hub, id: Qwen/Qwen2.5-0.5B, "
-            "revision: main, layers: 24, heads: 14, kv_heads: 2, head_dim: 64} or {source: path, path: /data/mine}."
+            "A model that resources/models.yaml does not list, for instance "
+            "{source: hub, id: Qwen/Qwen2.5-0.5B, "
+            "revision: main, layers: 24, heads: 14, kv_heads: 2, head_dim: 64} or {source: "
+            "path, path: /data/mine}."
         ),
     )

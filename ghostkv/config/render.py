@@ -11,10 +11,10 @@ from pydantic import BaseModel
 
 _HEADER = """\
 # The experiment. Every key is optional and shows its default.
-# Generated from ghostkv/config/ by `python -m ghostkv.config --write`; values are yours to change. To keep this file as it is,
-# put your changes into a file of your own: snakemake --configfile mine.yaml
+# Generated from ghostkv/config/ by `python -m ghostkv.config --write`. Change values here, or put those that
+# differ into a file of your own: snakemake --configfile mine.yaml
 """
-_WIDTH = 118
+_WIDTH = 110
 
 
 def default_yaml(config: BaseModel) -> str:

@@ -17,7 +17,7 @@ class Codec(Section):
 
     name: CodecName = Field(description="A codec of ghostkv/codecs.")
     bytes: list[PositiveInt] = Field(
-        min_length=1, description="Bytes of the code of one key, one record each."
+        min_length=1, examples=[[8, 16, 32]], description="Bytes of the code of one key, one record each."
     )
 
 
@@ -34,7 +34,8 @@ class Sketch(Section):
         ],
         min_length=1,
         description=(
-            "Codecs and the bytes of code that each keeps per key. Norms and residuals come on top and are counted in "
+            "Codecs and the bytes of code that each keeps per key. Norms and residuals come on "
+            "top and are counted in "
             "every bytes ratio."
         ),
     )
@@ -46,7 +47,8 @@ class Sketch(Section):
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ConfigError(
-                f"config: sketch.codecs lists {doubled[0]} twice.\n  Write: {{name: {doubled[0]}, bytes: [8, 16]}}   (once)"
+                f"config: sketch.codecs lists {doubled[0]} twice.\n  Write: {{name: "
+                f"{doubled[0]}, bytes: [8, 16]}}   (once)"
             )
         for codec in self.codecs:
             if len(set(codec.bytes)) < len(codec.bytes):

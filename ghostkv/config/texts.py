@@ -57,13 +57,16 @@ class Texts(Section):
     per_role: PerRole = Field(
         default=PerRole(),
         description=(
-            "Texts of each domain in each role: codec fits codecs, threshold chooses thresholds, held_out is measured. "
+            "Texts of each domain in each role: codec fits codecs, threshold chooses "
+            "thresholds, held_out is measured. "
             "Roles share no document. A domain has a limited number of documents."
         ),
     )
     custom: list[CustomText] = Field(
         default=[],
-        description="Texts of your own, for instance {domain: law, role: held_out, path: /data/contract.txt}.",
+        description=(
+            "Texts of your own, for instance {domain: law, role: held_out, path: /data/contract.txt}."
+        ),
     )
     seed: int = Field(default=0, description="Which documents fall to which role.")
 

@@ -1,0 +1,148 @@
+"""What code made a file: a fingerprint that changes with the code and with nothing else.
+
+Snakemake does not see the modules that a script imports. Each rule therefore carries the fingerprint of its stage as a parameter:
+a hash of the syntax trees of the stage's module and of all that it imports inside the package, transitively. Comments, layout and
+docstrings are not in the tree that is hashed, so a change of those reruns nothing. Nothing is imported to compute it.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+_NAME = PACKAGE.name
+
+
+def fingerprint(module: str) -> str:
+    """Hash of a module's code and of all it imports inside the package.
+
+    Parameters
+    ----------
+    module : str
+        Dotted name, such as "ghostkv.stages.frontier".
+
+    Returns
+    -------
+    str
+        16 hex digits.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        The package has no such module.
+    """
+    digest = hashlib.sha256()
+    for name in closure(module):
+        digest.update(f"{name}\0{_read(name)[0]}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def closure(module: str) -> tuple[str, ...]:
+    """All modules of the package that run when `module` is used, itself included, sorted by name.
+
+    Imports inside functions count: a stage imports torch's side of the package lazily, and depends on it all the same.
+    """
+    if _file(module) is None:
+        raise ModuleNotFoundError(f"{module}: no such module in {PACKAGE}")
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        # Importing a.b.c runs a and a.b first.
+        parent = name.rpartition(".")[0]
+        waiting += ([parent] if parent else []) + list(_read(name)[1])
+    return tuple(sorted(seen))
+
+
+def metadata(code: str | None = None, **facts: object) -> dict[str, str]:
+    """Provenance to store in an output: package version, code fingerprint and whatever facts are known.
+
+    Parameters
+    ----------
+    code : str, optional
+        The fingerprint that the rule was given, `params["code"]`.
+    **facts
+        Such as model, weight_sha256, text, text_sha256. Those that are None are left out.
+    """
+    from ghostkv import __version__
+
+    known = {"package_version": __version__, "fingerprint": code, **facts}
+    return {key: str(value) for key, value in known.items() if value is not None}
+
+
+def _file(module: str) -> Path | None:
+    head, *rest = module.split(".")
+    if head != _NAME:
+        return None
+    folder = PACKAGE.joinpath(*rest)
+    for path in (folder / "__init__.py", folder.with_suffix(".py")):
+        if path.is_file():
+            return path
+    return folder if folder.is_dir() and any(folder.glob("*.py")) else None
+
+
+@cache
+def _read(module: str) -> tuple[str, tuple[str, ...]]:
+    """The hash of one module's code and data, and the modules of the package that it names."""
+    path = _file(module)
+    if path is None or path.is_dir():
+        return "", ()
+    tree = ast.parse(path.read_bytes(), filename=str(path))
+    _drop_docstrings(tree)
+    digest = hashlib.sha256(ast.dump(tree).encode())
+    if path.name == "__init__.py":
+        for data in _data(path.parent):
+            digest.update(data.relative_to(path.parent).as_posix().encode() + b"\0" + data.read_bytes())
+    return digest.hexdigest(), tuple(sorted(_imports(tree, module, path.name == "__init__.py")))
+
+
+def _drop_docstrings(tree: ast.Module) -> None:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(getattr(first.value, "value", None), str):
+                node.body = node.body[1:]
+
+
+def _imports(tree: ast.Module, module: str, is_package: bool) -> set[str]:
+    package = module if is_package else module.rpartition(".")[0]
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.rsplit(".", node.level - 1)[0]
+                base = f"{above}.{base}" if base else above
+            names.update([base, *(f"{base}.{alias.name}" for alias in node.names)])
+        elif (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and node.value.startswith(_NAME + ".")
+        ):
+            # A registry may name its modules as text and import them when asked.
+            names.add(node.value)
+    return {name for name in names if name.isprintable() and _file(name) is not None}
+
+
+def _data(package: Path) -> list[Path]:
+    """Files of a package that are no code, such as templates: its own, and those of folders that are no package."""
+    found: list[Path] = []
+    for path in sorted(package.iterdir()):
+        if path.name.startswith((".", "__pycache__")):
+            continue
+        if path.is_file() and path.suffix not in (".py", ".pyc"):
+            found.append(path)
+        elif path.is_dir() and not any(path.glob("*.py")):
+            found += [
+                item for item in sorted(path.rglob("*")) if item.is_file() and not item.name.startswith(".")
+            ]
+    return found

@@ -27,13 +27,15 @@ _POOLS = (
 def job(snakemake: Any) -> Iterator[None]:
     """Run a workflow script: threads as the rule states, all output into `snakemake.log[0]`.
 
-    Everything goes there: Python's streams, those of native libraries, warnings and tracebacks. A `GhostKVError` leaves its
-    message alone, as that says what to do. Import what the job needs inside the block, after the thread pools are set.
+    Everything goes there: Python's streams, those of native libraries, warnings and tracebacks. A
+    `GhostKVError` leaves its message alone, as that says what to do. Import what the job needs inside the
+    block, after the pools are set.
 
     Parameters
     ----------
     snakemake : object
-        What Snakemake (or `workflow/mock_snakemake.py`) puts into a script: `log`, `output` and `threads` are used.
+        What Snakemake (or `workflow/mock_snakemake.py`) puts into a script; its log, output and threads are
+        used.
 
     Raises
     ------
@@ -70,7 +72,7 @@ def _leave() -> None:
 
 
 def _remove_leftovers(outputs: Any) -> None:
-    """Temporary files that a killed run of this job left beside its outputs (see `ghostkv.io.atomic_path`)."""
+    """Temporary files that a killed run of this job left beside its outputs; see `ghostkv.io.atomic_path`."""
     for output in map(Path, outputs):
         for leftover in output.parent.glob(f".{output.name}.*.part"):
             with suppress(OSError):

@@ -1,8 +1,9 @@
 """What code made a file: a fingerprint that changes with the code and with nothing else.
 
-Snakemake does not see the modules that a script imports. Each rule therefore carries the fingerprint of its stage as a parameter:
-a hash of the syntax trees of the stage's module and of all that it imports inside the package, transitively. Comments, layout and
-docstrings are not in the tree that is hashed, so a change of those reruns nothing. Nothing is imported to compute it.
+Snakemake does not see the modules that a script imports. Each rule therefore carries the fingerprint of its
+stage as a parameter: a hash of the syntax trees of the stage's module and of all that it imports inside the
+package, transitively. Comments, layout and docstrings are not in the tree that is hashed, so a change of
+those reruns nothing. Nothing is imported to compute it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def fingerprint(module: str) -> str:
 def closure(module: str) -> tuple[str, ...]:
     """All modules of the package that run when `module` is used, itself included, sorted by name.
 
-    Imports inside functions count: a stage imports torch's side of the package lazily, and depends on it all the same.
+    Imports inside functions count: a stage imports torch's side of the package lazily and depends on it all
+    the same.
     """
     if _file(module) is None:
         raise ModuleNotFoundError(f"{module}: no such module in {PACKAGE}")
@@ -134,7 +136,7 @@ def _imports(tree: ast.Module, module: str, is_package: bool) -> set[str]:
 
 
 def _data(package: Path) -> list[Path]:
-    """Files of a package that are no code, such as templates: its own, and those of folders that are no package."""
+    """Files of a package that are no code, such as templates: its own, and those in folders without code."""
     found: list[Path] = []
     for path in sorted(package.iterdir()):
         if path.name.startswith((".", "__pycache__")):

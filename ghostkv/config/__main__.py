@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ghostkv.config import Config
+from ghostkv.config.experiment import Config
 from ghostkv.config.render import default_yaml, json_schema
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,197 @@
+"""The whole experiment as one validated object, and what its sections demand of one another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from ghostkv.config.base import Section
+from ghostkv.config.benchmark import Benchmark
+from ghostkv.config.capture import Capture
+from ghostkv.config.frontier import Frontier
+from ghostkv.config.historical import Historical
+from ghostkv.config.messages import explain
+from ghostkv.config.model import Model
+from ghostkv.config.report import Report
+from ghostkv.config.sketch import Sketch
+from ghostkv.config.texts import ROLES, Texts
+from ghostkv.errors import ConfigError
+
+__all__ = ["Config", "check_model", "load_config", "read_config"]
+
+
+class Config(Section):
+    """The whole experiment, one section per stage."""
+
+    model: Model = Field(default=Model(), description="Whose attention is measured.")
+    texts: Texts = Field(default=Texts(), description="What the model reads.")
+    capture: Capture = Field(default=Capture(), description="Which queries and keys are recorded.")
+    sketch: Sketch = Field(default=Sketch(), description="Which ghost records are kept of the keys.")
+    frontier: Frontier = Field(default=Frontier(), description="How much is eliminated, and what it costs.")
+    historical: Historical = Field(
+        default=Historical(), description="The predecessor's protocol, and its knobs one at a time."
+    )
+    benchmark: Benchmark = Field(default=Benchmark(), description="What capture and sweep cost.")
+    report: Report = Field(default=Report(), description="How the results are shown.")
+
+    def text_names(self) -> dict[str, dict[str, Any]]:
+        """Every text of the run by name, `{domain}_{role}_{number}`.
+
+        Returns
+        -------
+        dict
+            name -> {"domain", "role", "custom"}; `custom` is null for texts of resources/texts.yaml.
+        """
+        wanted: list[tuple[str, str, dict[str, Any] | None]] = []
+        if self.capture.import_:
+            wanted = [(item.domain, item.role, item.plain()) for item in self.capture.import_]
+        else:
+            for domain in self.texts.domains:
+                for role in ROLES:
+                    wanted += [(domain, role, None)] * getattr(self.texts.per_role, role)
+            wanted += [(item.domain, item.role, item.plain()) for item in self.texts.custom]
+        names: dict[str, dict[str, Any]] = {}
+        for domain, role, custom in wanted:
+            number = sum(entry["domain"] == domain and entry["role"] == role for entry in names.values())
+            names[f"{domain}_{role}_{number}"] = {"domain": domain, "role": role, "custom": custom}
+        return names
+
+    @model_validator(mode="after")
+    def _context_holds_cold_keys(self) -> Config:
+        frontier, bands = self.frontier, self.capture.query_bands
+        exact, first = frontier.sinks + frontier.hot, bands[0].start
+        if first < exact + frontier.top_k:
+            raise ConfigError(
+                f"config: capture.query_bands[0].start is {first}, but a query there sees too "
+                f"few cold keys: frontier.sinks "
+                f"({frontier.sinks}) + frontier.hot ({frontier.hot}) + frontier.top_k ({frontier.top_k}) = "
+                f"{exact + frontier.top_k}. Accepted: a start of {exact + frontier.top_k} or more.\n"
+                f"  Write: start: {exact + frontier.top_k}   (or less frontier.hot, or less frontier.top_k)"
+            )
+        if frontier.headline_start >= bands[-1].stop:
+            raise ConfigError(
+                f"config: frontier.headline_start is {frontier.headline_start}, but the last "
+                f"query band stops at "
+                f"{bands[-1].stop}. Accepted: at most {bands[-1].stop - 1}.\n"
+                f"  Write: headline_start: {bands[-1].start}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _headline_codec_is_sketched(self) -> Config:
+        headline, sizes = self.frontier.headline, {codec.name: codec.bytes for codec in self.sketch.codecs}
+        if headline.bytes not in sizes.get(headline.codec, []):
+            name = headline.codec if headline.codec in sizes else next(iter(sizes))
+            accepted = "; ".join(
+                f"{codec} at {', '.join(map(str, bytes_))}" for codec, bytes_ in sizes.items()
+            )
+            raise ConfigError(
+                f"config: frontier.headline is {headline.codec} at {headline.bytes} bytes, which "
+                f"sketch.codecs does not make. "
+                f"Accepted: {accepted}.\n  Write: headline: {{codec: {name}, bytes: {sizes[name][0]}}}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _every_role_has_a_text(self) -> Config:
+        present = {entry["role"] for entry in self.text_names().values()}
+        for role in ROLES:
+            if role not in present:
+                where = "capture.import" if self.capture.import_ else "texts"
+                fix = (
+                    f"add {{folder: /data/qkv, domain: mine, role: {role}}} to capture.import"
+                    if self.capture.import_
+                    else f"Write: per_role: {{{role}: 1}}   (under texts)"
+                )
+                raise ConfigError(
+                    f"config: {where} has no text of role {role}. Accepted: at least one text "
+                    f"each of {', '.join(ROLES)}, "
+                    f"as no document may both choose a threshold and be measured by it.\n  {fix}"
+                )
+        return self
+
+
+def load_config(raw: Mapping[str, Any], where: str = "config") -> Config:
+    """Validate a raw mapping, as YAML or `snakemake --config` gives it.
+
+    Parameters
+    ----------
+    raw : mapping
+        Sections by name. Missing keys take their defaults. Scalars may be strings, as `--config` makes them.
+    where : str
+        How messages name the source.
+
+    Raises
+    ------
+    ConfigError
+        One message per fault, each naming key, value, accepted values and what to write.
+    """
+    try:
+        return Config.model_validate(_parsed(raw))
+    except ValidationError as error:
+        raise ConfigError(explain(error, Config, where)) from None
+
+
+def read_config(path: str | Path) -> Config:
+    """Read and validate a YAML file; see `load_config`."""
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not a readable YAML file ({error}).") from error
+    return load_config(raw, where=str(path))
+
+
+def check_model(config: Config, layers: int, max_context: int | None = None) -> list[int]:
+    """The layers to measure, once the model is known.
+
+    Parameters
+    ----------
+    config : Config
+    layers : int
+        Layers of the model.
+    max_context : int, optional
+        Longest context that the model takes, in tokens.
+
+    Raises
+    ------
+    ConfigError
+        The config asks for a layer or a context that the model lacks.
+    """
+    wanted, name = config.capture.layers, config.model.name
+    if max_context and config.capture.tokens > max_context and not config.capture.import_:
+        raise ConfigError(
+            f"config: capture.tokens is {config.capture.tokens}, but {name} takes at most "
+            f"{max_context} tokens.\n"
+            f"  Write: tokens: {max_context}   (under capture; query_bands must stop there too)"
+        )
+    if wanted == "all":
+        return list(range(layers))
+    lacking = [layer for layer in wanted if layer >= layers]
+    if lacking and not config.capture.import_:
+        raise ConfigError(
+            f"config: capture.layers asks for layer {', '.join(map(str, lacking))}, but {name} "
+            f"has {layers} layers. "
+            f"Accepted: all, or layers from 0 to {layers - 1}.\n"
+            f"  Write: layers: {[layer for layer in wanted if layer < layers] or [layers - 1]}"
+        )
+    return sorted(wanted)
+
+
+def _parsed(value: Any) -> Any:
+    """Strings that are YAML scalars as those scalars: `--config` hands every nested value over as text."""
+    if isinstance(value, Mapping):
+        return {key: _parsed(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_parsed(item) for item in value]
+    if isinstance(value, str) and value:
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            return value
+        # Only what a text cannot mean: dates, for one, stay text.
+        return parsed if parsed is None or isinstance(parsed, bool | int | float) else value
+    return value

@@ -35,7 +35,9 @@ def make_random(entry: dict[str, Any], folder: str | Path) -> None:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() >= 2:
-                generator = torch.Generator().manual_seed(stable_seed(entry["seed"], entry["architecture"], name) % 2**63)
+                generator = torch.Generator().manual_seed(
+                    stable_seed(entry["seed"], entry["architecture"], name) % 2**63
+                )
                 scale = (
                     1.0
                     if "emb" in name or "wte" in name or "wpe" in name

@@ -1,0 +1,307 @@
+"""What the model reads: texts of whole documents, each in one role, no two of which share anything.
+
+A figure measured on a text that also fitted the codec or chose the threshold is worth nothing, so sharing is refused three times
+over: by document, by content, and by passages of 32 tokens (modules of one package copy half of each other's docstrings).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from ghostkv.documents import Document
+from ghostkv.errors import TextError
+from ghostkv.io import read_table, stable_seed
+
+ROLES = ("codec", "threshold", "held_out")
+TEXT_SCHEMA = pa.schema(
+    [
+        ("text", pa.string()),  # its name, {domain}_{role}_{number}
+        ("domain", pa.string()),
+        ("role", pa.string()),
+        ("documents", pa.list_(pa.string())),
+        ("tokens", pa.int32()),  # of the whole content; a capture reads the first capture.tokens of them
+        ("sha256", pa.string()),  # of the content
+        ("source", pa.string()),
+        ("license", pa.string()),
+        ("content", pa.string()),
+    ]
+)
+Encode = Callable[[str], np.ndarray]
+
+_PASSAGE = 32  # tokens
+_SHARED_LIMIT = (
+    0.05  # share of the smaller text's passages; unrelated prose has none, sister modules have half
+)
+_REPEAT_LIMIT = (
+    0.30  # share of a text's passages that stood in it before; prose has none, code up to a quarter
+)
+_JOINT = "\n\n"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text in one role.
+
+    Attributes
+    ----------
+    name, domain, role : str
+    documents : tuple of Document
+    tokens : ndarray of int, shape [tokens]
+        The whole content, encoded.
+    source, license : str
+    """
+
+    name: str
+    domain: str
+    role: str
+    documents: tuple[Document, ...]
+    tokens: np.ndarray = field(repr=False)
+    source: str = ""
+    license: str = ""
+
+    @property
+    def content(self) -> str:
+        return _JOINT.join(document.content for document in self.documents)
+
+
+@dataclass
+class Pool:
+    """The documents of a domain, handed out to texts; a document is handed out once."""
+
+    domain: str
+    documents: list[Document]
+    source: str = ""
+    license: str = ""
+
+
+def make_texts(
+    wanted: Mapping[str, Mapping[str, object]],
+    pools: Mapping[str, Pool],
+    own: Mapping[str, tuple[Document, str]],
+    tokens: int,
+    encode: Encode,
+    seed: int = 0,
+) -> list[Text]:
+    """Choose the documents of every text.
+
+    Parameters
+    ----------
+    wanted : mapping
+        Text name -> {domain, role}, as `Config.text_names()` gives it.
+    pools : mapping
+        Domain -> documents, for all texts that are not in `own`.
+    own : mapping
+        Text name -> (document, source) for texts of the user's own.
+    tokens : int
+        Tokens that every text must have at least.
+    encode : callable
+        str -> token ids, the model's own.
+    seed : int
+        Which documents fall to which text. Asking for more texts per role leaves the earlier ones as they are.
+
+    Returns
+    -------
+    list of Text
+        In the order of `wanted`.
+
+    Raises
+    ------
+    TextError
+        A text is too short, repeats itself, or shares a document or passages with another.
+    """
+    made: dict[str, Text] = {}
+    for name, (document, source) in own.items():
+        made[name] = Text(name, *_place(wanted[name]), (document,), encode(document.content), source)
+        _refuse_short(made[name], tokens)
+        _refuse_repeating(made[name], tokens)
+    refuse_overlaps(made.values())
+    chooser = _Chooser(encode, tokens, seed, [_passages(text.tokens) for text in made.values()])
+    # All first texts of the three roles come before any second one, so that a second never takes a first one's documents.
+    for name in sorted(
+        wanted.keys() - own.keys(),
+        key=lambda name: (_number(name), ROLES.index(_place(wanted[name])[1]), name),
+    ):
+        domain, role = _place(wanted[name])
+        pool = pools[domain]
+        documents = chooser.take(pool, name)
+        ids = encode(_JOINT.join(document.content for document in documents))
+        made[name] = Text(name, domain, role, tuple(documents), ids, pool.source, pool.license)
+        _refuse_short(made[name], tokens)
+        chooser.taken.append(_passages(ids))
+    texts = [made[name] for name in wanted]
+    refuse_overlaps(texts)
+    return texts
+
+
+def refuse_overlaps(texts: Iterable[Text]) -> None:
+    """Refuse texts that share a document, a copy of one under another name, or passages.
+
+    Raises
+    ------
+    TextError
+        Names the document, or the share of passages, and both texts.
+    """
+    texts = list(texts)
+    passages = {text.name: _passages(text.tokens) for text in texts}
+    for first, second in itertools.combinations(texts, 2):
+        held = {document.sha256: document.id for document in first.documents}
+        ids = {document.id for document in first.documents}
+        both = f"texts {first.name} ({first.role}) and {second.name} ({second.role})"
+        for document in second.documents:
+            if document.id in ids or document.sha256 in held:
+                twin = held.get(document.sha256, document.id)
+                copy = "" if twin == document.id else f", a copy of {twin}"
+                raise TextError(
+                    f"{both} share the document {document.id}{copy}.\n  Give each text documents of its own: what fits a "
+                    "codec or chooses a threshold must not be measured."
+                )
+        shared = _shared(passages[first.name], passages[second.name])
+        if shared > _SHARED_LIMIT:
+            raise TextError(
+                f"{both} share {shared:.0%} of their passages of {_PASSAGE} tokens. Accepted: at most {_SHARED_LIMIT:.0%}.\n"
+                "  One of their documents holds much of another: replace it."
+            )
+
+
+def text_table(texts: Iterable[Text]) -> pl.DataFrame:
+    """The texts as a table with the columns of `TEXT_SCHEMA`."""
+    rows = [
+        {
+            "text": text.name,
+            "domain": text.domain,
+            "role": text.role,
+            "documents": [document.id for document in text.documents],
+            "tokens": len(text.tokens),
+            "sha256": hashlib.sha256(text.content.encode()).hexdigest(),
+            "source": text.source,
+            "license": text.license,
+            "content": text.content,
+        }
+        for text in texts
+    ]
+    return pl.DataFrame(rows)
+
+
+def read_text(table: str | Path, name: str) -> dict[str, object]:
+    """One row of texts.parquet as a dict.
+
+    Raises
+    ------
+    TextError
+        No such text; the message lists those that there are.
+    """
+    texts = read_table(table)
+    found = texts.filter(pl.col("text") == name)
+    if found.is_empty():
+        raise TextError(f"{table}: no text {name}. Accepted: {', '.join(texts['text'])}.")
+    return found.row(0, named=True)
+
+
+class _Chooser:
+    """Hands out documents in an order that depends on seed and document alone."""
+
+    def __init__(self, encode: Encode, tokens: int, seed: int, taken: list[np.ndarray]):
+        self.encode, self.need, self.seed, self.taken = encode, tokens, seed, taken
+        self.used: set[str] = set()
+        self._ids: dict[str, np.ndarray] = {}
+
+    def take(self, pool: Pool, name: str) -> list[Document]:
+        """One document that is long enough, or else as few as reach the length, longest first."""
+        order = [document for document in pool.documents if document.id not in self.used]
+        order.sort(key=lambda document: stable_seed(self.seed, document.id))
+        for document in order:
+            # A token is at least a byte, so most of the short ones need no encoding.
+            if len(document.content.encode()) >= self.need and self._fits([document]):
+                return self._hand_out([document])
+        chosen: list[Document] = []
+        for document in sorted(order, key=lambda document: -len(self._encoded(document))):
+            if self._clean([*chosen, document]):
+                chosen.append(document)
+                if self._fits(chosen):
+                    return self._hand_out(chosen)
+        found = sum(len(self._encoded(document)) for document in chosen)
+        raise TextError(
+            f"text {name} needs {self.need} tokens, and the documents that domain {pool.domain} has left hold {found} "
+            f"({len(self.used & {document.id for document in pool.documents})} of {len(pool.documents)} documents went to "
+            f"other texts).\n  Write: tokens: {found or 1024}   (or less, under capture), ask for fewer texts under "
+            "texts.per_role, or add texts of your own: custom: [{domain: mine, role: held_out, path: /data/mine.txt}]"
+        )
+
+    def _hand_out(self, documents: list[Document]) -> list[Document]:
+        self.used |= {document.id for document in documents}
+        return documents
+
+    def _encoded(self, document: Document) -> np.ndarray:
+        if document.id not in self._ids:
+            self._ids[document.id] = self.encode(document.content)
+        return self._ids[document.id]
+
+    def _fits(self, documents: list[Document]) -> bool:
+        return sum(len(self._encoded(document)) for document in documents) >= self.need and self._clean(
+            documents
+        )
+
+    def _clean(self, documents: list[Document]) -> bool:
+        ids = np.concatenate([self._encoded(document) for document in documents])
+        passages = _passages(ids)
+        return _repeats(ids[: self.need]) <= _REPEAT_LIMIT and all(
+            _shared(passages, other) <= _SHARED_LIMIT for other in self.taken
+        )
+
+
+def _refuse_short(text: Text, tokens: int) -> None:
+    if len(text.tokens) < tokens:
+        raise TextError(
+            f"text {text.name} ({', '.join(document.id for document in text.documents)}) has {len(text.tokens)} tokens, and "
+            f"capture.tokens asks for {tokens}.\n  Write: tokens: {len(text.tokens)}   (or less, under capture), or give "
+            "a longer document"
+        )
+
+
+def _refuse_repeating(text: Text, tokens: int) -> None:
+    share = _repeats(text.tokens[:tokens])
+    if share > _REPEAT_LIMIT:
+        raise TextError(
+            f"text {text.name} repeats itself: {share:.0%} of its passages of {_PASSAGE} tokens stood in it before. Accepted: "
+            f"at most {_REPEAT_LIMIT:.0%}.\n  Attention on repeated text says nothing about real text: give another document."
+        )
+
+
+def _passages(ids: np.ndarray) -> np.ndarray:
+    """Hashes of all windows of `_PASSAGE` tokens, sorted and unique."""
+    return np.unique(_window_hashes(ids))
+
+
+def _window_hashes(ids: np.ndarray) -> np.ndarray:
+    ids = np.asarray(ids, np.uint64)
+    count = len(ids) - _PASSAGE + 1
+    hashes = np.zeros(max(count, 0), np.uint64)
+    for offset in range(_PASSAGE if count > 0 else 0):
+        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + ids[offset : offset + count]
+    return hashes
+
+
+def _shared(first: np.ndarray, second: np.ndarray) -> float:
+    smaller = min(len(first), len(second))
+    return len(np.intersect1d(first, second, assume_unique=True)) / smaller if smaller else 0.0
+
+
+def _repeats(ids: np.ndarray) -> float:
+    hashes = _window_hashes(ids)
+    return 1 - len(np.unique(hashes)) / len(hashes) if len(hashes) else 0.0
+
+
+def _place(entry: Mapping[str, object]) -> tuple[str, str]:
+    return str(entry["domain"]), str(entry["role"])
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition("_")[2])

@@ -35,10 +35,8 @@ LAYER_SCHEMA = pa.schema(
         ("max_relative_error", pa.float64()),  # worst (head, query) of attention recomputed from the file
         ("mean_relative_error", pa.float64()),
         ("layer_relative_error", pa.float64()),  # Frobenius over all compared (head, query) outputs
-        (
-            "exact_relative_error",
-            pa.float64(),
-        ),  # the same with K and V before fp16 storage: proves the hook's view
+        ("exact_relative_error", pa.float64()),  # worst with K and V as attention read them: the hook's view
+        ("storage_relative_error", pa.float64()),  # worst change of an output by rounding K and V to fp16
         ("recomputed", pa.int32()),  # (head, query) outputs compared
     ]
 )

@@ -16,7 +16,7 @@ class QueryBand(Section):
 
     start: int = Field(ge=0, description="First position.")
     stop: PositiveInt = Field(description="Position after the last.")
-    count: PositiveInt = Field(description="Queries per head, evenly spread with a seeded jitter.")
+    count: PositiveInt = Field(description="Queries per head, drawn without replacement, seeded.")
 
 
 class ImportedTensors(Section):
@@ -57,6 +57,14 @@ class Capture(Section):
         description=(
             "Largest relative error of attention recomputed from the file against the model's own output. "
             "A capture above it fails."
+        ),
+    )
+    cache_dtype: Literal["float16", "model"] = Field(
+        default="float16",
+        description=(
+            "float16: attention reads K and V rounded to float16, as in a server with a float16 KV cache, so the file "
+            "holds exactly what attention read. model: attention reads them in model.dtype and only the file is "
+            "rounded; the rounding then counts against `tolerance`, which needs about 1e-2."
         ),
     )
     threads: PositiveInt = Field(

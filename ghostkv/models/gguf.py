@@ -41,7 +41,8 @@ def dequantise(gguf: str | Path, folder: str | Path) -> None:
     except (OSError, ValueError, KeyError, NotImplementedError, IndexError) as error:
         raise ModelError(
             f"{gguf}: transformers cannot read this GGUF file ({str(error).splitlines()[0]}).\n"
-            "  Fetch it again, or use the model's safetensors: model: {name: mine, custom: {source: hub, id: ...}}"
+            "  Fetch it again, or use the model's safetensors: model: "
+            "{name: mine, custom: {source: hub, id: ...}}"
         ) from error
     # The weights are plain now; a config that says otherwise would be dequantised again, or refused.
     for stale in ("quantization_config", "_model_name_or_path"):
@@ -57,7 +58,8 @@ def dequantise(gguf: str | Path, folder: str | Path) -> None:
 def _parsed_once() -> Iterator[None]:
     """Let transformers parse the file once instead of three times, which saves half of the time.
 
-    It opens the file anew for config, weights and tokenizer, and rebuilds the table of tensor names for every submodule.
+    It opens the file anew for config, weights and tokenizer, and rebuilds the table of tensor names for every
+    submodule.
     """
     import gguf
 

@@ -1,7 +1,8 @@
 """Tiny untrained models of every attention family that the lab supports, for tests.
 
-Their attention is not flat: weights are scaled so that scores have a standard deviation of about 2.5, whatever the width, so
-that a test has something to eliminate. Every tensor has its own seed from its name, so the weights depend on nothing else.
+Their attention is not flat: weights are scaled so that scores have a standard deviation of about 2.5,
+whatever the width, so that a test has something to eliminate. Every tensor has its own seed from its name, so
+the weights depend on nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Any
 from ghostkv.io import stable_seed
 from ghostkv.models.tokenizer import BYTE_VOCABULARY, save_byte_tokenizer
 
-# Rows of unit scale times weights of gain / sqrt(width) give queries and keys of scale `gain`, and scores of scale gain^2.
+# Rows of unit scale times weights of gain / sqrt(width) give queries and keys of scale `gain`, and scores of
+# scale gain^2.
 _GAIN = 1.6
 
 
@@ -22,7 +24,8 @@ def make_random(entry: dict[str, Any], folder: str | Path) -> None:
     Parameters
     ----------
     entry : dict
-        A resolved `ModelEntry` of source random: architecture, layers, heads, kv_heads, head_dim, max_context, window, seed.
+        A resolved `ModelEntry` of source random: architecture, layers, heads, kv_heads, head_dim,
+        max_context, window, seed.
     folder : str or Path
         Takes config.json, model.safetensors, tokenizer.json.
     """

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ghostkv.entries import ModelEntry
 from ghostkv.io import write_json
-from ghostkv.models.fetch import bring, describe, stated
+from ghostkv.models.fetch import bring, describe
 
 
 def fetch_model(
@@ -35,7 +36,8 @@ def fetch_model(
 
     Notes
     -----
-    The model is built in a hidden folder beside the target and renamed when complete, so a kill leaves no half a model.
+    The model is built in a hidden folder beside the target and renamed when complete, so a kill leaves no
+    half a model.
     """
     output = Path(output)
     target = output.parent
@@ -46,7 +48,7 @@ def fetch_model(
     building = target.parent / f".{target.name}.{os.getpid()}.part"
     building.mkdir()
     try:
-        model = stated(entry)
+        model = ModelEntry.model_validate(dict(entry))
         bring(model, name, building, downloads)
         write_json(describe(building, model, name), building / output.name)
         for file in building.iterdir():

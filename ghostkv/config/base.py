@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,12 +18,18 @@ class Section(BaseModel):
         extra="forbid", frozen=True, populate_by_name=True, coerce_numbers_to_str=True, allow_inf_nan=False
     )
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self, without: Collection[str] = ()) -> dict[str, Any]:
         """The section as plain dicts, lists and scalars under the names that config.yaml uses.
 
         Snakemake compares params by their repr, so params are made of these and never of models.
+
+        Parameters
+        ----------
+        without : collection of str
+            Keys to leave out.
         """
-        return self.model_dump(mode="json", by_alias=True)
+        full = self.model_dump(mode="json", by_alias=True)
+        return {key: value for key, value in full.items() if key not in without}
 
 
 class Grid(Section):

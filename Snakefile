@@ -1,0 +1,49 @@
+# GhostKV Lab: how much of a model's KV cache can be eliminated before any memory moves, and what it costs.
+# A contents page: one rule file per stage, in pipeline order. `make frontier` or `snakemake --cores 2 frontier`.
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: f"{workflow.basedir}/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/model.smk"
+include: "workflow/rules/texts.smk"
+include: "workflow/rules/capture.smk"
+include: "workflow/rules/sketch.smk"
+include: "workflow/rules/frontier.smk"
+include: "workflow/rules/historical.smk"
+include: "workflow/rules/benchmark.smk"
+include: "workflow/rules/report.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.report.output,
+
+
+rule frontier:
+    input:
+        rules.gather_frontier.output,
+        rules.report.output,
+
+
+rule capture:
+    input:
+        captures()["layers"],
+
+
+rule sketch:
+    input:
+        per_layer(sketch_files()["records"]),
+
+
+rule benchmark:
+    input:
+        benchmark_tables().values(),

@@ -1,0 +1,159 @@
+# Validation and helpers, and no rules. What a config means is decided in ghostkv/config; here it meets Snakemake.
+import os
+import sys
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import validate
+
+# The package beside this Snakefile, whatever else is installed: for this process and for the scripts it starts.
+ROOT = str(workflow.basedir)
+RESOURCES = os.path.relpath(f"{ROOT}/resources")
+sys.path.insert(0, ROOT)
+os.environ |= {"PYTHONPATH": os.pathsep.join(filter(None, [ROOT, os.getenv("PYTHONPATH")]))}
+
+from ghostkv.config.experiment import check_model, load_config
+from ghostkv.errors import GhostKVError
+from ghostkv.provenance import fingerprint
+from ghostkv.registry import check_domains, read_sources, resolve_model
+
+try:
+    CONFIG = load_config(config)
+    MODEL = resolve_model(CONFIG.model.name, CONFIG.model.plain()["custom"], f"{RESOURCES}/models.yaml")
+    LAYERS = check_model(CONFIG, MODEL.layers, MODEL.max_context)
+    check_domains(CONFIG.texts.domains, f"{RESOURCES}/texts.yaml")
+    SOURCES = {
+        domain: read_sources(f"{RESOURCES}/texts.yaml")[domain].plain() for domain in CONFIG.texts.domains
+    }
+except GhostKVError as error:
+    raise WorkflowError(str(error)) from None
+
+config.update(CONFIG.plain())
+try:
+    validate(config, "../schemas/config.schema.json", set_default=False)
+except WorkflowError:
+    # The models have just accepted it, so it is the schema that is wrong.
+    raise WorkflowError(
+        "workflow/schemas/config.schema.json is older than ghostkv/config.\n  Run: python -m ghostkv.config --write"
+    ) from None
+
+MODEL_FOLDER = f"resources/models/{CONFIG.model.name}"
+TEXTS = CONFIG.text_names()
+# The folder of captured tensors, for texts that no model reads.
+IMPORTS = {name: entry["custom"] for name, entry in TEXTS.items() if CONFIG.capture.import_}
+CAPTURES = [
+    {"text": name, "domain": entry["domain"], "role": entry["role"], "folder": f"results/capture/{name}"}
+    for name, entry in TEXTS.items()
+]
+
+LAYER_TABLES = ("sweep", "points", "context")
+FRONTIER_TABLES = ("sweep", "points", "context", "safe_points", "layer_head")
+HISTORICAL_TABLES = ("sweep", "ablation", "knobs")
+
+# The branch of the config that a stage's output depends on, and no more: what is not here reruns nothing.
+BRANCHES = {
+    "model": {"name": CONFIG.model.name, "entry": MODEL.plain()},
+    "texts": {
+        "names": TEXTS,
+        "tokens": CONFIG.capture.tokens,
+        "seed": CONFIG.texts.seed,
+        "sources": SOURCES,
+    },
+    "capture": CONFIG.capture.plain(without=("threads", "import"))
+    | {"layers": LAYERS, "dtype": CONFIG.model.dtype},
+    "sketch": CONFIG.sketch.plain() | {"captures": CAPTURES},
+    "frontier": CONFIG.frontier.plain()
+    | {
+        "codecs": CONFIG.sketch.plain()["codecs"],
+        "query_bands": CONFIG.capture.plain()["query_bands"],
+        "captures": CAPTURES,
+    },
+    "historical": CONFIG.historical.plain()
+    | {"captures": CAPTURES, "layers": LAYERS, "dtype": CONFIG.model.dtype},
+    "benchmark": CONFIG.benchmark.plain() | {"dtype": CONFIG.model.dtype},
+    "report": CONFIG.report.plain() | {"config": CONFIG.plain(), "layers": LAYERS},
+}
+
+
+def stage_params(stage):
+    """A stage's branch of the config and the fingerprint of its code.
+
+    One dict of plain values per rule: Snakemake compares the params of a rule as an unordered set of reprs.
+    """
+    return {"code": fingerprint(f"ghostkv.stages.{stage}")} | BRANCHES[stage]
+
+
+def import_params(wildcards):
+    """The params of one imported text, which depends on its own folder alone."""
+    return stage_params("capture") | {"text": wildcards.text} | IMPORTS[wildcards.text]
+
+
+def one_of(names):
+    """A wildcard constraint that matches these names; nothing, where there are none."""
+    return "|".join(names) or "no text"
+
+
+def own_files():
+    """Text files of the user's own."""
+    return [
+        entry["custom"]["path"] for entry in TEXTS.values() if entry["custom"] and entry["custom"].get("path")
+    ]
+
+
+def capture_files():
+    """The three files of a capture, with its text as a wildcard."""
+    return {kind: f"results/capture/{{text}}/{kind}.parquet" for kind in ("kv", "queries", "layers")}
+
+
+def captures():
+    """Those files for all texts, in the order of the texts."""
+    return {kind: expand(path, text=TEXTS) for kind, path in capture_files().items()}
+
+
+def imported_files(wildcards):
+    """The tensors that stand for a text."""
+    folder = IMPORTS[wildcards.text]["folder"]
+    return sorted(str(path) for end in ("npz", "safetensors") for path in Path(folder).glob(f"*.{end}"))
+
+
+def sketch_files():
+    """The two files of a layer's sketch, with the layer as a wildcard."""
+    return {
+        "codecs": "results/sketch/layer_{layer}/codecs.safetensors",
+        "records": "results/sketch/layer_{layer}/records.parquet",
+    }
+
+
+def per_layer(path):
+    """A path with a layer wildcard, for all layers."""
+    return expand(path, layer=[f"{layer:02d}" for layer in LAYERS])
+
+
+def tables(folder, names):
+    """Parquet tables of a folder by name."""
+    return {name: f"{folder}/{name}.parquet" for name in names}
+
+
+def benchmark_tables():
+    """What is timed; capture only where a model is captured."""
+    return tables("results/benchmark", ["sweep_speed"] if IMPORTS else ["capture_overhead", "sweep_speed"])
+
+
+def report_tables():
+    """Every table that the report may show, by stage and name; a report on imported tensors has no model to ask."""
+    found = {f"frontier_{name}": path for name, path in tables("results/frontier", FRONTIER_TABLES).items()}
+    found |= {f"benchmark_{name}": path for name, path in benchmark_tables().items()}
+    found |= {"capture_layers": captures()["layers"]}
+    if not IMPORTS:
+        found |= {
+            f"historical_{name}": path
+            for name, path in tables("results/historical", HISTORICAL_TABLES).items()
+        }
+        found |= {
+            "model_manifest": f"{MODEL_FOLDER}/manifest.json",
+            "texts_texts": "results/texts/texts.parquet",
+        }
+    return found
+
+
+wildcard_constraints:
+    layer=r"\d\d+",

@@ -1,0 +1,23 @@
+# The predecessor's protocol as it was, then with one knob put right at a time.
+
+
+rule historical:
+    input:
+        **captures(),
+        manifest=f"{MODEL_FOLDER}/manifest.json",
+        texts="results/texts/texts.parquet",
+    output:
+        **tables("results/historical", HISTORICAL_TABLES),
+    log:
+        "results/logs/historical/historical.log",
+    benchmark:
+        "results/logs/historical/historical.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2500,
+    params:
+        run=stage_params("historical"),
+    script:
+        "../scripts/historical.py"

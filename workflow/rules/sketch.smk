@@ -1,0 +1,21 @@
+# Per layer: codecs fitted on the texts of role codec, ghost records of the keys of all others.
+
+
+rule sketch_layer:
+    input:
+        **captures(),
+    output:
+        **sketch_files(),
+    log:
+        "results/logs/sketch/layer_{layer}.log",
+    benchmark:
+        "results/logs/sketch/layer_{layer}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        run=stage_params("sketch"),
+    script:
+        "../scripts/sketch_layer.py"

@@ -1,0 +1,13 @@
+from os.path import dirname
+
+from ghostkv.logs import job
+
+with job(snakemake):
+    from ghostkv.stages.texts import assemble_texts
+
+    assemble_texts(
+        snakemake.params.run,
+        snakemake.output.texts,
+        dirname(snakemake.input.manifest),
+        dirname(snakemake.input.registry),
+    )

@@ -1,0 +1,15 @@
+from os.path import dirname
+
+from ghostkv.logs import job
+
+with job(snakemake):
+    from ghostkv.stages.capture import capture_text
+
+    capture_text(
+        dirname(snakemake.input.manifest),
+        snakemake.input.texts,
+        snakemake.wildcards.text,
+        snakemake.params.run,
+        dict(snakemake.output.items()),
+        snakemake.threads,
+    )

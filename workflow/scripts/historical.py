@@ -1,0 +1,14 @@
+from os.path import dirname
+
+from ghostkv.logs import job
+
+with job(snakemake):
+    from ghostkv.stages.historical import run
+
+    run(
+        dirname(snakemake.input.manifest),
+        snakemake.input.texts,
+        snakemake.params.run["captures"],
+        snakemake.params.run,
+        dict(snakemake.output.items()),
+    )

@@ -1,0 +1,6 @@
+from ghostkv.logs import job
+
+with job(snakemake):
+    from ghostkv.stages.capture import import_tensors
+
+    import_tensors(snakemake.params.run, dict(snakemake.output.items()))

@@ -1,0 +1,6 @@
+from ghostkv.logs import job
+
+with job(snakemake):
+    from ghostkv.stages.benchmark import sweep_speed
+
+    sweep_speed(snakemake.params.run, snakemake.output.table)

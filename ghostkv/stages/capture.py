@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
-from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,10 @@ import numpy as np
 import polars as pl
 
 from ghostkv import __version__
-from ghostkv.captures import CaptureWriter, LayerCapture, read_layer
 from ghostkv.errors import CaptureError, ConfigError, ModelError, TextError
-from ghostkv.io import read_table, stable_seed
-
-FILES = ("kv", "queries", "layers")
-
-logger = logging.getLogger(__name__)
+from ghostkv.io import read_table, sha256_file, stable_seed
+from ghostkv.proven_writer import FILES, ProvenWriter
+from ghostkv.tensor_import import layers_in, load_layer
 
 
 def capture_text(
@@ -73,46 +68,50 @@ def capture_text(
         "role": row["role"],
         "cache_dtype": params.get("cache_dtype", "float16"),
     }
-    with _ProvenWriter(folder, metadata, params["tolerance"]) as writer:
+    with ProvenWriter(folder, metadata, params["tolerance"]) as writer:
         record_attention(model, token_ids, positions, writer.append, layers, metadata["cache_dtype"])
 
 
-def import_tensors(params: Mapping[str, Any], outputs: Mapping[str, str]) -> None:
+def import_tensors(params: Mapping[str, Any], text: str, outputs: Mapping[str, str]) -> None:
     """Turn a folder of captured tensors into a capture.
 
     Parameters
     ----------
     params : mapping
-        `folder`, `scale` (or None), `text`, `domain`, `role` of the imported tensors; `layers`,
-        `query_bands`, `seed` of config section `capture`; `code`.
+        `imports`: by text, `folder`, `domain`, `role` and `scale` (None for 1/sqrt(head_dim)); `tokens`,
+        `layers`, `query_bands` and `seed` of config section `capture`; `code`.
+    text : str
+        Name under which the tensors stand for a text.
     outputs : mapping
         As for `capture_text`.
 
     Raises
     ------
     CaptureError
-        A tensor is malformed or a layer is missing; the message names the file and key.
+        A tensor is malformed, too short, or a layer is missing; the message names the file and key.
     """
-    from ghostkv.tensor_import import layers_in, load_layer
-
-    folder, layers = _folder(outputs), params["layers"]
-    found = layers_in(params["folder"])
-    wanted = sorted(found) if layers == "all" else sorted(layers)
+    entry, folder = params["imports"][text], _folder(outputs)
+    found = layers_in(entry["folder"])
+    positions = sample_positions(params["query_bands"], params["tokens"], text, params["seed"])
     metadata = _metadata(params) | {
-        "model": f"imported from {Path(params['folder']).name}",
+        "model": f"imported from {Path(entry['folder']).name}",
         "weight_sha256": "",
-        "text": params["text"],
+        "text": text,
         "text_sha256": _sha256_of_files(found),
-        "domain": params["domain"],
-        "role": params["role"],
+        "domain": entry["domain"],
+        "role": entry["role"],
         "cache_dtype": "float16",
     }
-    with _ProvenWriter(folder, metadata, tolerance=None) as writer:
-        for layer in wanted:
-            tensors = load_layer(params["folder"], found, layer)
-            tokens = tensors.keys.shape[1]
-            positions = sample_positions(params["query_bands"], tokens, params["text"], params["seed"])
-            writer.append(*tensors.capture(positions, params.get("scale")))
+    with ProvenWriter(folder, metadata, tolerance=None) as writer:
+        for layer in sorted(found if params["layers"] == "all" else params["layers"]):
+            tensors = load_layer(found, layer)
+            if tensors.keys.shape[1] < params["tokens"]:
+                raise CaptureError(
+                    f"{found[layer][0].path}: has {tensors.keys.shape[1]} tokens, fewer than capture.tokens: "
+                    f"{params['tokens']}.\n"
+                    f"  Write: tokens: {tensors.keys.shape[1]}   and query_bands within it, under capture"
+                )
+            writer.append(*tensors.first(params["tokens"]).capture(positions, entry.get("scale")))
 
 
 def sample_positions(bands: list[Mapping[str, int]], tokens: int, text: str, seed: int) -> np.ndarray:
@@ -182,84 +181,6 @@ def token_ids_of(tokenizer, content: str, tokens: int, text: str) -> list[int]:
     return ids
 
 
-class _ProvenWriter:
-    """A `CaptureWriter` that opens with the first layer, refuses a layer above tolerance, and reads the files
-    back at the end."""
-
-    def __init__(self, folder: Path, metadata: Mapping[str, str], tolerance: float | None):
-        self._folder, self._metadata, self._tolerance = folder, metadata, tolerance
-        self._writer: CaptureWriter | None = None
-        self._shape: tuple[int, int] | None = None
-        self._written: dict[int, str] = {}
-
-    def __enter__(self) -> _ProvenWriter:
-        self._stack = ExitStack()
-        return self
-
-    def append(self, capture: LayerCapture, proof: Mapping[str, float | int | None]) -> None:
-        shape = (capture.keys.shape[2], 0 if capture.values is None else capture.values.shape[2])
-        if self._writer is None:
-            self._shape = shape
-            self._writer = self._stack.enter_context(CaptureWriter(self._folder, *shape, self._metadata))
-        if shape != self._shape:
-            raise CaptureError(
-                f"layer {capture.layer} has key and value widths {shape}, the layers before it "
-                f"{self._shape}; one capture holds one width.\n  Write: layers: [...] with the layers of "
-                "one width only"
-            )
-        self._check(capture.layer, proof)
-        self._writer.append(capture, proof)
-        self._written[capture.layer] = _digest(capture)
-        error = proof["max_relative_error"]
-        logger.info(
-            "layer %d: %s",
-            capture.layer,
-            "written without values"
-            if error is None
-            else f"recomputed within {error:.1e} of the model's own output",
-        )
-
-    def _check(self, layer: int, proof: Mapping[str, float | int | None]) -> None:
-        error = proof["max_relative_error"]
-        # "not <=" so that a NaN fails too.
-        if self._tolerance is not None and not error <= self._tolerance:
-            raise CaptureError(
-                f"layer {layer}: attention recomputed from the capture differs from the model's own output "
-                f"by {error:.2e} relative in its worst query (mean {proof['mean_relative_error']:.2e}), "
-                f"above capture.tolerance: {self._tolerance:g}. From K and V as attention read them it is "
-                f"{proof['exact_relative_error']:.2e}; rounding them to float16 changes the output by "
-                f"{proof['storage_relative_error']:.2e}.\n"
-                "  If that rounding is the cause, write: cache_dtype: float16. If model.dtype is float16 or "
-                "bfloat16, its own attention is rounded as much: write dtype: float32 under model, or "
-                "tolerance: 1e-2 under capture"
-            )
-
-    def __exit__(self, kind, error, trace) -> None:
-        self._stack.__exit__(kind, error, trace)
-        if kind is None:
-            self._read_back()
-
-    def _read_back(self) -> None:
-        """What is on disk is what was proved, bit for bit; anything else is removed."""
-        for layer, digest in self._written.items():
-            if _digest(read_layer(self._folder, layer)) != digest:
-                for name in FILES:
-                    (self._folder / f"{name}.parquet").unlink(missing_ok=True)
-                raise CaptureError(
-                    f"{self._folder}: layer {layer} read back from disk differs from what was written, so "
-                    "the capture was removed. Check the disk and rerun"
-                )
-
-
-def _digest(capture: LayerCapture) -> str:
-    """SHA-256 over a layer's arrays: keys, values, queries, outputs, positions."""
-    digest = sha256()
-    for array in (capture.keys, capture.values, capture.queries, capture.outputs, capture.positions):
-        if array is not None:
-            digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
 def _folder(outputs: Mapping[str, str]) -> Path:
     folders = {Path(outputs[name]).parent for name in FILES}
     if len(folders) != 1 or any(Path(outputs[name]).name != f"{name}.parquet" for name in FILES):
@@ -293,7 +214,5 @@ def _text(texts_table: str, text: str) -> dict[str, Any]:
 
 
 def _sha256_of_files(found: Mapping[int, Any]) -> str:
-    from ghostkv.io import sha256_file
-
     paths = sorted({part.path for parts in found.values() for part in parts})
     return sha256("".join(sha256_file(path) for path in paths).encode()).hexdigest()

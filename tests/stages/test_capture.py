@@ -1,0 +1,189 @@
+"""A capture folder: proved, named, atomic, the same bytes every time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("torch")
+
+from ghostkv.captures import capture_metadata, read_layer, read_layers_table  # noqa: E402
+from ghostkv.errors import CaptureError, ConfigError, ModelError, TextError  # noqa: E402
+from ghostkv.stages.capture import capture_text, sample_positions  # noqa: E402
+from ghostkv.stages.model import fetch_model  # noqa: E402
+
+BANDS = [{"start": 16, "stop": 64, "count": 4}, {"start": 64, "stop": 128, "count": 12}]
+PARAMS = {
+    "tokens": 128,
+    "layers": "all",
+    "query_bands": BANDS,
+    "tolerance": 1e-3,
+    "cache_dtype": "float16",
+    "seed": 0,
+    "dtype": "float32",
+    "code": "abc",
+}
+ENTRY = {"source": "random", "layers": 2, "heads": 4, "head_dim": 16, "max_context": 1024, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("capture")
+    for name, extra in {
+        "llama": {"architecture": "llama", "kv_heads": 2},
+        "gpt2": {"architecture": "gpt2", "kv_heads": 4},
+    }.items():
+        fetch_model(ENTRY | extra, name, str(folder / name / "manifest.json"))
+    content = "GhostKV keeps a tiny witness of every cold key. " * 20
+    row = {"text": "a_held_out_0", "domain": "a", "role": "held_out", "documents": ["d"]}
+    row |= {"sha256": sha256(content.encode()).hexdigest(), "content": content}
+    pl.DataFrame([row, row | {"text": "short", "content": "too short"}]).write_parquet(
+        folder / "texts.parquet"
+    )
+    return folder
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {name: str(folder / f"{name}.parquet") for name in ("kv", "queries", "layers")}
+
+
+def run(place: Path, out: Path, model: str = "llama", text: str = "a_held_out_0", **changes):
+    capture_text(str(place / model), str(place / "texts.parquet"), text, PARAMS | changes, files(out))
+    return out
+
+
+@pytest.mark.parametrize(("model", "kv_heads"), [("llama", 2), ("gpt2", 4)])
+def test_a_capture_holds_all_keys_and_the_sampled_queries(place, tmp_path, model, kv_heads):
+    layers = read_layers_table(run(place, tmp_path, model))
+    assert layers["layer"].to_list() == [0, 1]
+    assert layers["kind"].to_list() == ["global", "global"]
+    assert layers["max_relative_error"].max() < 1e-4
+    assert layers["recomputed"].to_list() == [4 * 16, 4 * 16]
+    capture = read_layer(tmp_path, 1)
+    assert capture.keys.shape == (kv_heads, 128, 16)
+    assert capture.outputs.shape == (4, 16, 16)
+    assert ((capture.positions < 64).sum(), (capture.positions >= 64).sum()) == (4, 12)
+    assert np.isfinite(capture.keys).all()
+
+
+def test_attention_recomputed_from_the_file_in_float64_is_the_models_own_output(place, tmp_path):
+    capture = read_layer(run(place, tmp_path), 1)
+    for head in range(capture.heads):
+        keys, values = (x[head // capture.group].astype(np.float64) for x in (capture.keys, capture.values))
+        for query, output, position in zip(
+            capture.queries[head], capture.outputs[head], capture.positions, strict=True
+        ):
+            weights = np.exp(capture.scale * keys[: position + 1] @ query)
+            own = weights @ values[: position + 1] / weights.sum()
+            assert np.linalg.norm(own - output) < 1e-5 * np.linalg.norm(output)
+
+
+def test_every_file_says_where_it_comes_from(place, tmp_path):
+    run(place, tmp_path)
+    manifest = json.loads((place / "llama" / "manifest.json").read_text())
+    for path in files(tmp_path).values():
+        stored = {key.decode(): value.decode() for key, value in pq.read_schema(path).metadata.items()}
+        assert stored["model"] == "llama"
+        assert stored["weight_sha256"] == manifest["weight_sha256"]
+        assert stored["text"] == "a_held_out_0"
+        assert len(stored["text_sha256"]) == 64
+        assert stored["fingerprint"] == "abc"
+        assert stored["package_version"]
+    assert capture_metadata(tmp_path)["cache_dtype"] == "float16"
+
+
+def test_the_same_capture_twice_gives_the_same_bytes(place, tmp_path):
+    first, second = run(place, tmp_path / "1"), run(place, tmp_path / "2")
+    for name in ("kv", "queries", "layers"):
+        assert (first / f"{name}.parquet").read_bytes() == (second / f"{name}.parquet").read_bytes()
+
+
+def test_rounding_after_attention_fails_the_proof_and_leaves_nothing(place, tmp_path):
+    with pytest.raises(
+        CaptureError, match=r"layer 0: .*above capture.tolerance: 1e-05(.|\n)*cache_dtype: float16"
+    ):
+        run(place, tmp_path, cache_dtype="model", tolerance=1e-5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_capture_leaves_an_older_one_whole(place, tmp_path):
+    run(place, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(CaptureError):
+        run(place, tmp_path, cache_dtype="model", tolerance=1e-5)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_file_that_reads_back_differently_is_removed(place, tmp_path, monkeypatch):
+    from ghostkv import proven_writer
+
+    def damaged(folder, layer):
+        capture = read_layer(folder, layer)
+        keys = capture.keys.copy()
+        keys[0, 0, 0] += 1
+        return type(capture)(**(vars(capture) | {"keys": keys}))
+
+    monkeypatch.setattr(proven_writer, "read_layer", damaged)
+    with pytest.raises(CaptureError, match="read back from disk"):
+        run(place, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_text_too_short_for_the_context_is_refused(place, tmp_path):
+    with pytest.raises(TextError, match=r"'short' has \d+ tokens.*fewer than capture.tokens: 128"):
+        run(place, tmp_path, text="short")
+
+
+def test_an_unknown_text_is_refused_with_the_known_ones(place, tmp_path):
+    with pytest.raises(TextError, match="'nosuch'.*a_held_out_0, short"):
+        run(place, tmp_path, text="nosuch")
+
+
+def test_a_folder_without_manifest_is_refused(place, tmp_path):
+    with pytest.raises(ModelError, match="manifest.json"):
+        capture_text(str(tmp_path), str(place / "texts.parquet"), "short", PARAMS, files(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("band", "message"),
+    [
+        ({"start": 64, "stop": 256, "count": 4}, "has 128 tokens"),
+        ({"start": 64, "stop": 64, "count": 4}, "start < stop"),
+        ({"start": 64, "stop": 72, "count": 9}, "has 8 positions"),
+        ({"start": 32, "stop": 72, "count": 30}, "overlap"),
+    ],
+)
+def test_a_band_that_cannot_be_sampled_is_refused(band, message):
+    with pytest.raises(ConfigError, match=message):
+        sample_positions([{"start": 16, "stop": 64, "count": 40}, band], 128, "t", 0)
+
+
+@given(seed=st.integers(0, 2**32), text=st.text(max_size=8), count=st.integers(1, 64))
+@settings(max_examples=50)
+def test_positions_are_distinct_ascending_in_band_and_stable(seed, text, count):
+    bands = [{"start": 64, "stop": 128, "count": count}]
+    positions = sample_positions(bands, 128, text, seed)
+    assert len(set(positions.tolist())) == count
+    assert (np.diff(positions) > 0).all()
+    assert positions.min() >= 64
+    assert positions.max() < 128
+    with_another = sample_positions([{"start": 0, "stop": 8, "count": 2}, *bands], 128, text, seed)
+    np.testing.assert_array_equal(with_another[2:], positions)
+
+
+def test_naming_the_stage_does_not_import_torch():
+    code = (
+        "import ghostkv.stages.capture, sys; print('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,48 @@
+"""What several test files need: wheels made on the spot, and a stand-in for pip."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+
+def _make_wheel(folder: Path, files: dict[str, str], name: str = "tiny_texts", version: str = "1.0") -> Path:
+    """A wheel that the real pip accepts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, info = folder / f"{name}-{version}-py3-none-any.whl", f"{name}-{version}.dist-info"
+    meta = {
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": "",
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, content in (files | meta).items():
+            archive.writestr(zipfile.ZipInfo(member), content)
+    return path
+
+
+class _StubPip:
+    """Stands for pip: copies a wheel, and counts."""
+
+    def __init__(self, wheel: Path | None):
+        self.wheel, self.calls = wheel, 0
+
+    def __call__(self, package: str, folder: Path) -> None:
+        self.calls += 1
+        if self.wheel is None:
+            raise RuntimeError("ERROR: No matching distribution found")
+        (folder / self.wheel.name).write_bytes(self.wheel.read_bytes())
+
+
+@pytest.fixture(scope="session")
+def make_wheel():
+    """`make_wheel(folder, {member: content})` -> path of a wheel that the real pip accepts."""
+    return _make_wheel
+
+
+@pytest.fixture(scope="session")
+def stub_pip():
+    """`stub_pip(wheel or None)` stands for pip: it copies the wheel, or fails; `.calls` counts."""
+    return _StubPip

@@ -7,13 +7,15 @@ change of any of it fetches every model again.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
 from ghostkv.config.base import PositiveInt, Section
 from ghostkv.errors import ConfigError
 
+Architecture = Literal["llama", "gpt2", "gpt_neox", "mistral", "qwen2", "qwen3", "gemma2"]
+ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
 SHAPE = ("layers", "heads", "kv_heads", "head_dim", "max_context")
 _NEEDS = {
     "wheel": {
@@ -47,9 +49,7 @@ class ModelEntry(Section):
     id: str | None = Field(default=None, description="Repository, for hub.", examples=["Qwen/Qwen2.5-0.5B"])
     revision: str | None = Field(default=None, description="Commit, tag or branch, for hub.")
     path: str | None = Field(default=None, description="Folder or GGUF file, for path.")
-    architecture: Literal["llama", "gpt2", "gpt_neox", "mistral", "qwen2", "qwen3", "gemma2"] | None = Field(
-        default=None, description="For random."
-    )
+    architecture: Architecture | None = Field(default=None, description="For random.")
     layers: PositiveInt | None = Field(default=None, description="Number of layers.")
     heads: PositiveInt | None = Field(default=None, description="Query heads per layer.")
     kv_heads: PositiveInt | None = Field(default=None, description="Key-value heads per layer.")

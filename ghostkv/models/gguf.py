@@ -27,20 +27,24 @@ def dequantise(gguf: str | Path, folder: str | Path) -> None:
         transformers cannot read the file or does not know its architecture.
     """
     import torch
+    import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     gguf = Path(gguf)
+    # Newer versions keep the blocks of some architectures packed unless told otherwise; older ones never do.
+    told = hasattr(transformers, "GgufConfig")
+    options = {"quantization_config": transformers.GgufConfig(dequantize=True)} if told else {}
     try:
         with _parsed_once():
             model = AutoModelForCausalLM.from_pretrained(
-                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False, **options
             )
             tokenizer = AutoTokenizer.from_pretrained(
                 gguf.parent, gguf_file=gguf.name, trust_remote_code=False
             )
-    except (OSError, ValueError, KeyError, NotImplementedError, IndexError) as error:
+    except Exception as error:  # a damaged file raises whatever the parser stumbles over
         raise ModelError(
-            f"{gguf}: transformers cannot read this GGUF file ({str(error).splitlines()[0]}).\n"
+            f"{gguf}: transformers cannot read this GGUF file ({type(error).__name__}: {error}).\n"
             "  Fetch it again, or use the model's safetensors: model: "
             "{name: mine, custom: {source: hub, id: ...}}"
         ) from error

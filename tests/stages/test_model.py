@@ -1,0 +1,341 @@
+"""Stage model: every source ends in the same kind of folder, verified, whole or absent."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ghostkv.entries import ARCHITECTURES
+from ghostkv.errors import ModelError
+from ghostkv.io import sha256_file
+from ghostkv.models import fetch
+from ghostkv.models.tokenizer import load_tokenizer
+from ghostkv.registry import resolve_model
+from ghostkv.stages import model as stage
+from ghostkv.stages.model import fetch_model
+
+LIST = Path(__file__).resolve().parents[2] / "resources/models.yaml"
+
+
+def fetched(root, custom, name="mine", **rest):
+    """Fetch a custom model into `root`, as the rule does, and return its folder."""
+    entry = resolve_model(name, custom, LIST).plain()
+    fetch_model(entry, name, root / f"resources/models/{name}/manifest.json", **rest)
+    return root / f"resources/models/{name}"
+
+
+def manifest(folder):
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def logits(folder, text="Attention is what is kept."):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ids = torch.tensor([load_tokenizer(folder).encode(text, add_special_tokens=False).ids])
+    with torch.no_grad():
+        return model(ids).logits[0].numpy()
+
+
+def copied(folder, target):
+    """A folder as a user may have it: no manifest."""
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns("manifest.json"))
+    return target
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A tiny random Llama with two query heads to a KV head."""
+    custom = {"source": "random", "architecture": "llama", "heads": 4, "kv_heads": 2}
+    return fetched(tmp_path_factory.mktemp("tiny"), custom, "tiny")
+
+
+# Random models
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_has_a_random_model_of_the_asked_shape(tmp_path, architecture):
+    shape = {"layers": 3, "heads": 4, "kv_heads": 4, "head_dim": 8, "max_context": 512}
+    folder = fetched(tmp_path, {"source": "random", "architecture": architecture, **shape})
+    made = manifest(folder)
+    assert {key: made[key] for key in shape} == shape
+    assert made["weight_sha256"] == sha256_file(folder / "model.safetensors")
+    assert np.isfinite(logits(folder)).all()
+
+
+def test_a_random_model_is_the_same_every_time_and_another_with_another_seed(tmp_path, tiny):
+    custom = {"source": "random", "architecture": "llama", "heads": 4, "kv_heads": 2}
+    again, other = fetched(tmp_path, custom, "tiny"), fetched(tmp_path, custom | {"seed": 1}, "other")
+    for file in tiny.iterdir():
+        assert file.read_bytes() == (again / file.name).read_bytes(), file.name
+    assert manifest(other)["weight_sha256"] != manifest(tiny)["weight_sha256"]
+
+
+def test_attention_of_a_random_model_is_neither_flat_nor_a_single_key(tiny):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny, attn_implementation="eager")
+    with torch.no_grad():
+        weights = model(torch.arange(200)[None], output_attentions=True).attentions
+    largest = torch.stack([layer[0, :, -1].max(-1).values for layer in weights])
+    assert 5 / 200 < float(largest.mean()) < 0.9
+
+
+def test_transformers_reads_the_byte_tokenizer_as_the_lab_does(tiny):
+    from transformers import AutoTokenizer
+
+    text = "Grüße\n\n\t 漢字 🙂"
+    ids = AutoTokenizer.from_pretrained(tiny).encode(text)
+    assert ids == load_tokenizer(tiny).encode(text).ids
+    assert AutoTokenizer.from_pretrained(tiny).decode(ids) == text
+
+
+# Local folders
+
+
+def test_a_local_folder_is_copied_whole_and_computes_the_same(tmp_path, tiny):
+    folder = fetched(tmp_path, {"source": "path", "path": str(copied(tiny, tmp_path / "own"))})
+    shutil.rmtree(tmp_path / "own")
+    assert manifest(folder)["weight_sha256"] == manifest(tiny)["weight_sha256"]
+    assert manifest(folder)["license"] == "not stated"
+    np.testing.assert_array_equal(logits(folder), logits(tiny))
+
+
+def test_a_stated_shape_that_is_wrong_is_refused_with_the_right_one(tmp_path, tiny):
+    own = copied(tiny, tmp_path / "own")
+    with pytest.raises(ModelError, match=r"kv_heads is 2, stated 4") as caught:
+        fetched(tmp_path, {"source": "path", "path": str(own), "kv_heads": 4})
+    assert "Write: kv_heads: 2" in str(caught.value)
+    assert list((tmp_path / "resources/models").iterdir()) == []
+
+
+def test_pickled_weights_are_refused_by_name(tmp_path, tiny):
+    own = copied(tiny, tmp_path / "own")
+    (own / "model.safetensors").rename(own / "pytorch_model.bin")
+    with pytest.raises(
+        ModelError, match=r"no model\.safetensors \(only pytorch_model\.bin\).*pickle can run code"
+    ):
+        fetched(tmp_path, {"source": "path", "path": str(own)})
+
+
+@pytest.mark.parametrize("change", [{"model_type": "invented"}, {"model_type": "vit"}])
+def test_a_model_that_transformers_does_not_know_as_a_decoder_is_refused(tmp_path, tiny, change):
+    own = copied(tiny, tmp_path / "own")
+    config = json.loads((own / "config.json").read_text())
+    remote = {"auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}}
+    (own / "config.json").write_text(json.dumps(config | remote | change))
+    (own / "evil.py").write_text("raise SystemExit('code of the repository ran')")
+    with pytest.raises(ModelError, match=r"without running code|no causal language model"):
+        fetched(tmp_path, {"source": "path", "path": str(own)})
+
+
+def test_a_model_without_a_tokenizer_is_refused(tmp_path, tiny):
+    own = copied(tiny, tmp_path / "own")
+    for file in own.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ModelError, match="tokenizer"):
+        fetched(tmp_path, {"source": "path", "path": str(own)})
+
+
+# The hub
+
+
+def test_a_hub_model_takes_only_the_weights_that_its_index_names(tmp_path, tiny, monkeypatch):
+    from safetensors.numpy import load_file, save_file
+
+    snapshot = copied(tiny, tmp_path / "snapshot")
+    weights = load_file(snapshot / "model.safetensors")
+    names = sorted(weights)
+    parts = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    for part, keys in parts.items():
+        save_file({key: weights[key] for key in keys}, snapshot / part, metadata={"format": "pt"})
+    (snapshot / "model.safetensors").rename(snapshot / "consolidated.safetensors")
+    index = {"metadata": {}, "weight_map": {key: part for part, keys in parts.items() for key in keys}}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    asked = []
+    monkeypatch.setattr(fetch, "fetch_hub", lambda *args, **rest: asked.append(args) or snapshot)
+    custom = {"source": "hub", "id": "a/b", "revision": "abc", "layers": 2}
+    folder = fetched(tmp_path, custom)
+    assert asked[1] == ("a/b", "abc", sorted(parts))
+    assert sorted(file.name for file in folder.glob("*.safetensors")) == sorted(parts)
+    assert manifest(folder)["origin"] == "a/b@abc"
+    np.testing.assert_array_equal(logits(folder), logits(tiny))
+
+
+def test_a_hub_that_cannot_be_reached_is_one_error_and_no_other_model(tmp_path, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def refuse(*args, **kwargs):
+        raise LocalEntryNotFoundError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    entry = resolve_model("gpt2", models_yaml=LIST)
+    with pytest.raises(ModelError) as caught:
+        fetch_model(entry.plain(), "gpt2", tmp_path / "models/gpt2/manifest.json")
+    message = str(caught.value)
+    assert all(
+        part in message for part in ("hub: model openai-community/gpt2", entry.revision, "source: path")
+    )
+    assert "No other model is used" in message
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+# Wheels and GGUF files
+
+
+def write_gguf(folder, path):
+    """The tiny Llama as a GGUF file, rows of Q and K interleaved as llama.cpp keeps them."""
+    import gguf
+    from safetensors.numpy import load_file
+
+    config = json.loads((folder / "config.json").read_text())
+    heads, kv_heads, vocabulary = (
+        config["num_attention_heads"],
+        config["num_key_value_heads"],
+        config["vocab_size"],
+    )
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("A tiny name with spaces")
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
+    tokens = sorted(
+        json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"].items(),
+        key=lambda item: item[1],
+    )
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([token for token, _ in tokens] + ["<|endoftext|>", "ab"])
+    writer.add_token_types([1] * len(tokens) + [3, 1])
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(vocabulary - 1)
+    writer.add_eos_token_id(vocabulary - 1)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+    for name, weight in load_file(folder / "model.safetensors").items():
+        if "q_proj" in name or "k_proj" in name:
+            count = heads if "q_proj" in name else kv_heads
+            weight = weight.reshape(count, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+        if len(weight) == vocabulary:
+            weight = np.concatenate([weight, np.zeros_like(weight[:1])])  # for the merge, which GGUF needs
+        stem = name.removesuffix(".weight")
+        writer.add_tensor(f"{names.get_name(stem)}.weight", np.ascontiguousarray(weight))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tiny, tmp_path_factory):
+    return write_gguf(tiny, tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+
+
+def test_a_gguf_file_tells_its_layers_and_computes_as_the_model_it_was_made_of(tmp_path, tiny, tiny_gguf):
+    folder = fetched(tmp_path, {"source": "path", "path": str(tiny_gguf)})
+    shape = {"layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "max_context": 4096}
+    assert {key: manifest(folder)[key] for key in shape} == shape
+    config = json.loads((folder / "config.json").read_text())
+    assert not {"quantization_config", "_model_name_or_path"} & config.keys()
+    np.testing.assert_allclose(logits(folder)[:, :257], logits(tiny), atol=1e-4)
+
+
+def test_reading_a_gguf_once_leaves_the_library_as_it_was(tmp_path, tiny_gguf):
+    import gguf
+
+    before = gguf.GGUFReader, gguf.get_tensor_name_map
+    fetched(tmp_path, {"source": "path", "path": str(tiny_gguf)})
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == before
+
+
+def wheel_entry(wheel, gguf, **changed):
+    entry = {"source": "wheel", "package": "tiny-model==1.0", "package_sha256": sha256_file(wheel)}
+    return entry | {"member": "m/tiny.gguf", "sha256": sha256_file(gguf), "layers": 2} | changed
+
+
+@pytest.fixture
+def wheel(tmp_path, tiny_gguf, make_wheel):
+    return make_wheel(tmp_path / "index", {"m/tiny.gguf": tiny_gguf.read_bytes()}, "tiny_model")
+
+
+def test_a_wheel_becomes_a_model_folder_with_nothing_quantised_left(
+    tmp_path, tiny, tiny_gguf, wheel, stub_pip, monkeypatch
+):
+    pip = stub_pip(wheel)
+    monkeypatch.setattr("ghostkv.downloads.pip_download", pip)
+    folder = fetched(tmp_path, wheel_entry(wheel, tiny_gguf))
+    assert (tmp_path / "resources/downloads" / wheel.name).is_file()
+    assert list(folder.glob("*.gguf")) == []
+    assert manifest(folder)["origin"] == "tiny-model==1.0 (m/tiny.gguf)"
+    np.testing.assert_allclose(logits(folder)[:, :257], logits(tiny), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [({"member": "m/other.gguf"}, r"has no file m/other\.gguf"), ({"sha256": "0" * 64}, "wrong checksum")],
+)
+def test_a_wheel_without_the_expected_file_leaves_no_folder(
+    tmp_path, tiny_gguf, wheel, stub_pip, monkeypatch, changed, match
+):
+    monkeypatch.setattr("ghostkv.downloads.pip_download", stub_pip(wheel))
+    with pytest.raises(ModelError, match=match):
+        fetched(tmp_path, wheel_entry(wheel, tiny_gguf, **changed))
+    assert list((tmp_path / "resources/models").iterdir()) == []
+
+
+def test_a_damaged_gguf_is_one_message(tmp_path, tiny_gguf):
+    path = tmp_path / "half.gguf"
+    path.write_bytes(tiny_gguf.read_bytes()[:2000])
+    with pytest.raises(ModelError, match=r"half\.gguf: .*GGUF"):
+        fetched(tmp_path, {"source": "path", "path": str(path), "layers": 2})
+
+
+# Whole or absent
+
+
+def test_a_kill_in_the_middle_leaves_no_manifest_and_the_next_fetch_clears_up(tmp_path, monkeypatch):
+    custom = {"source": "random", "architecture": "gpt2"}
+    whole = fetched(tmp_path / "undisturbed", custom)
+
+    def half(entry, name, folder, downloads):
+        (folder / "model.safetensors").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(stage, "bring", half)
+        fetched(tmp_path, custom)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    models = tmp_path / "resources/models"
+    assert [path.name for path in models.iterdir()] == [f".mine.{child}.part"]
+    folder = fetched(tmp_path, custom)
+    assert [path.name for path in models.iterdir()] == ["mine"]
+    for file in whole.iterdir():
+        assert file.read_bytes() == (folder / file.name).read_bytes(), file.name
+
+
+def test_a_failed_fetch_keeps_the_model_that_was_there(tmp_path, monkeypatch):
+    folder = fetched(tmp_path, {"source": "random", "architecture": "gpt2"})
+    before = manifest(folder)
+    with pytest.raises(ModelError):
+        fetched(tmp_path, {"source": "path", "path": str(tmp_path / "absent.gguf"), "layers": 2})
+    assert manifest(folder) == before
+
+
+def test_a_new_fetch_replaces_every_file_of_the_old_model(tmp_path, tiny):
+    folder = fetched(tmp_path, {"source": "random", "architecture": "gpt2"})
+    (folder / "model-00001-of-00002.safetensors").write_bytes(b"of an older model")
+    fetched(tmp_path, {"source": "random", "architecture": "llama", "heads": 4, "kv_heads": 2})
+    assert sorted(file.name for file in folder.iterdir()) == sorted(file.name for file in tiny.iterdir())
+    assert all(file.stat().st_mode & 0o044 for file in folder.iterdir())

@@ -1,4 +1,5 @@
 # Validation and helpers, and no rules. What a config means is decided in ghostkv/config; here it meets Snakemake.
+import fcntl
 import os
 import sys
 
@@ -15,6 +16,18 @@ from ghostkv.config.experiment import check_model, load_config
 from ghostkv.errors import GhostKVError
 from ghostkv.provenance import fingerprint
 from ghostkv.registry import check_domains, read_sources, resolve_model
+
+# A killed run leaves Snakemake's lock behind, and every later one would stop at it. The kernel knows better: while a
+# run lives it shares this file, so whoever gets it alone may clear what the dead left.
+os.makedirs(".snakemake", exist_ok=True)
+ALIVE = open(".snakemake/alive", "a")
+try:
+    fcntl.flock(ALIVE, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for lock in Path(".snakemake/locks").glob("*.lock"):
+        lock.unlink(missing_ok=True)
+except OSError:
+    pass
+fcntl.flock(ALIVE, fcntl.LOCK_SH)
 
 try:
     CONFIG = load_config(config)
@@ -45,8 +58,8 @@ CAPTURES = [
     for name, entry in TEXTS.items()
 ]
 
-LAYER_TABLES = ("sweep", "points", "context")
-FRONTIER_TABLES = ("sweep", "points", "context", "safe_points", "layer_head")
+LAYER_TABLES = ("sweep", "points", "context", "bounds")
+FRONTIER_TABLES = (*LAYER_TABLES, "safe_points", "layer_head")
 HISTORICAL_TABLES = ("sweep", "ablation", "knobs")
 
 # The branch of the config that a stage's output depends on, and no more: what is not here reruns nothing.

@@ -1,0 +1,54 @@
+# Each target sets up .venv on first use. `make frontier` is the experiment; everything else serves it.
+#
+#   make frontier   fetch, capture, sketch, sweep, report: results/frontier and results/report
+#   make report     the report alone, and Snakemake's own self-contained one: results/report/snakemake.html
+#   make test       the whole test suite
+#   make lint       what CI checks besides the tests
+#   make clean      remove what the workflow made; keeps .venv and downloads
+#
+# ARGS goes to snakemake:     make frontier ARGS="--configfile mine.yaml"
+# CORES limits the cores:     make frontier CORES=4
+# TORCH chooses the build:    make test TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= $(or $(shell command -v python3.11),python3)
+CORES ?= all
+ARGS ?=
+PYTEST ?= -q -n 2 --dist loadgroup
+TORCH ?= torch==2.13.0
+
+BIN := .venv/bin
+READY := .venv/.ready
+# Jobs state their memory; together they may take nine tenths of what is installed.
+MEMORY_MB = $(shell $(BIN)/python -c "import psutil; print(int(psutil.virtual_memory().total * 0.9) >> 20)")
+SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) --resources mem_mb=$(MEMORY_MB) --quiet host rules reason $(ARGS)
+
+.PHONY: frontier report test lint clean
+
+frontier: $(READY)
+	@$(SNAKEMAKE) frontier
+
+report: $(READY)
+	@$(SNAKEMAKE) report
+	@$(SNAKEMAKE) report --report results/report/snakemake.html
+
+test: $(READY)
+	@$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(READY)
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/snakefmt --check Snakefile workflow
+	@$(BIN)/snakemake --lint
+
+clean:
+	@find results -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	@rm -rf .snakemake
+
+# torch comes first: pip then finds the build that fits the machine before anything else asks for one. Byte code is left to the
+# first import, which compiles what is used and not the 20,000 modules that are not.
+$(READY): pyproject.toml
+	@echo "Setting up .venv (about a minute)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check $(TORCH)
+	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[dev]'
+	@touch $@

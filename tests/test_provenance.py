@@ -1,0 +1,191 @@
+"""Fingerprints change with code and with nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ghostkv import provenance
+
+FILES = {
+    "__init__.py": '"""The package."""\n',
+    "stages/__init__.py": "",
+    "stages/sketch.py": (
+        '"""Sketch."""\nfrom ghostkv.codecs import pca\nfrom ..io import write\n\n\n'
+        'def run():\n    """Do it."""\n    from ghostkv.models.load import load\n'
+        "    return pca, write, load  # all\n"
+    ),
+    "stages/capture.py": "from ghostkv import io\n",
+    "codecs/__init__.py": 'MODULES = ["ghostkv.codecs.low_bit"]\n',
+    "codecs/pca.py": "def fit(x):\n    return x + 1\n",
+    "codecs/low_bit.py": "def fit(x):\n    return x\n",
+    "models/__init__.py": "",
+    "models/load.py": "raise RuntimeError('a fingerprint imports nothing')\n",
+    "report/__init__.py": "",
+    "report/page.html.jinja": "<html></html>\n",
+    "stages/report.py": "import ghostkv.report\n",
+    "io.py": "def write():\n    pass\n",
+}
+
+
+class Package:
+    """A small package with its own copy of provenance.py."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder / "ghostkv"
+        for name, text in FILES.items():
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        shutil.copy(provenance.__file__, self.folder / "provenance.py")
+
+    def fresh(self):
+        """provenance.py as a new process would load it."""
+        spec = importlib.util.spec_from_file_location("copied_provenance", self.folder / "provenance.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    def fingerprint(self, stage: str = "sketch") -> str:
+        return self.fresh().fingerprint(f"ghostkv.stages.{stage}")
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        text = (self.folder / name).read_text()
+        assert old in text
+        (self.folder / name).write_text(text.replace(old, new))
+
+
+@pytest.fixture
+def package(tmp_path):
+    return Package(tmp_path)
+
+
+def test_closure_holds_all_that_runs_and_no_more(package):
+    assert package.fresh().closure("ghostkv.stages.sketch") == (
+        "ghostkv",
+        "ghostkv.codecs",
+        "ghostkv.codecs.low_bit",
+        "ghostkv.codecs.pca",
+        "ghostkv.io",
+        "ghostkv.models",
+        "ghostkv.models.load",
+        "ghostkv.stages",
+        "ghostkv.stages.sketch",
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("stages/sketch.py", "# all", "# another comment"),
+        ("stages/sketch.py", '"""Do it."""', '"""Do it, said better."""'),
+        ("stages/sketch.py", '"""Sketch."""', '"""A longer\n\nmodule docstring."""'),
+        ("codecs/pca.py", "return x + 1", "return (\n        x + 1\n    )"),
+    ],
+    ids=["comment", "docstring", "module docstring", "layout"],
+)
+def test_what_is_not_code_changes_nothing(package, file, old, new):
+    before = package.fingerprint()
+    package.edit(file, old, new)
+    assert package.fingerprint() == before
+
+
+def test_a_touch_changes_nothing(package):
+    before = package.fingerprint()
+    os.utime(package.folder / "codecs/pca.py", (1, 1))
+    assert package.fingerprint() == before
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("stages/sketch.py", "return pca", "return [pca]"),
+        ("codecs/pca.py", "+ 1", "+ 2"),
+        ("codecs/low_bit.py", "return x", "return -x"),
+        ("models/load.py", "nothing", "all"),
+        ("io.py", "pass", "return 1"),
+        ("codecs/__init__.py", "MODULES", "NAMES"),
+    ],
+    ids=["itself", "imported", "named as text", "imported lazily", "imported relatively", "parent package"],
+)
+def test_code_changes_the_stages_that_run_it(package, file, old, new):
+    before = package.fingerprint()
+    package.edit(file, old, new)
+    assert package.fingerprint() != before
+
+
+def test_code_leaves_other_stages_alone(package):
+    before = package.fingerprint("capture")
+    package.edit("codecs/pca.py", "+ 1", "+ 2")
+    assert package.fingerprint("capture") == before
+
+
+def test_a_template_counts_as_code_of_its_package(package):
+    before = package.fingerprint("report")
+    package.edit("report/page.html.jinja", "<html>", "<html lang='en'>")
+    assert package.fingerprint("report") != before
+
+
+def test_a_missing_stage_is_refused(package):
+    with pytest.raises(ModuleNotFoundError, match=r"ghostkv\.stages\.absent"):
+        package.fingerprint("absent")
+
+
+def test_fingerprint_does_not_depend_on_the_process():
+    code = "from ghostkv.provenance import fingerprint; print(fingerprint('ghostkv.stages.sketch'))"
+    seeds = [
+        os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(provenance.PACKAGE.parent)} for seed in "12"
+    ]
+    found = {
+        subprocess.check_output([sys.executable, "-c", code], env=env, text=True).strip() for env in seeds
+    }
+    assert found == {provenance.fingerprint("ghostkv.stages.sketch")}
+
+
+def _closure(stage: str) -> set[str]:
+    return set(provenance.closure(f"ghostkv.stages.{stage}"))
+
+
+def test_capture_does_not_depend_on_codecs_or_config_of_later_stages():
+    names = _closure("capture")
+    assert not {
+        name for name in names if name.startswith(("ghostkv.codecs", "ghostkv.report", "ghostkv.sweep"))
+    }
+    assert "ghostkv.config.frontier" not in names
+
+
+@pytest.mark.parametrize("stage", ["sketch", "frontier", "report"])
+def test_stages_after_capture_do_not_depend_on_torch(stage):
+    assert not {name for name in _closure(stage) if name.startswith("ghostkv.models")}
+
+
+def test_sketch_and_frontier_depend_on_codecs():
+    for stage in ("sketch", "frontier"):
+        assert "ghostkv.codecs.frames" in _closure(stage)
+
+
+def test_all_stages_take_a_fraction_of_a_second():
+    stages = [path.stem for path in (provenance.PACKAGE / "stages").glob("[a-z]*.py")]
+    provenance._read.cache_clear()
+    provenance.closure.cache_clear()
+    start = time.perf_counter()
+    for stage in stages:
+        provenance.fingerprint(f"ghostkv.stages.{stage}")
+    assert time.perf_counter() - start < 1.0
+
+
+def test_metadata_is_text_and_leaves_out_what_is_unknown():
+    facts = provenance.metadata("abc", model="m", layers=30, text=None)
+    assert facts == {
+        "package_version": facts["package_version"],
+        "fingerprint": "abc",
+        "model": "m",
+        "layers": "30",
+    }

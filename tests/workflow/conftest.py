@@ -1,0 +1,119 @@
+"""The real Snakefile on a tiny model, run once for all tests here, from a copy of the project that they may edit."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COPIED = ("Snakefile", "config.yaml", "environment.yml", "ghostkv", "profiles", "workflow")
+REGISTRIES = ("resources/models.yaml", "resources/texts.yaml")
+
+
+@dataclass(frozen=True)
+class Project:
+    """A copy of the project, and a folder that it runs in."""
+
+    root: Path
+    folder: Path
+
+    def snakemake(self, *arguments: str, check: bool = True, **options) -> subprocess.CompletedProcess:
+        """Run Snakemake on two cores; its output is text."""
+        done = subprocess.run(
+            self.command(*arguments), capture_output=True, text=True, cwd=self.root, **options
+        )
+        if check:
+            assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def command(self, *arguments: str) -> list[str]:
+        """The command line of `snakemake`."""
+        tiny = ["--configfile", str(ROOT / "tests/config/tiny.yaml"), "--directory", str(self.folder)]
+        return [sys.executable, "-m", "snakemake", "--cores", "2", *tiny, *arguments]
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """Jobs that Snakemake would run, by rule; targets left out."""
+        said = self.snakemake("--dry-run", *arguments).stdout
+        table = re.search(r"job +count\n-+ +-+\n(.*?)\ntotal", said, re.DOTALL)
+        jobs = dict(line.split() for line in table[1].splitlines()) if table else {}
+        return {rule: int(count) for rule, count in jobs.items() if rule != "all"}
+
+    @contextmanager
+    def edited(self, file: str, old: str, new: str) -> Iterator[None]:
+        """The copy with one piece of one file replaced."""
+        path = self.root / file
+        text = path.read_text()
+        assert text.count(old) >= 1, f"{file} has no {old!r}"
+        path.write_text(text.replace(old, new, 1))
+        try:
+            yield
+        finally:
+            path.write_text(text)
+
+    def kill_during(self, log: str, *arguments: str, delay: float = 0.2) -> None:
+        """Start a run and send SIGKILL to all its processes shortly after a job opened its log."""
+        path = self.folder / log
+        path.unlink(missing_ok=True)
+        running = subprocess.Popen(
+            self.command(*arguments),
+            cwd=self.root,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            deadline = time.monotonic() + 60
+            while not path.exists():
+                assert running.poll() is None, f"the run ended before {log} appeared"
+                assert time.monotonic() < deadline, f"{log} did not appear"
+                time.sleep(0.01)
+            time.sleep(delay)
+        finally:
+            os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
+
+
+def copy_project(root: Path, folder: Path) -> Project:
+    """A project in `root` that runs in `folder`."""
+    for name in COPIED:
+        source, target = ROOT / name, root / name
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+    for name in REGISTRIES:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, root / name)
+    folder.mkdir(parents=True, exist_ok=True)
+    # tiny.yaml names its texts from the top of the repository.
+    (folder / "tests").symlink_to(ROOT / "tests")
+    return Project(root, folder)
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory) -> Project:
+    """A finished tiny run. Tests leave the copy and the results as they found them."""
+    base = tmp_path_factory.mktemp("project")
+    project = copy_project(base / "copy", base / "run")
+    project.snakemake("--quiet", "all")
+    return project
+
+
+def pytest_collection_modifyitems(items):
+    """All tests of this folder share one run, so one worker gets them all."""
+    for item in items:
+        if Path(__file__).parent in Path(item.fspath).parents:
+            item.add_marker(pytest.mark.workflow)
+            item.add_marker(pytest.mark.xdist_group("workflow"))

@@ -1,0 +1,38 @@
+"""A bad config ends the run at once, with one message that says what to write and no traceback."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+FAULTS = {
+    "typo": ("capture={tokenss: 512}", ["capture.tokenss", "Did you mean `tokens`", "Write: tokens: 512"]),
+    "type": ("capture={tokens: many}", ["capture.tokens", '"many"', "integer", "Write: tokens:"]),
+    "layer": ("capture={layers: [0, 5]}", ["layer 5", "tiny-llama has 2 layers", "Write: layers: [0]"]),
+    "context": ("capture={tokens: 8192}", ["capture.tokens is 8192", "at most 4096", "Write: tokens: 4096"]),
+    "model": ("model={name: tiny-lama}", ["model.name is tiny-lama", "tiny-llama"]),
+    "domain": ("texts={domains: [esays]}", ["texts.domains", "esays", "essays"]),
+    "bands": ("capture={tokens: 256}", ["query_bands[1].stop is 512", "at most 256"]),
+    "cold keys": ("frontier={hot: 64}", ["query_bands[0].start is 64", "Write: start: 76"]),
+}
+
+
+@pytest.mark.parametrize(("config", "says"), FAULTS.values(), ids=FAULTS.keys())
+def test_a_bad_config_says_what_to_write(project, config, says):
+    done = project.snakemake("--dry-run", "--config", config, check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode == 1
+    for part in says:
+        assert part in said
+    assert "Traceback" not in said
+
+
+def test_a_text_too_short_for_the_context_says_so(project, tmp_path):
+    config = json.dumps({"tokens": 2048})
+    done = project.snakemake("--config", f"capture={config}", "--until", "assemble_texts", check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert "Traceback" not in said
+    assert "prose" in said
+    assert "2048" in said

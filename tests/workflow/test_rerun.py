@@ -1,0 +1,80 @@
+"""What an edit of the package or the config reruns, asked of the real Snakemake."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+SKETCH = {"sketch_layer": 2, "sweep_layer": 2, "gather_frontier": 1, "report": 1}
+
+
+def test_a_touch_of_the_package_reruns_nothing(project):
+    for path in (project.root / "ghostkv").rglob("*.py"):
+        os.utime(path)
+    assert project.planned() == {}
+
+
+def test_a_comment_reruns_nothing(project):
+    with project.edited("ghostkv/codecs/frames.py", "from __future__", "# A comment.\nfrom __future__"):
+        assert project.planned() == {}
+
+
+def test_a_docstring_reruns_nothing(project):
+    with project.edited("ghostkv/stages/capture.py", '"""', '"""Said better. '):
+        assert project.planned() == {}
+
+
+def test_codec_code_reruns_sketch_frontier_and_report_but_no_capture(project):
+    with project.edited("ghostkv/codecs/frames.py", "from __future__ import annotations\n", EDIT):
+        planned = project.planned()
+    assert planned.keys() >= SKETCH.keys()
+    assert {rule: planned[rule] for rule in SKETCH} == SKETCH
+    assert not planned.keys() & {"fetch_model", "assemble_texts", "capture_text", "capture_overhead"}
+
+
+EDIT = "from __future__ import annotations\nCHANGED = 1\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "reruns", "spares"),
+    [
+        (
+            "ghostkv/stages/report.py",
+            {"report"},
+            {"sweep_layer", "gather_frontier", "historical", "capture_text"},
+        ),
+        ("ghostkv/stages/frontier.py", {"sweep_layer", "report"}, {"sketch_layer", "capture_text"}),
+        (
+            "ghostkv/stages/capture.py",
+            {"capture_text", "sketch_layer", "sweep_layer"},
+            {"fetch_model", "assemble_texts"},
+        ),
+    ],
+    ids=["report", "frontier", "capture"],
+)
+def test_code_of_a_stage_reruns_it_and_what_follows(project, file, reruns, spares):
+    with project.edited(file, "from __future__ import annotations\n", EDIT):
+        planned = project.planned().keys()
+    assert planned >= reruns
+    assert not planned & spares
+
+
+@pytest.mark.parametrize(
+    ("config", "reruns", "spares"),
+    [
+        ("capture={seed: 1}", {"capture_text", "sketch_layer"}, {"fetch_model", "assemble_texts"}),
+        ("sketch={seed: 1}", {"sketch_layer", "sweep_layer"}, {"capture_text"}),
+        ("frontier={sinks: 2}", {"sweep_layer", "report"}, {"sketch_layer", "capture_text"}),
+        ("report={title: Mine}", {"report"}, {"gather_frontier", "historical"}),
+    ],
+    ids=["capture", "sketch", "frontier", "report"],
+)
+def test_a_config_branch_reruns_its_stage_and_what_follows(project, config, reruns, spares):
+    planned = project.planned("--config", config).keys()
+    assert planned >= reruns
+    assert not planned & spares
+
+
+def test_the_number_of_threads_reruns_nothing(project):
+    assert project.planned("--config", "capture={threads: 2}") == {}

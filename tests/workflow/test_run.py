@@ -1,0 +1,102 @@
+"""A whole run: what it makes, that a second does nothing, that any file can be asked for by name."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+import pyarrow.parquet as pq
+import pytest
+
+TABLES = {
+    "texts": ["texts"],
+    "frontier": ["sweep", "points", "context", "bounds", "safe_points", "layer_head"],
+    "historical": ["sweep", "ablation", "knobs"],
+    "benchmark": ["capture_overhead", "sweep_speed"],
+}
+
+
+@pytest.mark.parametrize("table", [f"{stage}/{name}" for stage, names in TABLES.items() for name in names])
+def test_every_table_has_rows_and_says_what_made_it(project, table):
+    file = pq.ParquetFile(project.folder / "results" / f"{table}.parquet")
+    assert file.metadata.num_rows > 0
+    assert {b"package_version", b"fingerprint"} <= set(file.schema_arrow.metadata)
+
+
+def test_every_capture_is_proved(project):
+    for text in ("prose_codec_0", "prose_threshold_0", "prose_held_out_0"):
+        layers = pq.read_table(project.folder / "results/capture" / text / "layers.parquet").to_pydict()
+        assert layers["layer"] == [0, 1]
+        assert max(layers["max_relative_error"]) < 1e-3
+
+
+def test_report_is_complete(project):
+    folder = project.folder / "results/report"
+    assert (folder / "RESULTS.md").read_text().startswith("#")
+    headline = json.loads((folder / "headline.json").read_text())
+    for figure in ("frontier.safe_head_share", "capture.max_relative_error", "capture.overhead_ratio"):
+        assert {"value", "unit", "n", "source"} <= set(headline[figure])
+    assert list((folder / "figures").glob("*.svg"))
+
+
+def test_every_job_leaves_a_log_and_its_peak_memory(project):
+    logs = project.folder / "results/logs"
+    assert {path.parent.name for path in logs.glob("*/*.log")} == {
+        "model", "texts", "capture", "sketch", "frontier", "historical", "benchmark", "report",
+    }  # fmt: skip
+    assert {path.with_suffix(".log") for path in logs.glob("*/*.tsv")} == set(logs.glob("*/*.log"))
+
+
+def test_no_temporary_file_is_left(project):
+    assert not list((project.folder / "results").rglob(".*.part"))
+
+
+def test_a_second_run_does_nothing_quickly(project):
+    start = time.perf_counter()
+    said = project.snakemake()
+    assert "Nothing to be done" in said.stderr + said.stdout
+    assert time.perf_counter() - start < 6
+
+
+@pytest.mark.parametrize(
+    "target", ["all", "frontier", "report", "capture", "sketch", "historical", "benchmark"]
+)
+def test_targets_are_up_to_date(project, target):
+    assert project.planned(target) == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "rules"),
+    [
+        ("results/capture/prose_codec_0/kv.parquet", {"capture_text": 1}),
+        ("results/sketch/layer_01/records.parquet", {"sketch_layer": 1}),
+        ("results/frontier/layers/layer_00/points.parquet", {"sweep_layer": 1}),
+    ],
+)
+def test_a_single_file_can_be_made_by_name(project, file, rules):
+    assert project.planned("--force", file) == rules
+
+
+def test_a_dry_run_gives_reasons(project):
+    said = project.snakemake("--dry-run", "--forcerun", "sketch_layer").stdout
+    assert "reason: Forced execution" in said
+    assert "Input files updated by another job" in said
+
+
+def test_snakemakes_own_report_needs_no_network(project):
+    target = project.folder / "results/report/snakemake.html"
+    project.snakemake("--report", str(target), "--quiet", "all")
+    page = target.read_text()
+    assert "RESULTS.md" in page
+    assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']?(?:https?:)?//[^>]*>", page)
+    target.unlink()
+
+
+def test_a_script_runs_in_this_process_for_a_debugger(project):
+    import subprocess
+    import sys
+
+    mock = [sys.executable, str(project.root / "workflow/mock_snakemake.py"), "gather_frontier"]
+    config = ["--configfile", "tests/config/tiny.yaml"]
+    subprocess.run([*mock, *config], cwd=project.folder, check=True, capture_output=True)

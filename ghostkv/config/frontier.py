@@ -17,17 +17,17 @@ class Rules(Section):
     """The grid of thetas of each threshold rule; null leaves a rule out."""
 
     absolute: Grid | None = Field(
-        default=Grid(start=-40.0, stop=40.0, count=321),
+        default=Grid(start=-16.0, stop=64.0, count=161),
         description="Estimated score against theta, the same for every query (the historical rule).",
     )
     relative_topk: Grid | None = Field(
-        default=Grid(start=-6.0, stop=2.0, count=321),
+        default=Grid(start=-2.0, stop=0.5, count=126),
         description=(
             "(estimate - tau) / (scale ||z|| rho) against theta; tau is the query's k-th best estimate."
         ),
     )
     relative_lse: Grid | None = Field(
-        default=Grid(start=-24.0, stop=0.0, count=321),
+        default=Grid(start=-20.0, stop=0.0, count=126),
         description="Estimate minus the log-sum-exp of the query's estimates, against theta.",
     )
 

@@ -1,0 +1,264 @@
+"""What a codec is: a fitted way to write a key small, estimate its score and bound the estimate's error.
+
+Every codec here is affine: a key is written as coordinates ``y = E (k - mu)``, quantised to ``y_hat``, and read back as
+``k_hat = mu + D y_hat``. With an invertible metric ``W`` (the codec's own frame) and ``rho >= ||W (k - k_hat)||`` measured when
+the record was written, Cauchy-Schwarz gives for every query ``q``
+
+    |q.k - q.k_hat| <= ||W^-T q|| * rho,
+
+whatever ``E``, ``D``, ``mu`` and the quantiser are: a badly fitted codec costs elimination, never correctness.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from ghostkv.codecs.quantiser import UniformQuantiser
+from ghostkv.errors import TableError
+
+# rho is one byte: 0..254 count steps, 255 says "larger than that" and makes the bound infinite.
+RHO_BYTES = 1
+_RHO_MAX = 254
+# Unit roundoff of float32, in which scores and estimates are computed.
+UNIT_ROUNDOFF = 2.0**-24
+# Relative slack of what is fitted in float64 and used in float32 (z, ||W^-T q||, rho steps).
+_FRAME_SLACK = 1.0 + 2.0**-18
+# Products below the smallest float32 vanish; no score that matters is this small.
+_UNDERFLOW = 2.0**-100
+
+
+@dataclass(frozen=True)
+class Records:
+    """Ghost records of one KV head, as stored.
+
+    Attributes
+    ----------
+    code : ndarray of uint8, shape [keys, code_bytes]
+        The sketch, bit-packed.
+    rho : ndarray of uint8, shape [keys]
+        Residual norm in steps of the codec's ``rho_step_``, rounded up; 255 is infinite.
+    """
+
+    code: np.ndarray
+    rho: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rho)
+
+    def __getitem__(self, index) -> Records:
+        return Records(self.code[index], self.rho[index])
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Records ready to be scored.
+
+    Attributes
+    ----------
+    coordinates : ndarray of float32, shape [keys, dims]
+        ``y_hat``.
+    radius : ndarray of float32, shape [keys]
+        ``rho`` in key units plus the rounding slack of scoring in float32; infinite where the record cannot bound.
+    """
+
+    coordinates: np.ndarray
+    radius: np.ndarray
+
+
+@dataclass(frozen=True)
+class ProjectedQueries:
+    """Queries seen from a codec's frame.
+
+    Attributes
+    ----------
+    offset : ndarray of float32, shape [queries]
+        ``q . mu``.
+    coordinates : ndarray of float32, shape [queries, dims]
+        ``z = D^T q``.
+    norm : ndarray of float32, shape [queries]
+        ``||W^-T q||``, rounded up.
+    """
+
+    offset: np.ndarray
+    coordinates: np.ndarray
+    norm: np.ndarray
+
+
+@dataclass
+class Codec:
+    """Base of the affine codecs; a subclass fits the frame and chooses the bits.
+
+    Parameters
+    ----------
+    code_bytes : int
+        Bytes of the sketch of one key; a record takes ``RHO_BYTES`` more.
+    seed : int
+        Seed of what is random in the fit.
+
+    Attributes
+    ----------
+    mean_ : ndarray, shape [head_dim]
+    encoder_ : ndarray, shape [dims, head_dim]
+    decoder_ : ndarray, shape [head_dim, dims]
+    metric_ : ndarray, shape [head_dim, head_dim]
+    quantiser_ : UniformQuantiser
+    rho_step_ : float
+        Width of one step of the stored residual norm.
+    """
+
+    name: ClassVar[str] = ""
+
+    code_bytes: int
+    seed: int = 0
+    mean_: np.ndarray = field(default=None, repr=False)
+    encoder_: np.ndarray = field(default=None, repr=False)
+    decoder_: np.ndarray = field(default=None, repr=False)
+    metric_: np.ndarray = field(default=None, repr=False)
+    quantiser_: UniformQuantiser = field(default=None, repr=False)
+    rho_step_: float = 0.0
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes that one cold key costs on every step: sketch and residual norm."""
+        return self.code_bytes + RHO_BYTES
+
+    def fit(self, keys: np.ndarray, queries: np.ndarray) -> Codec:
+        """Fit the frame, the quantiser and the residual step on calibration tensors.
+
+        Parameters
+        ----------
+        keys : ndarray, shape [keys, head_dim]
+            Keys of one KV head.
+        queries : ndarray, shape [queries, head_dim]
+            Queries of all heads that read that KV head.
+
+        Returns
+        -------
+        Codec
+            self
+        """
+        keys, queries = np.asarray(keys, np.float64), np.asarray(queries, np.float64)
+        self.fit_frame(keys, queries)
+        coordinates = (keys - self.mean_) @ self.encoder_.T
+        self.quantiser_ = self.fit_quantiser(coordinates)
+        self._drop_unwritten_dims()
+        residual = self._residual(keys, self.quantiser_.quantise((keys - self.mean_) @ self.encoder_.T))
+        # A quarter above the largest residual seen: a key beyond it is still sound, its bound is infinite.
+        self.rho_step_ = float(max(1.25 * residual.max(initial=0.0), 1e-6) / _RHO_MAX)
+        return self
+
+    def fit_frame(self, keys: np.ndarray, queries: np.ndarray) -> None:
+        """Set ``mean_``, ``encoder_``, ``decoder_`` and ``metric_``."""
+        raise NotImplementedError
+
+    def fit_quantiser(self, coordinates: np.ndarray) -> UniformQuantiser:
+        """Spend ``code_bytes`` on coordinates of shape [keys, dims]; by default 8 bits on each of the first ones."""
+        bits = np.zeros(coordinates.shape[1], np.int64)
+        bits[: self.code_bytes] = 8
+        return UniformQuantiser.fit(coordinates, bits)
+
+    def _drop_unwritten_dims(self) -> None:
+        written = self.quantiser_.bits > 0
+        self.encoder_, self.decoder_ = self.encoder_[written], self.decoder_[:, written]
+        self.quantiser_ = self.quantiser_.select(written)
+
+    def _residual(self, keys: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """``||W (k - k_hat)||`` of each key, in float64."""
+        rebuilt = self.mean_ + self.quantiser_.dequantise(codes).astype(np.float64) @ self.decoder_.T
+        return np.linalg.norm((keys - rebuilt) @ self.metric_.T, axis=1)
+
+    def encode(self, keys: np.ndarray) -> Records:
+        """Write ghost records.
+
+        Parameters
+        ----------
+        keys : ndarray, shape [keys, head_dim]
+            Keys as the cache holds them (float16 or wider, finite).
+
+        Returns
+        -------
+        Records
+        """
+        keys = np.asarray(keys, np.float64)
+        codes = self.quantiser_.quantise((keys - self.mean_) @ self.encoder_.T)
+        steps = np.ceil(self._residual(keys, codes) * _FRAME_SLACK / self.rho_step_)
+        rho = np.where(steps <= _RHO_MAX, steps, 255).astype(np.uint8)
+        return Records(self.quantiser_.pack(codes, self.code_bytes), rho)
+
+    def decode(self, records: Records) -> Decoded:
+        """Read records back; the radius carries the rounding slack derived in docs/methods.md.
+
+        Raises
+        ------
+        TableError
+            The records were written with another number of code bytes.
+        """
+        if records.code.shape[1] != self.code_bytes:
+            raise TableError(
+                f"codec {self.name}: records have {records.code.shape[1]} code bytes, the codec {self.code_bytes}. "
+                "Delete results/sketch and rerun."
+            )
+        coordinates = self.quantiser_.dequantise(self.quantiser_.unpack(records.code))
+        rho = np.where(records.rho == 255, np.inf, records.rho * (self.rho_step_ * _FRAME_SLACK))
+        radius = rho + self._rounding(np.linalg.norm(coordinates.astype(np.float64), axis=1), rho)
+        return Decoded(coordinates, _round_up(radius))
+
+    def _rounding(self, code_norm: np.ndarray, rho: np.ndarray) -> np.ndarray:
+        """Float32 error of score and estimate together, in units of ``||W^-T q||``.
+
+        A float32 dot product of n terms errs by at most n u sum|a_i b_i| <= n u ||a|| ||b||; ||q|| <= ||W||_2 ||W^-T q||, and
+        ||k|| <= ||mu|| + ||D||_2 ||y_hat|| + ||W^-1||_2 rho.
+        """
+        dims = self.metric_.shape[0] + self.decoder_.shape[1] + 8
+        spread = np.linalg.norm(self.metric_, 2)
+        shrink = np.linalg.norm(np.linalg.inv(self.metric_), 2)
+        mean, gain = np.linalg.norm(self.mean_), np.linalg.norm(self.decoder_, 2)
+        key_norm = mean + gain * code_norm + shrink * rho
+        return dims * UNIT_ROUNDOFF * spread * (key_norm + mean + gain * code_norm) + _UNDERFLOW
+
+    def project(self, queries: np.ndarray) -> ProjectedQueries:
+        """See queries of shape [queries, head_dim] from the codec's frame."""
+        queries = np.asarray(queries, np.float64)
+        dual = np.linalg.solve(self.metric_.T, queries.T).T
+        return ProjectedQueries(
+            (queries @ self.mean_).astype(np.float32),
+            (queries @ self.decoder_).astype(np.float32),
+            _round_up(np.linalg.norm(dual, axis=1) * _FRAME_SLACK + _UNDERFLOW),
+        )
+
+    def estimate(self, queries: ProjectedQueries, decoded: Decoded, scale: float) -> np.ndarray:
+        """Estimated scores ``scale * (q.mu + z.y_hat)``, float32, shape [queries, keys]."""
+        estimate = queries.coordinates @ decoded.coordinates.T
+        estimate += queries.offset[:, None]
+        estimate *= np.float32(scale)
+        return estimate
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything that was fitted, as plain arrays for safetensors."""
+        return {
+            "mean": self.mean_,
+            "encoder": self.encoder_,
+            "decoder": self.decoder_,
+            "metric": self.metric_,
+            "bits": self.quantiser_.bits,
+            "step": self.quantiser_.step,
+            "centre": self.quantiser_.centre,
+            "rho_step": np.array([self.rho_step_]),
+        }
+
+    def load(self, arrays: dict[str, np.ndarray]) -> Codec:
+        """The inverse of `arrays`; returns self."""
+        self.mean_, self.encoder_, self.decoder_ = arrays["mean"], arrays["encoder"], arrays["decoder"]
+        self.metric_, self.rho_step_ = arrays["metric"], float(arrays["rho_step"][0])
+        self.quantiser_ = UniformQuantiser(arrays["bits"], arrays["step"], arrays["centre"])
+        return self
+
+
+def _round_up(values: np.ndarray) -> np.ndarray:
+    """Float64 to float32, never downwards."""
+    with np.errstate(over="ignore"):
+        narrow = values.astype(np.float32)
+    return np.where(narrow < values, np.nextafter(narrow, np.float32(np.inf)), narrow)

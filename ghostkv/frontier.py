@@ -1,0 +1,223 @@
+"""The elimination frontier of one layer: every codec and threshold rule against exact attention.
+
+Thresholds are chosen per head on texts of role `threshold` and reported on texts of role `held_out`. The exact
+scores (codec `exact`, no record) go through the same code as every codec: they are the oracle of each rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ghostkv.attention import ColdRange, ExactAttention, cap, cold_range, exact_attention
+from ghostkv.captures import LayerCapture
+from ghostkv.codecs import Codec, Records
+from ghostkv.metrics import per_query, relevant_counts
+from ghostkv.sweep import Grid, Sweep, sweep
+from ghostkv.thresholds import conformal_index, kept_or_estimated, reference, statistic
+
+# The oracle has no margin; `relative_topk` divides by one, so the oracle's theta counts in steps of 4 score units, which
+# lets a grid made for margins reach as far down.
+ORACLE_MARGIN = 4.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What stays the same over a layer: exact keys, relevance, thresholds.
+
+    Attributes
+    ----------
+    sinks, hot, top_k : int
+    grids : mapping of str to Grid
+        Thetas of each threshold rule.
+    """
+
+    sinks: int
+    hot: int
+    top_k: int
+    grids: Mapping[str, Grid]
+
+
+@dataclass(frozen=True)
+class GroupView:
+    """One KV head on one text: exact attention of the heads that read it, and which keys are cold.
+
+    Attributes
+    ----------
+    capture : LayerCapture
+        With the chosen queries only.
+    kv_head : int
+    visible : ColdRange
+    exact : ExactAttention
+    relevant : dict of ndarray, shape [group, queries]
+    values : ndarray of float32, shape [tokens, value_dim], or None
+    outputs : ndarray of float32, shape [group, queries, value_dim], or None
+        Exact outputs, recomputed from the stored K and V so that elimination is all that an output error measures.
+    """
+
+    capture: LayerCapture
+    kv_head: int
+    visible: ColdRange
+    exact: ExactAttention
+    relevant: dict[str, np.ndarray]
+    values: np.ndarray | None
+    outputs: np.ndarray | None
+
+    @property
+    def queries(self) -> np.ndarray:
+        """float32, shape [group, queries, head_dim]."""
+        return self.capture.group_queries(self.kv_head)
+
+    @property
+    def value_dim(self) -> int:
+        return 0 if self.values is None else self.values.shape[1]
+
+
+def view_group(capture: LayerCapture, kv_head: int, setting: Setting, with_output: bool) -> GroupView:
+    """Exact attention of one KV head's group; `with_output` False skips values (calibration needs none)."""
+    visible = cold_range(capture.positions, capture.first_visible(), setting.sinks, setting.hot)
+    exact = exact_attention(
+        capture, kv_head, capture.keys[kv_head].astype(np.float32), visible, setting.top_k
+    )
+    values = outputs = None
+    if with_output and capture.values is not None:
+        values = capture.values[kv_head].astype(np.float32)
+        outputs = exact.mass @ values
+    return GroupView(
+        capture,
+        kv_head,
+        visible,
+        exact,
+        relevant_counts(exact.needed, visible),
+        values,
+        outputs,
+    )
+
+
+@dataclass(frozen=True)
+class Design:
+    """A codec as the frontier sees it; `codec` None is the exact-score oracle."""
+
+    name: str
+    code_bytes: int
+    codec: Codec | None
+
+    @property
+    def record_bytes(self) -> int:
+        return self.codec.record_bytes if self.codec else 0
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What a design knows about the cold keys of a view.
+
+    Attributes
+    ----------
+    scores : ndarray of float32, shape [group, queries, keys]
+    weight : ndarray of float32, shape [group, queries]
+    radius : ndarray of float32, shape [keys]
+        The margin of a pair is ``weight * radius``; the oracle's is `ORACLE_MARGIN`.
+    known : ndarray of float32, shape [group, queries, keys]
+        Estimates of cold keys beside exact scores of the others.
+    """
+
+    scores: np.ndarray
+    weight: np.ndarray
+    radius: np.ndarray
+    known: np.ndarray
+
+
+def estimate_group(view: GroupView, design: Design, records: Records | None) -> Estimates:
+    """Score every key of a view from its ghost record."""
+    shape = view.exact.scores.shape
+    if design.codec is None:
+        weight, radius = np.full(shape[:2], ORACLE_MARGIN, np.float32), np.ones(shape[2], np.float32)
+        return Estimates(view.exact.scores, weight, radius, view.exact.scores)
+    capture, decoded = view.capture, design.codec.decode(records)
+    projected = design.codec.project(view.queries.reshape(-1, view.queries.shape[-1]))
+    estimates = design.codec.estimate(projected, decoded, capture.scale).reshape(shape)
+    estimates = cap(estimates, capture.softcap)
+    weight = (projected.norm * np.float32(capture.scale)).reshape(shape[:2])
+    return Estimates(
+        estimates, weight, decoded.radius, kept_or_estimated(estimates, view.exact.scores, view.visible)
+    )
+
+
+@dataclass(frozen=True)
+class RuleSweep:
+    """A design under one rule on one view."""
+
+    statistic: np.ndarray
+    counts: Sweep
+    rates: dict[str, np.ndarray]
+
+
+def sweep_rule(view: GroupView, estimates: Estimates, rule: str, setting: Setting) -> RuleSweep:
+    """Every threshold of one rule, per query."""
+    origin = reference(rule, estimates.known, view.visible, setting.top_k)
+    compared = statistic(rule, estimates.scores, origin, estimates.weight, estimates.radius, view.visible)
+    counts = sweep(
+        compared,
+        view.exact.mass,
+        view.exact.needed,
+        view.visible.start,
+        view.visible.stop,
+        setting.grids[rule],
+        view.values,
+        view.outputs,
+    )
+    return RuleSweep(compared, counts, per_query(counts, view.relevant, view.visible))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A threshold for each head of a group, and why it was chosen.
+
+    Attributes
+    ----------
+    metric : str
+        `fer` or `dropped_mass`.
+    target : float
+    method : str
+        `calibrated`: conformal risk control at the target on threshold texts. `safe`: the same at a stricter level, to
+        leave room. `hindsight`: the best that the held-out texts themselves would allow; no user could choose it.
+    index : ndarray of int, shape [group]
+        Threshold of each head; -1 eliminates nothing.
+    """
+
+    metric: str
+    target: float
+    method: str
+    index: np.ndarray
+
+
+def choices(
+    threshold: Sequence[RuleSweep],
+    held_out: Sequence[RuleSweep],
+    targets: Mapping[str, Sequence[float]],
+    safe: Mapping[str, float],
+) -> list[Choice]:
+    """Thresholds of every head for every target and method."""
+    found = []
+    for metric, levels in targets.items():
+        risk, samples = mean_risk(threshold, metric)
+        hindsight, _ = mean_risk(held_out, metric)
+        for level in levels:
+            picked = np.array([conformal_index(head, samples, level) for head in risk])
+            found.append(Choice(metric, level, "calibrated", picked))
+            found.append(Choice(metric, level, "hindsight", (hindsight <= level).sum(axis=1) - 1))
+    risk, samples = mean_risk(threshold, "fer")
+    picked = np.array([conformal_index(head, samples, safe["fer"] * safe["margin"]) for head in risk])
+    hindsight, _ = mean_risk(held_out, "fer")
+    found.append(Choice("fer", safe["fer"], "safe", picked))
+    found.append(Choice("fer", safe["fer"], "safe_hindsight", (hindsight <= safe["fer"]).sum(axis=1) - 1))
+    return found
+
+
+def mean_risk(swept: Sequence[RuleSweep], metric: str) -> tuple[np.ndarray, int]:
+    """Mean risk of each head over the queries of several texts, shape [group, thetas], and their number."""
+    total = sum(one.rates[metric].sum(axis=1) for one in swept)
+    samples = sum(one.rates[metric].shape[1] for one in swept)
+    return total / samples, samples

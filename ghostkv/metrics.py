@@ -1,0 +1,117 @@
+"""From per-query counts to the lab's quality and cost numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from ghostkv.attention import MASS_95, MASS_99, TOP_K, ColdRange
+from ghostkv.sweep import Sweep
+
+ELEMENT_BYTES = 2  # the full cache that bytes ratios refer to is fp16
+
+
+def bytes_ratio(
+    visible: ColdRange, survivors: np.ndarray, record_bytes: int, head_dim: int, value_dim: int
+) -> np.ndarray:
+    """Bytes read in one step over the bytes of the full fp16 K and V.
+
+    Every record is read, every survivor's K and V, and the K and V of sinks and hot window.
+
+    Parameters
+    ----------
+    visible : ColdRange
+    survivors : ndarray, shape [..., queries, thetas]
+        Cold keys read: one head's, or the union over a group (records are then read once per KV head).
+    record_bytes : int
+    head_dim, value_dim : int
+        A capture without values counts values as wide as keys.
+
+    Returns
+    -------
+    ndarray of float64, shape [..., queries, thetas]
+    """
+    pair = ELEMENT_BYTES * (head_dim + (value_dim or head_dim))
+    exact = (visible.visible - visible.cold)[:, None]
+    return (visible.cold[:, None] * (record_bytes / pair) + survivors + exact) / visible.visible[:, None]
+
+
+def relevant_counts(needed: np.ndarray, visible: ColdRange) -> dict[str, np.ndarray]:
+    """How many needed keys each query has; arrays of shape [group, queries].
+
+    `top_k` counts all relevant keys, `top_k_cold` those that are cold, `mass_95` and `mass_99` the fewest keys that
+    hold that mass.
+    """
+    cold = np.zeros(needed.shape[:2], np.int64)
+    _count_cold(needed, TOP_K, visible.start, visible.stop, cold)
+    return {
+        "top_k": np.count_nonzero(needed & TOP_K, axis=-1),
+        "top_k_cold": cold,
+        "mass_95": np.count_nonzero(needed & MASS_95, axis=-1),
+        "mass_99": np.count_nonzero(needed & MASS_99, axis=-1),
+    }
+
+
+def per_query(sweep: Sweep, relevant: dict[str, np.ndarray], visible: ColdRange) -> dict[str, np.ndarray]:
+    """Rates of every query at every threshold; arrays of shape [group, queries, thetas]."""
+    cold = np.maximum(visible.cold, 1)[:, None]
+    return {
+        "elimination": sweep.eliminated / cold,
+        "fer": sweep.false / np.maximum(relevant["top_k"], 1)[..., None],
+        "dropped_mass": sweep.mass,
+        "lost_95": sweep.lost_95 / np.maximum(relevant["mass_95"], 1)[..., None],
+        "lost_99": sweep.lost_99 / np.maximum(relevant["mass_99"], 1)[..., None],
+    }
+
+
+def upper_quantile(values: np.ndarray, share: float, axis: int) -> np.ndarray:
+    """The smallest observed value that at least `share` of the values do not exceed (an order statistic)."""
+    count = values.shape[axis]
+    rank = min(max(int(np.ceil(share * count)) - 1, 0), count - 1)
+    if rank == count - 1:  # the usual case of under 100 queries, and far cheaper than a partition
+        return values.max(axis=axis)
+    return np.take(np.partition(values, rank, axis=axis), rank, axis=axis)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _count_cold(needed, flag, start, stop, out):
+    for g in range(needed.shape[0]):
+        for q in range(needed.shape[1]):
+            total = 0
+            for j in range(start[q], stop[q]):
+                total += (needed[g, q, j] & flag) != 0
+            out[g, q] = total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def bound_errors(exact, estimates, weight, radius, start, stop):
+    """How good a codec's estimate is and whether its margin holds, over the cold keys.
+
+    Parameters
+    ----------
+    exact, estimates : ndarray of float32, shape [group, queries, keys]
+    weight : ndarray of float32, shape [group, queries]
+    radius : ndarray of float32, shape [keys]
+    start, stop : ndarray of int64, shape [queries]
+
+    Returns
+    -------
+    tuple of float
+        Pairs checked, violations (error above margin), sum of squared error, sum of margin, sum of scores, sum of
+        squared scores; infinite margins count as checked and add nothing to the margin sum.
+    """
+    pairs, violations = 0, 0
+    squared, margins, total, total_squared = 0.0, 0.0, 0.0, 0.0
+    for g in range(exact.shape[0]):
+        for q in range(exact.shape[1]):
+            w = weight[g, q]
+            for j in range(start[q], stop[q]):
+                error = np.float64(exact[g, q, j]) - np.float64(estimates[g, q, j])
+                margin = w * radius[j]
+                pairs += 1
+                violations += abs(error) > margin
+                squared += error * error
+                margins += margin if margin < np.inf else 0.0
+                total += exact[g, q, j]
+                total_squared += np.float64(exact[g, q, j]) * exact[g, q, j]
+    return pairs, violations, squared, margins, total, total_squared

@@ -1,0 +1,276 @@
+"""Frontier: sweep every codec and rule of a layer, then gather all layers into the tables of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ghostkv.captures import LayerCapture, read_layer
+from ghostkv.codecs import Records
+from ghostkv.errors import ConfigError
+from ghostkv.frontier import (
+    Choice,
+    Design,
+    GroupView,
+    RuleSweep,
+    Setting,
+    choices,
+    estimate_group,
+    sweep_rule,
+    view_group,
+)
+from ghostkv.frontier_tables import (
+    LAYER_HEAD_SCHEMA,
+    SAFE_SCHEMA,
+    LayerTables,
+    concatenate,
+    layer_head,
+    safe_points,
+)
+from ghostkv.io import read_metadata, read_table, write_table
+from ghostkv.records import load_codecs, read_records, specs
+from ghostkv.stages.sketch import CapturedText, sketch_metadata
+from ghostkv.summaries import bound_columns, point_queries, summarise, sweep_columns
+from ghostkv.sweep import Grid
+
+# Every how-manieth theta of the grid goes into sweep.parquet; thresholds are chosen on the full grid.
+_SWEEP_EVERY = 4
+ORACLE = Design("exact", 0, None)
+
+
+def sweep_layer(
+    captures: Sequence[Mapping[str, str]],
+    sketch: Mapping[str, str],
+    layer: int,
+    params: Mapping,
+    outputs: Mapping[str, str],
+) -> None:
+    """Sweep every codec and threshold rule of one layer on threshold and held-out texts.
+
+    Parameters
+    ----------
+    captures : sequence of mapping
+        Every capture with `text`, `domain`, `role` and `folder`.
+    sketch : mapping
+        Paths of the layer's `codecs` and `records`.
+    layer : int
+    params : mapping
+        The config section `frontier`, the `codecs` and `query_bands` of sketch and capture, and `code`.
+    outputs : mapping
+        Paths of `sweep`, `points`, `context` and `bounds`.
+
+    Raises
+    ------
+    ConfigError
+        No text has the role `threshold` or `held_out`, or no query lies at or beyond `headline_start`.
+    """
+    texts = [CapturedText(**entry) for entry in captures]
+    chosen = specs(params["codecs"])
+    fitted = load_codecs(sketch["codecs"], chosen)
+    setting = _setting(params)
+    measured = _measured_texts(texts)
+    loaded = {text: read_layer(text.folder, layer) for text in measured}
+    records = {text: read_records(sketch["records"], text.text, chosen) for text in measured}
+    tables = LayerTables()
+    for kv_head in range(loaded[measured[0]].kv_heads):
+        views = {
+            text: view_group(
+                _from_position(capture, text, params["headline_start"]),
+                kv_head,
+                setting,
+                text.role == "held_out",
+            )
+            for text, capture in loaded.items()
+        }
+        group = _Group(tables, layer, kv_head, views, loaded, setting, params)
+        group.sweep(ORACLE, {text: None for text in measured})
+        for spec in chosen:
+            design = Design(spec.name, spec.code_bytes, fitted[spec, kv_head])
+            group.sweep(design, {text: records[text][spec][kv_head] for text in measured})
+        print(f"layer {layer}: KV head {kv_head} swept, {len(chosen)} codecs and the oracle", flush=True)
+    tables.write(outputs, sketch_metadata(texts, params.get("code", "")))
+
+
+@dataclass(frozen=True)
+class _Group:
+    """One KV head on all measured texts, and where its rows go."""
+
+    tables: LayerTables
+    layer: int
+    kv_head: int
+    views: Mapping[CapturedText, GroupView]  # headline queries
+    loaded: Mapping[CapturedText, LayerCapture]  # all queries
+    setting: Setting
+    params: Mapping
+    all_positions: dict[CapturedText, GroupView] = field(default_factory=dict)
+
+    def sweep(self, design: Design, records: Mapping[CapturedText, Records | None]) -> None:
+        """Every rule of one design: sweep rows, chosen points, context bands, soundness of the margins."""
+        keys = {
+            "layer": self.layer,
+            "kv_head": self.kv_head,
+            "codec": design.name,
+            "code_bytes": design.code_bytes,
+            "record_bytes": design.record_bytes,
+        }
+        known = {text: estimate_group(view, design, records[text]) for text, view in self.views.items()}
+        if design.codec is not None:
+            for text, view in self.views.items():
+                named = keys | {"text": text.text, "domain": text.domain}
+                self.tables.add("bounds", named, bound_columns(view, known[text]))
+        for rule, grid in self.setting.grids.items():
+            swept = {
+                text: sweep_rule(view, known[text], rule, self.setting) for text, view in self.views.items()
+            }
+            for text, one in swept.items():
+                self._add_sweep(keys | {"rule": rule}, text, one, design, grid)
+            by_role = {
+                role: [one for text, one in swept.items() if text.role == role]
+                for role in ("threshold", "held_out")
+            }
+            found = choices(*by_role.values(), self.params["targets"], self.params["safe"])
+            for text, one in swept.items():
+                if text.role == "held_out":
+                    self._add_points(keys | {"rule": rule}, text, one, design, found, grid)
+            if rule == self.params["headline"]["rule"] and (design is ORACLE or self._is_headline(design)):
+                self._add_bands(keys | {"rule": rule}, design, records, found, grid)
+
+    def _is_headline(self, design: Design) -> bool:
+        headline = self.params["headline"]
+        return (design.name, design.code_bytes) == (headline["codec"], headline["bytes"])
+
+    def _heads(self) -> np.ndarray:
+        group = next(iter(self.views.values())).capture.group
+        return np.arange(self.kv_head * group, (self.kv_head + 1) * group)
+
+    def _add_sweep(
+        self, keys: Mapping, text: CapturedText, swept: RuleSweep, design: Design, grid: Grid
+    ) -> None:
+        every = slice(None, None, _SWEEP_EVERY)
+        columns = sweep_columns(self.views[text], swept, design, every)
+        thetas, heads = grid.theta[every], self._heads()
+        columns["head"] = np.repeat(heads, len(thetas))
+        columns["theta"] = np.tile(thetas, len(heads))
+        self.tables.add("sweep", {**keys, **_about(text, swept)}, columns)
+
+    def _add_points(
+        self,
+        keys: Mapping,
+        text: CapturedText,
+        swept: RuleSweep,
+        design: Design,
+        found: Sequence[Choice],
+        grid: Grid,
+    ) -> None:
+        index = np.stack([choice.index for choice in found], axis=1)
+        # Nobody can choose a threshold in hindsight, so its traffic is not worth the union over heads.
+        united = ["hindsight" not in choice.method for choice in found]
+        view = self.views[text]
+        columns = summarise(view, point_queries(view, swept, design, index, grid, united))
+        named = _choice_columns(found, index, self._heads(), grid)
+        self.tables.add("points", {**keys, **_about(text, swept)}, columns | named)
+
+    def _add_bands(
+        self,
+        keys: Mapping,
+        design: Design,
+        records: Mapping[CapturedText, Records | None],
+        found: Sequence[Choice],
+        grid: Grid,
+    ) -> None:
+        """The calibrated points again, on queries at every position, by band."""
+        found = [choice for choice in found if choice.method == "calibrated"]
+        index = np.stack([choice.index for choice in found], axis=1)
+        for text, capture in self.loaded.items():
+            if text.role != "held_out":
+                continue
+            cold = _from_position(capture, text, self.setting.sinks + self.setting.hot)
+            if text not in self.all_positions:
+                self.all_positions[text] = view_group(cold, self.kv_head, self.setting, True)
+            view = self.all_positions[text]
+            swept = sweep_rule(view, estimate_group(view, design, records[text]), keys["rule"], self.setting)
+            queries = point_queries(view, swept, design, index, grid, [True] * len(found))
+            named = _choice_columns(found, index, self._heads(), grid)
+            named.pop("method")
+            for band in self.params["query_bands"]:
+                inside = (cold.positions >= band["start"]) & (cold.positions < band["stop"])
+                if inside.any():
+                    about = {
+                        "band_start": band["start"],
+                        "band_stop": band["stop"],
+                        "cold_keys": float(view.visible.cold[inside].mean()),
+                    }
+                    about |= {**keys, **_about(text, swept), "queries": int(inside.sum())}
+                    self.tables.add("context", about, summarise(view, queries, inside) | named)
+
+
+def _choice_columns(found: Sequence[Choice], index: np.ndarray, heads: np.ndarray, grid: Grid) -> dict:
+    """Columns that name each (head, choice), flattened like arrays of shape [group, choices]."""
+    theta = np.where(index >= 0, grid.theta[np.maximum(index, 0)], np.nan)
+    per_choice = {"target_metric": "metric", "target": "target", "method": "method"}
+    named = {
+        column: np.tile(np.array([getattr(choice, name) for choice in found]), len(heads))
+        for column, name in per_choice.items()
+    }
+    return named | {"theta": theta, "head": np.repeat(heads, len(found))}
+
+
+def gather(layers: Mapping[str, Sequence[str]], params: Mapping, outputs: Mapping[str, str]) -> None:
+    """Concatenate all layers and derive the tables per head.
+
+    Parameters
+    ----------
+    layers : mapping
+        For each of `sweep`, `points`, `context`, `bounds` the layers' files, in order.
+    params : mapping
+        `safe` of the config section: `fer` and `elimination`.
+    outputs : mapping
+        Paths of those four, and of `safe_points` and `layer_head`.
+    """
+    metadata = read_metadata(layers["points"][0])
+    for table, files in layers.items():
+        concatenate(files, outputs[table], metadata)
+    points, safe = read_table(outputs["points"]), params["safe"]
+    write_table(
+        safe_points(points, safe["fer"], safe["elimination"]), outputs["safe_points"], SAFE_SCHEMA, metadata
+    )
+    write_table(layer_head(points), outputs["layer_head"], LAYER_HEAD_SCHEMA, metadata)
+
+
+def _setting(params: Mapping) -> Setting:
+    grids = {
+        rule: Grid.of(np.linspace(grid["start"], grid["stop"], grid["count"]))
+        for rule, grid in params["rules"].items()
+        if grid is not None
+    }
+    return Setting(params["sinks"], params["hot"], params["top_k"], grids)
+
+
+def _measured_texts(texts: Sequence[CapturedText]) -> list[CapturedText]:
+    for role in ("threshold", "held_out"):
+        if not any(text.role == role for text in texts):
+            raise ConfigError(f"texts: no text has the role {role!r}; set texts.per_role.{role}: 1")
+    return [text for text in texts if text.role != "codec"]
+
+
+def _from_position(capture: LayerCapture, text: CapturedText, start: int) -> LayerCapture:
+    """A capture with its queries from position `start` on."""
+    wanted = capture.positions >= start
+    if not wanted.any():
+        raise ConfigError(
+            f"frontier.headline_start is {start}, but the last captured query of {text.text} is at "
+            f"{capture.positions.max()}; write a smaller headline_start, or raise capture.tokens and query_bands"
+        )
+    return replace(
+        capture,
+        positions=capture.positions[wanted],
+        queries=capture.queries[:, wanted],
+        outputs=None if capture.outputs is None else capture.outputs[:, wanted],
+    )
+
+
+def _about(text: CapturedText, swept: RuleSweep) -> dict[str, str | int]:
+    queries = swept.counts.mass.shape[1]
+    return {"text": text.text, "domain": text.domain, "role": text.role, "queries": queries}

@@ -1,0 +1,97 @@
+"""Sketch: fit every codec on codec texts and write the ghost records of all other texts, one layer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ghostkv import codecs
+from ghostkv.captures import LayerCapture, capture_metadata, read_layer
+from ghostkv.codecs import Codec
+from ghostkv.errors import ConfigError
+from ghostkv.io import stable_seed
+from ghostkv.records import CodecSpec, RecordWriter, save_codecs, specs
+
+
+@dataclass(frozen=True)
+class CapturedText:
+    """One capture and what it may be used for."""
+
+    text: str
+    domain: str
+    role: str
+    folder: str
+
+
+def sketch_layer(
+    captures: Sequence[Mapping[str, str]], layer: int, params: Mapping, outputs: Mapping[str, str]
+) -> None:
+    """Fit codecs and write ghost records of one layer.
+
+    Parameters
+    ----------
+    captures : sequence of mapping
+        Every capture with `text`, `domain`, `role` and `folder`.
+    layer : int
+    params : mapping
+        `codecs` (``[{"name", "bytes"}]``), `seed`, and `code`, the fingerprint that goes into metadata.
+    outputs : mapping
+        Paths: `codecs` (safetensors) and `records` (Parquet).
+
+    Raises
+    ------
+    ConfigError
+        No capture has the role `codec`, or a codec is unknown.
+    """
+    texts = [CapturedText(**entry) for entry in captures]
+    chosen = specs(params["codecs"])
+    calibration = [read_layer(text.folder, layer) for text in texts if text.role == "codec"]
+    if not calibration:
+        raise ConfigError(
+            "texts: no text has the role 'codec', so nothing can fit the codecs; set per_role.codec: 1"
+        )
+    fitted = fit_codecs(calibration, chosen, layer, params["seed"])
+    metadata = sketch_metadata(texts, params.get("code", ""))
+    save_codecs(fitted, outputs["codecs"], metadata)
+    with RecordWriter(outputs["records"], chosen, metadata) as writer:
+        for text in texts:
+            if text.role == "codec":
+                continue
+            capture = read_layer(text.folder, layer)
+            written = {
+                spec: [fitted[spec, head].encode(capture.keys[head]) for head in range(capture.kv_heads)]
+                for spec in chosen
+            }
+            writer.add(text.text, capture.tokens, written)
+            print(f"layer {layer}: records of {text.text} written", flush=True)
+
+
+def fit_codecs(
+    calibration: Sequence[LayerCapture], chosen: Sequence[CodecSpec], layer: int, seed: int
+) -> dict[tuple[CodecSpec, int], Codec]:
+    """Fit each codec for each KV head on all calibration captures together."""
+    fitted = {}
+    for kv_head in range(calibration[0].kv_heads):
+        keys = np.concatenate([capture.keys[kv_head].astype(np.float64) for capture in calibration])
+        queries = np.concatenate(
+            [
+                capture.group_queries(kv_head).reshape(-1, keys.shape[1]).astype(np.float64)
+                for capture in calibration
+            ]
+        )
+        for spec in chosen:
+            codec = codecs.make(spec.name, spec.code_bytes, stable_seed(seed, layer, kv_head, spec.key))
+            fitted[spec, kv_head] = codec.fit(keys, queries)
+    return fitted
+
+
+def sketch_metadata(texts: Sequence[CapturedText], fingerprint: str) -> dict[str, str]:
+    """Provenance of a layer's outputs: the captures' own, less what differs per text, plus all text names."""
+    shared = {
+        key: value
+        for key, value in capture_metadata(texts[0].folder).items()
+        if key not in ("text", "text_sha256", "fingerprint")
+    }
+    return shared | {"texts": ",".join(text.text for text in texts), "fingerprint": fingerprint}

@@ -1,0 +1,246 @@
+"""All thresholds at once: one pass that counts, then a running sum.
+
+A key is eliminated at threshold ``theta_t`` when its statistic is below it. With ascending thresholds and
+``b = searchsorted(theta, statistic, "right")`` (the number of thresholds at or below the statistic) that is ``t >= b``, so a
+histogram over ``b`` and a running sum give every threshold's count, false eliminations, mass and lost output together. The cost is
+one binning per (query, key) and does not grow with the number of thresholds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from ghostkv.attention import MASS_95, MASS_99, TOP_K
+
+# Cells of the look-up table per threshold; more only makes the first guess of a bin better, the correction is exact.
+_CELLS_PER_THETA, _MIN_CELLS, _MAX_CELLS = 4, 1024, 65536
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Ascending thresholds and the table that finds a statistic's bin in constant time.
+
+    Attributes
+    ----------
+    theta : ndarray of float32, shape [thetas]
+    padded : ndarray of float32, shape [thetas + 2]
+        The thresholds and two infinities, so that the correction needs no test for the end.
+    table : ndarray of uint32, shape [cells]
+        For each cell of an even partition of [theta[0], theta[-1]], a bin that is not above any statistic's bin in that cell.
+    inverse : float32
+        Cells per unit of the statistic.
+    corrections : int
+        How many thresholds a cell's guess can be short by.
+    """
+
+    theta: np.ndarray
+    padded: np.ndarray
+    table: np.ndarray
+    inverse: np.float32
+    corrections: int
+
+    @classmethod
+    def of(cls, theta: np.ndarray) -> Grid:
+        """Prepare ascending thresholds.
+
+        Raises
+        ------
+        ValueError
+            Thresholds are empty, not finite or not strictly ascending in float32.
+        """
+        theta = np.asarray(theta, np.float32)
+        if theta.ndim != 1 or not len(theta) or not np.isfinite(theta).all() or (np.diff(theta) <= 0).any():
+            raise ValueError("thresholds must be finite and strictly ascending in float32")
+        span = max(float(theta[-1]) - float(theta[0]), 1e-30)
+        cells = int(np.clip(_CELLS_PER_THETA * len(theta), _MIN_CELLS, _MAX_CELLS))
+        # A guess starts one cell early and the true bin lies at most one cell late: float32 rounding moves a statistic by
+        # less than a cell, so the window of three cells bounds the correction.
+        edges = np.arange(-1, cells + 2) * (span / cells) + float(theta[0])
+        bins = np.searchsorted(theta.astype(np.float64), edges, "right")
+        bins[0] = 0
+        table = bins[:cells]
+        return cls(
+            theta,
+            np.concatenate([theta, np.full(2, np.inf, np.float32)]),
+            table.astype(np.uint32),
+            np.float32(cells / span),
+            int((bins[3:] - table).max()),
+        )
+
+    def __len__(self) -> int:
+        return len(self.theta)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What each threshold eliminates, per query; every array has shape [group, queries, thetas].
+
+    Attributes
+    ----------
+    eliminated : ndarray of int32
+        Cold keys eliminated.
+    false : ndarray of int32
+        Exact top-k keys eliminated.
+    lost_95, lost_99 : ndarray of int32
+        Eliminated among the fewest keys that hold 95 % / 99 % of the mass.
+    mass : ndarray of float64
+        Dropped mass.
+    error : ndarray of float32, or None
+        Output error ``||o - o_hat|| / ||o||``, survivors' softmax renormalised; None where values were not given.
+    survivors_union : ndarray of int32, shape [queries, thetas]
+        Cold keys that at least one head of the group keeps when all use the same threshold.
+    """
+
+    eliminated: np.ndarray
+    false: np.ndarray
+    lost_95: np.ndarray
+    lost_99: np.ndarray
+    mass: np.ndarray
+    error: np.ndarray | None
+    survivors_union: np.ndarray
+
+
+def sweep(
+    statistic: np.ndarray,
+    mass: np.ndarray,
+    needed: np.ndarray,
+    start: np.ndarray,
+    stop: np.ndarray,
+    grid: Grid,
+    values: np.ndarray | None = None,
+    outputs: np.ndarray | None = None,
+) -> Sweep:
+    """Count what every threshold eliminates.
+
+    Parameters
+    ----------
+    statistic : ndarray of float32, shape [group, queries, keys]
+        What the threshold rule compares with theta; NaN never occurs.
+    mass : ndarray of float32, shape [group, queries, keys]
+        Exact softmax probabilities.
+    needed : ndarray of uint8, shape [group, queries, keys]
+        Flags of `ghostkv.attention.ExactAttention`.
+    start, stop : ndarray of int64, shape [queries]
+        Cold keys of each query.
+    grid : Grid
+    values : ndarray of float32, shape [keys, value_dim], optional
+    outputs : ndarray of float32, shape [group, queries, value_dim], optional
+        Exact attention outputs; needed with `values` for the output error.
+
+    Returns
+    -------
+    Sweep
+    """
+    group, queries, _ = statistic.shape
+    thetas = len(grid)
+    counts = np.zeros((4, group, queries, thetas + 1), np.int32)
+    masses = np.zeros((group, queries, thetas + 1))
+    union = np.zeros((queries, thetas + 1), np.int32)
+    error = np.zeros((group, queries, thetas) if values is not None else (1, 1, 0), np.float32)
+    nothing = np.zeros((1, 1, 1), np.float32)
+    _count(
+        statistic, mass, needed, start, stop, (grid.padded, grid.table, grid.inverse, grid.corrections),
+        counts, masses, union, nothing[0] if values is None else values,
+        nothing if outputs is None else outputs, error,
+    )  # fmt: skip
+    np.cumsum(counts, axis=-1, out=counts)
+    np.cumsum(masses, axis=-1, out=masses)
+    np.cumsum(union, axis=-1, out=union)
+    cold = np.maximum(stop - start, 0).astype(np.int32)[:, None]
+    return Sweep(
+        *counts[..., :thetas],
+        masses[..., :thetas],
+        error if values is not None else None,
+        cold - union[:, :thetas],
+    )
+
+
+# Unsigned indices below: a signed one makes Numba test for Python's negative indexing, which stops the loops from being
+# vectorised. Statistics hold no NaN, so comparisons may be taken as total.
+_FAST = {"nnan", "nsz"}
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+def _bin_row(x, grid, guess, bins):
+    """bins[j] = searchsorted(theta, x[j], "right"): a table look-up, then an exact correction."""
+    padded, table, inverse, corrections = grid
+    low, top = padded[0], np.float32(table.size - 1)
+    for j in range(x.size):
+        cell = (x[j] - low) * inverse
+        cell = cell if cell > np.float32(0) else np.float32(0)
+        guess[j] = np.uint32(np.int32(cell if cell < top else top))
+    for j in range(x.size):
+        b = table[np.uint64(guess[j])]
+        bins[j] = b + np.uint32(padded[np.uint64(b)] <= x[j])
+    for _ in range(corrections - 1):
+        for j in range(x.size):
+            bins[j] += np.uint32(padded[np.uint64(bins[j])] <= x[j])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _histogram_row(bins, mass, needed, counts, masses):
+    for j in range(bins.size):
+        b = np.uint64(bins[j])
+        counts[0, b] += 1
+        masses[b] += mass[j]
+    for j in range(bins.size):
+        if needed[j]:
+            b = np.uint64(bins[j])
+            counts[1, b] += needed[j] & TOP_K
+            counts[2, b] += (needed[j] & MASS_95) >> 1
+            counts[3, b] += (needed[j] & MASS_99) >> 2
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _output_error_row(bins, mass, values, output, masses, lost, error):
+    """||o - o_hat|| / ||o|| at every threshold.
+
+    With E the eliminated keys' sum of p v and m their mass, o_hat = (o - E) / (1 - m): o - o_hat = (E - m o) / (1 - m).
+    """
+    thetas, width = error.size, values.shape[1]
+    lost[:thetas] = 0.0
+    for j in range(bins.size):
+        b = np.uint64(bins[j])
+        if b < thetas:
+            p = mass[j]
+            for v in range(width):
+                lost[b, np.uint64(v)] += p * values[np.uint64(j), np.uint64(v)]
+    norm, dropped = np.float32(0), 0.0
+    for v in range(width):
+        norm += output[v] * output[v]
+    for t in range(thetas):
+        dropped += masses[t]
+        m, square = np.float32(dropped), np.float32(0)
+        for v in range(width):
+            if t > 0:
+                lost[t, v] += lost[t - 1, v]
+            gap = lost[t, v] - m * output[v]
+            square += gap * gap
+        error[t] = np.sqrt(square / max(norm, np.float32(1e-30))) / max(1.0 - dropped, 1e-30)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _count(statistic, mass, needed, start, stop, grid, counts, masses, union, values, outputs, error):
+    group, queries, keys = statistic.shape
+    thetas = error.shape[2]
+    guess, bins, highest = np.empty(keys, np.uint32), np.empty(keys, np.uint32), np.empty(keys, np.uint32)
+    lost = np.empty((thetas + 1, values.shape[1]), np.float32)
+    for q in range(queries):
+        cold = slice(start[q], stop[q])
+        count = max(stop[q] - start[q], 0)
+        highest[:count] = 0
+        for g in range(group):
+            row = bins[:count]
+            _bin_row(statistic[g, q, cold], grid, guess[:count], row)
+            _histogram_row(row, mass[g, q, cold], needed[g, q, cold], counts[:, g, q], masses[g, q])
+            if thetas:
+                _output_error_row(
+                    row, mass[g, q, cold], values[cold], outputs[g, q], masses[g, q], lost, error[g, q]
+                )
+            for j in range(count):
+                highest[j] = max(highest[j], row[j])
+        for j in range(count):
+            union[q, np.uint64(highest[j])] += 1

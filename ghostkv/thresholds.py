@@ -1,0 +1,166 @@
+"""Threshold rules: what is compared with theta, and how theta is chosen on calibration text."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from ghostkv.attention import ColdRange, kth_largest
+from ghostkv.errors import ConfigError
+
+RULES = ("absolute", "relative_topk", "relative_lse")
+_KIND = {rule: kind for kind, rule in enumerate(RULES)}
+
+
+def kept_or_estimated(estimates: np.ndarray, exact: np.ndarray, visible: ColdRange) -> np.ndarray:
+    """What is known at query time: estimates of cold keys, exact scores of sinks and hot window, -inf beyond.
+
+    Parameters
+    ----------
+    estimates, exact : ndarray of float32, shape [group, queries, keys]
+    visible : ColdRange
+
+    Returns
+    -------
+    ndarray of float32, shape [group, queries, keys]
+    """
+    known = exact.copy()
+    _insert_cold(estimates, visible.start, visible.stop, known)
+    return known
+
+
+def reference(rule: str, known: np.ndarray, visible: ColdRange, top_k: int) -> np.ndarray:
+    """What a relative rule measures scores from; float32, shape [group, queries].
+
+    `absolute` measures from 0, `relative_topk` from the k-th best known score, `relative_lse` from the log-sum-exp
+    of the known scores. Nothing here looks at the exact score of a cold key.
+
+    Raises
+    ------
+    ConfigError
+        No rule has that name.
+    """
+    if rule not in _KIND:
+        raise ConfigError(f"frontier.rules: no threshold rule {rule!r}; the rules are {', '.join(RULES)}")
+    if rule == "absolute":
+        return np.zeros(known.shape[:-1], np.float32)
+    if rule == "relative_topk":
+        return kth_largest(known, visible.last, min(top_k, known.shape[-1]))
+    peak = known.max(axis=-1, keepdims=True)
+    total = np.exp(known - peak).sum(axis=-1, dtype=np.float64)
+    return (peak[..., 0] + np.log(total)).astype(np.float32)
+
+
+def statistic(
+    rule: str,
+    estimates: np.ndarray,
+    origin: np.ndarray,
+    weight: np.ndarray,
+    radius: np.ndarray,
+    visible: ColdRange,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """The statistic that a rule compares with theta; a key is eliminated when its statistic is below theta.
+
+    With margin ``m = weight * radius``: `absolute` compares the upper bound ``s_hat + m``; `relative_topk` the
+    distance from the k-th best in margins ``(s_hat - tau) / m`` (at theta = -1 the bound itself is below tau);
+    `relative_lse` the estimated log mass ``s_hat - lse``. A key whose record bounds nothing is never eliminated.
+
+    Parameters
+    ----------
+    rule : str
+    estimates : ndarray of float32, shape [group, queries, keys]
+    origin : ndarray of float32, shape [group, queries]
+        From `reference`.
+    weight : ndarray of float32, shape [group, queries]
+        ``scale * ||W^-T q||``.
+    radius : ndarray of float32, shape [keys]
+        ``rho`` with rounding slack.
+    visible : ColdRange
+    out : ndarray of float32, shape [group, queries, keys], optional
+        Where to write; only cold keys are written.
+
+    Returns
+    -------
+    ndarray of float32, shape [group, queries, keys]
+    """
+    out = np.zeros_like(estimates) if out is None else out
+    _statistic(_KIND[rule], estimates, origin, weight, radius, visible.start, visible.stop, out)
+    return out
+
+
+def conformal_index(risk: np.ndarray, samples: int, target: float) -> int:
+    """The largest threshold whose risk is controlled, as an index; -1 where none is.
+
+    Conformal risk control (Angelopoulos et al. 2024, eq. 4) for a risk that is bounded by 1 and grows with theta:
+    ``n / (n + 1) * R + 1 / (n + 1) <= target``. For exchangeable queries the expected risk of a new query is then at
+    most the target. Below ``1 / (n + 1)`` no threshold can be guaranteed.
+
+    Parameters
+    ----------
+    risk : ndarray, shape [thetas]
+        Mean risk on the calibration queries at ascending thresholds.
+    samples : int
+        Calibration queries ``n``.
+    target : float
+    """
+    controlled = (samples * risk + 1.0) / (samples + 1.0) <= target
+    return int(np.cumprod(controlled).sum()) - 1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _insert_cold(estimates, start, stop, known):
+    for g in range(known.shape[0]):
+        for q in range(known.shape[1]):
+            known[g, q, start[q] : stop[q]] = estimates[g, q, start[q] : stop[q]]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _statistic(kind, estimates, origin, weight, radius, start, stop, out):
+    never = np.float32(np.inf)
+    for g in range(out.shape[0]):
+        for q in range(out.shape[1]):
+            o, w = origin[g, q], weight[g, q]
+            row, known, reach = (
+                out[g, q, start[q] : stop[q]],
+                estimates[g, q, start[q] : stop[q]],
+                radius[start[q] : stop[q]],
+            )
+            for j in range(row.size):
+                margin = w * reach[j]
+                if kind == 0:
+                    value = known[j] + margin
+                elif kind == 1:
+                    value = (known[j] - o) / margin
+                else:
+                    value = known[j] - o
+                row[j] = value if margin < never else never
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def union_survivors(statistics, theta, start, stop):
+    """Cold keys that at least one head of a group keeps, each head with its own theta.
+
+    Parameters
+    ----------
+    statistics : ndarray of float32, shape [group, queries, keys]
+    theta : ndarray of float32, shape [group]
+        -inf for a head that eliminates nothing.
+    start, stop : ndarray of int64, shape [queries]
+
+    Returns
+    -------
+    ndarray of int64, shape [queries]
+    """
+    group, queries, keys = statistics.shape
+    buffer = np.empty(keys, np.uint8)
+    union = np.zeros(queries, np.int64)
+    for q in range(queries):
+        kept = buffer[: max(stop[q] - start[q], 0)]
+        kept[:] = 0
+        for g in range(group):
+            row, least = statistics[g, q, start[q] : stop[q]], theta[g]
+            for j in range(kept.size):
+                kept[j] |= np.uint8(row[j] >= least)
+        union[q] = kept.sum()
+    return union

@@ -6,10 +6,15 @@ sampled queries only, so memory is [group x queries, tokens] for one KV head at 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from ghostkv.captures import LayerCapture
+
+# Recomputing twice for every query would cost a tenth of the forward pass.
+_STORAGE_STRIDE = 4
 
 
 def visible_keys(positions: Tensor, tokens: int, window: int) -> Tensor:
@@ -64,20 +69,32 @@ def prove(capture: LayerCapture, keys: Tensor, values: Tensor, read_stored: bool
         `max_relative_error`, `mean_relative_error`: worst and mean over (head, query) of ‖o − ô‖ / ‖o‖, ô
         from the stored K, V. `layer_relative_error`: ‖O − Ô‖ / ‖O‖ over the whole layer.
         `exact_relative_error`: worst, with K, V as attention read them. `storage_relative_error`: worst
-        change of ô by rounding K, V to float16. `recomputed`: outputs compared.
+        change of ô by rounding K, V to float16 (over every fourth query where attention read the rounded
+        ones: it is told, not proved). `recomputed`: outputs compared.
     """
     own = torch.from_numpy(capture.outputs)
     stored = recompute(capture, torch.from_numpy(capture.keys), torch.from_numpy(capture.values))
-    raw = recompute(capture, keys, values)
     relative = _relative(stored, own)
+    some = slice(None, None, _STORAGE_STRIDE if read_stored else 1)
+    raw = recompute(_at(capture, some), keys, values)
     return {
         "max_relative_error": float(relative.max()),
         "mean_relative_error": float(relative.mean()),
         "layer_relative_error": float((stored - own).norm() / own.norm()),
         "exact_relative_error": float((relative if read_stored else _relative(raw, own)).max()),
-        "storage_relative_error": float(_relative(stored, raw).max()),
+        "storage_relative_error": float(_relative(stored[:, some], raw).max()),
         "recomputed": relative.numel(),
     }
+
+
+def _at(capture: LayerCapture, queries: slice) -> LayerCapture:
+    """The same layer with fewer queries."""
+    return replace(
+        capture,
+        queries=capture.queries[:, queries],
+        outputs=capture.outputs[:, queries],
+        positions=capture.positions[queries],
+    )
 
 
 def _relative(estimate: Tensor, reference: Tensor) -> Tensor:

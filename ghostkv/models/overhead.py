@@ -1,0 +1,87 @@
+"""What capturing costs over a plain forward pass, timed side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pyarrow as pa
+import torch
+from transformers import PreTrainedModel
+
+from ghostkv.models.capture import record_attention
+from ghostkv.proven_writer import ProvenWriter
+
+OVERHEAD_SCHEMA = pa.schema(
+    [
+        ("pair", pa.int16()),
+        ("tokens", pa.int32()),
+        ("queries", pa.int32()),  # sampled positions per head
+        ("threads", pa.int16()),
+        ("plain_seconds", pa.float64()),
+        ("capture_seconds", pa.float64()),  # forward, recording, proof, writing, reading back
+        ("ratio", pa.float64()),  # capture_seconds / plain_seconds
+    ]
+)
+
+
+def time_pairs(
+    model: PreTrainedModel, token_ids: Sequence[int], positions: np.ndarray, pairs: int, scratch: str | Path
+) -> list[dict[str, float | int]]:
+    """Time plain forward pass and capture in turns, so that both meet the same machine.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+    token_ids : sequence of int
+    positions : ndarray of int, shape [queries]
+        As many queries as a capture keeps.
+    pairs : int
+    scratch : str or Path
+        Folder on the disk that captures go to; what is written there is removed.
+
+    Returns
+    -------
+    list of dict
+        Columns of `OVERHEAD_SCHEMA`, a row a pair. Neither side runs the language-model head.
+    """
+    ids = torch.as_tensor(np.asarray(token_ids, np.int64))[None]
+
+    def plain() -> None:
+        with torch.inference_mode():
+            model.base_model(ids, use_cache=False)
+
+    def capture() -> None:
+        with (
+            TemporaryDirectory(dir=scratch, prefix=".overhead-") as folder,
+            ProvenWriter(Path(folder), {}, tolerance=None) as writer,
+        ):
+            record_attention(model, token_ids, positions, writer.append)
+
+    # The first pass of a process allocates and compiles; it belongs to neither side.
+    with torch.inference_mode():
+        model.base_model(ids[:, : min(128, ids.shape[1])], use_cache=False)
+    rows = []
+    for pair in range(pairs):
+        plain_seconds, capture_seconds = _seconds(plain), _seconds(capture)
+        rows.append(
+            {
+                "pair": pair,
+                "tokens": ids.shape[1],
+                "queries": len(positions),
+                "threads": torch.get_num_threads(),
+                "plain_seconds": plain_seconds,
+                "capture_seconds": capture_seconds,
+                "ratio": capture_seconds / plain_seconds,
+            }
+        )
+    return rows
+
+
+def _seconds(run: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started

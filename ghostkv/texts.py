@@ -38,12 +38,10 @@ TEXT_SCHEMA = pa.schema(
 )
 Encode = Callable[[str], np.ndarray]
 
-_SHARED_LIMIT = (
-    0.05  # share of the smaller text's passages; unrelated prose has none, sister modules have half
-)
-_REPEAT_LIMIT = (
-    0.30  # share of a text's passages that stood in it before; prose has none, code up to a quarter
-)
+# Of the smaller text's passages: unrelated prose shares none, sister modules of a package half.
+_SHARED_LIMIT = 0.05
+# Of a text's passages, those that stood in it before: prose has none, most code up to a quarter.
+_REPEAT_LIMIT = 0.30
 _JOINT = "\n\n"
 
 
@@ -106,8 +104,7 @@ def make_texts(
     encode : callable
         str -> token ids, the model's own.
     seed : int
-        Which documents fall to which text. Asking for more texts per role leaves the earlier ones as they
-        are.
+        Which documents fall to which text. Asking for more texts per role leaves the earlier ones alone.
 
     Returns
     -------
@@ -126,12 +123,12 @@ def make_texts(
         _refuse_repeating(made[name], tokens)
     refuse_overlaps(made.values())
     chooser = _Chooser(encode, tokens, seed, [passages(text.tokens) for text in made.values()])
-    # All first texts of the three roles come before any second one, so that a second never takes a first
-    # one's documents.
-    for name in sorted(
-        wanted.keys() - own.keys(),
-        key=lambda name: (_number(name), ROLES.index(_place(wanted[name])[1]), name),
-    ):
+
+    def turn(name: str) -> tuple[int, int, str]:
+        # The first texts of all roles come before any second one and are not changed by it.
+        return int(name.rpartition("_")[2]), ROLES.index(_place(wanted[name])[1]), name
+
+    for name in sorted(wanted.keys() - own.keys(), key=turn):
         domain, role = _place(wanted[name])
         pool = pools[domain]
         documents = chooser.take(pool, name)
@@ -163,15 +160,15 @@ def refuse_overlaps(texts: Iterable[Text]) -> None:
                 twin = held.get(document.sha256, document.id)
                 copy = "" if twin == document.id else f", a copy of {twin}"
                 raise TextError(
-                    f"{both} share the document {document.id}{copy}.\n  Give each text documents of its own: "
-                    "what fits a "
-                    "codec or chooses a threshold must not be measured."
+                    f"{both} share the document {document.id}{copy}.\n"
+                    "  Give each text documents of its own: what fits a codec or chooses a threshold must "
+                    "not be measured."
                 )
         shared = shared_share(windows[first.name], windows[second.name])
         if shared > _SHARED_LIMIT:
             raise TextError(
-                f"{both} share {shared:.0%} of their passages of {PASSAGE} tokens. Accepted: at most "
-                f"{_SHARED_LIMIT:.0%}.\n"
+                f"{both} share {shared:.0%} of their passages of {PASSAGE} tokens. "
+                f"Accepted: at most {_SHARED_LIMIT:.0%}.\n"
                 "  One of their documents holds much of another: replace it."
             )
 
@@ -233,15 +230,13 @@ class _Chooser:
                 if self._fits(chosen):
                     return self._hand_out(chosen)
         found = sum(len(self._encoded(document)) for document in chosen)
+        given = len(self.used & {document.id for document in pool.documents})
         raise TextError(
-            f"text {name} needs {self.need} tokens, and the documents that domain {pool.domain} has left "
-            f"hold {found} "
-            f"({len(self.used & {document.id for document in pool.documents})} of {len(pool.documents)} "
-            "documents went to "
-            f"other texts).\n  Write: tokens: {found or 1024}   (or less, under capture), ask for fewer "
-            "texts under "
-            "texts.per_role, or add texts of your own: custom: "
-            "[{domain: mine, role: held_out, path: /data/mine.txt}]"
+            f"text {name} needs {self.need} tokens, and what domain {pool.domain} has left holds {found} "
+            f"({given} of {len(pool.documents)} documents went to other texts; those that repeat themselves "
+            "or share passages with another text do not count).\n"
+            "  Lower capture.tokens, ask for fewer texts under texts.per_role, or write a text of your own: "
+            "custom: [{domain: mine, role: held_out, path: /data/mine.txt}]"
         )
 
     def _hand_out(self, documents: list[Document]) -> list[Document]:
@@ -254,9 +249,8 @@ class _Chooser:
         return self._ids[document.id]
 
     def _fits(self, documents: list[Document]) -> bool:
-        return sum(len(self._encoded(document)) for document in documents) >= self.need and self._clean(
-            documents
-        )
+        total = sum(len(self._encoded(document)) for document in documents)
+        return total >= self.need and self._clean(documents)
 
     def _clean(self, documents: list[Document]) -> bool:
         ids = np.concatenate([self._encoded(document) for document in documents])
@@ -268,12 +262,10 @@ class _Chooser:
 
 def _refuse_short(text: Text, tokens: int) -> None:
     if len(text.tokens) < tokens:
+        found, ids = len(text.tokens), ", ".join(document.id for document in text.documents)
         raise TextError(
-            f"text {text.name} ({', '.join(document.id for document in text.documents)}) has "
-            f"{len(text.tokens)} tokens, and "
-            f"capture.tokens asks for {tokens}.\n  Write: tokens: {len(text.tokens)}   (or less, under "
-            "capture), or give "
-            "a longer document"
+            f"text {text.name} ({ids}) has {found} tokens, and capture.tokens asks for {tokens}.\n"
+            f"  Write: tokens: {found}   (or less, under capture), or give a longer document"
         )
 
 
@@ -282,15 +274,10 @@ def _refuse_repeating(text: Text, tokens: int) -> None:
     if share > _REPEAT_LIMIT:
         raise TextError(
             f"text {text.name} repeats itself: {share:.0%} of its passages of {PASSAGE} tokens stood in it "
-            "before. Accepted: "
-            f"at most {_REPEAT_LIMIT:.0%}.\n  Attention on repeated text says nothing about real text: give "
-            "another document."
+            f"before. Accepted: at most {_REPEAT_LIMIT:.0%}.\n"
+            "  Attention on repeated text says nothing about real text: give another document."
         )
 
 
 def _place(entry: Mapping[str, object]) -> tuple[str, str]:
     return str(entry["domain"]), str(entry["role"])
-
-
-def _number(name: str) -> int:
-    return int(name.rpartition("_")[2])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghostkv import documents as documents_module
-from ghostkv.documents import Document, TextSource, read_documents, read_own
+from ghostkv.documents import Document, TextSource, local_files, read_documents, read_own
 from ghostkv.errors import ConfigError, TextError
 from ghostkv.io import sha256_file, write_table
 from ghostkv.passages import PASSAGE, passages, repeated_share, shared_share
@@ -111,7 +111,7 @@ def test_a_domain_that_runs_out_says_how_much_it_has_left():
         make(names(held_out=2), [pool([300, 300, 300, 50])])
     message = str(caught.value)
     assert all(
-        part in message for part in ("prose_held_out_1", "200 tokens", "hold 50", "3 of 4", "texts.per_role")
+        part in message for part in ("prose_held_out_1", "200 tokens", "holds 50", "3 of 4", "texts.per_role")
     )
 
 
@@ -224,6 +224,19 @@ def test_order_matters_to_a_passage():
 # Reading documents
 
 
+def test_the_workflow_is_told_every_local_file(tmp_path):
+    for name in ("b.txt", "a.txt"):
+        (tmp_path / name).write_text("x")
+    sources = {
+        "mine": TextSource(kind="files", path=str(tmp_path / "*.txt")).plain(),
+        "hub": TextSource(kind="hub", id="a/b", file="c").plain(),
+    }
+    entries = names() | {
+        "law_held_out_0": {"domain": "law", "role": "held_out", "custom": {"path": "own.txt"}}
+    }
+    assert local_files(entries, sources) == [str(tmp_path / "a.txt"), str(tmp_path / "b.txt"), "own.txt"]
+
+
 def test_every_file_of_a_wheel_is_a_document_and_copies_are_dropped(tmp_path, make_wheel, stub_pip):
     files = {
         "p/b.txt": "second",
@@ -328,6 +341,13 @@ def test_one_row_of_a_hub_data_set_is_an_own_text(tmp_path, monkeypatch):
 
 
 # The table
+
+
+def test_the_roles_are_those_of_the_config():
+    from ghostkv.config import texts as section
+    from ghostkv.texts import ROLES
+
+    assert ROLES == section.ROLES
 
 
 def test_the_table_holds_every_text_and_reads_back(tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,8 @@ def describe(folder: Path, entry: ModelEntry, name: str) -> dict[str, Any]:
         raise ModelError(
             f"model {name} ({entry.origin()}) is not what its entry states: "
             + "; ".join(f"{key} is {found[key]}, stated {stated[key]}" for key in wrong)
-            + f".\n  Write: {', '.join(f'{key}: {found[key]}' for key in wrong)}   (in resources/models.yaml "
-            "or model.custom)"
+            + f".\n  Write: {', '.join(f'{key}: {found[key]}' for key in wrong)}"
+            "   (in resources/models.yaml or model.custom)"
         )
     architecture = (config.architectures or [type(config).__name__])[0]
     return {
@@ -90,8 +91,7 @@ def describe(folder: Path, entry: ModelEntry, name: str) -> dict[str, Any]:
 
 
 def weight_sha256(folder: Path) -> str:
-    """Checksum of the weights: of the one safetensors file, or of the list of names and checksums of
-    several."""
+    """Checksum of the weights: of the one file, or of the list of names and checksums of several."""
     files = sorted(folder.glob("*.safetensors"))
     if len(files) == 1:
         return sha256_file(files[0])
@@ -138,23 +138,21 @@ def _from_path(entry: ModelEntry, name: str, folder: Path) -> None:
         _take(path, folder, str(path), link=False)
     else:
         raise ModelError(
-            f"model {name}: {path} does not exist.\n  Write: path: /data/models/mine   (a model folder or a "
-            ".gguf file)"
+            f"model {name}: {path} does not exist.\n"
+            "  Write: path: /data/models/mine   (a model folder or a .gguf file)"
         )
 
 
 def _take(source: Path, folder: Path, what: str, link: bool) -> None:
-    """Copy a model's files; hard links where the source never changes (the hub's cache is named by
-    content)."""
+    """Copy a model's files; `link` where the source never changes, as the hub's cache, named by content."""
     weights = [source / name for name in _weight_names(source)]
     lacking = [file.name for file in [source / "config.json", *weights] if not file.is_file()]
     if lacking:
         pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in source.glob(pattern))
         raise ModelError(
-            f"{what} has no {', '.join(lacking)}{f' (only {pickled[0]})' if pickled else ''}. Only "
-            "safetensors weights are "
-            "read, because a pickle can run code.\n  Convert them once with transformers "
-            "(`AutoModelForCausalLM.from_pretrained(...).save_pretrained(folder)`) and write: "
+            f"{what} has no {', '.join(lacking)}{f' (only {pickled[0]})' if pickled else ''}. "
+            "Only safetensors weights are read, because a pickle can run code.\n"
+            "  Convert them once with transformers (`AutoModelForCausalLM.from_pretrained(...).save_pretrained(folder)`) and write: "
             "custom: {source: path, path: folder}"
         )
     beside = [file for pattern in _BESIDE for file in sorted(source.glob(pattern))]
@@ -175,7 +173,14 @@ def _copy(source: Path, target: Path, link: bool) -> None:
 def _weight_names(folder: Path) -> list[str]:
     if not (folder / _INDEX).is_file():
         return ["model.safetensors"]
-    return sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+    names = sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+    for name in names:
+        if not re.fullmatch(r"[\w.-]+\.safetensors", name):
+            raise ModelError(
+                f"{folder / _INDEX} names {name!r} as weights. "
+                "Accepted: safetensors files of the same folder."
+            )
+    return names
 
 
 def _read_config(folder: Path, name: str) -> Any:
@@ -188,9 +193,8 @@ def _read_config(folder: Path, name: str) -> Any:
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"model {name}: transformers cannot read its config.json without running code from its "
-            "repository "
-            f"({str(error).splitlines()[0]}).\n  Choose a model that transformers itself knows, such as gpt2 "
-            "or qwen2.5-0.5b."
+            f"repository ({str(error).splitlines()[0]}).\n"
+            "  Choose a model that transformers itself knows, such as gpt2 or qwen2.5-0.5b."
         ) from error
     if not known:
         raise ModelError(
@@ -201,8 +205,7 @@ def _read_config(folder: Path, name: str) -> Any:
 
 
 def _ensure_tokenizer(folder: Path, name: str) -> None:
-    """Old repositories carry only a vocabulary; transformers turns it into the one format that the lab
-    reads."""
+    """Old repositories carry only a vocabulary; transformers turns it into what the lab reads."""
     if (folder / "tokenizer.json").is_file():
         return
     from transformers import AutoTokenizer

@@ -1,5 +1,4 @@
-"""Tokenizers without transformers: reading the one in a model folder, and a byte-level one for untrained
-models."""
+"""Tokenizers without transformers: a model folder's own, and a byte-level one for untrained models."""
 
 from __future__ import annotations
 
@@ -33,8 +32,8 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers raises bare Exception for malformed files
         raise ModelError(
-            f"{path}: not a readable tokenizer ({error}). Delete {Path(folder)} and rerun the rule that "
-            "fetches the model."
+            f"{path}: not a readable tokenizer ({error}).\n"
+            f"  Delete {Path(folder)} and rerun the rule that fetches the model."
         ) from error
     # Some models ship with a cut at 512 tokens in the file itself.
     tokenizer.no_truncation()

@@ -143,6 +143,15 @@ def test_a_model_without_a_tokenizer_is_refused(tmp_path, tiny):
         fetched(tmp_path, {"source": "path", "path": str(own)})
 
 
+@pytest.mark.parametrize("weights", ["../other/model.safetensors", "pytorch_model.bin"])
+def test_an_index_may_name_only_safetensors_of_its_own_folder(tmp_path, tiny, weights):
+    own = copied(tiny, tmp_path / "own")
+    index = {"weight_map": {"lm_head.weight": weights}}
+    (own / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="safetensors files of the same folder"):
+        fetched(tmp_path, {"source": "path", "path": str(own)})
+
+
 # The hub
 
 

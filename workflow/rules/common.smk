@@ -13,6 +13,7 @@ sys.path.insert(0, ROOT)
 os.environ |= {"PYTHONPATH": os.pathsep.join(filter(None, [ROOT, os.getenv("PYTHONPATH")]))}
 
 from ghostkv.config.experiment import check_model, load_config
+from ghostkv.documents import local_files
 from ghostkv.errors import GhostKVError
 from ghostkv.provenance import fingerprint
 from ghostkv.registry import check_domains, read_sources, resolve_model
@@ -106,10 +107,8 @@ def one_of(names):
 
 
 def own_files():
-    """Text files of the user's own."""
-    return [
-        entry["custom"]["path"] for entry in TEXTS.values() if entry["custom"] and entry["custom"].get("path")
-    ]
+    """Files on this machine that texts are made of: the user's own, and those of domains of kind files."""
+    return local_files(TEXTS, SOURCES)
 
 
 def capture_files():

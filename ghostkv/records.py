@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,8 @@ def save_codecs(
         for name, array in codec.arrays().items()
     }
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={key: str(metadata[key]) for key in sorted(metadata)})
+        # One entry: safetensors keeps several in a hash map, whose order differs from process to process.
+        save_file(tensors, temporary, metadata={"provenance": json.dumps(dict(metadata), sort_keys=True)})
 
 
 def load_codecs(path: str | Path, chosen: list[CodecSpec]) -> dict[tuple[CodecSpec, int], Codec]:

@@ -1,4 +1,4 @@
-"""The real Snakefile on a tiny model, run once for all tests here, from a copy of the project that they may edit."""
+"""The real Snakefile on a tiny model, run once for all tests here, from a copy that they may edit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +48,11 @@ class Project:
         table = re.search(r"job +count\n-+ +-+\n(.*?)\ntotal", said, re.DOTALL)
         jobs = dict(line.split() for line in table[1].splitlines()) if table else {}
         return {rule: int(count) for rule, count in jobs.items() if rule != "all"}
+
+    def copied_run(self, folder: Path) -> Project:
+        """The same project with a copy of the finished run, for a test that changes results."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return replace(self, folder=folder)
 
     @contextmanager
     def edited(self, file: str, old: str, new: str) -> Iterator[None]:

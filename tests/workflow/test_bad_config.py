@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 FAULTS = {
@@ -29,8 +27,8 @@ def test_a_bad_config_says_what_to_write(project, config, says):
 
 
 def test_a_text_too_short_for_the_context_says_so(project, tmp_path):
-    config = json.dumps({"tokens": 2048})
-    done = project.snakemake("--config", f"capture={config}", "--until", "assemble_texts", check=False)
+    run = project.copied_run(tmp_path / "run")
+    done = run.snakemake("--config", "capture={tokens: 2048}", "--until", "assemble_texts", check=False)
     said = done.stdout + done.stderr
     assert done.returncode == 1
     assert "Traceback" not in said

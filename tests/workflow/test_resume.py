@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 # Where a run is killed, in the order of the pipeline: a job's log appears when the job starts.
@@ -25,8 +24,7 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def test_killed_and_resumed_ends_with_the_same_bytes(project, tmp_path):
-    killed = replace(project, folder=tmp_path / "run")
-    shutil.copytree(project.folder, killed.folder, symlinks=True)
+    killed = project.copied_run(tmp_path / "run")
     for name in REMADE:
         shutil.rmtree(killed.folder / name)
     for log in KILLED_IN:

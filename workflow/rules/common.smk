@@ -84,7 +84,8 @@ BRANCHES = {
     "historical": CONFIG.historical.plain()
     | {"captures": CAPTURES, "layers": LAYERS, "dtype": CONFIG.model.dtype},
     "benchmark": CONFIG.benchmark.plain() | {"dtype": CONFIG.model.dtype},
-    "report": CONFIG.report.plain() | {"config": CONFIG.plain(), "layers": LAYERS},
+    "report": CONFIG.report.plain()
+    | {"config": CONFIG.plain() | {"capture": CONFIG.capture.plain(without=("threads",))}, "layers": LAYERS},
 }
 
 

@@ -146,8 +146,6 @@ def sweep(
         counts, masses, union, nothing[0] if values is None else values,
         nothing if outputs is None else outputs, error,
     )  # fmt: skip
-    np.cumsum(counts, axis=-1, out=counts)
-    np.cumsum(masses, axis=-1, out=masses)
     np.cumsum(union, axis=-1, out=union)
     cold = np.maximum(stop - start, 0).astype(np.int32)[:, None]
     return Sweep(
@@ -161,6 +159,15 @@ def sweep(
 # Unsigned indices below: a signed one makes Numba test for Python's negative indexing, which stops the loops from being
 # vectorised. Statistics hold no NaN, so comparisons may be taken as total.
 _FAST = {"nnan", "nsz"}
+# What a key with these flags adds to the packed counters: (1, top-k) and (95 % mass, 99 % mass).
+_FLAGS = np.arange(256, dtype=np.uint64)
+_LANES = np.stack(
+    [
+        np.uint64(1) | ((_FLAGS & TOP_K) // TOP_K) << np.uint64(32),
+        (_FLAGS & MASS_95) // MASS_95 | ((_FLAGS & MASS_99) // MASS_99) << np.uint64(32),
+    ],
+    axis=1,
+)
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
@@ -181,17 +188,21 @@ def _bin_row(x, grid, guess, bins):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _histogram_row(bins, mass, needed, counts, masses):
+def _histogram_row(bins, mass, needed, lanes, packed, counts, masses):
+    """Running counts of a row by bin: two 32-bit counters to a word, so a key costs two additions and no branch."""
+    packed[: masses.size] = 0
     for j in range(bins.size):
-        b = np.uint64(bins[j])
-        counts[0, b] += 1
+        b, flags = np.uint64(bins[j]), np.uint64(needed[j])
+        packed[b, 0] += lanes[flags, 0]
+        packed[b, 1] += lanes[flags, 1]
         masses[b] += mass[j]
-    for j in range(bins.size):
-        if needed[j]:
-            b = np.uint64(bins[j])
-            counts[1, b] += needed[j] & TOP_K
-            counts[2, b] += (needed[j] & MASS_95) >> 1
-            counts[3, b] += (needed[j] & MASS_99) >> 2
+    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    first, second, total = np.uint64(0), np.uint64(0), 0.0
+    for b in range(masses.size):
+        first, second, total = first + packed[b, 0], second + packed[b, 1], total + masses[b]
+        counts[0, b], counts[1, b] = first & low, first >> half
+        counts[2, b], counts[3, b] = second & low, second >> half
+        masses[b] = total
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
@@ -208,18 +219,17 @@ def _output_error_row(bins, mass, values, output, masses, lost, error):
             p = mass[j]
             for v in range(width):
                 lost[b, np.uint64(v)] += p * values[np.uint64(j), np.uint64(v)]
-    norm, dropped = np.float32(0), 0.0
+    norm = np.float32(0)
     for v in range(width):
         norm += output[v] * output[v]
     for t in range(thetas):
-        dropped += masses[t]
-        m, square = np.float32(dropped), np.float32(0)
+        m, square = np.float32(masses[t]), np.float32(0)
         for v in range(width):
             if t > 0:
                 lost[t, v] += lost[t - 1, v]
             gap = lost[t, v] - m * output[v]
             square += gap * gap
-        error[t] = np.sqrt(square / max(norm, np.float32(1e-30))) / max(1.0 - dropped, 1e-30)
+        error[t] = np.sqrt(square / max(norm, np.float32(1e-30))) / max(1.0 - masses[t], 1e-30)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -228,6 +238,7 @@ def _count(statistic, mass, needed, start, stop, grid, counts, masses, union, va
     thetas = error.shape[2]
     guess, bins, highest = np.empty(keys, np.uint32), np.empty(keys, np.uint32), np.empty(keys, np.uint32)
     lost = np.empty((thetas + 1, values.shape[1]), np.float32)
+    packed = np.empty((masses.shape[2], 2), np.uint64)
     for q in range(queries):
         cold = slice(start[q], stop[q])
         count = max(stop[q] - start[q], 0)
@@ -235,7 +246,9 @@ def _count(statistic, mass, needed, start, stop, grid, counts, masses, union, va
         for g in range(group):
             row = bins[:count]
             _bin_row(statistic[g, q, cold], grid, guess[:count], row)
-            _histogram_row(row, mass[g, q, cold], needed[g, q, cold], counts[:, g, q], masses[g, q])
+            _histogram_row(
+                row, mass[g, q, cold], needed[g, q, cold], _LANES, packed, counts[:, g, q], masses[g, q]
+            )
             if thetas:
                 _output_error_row(
                     row, mass[g, q, cold], values[cold], outputs[g, q], masses[g, q], lost, error[g, q]

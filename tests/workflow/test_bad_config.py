@@ -6,12 +6,9 @@ import pytest
 
 FAULTS = {
     "typo": ("capture={tokenss: 512}", ["capture.tokenss", "Did you mean `tokens`", "Write: tokens: 512"]),
-    "type": ("capture={tokens: many}", ["capture.tokens", '"many"', "integer", "Write: tokens:"]),
     "layer": ("capture={layers: [0, 5]}", ["layer 5", "tiny-llama has 2 layers", "Write: layers: [0]"]),
-    "context": ("capture={tokens: 8192}", ["capture.tokens is 8192", "at most 4096", "Write: tokens: 4096"]),
     "model": ("model={name: tiny-lama}", ["model.name is tiny-lama", "tiny-llama"]),
     "domain": ("texts={domains: [esays]}", ["texts.domains", "esays", "essays"]),
-    "bands": ("capture={tokens: 256}", ["query_bands[1].stop is 512", "at most 256"]),
     "cold keys": ("frontier={hot: 64}", ["query_bands[0].start is 64", "Write: start: 76"]),
 }
 

@@ -19,7 +19,7 @@ rule capture_overhead:
     resources:
         mem_mb=2500,
     params:
-        run=stage_params("benchmark"),
+        run=stage_params("benchmark", "benchmark_capture"),
     script:
         "../scripts/capture_overhead.py"
 

@@ -89,12 +89,12 @@ BRANCHES = {
 }
 
 
-def stage_params(stage):
-    """A stage's branch of the config and the fingerprint of its code.
+def stage_params(stage, module=None):
+    """A stage's branch of the config and the fingerprint of its code, which is in `module` where that differs.
 
     One dict of plain values per rule: Snakemake compares the params of a rule as an unordered set of reprs.
     """
-    return {"code": fingerprint(f"ghostkv.stages.{stage}")} | BRANCHES[stage]
+    return {"code": fingerprint(f"ghostkv.stages.{module or stage}")} | BRANCHES[stage]
 
 
 def import_params(wildcards):

@@ -94,6 +94,12 @@ def test_a_faulty_entry_names_key_and_fix(entry, words):
     assert all(word in str(caught.value) for word in ["model.custom", *words])
 
 
+def test_an_entry_understands_every_key_of_a_custom_model():
+    from ghostkv.config.model import CustomModel
+
+    assert CustomModel.model_fields.keys() <= ModelEntry.model_fields.keys()
+
+
 def test_a_broken_list_is_named(tmp_path):
     (tmp_path / "models.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match=r"models\.yaml: not a readable YAML"):

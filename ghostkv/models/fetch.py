@@ -152,8 +152,8 @@ def _take(source: Path, folder: Path, what: str, link: bool) -> None:
         raise ModelError(
             f"{what} has no {', '.join(lacking)}{f' (only {pickled[0]})' if pickled else ''}. "
             "Only safetensors weights are read, because a pickle can run code.\n"
-            "  Convert them once with transformers (`AutoModelForCausalLM.from_pretrained(...).save_pretrained(folder)`) and write: "
-            "custom: {source: path, path: folder}"
+            "  Convert them once with transformers (from_pretrained, then save_pretrained(folder)) and "
+            "write: custom: {source: path, path: folder}"
         )
     beside = [file for pattern in _BESIDE for file in sorted(source.glob(pattern))]
     for file in {file.name: file for file in [*beside, *weights]}.values():

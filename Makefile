@@ -49,6 +49,6 @@ clean:
 $(READY): pyproject.toml
 	@echo "Setting up .venv (about a minute)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check $(TORCH)
-	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check $(TORCH)
+	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check --editable '.[dev]'
 	@touch $@

@@ -67,8 +67,8 @@ def resolve_model(
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "mine"
         raise ConfigError(
-            f"config: model.name is {name!r}. Accepted: letters, digits, dot, dash and underscore, as a folder "
-            f"is named by it.\n  Write: name: {safe}"
+            f"config: model.name is {name!r}. Accepted: letters, digits, dot, dash and underscore, as a "
+            f"folder is named by it.\n  Write: name: {safe}"
         )
     listed = read_models(models_yaml)
     if custom is None and name not in listed:

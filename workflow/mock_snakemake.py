@@ -3,7 +3,7 @@
     python -m pdb workflow/mock_snakemake.py sweep_layer layer=07
     python workflow/mock_snakemake.py capture_text text=qa_held_out_0 --configfile mine.yaml
 
-The job's inputs must exist (`snakemake sketch` makes those of `sweep_layer`). It writes its real outputs; what
+The job's inputs must exist (`snakemake sketch` makes those of `sweep_layer`). It writes its outputs; what
 it prints goes to the terminal instead of the log. Without wildcards, the rule's first job is taken.
 """
 

@@ -41,6 +41,22 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Workspace:
+    """Buffers of shape [group, queries, keys] that every design and rule of a view reuses.
+
+    Fresh arrays of this size come from the operating system page by page, which costs as much as filling them.
+    """
+
+    estimates: np.ndarray
+    known: np.ndarray
+    statistic: np.ndarray
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...]) -> Workspace:
+        return cls(*(np.zeros(shape, np.float32) for _ in range(3)))
+
+
+@dataclass(frozen=True)
 class GroupView:
     """One KV head on one text: exact attention of the heads that read it, and which keys are cold.
 
@@ -64,6 +80,7 @@ class GroupView:
     relevant: dict[str, np.ndarray]
     values: np.ndarray | None
     outputs: np.ndarray | None
+    workspace: Workspace
 
     @property
     def queries(self) -> np.ndarray:
@@ -93,6 +110,7 @@ def view_group(capture: LayerCapture, kv_head: int, setting: Setting, with_outpu
         relevant_counts(exact.needed, visible),
         values,
         outputs,
+        Workspace.of(exact.scores.shape),
     )
 
 
@@ -111,7 +129,7 @@ class Design:
 
 @dataclass(frozen=True)
 class Estimates:
-    """What a design knows about the cold keys of a view.
+    """What a design knows about the cold keys of a view; valid until the view's next design.
 
     Attributes
     ----------
@@ -137,17 +155,19 @@ def estimate_group(view: GroupView, design: Design, records: Records | None) -> 
         return Estimates(view.exact.scores, weight, radius, view.exact.scores)
     capture, decoded = view.capture, design.codec.decode(records)
     projected = design.codec.project(view.queries.reshape(-1, view.queries.shape[-1]))
-    estimates = design.codec.estimate(projected, decoded, capture.scale).reshape(shape)
-    estimates = cap(estimates, capture.softcap)
-    weight = (projected.norm * np.float32(capture.scale)).reshape(shape[:2])
-    return Estimates(
-        estimates, weight, decoded.radius, kept_or_estimated(estimates, view.exact.scores, view.visible)
+    space = view.workspace
+    flat = space.estimates.reshape(-1, shape[2])
+    estimates = cap(design.codec.estimate(projected, decoded, capture.scale, flat), capture.softcap).reshape(
+        shape
     )
+    weight = (projected.norm * np.float32(capture.scale)).reshape(shape[:2])
+    known = kept_or_estimated(estimates, view.exact.scores, view.visible, space.known)
+    return Estimates(estimates, weight, decoded.radius, known)
 
 
 @dataclass(frozen=True)
 class RuleSweep:
-    """A design under one rule on one view."""
+    """A design under one rule on one view; its statistic is valid until the view's next rule."""
 
     statistic: np.ndarray
     counts: Sweep
@@ -157,7 +177,15 @@ class RuleSweep:
 def sweep_rule(view: GroupView, estimates: Estimates, rule: str, setting: Setting) -> RuleSweep:
     """Every threshold of one rule, per query."""
     origin = reference(rule, estimates.known, view.visible, setting.top_k)
-    compared = statistic(rule, estimates.scores, origin, estimates.weight, estimates.radius, view.visible)
+    compared = statistic(
+        rule,
+        estimates.scores,
+        origin,
+        estimates.weight,
+        estimates.radius,
+        view.visible,
+        view.workspace.statistic,
+    )
     counts = sweep(
         compared,
         view.exact.mass,

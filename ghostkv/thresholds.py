@@ -12,19 +12,24 @@ RULES = ("absolute", "relative_topk", "relative_lse")
 _KIND = {rule: kind for kind, rule in enumerate(RULES)}
 
 
-def kept_or_estimated(estimates: np.ndarray, exact: np.ndarray, visible: ColdRange) -> np.ndarray:
+def kept_or_estimated(
+    estimates: np.ndarray, exact: np.ndarray, visible: ColdRange, out: np.ndarray | None = None
+) -> np.ndarray:
     """What is known at query time: estimates of cold keys, exact scores of sinks and hot window, -inf beyond.
 
     Parameters
     ----------
     estimates, exact : ndarray of float32, shape [group, queries, keys]
     visible : ColdRange
+    out : ndarray of float32, shape [group, queries, keys], optional
+        Where to write.
 
     Returns
     -------
     ndarray of float32, shape [group, queries, keys]
     """
-    known = exact.copy()
+    known = np.empty_like(exact) if out is None else out
+    np.copyto(known, exact)
     _insert_cold(estimates, visible.start, visible.stop, known)
     return known
 

@@ -229,9 +229,11 @@ class Codec:
             _round_up(np.linalg.norm(dual, axis=1) * _FRAME_SLACK + _UNDERFLOW),
         )
 
-    def estimate(self, queries: ProjectedQueries, decoded: Decoded, scale: float) -> np.ndarray:
-        """Estimated scores ``scale * (q.mu + z.y_hat)``, float32, shape [queries, keys]."""
-        estimate = queries.coordinates @ decoded.coordinates.T
+    def estimate(
+        self, queries: ProjectedQueries, decoded: Decoded, scale: float, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Estimated scores ``scale * (q.mu + z.y_hat)``, float32, shape [queries, keys]; written to `out` if given."""
+        estimate = np.matmul(queries.coordinates, decoded.coordinates.T, out=out)
         estimate += queries.offset[:, None]
         estimate *= np.float32(scale)
         return estimate

@@ -26,8 +26,8 @@ class Grid:
     Attributes
     ----------
     theta : ndarray of float32, shape [thetas]
-    padded : ndarray of float32, shape [thetas + 2]
-        The thresholds and two infinities, so that the correction needs no test for the end.
+    padded : ndarray of float32, shape [thetas + 1]
+        The thresholds and infinity, so that the correction needs no test for the end.
     table : ndarray of uint32, shape [cells]
         For each cell of an even partition of [theta[0], theta[-1]], a bin that is not above any statistic's bin in that cell.
     inverse : float32
@@ -64,7 +64,7 @@ class Grid:
         table = bins[:cells]
         return cls(
             theta,
-            np.concatenate([theta, np.full(2, np.inf, np.float32)]),
+            np.append(theta, np.float32(np.inf)),
             table.astype(np.uint32),
             np.float32(cells / span),
             int((bins[3:] - table).max()),
@@ -175,16 +175,18 @@ def _bin_row(x, grid, guess, bins):
     """bins[j] = searchsorted(theta, x[j], "right"): a table look-up, then an exact correction."""
     padded, table, inverse, corrections = grid
     low, top = padded[0], np.float32(table.size - 1)
+    last = np.uint32(padded.size - 1)
     for j in range(x.size):
         cell = (x[j] - low) * inverse
         cell = cell if cell > np.float32(0) else np.float32(0)
         guess[j] = np.uint32(np.int32(cell if cell < top else top))
     for j in range(x.size):
-        b = table[np.uint64(guess[j])]
-        bins[j] = b + np.uint32(padded[np.uint64(b)] <= x[j])
-    for _ in range(corrections - 1):
+        bins[j] = table[np.uint64(guess[j])]
+    for _ in range(corrections):
         for j in range(x.size):
-            bins[j] += np.uint32(padded[np.uint64(bins[j])] <= x[j])
+            b = bins[j]
+            # An infinite statistic passes the infinite padding too, hence the cap.
+            bins[j] = min(b + np.uint32(padded[np.uint64(b)] <= x[j]), last)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -29,15 +29,17 @@ def write(path, **tensors) -> None:
 
 def run(source, out, scale=None, tokens=TOKENS, layers="all"):
     params = {
-        "imports": {"mine": {"folder": str(source), "domain": "lab", "role": "held_out", "scale": scale}},
+        "text": "mine",
+        "folder": str(source),
+        "domain": "lab",
+        "role": "held_out",
+        "scale": scale,
         "tokens": tokens,
         "layers": layers,
         "query_bands": [{"start": 16, "stop": tokens, "count": 10}],
         "seed": 0,
     }
-    import_tensors(
-        params, "mine", {name: str(out / f"{name}.parquet") for name in ("kv", "queries", "layers")}
-    )
+    import_tensors(params, {name: str(out / f"{name}.parquet") for name in ("kv", "queries", "layers")})
     return out
 
 

@@ -72,16 +72,15 @@ def capture_text(
         record_attention(model, token_ids, positions, writer.append, layers, metadata["cache_dtype"])
 
 
-def import_tensors(params: Mapping[str, Any], text: str, outputs: Mapping[str, str]) -> None:
+def import_tensors(params: Mapping[str, Any], outputs: Mapping[str, str]) -> None:
     """Turn a folder of captured tensors into a capture.
 
     Parameters
     ----------
     params : mapping
-        `imports`: by text, `folder`, `domain`, `role` and `scale` (None for 1/sqrt(head_dim)); `tokens`,
-        `layers`, `query_bands` and `seed` of config section `capture`; `code`.
-    text : str
-        Name under which the tensors stand for a text.
+        `text`, the name that the tensors go by; `folder`, `domain`, `role` and `scale` (None for
+        1/sqrt(head_dim)) of its entry in `capture.import`; `tokens`, `layers`, `query_bands` and `seed` of
+        config section `capture`; `code`.
     outputs : mapping
         As for `capture_text`.
 
@@ -90,16 +89,16 @@ def import_tensors(params: Mapping[str, Any], text: str, outputs: Mapping[str, s
     CaptureError
         A tensor is malformed, too short, or a layer is missing; the message names the file and key.
     """
-    entry, folder = params["imports"][text], _folder(outputs)
-    found = layers_in(entry["folder"])
+    text, folder = params["text"], _folder(outputs)
+    found = layers_in(params["folder"])
     positions = sample_positions(params["query_bands"], params["tokens"], text, params["seed"])
     metadata = _metadata(params) | {
-        "model": f"imported from {Path(entry['folder']).name}",
+        "model": f"imported from {Path(params['folder']).name}",
         "weight_sha256": "",
         "text": text,
         "text_sha256": _sha256_of_files(found),
-        "domain": entry["domain"],
-        "role": entry["role"],
+        "domain": params["domain"],
+        "role": params["role"],
         "cache_dtype": "float16",
     }
     with ProvenWriter(folder, metadata, tolerance=None) as writer:
@@ -111,7 +110,7 @@ def import_tensors(params: Mapping[str, Any], text: str, outputs: Mapping[str, s
                     f"{params['tokens']}.\n"
                     f"  Write: tokens: {tensors.keys.shape[1]}   and query_bands within it, under capture"
                 )
-            writer.append(*tensors.first(params["tokens"]).capture(positions, entry.get("scale")))
+            writer.append(*tensors.first(params["tokens"]).capture(positions, params.get("scale")))
 
 
 def sample_positions(bands: list[Mapping[str, int]], tokens: int, text: str, seed: int) -> np.ndarray:

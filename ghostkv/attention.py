@@ -1,4 +1,4 @@
-"""Exact attention of a captured layer: scores, softmax mass, which keys matter and which may be eliminated."""
+"""Exact attention of a captured layer: scores, softmax mass, which keys matter, which may be eliminated."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def scores(queries: np.ndarray, keys: np.ndarray, scale: float, softcap: float =
 
 
 def cap(logits: np.ndarray, softcap: float) -> np.ndarray:
-    """Apply a soft cap in place. It is monotone and 1-Lipschitz, so a margin that holds before it holds after it."""
+    """Apply a soft cap in place. It is monotone and 1-Lipschitz: a margin that holds before holds after."""
     if softcap:
         logits /= np.float32(softcap)
         np.tanh(logits, out=logits)
@@ -88,7 +88,8 @@ def cap(logits: np.ndarray, softcap: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ExactAttention:
-    """What full attention does for the queries of one group: the truth that eliminations are measured against.
+    """What full attention does for the queries of one group: the truth that eliminations are measured
+    against.
 
     Attributes
     ----------
@@ -99,7 +100,8 @@ class ExactAttention:
     lse : ndarray of float32, shape [group, queries]
         ``log sum exp`` of the visible scores.
     needed : ndarray of uint8, shape [group, queries, keys]
-        Flags `TOP_K`, `MASS_95`, `MASS_99`: the exact top-k keys, and the fewest keys that hold 95 % / 99 % of the mass.
+        Flags `TOP_K`, `MASS_95`, `MASS_99`: the exact top-k keys, and the fewest keys that hold 95 % / 99 %
+        of the mass.
     """
 
     scores: np.ndarray
@@ -184,7 +186,7 @@ def kth_largest(known, last, k):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _flag(kth, logits, mass, ascending, last, k, needed):
-    """Mark the k best keys (of equal ones the earliest) and the fewest keys that hold 95 % and 99 % of the mass."""
+    """Mark the k best keys (of equal ones the earliest) and the fewest that hold 95 % and 99 % of the mass."""
     keys = logits.shape[2]
     for g in range(logits.shape[0]):
         for q in range(logits.shape[1]):

@@ -1,8 +1,9 @@
 """A capture on disk: what one model's attention saw on one text.
 
-A capture is a folder of three Parquet files. `kv.parquet` and `queries.parquet` hold one row group per layer, so that a layer is
-read without touching the others and written without holding them; `layers.parquet` describes each layer and carries the proof
-that the capture is true (the error of attention recomputed from the file).
+A capture is a folder of three Parquet files. `kv.parquet` and `queries.parquet` hold one row group per layer,
+so that a layer is read without touching the others and written without holding them; `layers.parquet`
+describes each layer and carries the proof that the capture is true (the error of attention recomputed from
+the file).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ LAYER_SCHEMA = pa.schema(
 
 
 def kv_schema(head_dim: int, value_dim: int) -> pa.Schema:
-    """Columns of `kv.parquet`; rows sorted by (kv_head, position); no `value` column where `value_dim` is 0."""
+    """Columns of `kv.parquet`, sorted by (kv_head, position); no `value` where `value_dim` is 0."""
     fields = [
         ("layer", pa.int16()),
         ("kv_head", pa.int16()),
@@ -54,7 +55,7 @@ def kv_schema(head_dim: int, value_dim: int) -> pa.Schema:
 
 
 def query_schema(head_dim: int, value_dim: int) -> pa.Schema:
-    """Columns of `queries.parquet`; rows sorted by (head, position); no `output` column where `value_dim` is 0."""
+    """Columns of `queries.parquet`, sorted by (head, position); no `output` where `value_dim` is 0."""
     fields = [
         ("layer", pa.int16()),
         ("head", pa.int16()),
@@ -128,7 +129,8 @@ class LayerCapture:
 
 
 class CaptureWriter:
-    """Write a capture layer by layer; the three files appear together when the context closes without an error.
+    """Write a capture layer by layer; the three files appear together when the context closes without an
+    error.
 
     Parameters
     ----------

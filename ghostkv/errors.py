@@ -1,7 +1,8 @@
 """Errors that a user of the lab can act on.
 
-Every failure that a user can cause or cure is one of these, with one message that names what was found, what is accepted and
-what to write instead. The workflow prints that message alone; a traceback means a fault of the lab itself.
+Every failure that a user can cause or cure is one of these, with one message that names what was found, what
+is accepted and what to write instead. The workflow prints that message alone; a traceback means a fault of
+the lab itself.
 """
 
 

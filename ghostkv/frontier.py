@@ -1,7 +1,8 @@
 """The elimination frontier of one layer: every codec and threshold rule against exact attention.
 
-Thresholds are chosen per head on texts of role `threshold` and reported on texts of role `held_out`. The exact
-scores (codec `exact`, no record) go through the same code as every codec: they are the oracle of each rule.
+Thresholds are chosen per head on texts of role `threshold` and reported on texts of role `held_out`. The
+exact scores (codec `exact`, no record) go through the same code as every codec: they are the oracle of each
+rule.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from ghostkv.metrics import per_query, relevant_counts
 from ghostkv.sweep import Grid, Sweep, sweep
 from ghostkv.thresholds import conformal_index, kept_or_estimated, reference, statistic
 
-# The oracle has no margin; `relative_topk` divides by one, so the oracle's theta counts in steps of 4 score units, which
-# lets a grid made for margins reach as far down.
+# The oracle has no margin; `relative_topk` divides by one, so the oracle's theta counts in steps of 4 score
+# units, which lets a grid made for margins reach as far down.
 ORACLE_MARGIN = 4.0
 
 
@@ -44,7 +45,8 @@ class Setting:
 class Workspace:
     """Buffers of shape [group, queries, keys] that every design and rule of a view reuses.
 
-    Fresh arrays of this size come from the operating system page by page, which costs as much as filling them.
+    Fresh arrays of this size come from the operating system page by page, which costs as much as filling
+    them.
     """
 
     estimates: np.ndarray
@@ -70,7 +72,8 @@ class GroupView:
     relevant : dict of ndarray, shape [group, queries]
     values : ndarray of float32, shape [tokens, value_dim], or None
     outputs : ndarray of float32, shape [group, queries, value_dim], or None
-        Exact outputs, recomputed from the stored K and V so that elimination is all that an output error measures.
+        Exact outputs, recomputed from the stored K and V so that elimination is all that an output error
+        measures.
     """
 
     capture: LayerCapture
@@ -209,8 +212,9 @@ class Choice:
         `fer` or `dropped_mass`.
     target : float
     method : str
-        `calibrated`: conformal risk control at the target on threshold texts. `safe`: the same at a stricter level, to
-        leave room. `hindsight`: the best that the held-out texts themselves would allow; no user could choose it.
+        `calibrated`: conformal risk control at the target on threshold texts. `safe`: the same at a stricter
+        level, to leave room. `hindsight`: the best that the held-out texts themselves would allow; no user
+        could choose it.
     index : ndarray of int, shape [group]
         Threshold of each head; -1 eliminates nothing.
     """

@@ -180,14 +180,16 @@ def layer_head(points: pl.DataFrame) -> pl.DataFrame:
 
 
 def safe_points(points: pl.DataFrame, fer: float, elimination: float) -> pl.DataFrame:
-    """Per head: the threshold chosen on threshold texts, what it does on held-out texts, and whether that is safe.
+    """Per head: the threshold chosen on threshold texts, what it does on held-out texts, and whether that is
+    safe.
 
     Parameters
     ----------
     points : DataFrame
         Of `POINT_SCHEMA`, with the methods `safe` and `safe_hindsight`.
     fer, elimination : float
-        Safe is a held-out false elimination rate of at most `fer` and an elimination of at least `elimination`.
+        Safe is a held-out false elimination rate of at most `fer` and an elimination of at least
+        `elimination`.
     """
     worst = [
         pl.col("elimination").min().alias("elimination_worst_text"),

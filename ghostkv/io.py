@@ -1,7 +1,8 @@
 """Files in and out: atomic, deterministic, no pickle.
 
-Every output is written to a temporary name in its own folder and renamed when complete, so a killed job leaves either the old
-file or none. Parquet is written by one writer with fixed settings, so the same rows give the same bytes.
+Every output is written to a temporary name in its own folder and renamed when complete, so a killed job
+leaves either the old file or none. Parquet is written by one writer with fixed settings, so the same rows
+give the same bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Yields
     ------
     Path
-        Where to write. The name is unique to the process and hidden, so a leftover of a kill is never mistaken for an output.
+        Where to write. The name is unique to the process and hidden, so a leftover of a kill is never
+        mistaken for an output.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +128,8 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 class ParquetAppender:
     """Write a Parquet file one row group at a time; it appears under its name only when complete.
 
-    Used as a context manager. Memory holds one row group, so a capture of 30 layers costs no more than a capture of one.
+    Used as a context manager. Memory holds one row group, so a capture of 30 layers costs no more than a
+    capture of one.
 
     Parameters
     ----------
@@ -163,7 +166,7 @@ class ParquetAppender:
 
 
 def fixed_list(rows: np.ndarray) -> pa.FixedSizeListArray:
-    """A matrix of shape [rows, width] as an Arrow array of fixed-size lists, without a copy where NumPy allows."""
+    """A matrix of shape [rows, width] as an Arrow array of fixed-size lists, copied only where it must be."""
     rows = np.ascontiguousarray(rows)
     if rows.shape[1] == 0:
         raise TableError("a vector column needs a width of at least 1")

@@ -39,8 +39,8 @@ def bytes_ratio(
 def relevant_counts(needed: np.ndarray, visible: ColdRange) -> dict[str, np.ndarray]:
     """How many needed keys each query has; arrays of shape [group, queries].
 
-    `top_k` counts all relevant keys, `top_k_cold` those that are cold, `mass_95` and `mass_99` the fewest keys that
-    hold that mass.
+    `top_k` counts all relevant keys, `top_k_cold` those that are cold, `mass_95` and `mass_99` the fewest
+    keys that hold that mass.
     """
     cold = np.zeros(needed.shape[:2], np.int64)
     _count_cold(needed, TOP_K, visible.start, visible.stop, cold)
@@ -97,8 +97,8 @@ def bound_errors(exact, estimates, weight, radius, start, stop):
     Returns
     -------
     tuple of float
-        Pairs checked, violations (error above margin), sum of squared error, sum of margin, sum of scores, sum of
-        squared scores; infinite margins count as checked and add nothing to the margin sum.
+        Pairs checked, violations (error above margin), sum of squared error, sum of margin, sum of scores,
+        sum of squared scores; infinite margins count as checked and add nothing to the margin sum.
     """
     pairs, violations = 0, 0
     squared, margins, total, total_squared = 0.0, 0.0, 0.0, 0.0

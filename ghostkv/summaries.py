@@ -39,7 +39,8 @@ def point_queries(
     index : ndarray of int, shape [group, choices]
         -1 eliminates nothing.
     united : sequence of bool, length choices
-        Whether to unite the group's survivors, each head with its own threshold; else `bytes_ratio_gqa` is NaN.
+        Whether to unite the group's survivors, each head with its own threshold; else `bytes_ratio_gqa` is
+        NaN.
 
     Returns
     -------
@@ -68,7 +69,7 @@ def point_queries(
 def summarise(
     view: GroupView, queries: Mapping[str, np.ndarray], chosen: np.ndarray | slice = slice(None)
 ) -> dict[str, np.ndarray]:
-    """Means and tails over the chosen queries of arrays [group, queries, ...]; every result has shape [group, ...]."""
+    """Means and tails over the chosen queries of arrays [group, queries, ...], as arrays [group, ...]."""
     picked = {name: values[:, chosen] for name, values in queries.items()}
     means = [name for name in (*MEANS, "bytes_ratio", "bytes_ratio_gqa") if name in picked]
     columns = {name: picked[name].mean(axis=1) for name in means}

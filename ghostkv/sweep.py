@@ -1,9 +1,10 @@
 """All thresholds at once: one pass that counts, then a running sum.
 
-A key is eliminated at threshold ``theta_t`` when its statistic is below it. With ascending thresholds and
-``b = searchsorted(theta, statistic, "right")`` (the number of thresholds at or below the statistic) that is ``t >= b``, so a
-histogram over ``b`` and a running sum give every threshold's count, false eliminations, mass and lost output together. The cost is
-one binning per (query, key) and does not grow with the number of thresholds.
+A key is eliminated at threshold ``theta_t`` when its statistic is below it. With ascending thresholds and ``b
+= searchsorted(theta, statistic, "right")`` (the number of thresholds at or below the statistic) that is ``t
+>= b``, so a histogram over ``b`` and a running sum give every threshold's count, false eliminations, mass and
+lost output together. The cost is one binning per (query, key) and does not grow with the number of
+thresholds.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from numba import njit
 
 from ghostkv.attention import MASS_95, MASS_99, TOP_K
 
-# Cells of the look-up table per threshold; more only makes the first guess of a bin better, the correction is exact.
+# Cells of the look-up table per threshold; more only makes the first guess of a bin better, the correction is
+# exact.
 _CELLS_PER_THETA, _MIN_CELLS, _MAX_CELLS = 4, 1024, 65536
 
 
@@ -29,7 +31,8 @@ class Grid:
     padded : ndarray of float32, shape [thetas + 1]
         The thresholds and infinity, so that the correction needs no test for the end.
     table : ndarray of uint32, shape [cells]
-        For each cell of an even partition of [theta[0], theta[-1]], a bin that is not above any statistic's bin in that cell.
+        For each cell of an even partition of [theta[0], theta[-1]], a bin that is not above any statistic's
+        bin in that cell.
     inverse : float32
         Cells per unit of the statistic.
     corrections : int
@@ -56,8 +59,8 @@ class Grid:
             raise ValueError("thresholds must be finite and strictly ascending in float32")
         span = max(float(theta[-1]) - float(theta[0]), 1e-30)
         cells = int(np.clip(_CELLS_PER_THETA * len(theta), _MIN_CELLS, _MAX_CELLS))
-        # A guess starts one cell early and the true bin lies at most one cell late: float32 rounding moves a statistic by
-        # less than a cell, so the window of three cells bounds the correction.
+        # A guess starts one cell early and the true bin lies at most one cell late: float32 rounding moves a
+        # statistic by less than a cell, so the window of three cells bounds the correction.
         edges = np.arange(-1, cells + 2) * (span / cells) + float(theta[0])
         bins = np.searchsorted(theta.astype(np.float64), edges, "right")
         bins[0] = 0
@@ -89,7 +92,8 @@ class Sweep:
     mass : ndarray of float64
         Dropped mass.
     error : ndarray of float32, or None
-        Output error ``||o - o_hat|| / ||o||``, survivors' softmax renormalised; None where values were not given.
+        Output error ``||o - o_hat|| / ||o||``, survivors' softmax renormalised; None where values were not
+        given.
     survivors_union : ndarray of int32, shape [queries, thetas]
         Cold keys that at least one head of the group keeps when all use the same threshold.
     """
@@ -156,8 +160,8 @@ def sweep(
     )
 
 
-# Unsigned indices below: a signed one makes Numba test for Python's negative indexing, which stops the loops from being
-# vectorised. Statistics hold no NaN, so comparisons may be taken as total.
+# Unsigned indices below: a signed one makes Numba test for Python's negative indexing, which stops the loops
+# from being vectorised. Statistics hold no NaN, so comparisons may be taken as total.
 _FAST = {"nnan", "nsz"}
 # What a key with these flags adds to the packed counters: (1, top-k) and (95 % mass, 99 % mass).
 _FLAGS = np.arange(256, dtype=np.uint64)
@@ -191,7 +195,7 @@ def _bin_row(x, grid, guess, bins):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _histogram_row(bins, mass, needed, lanes, packed, counts, masses):
-    """Running counts of a row by bin: two 32-bit counters to a word, so a key costs two additions and no branch."""
+    """Running counts of a row by bin; two counters share a word, so a key costs two additions and no branch."""
     packed[: masses.size] = 0
     for j in range(bins.size):
         b, flags = np.uint64(bins[j]), np.uint64(needed[j])
@@ -211,7 +215,8 @@ def _histogram_row(bins, mass, needed, lanes, packed, counts, masses):
 def _output_error_row(bins, mass, values, output, masses, lost, error):
     """||o - o_hat|| / ||o|| at every threshold.
 
-    With E the eliminated keys' sum of p v and m their mass, o_hat = (o - E) / (1 - m): o - o_hat = (E - m o) / (1 - m).
+    With E the eliminated keys' sum of p v and m their mass, o_hat = (o - E) / (1 - m): o - o_hat = (E - m o)
+    / (1 - m).
     """
     thetas, width = error.size, values.shape[1]
     lost[:thetas] = 0.0

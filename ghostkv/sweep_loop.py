@@ -1,4 +1,4 @@
-"""The sweep as one would first write it, as loops: the reference that `ghostkv.sweep` must equal, and be faster than."""
+"""The sweep as one would first write it, as loops: the reference that `ghostkv.sweep` must equal."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ def kept_or_estimated(
 def reference(rule: str, known: np.ndarray, visible: ColdRange, top_k: int) -> np.ndarray:
     """What a relative rule measures scores from; float32, shape [group, queries].
 
-    `absolute` measures from 0, `relative_topk` from the k-th best known score, `relative_lse` from the log-sum-exp
-    of the known scores. Nothing here looks at the exact score of a cold key.
+    `absolute` measures from 0, `relative_topk` from the k-th best known score, `relative_lse` from the
+    log-sum-exp of the known scores. Nothing here looks at the exact score of a cold key.
 
     Raises
     ------
@@ -67,9 +67,10 @@ def statistic(
 ) -> np.ndarray:
     """The statistic that a rule compares with theta; a key is eliminated when its statistic is below theta.
 
-    With margin ``m = weight * radius``: `absolute` compares the upper bound ``s_hat + m``; `relative_topk` the
-    distance from the k-th best in margins ``(s_hat - tau) / m`` (at theta = -1 the bound itself is below tau);
-    `relative_lse` the estimated log mass ``s_hat - lse``. A key whose record bounds nothing is never eliminated.
+    With margin ``m = weight * radius``: `absolute` compares the upper bound ``s_hat + m``; `relative_topk`
+    the distance from the k-th best in margins ``(s_hat - tau) / m`` (at theta = -1 the bound itself is below
+    tau); `relative_lse` the estimated log mass ``s_hat - lse``. A key whose record bounds nothing is never
+    eliminated.
 
     Parameters
     ----------
@@ -97,9 +98,9 @@ def statistic(
 def conformal_index(risk: np.ndarray, samples: int, target: float) -> int:
     """The largest threshold whose risk is controlled, as an index; -1 where none is.
 
-    Conformal risk control (Angelopoulos et al. 2024, eq. 4) for a risk that is bounded by 1 and grows with theta:
-    ``n / (n + 1) * R + 1 / (n + 1) <= target``. For exchangeable queries the expected risk of a new query is then at
-    most the target. Below ``1 / (n + 1)`` no threshold can be guaranteed.
+    Conformal risk control (Angelopoulos et al. 2024, eq. 4) for a risk that is bounded by 1 and grows with
+    theta: ``n / (n + 1) * R + 1 / (n + 1) <= target``. For exchangeable queries the expected risk of a new
+    query is then at most the target. Below ``1 / (n + 1)`` no threshold can be guaranteed.
 
     Parameters
     ----------

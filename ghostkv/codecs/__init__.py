@@ -1,4 +1,4 @@
-"""Codecs: write a key small, estimate its score, bound the error. `make` is the registry that the config names."""
+"""Codecs: write a key small, estimate its score, bound the error. `make` finds one by its config name."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
 """What a codec is: a fitted way to write a key small, estimate its score and bound the estimate's error.
 
-Every codec here is affine: a key is written as coordinates ``y = E (k - mu)``, quantised to ``y_hat``, and read back as
-``k_hat = mu + D y_hat``. With an invertible metric ``W`` (the codec's own frame) and ``rho >= ||W (k - k_hat)||`` measured when
-the record was written, Cauchy-Schwarz gives for every query ``q``
+Every codec here is affine: a key is written as coordinates ``y = E (k - mu)``, quantised to ``y_hat``, and
+read back as ``k_hat = mu + D y_hat``. With an invertible metric ``W`` (the codec's own frame) and ``rho >=
+||W (k - k_hat)||`` measured when the record was written, Cauchy-Schwarz gives for every query ``q``
 
     |q.k - q.k_hat| <= ||W^-T q|| * rho,
 
-whatever ``E``, ``D``, ``mu`` and the quantiser are: a badly fitted codec costs elimination, never correctness.
+whatever ``E``, ``D``, ``mu`` and the quantiser are: a badly fitted codec costs elimination, never
+correctness.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class Decoded:
     coordinates : ndarray of float32, shape [keys, dims]
         ``y_hat``.
     radius : ndarray of float32, shape [keys]
-        ``rho`` in key units plus the rounding slack of scoring in float32; infinite where the record cannot bound.
+        ``rho`` in key units plus the rounding slack of scoring in float32; infinite where the record cannot
+        bound.
     """
 
     coordinates: np.ndarray
@@ -155,7 +157,7 @@ class Codec:
         raise NotImplementedError
 
     def fit_quantiser(self, coordinates: np.ndarray) -> UniformQuantiser:
-        """Spend ``code_bytes`` on coordinates of shape [keys, dims]; by default 8 bits on each of the first ones."""
+        """Spend ``code_bytes`` on coordinates [keys, dims]; by default 8 bits on each of the first ones."""
         bits = np.zeros(coordinates.shape[1], np.int64)
         bits[: self.code_bytes] = 8
         return UniformQuantiser.fit(coordinates, bits)
@@ -198,8 +200,8 @@ class Codec:
         """
         if records.code.shape[1] != self.code_bytes:
             raise TableError(
-                f"codec {self.name}: records have {records.code.shape[1]} code bytes, the codec {self.code_bytes}. "
-                "Delete results/sketch and rerun."
+                f"codec {self.name}: records have {records.code.shape[1]} code bytes, the codec "
+                f"{self.code_bytes}. Delete results/sketch and rerun."
             )
         coordinates = self.quantiser_.dequantise(self.quantiser_.unpack(records.code))
         rho = np.where(records.rho == 255, np.inf, records.rho * (self.rho_step_ * _FRAME_SLACK))
@@ -209,7 +211,8 @@ class Codec:
     def _rounding(self, code_norm: np.ndarray, rho: np.ndarray) -> np.ndarray:
         """Float32 error of score and estimate together, in units of ``||W^-T q||``.
 
-        A float32 dot product of n terms errs by at most n u sum|a_i b_i| <= n u ||a|| ||b||; ||q|| <= ||W||_2 ||W^-T q||, and
+        A float32 dot product of n terms errs by at most n u sum|a_i b_i| <= n u ||a|| ||b||; ||q|| <= ||W||_2
+        ||W^-T q||, and
         ||k|| <= ||mu|| + ||D||_2 ||y_hat|| + ||W^-1||_2 rho.
         """
         dims = self.metric_.shape[0] + self.decoder_.shape[1] + 8
@@ -232,7 +235,7 @@ class Codec:
     def estimate(
         self, queries: ProjectedQueries, decoded: Decoded, scale: float, out: np.ndarray | None = None
     ) -> np.ndarray:
-        """Estimated scores ``scale * (q.mu + z.y_hat)``, float32, shape [queries, keys]; written to `out` if given."""
+        """Estimated scores ``scale * (q.mu + z.y_hat)``, float32, shape [queries, keys]; into `out` if given."""
         estimate = np.matmul(queries.coordinates, decoded.coordinates.T, out=out)
         estimate += queries.offset[:, None]
         estimate *= np.float32(scale)

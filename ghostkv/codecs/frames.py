@@ -10,8 +10,8 @@ import numpy as np
 from ghostkv.codecs.base import Codec
 from ghostkv.codecs.quantiser import UniformQuantiser, allocate_bits
 
-# Ridge on the query second moment, relative to its mean eigenvalue: keeps the metric invertible when calibration queries do not
-# span the space, at no cost to soundness.
+# Ridge on the query second moment, relative to its mean eigenvalue: keeps the metric invertible when
+# calibration queries do not span the space, at no cost to soundness.
 _RIDGE = 1e-3
 
 
@@ -19,8 +19,9 @@ _RIDGE = 1e-3
 class Gaussian(Codec):
     """Gaussian random projection, the historical sketch, with a measured residual.
 
-    ``y = P k`` with ``P ~ N(0, 1/m)``, 8 bits a coordinate; the estimate is ``(P q).(P k)`` (Johnson and Lindenstrauss 1984), so
-    ``E = P`` and ``D = P^T``. Data-oblivious: calibration sets only the quantiser's range.
+    ``y = P k`` with ``P ~ N(0, 1/m)``, 8 bits a coordinate; the estimate is ``(P q).(P k)`` (Johnson and
+    Lindenstrauss 1984), so ``E = P`` and ``D = P^T``. Data-oblivious: calibration sets only the quantiser's
+    range.
     """
 
     name: ClassVar[str] = "gaussian"
@@ -83,10 +84,11 @@ class Whitened(Codec):
 
 @dataclass
 class TransformCode(Whitened):
-    """The query-aware frame with bits spent where they remove most score error (transform coding, Goyal 2001).
+    """The query-aware frame with bits spent where they remove most score error (transform coding, Goyal
+    2001).
 
-    Bits follow reverse water-filling on distortion measured over calibration keys, at most 8 a coordinate; most coordinates get
-    none and are dropped.
+    Bits follow reverse water-filling on distortion measured over calibration keys, at most 8 a coordinate;
+    most coordinates get none and are dropped.
     """
 
     name: ClassVar[str] = "transform_code"

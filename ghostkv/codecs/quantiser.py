@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 MAX_BITS = 8
-# Step of the best uniform quantiser of a unit Gaussian with 1..8 bits (Max 1960, table II); a starting point, the fit searches
-# around it because key coordinates have heavier or lighter tails.
+# Step of the best uniform quantiser of a unit Gaussian with 1..8 bits (Max 1960, table II); a starting point,
+# the fit searches around it because key coordinates have heavier or lighter tails.
 _GAUSSIAN_STEP = np.array([1.596, 0.9957, 0.5860, 0.3352, 0.1881, 0.1041, 0.0569, 0.0308])
 _STEP_SEARCH = np.array([0.6, 0.75, 0.9, 1.0, 1.15, 1.35, 1.6, 2.0])
 # Calibration keys that the step search looks at; more changes the third digit.
@@ -33,7 +33,7 @@ class UniformQuantiser:
 
     @classmethod
     def fit(cls, coordinates: np.ndarray, bits: np.ndarray) -> UniformQuantiser:
-        """Choose centre and step of each coordinate for the least squared error on ``coordinates`` [keys, dims]."""
+        """Choose centre and step of each coordinate for least squared error on ``coordinates`` [keys, dims]."""
         centre = coordinates.mean(axis=0)
         sample = coordinates[:: max(1, len(coordinates) // _SEARCH_KEYS)] - centre
         step, _ = _best_steps(sample, np.broadcast_to(bits, (1, len(bits))))
@@ -83,7 +83,8 @@ class UniformQuantiser:
 
 
 def allocate_bits(coordinates: np.ndarray, budget: int) -> np.ndarray:
-    """Spend a bit budget where it removes most squared error (greedy reverse water-filling on measured distortion).
+    """Spend a bit budget where it removes most squared error (greedy reverse water-filling on measured
+    distortion).
 
     Parameters
     ----------

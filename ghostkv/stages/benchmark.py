@@ -1,4 +1,4 @@
-"""Stage `benchmark`, second half: the counting sweep against a loop over thresholds, side by side in one run."""
+"""Stage `benchmark`, second half: the counting sweep beside loops over thresholds, in one run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ SPEED_SCHEMA = pa.schema(
         ("identical_counts", pa.bool_()),
     ]
 )
-# The loop is run up to this many thetas; beyond, its cost is known to grow with them and only the sweep's matters.
+# The loop is run up to this many thetas; beyond, its cost is known to grow with them and only the sweep's
+# matters.
 _LOOP_THETAS = 100
 _GROUP, _VALUE_DIM = 3, 64
 
@@ -96,7 +97,7 @@ def _same_counts(one: Sweep, other: Sweep) -> bool:
 
 
 def _attention(queries: int, keys: int, seed: int) -> dict[str, np.ndarray]:
-    """Softmax attention of random scores at the last positions of a context, its statistic the noisy log mass."""
+    """Softmax attention of random scores in the later half of a context; its statistic is noisy log mass."""
     rng = np.random.default_rng(seed)
     scores = rng.normal(0.0, 2.0, (_GROUP, queries, keys)).astype(np.float32)
     mass = np.exp(scores - scores.max(axis=-1, keepdims=True))

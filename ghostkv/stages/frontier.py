@@ -261,7 +261,8 @@ def _from_position(capture: LayerCapture, text: CapturedText, start: int) -> Lay
     if not wanted.any():
         raise ConfigError(
             f"frontier.headline_start is {start}, but the last captured query of {text.text} is at "
-            f"{capture.positions.max()}; write a smaller headline_start, or raise capture.tokens and query_bands"
+            f"{capture.positions.max()}; write a smaller headline_start, or raise capture.tokens "
+            "and query_bands"
         )
     return replace(
         capture,

@@ -1,4 +1,4 @@
-"""Sketch: fit every codec on codec texts and write the ghost records of all other texts, one layer at a time."""
+"""Sketch: fit codecs on codec texts and write the ghost records of all other texts, a layer at a time."""
 
 from __future__ import annotations
 

@@ -1,0 +1,68 @@
+"""Small captures made at test time: attention with sinks and locality, in the real file format."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ghostkv.captures import CaptureWriter, LayerCapture
+from ghostkv.io import stable_seed
+
+PROOF = dict.fromkeys(
+    (
+        "max_relative_error",
+        "mean_relative_error",
+        "layer_relative_error",
+        "exact_relative_error",
+        "storage_relative_error",
+    ),
+    0.0,
+) | {"recomputed": 1}
+
+
+def make_layer(text: str, layer: int, tokens=300, kv_heads=2, group=2, width=16, values=True, window=0):
+    """A layer whose queries look along a few directions that keys vary in, as real heads do."""
+    shared = np.random.default_rng(layer)
+    mixing = shared.normal(size=(kv_heads, width, width)) * (2.0 ** -np.arange(width))[:, None] * 3
+    rng = np.random.default_rng(stable_seed(text, layer))
+    keys = rng.normal(size=(kv_heads, tokens, width)) @ mixing + shared.normal(size=(kv_heads, 1, width))
+    positions = np.sort(rng.choice(np.arange(40, tokens), 24, replace=False)).astype(np.int32)
+    aim = np.repeat(mixing, group, axis=0).transpose(0, 2, 1)
+    queries = rng.normal(size=(kv_heads * group, len(positions), width)) @ aim.transpose(0, 2, 1) + 0.3
+    shape = (kv_heads, tokens, width)
+    return LayerCapture(
+        layer=layer,
+        keys=keys.astype(np.float16),
+        values=rng.normal(size=shape).astype(np.float16) if values else None,
+        queries=queries.astype(np.float32),
+        outputs=np.zeros((kv_heads * group, len(positions), width), np.float32) if values else None,
+        positions=positions,
+        scale=width**-0.5,
+        window=window,
+    )
+
+
+@pytest.fixture(scope="session")
+def write_captures(tmp_path_factory):
+    """`write_captures(**options)` -> the list that stages take: a text of each role, two layers."""
+
+    def write(**options) -> list[dict[str, str]]:
+        folder = tmp_path_factory.mktemp("captures")
+        found = []
+        for role in ("codec", "threshold", "held_out"):
+            text = f"prose_{role}_0"
+            metadata = {"model": "made", "text": text, "text_sha256": "0", "fingerprint": "f"}
+            width = options.get("width", 16)
+            with CaptureWriter(folder / text, width, width * options.get("values", True), metadata) as writer:
+                for layer in range(2):
+                    writer.append(make_layer(text, layer, **options), PROOF)
+            found.append({"text": text, "domain": "prose", "role": role, "folder": str(folder / text)})
+        return found
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def captures(write_captures):
+    """Captures with values and global attention."""
+    return write_captures()

@@ -11,7 +11,7 @@ class Benchmark(Section):
     """What capture and sweep cost."""
 
     tokens: PositiveInt = Field(default=1024, description="Context of the capture overhead measurement.")
-    repeats: PositiveInt = Field(default=3, description="Repeats; the fastest counts.")
+    repeats: PositiveInt = Field(default=3, description="Repeats of each timing; the median counts.")
     thetas: list[PositiveInt] = Field(
         default=[19, 100, 1000], min_length=1, description="Numbers of thetas that the sweep is timed at."
     )

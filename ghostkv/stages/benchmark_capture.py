@@ -13,8 +13,8 @@ from ghostkv import __version__
 from ghostkv.io import read_table, write_table
 from ghostkv.stages.capture import token_ids_of
 
-# As many as the default query bands sample, so that the proof weighs what it weighs in a capture.
-_QUERIES = 160
+# Sampled queries per token in the default capture, so that the proof weighs what it weighs there.
+_QUERY_SHARE = 160 / 4096
 
 
 def capture_overhead(
@@ -47,7 +47,8 @@ def capture_overhead(
     row = read_table(texts_table).row(0, named=True)
     token_ids = token_ids_of(load_tokenizer(model_folder), row["content"], tokens, row["text"])
     model = load_model(model_folder, params.get("dtype", "float32"), threads)
-    positions = np.unique(np.linspace(tokens // 16, tokens - 1, min(_QUERIES, tokens // 2)).astype(np.int32))
+    count = max(int(tokens * _QUERY_SHARE), 1)
+    positions = np.linspace(tokens // 16, tokens - 1, count).astype(np.int32)
     folder = Path(output).parent
     folder.mkdir(parents=True, exist_ok=True)
     rows = time_pairs(model, token_ids, positions, params["repeats"], folder)

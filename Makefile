@@ -20,16 +20,16 @@ BIN := .venv/bin
 READY := .venv/.ready
 # Jobs state their memory; together they may take nine tenths of what is installed.
 MEMORY_MB = $(shell $(BIN)/python -c "import psutil; print(int(psutil.virtual_memory().total * 0.9) >> 20)")
-SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) --resources mem_mb=$(MEMORY_MB) --quiet host rules reason $(ARGS)
+SNAKEMAKE = $(BIN)/snakemake --quiet host rules reason --cores $(CORES) --resources mem_mb=$(MEMORY_MB) $(ARGS)
 
 .PHONY: frontier report test lint clean
 
 frontier: $(READY)
-	@$(SNAKEMAKE) frontier
+	@$(SNAKEMAKE) -- frontier
 
 report: $(READY)
-	@$(SNAKEMAKE) report
-	@$(SNAKEMAKE) report --report results/report/snakemake.html
+	@$(SNAKEMAKE) -- report
+	@$(SNAKEMAKE) --report results/report/snakemake.html -- report
 
 test: $(READY)
 	@$(BIN)/python -m pytest $(PYTEST)

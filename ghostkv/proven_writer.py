@@ -29,6 +29,10 @@ class ProvenWriter:
         self._written: dict[int, str] = {}
 
     def __enter__(self) -> ProvenWriter:
+        # What a killed run left half-written: 80 MB that nothing else would ever remove.
+        for name in FILES:
+            for leftover in self._folder.glob(f".{name}.parquet.*.part"):
+                leftover.unlink()
         self._stack = ExitStack()
         return self
 

@@ -75,7 +75,9 @@ def record_attention(
             f"{count - 1}.\n"
             f"  Write: layers: [{', '.join(str(layer) for layer in wanted if layer < count) or 0}]"
         )
-    recorder = _Recorder(torch.as_tensor(positions), frozenset(wanted), cache_dtype, receive)
+    recorder = _Recorder(
+        torch.tensor(np.asarray(positions, np.int64)), frozenset(wanted), cache_dtype, receive
+    )
     ids = torch.as_tensor(np.asarray(token_ids, dtype=np.int64))[None]
     with torch.inference_mode(), attention_through(model, recorder.attend):
         model.base_model(ids, use_cache=False)

@@ -39,7 +39,7 @@ def rebuilt_and_true(
     dict
         By layer, (rebuilt, true): captures without values, keys in float32.
     """
-    pair = _Pair(torch.as_tensor(positions), frozenset(layers))
+    pair = _Pair(torch.tensor(np.asarray(positions, np.int64)), frozenset(layers))
     with ExitStack() as stack, torch.inference_mode():
         stack.enter_context(attention_through(model, pair.attend))
         for parent in model.base_model.modules():

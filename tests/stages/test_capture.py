@@ -124,6 +124,35 @@ def test_a_failed_capture_leaves_an_older_one_whole(place, tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_what_a_killed_run_left_is_cleared_away(place, tmp_path):
+    leftover = tmp_path / ".kv.parquet.99999.part"
+    leftover.write_bytes(b"half a capture")
+    run(place, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"kv.parquet", "queries.parquet", "layers.parquet"}
+
+
+def test_a_capture_killed_at_any_moment_leaves_no_output(place, tmp_path):
+    code = (
+        "import os, signal, json, sys\n"
+        "from ghostkv import captures\n"
+        "append = captures.CaptureWriter.append\n"
+        "def killed(self, capture, proof):\n"
+        "    append(self, capture, proof)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "captures.CaptureWriter.append = killed\n"
+        "from ghostkv.stages.capture import capture_text\n"
+        "capture_text(*json.loads(sys.argv[1]))\n"
+    )
+    arguments = [str(place / "llama"), str(place / "texts.parquet"), "a_held_out_0", PARAMS, files(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(arguments)], capture_output=True)
+    assert done.returncode == -9
+    assert not list(tmp_path.glob("*.parquet"))
+    undisturbed = run(place, tmp_path / "undisturbed")
+    for path in files(run(place, tmp_path)).values():
+        assert Path(path).read_bytes() == (undisturbed / Path(path).name).read_bytes()
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_a_file_that_reads_back_differently_is_removed(place, tmp_path, monkeypatch):
     from ghostkv import proven_writer
 

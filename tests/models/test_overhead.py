@@ -1,0 +1,31 @@
+"""Plain pass and capture are timed in turns, and what is written for the timing is gone afterwards."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+pytest.importorskip("torch")
+
+from ghostkv.models.overhead import OVERHEAD_SCHEMA  # noqa: E402
+from ghostkv.stages.benchmark_capture import capture_overhead  # noqa: E402
+from ghostkv.stages.model import fetch_model  # noqa: E402
+
+ENTRY = {"source": "random", "architecture": "llama", "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16}
+
+
+def test_pairs_are_timed_and_nothing_is_left(tmp_path):
+    fetch_model(ENTRY | {"max_context": 512, "seed": 0}, "tiny", str(tmp_path / "tiny" / "manifest.json"))
+    pl.DataFrame({"text": ["a"], "content": ["words of a text " * 40]}).write_parquet(
+        tmp_path / "texts.parquet"
+    )
+    output = tmp_path / "out" / "capture_overhead.parquet"
+    params = {"tokens": 128, "repeats": 2, "code": "x"}
+    capture_overhead(str(tmp_path / "tiny"), str(tmp_path / "texts.parquet"), params, str(output))
+    table = pl.read_parquet(output)
+    assert table.columns == OVERHEAD_SCHEMA.names
+    assert table["pair"].to_list() == [0, 1]
+    assert table["queries"].to_list() == [5, 5]
+    assert (table["ratio"] == table["capture_seconds"] / table["plain_seconds"]).all()
+    assert (table["plain_seconds"] > 0).all()
+    assert [path.name for path in output.parent.iterdir()] == [output.name]

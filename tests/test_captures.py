@@ -1,0 +1,105 @@
+"""A capture read back is the capture written, a layer at a time."""
+
+import numpy as np
+import pytest
+
+from ghostkv.captures import CaptureWriter, LayerCapture, capture_metadata, read_layer, read_layers_table
+from ghostkv.errors import TableError
+from ghostkv.io import sha256_file
+
+PROOF = {
+    "max_relative_error": 1e-6,
+    "mean_relative_error": 1e-7,
+    "layer_relative_error": 1e-7,
+    "exact_relative_error": 1e-6,
+    "storage_relative_error": 1e-3,
+    "recomputed": 12,
+}
+
+
+def make(layer, values=True, window=0):
+    rng = np.random.default_rng(layer)
+    return LayerCapture(
+        layer=layer,
+        keys=rng.normal(size=(2, 50, 8)).astype(np.float16),
+        values=rng.normal(size=(2, 50, 4)).astype(np.float16) if values else None,
+        queries=rng.normal(size=(6, 5, 8)).astype(np.float32),
+        outputs=rng.normal(size=(6, 5, 4)).astype(np.float32) if values else None,
+        positions=np.array([3, 9, 20, 33, 49], np.int32),
+        scale=0.3,
+        window=window,
+        softcap=30.0 if window else 0.0,
+    )
+
+
+def write(folder, layers, value_dim=4):
+    with CaptureWriter(folder, 8, value_dim, {"model": "m", "text": "t"}) as writer:
+        for layer in layers:
+            writer.append(layer, PROOF)
+
+
+def test_layers_survive_the_file(tmp_path):
+    layers = [make(2), make(5, window=16)]
+    write(tmp_path, layers)
+    for layer in layers:
+        found = read_layer(tmp_path, layer.layer)
+        for name, value in layer.__dict__.items():
+            assert np.array_equal(getattr(found, name), value), name
+            assert getattr(getattr(found, name), "dtype", None) == getattr(value, "dtype", None)
+    described = read_layers_table(tmp_path)
+    assert described["kind"].to_list() == ["global", "sliding"]
+    assert described["max_relative_error"].to_list() == [1e-6, 1e-6]
+    assert capture_metadata(tmp_path) == {"model": "m", "text": "t"}
+
+
+def test_a_capture_without_values_reads_as_none(tmp_path):
+    write(tmp_path, [make(0, values=False)], value_dim=0)
+    found = read_layer(tmp_path, 0)
+    assert found.values is None
+    assert found.outputs is None
+    assert read_layers_table(tmp_path)["value_dim"].to_list() == [0]
+
+
+def test_groups_share_a_kv_head():
+    layer = make(0)
+    assert (layer.group, layer.heads, layer.kv_heads) == (3, 6, 2)
+    assert np.array_equal(layer.group_queries(1), layer.queries[3:])
+
+
+def test_a_sliding_window_hides_the_oldest_keys():
+    assert make(0).first_visible().tolist() == [0] * 5
+    assert make(0, window=16).first_visible().tolist() == [0, 0, 5, 18, 34]
+
+
+def test_the_same_layers_give_the_same_bytes(tmp_path):
+    for name in ("one", "two"):
+        write(tmp_path / name, [make(0), make(1)])
+    for file in ("kv", "queries", "layers"):
+        assert sha256_file(tmp_path / "one" / f"{file}.parquet") == sha256_file(
+            tmp_path / "two" / f"{file}.parquet"
+        )
+
+
+def test_a_capture_that_fails_leaves_nothing(tmp_path):
+    def fail():
+        with CaptureWriter(tmp_path / "x", 8, 4, {}) as writer:
+            writer.append(make(0), PROOF)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert list((tmp_path / "x").iterdir()) == []
+
+
+def test_a_layer_that_was_not_captured_is_refused_with_those_that_were(tmp_path):
+    write(tmp_path, [make(2), make(5)])
+    with pytest.raises(TableError, match=r"no layer 3; the capture has layers \[2, 5\]"):
+        read_layer(tmp_path, 3)
+
+
+def test_a_truncated_capture_is_refused_by_file(tmp_path):
+    write(tmp_path, [make(0)])
+    path = tmp_path / "kv.parquet"
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(TableError, match=r"kv.parquet.*rerun the capture"):
+        read_layer(tmp_path, 0)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -85,7 +85,8 @@ class Project:
                 time.sleep(0.01)
             time.sleep(delay)
         finally:
-            os.killpg(running.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # the last job may be quicker than the delay
+                os.killpg(running.pid, signal.SIGKILL)
             running.wait()
 
 
@@ -94,7 +95,8 @@ def copy_project(root: Path, folder: Path) -> Project:
     for name in COPIED:
         source, target = ROOT / name, root / name
         if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            # With the compiled code that lies beside it: compiling it anew would take most of the run.
+            shutil.copytree(source, target)
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)

@@ -11,6 +11,8 @@ from ghostkv.captures import LayerCapture
 
 # Bits of `ExactAttention.needed`.
 TOP_K, MASS_95, MASS_99 = np.uint8(1), np.uint8(2), np.uint8(4)
+# Interleaved sets of keys whose largest `kth_largest` looks at first.
+_COMBS = 256
 
 
 @dataclass(frozen=True)
@@ -149,12 +151,36 @@ def _needed(logits: np.ndarray, mass: np.ndarray, visible: ColdRange, top_k: int
     return needed
 
 
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz"})
+def _comb_maxima(row, maxima):
+    """maxima[c] = the largest of row[c], row[c + combs], row[c + 2 combs], ... of the whole combs in the row."""
+    combs = maxima.size
+    maxima[:] = -np.inf
+    for first in range(0, row.size - combs + 1, combs):
+        for c in range(combs):
+            x = row[np.uint64(first + c)]
+            maxima[np.uint64(c)] = x if x > maxima[np.uint64(c)] else maxima[np.uint64(c)]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _keep_best(row, least, best):
+    """Put every entry of at least `least` that beats the least of the ascending list `best` into it."""
+    for j in range(row.size):
+        x = row[j]
+        if x >= least and x > best[0]:
+            i = 0
+            while i + 1 < best.size and best[i + 1] < x:
+                best[i] = best[i + 1]
+                i += 1
+            best[i] = x
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def kth_largest(known, last, k):
     """k-th largest of each row's first `last` entries; -inf where there are fewer.
 
-    A sorted list of the k best so far: after a few hundred keys almost none enters it, so a row costs one
-    comparison a key, far less than a partition.
+    The k-th largest of the maxima of disjoint sets of keys is a lower bound that hardly more than k keys reach;
+    only those enter the sorted list of the best. That costs two comparisons a key, far less than a partition.
 
     Parameters
     ----------
@@ -168,25 +194,23 @@ def kth_largest(known, last, k):
     """
     out = np.empty(known.shape[:2], np.float32)
     best = np.empty(k, np.float32)
+    maxima = np.empty(_COMBS, np.float32)
     for g in range(known.shape[0]):
         for q in range(known.shape[1]):
-            best[:] = -np.inf
             row = known[g, q, : last[q]]
-            for j in range(row.size):
-                x = row[j]
-                if x > best[0]:
-                    i = 0
-                    while i + 1 < k and best[i + 1] < x:
-                        best[i] = best[i + 1]
-                        i += 1
-                    best[i] = x
+            _comb_maxima(row, maxima)
+            best[:] = -np.inf
+            _keep_best(maxima, best[0], best)
+            least = best[0]
+            best[:] = -np.inf
+            _keep_best(row, least, best)
             out[g, q] = best[0]
     return out
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _flag(kth, logits, mass, ascending, last, k, needed):
-    """Mark the k best keys (of equal ones the earliest) and the fewest that hold 95 % and 99 % of the mass."""
+    """Mark the k best keys (the earliest of equal ones) and the fewest that hold 95 % and 99 % of mass."""
     keys = logits.shape[2]
     for g in range(logits.shape[0]):
         for q in range(logits.shape[1]):

@@ -83,7 +83,8 @@ def _count_cold(needed, flag, start, stop, out):
             out[g, q] = total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+# Sums may be reordered, but infinities mean something here.
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 def bound_errors(exact, estimates, weight, radius, start, stop):
     """How good a codec's estimate is and whether its margin holds, over the cold keys.
 
@@ -104,14 +105,16 @@ def bound_errors(exact, estimates, weight, radius, start, stop):
     squared, margins, total, total_squared = 0.0, 0.0, 0.0, 0.0
     for g in range(exact.shape[0]):
         for q in range(exact.shape[1]):
-            w = weight[g, q]
-            for j in range(start[q], stop[q]):
-                error = np.float64(exact[g, q, j]) - np.float64(estimates[g, q, j])
-                margin = w * radius[j]
-                pairs += 1
+            w, cold = weight[g, q], slice(start[q], stop[q])
+            truth, guess, reach = exact[g, q, cold], estimates[g, q, cold], radius[cold]
+            pairs += truth.size
+            for j in range(truth.size):
+                score = np.float64(truth[j])
+                error = score - np.float64(guess[j])
+                margin = w * reach[j]
                 violations += abs(error) > margin
                 squared += error * error
-                margins += margin if margin < np.inf else 0.0
-                total += exact[g, q, j]
-                total_squared += np.float64(exact[g, q, j]) * exact[g, q, j]
+                margins += margin if margin < np.inf else np.float32(0)
+                total += score
+                total_squared += score * score
     return pairs, violations, squared, margins, total, total_squared

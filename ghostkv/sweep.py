@@ -195,7 +195,7 @@ def _bin_row(x, grid, guess, bins):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _histogram_row(bins, mass, needed, lanes, packed, counts, masses):
-    """Running counts of a row by bin; two counters share a word, so a key costs two additions and no branch."""
+    """Running counts of a row by bin; two counters share a word: a key costs two additions and no branch."""
     packed[: masses.size] = 0
     for j in range(bins.size):
         b, flags = np.uint64(bins[j]), np.uint64(needed[j])

@@ -23,6 +23,8 @@ from ghostkv.errors import TableError
 # rho is one byte: 0..254 count steps, 255 says "larger than that" and makes the bound infinite.
 RHO_BYTES = 1
 _RHO_MAX = 254
+# Calibration keys that the step of rho is set from.
+_RHO_KEYS = 4096
 # Unit roundoff of float32, in which scores and estimates are computed.
 UNIT_ROUNDOFF = 2.0**-24
 # Relative slack of what is fitted in float64 and used in float32 (z, ||W^-T q||, rho steps).
@@ -147,6 +149,7 @@ class Codec:
         coordinates = (keys - self.mean_) @ self.encoder_.T
         self.quantiser_ = self.fit_quantiser(coordinates)
         self._drop_unwritten_dims()
+        keys = keys[:: max(1, len(keys) // _RHO_KEYS)]
         residual = self._residual(keys, self.quantiser_.quantise((keys - self.mean_) @ self.encoder_.T))
         # A quarter above the largest residual seen: a key beyond it is still sound, its bound is infinite.
         self.rho_step_ = float(max(1.25 * residual.max(initial=0.0), 1e-6) / _RHO_MAX)
@@ -235,7 +238,7 @@ class Codec:
     def estimate(
         self, queries: ProjectedQueries, decoded: Decoded, scale: float, out: np.ndarray | None = None
     ) -> np.ndarray:
-        """Estimated scores ``scale * (q.mu + z.y_hat)``, float32, shape [queries, keys]; into `out` if given."""
+        """Estimated scores ``scale * (q.mu + z.y_hat)``, float32, shape [queries, keys]."""
         estimate = np.matmul(queries.coordinates, decoded.coordinates.T, out=out)
         estimate += queries.offset[:, None]
         estimate *= np.float32(scale)

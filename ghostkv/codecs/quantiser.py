@@ -33,7 +33,7 @@ class UniformQuantiser:
 
     @classmethod
     def fit(cls, coordinates: np.ndarray, bits: np.ndarray) -> UniformQuantiser:
-        """Choose centre and step of each coordinate for least squared error on ``coordinates`` [keys, dims]."""
+        """Choose centre and step of each coordinate for least squared error on ``coordinates``."""
         centre = coordinates.mean(axis=0)
         sample = coordinates[:: max(1, len(coordinates) // _SEARCH_KEYS)] - centre
         step, _ = _best_steps(sample, np.broadcast_to(bits, (1, len(bits))))
@@ -58,6 +58,8 @@ class UniformQuantiser:
 
     def pack(self, codes: np.ndarray, code_bytes: int) -> np.ndarray:
         """Levels as bytes, most significant bits of the coordinate first; uint8, shape [keys, code_bytes]."""
+        if (self.bits == MAX_BITS).all():
+            return np.pad(codes, ((0, 0), (0, code_bytes - codes.shape[1])))
         column, shift = self._layout()
         stream = np.zeros((len(codes), code_bytes * 8), np.uint8)
         stream[:, : len(column)] = (codes[:, column] >> shift) & 1
@@ -65,6 +67,8 @@ class UniformQuantiser:
 
     def unpack(self, packed: np.ndarray) -> np.ndarray:
         """The inverse of `pack`."""
+        if (self.bits == MAX_BITS).all():
+            return packed[:, : len(self.bits)]
         column, shift = self._layout()
         stream = np.unpackbits(packed, axis=1, count=len(column)) << shift
         codes = np.zeros((len(packed), len(self.bits)), np.uint8)

@@ -62,9 +62,9 @@ class Capture(Section):
     cache_dtype: Literal["float16", "model"] = Field(
         default="float16",
         description=(
-            "float16: attention reads K and V rounded to float16, as in a server with a float16 KV cache, so the file "
-            "holds exactly what attention read. model: attention reads them in model.dtype and only the file is "
-            "rounded; the rounding then counts against `tolerance`, which needs about 1e-2."
+            "float16: attention reads K and V rounded to float16, as in a server with a float16 KV cache, so "
+            "the file holds exactly what attention read. model: attention reads them in model.dtype and only "
+            "the file is rounded; the rounding then counts against `tolerance`, which needs about 1e-2."
         ),
     )
     threads: PositiveInt = Field(
@@ -76,7 +76,7 @@ class Capture(Section):
         alias="import",
         description=(
             "Folders of captured tensors to use in place of a model and texts, for instance "
-            "[{folder: /data/qkv, domain: mine, role: held_out}]. State `layers` as a list then."
+            "[{folder: /data/qkv, domain: mine, role: held_out}] and one for every other role."
         ),
     )
 
@@ -115,12 +115,6 @@ class Capture(Section):
     @model_validator(mode="after")
     def _layers_are_listed_once(self) -> Capture:
         if self.layers == "all":
-            if self.import_:
-                raise ConfigError(
-                    "config: capture.layers is `all`, but imported tensors do not say how many "
-                    "layers there are.\n"
-                    "  Write: layers: [0]   (the layers in the folders)"
-                )
             return self
         if not self.layers or len(set(self.layers)) < len(self.layers) or min(self.layers) < 0:
             raise ConfigError(

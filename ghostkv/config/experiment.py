@@ -152,7 +152,7 @@ def check_model(config: Config, layers: int, max_context: int | None = None) -> 
     ----------
     config : Config
     layers : int
-        Layers of the model.
+        Layers of the model. Where tensors are imported, the layers are those that every folder holds.
     max_context : int, optional
         Longest context that the model takes, in tokens.
 
@@ -160,9 +160,13 @@ def check_model(config: Config, layers: int, max_context: int | None = None) -> 
     ------
     ConfigError
         The config asks for a layer or a context that the model lacks.
+    CaptureError
+        A folder of imported tensors cannot be read.
     """
+    if config.capture.import_:
+        return _imported_layers(config)
     wanted, name = config.capture.layers, config.model.name
-    if max_context and config.capture.tokens > max_context and not config.capture.import_:
+    if max_context and config.capture.tokens > max_context:
         raise ConfigError(
             f"config: capture.tokens is {config.capture.tokens}, but {name} takes at most "
             f"{max_context} tokens.\n"
@@ -171,13 +175,38 @@ def check_model(config: Config, layers: int, max_context: int | None = None) -> 
     if wanted == "all":
         return list(range(layers))
     lacking = [layer for layer in wanted if layer >= layers]
-    if lacking and not config.capture.import_:
+    if lacking:
         raise ConfigError(
-            f"config: capture.layers asks for layer {', '.join(map(str, lacking))}, but {name} "
-            f"has {layers} layers. "
-            f"Accepted: all, or layers from 0 to {layers - 1}.\n"
+            f"config: capture.layers asks for layer {', '.join(map(str, lacking))}, but {name} has {layers} "
+            f"layers. Accepted: all, or layers from 0 to {layers - 1}.\n"
             f"  Write: layers: {[layer for layer in wanted if layer < layers] or [layers - 1]}"
         )
+    return sorted(wanted)
+
+
+def _imported_layers(config: Config) -> list[int]:
+    # Only here, as it brings NumPy.
+    from ghostkv.tensor_import import layers_in
+
+    wanted, folders = config.capture.layers, [item.folder for item in config.capture.import_]
+    held = {folder: set(layers_in(folder)) for folder in folders}
+    shared = sorted(set.intersection(*held.values()))
+    if wanted == "all":
+        if not shared:
+            raise ConfigError(
+                "config: capture.import names folders that hold no layer in common: "
+                + "; ".join(f"{folder} holds {sorted(found)}" for folder, found in held.items())
+                + ".\n  Write: folders that were captured from the same layers"
+            )
+        return shared
+    for folder, found in held.items():
+        lacking = sorted(set(wanted) - found)
+        if lacking:
+            raise ConfigError(
+                f"config: capture.layers asks for layer {', '.join(map(str, lacking))}, but {folder} holds "
+                f"{sorted(found)}. Accepted: all, or layers that every folder holds.\n  Write: "
+                f"layers: {shared or 'all'}"
+            )
     return sorted(wanted)
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from ghostkv import provenance
 
+STAGES = sorted(path.stem for path in (provenance.PACKAGE / "stages").glob("[a-z]*.py"))
 FILES = {
     "__init__.py": '"""The package."""\n',
     "stages/__init__.py": "",
@@ -149,6 +150,17 @@ def test_fingerprint_does_not_depend_on_the_process():
     assert found == {provenance.fingerprint("ghostkv.stages.sketch")}
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_nothing_is_imported_that_the_closure_lacks(stage):
+    code = (
+        f"import sys, ghostkv.stages.{stage}\n"
+        f"print(*(name for name in sys.modules if name.partition('.')[0] == 'ghostkv'))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(provenance.PACKAGE.parent)}
+    imported = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).split()
+    assert set(imported) <= _closure(stage)
+
+
 def _closure(stage: str) -> set[str]:
     return set(provenance.closure(f"ghostkv.stages.{stage}"))
 
@@ -172,11 +184,10 @@ def test_sketch_and_frontier_depend_on_codecs():
 
 
 def test_all_stages_take_a_fraction_of_a_second():
-    stages = [path.stem for path in (provenance.PACKAGE / "stages").glob("[a-z]*.py")]
     provenance._read.cache_clear()
     provenance.closure.cache_clear()
     start = time.perf_counter()
-    for stage in stages:
+    for stage in STAGES:
         provenance.fingerprint(f"ghostkv.stages.{stage}")
     assert time.perf_counter() - start < 1.0
 

@@ -102,17 +102,23 @@ def test_the_historical_scale_inflates_estimates():
     np.testing.assert_allclose(wrong, right * (WIDTH / 8) ** 0.5, rtol=1e-4)
 
 
-def test_a_relative_rule_does_not_care_about_a_common_offset_of_scores():
+def test_a_relative_rule_does_not_care_how_high_a_querys_scores_lie():
     view = view_of(layer())
-    protocol = replace(CORRECT, keep_recent=False, measured_margin=False)
+    # 0, 500, 1000, 1500: each query's scores as a whole, which changes no query's ranking.
+    offset = (500.0 * np.arange(4))[:, None]
     shifted = replace(
         view,
-        exact=view.exact + 500,
-        anchors=view.anchors + 500,
-        estimates={name: estimate + 500 for name, estimate in view.estimates.items()},
+        exact=view.exact + offset,
+        anchors=view.anchors + offset,
+        estimates={name: estimate + offset for name, estimate in view.estimates.items()},
+        _known={},
     )
-    a, b = (best(follow(v, protocol, CONSTANTS, "transform_code"), 0.05)[0] for v in (view, shifted))
-    np.testing.assert_allclose(a, b, atol=0.02)
+    protocol = replace(CORRECT, keep_recent=False)
+    relative = [best(follow(v, protocol, CONSTANTS, "transform_code"), 0.05)[0] for v in (view, shifted)]
+    np.testing.assert_allclose(*relative, atol=0.02)
+    absolute = replace(protocol, relative=False)
+    one, other = (best(follow(v, absolute, CONSTANTS, "transform_code"), 0.05)[0] for v in (view, shifted))
+    assert (other < one - 0.1).all()
 
 
 def test_the_theta_grid_agrees_with_counting_by_hand():

@@ -1,0 +1,133 @@
+"""Chart pieces that several sections share. Each takes a frame whose columns are already what is drawn."""
+
+from __future__ import annotations
+
+import altair as alt
+import numpy as np
+import polars as pl
+
+from ghostkv.report.results import ORACLE
+from ghostkv.report.theme import BLUE, INK, ORACLE_GREY, codec_scale, percent_axis
+
+# A share below this is drawn at it: on a logarithmic axis zero has no place.
+FLOOR = 1e-4
+DECADES = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
+
+
+def floored(column: str) -> pl.Expr:
+    """A share for a logarithmic axis: `<column>_drawn`, not below `FLOOR`."""
+    return pl.col(column).clip(lower_bound=FLOOR).alias(f"{column}_drawn")
+
+
+def curves(
+    data: pl.DataFrame, x: alt.X, y: alt.Y, domain: list[str], width: int, height: int, legend: bool = False
+) -> alt.Chart:
+    """One line a codec, in its colour; the oracle dashed.
+
+    Parameters
+    ----------
+    data : DataFrame
+        Columns of `x` and `y`, `codec`, its words as `label`, and `theta`, which orders a line's points.
+    x, y : altair encodings
+    domain : list of str
+        All codecs, which fixes their colours.
+    width, height : int
+    legend : bool
+        Whether a legend names the lines; else name them with `labels`.
+    """
+    top = (
+        alt.Legend(title=None, orient="top", symbolStrokeWidth=3, symbolSize=180, columnPadding=14)
+        if legend
+        else None
+    )
+    scale = codec_scale(domain)
+    dashes = alt.Scale(domain=scale.domain, range=[[5, 3] if name == ORACLE else [1, 0] for name in domain])
+    return (
+        alt.Chart(data)
+        .mark_line(strokeWidth=2, clip=True)
+        .encode(
+            x=x,
+            y=y,
+            order="theta:Q",
+            color=alt.Color("label:N", scale=scale, legend=top),
+            strokeDash=alt.StrokeDash("label:N", scale=dashes, legend=top),
+        )
+        .properties(width=width, height=height)
+    )
+
+
+def labels(positions: pl.DataFrame, x: alt.X, y: alt.Y, domain: list[str], **mark) -> alt.Chart:
+    """Names of codecs (`label`) at the given points, in their colours."""
+    style = {"align": "left", "dx": 6, "fontSize": 11, "fontWeight": "bold"} | mark
+    colour = alt.Color("label:N", scale=codec_scale(domain), legend=None)
+    return alt.Chart(positions).mark_text(**style).encode(x=x, y=y, text="label:N", color=colour)
+
+
+def apart(positions: pl.DataFrame, column: str, gap: float) -> pl.DataFrame:
+    """The same rows from the lowest to the highest, moved up where they lie closer than `gap`."""
+    ordered = positions.sort(column)
+    moved = np.array(ordered[column], dtype=float)
+    for row in range(1, len(moved)):
+        moved[row] = max(moved[row], moved[row - 1] + gap)
+    return ordered.with_columns(pl.Series(column, moved))
+
+
+def crossing(data: pl.DataFrame, x: str, y: str, at: float) -> pl.DataFrame:
+    """Where each codec's line passes `x` = `at` on a logarithmic axis (or ends): columns `codec`, `label`,
+    `x`, `y`."""
+    rows = []
+    for (codec, label), line in data.sort(x).group_by("codec", "label", maintain_order=True):
+        height = float(np.interp(np.log(at), np.log(line[x].to_numpy()), line[y].to_numpy()))
+        rows.append({"codec": codec, "label": label, x: at, y: height})
+    return pl.DataFrame(rows)
+
+
+def layer_strip(
+    data: pl.DataFrame,
+    title: str,
+    axis: alt.Axis,
+    scale: alt.Scale,
+    target: float | None,
+    first: bool,
+    width: int,
+) -> alt.LayerChart:
+    """One row a layer: the range over heads as a line, their mean as a dot, the oracle's mean as a tick.
+
+    Parameters
+    ----------
+    data : DataFrame
+        Columns `layer`, `low`, `mean`, `high`, `oracle`.
+    title : str
+    axis, scale
+        Of the measured quantity.
+    target : float or None
+        Drawn as a vertical line.
+    first : bool
+        Whether the layers are named on the left.
+    width : int
+    """
+    rows = alt.Y(
+        "layer:O",
+        axis=alt.Axis(title="Layer", grid=False, labelOverlap=True) if first else None,
+        scale=alt.Scale(paddingInner=0.2),
+    )
+
+    def across(name: str) -> alt.X:
+        return alt.X(f"{name}:Q", axis=axis, scale=scale)
+
+    base = alt.Chart(data).encode(y=rows)
+    parts = [
+        base.mark_rule(color="#a9c7de", strokeWidth=4).encode(x=across("low"), x2="high:Q"),
+        base.mark_tick(color=ORACLE_GREY, thickness=2, size=9).encode(x=across("oracle")),
+        base.mark_circle(color=BLUE, size=42, opacity=1).encode(x=across("mean")),
+    ]
+    if target is not None:
+        line = alt.Chart(pl.DataFrame({"target": [target]})).mark_rule(color=INK, strokeDash=[2, 2])
+        parts.append(line.encode(x=across("target")))
+    return alt.layer(*parts).properties(width=width, height=alt.Step(12), title=alt.Title(title, fontSize=12))
+
+
+def share(column: str, title: str | None, kind: type = alt.X, values: tuple = (), **scale) -> alt.X | alt.Y:
+    """An encoding of a share, printed as per cent; `values` are the axis labels of a logarithmic scale."""
+    axis = percent_axis(title, values=list(values)) if values else percent_axis(title)
+    return kind(f"{column}:Q", axis=axis, scale=alt.Scale(**scale))

@@ -1,0 +1,122 @@
+"""What a report is made of: sections of prose, figures and tables. Nothing here knows a stage or a file
+format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import altair as alt
+import polars as pl
+
+if TYPE_CHECKING:
+    from ghostkv.report.results import Results
+
+
+@dataclass(frozen=True)
+class Prose:
+    """Paragraphs and lists in Markdown."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart, the numbers it shows, and a caption that says what they mean and how sure they are.
+
+    Attributes
+    ----------
+    name : str
+        File stem under `figures/`; unique in the report.
+    title : str
+        What the figure shows, as a statement or a noun phrase.
+    chart : altair chart
+    data : DataFrame
+        Every number of the chart; written as CSV beside it.
+    caption : str
+        Markdown, one paragraph.
+    """
+
+    name: str
+    title: str
+    chart: alt.TopLevelMixin
+    data: pl.DataFrame
+    caption: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one column of a table is printed: header, and one of the formats of `ghostkv.report.numbers`."""
+
+    label: str
+    format: str = "text"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of results.
+
+    Attributes
+    ----------
+    name : str
+    caption : str
+        Markdown, one paragraph.
+    data : DataFrame
+        Shown in the order of `columns`.
+    columns : dict of str to Column
+    """
+
+    name: str
+    caption: str
+    data: pl.DataFrame
+    columns: dict[str, Column]
+
+
+Block = Prose | Figure | Table
+
+
+@dataclass(frozen=True)
+class HeadlineFigure:
+    """One number of `headline.json`, computed by the query that is also its stated source.
+
+    Attributes
+    ----------
+    name : str
+        `stage.figure`.
+    unit : str
+    table : str
+        `stage.table`, as in `results/<stage>/<table>.parquet`.
+    query : str
+        SQL over the table, called `self`, with columns `value` and `n`. `{codec}`, `{bytes}` and `{rule}`
+        stand for the headline design.
+    """
+
+    name: str
+    unit: str
+    table: str
+    query: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """One chapter of the report.
+
+    Attributes
+    ----------
+    name : str
+        The stage's name, or the question that the chapter answers; anchor of the page.
+    title : str
+    build : callable
+        From `Results` to blocks.
+    needs : sequence of str
+        Tables (`stage.table`) without which the chapter does not exist. They lack only where the pipeline has
+        no such stage, as for imported tensors; the report then names the chapter as left out, and why.
+    headline : sequence of HeadlineFigure
+    """
+
+    name: str
+    title: str
+    build: Callable[[Results], Sequence[Block]]
+    needs: Sequence[str] = ()
+    headline: Sequence[HeadlineFigure] = field(default=())

@@ -1,0 +1,123 @@
+"""A document as Markdown and as one HTML page."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jinja2
+import polars as pl
+from markdown_it import MarkdownIt
+
+from ghostkv.report.document import Block, Figure, Prose, Section, Table
+from ghostkv.report.numbers import FORMATS, LEFT_ALIGNED
+
+_MARKDOWN = MarkdownIt("commonmark", {"html": False})
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("ghostkv.report"),
+    autoescape=jinja2.select_autoescape(["html", "html.jinja"]),
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    undefined=jinja2.StrictUndefined,
+)
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A section and the blocks that it built."""
+
+    section: Section
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A table as it is printed."""
+
+    caption: str
+    header: list[str]
+    rows: list[list[str]]
+    left: list[bool]
+
+
+def printed(table: Table, limit: int | None = None) -> Printed:
+    """Format a table; with `limit` the first rows only, and the caption says so."""
+    columns = table.columns
+    shown = table.data if limit is None else table.data.head(limit)
+    rows = [
+        [FORMATS[column.format](value) for column, value in zip(columns.values(), row, strict=True)]
+        for row in shown.select(pl.col(list(columns))).iter_rows()
+    ]
+    caption = table.caption
+    if len(shown) < len(table.data):
+        caption += f" The first {len(shown)} of {len(table.data)} rows; report.html has all."
+    header = [column.label for column in columns.values()]
+    return Printed(caption, header, rows, [column.format in LEFT_ALIGNED for column in columns.values()])
+
+
+def as_html(
+    title: str, subtitle: str, chapters: Sequence[Chapter], left_out: Sequence[str], svgs: Mapping[str, str]
+) -> str:
+    """One self-contained page: styles and figures inside, no script, nothing fetched.
+
+    Parameters
+    ----------
+    title, subtitle : str
+    chapters : sequence of Chapter
+    left_out : sequence of str
+        What the report does not have, and why; one sentence each.
+    svgs : mapping of str to str
+        Inline SVG by figure name.
+    """
+    return _render("report.html.jinja", title, subtitle, chapters, left_out, svgs=svgs)
+
+
+def as_markdown(
+    title: str,
+    subtitle: str,
+    chapters: Sequence[Chapter],
+    left_out: Sequence[str],
+    table_rows: int,
+    figures: str,
+) -> str:
+    """The same as Markdown; figures are links into the folder `figures`, tables show at most `table_rows`
+    rows."""
+    return _render(
+        "RESULTS.md.jinja", title, subtitle, chapters, left_out, table_rows=table_rows, figures=figures
+    )
+
+
+def _render(
+    template: str, title: str, subtitle: str, chapters: Sequence[Chapter], left_out: Sequence[str], **more
+) -> str:
+    return _TEMPLATES.get_template(template).render(
+        title=title,
+        subtitle=subtitle,
+        chapters=chapters,
+        left_out=left_out,
+        kind=_kind,
+        printed=printed,
+        **more,
+    )
+
+
+def _kind(block: Block) -> str:
+    return {Prose: "prose", Figure: "figure", Table: "table"}[type(block)]
+
+
+def _paragraphs(text: str) -> str:
+    return _MARKDOWN.render(text)
+
+
+def _line(text: str) -> str:
+    return _MARKDOWN.renderInline(text)
+
+
+def _cell(text: str) -> str:
+    """Text inside a Markdown table, where a bar would end the cell."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+_TEMPLATES.filters |= {"paragraphs": _paragraphs, "line": _line, "cell": _cell, "escape_all": html.escape}

@@ -1,0 +1,172 @@
+"""What the pipeline left behind, as the report reads it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ghostkv.errors import TableError
+from ghostkv.io import read_metadata, read_table
+
+ORACLE = "exact"
+# Targets are stored in float32; two of them never lie this close.
+_SAME = 1e-6
+
+
+class Results:
+    """Tables by name, read once, and the design that the report leads with.
+
+    Parameters
+    ----------
+    tables : mapping of str to path or list of paths
+        `stage_table` to Parquet file (`model_manifest`: JSON). `capture_layers` is a list, one file a
+        capture.
+    params : mapping
+        The config section `report`, beside it the whole `config`.
+    """
+
+    def __init__(self, tables: Mapping[str, str | Sequence[str]], params: Mapping[str, Any]):
+        self.params, self.config = params, params["config"]
+        self._paths = {name: [path] if isinstance(path, str) else list(path) for name, path in tables.items()}
+        self._read: dict[str, pl.DataFrame] = {}
+
+    def has(self, name: str) -> bool:
+        """Whether the pipeline made the table `stage.table`."""
+        return bool(self._paths.get(_key(name)))
+
+    def path(self, name: str) -> str:
+        """Where the table is; for many files, the pattern `stage/*/table`."""
+        paths = self._files(name)
+        if len(paths) == 1:
+            return paths[0]
+        first = Path(paths[0])
+        return str(first.parent.parent / "*" / first.name)
+
+    def table(self, name: str) -> pl.DataFrame:
+        """The table `stage.table`.
+
+        Several files become one table, with a column `text` from their metadata.
+
+        Raises
+        ------
+        TableError
+            The pipeline did not make it, or it cannot be read.
+        """
+        if name not in self._read:
+            paths = self._files(name)
+            frames = [read_table(path) for path in paths]
+            if len(paths) > 1 or name == "capture.layers":
+                frames = [
+                    frame.with_columns(
+                        pl.lit(read_metadata(path).get("text", Path(path).parent.name)).alias("text")
+                    )
+                    for frame, path in zip(frames, paths, strict=True)
+                ]
+            self._read[name] = pl.concat(frames, how="vertical")
+        return self._read[name]
+
+    def scan(self, name: str) -> pl.LazyFrame:
+        """The table `stage.table`, of which only the wanted rows and columns are read."""
+        return pl.scan_parquet(self._files(name)[0])
+
+    def manifest(self) -> dict[str, Any]:
+        """What is known of the model; empty for imported tensors."""
+        return json.loads(Path(self.path("model.manifest")).read_text()) if self.has("model.manifest") else {}
+
+    def metadata(self, name: str) -> dict[str, str]:
+        """Provenance stored in a table."""
+        return read_metadata(self._files(name)[0])
+
+    def _files(self, name: str) -> list[str]:
+        if not self.has(name):
+            raise TableError(
+                f"report: the table {name} was not given; the report has "
+                f"{', '.join(sorted(self._paths)) or 'no tables'}. Write: add {_key(name)} to the inputs of "
+                "rule report."
+            )
+        return self._paths[_key(name)]
+
+    @property
+    def frontier(self) -> dict[str, Any]:
+        """The config section `frontier`."""
+        return self.config["frontier"]
+
+    @property
+    def headline(self) -> dict[str, Any]:
+        """`codec`, `bytes` and `rule` of the design that the report leads with."""
+        return self.frontier["headline"]
+
+    @property
+    def design(self) -> str:
+        """That design in words."""
+        return f"{self.headline['bytes']}-byte {words(self.headline['codec'])}"
+
+    @property
+    def is_rule(self) -> pl.Expr:
+        """Rows of the headline rule."""
+        return pl.col("rule") == self.headline["rule"]
+
+    @property
+    def is_headline(self) -> pl.Expr:
+        """Rows of the headline design."""
+        return (
+            (pl.col("codec") == self.headline["codec"])
+            & (pl.col("code_bytes") == self.headline["bytes"])
+            & self.is_rule
+        )
+
+    @property
+    def is_oracle(self) -> pl.Expr:
+        """Rows of the exact scores under the headline rule."""
+        return (pl.col("codec") == ORACLE) & self.is_rule
+
+    @cached_property
+    def held_out(self) -> pl.DataFrame:
+        """Held-out texts with domain and queries per head, one row each."""
+        return (
+            self.table("frontier.points")
+            .filter(self.is_headline)
+            .group_by("text", "domain", maintain_order=True)
+            .agg(pl.col("queries").max())
+        )
+
+    @cached_property
+    def heads(self) -> int:
+        """Heads measured, over all layers."""
+        return self.table("frontier.safe_points").filter(self.is_headline).height
+
+    @cached_property
+    def has_output(self) -> bool:
+        """Whether values were captured, so that output errors exist."""
+        return self.table("frontier.layer_head")["output_error_mean"].is_not_null().any()
+
+    def targets(self, metric: str) -> list[float]:
+        """The losses that thresholds were chosen for, ascending."""
+        return sorted(self.frontier["targets"][metric])
+
+    def tightest(self, metric: str) -> float | None:
+        """The smallest of them, if there is any."""
+        return next(iter(self.targets(metric)), None)
+
+
+def at_target(metric: str, target: float, method: str = "calibrated") -> pl.Expr:
+    """Rows of operating points that were chosen for `metric` <= `target`."""
+    return (
+        (pl.col("target_metric") == metric)
+        & ((pl.col("target") - target).abs() < _SAME)
+        & (pl.col("method") == method)
+    )
+
+
+def words(name: str) -> str:
+    """A registry name as words: `transform_code` to `transform code`; the oracle is `exact scores`."""
+    return "exact scores" if name == ORACLE else name.replace("_", " ")
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "_", 1)

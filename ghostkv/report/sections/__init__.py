@@ -1,0 +1,33 @@
+"""The report's chapters, in the order in which they are read. A new chapter is a module here and a line
+below."""
+
+from __future__ import annotations
+
+from ghostkv.report.document import Section
+from ghostkv.report.sections import (
+    answer,
+    benchmark,
+    calibration,
+    capture,
+    context,
+    frontier,
+    historical,
+    layers,
+    provenance,
+    safe_points,
+    targets,
+)
+
+SECTIONS: tuple[Section, ...] = (
+    answer.SECTION,
+    targets.SECTION,
+    frontier.SECTION,
+    layers.SECTION,
+    safe_points.SECTION,
+    context.SECTION,
+    calibration.SECTION,
+    historical.SECTION,
+    capture.SECTION,
+    benchmark.SECTION,
+    provenance.SECTION,
+)

@@ -1,0 +1,231 @@
+"""The question that the lab asks, and what this run says to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from ghostkv.report.document import Block, Column, Prose, Section, Table
+from ghostkv.report.numbers import FORMATS, counted, listed, percent, ratio
+from ghostkv.report.results import Results
+from ghostkv.report.summaries import (
+    BYTES_GQA,
+    ELIMINATION,
+    FER,
+    MASS,
+    TARGET_LABELS,
+    head_name,
+    mean,
+    operating_point,
+    points_by_text,
+    spread,
+    worst,
+)
+
+# From here on a share of heads, or a saving, is called what the sentence calls it.
+_NEARLY_ALL, _MOST, _HALF = 0.9, 0.5, 0.5
+
+
+def build(results: Results) -> Sequence[Block]:
+    """The answer in words, then both operating points with their spread, then each domain alone."""
+    points = [
+        (metric, target)
+        for metric in ("fer", "dropped_mass")
+        if (target := results.tightest(metric)) is not None
+    ]
+    blocks: list[Block] = [
+        Prose("\n\n".join([_verdict(results), *_numbers(results), _sureness(results), _limits(results)]))
+    ]
+    blocks += [_spread_table(results, *point) for point in points]
+    return [*blocks, *(_domain_table(results, *point) for point in points)]
+
+
+def _verdict(results: Results) -> str:
+    safe = results.table("frontier.safe_points").filter(results.is_headline)
+    share = safe["safe"].mean()
+    model = results.manifest().get("model", "this model")
+    mass_bytes = _bytes_at(results, "dropped_mass")
+    if share >= _NEARLY_ALL and mass_bytes is not None and mass_bytes <= _HALF:
+        answer = "Yes."
+    elif share >= _NEARLY_ALL:
+        answer = (
+            "Yes, if losing few of the top keys is what counts; much less so if no softmax mass may be lost."
+        )
+    elif share >= _MOST:
+        answer = "For part of the heads."
+    else:
+        answer = "No, not with this design."
+    rules = results.frontier["safe"]
+    return (
+        f"**{answer}** Can meaningful elimination happen with acceptable loss on {model}? With the "
+        f"{results.design} as ghost record, {safe['safe'].sum()} of {safe.height} heads ({percent(share)}) "
+        "have a safe point: "
+        "on text that neither the codec nor the threshold has seen, at least "
+        f"{percent(rules['elimination'], 0)} of the cold "
+        f"keys are eliminated while at most {percent(rules['fer'], 0)} of the {results.frontier['top_k']} "
+        "keys of largest exact "
+        "score are lost."
+    )
+
+
+def _bytes_at(results: Results, metric: str) -> float | None:
+    target = results.tightest(metric)
+    return None if target is None else mean(operating_point(results, metric, target), "bytes_ratio_gqa")
+
+
+def _numbers(results: Results) -> list[str]:
+    said = []
+    for metric in ("fer", "dropped_mass"):
+        target = results.tightest(metric)
+        if target is None:
+            continue
+        point, oracle = (
+            operating_point(results, metric, target),
+            operating_point(results, metric, target, oracle=True),
+        )
+        low, lossy = worst(point, ELIMINATION), worst(point, FER if metric == "fer" else MASS)
+        achieved = mean(point, "fer" if metric == "fer" else "dropped_mass_mean")
+        loss = "fer" if metric == "fer" else "dropped_mass_mean"
+        text = (
+            f"**With thresholds calibrated for {TARGET_LABELS[metric]} ≤ {percent(target, 0)}** the mean "
+            "head eliminates "
+            f"{percent(mean(point, 'elimination'))} of its cold keys (exact scores would allow "
+            f"{percent(mean(oracle, 'elimination'))}) at a measured {TARGET_LABELS[metric]} of "
+            f"{percent(achieved)}. A step then reads "
+            f"{ratio(mean(point, 'bytes_ratio'))} of the full fp16 K and V per head, and "
+            f"{ratio(mean(point, 'bytes_ratio_gqa'))} "
+            "when the heads that share a KV head are united, which is what hardware would see. The head "
+            "that eliminates least "
+            f"is {head_name(low)} with {percent(low['elimination'])}; the one that loses most is "
+            f"{head_name(lossy)} with a "
+            f"{TARGET_LABELS[metric]} of {percent(lossy[loss])}."
+        )
+        said.append(text + (_price_of_fer(results, point) if metric == "fer" else ""))
+    return said
+
+
+def _price_of_fer(results: Results, point: pl.DataFrame) -> str:
+    at_risk = mean(
+        point.filter(pl.col("fer_cold") > 0).with_columns(pl.col("fer") / pl.col("fer_cold")), "fer"
+    )
+    flatters = (
+        ""
+        if at_risk is None
+        else (
+            f" FER alone flatters: only about {percent(at_risk, 0)} of the top {results.frontier['top_k']} "
+            "keys are cold, the others are "
+            "sinks or recent tokens and never at risk."
+        )
+    )
+    text = (
+        f"{flatters} Of the cold ones {percent(mean(point, 'fer_cold'))} are lost, and with all that was "
+        "eliminated goes "
+        f"{percent(mean(point, 'dropped_mass_mean'))} of the softmax mass"
+    )
+    if results.has_output:
+        text += f", which changes a head's output by {percent(mean(point, 'output_error_mean'))}"
+    return text + "."
+
+
+def _sureness(results: Results) -> str:
+    texts = results.held_out
+    domains = texts["domain"].unique(maintain_order=True).to_list()
+    queries = texts["queries"].unique().to_list()
+    each = str(queries[0]) if len(queries) == 1 else f"{min(queries)} to {max(queries)}"
+    return (
+        f"**How sure is it?** {counted(results.heads, 'head')}, {counted(texts.height, 'held-out text')} of "
+        f"{counted(len(domains), 'domain')} ({listed(domains)}), {each} queries per head and text at "
+        "positions from "
+        f"{results.frontier['headline_start']:,} on. Thresholds were chosen on other documents. Queries of "
+        "one text resemble each "
+        "other, so texts, not queries, are the sample: the spread between domains below is the honest error "
+        "bar, and it is "
+        "wide for so few. Nothing here is a proof; calibrated thresholds are statistics."
+    )
+
+
+def _limits(results: Results) -> str:
+    tokens = results.config["capture"]["tokens"]
+    return (
+        f"**What it does not say.** One model, contexts of {tokens:,} tokens, attention of single heads "
+        "under teacher forcing: "
+        "nothing is generated with keys eliminated, so no figure here is a quality of text. Bytes are "
+        "counted by the traffic "
+        "model of docs/methods.md and no time is saved by counting."
+    )
+
+
+def _spread_table(results: Results, metric: str, target: float) -> Table:
+    point, oracle = (
+        operating_point(results, metric, target),
+        operating_point(results, metric, target, oracle=True),
+    )
+    shown = ("mean", "median", "deviation", "worst", "oracle")
+    data = pl.DataFrame(
+        [
+            row | {name: FORMATS[row["format"]](row[name]) for name in shown}
+            for row in spread(point, oracle).iter_rows(named=True)
+        ]
+    )
+    return Table(
+        f"spread_{metric}",
+        f"The {results.design} under rule `{results.headline['rule']}`, thresholds calibrated per head for "
+        f"{TARGET_LABELS[metric]} ≤ {percent(target, 0)}, measured on held-out texts. Mean, median and "
+        "standard deviation run over "
+        f"{point.height} heads; a p99 is that of the worst text. Exact scores: the oracle, calibrated by the "
+        "same procedure; where it eliminates more it may also drop more mass.",
+        data,
+        {
+            "metric": Column("Measured"),
+            "mean": Column("Mean", "figure"),
+            "median": Column("Median", "figure"),
+            "deviation": Column("SD", "figure"),
+            "worst": Column("Worst head", "figure"),
+            "where": Column("which is"),
+            "oracle": Column("Exact scores", "figure"),
+        },
+    )
+
+
+def _domain_table(results: Results, metric: str, target: float) -> Table:
+    loss = FER if metric == "fer" else MASS
+    rows = points_by_text(results, metric, target)
+    data = rows.group_by("domain", maintain_order=True).agg(
+        pl.col("text").n_unique().alias("texts"),
+        pl.len().alias("heads"),
+        *[
+            pl.col(name).cast(pl.Float64).mean()
+            for name in ("elimination", "fer", "dropped_mass_mean", "output_error_mean")
+        ],
+        pl.col("bytes_ratio", "bytes_ratio_gqa").cast(pl.Float64).mean(),
+        pl.col("elimination").min().alias("elimination_worst"),
+        pl.col(loss.name).max().alias("loss_worst"),
+    )
+    columns = {
+        "domain": Column("Domain"),
+        "texts": Column("Texts", "integer"),
+        "elimination": Column("Elimination", "percent"),
+        "elimination_worst": Column("worst head", "percent"),
+        "fer": Column("FER", "percent"),
+        "dropped_mass_mean": Column("Dropped mass", "percent"),
+        "loss_worst": Column(f"{TARGET_LABELS[metric]}, worst head", "percent"),
+        "output_error_mean": Column("Output error", "percent"),
+        "bytes_ratio": Column("Bytes ratio", "ratio"),
+        "bytes_ratio_gqa": Column(BYTES_GQA.label.split(", ")[1], "ratio"),
+    }
+    if not results.has_output:
+        del columns["output_error_mean"]
+    return Table(
+        f"domains_{metric}",
+        f"Each text domain alone, thresholds calibrated for {TARGET_LABELS[metric]} ≤ {percent(target, 0)} "
+        "on texts of all domains "
+        "together. A worst head here is the worst on one text.",
+        data,
+        columns,
+    )
+
+
+SECTION = Section(
+    "answer", "The answer", build, needs=("frontier.layer_head", "frontier.safe_points", "frontier.points")
+)

@@ -1,0 +1,114 @@
+"""Stage `benchmark`: what capture and sweep cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from ghostkv.report.document import Block, Column, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.results import Results
+
+_SEVERAL = (
+    "SELECT median({column}) AS value, count(*) AS n FROM self WHERE thetas = 19 AND NOT with_output_error"
+)
+
+
+def build(results: Results) -> Sequence[Block]:
+    """Capture where a model was captured, then the sweep."""
+    blocks: list[Block] = [
+        Prose(
+            "Seconds hold for the machine that ran this and vary by some per cent; ratios were measured side "
+            "by side and carry over."
+        )
+    ]
+    if results.has("benchmark.capture_overhead"):
+        blocks.append(_overhead(results))
+    return [*blocks, _speed(results)]
+
+
+def _overhead(results: Results) -> Table:
+    return Table(
+        "capture_overhead",
+        "Capture (forward pass, recording, proof, writing, reading back) beside a plain forward pass of the "
+        "same text, in turns. The median "
+        "ratio is the one to quote.",
+        results.table("benchmark.capture_overhead"),
+        {
+            "pair": Column("Pair", "integer"),
+            "tokens": Column("Tokens", "integer"),
+            "threads": Column("Threads", "integer"),
+            "plain_seconds": Column("Plain (s)", "number"),
+            "capture_seconds": Column("Capture (s)", "number"),
+            "ratio": Column("Ratio", "factor"),
+        },
+    )
+
+
+def _speed(results: Results) -> Table:
+    seconds = [
+        pl.col(name).median()
+        for name in ("loop_seconds", "by_theta_seconds", "sweep_seconds", "ratio", "by_theta_ratio")
+    ]
+    data = (
+        results.table("benchmark.sweep_speed")
+        .group_by("with_output_error", "thetas", maintain_order=True)
+        .agg(
+            *seconds,
+            pl.col("pairs").max(),
+            pl.col("identical_counts").all(ignore_nulls=False),
+            pl.len().alias("repeats"),
+        )
+        .sort("with_output_error", "thetas")
+    )
+    return Table(
+        "sweep_speed",
+        "The counting sweep beside two loops that give the same counts: over heads, queries and thetas one "
+        "by one, and over thetas with whole "
+        "arrays. Medians; pairs are (query, cold key). The loops are not run at many thetas, where their "
+        "cost is known to grow with them; "
+        "the sweep's should hardly grow.",
+        data,
+        {
+            "thetas": Column("Thetas", "integer"),
+            "with_output_error": Column("with output error", "yes_no"),
+            "pairs": Column("Pairs", "integer"),
+            "loop_seconds": Column("Loop (s)", "number"),
+            "by_theta_seconds": Column("Loop over thetas (s)", "number"),
+            "sweep_seconds": Column("Sweep (s)", "number"),
+            "ratio": Column("Loop / sweep", "factor"),
+            "by_theta_ratio": Column("Loop over thetas / sweep", "factor"),
+            "identical_counts": Column("Counts identical", "yes_no"),
+        },
+    )
+
+
+SECTION = Section(
+    "benchmark",
+    "Benchmarks",
+    build,
+    needs=("benchmark.sweep_speed",),
+    headline=(
+        HeadlineFigure(
+            "frontier.sweep_speedup",
+            "loop seconds / sweep seconds at 19 thetas",
+            "benchmark.sweep_speed",
+            _SEVERAL.replace("{column}", "ratio"),
+        ),
+        HeadlineFigure(
+            "frontier.sweep_identical_share",
+            "share of comparisons with identical counts",
+            "benchmark.sweep_speed",
+            "SELECT avg(CAST(identical_counts AS DOUBLE)) AS value, count(identical_counts) AS n FROM self",
+        ),
+        HeadlineFigure(
+            "frontier.sweep_cost_growth",
+            "median seconds at most thetas / at fewest",
+            "benchmark.sweep_speed",
+            "SELECT median(CASE WHEN thetas = (SELECT max(thetas) FROM self) THEN sweep_seconds END) "
+            "/ median(CASE WHEN thetas = (SELECT min(thetas) FROM self) THEN sweep_seconds END) AS value, "
+            "count(*) AS n "
+            "FROM self WHERE NOT with_output_error",
+        ),
+    ),
+)

@@ -1,0 +1,160 @@
+"""Stage `frontier`: whether thresholds chosen on some texts keep their promise on others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+import polars as pl
+
+from ghostkv.report.document import Block, Column, Figure, Prose, Section, Table
+from ghostkv.report.numbers import percent
+from ghostkv.report.results import Results
+from ghostkv.report.summaries import ACHIEVED, TARGET_LABELS, head_name, points_by_text
+from ghostkv.report.theme import BLUE, INK, VERMILION, WIDTH, percent_axis
+
+_FLOOR = 1e-4
+
+
+def build(results: Results) -> Sequence[Block]:
+    """Target against achieved: a figure of every head on every text, and the same in numbers."""
+    achieved = pl.concat(
+        [
+            points_by_text(results, metric, target).select(
+                pl.lit(metric).alias("metric"),
+                pl.lit(target).alias("goal"),
+                "layer", "head", "text", "domain", "queries",
+                pl.col(ACHIEVED[metric]).cast(pl.Float64).alias("achieved"),
+            )
+            for metric in ACHIEVED
+            for target in results.targets(metric)
+        ]
+    )  # fmt: skip
+    return [Prose(_reading(results)), _figure(achieved), _table(achieved)]
+
+
+def _reading(results: Results) -> str:
+    samples = (
+        results.scan("frontier.sweep")
+        .filter(pl.col("role") == "threshold", results.is_headline, pl.col("layer") == pl.col("layer").min())
+        .select("text", "queries").unique().collect()["queries"].sum()
+    )  # fmt: skip
+    text = (
+        "A threshold is the largest whose mean loss on threshold texts satisfies conformal risk control: "
+        "n/(n+1) times the mean plus "
+        f"1/(n+1) is at most the target, with n = {samples} queries a head. If queries of new text were "
+        "exchangeable with those, the "
+        "expected loss would stay below the target. Queries of one document resemble each other and domains "
+        "differ, so the promise "
+        "holds only as far as the figure shows."
+    )
+    hopeless = [
+        percent(target)
+        for metric in ACHIEVED
+        for target in results.targets(metric)
+        if target < 1 / (samples + 1)
+    ]
+    if hopeless:
+        text += (
+            f" **No guarantee:** {', '.join(hopeless)} is below 1/(n+1) = {percent(1 / (samples + 1))}, where no "
+            "sample of this size can promise anything."
+        )
+    return text
+
+
+def _figure(achieved: pl.DataFrame) -> Figure:
+    data = achieved.with_columns(
+        pl.format(
+            "{} ≤ {} %",
+            pl.col("metric").replace(TARGET_LABELS),
+            (pl.col("goal") * 100).round(4).cast(pl.String).str.strip_suffix(".0"),
+        ).alias("promise"),
+        pl.col("achieved").clip(lower_bound=_FLOOR).alias("drawn"),
+        (pl.col("achieved") > pl.col("goal")).alias("above"),
+    )
+    order = data["promise"].unique(maintain_order=True).to_list()
+    x = alt.X(
+        "drawn:Q",
+        axis=percent_axis("Loss achieved on held-out text", values=[1e-4, 1e-3, 0.01, 0.05, 0.1, 0.5]),
+        scale=alt.Scale(type="log", domain=[_FLOOR, 0.5], clamp=True),
+    )
+    y = alt.Y(
+        "domain:N",
+        sort=data["domain"].unique(maintain_order=True).to_list(),
+        axis=alt.Axis(title=None, grid=False),
+    )
+    colour = alt.Color("above:N", scale=alt.Scale(domain=[False, True], range=[BLUE, VERMILION]), legend=None)
+    base = alt.Chart(data)
+    ticks = base.mark_tick(thickness=1, size=13, opacity=0.35).encode(x=x, y=y, color=colour)
+    mean = base.mark_point(shape="diamond", size=80, filled=True, color=INK, opacity=1)
+    mean = mean.transform_aggregate(drawn="mean(achieved)", groupby=["promise", "domain"]).encode(x=x, y=y)
+    goal = base.mark_rule(color=INK, strokeDash=[2, 2]).encode(x=alt.X("mean(goal):Q"))
+    chart = alt.layer(ticks, goal, mean, data=data).properties(width=WIDTH - 50, height=alt.Step(20))
+    facets = chart.facet(
+        row=alt.Row(
+            "promise:N",
+            sort=order,
+            header=alt.Header(
+                title=None,
+                labelAngle=0,
+                labelAnchor="start",
+                labelOrient="top",
+                labelPadding=2,
+                labelFontWeight="bold",
+            ),
+        ),
+        spacing=12,
+    )
+    return Figure(
+        "calibration",
+        "Promised and achieved loss, every head on every held-out text",
+        facets,
+        data.drop("drawn", "above"),
+        "A tick is one head on one held-out text, red where its loss is above the promise (dotted line); the "
+        "diamond is the domain's "
+        "mean. The promise is one of means, so red ticks are expected; a diamond to the right of the line is "
+        "a broken promise on that "
+        "domain. Losses below 0.01 % are drawn at 0.01 %. With one threshold text a domain this shows how "
+        "far calibration carries, "
+        "not how it carries on average.",
+    )
+
+
+def _table(achieved: pl.DataFrame) -> Table:
+    worst = pl.col("achieved").arg_max()
+    data = (
+        achieved.group_by("metric", "goal", "domain", maintain_order=True)
+        .agg(
+            pl.col("text").n_unique().alias("texts"),
+            pl.col("achieved").mean().alias("mean"),
+            pl.col("achieved").quantile(0.95, "higher").alias("p95"),
+            pl.col("achieved").max().alias("worst"),
+            pl.struct(pl.col("layer", "head").get(worst)).alias("where"),
+            (pl.col("achieved") > pl.col("goal")).mean().alias("above"),
+        )
+        .with_columns(
+            pl.col("metric").replace(TARGET_LABELS),
+            (pl.col("mean") <= pl.col("goal")).alias("kept"),
+            pl.col("where").map_elements(head_name, return_dtype=pl.String),
+        )
+    )
+    return Table(
+        "calibration",
+        "Target and achieved loss by domain. Above: share of heads whose own loss is above the target. Kept: "
+        "whether the mean is not.",
+        data,
+        {
+            "metric": Column("Loss"),
+            "goal": Column("Target", "percent"),
+            "domain": Column("Domain"),
+            "mean": Column("Achieved, mean", "percent"),
+            "p95": Column("p95 head", "percent"),
+            "worst": Column("Worst head", "percent"),
+            "where": Column("which is"),
+            "above": Column("Above", "percent"),
+            "kept": Column("Kept", "yes_no"),
+        },
+    )
+
+
+SECTION = Section("calibration", "Calibration", build, needs=("frontier.points", "frontier.sweep"))

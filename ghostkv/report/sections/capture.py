@@ -1,0 +1,100 @@
+"""Stage `capture`: what was recorded, and the proof that it is what the model computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from ghostkv.report.document import Block, Column, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.numbers import counted, percent, tiny
+from ghostkv.report.results import Results
+
+
+def build(results: Results) -> Sequence[Block]:
+    """The proof in words, then every capture."""
+    return [Prose(_reading(results)), _table(results)]
+
+
+def _reading(results: Results) -> str:
+    layers = results.table("capture.layers")
+    proven = layers.filter(pl.col("recomputed") > 0)
+    kinds = layers.group_by("kind", maintain_order=True).agg(pl.col("layer").n_unique())
+    kinds_text = " and ".join(f"{count} {kind}" for kind, count in kinds.iter_rows())
+    text = f"{counted(layers['text'].n_unique(), 'capture')} of {layers['layer'].n_unique()} layers ({kinds_text})."
+    if proven.is_empty():
+        return (
+            text + " These tensors came from outside, without the model's outputs, so nothing here could be "
+            "proved."
+        )
+    tolerance = results.config["capture"]["tolerance"]
+    worst = proven["max_relative_error"].max()
+    verdict = "within" if worst <= tolerance else "**above**"
+    text += (
+        " Attention was recomputed from each file, float16 K and V as stored, and compared with what the "
+        "model itself produced: "
+        f"{proven['recomputed'].sum():,} outputs of single heads, worst relative error {tiny(worst)}, "
+        f"{verdict} the tolerance of "
+        f"{tiny(tolerance)}."
+    )
+    storage = proven["storage_relative_error"].max() if "storage_relative_error" in proven.columns else None
+    if storage:
+        text += (
+            " The model ran with a float16 KV cache, as servers do, so files hold exactly what attention "
+            "read; that rounding by itself "
+            f"moves an output by at most {percent(storage)}."
+        )
+    return text
+
+
+def _table(results: Results) -> Table:
+    data = (
+        results.table("capture.layers")
+        .group_by("text", maintain_order=True)
+        .agg(
+            pl.len().alias("layers"),
+            pl.col("tokens").max(),
+            pl.col("recomputed").sum(),
+            pl.col("max_relative_error").max(),
+            pl.col("mean_relative_error").mean(),
+            (pl.col("max_relative_error") <= results.config["capture"]["tolerance"]).all().alias("within"),
+        )
+        .with_columns(pl.when(pl.col("recomputed") > 0).then("within").alias("within"))
+    )
+    return Table(
+        "captures",
+        "Every capture. Error: of one head's output at one query, relative to its norm.",
+        data,
+        {
+            "text": Column("Text"),
+            "layers": Column("Layers", "integer"),
+            "tokens": Column("Tokens", "integer"),
+            "recomputed": Column("Outputs compared", "integer"),
+            "mean_relative_error": Column("Mean error", "tiny"),
+            "max_relative_error": Column("Worst error", "tiny"),
+            "within": Column("Within tolerance", "yes_no"),
+        },
+    )
+
+
+SECTION = Section(
+    "capture",
+    "Captures",
+    build,
+    needs=("capture.layers",),
+    headline=(
+        HeadlineFigure(
+            "capture.max_relative_error",
+            "relative to the output's norm",
+            "capture.layers",
+            "SELECT max(max_relative_error) AS value, count(DISTINCT text) AS n FROM self WHERE recomputed > "
+            "0",
+        ),
+        HeadlineFigure(
+            "capture.overhead_ratio",
+            "capture seconds / plain forward seconds",
+            "benchmark.capture_overhead",
+            "SELECT median(ratio) AS value, count(*) AS n FROM self",
+        ),
+    ),
+)

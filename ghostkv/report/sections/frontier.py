@@ -1,0 +1,302 @@
+"""Stage `frontier`: how much each codec eliminates, what it loses, what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+import polars as pl
+
+from ghostkv.report.charts import DECADES, FLOOR, apart, crossing, curves, floored, labels, share
+from ghostkv.report.document import Block, Column, Figure, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.numbers import percent
+from ghostkv.report.results import ORACLE, Results, at_target, words
+from ghostkv.report.summaries import TARGET_LABELS, pooled_curve
+from ghostkv.report.theme import MUTED, ORACLE_GREY, WIDTH, codec_scale
+
+_PANEL = 258
+
+
+def build(results: Results) -> Sequence[Block]:
+    """Elimination against loss, loss against bytes, record sizes, threshold rules."""
+    blocks: list[Block] = [
+        Prose(_reading(results)),
+        _by_codec(results),
+        _by_bytes(results),
+        _by_record_size(results),
+    ]
+    if results.table("frontier.layer_head")["rule"].n_unique() > 1:
+        blocks.append(_rules_table(results))
+    return blocks
+
+
+def _reading(results: Results) -> str:
+    frontier = results.frontier
+    return (
+        f"Cold keys are all but the first {frontier['sinks']} and the last {frontier['hot']}. A threshold "
+        "decides from ghost records "
+        "alone which of them are eliminated and never read; the survivors are read in full. Moving the "
+        "threshold trades elimination "
+        "for loss, and the frontier is that trade. *Exact scores* is the oracle: the same rule, given the "
+        "true scores for nothing. "
+        "No record can pass it under the same rule; what it cannot eliminate, this model's attention does "
+        "not allow."
+    )
+
+
+def _codec_order(results: Results, present: pl.Series) -> list[str]:
+    listed = [codec["name"] for codec in results.config["sketch"]["codecs"]]
+    rest = sorted(set(present) - set(listed))
+    return [name for name in [*listed, *rest] if name in set(present)]
+
+
+def _headline_sizes(results: Results) -> pl.Expr:
+    """Every codec at the headline's code size, and the oracle."""
+    return results.is_rule & (
+        (pl.col("code_bytes") == results.headline["bytes"]) | (pl.col("codec") == ORACLE)
+    )
+
+
+def _codec_curves(results: Results) -> pl.DataFrame:
+    data = pooled_curve(results, _headline_sizes(results), ["codec"])
+    return data.with_columns(pl.col("codec").map_elements(words, return_dtype=pl.String).alias("label"))
+
+
+def _by_codec(results: Results) -> Figure:
+    data = _codec_curves(results).with_columns(floored("fer"))
+    order = _codec_order(results, data["codec"])
+    title = "False elimination rate (share of the exact top keys lost)"
+    x = share("fer_drawn", title, values=DECADES, type="log", domain=[FLOOR, 0.3], clamp=True)
+    y = share("elimination", "Elimination (share of cold keys)", alt.Y, domain=[0, 1])
+    named = crossing(data, "fer_drawn", "elimination", 0.005)
+    oracle, high = pl.col("codec") == ORACLE, pl.col("elimination") > 0.9
+    groups = (
+        (named.filter(oracle).with_columns(pl.lit(FLOOR).alias("fer_drawn")), {"dx": 4, "dy": -7}),
+        (named.filter(~oracle, high), {"dx": 4, "dy": 13}),
+        (named.filter(~oracle, ~high), {"align": "right", "dx": -2, "dy": -8}),
+    )
+    chart = curves(data, x, y, order, WIDTH, 340)
+    for rows, mark in groups:
+        if rows.height:
+            chart += labels(apart(rows, "elimination", 0.055), x, y, order, **mark)
+    return Figure(
+        "frontier_by_codec",
+        f"Elimination against FER, {results.headline['bytes']}-byte codes",
+        chart,
+        data.drop("label"),
+        f"Up and to the left is better. Each line is one codec with {results.headline['bytes']} bytes of "
+        "code and a residual byte, rule "
+        f"`{results.headline['rule']}`; each of its points is one theta for all heads alike, measured on "
+        "held-out texts and "
+        f"pooled over {results.heads} heads. No threshold is chosen here, so nothing depends on calibration. "
+        "A FER below 0.01 % is "
+        "drawn at 0.01 %. Lines that lie close differ by less than heads of one codec do (see the layers "
+        "below).",
+    )
+
+
+def _by_bytes(results: Results) -> Figure:
+    data = _codec_curves(results).with_columns(floored("dropped_mass_mean"), floored("output_error_mean"))
+    order = _codec_order(results, data["codec"])
+    losses = {"dropped_mass_mean": "Dropped mass (mean)"}
+    if results.has_output:
+        losses["output_error_mean"] = "Output error (mean)"
+    panels = []
+    for column, label in losses.items():
+        axis = alt.Axis(title="Bytes ratio per head", format="~g", values=[0.02, 0.05, 0.1, 0.2, 0.5, 1])
+        x = alt.X(
+            "bytes_ratio:Q",
+            axis=axis,
+            scale=alt.Scale(type="log", domain=[0.02, 1.1], nice=False, clamp=True),
+        )
+        ticks = (1e-3, 3e-3, 1e-2, 0.03, 0.1, 0.3)
+        y = share(f"{column}_drawn", label, alt.Y, values=ticks, type="log", domain=[1e-3, 0.3], clamp=True)
+        width = _PANEL if len(losses) > 1 else WIDTH
+        panels.append(curves(data, x, y, order, width, 290, legend=True))
+    return Figure(
+        "bytes_and_loss",
+        "What is lost against what is read",
+        alt.hconcat(*panels),
+        data.drop("label"),
+        "Down and to the left is better. The bytes ratio counts every byte that a step reads (all records, "
+        "survivors, sinks and hot "
+        "window) over the full fp16 K and V; 1 is full attention and a codec may pass it, for records cost "
+        "bytes too. Exact scores "
+        "have no record, so their line is a floor that no codec can reach. Dropped mass is the softmax mass "
+        "of the "
+        "eliminated keys, and it, not FER, is what an output feels.",
+    )
+
+
+def _by_record_size(results: Results) -> Figure:
+    metric = "fer" if results.tightest("fer") is not None else "dropped_mass"
+    target = results.tightest(metric)
+    table = results.table("frontier.layer_head").filter(results.is_rule, at_target(metric, target))
+    columns = ["elimination", "fer", "dropped_mass_mean", "bytes_ratio", "bytes_ratio_gqa"]
+    data = table.group_by("codec", "code_bytes", "record_bytes", maintain_order=True).agg(
+        *[pl.col(name).cast(pl.Float64).mean() for name in columns], pl.len().alias("heads")
+    )
+    data = data.with_columns(pl.col("codec").map_elements(words, return_dtype=pl.String).alias("label"))
+    order = _codec_order(results, data["codec"])
+    own = data.filter(pl.col("codec") != ORACLE).sort("codec", "code_bytes")
+    sizes = sorted(own["code_bytes"].unique())
+    x = alt.X("code_bytes:Q", axis=alt.Axis(title="Bytes of code per key", values=sizes, grid=False))
+    x = x.scale(type="log", domain=[sizes[0], sizes[-1] * 2], nice=False)
+    y = alt.Y(
+        "bytes_ratio:Q", axis=alt.Axis(title="Bytes ratio per head", format="~g"), scale=alt.Scale(zero=True)
+    )
+    colour = alt.Color("label:N", scale=codec_scale(order), legend=None)
+    lines = alt.Chart(own).mark_line(strokeWidth=2).encode(x=x, y=y, color=colour)
+    dots = alt.Chart(own).mark_circle(size=50, opacity=1).encode(x=x, y=y, color=colour)
+    ends = apart(
+        own.group_by("codec", maintain_order=True).last(), "bytes_ratio", 0.055 * own["bytes_ratio"].max()
+    )
+    chart = (lines + dots + labels(ends, x, y, order)).properties(width=WIDTH, height=260)
+    floor = data.filter(pl.col("codec") == ORACLE)
+    if floor.height:
+        line = alt.Chart(floor).mark_rule(strokeDash=[5, 3], color=ORACLE_GREY).encode(y="bytes_ratio:Q")
+        label = alt.Chart(floor).mark_text(align="right", dy=-6, color=MUTED, fontWeight="bold")
+        chart += line + label.encode(x=alt.value(WIDTH - 4), y="bytes_ratio:Q", text="label:N")
+    return Figure(
+        "record_size",
+        f"Which record pays for itself, at {TARGET_LABELS[metric]} ≤ {percent(target, 0)}",
+        chart,
+        data.drop("label"),
+        f"Lower is better. Thresholds are calibrated per head for {TARGET_LABELS[metric]} ≤ "
+        f"{percent(target, 0)}; a dot is the mean "
+        f"bytes ratio over {results.heads} heads on held-out texts. More bytes per record make estimates "
+        "sharper and leave fewer "
+        "survivors, until the records themselves cost more than the survivors they save: a line's lowest dot "
+        "is that codec's best "
+        "size. The CSV has the measured loss of each dot, which may lie on either side of the target.",
+    )
+
+
+def _rules_table(results: Results) -> Table:
+    own = (pl.col("codec") == results.headline["codec"]) & (pl.col("code_bytes") == results.headline["bytes"])
+    columns = [
+        "elimination",
+        "fer",
+        "dropped_mass_mean",
+        "output_error_mean",
+        "bytes_ratio",
+        "bytes_ratio_gqa",
+    ]
+    data = (
+        results.table("frontier.layer_head")
+        .filter(own | (pl.col("codec") == ORACLE), pl.col("method") == "calibrated")
+        .group_by("target_metric", "target", "codec", "rule")
+        .agg(*[pl.col(name).cast(pl.Float64).mean() for name in columns])
+        .sort("target_metric", "target", "codec", "rule", descending=[True, False, True, True])
+        .with_columns(
+            pl.col("codec").map_elements(words, return_dtype=pl.String),
+            pl.col("rule").map_elements(words, return_dtype=pl.String),
+            pl.format(
+                "{} ≤ {} %",
+                pl.col("target_metric").replace(TARGET_LABELS),
+                (pl.col("target").cast(pl.Float64) * 100).round(4).cast(pl.String).str.strip_suffix(".0"),
+            ).alias("goal"),
+        )
+    )
+    shown = {
+        "goal": Column("Calibrated for"),
+        "codec": Column("Codec"),
+        "rule": Column("Rule"),
+        "elimination": Column("Elimination", "percent"),
+        "fer": Column("FER", "percent"),
+        "dropped_mass_mean": Column("Dropped mass", "percent"),
+        "output_error_mean": Column("Output error", "percent"),
+        "bytes_ratio": Column("Bytes ratio", "ratio"),
+        "bytes_ratio_gqa": Column("GQA-true", "ratio"),
+    }
+    if not results.has_output:
+        del shown["output_error_mean"]
+    return Table(
+        "rules",
+        f"Threshold rules for the {results.design} and for exact scores: means over {results.heads} heads, "
+        "held-out texts. Which rule "
+        "is best depends on what must not be lost: one that looks at the top keys keeps those, one that "
+        "looks at the softmax "
+        "denominator keeps mass.",
+        data,
+        shown,
+    )
+
+
+_DESIGN = "codec = '{codec}' AND code_bytes = {bytes} AND rule = '{rule}'"
+
+
+def _at(metric: str, target: float, column: str, aggregate: str = "avg") -> str:
+    return (
+        f"SELECT {aggregate}(CAST({column} AS DOUBLE)) AS value, count(*) AS n FROM self WHERE {_DESIGN} AND "
+        "method = 'calibrated' "
+        f"AND target_metric = '{metric}' AND abs(target - {target}) < 0.000001"
+    )
+
+
+def _calibrated(
+    name: str, unit: str, metric: str, target: float, column: str, aggregate: str = "avg"
+) -> HeadlineFigure:
+    return HeadlineFigure(
+        f"frontier.{name}", unit, "frontier.layer_head", _at(metric, target, column, aggregate)
+    )
+
+
+_COLD, _TOP, _FULL = (
+    "share of cold keys",
+    "share of exact top-k keys",
+    "bytes read / bytes of full fp16 K and V",
+)
+_SAFE = f"SELECT avg(CAST({{column}} AS DOUBLE)) AS value, count(*) AS n FROM self WHERE {_DESIGN}"
+HEADLINE = (
+    HeadlineFigure(
+        "frontier.safe_head_share",
+        "share of heads",
+        "frontier.safe_points",
+        _SAFE.replace("{column}", "safe"),
+    ),
+    HeadlineFigure(
+        "frontier.safe_every_text_share",
+        "share of heads",
+        "frontier.safe_points",
+        _SAFE.replace("{column}", "safe_every_text"),
+    ),
+    HeadlineFigure(
+        "frontier.safe_hindsight_share",
+        "share of heads",
+        "frontier.safe_points",
+        _SAFE.replace("{column}", "safe_hindsight"),
+    ),
+    _calibrated("elimination_at_fer_1pct", _COLD, "fer", 0.01, "elimination"),
+    _calibrated("elimination_at_fer_1pct_worst_head", _COLD, "fer", 0.01, "elimination", "min"),
+    _calibrated("fer_at_fer_1pct", _TOP, "fer", 0.01, "fer"),
+    _calibrated("fer_cold_at_fer_1pct", "share of exact top-k keys that are cold", "fer", 0.01, "fer_cold"),
+    _calibrated("dropped_mass_at_fer_1pct", "share of softmax mass", "fer", 0.01, "dropped_mass_mean"),
+    _calibrated(
+        "output_error_at_fer_1pct", "relative to the output's norm", "fer", 0.01, "output_error_mean"
+    ),
+    _calibrated("bytes_ratio_at_fer_1pct", f"{_FULL}, per head", "fer", 0.01, "bytes_ratio"),
+    _calibrated("bytes_ratio_gqa_at_fer_1pct", f"{_FULL}, GQA-true", "fer", 0.01, "bytes_ratio_gqa"),
+    _calibrated("elimination_at_dropped_mass_1pct", _COLD, "dropped_mass", 0.01, "elimination"),
+    _calibrated(
+        "dropped_mass_at_dropped_mass_1pct",
+        "share of softmax mass",
+        "dropped_mass",
+        0.01,
+        "dropped_mass_mean",
+    ),
+    _calibrated(
+        "bytes_ratio_at_dropped_mass_1pct", f"{_FULL}, per head", "dropped_mass", 0.01, "bytes_ratio"
+    ),
+    _calibrated(
+        "bytes_ratio_gqa_at_dropped_mass_1pct", f"{_FULL}, GQA-true", "dropped_mass", 0.01, "bytes_ratio_gqa"
+    ),
+)
+
+SECTION = Section(
+    "frontier",
+    "The frontier",
+    build,
+    needs=("frontier.sweep", "frontier.layer_head", "frontier.safe_points"),
+    headline=HEADLINE,
+)

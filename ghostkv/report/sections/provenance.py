@@ -1,0 +1,127 @@
+"""Where everything came from: model, texts, code, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from ghostkv import __version__
+from ghostkv.report.document import Block, Column, Prose, Section, Table
+from ghostkv.report.results import Results
+
+# Enough of a checksum to compare by eye; tables and manifest have all of it.
+_SHORT = 12
+_TABLES = (
+    "frontier.sweep",
+    "frontier.points",
+    "frontier.context",
+    "frontier.safe_points",
+    "frontier.layer_head",
+    "frontier.bounds",
+    "historical.sweep",
+    "historical.ablation",
+    "historical.knobs",
+    "benchmark.capture_overhead",
+    "benchmark.sweep_speed",
+)
+
+
+def build(results: Results) -> Sequence[Block]:
+    """Model and version, texts, tables with the fingerprint of the code that made them."""
+    blocks: list[Block] = [Prose(_reading(results))]
+    if results.has("texts.texts"):
+        blocks.append(_texts(results))
+    return [*blocks, _tables(results)]
+
+
+def _reading(results: Results) -> str:
+    manifest = results.manifest()
+    lines = [
+        f"- Package ghostkv {__version__}, report code `{results.params.get('code', '') or 'not stated'}`."
+    ]
+    if manifest:
+        lines.append(
+            f"- Model {manifest['model']} ({manifest['architecture']}, {manifest['layers']} layers, "
+            f"{manifest['heads']} heads, "
+            f"{manifest['kv_heads']} KV heads, head_dim {manifest['head_dim']}; licence "
+            f"{manifest['license']}) from "
+            f"{manifest.get('origin', manifest['source'])}; sha256 of the weights "
+            f"`{manifest['weight_sha256']}`."
+        )
+    else:
+        lines.append("- Captured tensors were imported; what model they came from is not recorded.")
+    headline = results.headline
+    lines.append(
+        f"- Headline design: codec `{headline['codec']}`, {headline['bytes']} bytes of code, rule "
+        f"`{headline['rule']}`."
+    )
+    lines.append(
+        "- Made from Parquet alone: no attention was recomputed for this page, and every figure has its "
+        "numbers in a CSV beside it."
+    )
+    return "\n".join(lines)
+
+
+def _texts(results: Results) -> Table:
+    table = results.table("texts.texts")
+    known = [name for name in ("source", "license") if name in table.columns]
+    data = table.select(
+        "text",
+        "domain",
+        "role",
+        pl.col("documents").list.len().alias("documents"),
+        pl.col("sha256").str.slice(0, _SHORT),
+        *known,
+    )
+    return Table(
+        "texts",
+        "Texts and their roles: codec texts fit codecs, threshold texts choose thresholds, held-out texts "
+        "are measured. No document has two roles.",
+        data,
+        {
+            "text": Column("Text"),
+            "domain": Column("Domain"),
+            "role": Column("Role"),
+            "documents": Column("Documents", "integer"),
+            "sha256": Column("sha256"),
+            **{
+                name: Column(label)
+                for name, label in (("source", "Source"), ("license", "Licence"))
+                if name in known
+            },
+        },
+    )
+
+
+def _tables(results: Results) -> Table:
+    rows = []
+    for name in _TABLES:
+        if results.has(name):
+            metadata = results.metadata(name)
+            rows.append(
+                {
+                    "table": results.path(name),
+                    "rows": results.scan(name).select(pl.len()).collect().item(),
+                    "model": metadata.get("model"),
+                    "version": metadata.get("package_version"),
+                    "code": metadata.get("fingerprint", "")[:_SHORT] or None,
+                }
+            )
+    return Table(
+        "tables",
+        "The tables behind this page, and the fingerprint of the code that wrote each. A fingerprint changes "
+        "when that code does, and "
+        "the workflow then makes the table again.",
+        pl.DataFrame(rows, infer_schema_length=None),
+        {
+            "table": Column("Table"),
+            "rows": Column("Rows", "integer"),
+            "model": Column("Model"),
+            "version": Column("Version"),
+            "code": Column("Code"),
+        },
+    )
+
+
+SECTION = Section("provenance", "Provenance", build)

@@ -1,0 +1,132 @@
+"""Summaries that several sections show: means beside their spread and their worst case."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from ghostkv.report.results import Results, at_target
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of the frontier's tables, as readers meet it.
+
+    Attributes
+    ----------
+    name : str
+        Column.
+    label : str
+    format : str
+        Of `ghostkv.report.numbers`.
+    more_is_better : bool
+        Which end of its range is the worst case.
+    """
+
+    name: str
+    label: str
+    format: str
+    more_is_better: bool = False
+
+
+ELIMINATION = Metric("elimination", "Elimination (share of cold keys)", "percent", True)
+FER = Metric("fer", "FER (share of the exact top-k keys lost)", "percent")
+MASS = Metric("dropped_mass_mean", "Dropped mass, mean over queries", "percent")
+OUTPUT = Metric("output_error_mean", "Output error, mean over queries", "percent")
+BYTES = Metric("bytes_ratio", "Bytes ratio, per head", "ratio")
+BYTES_GQA = Metric("bytes_ratio_gqa", "Bytes ratio, GQA-true", "ratio")
+METRICS = (
+    ELIMINATION,
+    FER,
+    Metric("fer_cold", "FER over the cold top-k keys alone", "percent"),
+    MASS,
+    Metric("dropped_mass_p99", "Dropped mass, p99 query of the worst text", "percent"),
+    OUTPUT,
+    Metric("output_error_p99", "Output error, p99 query of the worst text", "percent"),
+    BYTES,
+    BYTES_GQA,
+)
+TARGET_LABELS = {"fer": "FER", "dropped_mass": "dropped mass"}
+# The metric that a target bounds.
+ACHIEVED = {"fer": "fer", "dropped_mass": "dropped_mass_mean"}
+
+
+def operating_point(results: Results, metric: str, target: float, oracle: bool = False) -> pl.DataFrame:
+    """Rows of `frontier.layer_head`, one a head, of the headline design (or the oracle) calibrated for a
+    target."""
+    who = results.is_oracle if oracle else results.is_headline
+    return results.table("frontier.layer_head").filter(who, at_target(metric, target))
+
+
+def points_by_text(results: Results, metric: str, target: float) -> pl.DataFrame:
+    """Rows of `frontier.points`, one a head and held-out text, of the headline design calibrated for a
+    target."""
+    return results.table("frontier.points").filter(results.is_headline, at_target(metric, target))
+
+
+def mean(frame: pl.DataFrame, column: str) -> float | None:
+    """Mean of a column; None where no row has a value."""
+    return frame[column].cast(pl.Float64).mean()
+
+
+def spread(frame: pl.DataFrame, oracle: pl.DataFrame) -> pl.DataFrame:
+    """One row a metric: mean, median and standard deviation over heads, the worst head and its name, the
+    oracle's mean."""
+    rows = []
+    for metric in METRICS:
+        known = frame.drop_nulls(metric.name)
+        if known.is_empty():
+            continue
+        values = known[metric.name].cast(pl.Float64)
+        worst = known.sort(metric.name, descending=not metric.more_is_better, maintain_order=True).row(
+            0, named=True
+        )
+        rows.append(
+            {
+                "metric": metric.label,
+                "format": metric.format,
+                "mean": values.mean(),
+                "median": values.median(),
+                "deviation": values.std() if len(values) > 1 else None,
+                "worst": worst[metric.name],
+                "where": head_name(worst),
+                "oracle": mean(oracle, metric.name),
+            }
+        )
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def head_name(row: dict) -> str:
+    """Where a row was measured."""
+    return f"layer {row['layer']}, head {row['head']}"
+
+
+def worst(frame: pl.DataFrame, metric: Metric) -> dict:
+    """The row with the worst value of a metric."""
+    return (
+        frame.drop_nulls(metric.name)
+        .sort(metric.name, descending=not metric.more_is_better)
+        .row(0, named=True)
+    )
+
+
+def pooled_curve(results: Results, rows: pl.Expr, by: list[str]) -> pl.DataFrame:
+    """Held-out sweep at equal theta, pooled over heads and texts (queries weigh alike) within each group of
+    `by`."""
+    weight = pl.col("queries").cast(pl.Float64)
+
+    def pooled(name: str) -> pl.Expr:
+        known = pl.when(pl.col(name).is_not_null()).then(weight)
+        return ((pl.col(name).cast(pl.Float64) * known).sum() / known.sum()).fill_nan(None).alias(name)
+
+    names = ["elimination", "fer", "dropped_mass_mean", "output_error_mean", "bytes_ratio", "bytes_ratio_gqa"]
+    return (
+        results.scan("frontier.sweep")
+        .filter(pl.col("role") == "held_out", rows)
+        .select([*by, "theta", "queries", *names])
+        .group_by([*by, "theta"])
+        .agg(*[pooled(name) for name in names], pl.len().alias("head_texts"))
+        .sort([*by, "theta"])
+        .collect()
+    )

@@ -1,0 +1,91 @@
+"""Stage `report`: everything measured, as a page to read, a Markdown file and one JSON file for machines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ghostkv.errors import TableError
+from ghostkv.io import write_json, write_text
+from ghostkv.report.document import Figure, Section
+from ghostkv.report.figures import write_figure
+from ghostkv.report.headline import headline
+from ghostkv.report.render import Chapter, as_html, as_markdown
+from ghostkv.report.results import Results
+from ghostkv.report.sections import SECTIONS
+
+# What imported tensors have no model for; every other table must be there.
+_OPTIONAL_STAGES = ("model", "texts", "historical", "benchmark.capture_overhead")
+
+
+def write_report(
+    tables: Mapping[str, str | Sequence[str]], params: Mapping[str, Any], outputs: Mapping[str, str]
+) -> None:
+    """Write the report from tables alone.
+
+    Parameters
+    ----------
+    tables : mapping of str to path or list of paths
+        `stage_table` to Parquet file: `frontier_sweep` ... `benchmark_sweep_speed`; `capture_layers` is a
+        list; `model_manifest` is JSON.
+    params : mapping
+        Config section `report` (`title`, `png_scale`, `table_rows`), the whole `config`, and `code`.
+    outputs : mapping
+        Paths of `markdown`, `html`, `headline`, and the folder `figures`.
+
+    Raises
+    ------
+    TableError
+        A table that the pipeline always makes was not given, or cannot be read.
+    """
+    results = Results(tables, params)
+    sections, left_out = _present(results)
+    chapters = [Chapter(section, section.build(results)) for section in sections]
+    folder = Path(outputs["figures"])
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = [block for chapter in chapters for block in chapter.blocks if isinstance(block, Figure)]
+    svgs = {figure.name: write_figure(figure, folder, params["png_scale"]) for figure in figures}
+    title, subtitle = params["title"], _subtitle(results)
+    write_json(headline(results, sections), outputs["headline"])
+    beside = Path(os.path.relpath(folder, Path(outputs["markdown"]).parent)).as_posix()
+    write_text(
+        as_markdown(title, subtitle, chapters, left_out, params["table_rows"], beside), outputs["markdown"]
+    )
+    write_text(as_html(title, subtitle, chapters, left_out, svgs), outputs["html"])
+
+
+def _present(results: Results) -> tuple[list[Section], list[str]]:
+    """Sections whose tables exist, and why the others are left out."""
+    sections, left_out = [], []
+    for section in SECTIONS:
+        lacking = [table for table in section.needs if not results.has(table)]
+        for table in lacking:
+            if not table.startswith(_OPTIONAL_STAGES):
+                raise TableError(
+                    f"report: section {section.name} needs the table {table}, which was not given.\n"
+                    f"  Write: add {table.replace('.', '_', 1)} to the inputs of rule report"
+                )
+        if lacking:
+            left_out.append(
+                f"{section.title}: it runs the model, and imported tensors come without one "
+                f"({', '.join(lacking)})."
+            )
+        else:
+            sections.append(section)
+    if not results.has_output:
+        left_out.append("Output errors: no values were captured, so only softmax mass is known.")
+    return sections, left_out
+
+
+def _subtitle(results: Results) -> str:
+    manifest = results.manifest()
+    model = manifest.get("model", "imported tensors")
+    tokens = results.table("capture.layers")["tokens"].max()
+    layers = results.table("frontier.safe_points")["layer"].n_unique()
+    return (
+        f"{model}: {layers} layers, {results.heads} heads, {tokens:,} tokens of context. How much of the KV "
+        "cache can be eliminated "
+        "before any of it moves?"
+    )

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from ghostkv.config.__main__ import CONFIG, ROOT, SCHEMA
-from ghostkv.config.experiment import Config, check_model, load_config, read_config
+from ghostkv.config.experiment import Config, check_files, check_model, load_config, read_config
 from ghostkv.config.messages import _model_in
 from ghostkv.config.render import default_yaml, json_schema
 from ghostkv.errors import ConfigError
@@ -224,6 +224,14 @@ def test_a_layer_that_the_model_lacks_is_refused():
 def test_a_context_that_the_model_lacks_is_refused():
     with pytest.raises(ConfigError, match=r"(?s)tokens is 4096.*at most 1024.*Write: tokens: 1024"):
         check_model(Config(), layers=12, max_context=1024)
+
+
+def test_an_own_text_that_is_not_there_is_refused(tmp_path):
+    own = {"domain": "law", "role": "held_out", "path": str(tmp_path / "absent.txt")}
+    with pytest.raises(
+        ConfigError, match=r"(?s)texts\.custom \(law, held_out\).*absent\.txt.*Write: \{domain: law"
+    ):
+        check_files(load_config({"texts": {"custom": [own]}}))
 
 
 def test_all_layers_are_those_of_the_model():

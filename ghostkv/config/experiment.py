@@ -21,7 +21,7 @@ from ghostkv.config.sketch import Sketch
 from ghostkv.config.texts import ROLES, Texts
 from ghostkv.errors import ConfigError
 
-__all__ = ["Config", "check_model", "load_config", "read_config"]
+__all__ = ["Config", "check_files", "check_model", "load_config", "read_config"]
 
 
 class Config(Section):
@@ -182,6 +182,23 @@ def check_model(config: Config, layers: int, max_context: int | None = None) -> 
             f"  Write: layers: {[layer for layer in wanted if layer < layers] or [layers - 1]}"
         )
     return sorted(wanted)
+
+
+def check_files(config: Config) -> None:
+    """Refuse texts of the user's own that are not there, before anything is fetched.
+
+    Raises
+    ------
+    ConfigError
+        A path of `texts.custom` is no file.
+    """
+    for item in () if config.capture.import_ else config.texts.custom:
+        if item.path is not None and not Path(item.path).is_file():
+            raise ConfigError(
+                f"config: texts.custom ({item.domain}, {item.role}) has path {item.path}, and there is no such file "
+                f"seen from {Path.cwd()}. Accepted: a UTF-8 text file.\n"
+                f"  Write: {{domain: {item.domain}, role: {item.role}, path: /data/mine.txt}}"
+            )
 
 
 def _imported_layers(config: Config) -> list[int]:

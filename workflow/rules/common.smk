@@ -12,7 +12,7 @@ RESOURCES = os.path.relpath(f"{ROOT}/resources")
 sys.path.insert(0, ROOT)
 os.environ |= {"PYTHONPATH": os.pathsep.join(filter(None, [ROOT, os.getenv("PYTHONPATH")]))}
 
-from ghostkv.config.experiment import check_model, load_config
+from ghostkv.config.experiment import check_files, check_model, load_config
 from ghostkv.documents import local_files
 from ghostkv.errors import GhostKVError
 from ghostkv.provenance import fingerprint
@@ -34,6 +34,7 @@ try:
     CONFIG = load_config(config)
     MODEL = resolve_model(CONFIG.model.name, CONFIG.model.plain()["custom"], f"{RESOURCES}/models.yaml")
     LAYERS = check_model(CONFIG, MODEL.layers, MODEL.max_context)
+    check_files(CONFIG)
     check_domains(CONFIG.texts.domains, f"{RESOURCES}/texts.yaml")
     SOURCES = {
         domain: read_sources(f"{RESOURCES}/texts.yaml")[domain].plain() for domain in CONFIG.texts.domains

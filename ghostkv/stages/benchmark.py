@@ -32,7 +32,7 @@ SPEED_SCHEMA = pa.schema(
 )
 # The loop is run up to this many thetas; beyond, its cost is known to grow with them and only the sweep's
 # matters.
-_LOOP_THETAS = 100
+_LOOP_THETAS = 32
 _GROUP, _VALUE_DIM = 3, 64
 
 

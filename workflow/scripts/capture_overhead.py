@@ -6,5 +6,9 @@ with job(snakemake):
     from ghostkv.stages.benchmark_capture import capture_overhead
 
     capture_overhead(
-        dirname(snakemake.input.manifest), snakemake.input.texts, snakemake.params.run, snakemake.output.table
+        dirname(snakemake.input.manifest),
+        snakemake.input.texts,
+        snakemake.params.run,
+        snakemake.output.table,
+        snakemake.threads,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import vl_convert
@@ -21,8 +22,7 @@ def write_figure(figure: Figure, folder: Path, png_scale: float) -> str:
     str
         The SVG, ready to stand inside a page beside others.
     """
-    specification = configure(figure.chart).to_dict()
-    svg = vl_convert.vegalite_to_svg(specification)
+    svg = _renumbered(vl_convert.vegalite_to_svg(_rounded(configure(figure.chart).to_dict())))
     write_text(svg, folder / f"{figure.name}.svg")
     with atomic_path(folder / f"{figure.name}.png") as path:
         path.write_bytes(vl_convert.svg_to_png(svg, scale=png_scale))
@@ -42,6 +42,24 @@ def inline(svg: str, name: str, title: str) -> str:
     return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
 
 
+def _renumbered(svg: str) -> str:
+    """The same SVG with clip paths numbered from 0; vl-convert counts on from figure to figure."""
+    order = {old: f"clip{new}" for new, old in enumerate(dict.fromkeys(re.findall(r"clip\d+", svg)))}
+    return re.sub(r"clip\d+", lambda found: order[found.group()], svg)
+
+
+def _rounded(specification: Any) -> Any:
+    """The same chart with numbers of nine significant digits.
+
+    Polars adds in whatever order its threads finish, so last digits differ between runs; files should not.
+    """
+    if isinstance(specification, dict):
+        return {name: _rounded(part) for name, part in specification.items()}
+    if isinstance(specification, list):
+        return [_rounded(part) for part in specification]
+    return float(f"{specification:.9g}") if isinstance(specification, float) else specification
+
+
 def _csv(data: pl.DataFrame) -> str:
     """Numbers with the digits that a float32 has; nested columns have no place in a CSV."""
-    return data.with_columns(pl.col(pl.Float32).cast(pl.Float64)).write_csv(float_precision=9)
+    return data.with_columns(pl.col(pl.Float32, pl.Float64).cast(pl.Float64).round_sig_figs(7)).write_csv()

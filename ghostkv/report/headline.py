@@ -38,6 +38,7 @@ def headline(results: Results, sections: Iterable[Section]) -> dict[str, dict]:
 
 
 def _measure(results: Results, figure: HeadlineFigure) -> dict:
+    # Nine digits: sums of many threads differ in the last ones, and the file should not.
     query = " ".join(figure.query.format(**results.headline).split())
     try:
         row = (
@@ -52,7 +53,7 @@ def _measure(results: Results, figure: HeadlineFigure) -> dict:
         ) from error
     value = row["value"]
     return {
-        "value": None if value is None else float(value),
+        "value": None if value is None else float(f"{value:.9g}"),
         "unit": figure.unit,
         "n": int(row["n"]),
         "source": f"{results.path(figure.table)}: {query}",

@@ -125,7 +125,7 @@ def pooled_curve(results: Results, rows: pl.Expr, by: list[str]) -> pl.DataFrame
         results.scan("frontier.sweep")
         .filter(pl.col("role") == "held_out", rows)
         .select([*by, "theta", "queries", *names])
-        .group_by([*by, "theta"])
+        .group_by([*by, "theta"], maintain_order=True)
         .agg(*[pooled(name) for name in names], pl.len().alias("head_texts"))
         .sort([*by, "theta"])
         .collect()

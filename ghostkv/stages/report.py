@@ -47,6 +47,9 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     figures = [block for chapter in chapters for block in chapter.blocks if isinstance(block, Figure)]
     svgs = {figure.name: write_figure(figure, folder, params["png_scale"]) for figure in figures}
+    for path in folder.iterdir():
+        if path.stem not in svgs:  # of an earlier run with another config
+            path.unlink()
     title, subtitle = params["title"], _subtitle(results)
     write_json(headline(results, sections), outputs["headline"])
     beside = Path(os.path.relpath(folder, Path(outputs["markdown"]).parent)).as_posix()

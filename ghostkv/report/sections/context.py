@@ -34,15 +34,15 @@ def bands(results: Results, metric: str, target: float) -> pl.DataFrame:
     rows = rows.filter(at_target(metric, target), results.is_headline | results.is_oracle)
     measures = [*_MEASURES, metric if metric == "fer" else "dropped_mass_mean"]
     means = [pl.col(name).cast(pl.Float64).mean() for name in measures]
-    by_domain = rows.group_by("codec", "band_start", "band_stop", "domain").agg(means)
+    by_domain = rows.group_by("codec", "band_start", "band_stop", "domain", maintain_order=True).agg(means)
     edges = [pl.col(name).min().alias(f"{name}_low") for name in _MEASURES] + [
         pl.col(name).max().alias(f"{name}_high") for name in _MEASURES
     ]
-    data = rows.group_by("codec", "band_start", "band_stop").agg(
+    data = rows.group_by("codec", "band_start", "band_stop", maintain_order=True).agg(
         *means, pl.col("cold_keys").mean(), pl.col("queries").max()
     )
     return data.join(
-        by_domain.group_by("codec", "band_start", "band_stop").agg(edges),
+        by_domain.group_by("codec", "band_start", "band_stop", maintain_order=True).agg(edges),
         on=["codec", "band_start", "band_stop"],
     ).sort("codec", "band_start")
 

@@ -185,7 +185,7 @@ def _rules_table(results: Results) -> Table:
     data = (
         results.table("frontier.layer_head")
         .filter(own | (pl.col("codec") == ORACLE), pl.col("method") == "calibrated")
-        .group_by("target_metric", "target", "codec", "rule")
+        .group_by("target_metric", "target", "codec", "rule", maintain_order=True)
         .agg(*[pl.col(name).cast(pl.Float64).mean() for name in columns])
         .sort("target_metric", "target", "codec", "rule", descending=[True, False, True, True])
         .with_columns(

@@ -65,9 +65,9 @@ def _by_layer(results: Results, metric: str) -> Figure:
 
 def _layer_spread(own: pl.DataFrame, oracle: pl.DataFrame, column: str) -> pl.DataFrame:
     value = pl.col(column).cast(pl.Float64)
-    means = oracle.group_by("layer").agg(value.mean().alias("oracle"))
+    means = oracle.group_by("layer", maintain_order=True).agg(value.mean().alias("oracle"))
     return (
-        own.group_by("layer")
+        own.group_by("layer", maintain_order=True)
         .agg(value.min().alias("low"), value.mean().alias("mean"), value.max().alias("high"))
         .join(means, on="layer", how="left")
         .sort("layer")

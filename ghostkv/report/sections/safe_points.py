@@ -117,7 +117,7 @@ def _map(results: Results) -> Figure:
 def _counts(results: Results) -> Table:
     data = (
         results.table("frontier.safe_points")
-        .group_by("codec", "code_bytes", "record_bytes", "rule")
+        .group_by("codec", "code_bytes", "record_bytes", "rule", maintain_order=True)
         .agg(
             pl.len().alias("heads"),
             *[pl.col(name).sum() for name in ("safe", "safe_every_text", "safe_hindsight")],

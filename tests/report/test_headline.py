@@ -1,0 +1,122 @@
+"""Headline figures are what anyone gets from the same table with the stated query or by hand."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from ghostkv.errors import TableError
+from ghostkv.report.document import HeadlineFigure, Section
+from ghostkv.report.headline import headline
+from ghostkv.report.results import Results
+from ghostkv.report.sections import SECTIONS
+from tests.report.fixtures import make_params, make_tables
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    return make_tables(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def figures(tables):
+    return headline(Results(tables, make_params()), SECTIONS)
+
+
+def _calibrated(tables, metric: str, target: float) -> pl.DataFrame:
+    """The headline design's held-out points, recomputed from the points of each text."""
+    points = pl.read_parquet(tables["frontier_points"])
+    return points.filter(
+        pl.col("codec") == "transform_code",
+        pl.col("code_bytes") == 8,
+        pl.col("rule") == "relative_topk",
+        pl.col("method") == "calibrated",
+        pl.col("target_metric") == metric,
+        pl.col("target").is_between(target * 0.99, target * 1.01),
+    )
+
+
+@pytest.mark.parametrize(
+    ("figure", "metric", "column"),
+    [
+        ("frontier.elimination_at_fer_1pct", "fer", "elimination"),
+        ("frontier.fer_at_fer_1pct", "fer", "fer"),
+        ("frontier.bytes_ratio_at_fer_1pct", "fer", "bytes_ratio"),
+        ("frontier.bytes_ratio_gqa_at_fer_1pct", "fer", "bytes_ratio_gqa"),
+        ("frontier.elimination_at_dropped_mass_1pct", "dropped_mass", "elimination"),
+    ],
+)
+def test_a_mean_over_heads_is_the_mean_over_their_texts(tables, figures, figure, metric, column):
+    rows = _calibrated(tables, metric, 0.01)
+    assert figures[figure]["value"] == pytest.approx(rows[column].cast(pl.Float64).mean(), rel=1e-6)
+    assert figures[figure]["n"] == rows.select("layer", "head").n_unique() == 8
+
+
+def test_safe_head_share_counts_heads_that_eliminate_enough_at_little_loss(tables, figures):
+    points = pl.read_parquet(tables["frontier_points"]).filter(
+        pl.col("codec") == "transform_code",
+        pl.col("code_bytes") == 8,
+        pl.col("rule") == "relative_topk",
+        pl.col("method") == "safe",
+    )
+    heads = points.group_by("layer", "head").agg(pl.col("elimination", "fer").mean())
+    safe = heads.filter(pl.col("fer") <= 0.05, pl.col("elimination") >= 0.30)
+    assert figures["frontier.safe_head_share"]["value"] == pytest.approx(safe.height / heads.height)
+    assert 0 < safe.height < heads.height, "the dense head has none, the others do"
+
+
+def test_capture_and_benchmark_figures_are_worst_error_and_medians(figures):
+    assert figures["capture.max_relative_error"] | {"source": ""} == {
+        "value": 2e-6, "n": 2, "unit": "relative to the output's norm", "source": "",
+    }  # fmt: skip
+    assert figures["capture.overhead_ratio"]["value"] == pytest.approx(1.2)
+    assert figures["frontier.sweep_speedup"]["value"] == pytest.approx(80.5)
+    assert figures["frontier.sweep_identical_share"]["value"] == 1.0
+    assert figures["frontier.sweep_cost_growth"]["value"] == pytest.approx(1.0)
+
+
+def test_every_source_is_a_query_that_gives_the_value_again(figures):
+    for name, figure in figures.items():
+        path, query = figure["source"].split(": ", 1)
+        if "*" in path:
+            continue
+        again = pl.SQLContext(frames={"self": pl.read_parquet(path)}).execute(query, eager=True)
+        assert again["value"][0] == pytest.approx(figure["value"]), name
+
+
+def test_figures_that_the_issue_names_are_there(figures):
+    assert figures.keys() >= {
+        "frontier.safe_head_share",
+        "frontier.elimination_at_fer_1pct",
+        "frontier.bytes_ratio_at_fer_1pct",
+        "frontier.bytes_ratio_gqa_at_fer_1pct",
+        "capture.max_relative_error",
+        "capture.overhead_ratio",
+        "frontier.sweep_speedup",
+    }
+    assert all(figure.keys() == {"value", "unit", "n", "source"} for figure in figures.values())
+
+
+def test_a_target_that_no_row_answers_is_null_and_not_missing(tmp_path):
+    tables = make_tables(tmp_path)
+    points = pl.read_parquet(tables["frontier_layer_head"]).filter(pl.col("target") > 0.02)
+    points.write_parquet(tables["frontier_layer_head"])
+    figure = headline(Results(tables, make_params()), SECTIONS)["frontier.elimination_at_fer_1pct"]
+    assert (figure["value"], figure["n"]) == (None, 0)
+
+
+def test_two_figures_of_one_name_are_refused(tables):
+    figure = HeadlineFigure("frontier.x", "", "frontier.layer_head", "SELECT 1 AS value, 1 AS n FROM self")
+    sections = [Section(name, name, lambda results: [], headline=(figure,)) for name in ("one", "two")]
+    with pytest.raises(TableError, match=r"two sections define the headline figure frontier\.x"):
+        headline(Results(tables, make_params()), sections)
+
+
+def test_a_table_of_another_version_is_named(tables):
+    figure = HeadlineFigure(
+        "frontier.x", "", "frontier.layer_head", "SELECT nothing AS value, 1 AS n FROM self"
+    )
+    with pytest.raises(TableError, match=r"layer_head\.parquet: headline figure frontier\.x"):
+        headline(
+            Results(tables, make_params()), [Section("one", "one", lambda results: [], headline=(figure,))]
+        )

@@ -1,0 +1,38 @@
+"""Summaries keep the worst case beside the mean."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from ghostkv.report.results import Results
+from ghostkv.report.summaries import head_name, operating_point, pooled_curve, spread
+from tests.report.fixtures import DENSE, make_params, make_tables
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return Results(make_tables(tmp_path_factory.mktemp("run")), make_params())
+
+
+def test_the_dense_head_is_named_as_the_one_that_eliminates_least(results):
+    point = operating_point(results, "fer", 0.01)
+    rows = spread(point, operating_point(results, "fer", 0.01, oracle=True))
+    first = rows.row(0, named=True)
+    assert first["where"] == head_name({"layer": DENSE[0], "head": DENSE[1]})
+    assert first["worst"] == point["elimination"].min() < first["mean"]
+
+
+def test_an_operating_point_has_each_head_once(results):
+    point = operating_point(results, "dropped_mass", 0.05)
+    assert point.height == point.select("layer", "head").n_unique() == results.heads
+
+
+def test_a_pooled_curve_weighs_queries_alike_and_leaves_threshold_texts_out(results):
+    curve = pooled_curve(results, results.is_headline, ["codec"])
+    rows = pl.read_parquet(results.path("frontier.sweep")).filter(
+        results.is_headline, pl.col("role") == "held_out"
+    )
+    for theta, elimination in curve.select("theta", "elimination").iter_rows():
+        at = rows.filter(pl.col("theta") == theta)
+        assert elimination == pytest.approx((at["elimination"] * at["queries"]).sum() / at["queries"].sum())

@@ -1,0 +1,145 @@
+"""The report as files: complete, readable offline, honest about what it lacks."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from ghostkv.errors import TableError
+from ghostkv.report.sections import SECTIONS
+from ghostkv.stages.report import write_report
+from tests.report.fixtures import make_params, make_tables
+
+
+def _write(tables: dict, folder: Path, **report) -> Path:
+    outputs = {
+        "markdown": folder / "RESULTS.md",
+        "html": folder / "report.html",
+        "headline": folder / "headline.json",
+        "figures": folder / "figures",
+    }
+    write_report(
+        tables, make_params(png_scale=0.5, **report), {name: str(path) for name, path in outputs.items()}
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return _write(make_tables(folder / "results"), folder / "report")
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("imported")
+    return _write(make_tables(folder / "results", imported=True), folder / "report")
+
+
+class _Page(HTMLParser):
+    """What a page refers to, its tags, and the text of its captions."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.references, self.tags, self.ids = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        for name, value in attributes:
+            if name in ("href", "src", "srcset", "data", "action", "xlink:href"):
+                self.references.append(value)
+            if name == "id":
+                self.ids.append(value)
+
+
+def test_the_page_fetches_nothing(report):
+    text = (report / "report.html").read_text()
+    page = _Page(text)
+    assert page.references
+    assert all(reference.startswith("#") for reference in page.references)
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    assert not re.search(r"url\((?!#)|@import|https?:", text)
+
+
+def test_every_entry_of_the_contents_leads_somewhere(report):
+    page = _Page((report / "report.html").read_text())
+    assert {reference.removeprefix("#") for reference in page.references} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_every_figure_has_caption_picture_and_numbers(report):
+    text = (report / "report.html").read_text()
+    names = re.findall(r'<figure id="figure-(\w+)"', text)
+    assert len(names) >= 9
+    assert text.count("<figcaption>") == len(names)
+    for name in names:
+        assert (report / "figures" / f"{name}.svg").read_text().startswith("<svg")
+        assert (report / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert pl.read_csv(report / "figures" / f"{name}.csv").height > 0
+        assert f"figures/{name}.csv" in text
+    assert {path.stem for path in (report / "figures").iterdir()} == set(names)
+
+
+def test_every_table_has_a_caption_that_says_more_than_its_name(report):
+    captions = re.findall(r"<caption>(.*?)</caption>", (report / "report.html").read_text(), re.DOTALL)
+    assert len(captions) == (report / "report.html").read_text().count("<table>")
+    assert min(map(len, captions)) > 40
+
+
+def test_all_sections_are_there_in_both_forms(report):
+    html, markdown = (report / "report.html").read_text(), (report / "RESULTS.md").read_text()
+    for section in SECTIONS:
+        assert f'<section id="{section.name}">' in html
+        assert f"## {section.title}\n" in markdown
+    assert "Left out" not in html
+
+
+def test_the_answer_states_sample_spread_and_worst_head(report):
+    answer = (report / "RESULTS.md").read_text().split("## Targets")[0]
+    assert "7 of 8 heads" in answer
+    assert "layer 0, head 0" in answer
+    assert "2 held-out texts of 2 domains (essays and code)" in answer
+    assert "| essays |" in answer
+    assert "Exact scores" in answer
+
+
+def test_markdown_links_figures_that_exist(report):
+    links = re.findall(r"\]\((figures/[^)]+)\)", (report / "RESULTS.md").read_text())
+    assert links
+    assert all((report / link).exists() for link in links)
+
+
+def test_the_same_tables_give_the_same_bytes_whatever_lay_there_before(report, tmp_path):
+    stale = tmp_path / "figures" / "stale.svg"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("<svg/>")
+    again = _write(make_tables(report.parent / "results"), tmp_path)
+    assert not stale.exists()
+    for path in sorted(report.rglob("*.*")):
+        assert path.read_bytes() == (again / path.relative_to(report)).read_bytes(), path.name
+
+
+def test_imported_tensors_leave_out_what_needs_a_model_and_say_so(imported):
+    text = (imported / "RESULTS.md").read_text()
+    assert "## The historical experiment" not in text
+    assert "The historical experiment: it runs the model" in text
+    assert "Output errors: no values were captured" in text
+    assert "without the model's outputs, so nothing here could be proved" in text
+    figures = json.loads((imported / "headline.json").read_text())
+    assert "capture.overhead_ratio" not in figures
+    assert figures["frontier.safe_head_share"]["n"] == 8
+
+
+def test_a_table_that_must_be_there_is_named_when_it_is_not(tmp_path):
+    tables = make_tables(tmp_path / "results")
+    del tables["frontier_sweep"]
+    with pytest.raises(TableError, match=r"needs the table frontier\.sweep.*\n.*add frontier_sweep"):
+        _write(tables, tmp_path / "report")
+    assert not (tmp_path / "report" / "report.html").exists()

@@ -43,9 +43,13 @@ def inline(svg: str, name: str, title: str) -> str:
 
 
 def _renumbered(svg: str) -> str:
-    """The same SVG with clip paths numbered from 0; vl-convert counts on from figure to figure."""
-    order = {old: f"clip{new}" for new, old in enumerate(dict.fromkeys(re.findall(r"clip\d+", svg)))}
-    return re.sub(r"clip\d+", lambda found: order[found.group()], svg)
+    """The same SVG with clip paths and gradients numbered from 0; vl-convert counts on from figure to figure."""
+    for kind in ("clip", "gradient_"):
+        order = {
+            old: f"{kind}{new}" for new, old in enumerate(dict.fromkeys(re.findall(rf"\b{kind}\d+", svg)))
+        }
+        svg = re.sub(rf"\b{kind}\d+", lambda found, order=order: order[found.group()], svg)
+    return svg
 
 
 def _rounded(specification: Any) -> Any:

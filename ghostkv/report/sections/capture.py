@@ -37,13 +37,14 @@ def _reading(results: Results) -> str:
         f"{verdict} the tolerance of "
         f"{tiny(tolerance)}."
     )
-    storage = proven["storage_relative_error"].max() if "storage_relative_error" in proven.columns else None
-    if storage:
+    storage = proven["storage_relative_error"].max()
+    if results.config["capture"]["cache_dtype"] == "float16":
         text += (
-            " The model ran with a float16 KV cache, as servers do, so files hold exactly what attention "
-            "read; that rounding by itself "
-            f"moves an output by at most {percent(storage)}."
+            " The model ran with a float16 KV cache, as servers do, so files hold exactly what attention read; "
+            f"the rounding by itself moves an output by at most {percent(storage)}."
         )
+    else:
+        text += f" Rounding K and V to float16 for the file moves an output by at most {percent(storage)}."
     return text
 
 

@@ -1,0 +1,84 @@
+"""`python -m ghostkv.report`: bring figure and figures of a finished report into the README.
+
+Nothing in the README is typed by hand that a run can say: the block between the two markers is written from
+`headline.json`, and the picture is copied from the report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from ghostkv.errors import GhostKVError, TableError
+from ghostkv.io import write_text
+from ghostkv.report.numbers import FORMATS
+
+BEGIN, END = "<!-- results: written by `python -m ghostkv.report` -->", "<!-- end of results -->"
+FIGURE = "frontier_by_codec.svg"
+# What the README shows, in its words: label, figure of headline.json, format.
+_MASS = "Elimination with thresholds calibrated for dropped mass ≤ 1 %"
+ROWS = (
+    ("Heads with a safe point on held-out text", "frontier.safe_head_share", "percent"),
+    ("Elimination with thresholds calibrated for FER ≤ 1 %", "frontier.elimination_at_fer_1pct", "percent"),
+    ("the FER measured there", "frontier.fer_at_fer_1pct", "percent"),
+    ("the softmax mass dropped there", "frontier.dropped_mass_at_fer_1pct", "percent"),
+    ("the bytes ratio there, per head", "frontier.bytes_ratio_at_fer_1pct", "ratio"),
+    ("the bytes ratio there, GQA-true", "frontier.bytes_ratio_gqa_at_fer_1pct", "ratio"),
+    (_MASS, "frontier.elimination_at_dropped_mass_1pct", "percent"),
+    ("the bytes ratio there, GQA-true", "frontier.bytes_ratio_gqa_at_dropped_mass_1pct", "ratio"),
+    ("Historical protocol: heads with a safe point", "historical.safe_head_share", "percent"),
+)
+
+
+def results_block(figures: Mapping[str, Mapping]) -> str:
+    """The README's table of results, markers included."""
+    lines = [BEGIN, "", "| Measured | | n |", "|:--|--:|--:|"]
+    for label, name, kind in ROWS:
+        if name in figures:
+            lines.append(f"| {label} | {FORMATS[kind](figures[name]['value'])} | {figures[name]['n']} |")
+    return "\n".join([*lines, "", END])
+
+
+def renew(readme: str, figures: Mapping[str, Mapping]) -> str:
+    """The README's text with its block written anew.
+
+    Raises
+    ------
+    TableError
+        The markers are not there.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise TableError(
+            f"README: no place for the results. Write these two lines into it:\n  {BEGIN}\n  {END}"
+        )
+    return before + results_block(figures) + after
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Renew README.md and docs/figures from a report."""
+    parser = argparse.ArgumentParser(prog="python -m ghostkv.report", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--report", type=Path, default=Path("results/report"), help="folder of a finished report"
+    )
+    parser.add_argument("--readme", type=Path, default=Path("README.md"))
+    parser.add_argument("--figures", type=Path, default=Path("docs/figures"))
+    chosen = parser.parse_args(arguments)
+    try:
+        figures = json.loads((chosen.report / "headline.json").read_text())
+        picture = (chosen.report / "figures" / FIGURE).read_text()
+    except OSError as error:
+        parser.error(f"no finished report in {chosen.report} ({error}); run `snakemake report` first")
+    try:
+        text = renew(chosen.readme.read_text(), figures)
+    except GhostKVError as error:
+        parser.error(str(error))
+    write_text(text, chosen.readme)
+    write_text(picture, chosen.figures / FIGURE)
+
+
+if __name__ == "__main__":
+    main()

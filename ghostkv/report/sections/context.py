@@ -93,7 +93,13 @@ def _panel(data: pl.DataFrame, name: str, title: str, domain: list[str]) -> alt.
         else alt.Axis(title=None, format="~g", tickCount=5)
     )
     y = alt.Y(f"{name}:Q", axis=axis, scale=alt.Scale(domain=[0, top]))
-    colour = alt.Color("label:N", scale=codec_scale(domain), legend=alt.Legend(title=None, orient="top"))
+    colour = alt.Color(
+        "label:N",
+        scale=codec_scale(domain),
+        legend=alt.Legend(
+            title=None, orient="top", symbolType="stroke", symbolOpacity=1, symbolStrokeWidth=3
+        ),
+    )
     base = alt.Chart(data).encode(x=x, color=colour)
     area = base.mark_area(opacity=0.16).encode(y=alt.Y(f"{name}_low:Q", axis=axis), y2=f"{name}_high:Q")
     line = base.mark_line(strokeWidth=2).encode(y=y)

@@ -84,7 +84,10 @@ def _map(results: Results) -> Figure:
     flawed = data.filter(pl.col("verdict") != "every text").with_columns(
         pl.col("verdict").replace(_VERDICTS).alias("meaning")
     )
-    shapes = alt.Scale(domain=[_VERDICTS[name] for name in _SHAPES], range=list(_SHAPES.values()))
+    present = [name for name in _SHAPES if name in set(data["verdict"])]
+    shapes = alt.Scale(
+        domain=[_VERDICTS[name] for name in present], range=[_SHAPES[name] for name in present]
+    )
     marks = (
         alt.Chart(flawed)
         .mark_point(size=52, filled=True, fill="white", stroke=VERMILION, strokeWidth=2, opacity=1)
@@ -154,21 +157,21 @@ def _table(results: Results) -> Table:
     data = _headline(results).sort("safe", "safe_every_text", "elimination", "layer", "head")
     return Table(
         "safe_points",
-        f"The {min(rows, data.height)} heads of {data.height} that come out worst: those without a safe "
-        "point first, then those not safe "
-        f"on every text, then by elimination. All heads are in {results.path('frontier.safe_points')}.",
-        data.head(rows).with_columns(pl.col("verdict").replace(_VERDICTS)),
+        f"The {min(rows, data.height)} heads of {data.height} that come out worst: those without a safe point first, then those not "
+        "safe on every text, then by elimination. With hindsight: what the best theta would have eliminated. All heads are in "
+        f"{results.path('frontier.safe_points')}.",
+        data.head(rows),
         {
             "layer": Column("Layer", "integer"),
             "head": Column("Head", "integer"),
             "theta": Column("Theta", "number"),
             "elimination": Column("Elimination", "percent"),
-            "elimination_worst_text": Column("worst text", "percent"),
+            "elimination_worst_text": Column("on its worst text", "percent"),
             "fer": Column("FER", "percent"),
-            "fer_worst_text": Column("worst text", "percent"),
+            "fer_worst_text": Column("on its worst text", "percent"),
             "bytes_ratio": Column("Bytes ratio", "ratio"),
-            "hindsight_elimination": Column("Hindsight elimination", "percent"),
-            "verdict": Column("Verdict"),
+            "hindsight_elimination": Column("with hindsight", "percent"),
+            "verdict": Column("Safe on"),
         },
     )
 

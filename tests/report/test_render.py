@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
+import jinja2
 import polars as pl
 import pytest
 
-from ghostkv.report.document import Column, Prose, Section, Table
+from ghostkv.report.document import Column, Figure, Prose, Section, Table
 from ghostkv.report.figures import inline
 from ghostkv.report.numbers import counted, factor, listed, percent, tiny
 from ghostkv.report.render import Chapter, as_html, as_markdown, printed
+from ghostkv.report.results import Results
+from ghostkv.report.sections import SECTIONS
+from tests.report.fixtures import make_params, make_tables
 
 TABLE = Table(
     "t", "A caption.", pl.DataFrame({"name": ["a|b", "c"], "share": [0.5, None]}),
@@ -56,3 +63,14 @@ def test_svgs_in_one_page_share_no_id():
     assert "clip0" in two
     assert "one-" not in two
     assert "http" not in one
+
+
+def test_the_workflow_caption_knows_every_figure_of_the_report(tmp_path):
+    caption = (Path(__file__).parents[2] / "workflow/report/figures.rst").read_text()
+    results = Results(make_tables(tmp_path), make_params())
+    blocks = [block for section in SECTIONS for block in section.build(results)]
+    names = [block.name for block in blocks if isinstance(block, Figure)]
+    for name in names:
+        job = SimpleNamespace(config=make_params()["config"], wildcards=SimpleNamespace(figure=name))
+        first = jinja2.Template(caption).render(snakemake=job).strip().split("\n\n")[0]
+        assert not first.startswith("Drawn from"), f"{name} has no sentence of its own in figures.rst"

@@ -13,7 +13,7 @@
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 CORES ?= all
 ARGS ?=
-PYTEST ?= -q -n 2 --dist loadgroup
+PYTEST ?= -q -n auto --maxprocesses 4 --dist loadgroup
 TORCH ?= torch==2.13.0
 
 BIN := .venv/bin

@@ -9,19 +9,12 @@ import pytest
 SKETCH = {"sketch_layer": 2, "sweep_layer": 2, "gather_frontier": 1, "report": 1}
 
 
-def test_a_touch_of_the_package_reruns_nothing(project):
+def test_a_touch_a_comment_and_a_docstring_rerun_nothing(project):
     for path in (project.root / "ghostkv").rglob("*.py"):
         os.utime(path)
-    assert project.planned() == {}
-
-
-def test_a_comment_reruns_nothing(project):
-    with project.edited("ghostkv/codecs/frames.py", "from __future__", "# A comment.\nfrom __future__"):
-        assert project.planned() == {}
-
-
-def test_a_docstring_reruns_nothing(project):
-    with project.edited("ghostkv/stages/capture.py", '"""', '"""Said better. '):
+    comment = project.edited("ghostkv/codecs/frames.py", "from __future__", "# A comment.\nfrom __future__")
+    docstring = project.edited("ghostkv/stages/capture.py", '"""', '"""Said better. ')
+    with comment, docstring:
         assert project.planned() == {}
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import time
+import resource
+import subprocess
+import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -53,18 +55,15 @@ def test_no_temporary_file_is_left(project):
 
 
 def test_a_second_run_does_nothing_quickly(project):
-    start = time.perf_counter()
-    said = project.snakemake()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    said = project.snakemake("all", "frontier", "report", "capture", "sketch", "historical", "benchmark")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert "Nothing to be done" in said.stderr + said.stdout
-    assert time.perf_counter() - start < 6
+    # Seconds of computing, as those on the clock depend on what else the machine does.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 6
 
 
-def test_every_target_is_up_to_date(project):
-    assert project.planned("all", "frontier", "report", "capture", "sketch", "historical", "benchmark") == {}
-
-
-def test_single_files_can_be_made_by_name(project):
-    assert project.planned("--force", "results/capture/prose_codec_0/kv.parquet") == {"capture_text": 1}
+def test_a_single_file_can_be_made_by_name(project):
     assert project.planned("--force", "results/sketch/layer_01/records.parquet") == {"sketch_layer": 1}
 
 
@@ -84,9 +83,6 @@ def test_snakemakes_own_report_needs_no_network(project):
 
 
 def test_a_script_runs_in_this_process_for_a_debugger(project):
-    import subprocess
-    import sys
-
     mock = [sys.executable, str(project.root / "workflow/mock_snakemake.py"), "gather_frontier"]
     config = ["--configfile", "tests/config/tiny.yaml"]
     subprocess.run([*mock, *config], cwd=project.folder, check=True, capture_output=True)

@@ -11,12 +11,25 @@ from ghostkv.report.theme import BLUE, INK, ORACLE_GREY, codec_scale, percent_ax
 
 # A share below this is drawn at it: on a logarithmic axis zero has no place.
 FLOOR = 1e-4
-DECADES = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
+# Where an axis of losses up to LOSS_TOP is labelled; vega would pull a label beyond the domain onto its end.
+LOSS_TOP = 0.3
+DECADES = (1e-4, 1e-3, 1e-2, 0.1, LOSS_TOP)
 
 
 def floored(column: str) -> pl.Expr:
     """A share for a logarithmic axis: `<column>_drawn`, not below `FLOOR`."""
     return pl.col(column).clip(lower_bound=FLOOR).alias(f"{column}_drawn")
+
+
+def above_floor(data: pl.DataFrame, by: str | None = None) -> pl.DataFrame:
+    """Sweep rows with `fer_drawn`; of those at the floor only the one of each series that eliminates most.
+
+    All thetas that lose nothing would else draw one vertical line on the axis.
+    """
+    floor = pl.col("fer") <= FLOOR
+    best = pl.when(floor).then(pl.col("elimination")).max()
+    best = best.over(by) if by else best
+    return data.with_columns(floored("fer")).filter(~floor | (pl.col("elimination") == best))
 
 
 def curves(

@@ -130,3 +130,10 @@ def pooled_curve(results: Results, rows: pl.Expr, by: list[str]) -> pl.DataFrame
         .sort([*by, "theta"])
         .collect()
     )
+
+
+def codec_order(results: Results, present: pl.Series) -> list[str]:
+    """The codecs of a column in the config's order, the oracle last."""
+    listed = [codec["name"] for codec in results.config["sketch"]["codecs"]]
+    rest = sorted(set(present) - set(listed))
+    return [name for name in [*listed, *rest] if name in set(present)]

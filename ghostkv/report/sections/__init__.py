@@ -14,6 +14,7 @@ from ghostkv.report.sections import (
     historical,
     layers,
     provenance,
+    records,
     safe_points,
     targets,
 )
@@ -22,6 +23,7 @@ SECTIONS: tuple[Section, ...] = (
     answer.SECTION,
     targets.SECTION,
     frontier.SECTION,
+    records.SECTION,
     layers.SECTION,
     safe_points.SECTION,
     context.SECTION,

@@ -110,13 +110,10 @@ def _figure(achieved: pl.DataFrame) -> Figure:
         "Promised and achieved loss, every head on every held-out text",
         facets,
         data.drop("drawn", "above"),
-        "A tick is one head on one held-out text, red where its loss is above the promise (dotted line); the "
-        "diamond is the domain's "
-        "mean. The promise is one of means, so red ticks are expected; a diamond to the right of the line is "
-        "a broken promise on that "
-        "domain. Losses below 0.01 % are drawn at 0.01 %. With one threshold text a domain this shows how "
-        "far calibration carries, "
-        "not how it carries on average.",
+        "A tick is one head on one held-out text, red where its loss is above the promise (dotted line); the diamond is the domain's mean. "
+        "Each head was promised its loss on average over texts like the threshold texts, so single red ticks are expected; a diamond to "
+        "the right of the line is a promise broken on that domain as a whole. Losses below 0.01 % are drawn at 0.01 %. With one threshold "
+        "text a domain this shows how far calibration carries once, not how far it carries on average.",
     )
 
 

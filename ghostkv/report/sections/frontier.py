@@ -7,27 +7,29 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from ghostkv.report.charts import DECADES, FLOOR, apart, crossing, curves, floored, labels, share
-from ghostkv.report.document import Block, Column, Figure, HeadlineFigure, Prose, Section, Table
-from ghostkv.report.numbers import percent
-from ghostkv.report.results import ORACLE, Results, at_target, words
-from ghostkv.report.summaries import TARGET_LABELS, pooled_curve
-from ghostkv.report.theme import MUTED, ORACLE_GREY, WIDTH, codec_scale
+from ghostkv.report.charts import (
+    DECADES,
+    FLOOR,
+    LOSS_TOP,
+    above_floor,
+    apart,
+    crossing,
+    curves,
+    floored,
+    labels,
+    share,
+)
+from ghostkv.report.document import Block, Figure, HeadlineFigure, Prose, Section
+from ghostkv.report.results import ORACLE, Results, words
+from ghostkv.report.summaries import codec_order, pooled_curve
+from ghostkv.report.theme import WIDTH
 
 _PANEL = 258
 
 
 def build(results: Results) -> Sequence[Block]:
-    """Elimination against loss, loss against bytes, record sizes, threshold rules."""
-    blocks: list[Block] = [
-        Prose(_reading(results)),
-        _by_codec(results),
-        _by_bytes(results),
-        _by_record_size(results),
-    ]
-    if results.table("frontier.layer_head")["rule"].n_unique() > 1:
-        blocks.append(_rules_table(results))
-    return blocks
+    """Elimination against loss, and loss against bytes."""
+    return [Prose(_reading(results)), _by_codec(results), _by_bytes(results)]
 
 
 def _reading(results: Results) -> str:
@@ -44,12 +46,6 @@ def _reading(results: Results) -> str:
     )
 
 
-def _codec_order(results: Results, present: pl.Series) -> list[str]:
-    listed = [codec["name"] for codec in results.config["sketch"]["codecs"]]
-    rest = sorted(set(present) - set(listed))
-    return [name for name in [*listed, *rest] if name in set(present)]
-
-
 def _headline_sizes(results: Results) -> pl.Expr:
     """Every codec at the headline's code size, and the oracle."""
     return results.is_rule & (
@@ -63,10 +59,11 @@ def _codec_curves(results: Results) -> pl.DataFrame:
 
 
 def _by_codec(results: Results) -> Figure:
-    data = _codec_curves(results).with_columns(floored("fer"))
-    order = _codec_order(results, data["codec"])
+    swept = _codec_curves(results)
+    data = above_floor(swept, "codec")
+    order = codec_order(results, data["codec"])
     title = "False elimination rate (share of the exact top keys lost)"
-    x = share("fer_drawn", title, values=DECADES, type="log", domain=[FLOOR, 0.3], clamp=True)
+    x = share("fer_drawn", title, values=DECADES, type="log", domain=[FLOOR, LOSS_TOP], clamp=True)
     y = share("elimination", "Elimination (share of cold keys)", alt.Y, domain=[0, 1])
     named = crossing(data, "fer_drawn", "elimination", 0.005)
     oracle, high = pl.col("codec") == ORACLE, pl.col("elimination") > 0.9
@@ -83,7 +80,7 @@ def _by_codec(results: Results) -> Figure:
         "frontier_by_codec",
         f"Elimination against FER, {results.headline['bytes']}-byte codes",
         chart,
-        data.drop("label"),
+        swept.drop("label"),
         f"Up and to the left is better. Each line is one codec with {results.headline['bytes']} bytes of "
         "code and a residual byte, rule "
         f"`{results.headline['rule']}`; each of its points is one theta for all heads alike, measured on "
@@ -97,7 +94,7 @@ def _by_codec(results: Results) -> Figure:
 
 def _by_bytes(results: Results) -> Figure:
     data = _codec_curves(results).with_columns(floored("dropped_mass_mean"), floored("output_error_mean"))
-    order = _codec_order(results, data["codec"])
+    order = codec_order(results, data["codec"])
     losses = {"dropped_mass_mean": "Dropped mass (mean)"}
     if results.has_output:
         losses["output_error_mean"] = "Output error (mean)"
@@ -125,101 +122,6 @@ def _by_bytes(results: Results) -> Figure:
         "have no record, so their line is a floor that no codec can reach. Dropped mass is the softmax mass "
         "of the "
         "eliminated keys, and it, not FER, is what an output feels.",
-    )
-
-
-def _by_record_size(results: Results) -> Figure:
-    metric = "fer" if results.tightest("fer") is not None else "dropped_mass"
-    target = results.tightest(metric)
-    table = results.table("frontier.layer_head").filter(results.is_rule, at_target(metric, target))
-    columns = ["elimination", "fer", "dropped_mass_mean", "bytes_ratio", "bytes_ratio_gqa"]
-    data = table.group_by("codec", "code_bytes", "record_bytes", maintain_order=True).agg(
-        *[pl.col(name).cast(pl.Float64).mean() for name in columns], pl.len().alias("heads")
-    )
-    data = data.with_columns(pl.col("codec").map_elements(words, return_dtype=pl.String).alias("label"))
-    order = _codec_order(results, data["codec"])
-    own = data.filter(pl.col("codec") != ORACLE).sort("codec", "code_bytes")
-    sizes = sorted(own["code_bytes"].unique())
-    x = alt.X("code_bytes:Q", axis=alt.Axis(title="Bytes of code per key", values=sizes, grid=False))
-    x = x.scale(type="log", domain=[sizes[0], sizes[-1] * 2], nice=False)
-    y = alt.Y(
-        "bytes_ratio:Q", axis=alt.Axis(title="Bytes ratio per head", format="~g"), scale=alt.Scale(zero=True)
-    )
-    colour = alt.Color("label:N", scale=codec_scale(order), legend=None)
-    lines = alt.Chart(own).mark_line(strokeWidth=2).encode(x=x, y=y, color=colour)
-    dots = alt.Chart(own).mark_circle(size=50, opacity=1).encode(x=x, y=y, color=colour)
-    ends = apart(
-        own.group_by("codec", maintain_order=True).last(), "bytes_ratio", 0.055 * own["bytes_ratio"].max()
-    )
-    chart = (lines + dots + labels(ends, x, y, order)).properties(width=WIDTH, height=260)
-    floor = data.filter(pl.col("codec") == ORACLE)
-    if floor.height:
-        line = alt.Chart(floor).mark_rule(strokeDash=[5, 3], color=ORACLE_GREY).encode(y="bytes_ratio:Q")
-        label = alt.Chart(floor).mark_text(align="right", dy=-6, color=MUTED, fontWeight="bold")
-        chart += line + label.encode(x=alt.value(WIDTH - 4), y="bytes_ratio:Q", text="label:N")
-    return Figure(
-        "record_size",
-        f"Which record pays for itself, at {TARGET_LABELS[metric]} ≤ {percent(target, 0)}",
-        chart,
-        data.drop("label"),
-        f"Lower is better. Thresholds are calibrated per head for {TARGET_LABELS[metric]} ≤ "
-        f"{percent(target, 0)}; a dot is the mean "
-        f"bytes ratio over {results.heads} heads on held-out texts. More bytes per record make estimates "
-        "sharper and leave fewer "
-        "survivors, until the records themselves cost more than the survivors they save: a line's lowest dot "
-        "is that codec's best "
-        "size. The CSV has the measured loss of each dot, which may lie on either side of the target.",
-    )
-
-
-def _rules_table(results: Results) -> Table:
-    own = (pl.col("codec") == results.headline["codec"]) & (pl.col("code_bytes") == results.headline["bytes"])
-    columns = [
-        "elimination",
-        "fer",
-        "dropped_mass_mean",
-        "output_error_mean",
-        "bytes_ratio",
-        "bytes_ratio_gqa",
-    ]
-    data = (
-        results.table("frontier.layer_head")
-        .filter(own | (pl.col("codec") == ORACLE), pl.col("method") == "calibrated")
-        .group_by("target_metric", "target", "codec", "rule", maintain_order=True)
-        .agg(*[pl.col(name).cast(pl.Float64).mean() for name in columns])
-        .sort("target_metric", "target", "codec", "rule", descending=[True, False, True, True])
-        .with_columns(
-            pl.col("codec").map_elements(words, return_dtype=pl.String),
-            pl.col("rule").map_elements(words, return_dtype=pl.String),
-            pl.format(
-                "{} ≤ {} %",
-                pl.col("target_metric").replace(TARGET_LABELS),
-                (pl.col("target").cast(pl.Float64) * 100).round(4).cast(pl.String).str.strip_suffix(".0"),
-            ).alias("goal"),
-        )
-    )
-    shown = {
-        "goal": Column("Calibrated for"),
-        "codec": Column("Codec"),
-        "rule": Column("Rule"),
-        "elimination": Column("Elimination", "percent"),
-        "fer": Column("FER", "percent"),
-        "dropped_mass_mean": Column("Dropped mass", "percent"),
-        "output_error_mean": Column("Output error", "percent"),
-        "bytes_ratio": Column("Bytes ratio", "ratio"),
-        "bytes_ratio_gqa": Column("GQA-true", "ratio"),
-    }
-    if not results.has_output:
-        del shown["output_error_mean"]
-    return Table(
-        "rules",
-        f"Threshold rules for the {results.design} and for exact scores: means over {results.heads} heads, "
-        "held-out texts. Which rule "
-        "is best depends on what must not be lost: one that looks at the top keys keeps those, one that "
-        "looks at the softmax "
-        "denominator keeps mass.",
-        data,
-        shown,
     )
 
 

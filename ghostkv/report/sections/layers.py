@@ -1,4 +1,4 @@
-"""Stage `frontier`: where in the model elimination is possible, and how well records know scores there."""
+"""Stage `frontier`: where in the model elimination is possible."""
 
 from __future__ import annotations
 
@@ -8,18 +8,61 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from ghostkv.report.charts import layer_strip
-from ghostkv.report.document import Block, Column, Figure, Section, Table
+from ghostkv.report.charts import DECADES, FLOOR, LOSS_TOP, above_floor, crossing, layer_strip, share
+from ghostkv.report.document import Block, Figure, Section
 from ghostkv.report.numbers import percent
-from ghostkv.report.results import Results, words
-from ghostkv.report.summaries import ACHIEVED, TARGET_LABELS, operating_point
-from ghostkv.report.theme import percent_axis
+from ghostkv.report.results import Results
+from ghostkv.report.summaries import ACHIEVED, TARGET_LABELS, operating_point, pooled_curve
+from ghostkv.report.theme import INK, ORACLE_GREY, SEQUENTIAL, WIDTH, percent_axis
 
 
 def build(results: Results) -> Sequence[Block]:
-    """Every layer at both operating points, and the records' errors."""
+    """Every layer as a curve, then at both operating points."""
     metrics = [metric for metric in ACHIEVED if results.tightest(metric) is not None]
-    return [*(_by_layer(results, metric) for metric in metrics), _bounds_table(results)]
+    return [_curves(results), *(_by_layer(results, metric) for metric in metrics)]
+
+
+def _curves(results: Results) -> Figure:
+    own, oracle = (
+        pooled_curve(results, results.is_headline, ["layer"]),
+        pooled_curve(results, results.is_oracle, []),
+    )
+    everything = pl.concat(
+        [own, oracle.with_columns(pl.lit(None, pl.Int16).alias("layer")).select(own.columns)]
+    )
+    own, oracle = above_floor(own, "layer"), above_floor(oracle)
+    title = "False elimination rate (share of the exact top keys lost)"
+    x = share("fer_drawn", title, values=DECADES, type="log", domain=[FLOOR, LOSS_TOP], clamp=True)
+    lowest = math.floor(10 * float(own["elimination"].min())) / 10
+    y = share("elimination", "Elimination (share of cold keys)", alt.Y, domain=[lowest, 1])
+    legend = alt.Legend(title="Layer", orient="right", gradientLength=180)
+    lines = (
+        alt.Chart(own)
+        .mark_line(strokeWidth=1.3, clip=True)
+        .encode(
+            x=x,
+            y=y,
+            order="theta:Q",
+            detail="layer:O",
+            color=alt.Color("layer:Q", scale=alt.Scale(scheme=SEQUENTIAL), legend=legend),
+        )
+    )
+    ceiling = alt.Chart(oracle).mark_line(color=ORACLE_GREY, strokeDash=[5, 3], strokeWidth=2, clip=True)
+    # The two densest layers are the ones to know by name.
+    by_name = own.with_columns(pl.col("layer").alias("codec"), pl.format("layer {}", "layer").alias("label"))
+    named = crossing(by_name, "fer_drawn", "elimination", 0.005).sort("elimination").head(2)
+    style = {"align": "left", "dx": 3, "dy": 12, "fontWeight": "bold", "color": INK}
+    names = alt.Chart(named).mark_text(**style).encode(x=x, y=y, text="label:N")
+    return Figure(
+        "frontier_by_layer",
+        f"Elimination against FER, one line a layer, {results.design}",
+        (lines + ceiling.encode(x=x, y=y, order="theta:Q") + names).properties(width=WIDTH - 60, height=300),
+        everything,
+        "The same trade as above for one codec, a line a layer and all its heads pooled; the dashed line is exact scores over all layers. "
+        "Each point is one theta for all heads of a layer, so no threshold was chosen. The two layers that eliminate least are named. "
+        "Depth is colour: neighbouring layers of like colour that lie apart show that depth alone does not decide. The vertical axis does "
+        "not start at zero; rows without a layer in the CSV are exact scores.",
+    )
 
 
 def _by_layer(results: Results, metric: str) -> Figure:
@@ -74,40 +117,4 @@ def _layer_spread(own: pl.DataFrame, oracle: pl.DataFrame, column: str) -> pl.Da
     )
 
 
-def _bounds_table(results: Results) -> Table:
-    data = (
-        results.table("frontier.bounds")
-        .group_by("codec", "code_bytes", "record_bytes", maintain_order=True)
-        .agg(
-            pl.col("pairs", "violations").sum(),
-            *[pl.col(name).cast(pl.Float64).mean() for name in ("score_rmse", "margin_mean", "score_spread")],
-        )
-        .with_columns(
-            (pl.col("margin_mean") / pl.col("score_rmse")).alias("looseness"),
-            pl.col("codec").map_elements(words, return_dtype=pl.String),
-        )
-    )
-    return Table(
-        "bounds",
-        "How well a record knows a score. The error is the root mean square of estimate minus exact score, "
-        "in score units (the spread "
-        "of the scores themselves is beside it); the margin is what Cauchy-Schwarz proves of it. A "
-        "violation, an error above its "
-        "margin, would be a fault of the lab: it must be 0. A margin many times the error is sound but "
-        "loose.",
-        data,
-        {
-            "codec": Column("Codec"),
-            "code_bytes": Column("Code bytes", "integer"),
-            "record_bytes": Column("Record bytes", "integer"),
-            "score_spread": Column("Score SD", "number"),
-            "score_rmse": Column("Error", "number"),
-            "margin_mean": Column("Margin", "number"),
-            "looseness": Column("Margin / error", "factor"),
-            "pairs": Column("Pairs checked", "integer"),
-            "violations": Column("Violations", "integer"),
-        },
-    )
-
-
-SECTION = Section("layers", "Layer by layer", build, needs=("frontier.layer_head", "frontier.bounds"))
+SECTION = Section("layers", "Layer by layer", build, needs=("frontier.sweep", "frontier.layer_head"))

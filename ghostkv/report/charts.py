@@ -12,7 +12,7 @@ from ghostkv.report.theme import BLUE, INK, ORACLE_GREY, codec_scale, percent_ax
 # A share below this is drawn at it: on a logarithmic axis zero has no place.
 FLOOR = 1e-4
 # Where an axis of losses up to LOSS_TOP is labelled; vega would pull a label beyond the domain onto its end.
-LOSS_TOP = 0.3
+LOSS_TOP = 1.0
 DECADES = (1e-4, 1e-3, 1e-2, 0.1, LOSS_TOP)
 
 

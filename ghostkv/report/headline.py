@@ -48,8 +48,8 @@ def _measure(results: Results, figure: HeadlineFigure) -> dict:
         )
     except pl.exceptions.PolarsError as error:
         raise TableError(
-            f"{results.path(figure.table)}: headline figure {figure.name} cannot be computed ({error}). "
-            f"The table is from another version of the lab: delete it and rerun."
+            f"{results.path(figure.table)}: headline figure {figure.name} cannot be computed ({error}). The "
+            "table is from another version of the lab: delete it and rerun."
         ) from error
     value = row["value"]
     return {

@@ -89,6 +89,5 @@ def _subtitle(results: Results) -> str:
     layers = results.table("frontier.safe_points")["layer"].n_unique()
     return (
         f"{model}: {layers} layers, {results.heads} heads, {tokens:,} tokens of context. How much of the KV "
-        "cache can be eliminated "
-        "before any of it moves?"
+        "cache can be eliminated before any of it moves?"
     )

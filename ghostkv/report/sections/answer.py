@@ -8,7 +8,7 @@ import polars as pl
 
 from ghostkv.report.document import Block, Column, Prose, Section, Table
 from ghostkv.report.numbers import FORMATS, counted, listed, percent, ratio
-from ghostkv.report.results import Results
+from ghostkv.report.results import Results, at_target
 from ghostkv.report.summaries import (
     BYTES_GQA,
     ELIMINATION,
@@ -60,12 +60,9 @@ def _verdict(results: Results) -> str:
     return (
         f"**{answer}** Can meaningful elimination happen with acceptable loss on {model}? With the "
         f"{results.design} as ghost record, {safe['safe'].sum()} of {safe.height} heads ({percent(share)}) "
-        "have a safe point: "
-        "on text that neither the codec nor the threshold has seen, at least "
-        f"{percent(rules['elimination'], 0)} of the cold "
-        f"keys are eliminated while at most {percent(rules['fer'], 0)} of the {results.frontier['top_k']} "
-        "keys of largest exact "
-        "score are lost."
+        "have a safe point: on text that neither the codec nor the threshold has seen, at least "
+        f"{percent(rules['elimination'], 0)} of the cold keys are eliminated while at most "
+        f"{percent(rules['fer'], 0)} of the {results.frontier['top_k']} keys of largest exact score are lost."
     )
 
 
@@ -89,19 +86,17 @@ def _numbers(results: Results) -> list[str]:
         loss = "fer" if metric == "fer" else "dropped_mass_mean"
         text = (
             f"**With thresholds calibrated for {TARGET_LABELS[metric]} ≤ {percent(target, 0)}** the mean "
-            "head eliminates "
-            f"{percent(mean(point, 'elimination'))} of its cold keys (exact scores would allow "
-            f"{percent(mean(oracle, 'elimination'))}) at a measured {TARGET_LABELS[metric]} of "
-            f"{percent(achieved)}. A step then reads "
-            f"{ratio(mean(point, 'bytes_ratio'))} of the full fp16 K and V per head, and "
-            f"{ratio(mean(point, 'bytes_ratio_gqa'))} "
-            "when the heads that share a KV head are united, which is what hardware would see. The head "
-            "that eliminates least "
-            f"is {head_name(low)} with {percent(low['elimination'])}; the one that loses most is "
-            f"{head_name(lossy)} with a "
-            f"{TARGET_LABELS[metric]} of {percent(lossy[loss])}."
+            f"head eliminates {percent(mean(point, 'elimination'))} of its cold keys (exact scores would "
+            f"allow {percent(mean(oracle, 'elimination'))}) at a measured {TARGET_LABELS[metric]} of "
+            f"{percent(achieved)}. A step then reads {ratio(mean(point, 'bytes_ratio'))} of the full fp16 K "
+            f"and V per head, and {ratio(mean(point, 'bytes_ratio_gqa'))} when the heads that share a KV "
+            "head are united, which is what hardware would see. The head that eliminates least is "
+            f"{head_name(low)} with {percent(low['elimination'])}; the one that loses most is "
+            f"{head_name(lossy)} with a {TARGET_LABELS[metric]} of {percent(lossy[loss])}."
         )
-        said.append(text + (_price_of_fer(results, point) if metric == "fer" else ""))
+        said.append(
+            text + (_price_of_fer(results, point) if metric == "fer" else _better_rule(results, target))
+        )
     return said
 
 
@@ -113,19 +108,37 @@ def _price_of_fer(results: Results, point: pl.DataFrame) -> str:
         ""
         if at_risk is None
         else (
-            f" FER alone flatters: only about {percent(at_risk, 0)} of the top {results.frontier['top_k']} "
-            "keys are cold, the others are "
-            "sinks or recent tokens and never at risk."
+            f" FER alone flatters: about {percent(at_risk, 0)} of the top {results.frontier['top_k']} keys "
+            "are cold, the others are sinks or recent tokens and never at risk."
         )
     )
     text = (
         f"{flatters} Of the cold ones {percent(mean(point, 'fer_cold'))} are lost, and with all that was "
-        "eliminated goes "
-        f"{percent(mean(point, 'dropped_mass_mean'))} of the softmax mass"
+        f"eliminated goes {percent(mean(point, 'dropped_mass_mean'))} of the softmax mass"
     )
     if results.has_output:
         text += f", which changes a head's output by {percent(mean(point, 'output_error_mean'))}"
     return text + "."
+
+
+def _better_rule(results: Results, target: float) -> str:
+    """Which rule the same records serve best where mass counts, if it is another one."""
+    own = (pl.col("codec") == results.headline["codec"]) & (pl.col("code_bytes") == results.headline["bytes"])
+    best = (
+        results.table("frontier.layer_head")
+        .filter(own, at_target("dropped_mass", target))
+        .group_by("rule", maintain_order=True)
+        .agg(pl.col("elimination", "bytes_ratio_gqa").cast(pl.Float64).mean())
+        .sort("elimination", descending=True)
+        .row(0, named=True)
+    )
+    if best["rule"] == results.headline["rule"]:
+        return ""
+    return (
+        f" Where mass counts, the rule `{best['rule']}` serves the same records better: "
+        f"{percent(best['elimination'])} eliminated at {ratio(best['bytes_ratio_gqa'])} of the bytes, "
+        "GQA-true."
+    )
 
 
 def _sureness(results: Results) -> str:
@@ -136,12 +149,10 @@ def _sureness(results: Results) -> str:
     return (
         f"**How sure is it?** {counted(results.heads, 'head')}, {counted(texts.height, 'held-out text')} of "
         f"{counted(len(domains), 'domain')} ({listed(domains)}), {each} queries per head and text at "
-        "positions from "
-        f"{results.frontier['headline_start']:,} on. Thresholds were chosen on other documents. Queries of "
-        "one text resemble each "
-        "other, so texts, not queries, are the sample: the spread between domains below is the honest error "
-        "bar, and it is "
-        "wide for so few. Nothing here is a proof; calibrated thresholds are statistics."
+        f"positions from {results.frontier['headline_start']:,} on. Thresholds were chosen on other "
+        "documents. Queries of one text resemble each other, so texts, not queries, are the sample: the "
+        "spread between domains below is the honest error bar, and it is wide for so few. Nothing here is a "
+        "proof; calibrated thresholds are statistics."
     )
 
 
@@ -149,10 +160,8 @@ def _limits(results: Results) -> str:
     tokens = results.config["capture"]["tokens"]
     return (
         f"**What it does not say.** One model, contexts of {tokens:,} tokens, attention of single heads "
-        "under teacher forcing: "
-        "nothing is generated with keys eliminated, so no figure here is a quality of text. Bytes are "
-        "counted by the traffic "
-        "model of docs/methods.md and no time is saved by counting."
+        "under teacher forcing: nothing is generated with keys eliminated, so no figure here is a quality of "
+        "text. Bytes are counted by the traffic model of docs/methods.md and no time is saved by counting."
     )
 
 
@@ -172,9 +181,8 @@ def _spread_table(results: Results, metric: str, target: float) -> Table:
         f"spread_{metric}",
         f"The {results.design} under rule `{results.headline['rule']}`, thresholds calibrated per head for "
         f"{TARGET_LABELS[metric]} ≤ {percent(target, 0)}, measured on held-out texts. Mean, median and "
-        "standard deviation run over "
-        f"{point.height} heads; a p99 is that of the worst text. Exact scores: the oracle, calibrated by the "
-        "same procedure; where it eliminates more it may also drop more mass.",
+        f"standard deviation run over {point.height} heads; a p99 is that of the worst text. Exact scores: "
+        "the oracle, calibrated by the same procedure; where it eliminates more it may also drop more mass.",
         data,
         {
             "metric": Column("Measured"),
@@ -219,8 +227,7 @@ def _domain_table(results: Results, metric: str, target: float) -> Table:
     return Table(
         f"domains_{metric}",
         f"Each text domain alone, thresholds calibrated for {TARGET_LABELS[metric]} ≤ {percent(target, 0)} "
-        "on texts of all domains "
-        "together. A worst head here is the worst on one text.",
+        "on texts of all domains together. A worst head here is the worst on one text.",
         data,
         columns,
     )

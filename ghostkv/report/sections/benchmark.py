@@ -31,8 +31,7 @@ def _overhead(results: Results) -> Table:
     return Table(
         "capture_overhead",
         "Capture (forward pass, recording, proof, writing, reading back) beside a plain forward pass of the "
-        "same text, in turns. The median "
-        "ratio is the one to quote.",
+        "same text, in turns. The median ratio is the one to quote.",
         results.table("benchmark.capture_overhead"),
         {
             "pair": Column("Pair", "integer"),
@@ -64,10 +63,8 @@ def _speed(results: Results) -> Table:
     return Table(
         "sweep_speed",
         "The counting sweep beside two loops that give the same counts: over heads, queries and thetas one "
-        "by one, and over thetas with whole "
-        "arrays. Medians; pairs are (query, cold key). The loops are not run at many thetas, where their "
-        "cost is known to grow with them; "
-        "the sweep's should hardly grow.",
+        "by one, and over thetas with whole arrays. Medians; pairs are (query, cold key). The loops are not "
+        "run at many thetas, where their cost is known to grow with them; the sweep's should hardly grow.",
         data,
         {
             "thetas": Column("Thetas", "integer"),
@@ -105,10 +102,9 @@ SECTION = Section(
             "frontier.sweep_cost_growth",
             "median seconds at most thetas / at fewest",
             "benchmark.sweep_speed",
-            "SELECT median(CASE WHEN thetas = (SELECT max(thetas) FROM self) THEN sweep_seconds END) "
-            "/ median(CASE WHEN thetas = (SELECT min(thetas) FROM self) THEN sweep_seconds END) AS value, "
-            "count(*) AS n "
-            "FROM self WHERE NOT with_output_error",
+            "SELECT median(CASE WHEN thetas = (SELECT max(thetas) FROM self) THEN sweep_seconds END) / "
+            "median(CASE WHEN thetas = (SELECT min(thetas) FROM self) THEN sweep_seconds END) AS value, "
+            "count(*) AS n FROM self WHERE NOT with_output_error",
         ),
     ),
 )

@@ -41,12 +41,10 @@ def _reading(results: Results) -> str:
     )  # fmt: skip
     text = (
         "A threshold is the largest whose mean loss on threshold texts satisfies conformal risk control: "
-        "n/(n+1) times the mean plus "
-        f"1/(n+1) is at most the target, with n = {samples} queries a head. If queries of new text were "
-        "exchangeable with those, the "
-        "expected loss would stay below the target. Queries of one document resemble each other and domains "
-        "differ, so the promise "
-        "holds only as far as the figure shows."
+        f"n/(n+1) times the mean plus 1/(n+1) is at most the target, with n = {samples} queries a head. If "
+        "queries of new text were exchangeable with those, the expected loss would stay below the target. "
+        "Queries of one document resemble each other and domains differ, so the promise holds only as far as "
+        "the figure shows."
     )
     hopeless = [
         percent(target)
@@ -56,8 +54,8 @@ def _reading(results: Results) -> str:
     ]
     if hopeless:
         text += (
-            f" **No guarantee:** {', '.join(hopeless)} is below 1/(n+1) = {percent(1 / (samples + 1))}, where no "
-            "sample of this size can promise anything."
+            f" **No guarantee:** {', '.join(hopeless)} is below 1/(n+1) = {percent(1 / (samples + 1))}, "
+            "where no sample of this size can promise anything."
         )
     return text
 
@@ -110,10 +108,11 @@ def _figure(achieved: pl.DataFrame) -> Figure:
         "Promised and achieved loss, every head on every held-out text",
         facets,
         data.drop("drawn", "above"),
-        "A tick is one head on one held-out text, red where its loss is above the promise (dotted line); the diamond is the domain's mean. "
-        "Each head was promised its loss on average over texts like the threshold texts, so single red ticks are expected; a diamond to "
-        "the right of the line is a promise broken on that domain as a whole. Losses below 0.01 % are drawn at 0.01 %. With one threshold "
-        "text a domain this shows how far calibration carries once, not how far it carries on average.",
+        "A tick is one head on one held-out text, red where its loss is above the promise (dotted line); the "
+        "diamond is the domain's mean. Each head was promised its loss on average over texts like the "
+        "threshold texts, so single red ticks are expected; a diamond to the right of the line is a promise "
+        "broken on that domain as a whole. Losses below 0.01 % are drawn at 0.01 %. With one threshold text "
+        "a domain this shows how far calibration carries once, not how far it carries on average.",
     )
 
 

@@ -32,16 +32,14 @@ def _reading(results: Results) -> str:
     verdict = "within" if worst <= tolerance else "**above**"
     text += (
         " Attention was recomputed from each file, float16 K and V as stored, and compared with what the "
-        "model itself produced: "
-        f"{proven['recomputed'].sum():,} outputs of single heads, worst relative error {tiny(worst)}, "
-        f"{verdict} the tolerance of "
-        f"{tiny(tolerance)}."
+        f"model itself produced: {proven['recomputed'].sum():,} outputs of single heads, worst relative "
+        f"error {tiny(worst)}, {verdict} the tolerance of {tiny(tolerance)}."
     )
     storage = proven["storage_relative_error"].max()
     if results.config["capture"]["cache_dtype"] == "float16":
         text += (
-            " The model ran with a float16 KV cache, as servers do, so files hold exactly what attention read; "
-            f"the rounding by itself moves an output by at most {percent(storage)}."
+            " The model ran with a float16 KV cache, as servers do, so files hold exactly what attention "
+            f"read; the rounding by itself moves an output by at most {percent(storage)}."
         )
     else:
         text += f" Rounding K and V to float16 for the file moves an output by at most {percent(storage)}."

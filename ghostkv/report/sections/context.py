@@ -63,14 +63,11 @@ def _figure(results: Results, metric: str) -> Figure:
         alt.hconcat(*panels, spacing=16),
         data.drop("centre", "label"),
         "Each dot pools the queries of one band of positions, so the horizontal axis is how many keys a "
-        "query sees; the band around "
-        "a line runs from the lowest to the highest text domain. Thresholds were chosen at positions from "
-        f"{results.frontier['headline_start']:,} "
-        "on and used unchanged before, where they are therefore not calibrated. Early positions read "
-        "relatively more because sinks and "
-        "hot window, which are always read, are a larger part of a short context. Whether the trend "
-        "continues beyond "
-        f"{data['band_stop'].max():,} tokens is not measured here.",
+        "query sees; the band around a line runs from the lowest to the highest text domain. Thresholds were "
+        f"chosen at positions from {results.frontier['headline_start']:,} on and used unchanged before, "
+        "where they are therefore not calibrated. Early positions read relatively more because sinks and hot "
+        "window, which are always read, are a larger part of a short context. Whether the trend continues "
+        f"beyond {data['band_stop'].max():,} tokens is not measured here.",
     )
 
 

@@ -36,13 +36,10 @@ def _reading(results: Results) -> str:
     frontier = results.frontier
     return (
         f"Cold keys are all but the first {frontier['sinks']} and the last {frontier['hot']}. A threshold "
-        "decides from ghost records "
-        "alone which of them are eliminated and never read; the survivors are read in full. Moving the "
-        "threshold trades elimination "
-        "for loss, and the frontier is that trade. *Exact scores* is the oracle: the same rule, given the "
-        "true scores for nothing. "
-        "No record can pass it under the same rule; what it cannot eliminate, this model's attention does "
-        "not allow."
+        "decides from ghost records alone which of them are eliminated and never read; the survivors are "
+        "read in full. Moving the threshold trades elimination for loss, and the frontier is that trade. "
+        "*Exact scores* is the oracle: the same rule, given the true scores for nothing. No record can pass "
+        "it under the same rule; what it cannot eliminate, this model's attention does not allow."
     )
 
 
@@ -82,13 +79,10 @@ def _by_codec(results: Results) -> Figure:
         chart,
         swept.drop("label"),
         f"Up and to the left is better. Each line is one codec with {results.headline['bytes']} bytes of "
-        "code and a residual byte, rule "
-        f"`{results.headline['rule']}`; each of its points is one theta for all heads alike, measured on "
-        "held-out texts and "
-        f"pooled over {results.heads} heads. No threshold is chosen here, so nothing depends on calibration. "
-        "A FER below 0.01 % is "
-        "drawn at 0.01 %. Lines that lie close differ by less than heads of one codec do (see the layers "
-        "below).",
+        f"code and a residual byte, rule `{results.headline['rule']}`; each of its points is one theta for "
+        f"all heads alike, measured on held-out texts and pooled over {results.heads} heads. No threshold is "
+        "chosen here, so nothing depends on calibration. A FER below 0.01 % is drawn at 0.01 %. Lines that "
+        "lie close differ by less than heads of one codec do (see the layers below).",
     )
 
 
@@ -106,8 +100,10 @@ def _by_bytes(results: Results) -> Figure:
             axis=axis,
             scale=alt.Scale(type="log", domain=[0.02, 1.1], nice=False, clamp=True),
         )
-        ticks = (1e-3, 3e-3, 1e-2, 0.03, 0.1, 0.3)
-        y = share(f"{column}_drawn", label, alt.Y, values=ticks, type="log", domain=[1e-3, 0.3], clamp=True)
+        ticks = (1e-3, 3e-3, 1e-2, 0.03, 0.1, 0.3, LOSS_TOP)
+        y = share(
+            f"{column}_drawn", label, alt.Y, values=ticks, type="log", domain=[1e-3, LOSS_TOP], clamp=True
+        )
         width = _PANEL if len(losses) > 1 else WIDTH
         panels.append(curves(data, x, y, order, width, 290, legend=True))
     return Figure(
@@ -115,13 +111,11 @@ def _by_bytes(results: Results) -> Figure:
         "What is lost against what is read",
         alt.hconcat(*panels),
         data.drop("label"),
-        "Down and to the left is better. The bytes ratio counts every byte that a step reads (all records, "
-        "survivors, sinks and hot "
-        "window) over the full fp16 K and V; 1 is full attention and a codec may pass it, for records cost "
-        "bytes too. Exact scores "
-        "have no record, so their line is a floor that no codec can reach. Dropped mass is the softmax mass "
-        "of the "
-        "eliminated keys, and it, not FER, is what an output feels.",
+        f"Down and to the left is better; codecs and rule as above, `{results.headline['rule']}`. The bytes "
+        "ratio counts every byte that a step reads (all records, survivors, sinks and hot window) over the "
+        "full fp16 K and V; 1 is full attention and a codec may pass it, for records cost bytes too. Exact "
+        "scores have no record, so their line is a floor that no codec can reach. Dropped mass is the "
+        "softmax mass of the eliminated keys, and it, not FER, is what an output feels.",
     )
 
 
@@ -131,8 +125,7 @@ _DESIGN = "codec = '{codec}' AND code_bytes = {bytes} AND rule = '{rule}'"
 def _at(metric: str, target: float, column: str, aggregate: str = "avg") -> str:
     return (
         f"SELECT {aggregate}(CAST({column} AS DOUBLE)) AS value, count(*) AS n FROM self WHERE {_DESIGN} AND "
-        "method = 'calibrated' "
-        f"AND target_metric = '{metric}' AND abs(target - {target}) < 0.000001"
+        f"method = 'calibrated' AND target_metric = '{metric}' AND abs(target - {target}) < 0.000001"
     )
 
 

@@ -54,18 +54,14 @@ def _reading(results: Results, ladder: pl.DataFrame) -> str:
     safe = results.frontier["safe"]
     return (
         "The predecessor of this lab found no safe elimination, and under its protocol neither do we: with "
-        "prompts of about "
-        f"{first['tokens']:.0f} tokens, {percent(first['safe_head_share'])} of {first['heads']} heads reach "
-        f"{percent(safe['elimination'], 0)} at a FER of at most {percent(safe['fer'], 0)}, and "
-        f"{percent(first['violation_rate'])} of the keys "
-        "exceed what was called their upper bound. Its ranks looked good only because the correlation was "
-        "not centred: "
+        f"prompts of about {first['tokens']:.0f} tokens, {percent(first['safe_head_share'])} of "
+        f"{first['heads']} heads reach {percent(safe['elimination'], 0)} at a FER of at most "
+        f"{percent(safe['fer'], 0)}, and {percent(first['violation_rate'])} of the keys exceed what was "
+        "called their upper bound. Its ranks looked good only because the correlation was not centred: "
         f"{ratio(first['rank_correlation_uncentred'])} as computed then, where random ranks score 0.75; "
-        f"{ratio(first['rank_correlation'])} centred. "
-        f"With every fault put right the same heads eliminate {percent(last['eliminated_share'])} of all "
-        "keys they see. "
-        "Thresholds here are picked with hindsight, as the predecessor did, so that only the named fault "
-        "changes from step to step; "
+        f"{ratio(first['rank_correlation'])} centred. With every fault put right the same heads eliminate "
+        f"{percent(last['eliminated_share'])} of all keys they see. Thresholds here are picked with "
+        "hindsight, as the predecessor did, so that only the named fault changes from step to step; "
         f"{counted(first['queries'], 'query').replace('querys', 'queries')} a head on short prompts, "
         f"{last['queries']} on long contexts."
     )
@@ -106,14 +102,11 @@ def _ladder_figure(results: Results, ladder: pl.DataFrame) -> Figure:
         alt.hconcat(*panels, spacing=12).resolve_scale(y="shared"),
         data,
         "Read downwards: each row keeps the remedies above it and adds one. Keys eliminated: share of all "
-        "keys that a query sees, at FER ≤ "
-        f"{percent(safe['fer'], 0)}, the best theta of each head; the grey tick is what knowing the relevant "
-        "keys exactly would "
-        "allow, and short prompts put it below one half. Red: keys whose exact score lies above what was "
-        "called its upper bound; a bound "
-        "has none. A remedy may lower the bar, for a sound margin is larger than a wishful one. Steps depend "
-        "on their order; "
-        "the next figure turns each knob alone.",
+        f"keys that a query sees, at FER ≤ {percent(safe['fer'], 0)}, the best theta of each head; the grey "
+        "tick is what knowing the relevant keys exactly would allow, and short prompts put it below one "
+        "half. Red: keys whose exact score lies above what was called its upper bound; a bound has none. A "
+        "remedy may lower the bar, for a sound margin is larger than a wishful one. Steps depend on their "
+        "order; the next figure turns each knob alone.",
     )
 
 
@@ -121,8 +114,8 @@ def _ladder_table(ladder: pl.DataFrame) -> Table:
     return Table(
         "historical_ladder",
         "The same in numbers. Agreement: share of the keys called relevant that are relevant to the model. "
-        "Rank correlation is Spearman's of "
-        "estimates and exact scores; uncentred is the predecessor's formula.",
+        "Rank correlation is Spearman's of estimates and exact scores; uncentred is the predecessor's "
+        "formula.",
         ladder,
         {
             "step": Column("Step", "integer"),
@@ -177,11 +170,9 @@ def _knob_figure(alone: pl.DataFrame) -> Figure:
         alt.hconcat(*panels, spacing=14).resolve_scale(y="shared"),
         alone,
         "Left: the historical protocol with one fault put right; almost nothing moves, because the other "
-        "faults still hold the result "
-        "down. Right: our protocol with one fault put back; the length of the line is what that fault costs. "
-        "The dashed line is "
-        "where each side starts. A fault that costs little elimination may still make the bound false (see "
-        "the violations in the CSV).",
+        "faults still hold the result down. Right: our protocol with one fault put back; the length of the "
+        "line is what that fault costs. The dashed line is where each side starts. A fault that costs little "
+        "elimination may still make the bound false (see the violations in the CSV).",
     )
 
 
@@ -194,8 +185,7 @@ def _reasons(alone: pl.DataFrame) -> Table:
     return Table(
         "historical_reasons",
         "The faults and their remedies. Cost: keys eliminated that our protocol loses (of all keys, in "
-        "points) when this fault alone is put back. "
-        "Violations: keys above their upper bound then.",
+        "points) when this fault alone is put back. Violations: keys above their upper bound then.",
         data,
         {
             "label": Column("Knob"),

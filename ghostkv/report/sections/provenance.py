@@ -43,11 +43,9 @@ def _reading(results: Results) -> str:
     if manifest:
         lines.append(
             f"- Model {manifest['model']} ({manifest['architecture']}, {manifest['layers']} layers, "
-            f"{manifest['heads']} heads, "
-            f"{manifest['kv_heads']} KV heads, head_dim {manifest['head_dim']}; licence "
-            f"{manifest['license']}) from "
-            f"{manifest.get('origin', manifest['source'])}; sha256 of the weights "
-            f"`{manifest['weight_sha256']}`."
+            f"{manifest['heads']} heads, {manifest['kv_heads']} KV heads, head_dim {manifest['head_dim']}; "
+            f"licence {manifest['license']}) from {manifest.get('origin', manifest['source'])}; sha256 of "
+            f"the weights `{manifest['weight_sha256']}`."
         )
     else:
         lines.append("- Captured tensors were imported; what model they came from is not recorded.")
@@ -111,8 +109,7 @@ def _tables(results: Results) -> Table:
     return Table(
         "tables",
         "The tables behind this page, and the fingerprint of the code that wrote each. A fingerprint changes "
-        "when that code does, and "
-        "the workflow then makes the table again.",
+        "when that code does, and the workflow then makes the table again.",
         pl.DataFrame(rows, infer_schema_length=None),
         {
             "table": Column("Table"),

@@ -55,12 +55,10 @@ def _by_record_size(results: Results) -> Figure:
         chart,
         data.drop("label"),
         f"Lower is better. Thresholds are calibrated per head for {TARGET_LABELS[metric]} ≤ "
-        f"{percent(target, 0)}; a dot is the mean "
-        f"bytes ratio over {results.heads} heads on held-out texts. More bytes per record make estimates "
-        "sharper and leave fewer "
-        "survivors, until the records themselves cost more than the survivors they save: a line's lowest dot "
-        "is that codec's best "
-        "size. The CSV has the measured loss of each dot, which may lie on either side of the target.",
+        f"{percent(target, 0)}; a dot is the mean bytes ratio over {results.heads} heads on held-out texts. "
+        "More bytes per record make estimates sharper and leave fewer survivors, until the records "
+        "themselves cost more than the survivors they save: a line's lowest dot is that codec's best size. "
+        "The CSV has the measured loss of each dot, which may lie on either side of the target.",
     )
 
 
@@ -106,10 +104,8 @@ def _rules_table(results: Results) -> Table:
     return Table(
         "rules",
         f"Threshold rules for the {results.design} and for exact scores: means over {results.heads} heads, "
-        "held-out texts. Which rule "
-        "is best depends on what must not be lost: one that looks at the top keys keeps those, one that "
-        "looks at the softmax "
-        "denominator keeps mass.",
+        "held-out texts. Which rule is best depends on what must not be lost: one that looks at the top keys "
+        "keeps those, one that looks at the softmax denominator keeps mass.",
         data,
         shown,
     )
@@ -131,11 +127,9 @@ def _bounds_table(results: Results) -> Table:
     return Table(
         "bounds",
         "How well a record knows a score. The error is the root mean square of estimate minus exact score, "
-        "in score units (the spread "
-        "of the scores themselves is beside it); the margin is what Cauchy-Schwarz proves of it. A "
-        "violation, an error above its "
-        "margin, would be a fault of the lab: it must be 0. A margin many times the error is sound but "
-        "loose.",
+        "in score units (the spread of the scores themselves is beside it); the margin is what "
+        "Cauchy-Schwarz proves of it. A violation, an error above its margin, would be a fault of the lab: "
+        "it must be 0. A margin many times the error is sound but loose.",
         data,
         {
             "codec": Column("Codec"),

@@ -30,12 +30,10 @@ def build(results: Results) -> Sequence[Block]:
 def _reading(results: Results) -> str:
     safe = results.frontier["safe"]
     return (
-        f"A head has a safe point if the threshold chosen for it on threshold texts eliminates at least "
+        "A head has a safe point if the threshold chosen for it on threshold texts eliminates at least "
         f"{percent(safe['elimination'], 0)} of its cold keys at a FER of at most {percent(safe['fer'], 0)} "
-        "on held-out texts. The "
-        f"threshold aims at {percent(safe['fer'] * safe['margin'])} rather than {percent(safe['fer'], 0)}, "
-        "to leave room for "
-        "texts that differ."
+        f"on held-out texts. The threshold aims at {percent(safe['fer'] * safe['margin'])} rather than "
+        f"{percent(safe['fer'], 0)}, to leave room for texts that differ."
     )
 
 
@@ -106,14 +104,11 @@ def _map(results: Results) -> Figure:
         chart,
         data,
         f"One cell a head; brighter eliminates more. {number.get('every text', 0)} of {data.height} heads "
-        "are safe on every held-out text "
-        f"alone, {number.get('pooled', 0)} more over all texts together, {number.get('hindsight', 0)} only "
-        "at a threshold picked with "
-        f"hindsight, {number.get('none', 0)} at none; the last three kinds carry a mark. "
-        f"{results.design.capitalize()}, rule "
+        f"are safe on every held-out text alone, {number.get('pooled', 0)} more over all texts together, "
+        f"{number.get('hindsight', 0)} only at a threshold picked with hindsight, {number.get('none', 0)} at "
+        f"none; the last three kinds carry a mark. {results.design.capitalize()}, rule "
         f"`{results.headline['rule']}`. A mark that appears at one head and not at its neighbours may be "
-        "chance: each text "
-        "contributes one sample of queries.",
+        "chance: each text contributes one sample of queries.",
     )
 
 
@@ -133,10 +128,9 @@ def _counts(results: Results) -> Table:
     return Table(
         "safe_counts",
         f"Heads with a safe point, by codec and record size, rule `{results.headline['rule']}`. Hindsight is "
-        "what the best possible "
-        "choice of thresholds would give; the difference to the safe heads is the price of choosing them "
-        "beforehand. Elimination, FER "
-        "and bytes ratio are means over all heads at the chosen thresholds, safe or not.",
+        "what the best possible choice of thresholds would give; the difference to the safe heads is the "
+        "price of choosing them beforehand. Elimination, FER and bytes ratio are means over all heads at the "
+        "chosen thresholds, safe or not.",
         data,
         {
             "codec": Column("Codec"),
@@ -157,9 +151,9 @@ def _table(results: Results) -> Table:
     data = _headline(results).sort("safe", "safe_every_text", "elimination", "layer", "head")
     return Table(
         "safe_points",
-        f"The {min(rows, data.height)} heads of {data.height} that come out worst: those without a safe point first, then those not "
-        "safe on every text, then by elimination. With hindsight: what the best theta would have eliminated. All heads are in "
-        f"{results.path('frontier.safe_points')}.",
+        f"The {min(rows, data.height)} heads of {data.height} that come out worst: those without a safe "
+        "point first, then those not safe on every text, then by elimination. With hindsight: what the best "
+        f"theta would have eliminated. All heads are in {results.path('frontier.safe_points')}.",
         data.head(rows),
         {
             "layer": Column("Layer", "integer"),

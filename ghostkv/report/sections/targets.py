@@ -106,13 +106,11 @@ def _summary(results: Results, rows: list[dict], figures: Mapping[str, Mapping])
     if fer is not None:
         text += (
             " The second and third row count only where the FER measured on held-out text, "
-            f"{FORMATS['percent'](fer)}, "
-            "keeps to 1 % as well."
+            f"{FORMATS['percent'](fer)}, keeps to 1 % as well."
         )
     return text + (
         " Wall time, peak memory and recovery from a kill are no part of the tables: Snakemake writes time "
-        "and memory of each "
-        "job to results/logs/, the test-suite kills and reruns."
+        "and memory of each job to results/logs/, the test-suite kills and reruns."
     )
 
 
@@ -120,8 +118,7 @@ def _table(results: Results, data: pl.DataFrame) -> Table:
     return Table(
         "targets",
         f"Targets set before the run, and what this run measured ({results.design}, rule "
-        f"`{results.headline['rule']}`, held-out "
-        "text). n counts heads, captures or timings.",
+        f"`{results.headline['rule']}`, held-out text). n counts heads, captures or timings.",
         data,
         {
             "what": Column("Target"),

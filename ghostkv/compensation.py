@@ -1,0 +1,68 @@
+"""Tail compensation: what was eliminated still has mass, and its values have a mean.
+
+Attention over the survivors alone renormalises their softmax, as if the eliminated keys did not exist. Their
+estimated scores say how much mass they hold; the mean of V says where that mass points on average:
+
+    o_hat = (sum_kept e^s v + sum_E e^s_hat vbar) / (sum_kept e^s + sum_E e^s_hat).
+
+The running mean of V over the cold keys is one vector that is updated as tokens come, so it costs no bytes
+per token. SparQ (Ribar et al. 2024, section 3) reallocates mass to the same mean; here the share comes from
+the ghost records' own scores.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ghostkv.attention import ColdRange
+
+
+def compensate(
+    kept_sum: np.ndarray, kept_mass: np.ndarray, tail_mass: np.ndarray, means: np.ndarray
+) -> np.ndarray:
+    """Attention output with the eliminated keys' estimated mass on means of V.
+
+    Parameters
+    ----------
+    kept_sum : ndarray, shape [..., value_dim]
+        ``sum e^(s - c) v`` over the keys that were read; any ``c``, the same in all three sums.
+    kept_mass : ndarray, shape [...]
+        ``sum e^(s - c)`` over the keys that were read.
+    tail_mass : ndarray, shape [..., pages]
+        ``sum e^(s_hat - c)`` over the eliminated keys of each page; zero where nothing is compensated.
+    means : ndarray, shape [..., pages, value_dim]
+        Mean of V over the cold keys of each page; one page is the running mean. Broadcasts.
+
+    Returns
+    -------
+    ndarray, shape [..., value_dim]
+    """
+    tail = (tail_mass[..., None, :] @ means)[..., 0, :]
+    return (kept_sum + tail) / (kept_mass + tail_mass.sum(axis=-1))[..., None]
+
+
+def cold_means(values: np.ndarray, visible: ColdRange, page: int = 0) -> np.ndarray:
+    """Mean of V over the cold keys that each query has behind it, whole or by page.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape [tokens, value_dim]
+    visible : ColdRange
+    page : int
+        Keys per page, counted from token 0; 0 for one running mean.
+
+    Returns
+    -------
+    ndarray of float32, shape [queries, pages, value_dim]
+        Pages without a cold key are zero.
+    """
+    total = np.zeros((len(values) + 1, values.shape[1]))
+    np.cumsum(values, axis=0, dtype=np.float64, out=total[1:])
+    size = page or len(values)
+    edges = np.arange(-(-len(values) // size)) * size
+    low = np.maximum(edges[None, :], visible.start[:, None])
+    high = np.minimum(edges[None, :] + size, visible.stop[:, None])
+    count = np.maximum(high - low, 0)
+    high = np.maximum(high, low)
+    low, high = np.minimum(low, len(values)), np.minimum(high, len(values))
+    return ((total[high] - total[low]) / np.maximum(count, 1)[..., None]).astype(np.float32)

@@ -17,6 +17,7 @@ rule capture_overhead:
         "../../environment.yml"
     threads: workflow.cores
     resources:
+        # Peak 1.2 GB at 4,096 tokens, as for a capture.
         mem_mb=2500,
     params:
         run=stage_params("benchmark", "benchmark_capture"),
@@ -36,6 +37,7 @@ rule sweep_speed:
         "../../environment.yml"
     threads: workflow.cores
     resources:
+        # Peak 0.3 GB.
         mem_mb=1500,
     params:
         run=stage_params("benchmark"),

@@ -19,6 +19,8 @@ rule capture_text:
         "../../environment.yml"
     threads: CONFIG.capture.threads
     resources:
+        # Peak 1.4 GB at 4,096 tokens: weights, and the proof of one layer. A larger model needs
+        # its weights on top: --set-resources capture_text:mem_mb=32000
         mem_mb=2000,
     params:
         run=stage_params("capture"),
@@ -41,6 +43,7 @@ rule import_tensors:
         "../../environment.yml"
     threads: 1
     resources:
+        # One layer at a time.
         mem_mb=2000,
     params:
         run=import_params,

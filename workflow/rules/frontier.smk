@@ -15,6 +15,7 @@ rule sweep_layer:
         "../../environment.yml"
     threads: 1
     resources:
+        # Peak 0.8 GB at 4,096 tokens, and grows with them.
         mem_mb=2000,
     params:
         run=stage_params("frontier"),

@@ -12,10 +12,13 @@ rule historical:
         "results/logs/historical/historical.log",
     benchmark:
         "results/logs/historical/historical.tsv"
+    # One long job: started last, it would keep the other cores waiting.
+    priority: 5
     conda:
         "../../environment.yml"
     threads: 1
     resources:
+        # Peak 1.1 GB: the model, then one layer of the captures.
         mem_mb=2500,
     params:
         run=stage_params("historical"),

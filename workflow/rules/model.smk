@@ -14,6 +14,7 @@ rule fetch_model:
         "../../environment.yml"
     threads: 1
     resources:
+        # Peak 0.5 GB for the default model; a model from the hub is copied, not loaded.
         mem_mb=2500,
     params:
         run=stage_params("model"),

@@ -14,6 +14,7 @@ rule sketch_layer:
         "../../environment.yml"
     threads: 1
     resources:
+        # Peak 0.25 GB at 4,096 tokens.
         mem_mb=2000,
     params:
         run=stage_params("sketch"),

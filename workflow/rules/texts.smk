@@ -17,6 +17,7 @@ rule assemble_texts:
         "../../environment.yml"
     threads: 1
     resources:
+        # Peak 0.2 GB.
         mem_mb=1000,
     params:
         run=stage_params("texts"),

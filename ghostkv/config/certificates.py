@@ -1,0 +1,66 @@
+"""Section `certificates`: what is proved of every query."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ghostkv.config.base import PositiveInt, Section, Share
+from ghostkv.errors import ConfigError
+
+BoundName = Literal["low_bit_2", "low_bit_4", "page_box", "cluster_ball", "cluster_cone"]
+BudgetShare = Annotated[float, Field(gt=0, le=1)]
+LevelBits = Annotated[float, Field(gt=0)]
+
+
+class Certificates(Section):
+    """What is proved of every query."""
+
+    levels: list[LevelBits] = Field(
+        default=[1.0, 1.0, 1.0, 1.0, 2.0, 2.0],
+        min_length=1,
+        description=(
+            "Bits a coordinate of each level of the nested record (1 is 8 bytes of a key of head_dim 64), and one byte "
+            "of residual norm on top. A level is read only for keys still undecided; the planes after the last make "
+            "the record as long as the float16 key, so that it can be the stored key."
+        ),
+    )
+    shares: list[BudgetShare] = Field(
+        default=[0.03, 0.08, 0.16, 0.32, 0.6, 0.97],
+        description="Share of the dropped-mass budget that keys stopped at or before each level may take.",
+    )
+    probes: PositiveInt = Field(
+        default=32, description="Keys with the best estimates whose K is read after the first level (top-k)."
+    )
+    deltas: list[Share] = Field(
+        default=[0.05, 0.01, 0.001], min_length=1, description="Dropped mass that no query may exceed."
+    )
+    bounds: list[BoundName] = Field(
+        default=["low_bit_4", "page_box", "cluster_ball", "cluster_cone"],
+        description="Bounds of other methods, certified for comparison beside the headline codec.",
+    )
+    compared_every: PositiveInt = Field(
+        default=8, description="Comparisons take every how-manieth query; the nested record takes all."
+    )
+
+    @model_validator(mode="after")
+    def _levels_leave_planes(self) -> Certificates:
+        if sum(self.levels) >= 16:
+            raise ConfigError(
+                f"config: certificates.levels adds up to {sum(self.levels):g} bits a coordinate. Accepted: less than "
+                "16, the width of a stored key.\n  Write: levels: [1, 1, 1, 1, 2, 2]"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_share_for_each_level(self) -> Certificates:
+        steps = list(zip(self.shares, self.shares[1:], strict=False))
+        if len(self.shares) != len(self.levels) or any(later < earlier for earlier, later in steps):
+            count = len(self.levels)
+            fit = [round(0.97 * 0.5 ** (count - 1 - level), 3) for level in range(count)]
+            raise ConfigError(
+                f"config: certificates.shares is {self.shares} for {count} levels. "
+                f"Accepted: one share a level, not descending.\n  Write: shares: {fit}"
+            )
+        return self

@@ -1,0 +1,241 @@
+"""Certificates: what the records of held-out texts prove, layer by layer, verified against exact scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ghostkv.attention import ColdRange, cap, cold_range, hide, scores
+from ghostkv.bounders import Clusters, LowBit, PageBoxes
+from ghostkv.bounds import Bounder, CodecBounds, count_violations, narrow
+from ghostkv.captures import LayerCapture, read_layer
+from ghostkv.certificate_tables import NESTED, SCHEMAS, Tables
+from ghostkv.certificates import STORAGES, Costs, Powers, certify_mass, certify_topk
+from ghostkv.codecs.nested import Nested
+from ghostkv.errors import ConfigError
+from ghostkv.frontier_tables import concatenate
+from ghostkv.io import read_metadata, stable_seed
+from ghostkv.metrics import ELEMENT_BYTES
+from ghostkv.records import load_codecs, specs
+from ghostkv.stages.sketch import CapturedText, sketch_metadata
+from ghostkv.truth import Truth, oracle_mass, oracle_topk
+
+
+def certify_layer(
+    captures: Sequence[Mapping[str, str]],
+    sketch: Mapping[str, str],
+    layer: int,
+    params: Mapping,
+    outputs: Mapping[str, str],
+) -> None:
+    """Certify the eliminations of one layer on held-out texts.
+
+    Parameters
+    ----------
+    captures : sequence of mapping
+        Every capture with `text`, `domain`, `role` and `folder`.
+    sketch : mapping
+        Path of the layer's `codecs`.
+    layer : int
+    params : mapping
+        The config section `certificates`; of frontier `sinks`, `hot`, `top_k`, `headline_start` and `headline`; of
+        sketch `codecs` and `seed`; `code`.
+    outputs : mapping
+        Paths of `certificates` and `checks`.
+
+    Raises
+    ------
+    ConfigError
+        A role lacks texts, or no query lies at or beyond `headline_start`.
+    """
+    texts = [CapturedText(**entry) for entry in captures]
+    loaded = {text: read_layer(text.folder, layer) for text in texts if text.role in ("codec", "held_out")}
+    calibration = [capture for text, capture in loaded.items() if text.role == "codec"]
+    measured = {
+        text: _late(capture, text, params) for text, capture in loaded.items() if text.role == "held_out"
+    }
+    for role, found in (("codec", calibration), ("held_out", measured)):
+        if not found:
+            raise ConfigError(f"texts: no text has the role {role!r}; set texts.per_role.{role}: 1")
+    levels = level_bytes(params["levels"], calibration[0].keys.shape[2])
+    chosen = [spec for spec in specs(params["codecs"]) if spec.name == params["headline"]["codec"]]
+    fitted = load_codecs(sketch["codecs"], chosen)
+    tables, space = Tables(), Space()
+    for kv_head in range(calibration[0].kv_heads):
+        keys = np.concatenate([capture.keys[kv_head] for capture in calibration])
+        width = keys.shape[1]
+        queries = np.concatenate(
+            [capture.group_queries(kv_head).reshape(-1, width) for capture in calibration]
+        )
+        codec = Nested.of(levels).fit(keys, queries)
+        others: list[Bounder] = [CodecBounds(fitted[spec, kv_head]) for spec in chosen]
+        others += _peers(params, keys, stable_seed(params["seed"], layer, kv_head))
+        for text, capture in measured.items():
+            about = {"layer": layer, "kv_head": kv_head, "text": text.text, "domain": text.domain}
+            view = _view(capture, kv_head, params)
+            _cascade(tables, about, view, codec, params, space)
+            few = view.every(params["compared_every"])
+            for bounder in others:
+                _one_level(tables, about, few, bounder, params, space)
+        print(f"layer {layer}: KV head {kv_head} certified, {len(measured)} texts", flush=True)
+    tables.write(outputs, sketch_metadata(texts, params.get("code", "")))
+
+
+def gather(layers: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
+    """Concatenate the layers' tables; both mappings have the keys of `SCHEMAS`."""
+    for name in SCHEMAS:
+        concatenate(layers[name], outputs[name], read_metadata(layers[name][0]))
+
+
+class Space:
+    """Buffers by name that grow when a larger view comes; fresh memory costs as much as filling it."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, np.ndarray] = {}
+
+    def of(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """A float32 array of this shape with arbitrary content, valid until the next call with this name."""
+        size = int(np.prod(shape))
+        if name not in self.buffers or self.buffers[name].size < size:
+            self.buffers[name] = np.empty(size, np.float32)
+        return self.buffers[name][:size].reshape(shape)
+
+
+@dataclass(frozen=True)
+class _View:
+    """One KV head on one text."""
+
+    capture: LayerCapture
+    keys: np.ndarray
+    queries: np.ndarray
+    truth: Truth
+
+    @property
+    def visible(self) -> ColdRange:
+        return self.truth.visible
+
+    def every(self, step: int) -> _View:
+        """Every `step`-th query alone."""
+        return replace(self, queries=self.queries[:, ::step], truth=self.truth.every(step))
+
+    @property
+    def flat(self) -> np.ndarray:
+        """Queries of all heads of the group, shape [group * queries, head_dim]."""
+        return self.queries.reshape(-1, self.queries.shape[-1])
+
+    @property
+    def norms(self) -> np.ndarray:
+        """``||o||``, shape [group, queries]; empty without values."""
+        outputs = self.truth.outputs
+        return np.linalg.norm(outputs, axis=-1) if outputs.shape[-1] else np.zeros((0, 0))
+
+
+def _view(capture: LayerCapture, kv_head: int, params: Mapping) -> _View:
+    visible = cold_range(capture.positions, capture.first_visible(), params["sinks"], params["hot"])
+    keys, queries = capture.keys[kv_head], np.ascontiguousarray(capture.group_queries(kv_head))
+    logits = scores(queries, keys.astype(np.float32), capture.scale, capture.softcap)
+    hide(logits, visible)
+    values = None if capture.values is None else capture.values[kv_head]
+    truth = Truth.of(queries, keys, logits, values, visible, capture.scale, params["top_k"])
+    return _View(capture, keys, queries, truth)
+
+
+def _cascade(
+    tables: Tables, about: Mapping, view: _View, codec: Nested, params: Mapping, space: Space
+) -> None:
+    """Both certificates of the nested record, in both storages."""
+    keys, capture, shape = about | {"design": NESTED}, view.capture, view.truth.scores.shape
+    levels = len(codec.levels)
+    lower, upper = space.of("lower", (levels, *shape)), space.of("upper", (levels, *shape))
+    estimates = space.of("estimates", shape).reshape(-1, shape[2])
+    projected, records = codec.project(view.flat), codec.encode(view.keys)
+    weight = projected.norm * np.float32(capture.scale)
+    known = (np.full(estimates.shape, -np.inf, np.float32), np.full(estimates.shape, np.inf, np.float32))
+    for level in range(levels):
+        decoded = codec.decode(records, level)
+        cap(codec.estimate(projected, decoded, capture.scale, estimates), capture.softcap)
+        found = lower[level].reshape(estimates.shape), upper[level].reshape(estimates.shape)
+        narrow(estimates, weight, decoded.radius, *known, *found)
+        known = found
+        counted = count_violations(
+            view.truth.scores, lower[level], upper[level], view.visible.start, view.visible.stop
+        )
+        tables.add_check(keys, "margin", *counted, level=level + 1)
+    value_dim = view.truth.values.shape[1]
+    costs = Costs(codec.level_bytes[:-1], codec.level_bytes.sum(), codec.encoder_.shape[1], value_dim)
+    facts = {"record_bytes": float(codec.level_bytes[:-1].sum())}
+    probes = [params["probes"], *[0] * (levels - 2)]
+    outcome = certify_topk(lower, upper, view.truth, costs, probes, params["top_k"])
+    oracle = oracle_topk(view.truth)
+    _add(tables, keys, facts | {"certificate": "topk", "target": 0.0}, outcome, oracle, view, STORAGES)
+    powers = Powers.of(lower, upper, view.truth, space.of("powers", (2, levels, *shape)))
+    for delta, oracle in zip(params["deltas"], oracle_mass(view.truth, params["deltas"]), strict=True):
+        outcome = certify_mass(lower, upper, powers, view.truth, costs, params["shares"], delta)
+        _add(tables, keys, facts | {"certificate": "mass", "target": delta}, outcome, oracle, view, STORAGES)
+
+
+def _one_level(
+    tables: Tables, about: Mapping, view: _View, bounder: Bounder, params: Mapping, space: Space
+) -> None:
+    """The same certificates from any single bound, with K in float16 beside its index."""
+    keys, shape, truth = about | {"design": bounder.name}, view.truth.scores.shape, view.truth
+    found = bounder.write(view.keys).bounds(view.flat, view.capture.scale)
+    lower, upper = space.of("lower", (2, *shape)), space.of("upper", (2, *shape))
+    lower[0], upper[0] = found.lower.reshape(shape), found.upper.reshape(shape)
+    if view.capture.softcap:
+        # float32 tanh is within 8 units of roundoff of a value that is at most the cap.
+        slack = np.float32(view.capture.softcap * 2.0**-20)
+        lower[0] = cap(lower[0], view.capture.softcap) - slack
+        upper[0] = cap(upper[0], view.capture.softcap) + slack
+    lower[1], upper[1] = truth.low, truth.high
+    counted = count_violations(truth.scores, lower[0], upper[0], view.visible.start, view.visible.stop)
+    tables.add_check(keys, "margin", *counted, level=1)
+    width = view.keys.shape[1]
+    costs = Costs([bounder.record_bytes], bounder.record_bytes, width, truth.values.shape[1])
+    facts = {"record_bytes": bounder.record_bytes}
+    outcome = certify_topk(lower, upper, truth, costs, [params["probes"]], params["top_k"])
+    oracle = oracle_topk(truth)
+    _add(tables, keys, facts | {"certificate": "topk", "target": 0.0}, outcome, oracle, view, ("additive",))
+    powers = Powers.of(lower, upper, truth, space.of("powers", (2, 2, *shape)))
+    delta = params["deltas"][0]
+    outcome = certify_mass(lower, upper, powers, truth, costs, params["shares"][-1:], delta)
+    oracle = oracle_mass(truth, [delta])[0]
+    _add(tables, keys, facts | {"certificate": "mass", "target": delta}, outcome, oracle, view, ("additive",))
+
+
+def _add(tables: Tables, keys: Mapping, facts: Mapping, outcome, oracle, view: _View, storages) -> None:
+    for storage in storages:
+        tables.add_outcome(keys, facts | {"storage": storage}, outcome, oracle, view.visible.cold, view.norms)
+
+
+def _peers(params: Mapping, keys: np.ndarray, seed: int) -> list[Bounder]:
+    """Bounds that need no codec of the lab, as far as the config names them."""
+    known = {
+        "low_bit_2": lambda: LowBit(2).fit(keys),
+        "low_bit_4": lambda: LowBit(4).fit(keys),
+        "page_box": PageBoxes,
+        "cluster_ball": lambda: Clusters("ball", seed=seed),
+        "cluster_cone": lambda: Clusters("cone", seed=seed),
+    }
+    return [known[name]() for name in params["bounds"]]
+
+
+def level_bytes(bits: Sequence[float], head_dim: int) -> tuple[int, ...]:
+    """Bytes of the cascade's levels and of the last planes, which make the record as long as the float16 key."""
+    levels = [max(1, round(each * head_dim / 8)) for each in bits]
+    return (*levels, max(1, ELEMENT_BYTES * head_dim - sum(levels)))
+
+
+def _late(capture: LayerCapture, text: CapturedText, params: Mapping) -> LayerCapture:
+    """A capture with its queries from `headline_start` on."""
+    wanted = capture.positions >= params["headline_start"]
+    if not wanted.any():
+        raise ConfigError(
+            f"frontier.headline_start is {params['headline_start']}, but the last captured query of {text.text} is at "
+            f"{capture.positions.max()}; write a smaller headline_start, or raise capture.tokens and query_bands"
+        )
+    return replace(
+        capture, positions=capture.positions[wanted], queries=capture.queries[:, wanted], outputs=None
+    )

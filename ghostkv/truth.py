@@ -1,0 +1,121 @@
+"""Exact attention as certificates need it: to verify them, and to say what exact scores could eliminate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from ghostkv.attention import ColdRange, kth_largest
+from ghostkv.bounds import score_slack
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Exact attention of the queries of one group, which eliminations are verified against.
+
+    Attributes
+    ----------
+    scores : ndarray of float32, shape [group, queries, keys]
+        -inf where a key is not visible.
+    slack : ndarray of float32, shape [group, queries, keys]
+        Rounding of a float32 dot product: K in float16 makes certain that a score is within it.
+    mass : ndarray of float64, shape [group, queries, keys]
+        Softmax probabilities.
+    tau : ndarray of float32, shape [group, queries]
+        The k-th largest score.
+    values : ndarray of float32, shape [keys, value_dim]
+        Width 0 where values were not captured.
+    outputs : ndarray of float64, shape [group, queries, value_dim]
+    visible : ColdRange
+    """
+
+    scores: np.ndarray
+    slack: np.ndarray
+    mass: np.ndarray
+    tau: np.ndarray
+    values: np.ndarray
+    outputs: np.ndarray
+    visible: ColdRange
+
+    @classmethod
+    def of(
+        cls,
+        queries: np.ndarray,
+        keys: np.ndarray,
+        scores: np.ndarray,
+        values: np.ndarray | None,
+        visible: ColdRange,
+        scale: float,
+        top_k: int,
+    ) -> Truth:
+        """Exact attention from scores.
+
+        Parameters
+        ----------
+        queries : ndarray of float32, shape [group, queries, head_dim]
+        keys : ndarray, shape [keys, head_dim]
+        scores : ndarray of float32, shape [group, queries, keys]
+            As `ghostkv.attention.scores` gives them, hidden keys at -inf.
+        values : ndarray, shape [keys, value_dim], or None
+        """
+        norms = np.linalg.norm(keys.astype(np.float64), axis=1)
+        flat = queries.reshape(-1, queries.shape[-1])
+        slack = score_slack(flat, norms, scale, flat.shape[1]).reshape(scores.shape)
+        mass = scores - scores.max(axis=-1, keepdims=True).astype(np.float64)
+        np.exp(mass, out=mass)
+        mass /= mass.sum(axis=-1, keepdims=True)
+        values = np.zeros((scores.shape[2], 0), np.float32) if values is None else values.astype(np.float32)
+        return cls(
+            scores,
+            slack,
+            mass,
+            kth_largest(scores, visible.last, top_k),
+            values,
+            mass @ values.astype(np.float64),
+            visible,
+        )
+
+    @cached_property
+    def low(self) -> np.ndarray:
+        """Least score that K in float16 allows, shape [group, queries, keys]."""
+        return self.scores - self.slack
+
+    @cached_property
+    def high(self) -> np.ndarray:
+        """Greatest score that K in float16 allows, shape [group, queries, keys]."""
+        return self.scores + self.slack
+
+    def every(self, step: int) -> Truth:
+        """Every `step`-th query alone."""
+        rows = {
+            name: np.ascontiguousarray(getattr(self, name)[:, ::step])
+            for name in ("scores", "slack", "mass", "tau", "outputs")
+        }
+        ranges = (getattr(self.visible, name)[::step] for name in ("first", "last", "start", "stop"))
+        return replace(self, visible=ColdRange(*map(np.ascontiguousarray, ranges)), **rows)
+
+    @property
+    def ranges(self) -> tuple[np.ndarray, ...]:
+        """First visible, first cold, end of cold, end of visible; each of shape [queries]."""
+        return self.visible.first, self.visible.start, self.visible.stop, self.visible.last
+
+
+def oracle_topk(truth: Truth) -> np.ndarray:
+    """Elimination of exact scores that lose no top-k key, shape [group, queries]."""
+    scores, cold = truth.scores, truth.visible
+    position = np.arange(scores.shape[-1])
+    inside = (position >= cold.start[:, None]) & (position < cold.stop[:, None])
+    return ((scores < truth.tau[..., None]) & inside).sum(axis=-1) / np.maximum(cold.cold, 1)
+
+
+def oracle_mass(truth: Truth, deltas: Sequence[float]) -> np.ndarray:
+    """Largest elimination of exact scores that drops at most each delta, shape [deltas, group, queries]."""
+    position = np.arange(truth.mass.shape[-1])
+    inside = (position >= truth.visible.start[:, None]) & (position < truth.visible.stop[:, None])
+    ascending = np.sort(np.where(inside, truth.mass, np.inf).astype(np.float32), axis=-1)
+    total = np.cumsum(ascending, axis=-1, dtype=np.float64)
+    cold = np.maximum(truth.visible.cold, 1)
+    return np.stack([(total <= delta).sum(axis=-1) / cold for delta in deltas])

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from ghostkv.config.base import Section
 from ghostkv.config.benchmark import Benchmark
+from ghostkv.config.calibrated import Calibrated
 from ghostkv.config.capture import Capture
 from ghostkv.config.frontier import Frontier
 from ghostkv.config.historical import Historical
@@ -32,6 +33,9 @@ class Config(Section):
     capture: Capture = Field(default=Capture(), description="Which queries and keys are recorded.")
     sketch: Sketch = Field(default=Sketch(), description="Which ghost records are kept of the keys.")
     frontier: Frontier = Field(default=Frontier(), description="How much is eliminated, and what it costs.")
+    calibrated: Calibrated = Field(
+        default=Calibrated(), description="Thresholds calibrated for a stated risk, and what they achieve."
+    )
     historical: Historical = Field(
         default=Historical(), description="The predecessor's protocol, and its knobs one at a time."
     )

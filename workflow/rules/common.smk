@@ -62,6 +62,8 @@ CAPTURES = [
 
 LAYER_TABLES = ("sweep", "points", "context", "bounds")
 FRONTIER_TABLES = (*LAYER_TABLES, "safe_points", "layer_head")
+CALIBRATED_LAYER_TABLES = ("calibrated", "bands", "cross_domain", "texts", "learned")
+CALIBRATED_TABLES = (*CALIBRATED_LAYER_TABLES, "summary", "dependence")
 HISTORICAL_TABLES = ("sweep", "ablation", "knobs")
 
 # The branch of the config that a stage's output depends on, and no more: what is not here reruns nothing.
@@ -80,6 +82,12 @@ BRANCHES = {
     | {
         "codecs": CONFIG.sketch.plain()["codecs"],
         "query_bands": CONFIG.capture.plain()["query_bands"],
+        "captures": CAPTURES,
+    },
+    "calibrated": CONFIG.calibrated.plain()
+    | {
+        **CONFIG.sketch.plain(),
+        "frontier": CONFIG.frontier.plain(without=("targets", "safe")),
         "captures": CAPTURES,
     },
     "historical": CONFIG.historical.plain()
@@ -155,6 +163,9 @@ def benchmark_tables():
 def report_tables():
     """Every table that the report may show, by stage and name; a report on imported tensors has no model to ask."""
     found = {f"frontier_{name}": path for name, path in tables("results/frontier", FRONTIER_TABLES).items()}
+    found |= {
+        f"calibrated_{name}": path for name, path in tables("results/calibrated", CALIBRATED_TABLES).items()
+    }
     found |= {f"benchmark_{name}": path for name, path in benchmark_tables().items()}
     found |= {"capture_layers": captures()["layers"]}
     if not IMPORTS:

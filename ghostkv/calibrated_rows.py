@@ -1,0 +1,178 @@
+"""One design and rule on all texts of a KV head: risk curves, and the columns of its calibrated points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ghostkv.calibration import Calibration, Goal, group_statistic
+from ghostkv.compensated_sweep import Tail, output_errors
+from ghostkv.frontier import Design, Estimates, GroupView, RuleSweep, Setting, sweep_rule
+from ghostkv.metrics import per_query
+from ghostkv.summaries import point_queries, summarise
+from ghostkv.sweep import Grid, sweep
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Every threshold of one decision on one view.
+
+    Attributes
+    ----------
+    view : GroupView
+    swept : RuleSweep
+        Its statistic is valid until the view's next rule.
+    grid : Grid
+    risks : dict of ndarray, shape [group, queries, thetas]
+        By `Goal.risk`.
+    """
+
+    view: GroupView
+    swept: RuleSweep
+    grid: Grid
+    risks: dict[str, np.ndarray]
+
+
+def head_curves(
+    view: GroupView, estimates: Estimates, rule: str, setting: Setting, stand_in: Tail | None
+) -> Curves:
+    """Curves of each head's own decision; with `stand_in`, output errors with and without compensation."""
+    # Output errors of both kinds come from one pass of their own, so the sweep needs no values.
+    swept = sweep_rule(replace(view, values=None, outputs=None), estimates, rule, setting)
+    risks = {name: swept.rates[name] for name in ("fer", "dropped_mass")}
+    grid = setting.grids[rule]
+    if stand_in is not None:
+        errors = output_errors(
+            swept.statistic, view.exact.mass, stand_in, view.visible, grid, view.values, view.outputs
+        )
+        found = {"none": errors.none, "mean": errors.mean, "pages": errors.pages}
+        risks |= {f"output_error_{name}": error for name, error in found.items() if error is not None}
+    return Curves(view, swept, grid, risks)
+
+
+def group_curves(own: Curves, offset: np.ndarray, grid: Grid, out: np.ndarray) -> Curves:
+    """Curves of a decision that the group takes together.
+
+    Parameters
+    ----------
+    own : Curves
+        The heads' own.
+    offset : ndarray of float32, shape [group]
+        What each head's statistic is measured from.
+    grid : Grid
+    out : ndarray of float32, shape [group, queries, keys]
+        Where the shared statistic goes.
+    """
+    view = own.view
+    start, stop = view.visible.start, view.visible.stop
+    group_statistic(own.swept.statistic, offset.astype(np.float32), start, stop, out)
+    counts = sweep(out, view.exact.mass, view.exact.needed, start, stop, grid)
+    rates = per_query(counts, view.relevant, view.visible)
+    swept = RuleSweep(out, counts, rates)
+    return Curves(view, swept, grid, {name: rates[name] for name in ("fer", "dropped_mass")})
+
+
+def thetas(grid: Grid, index: np.ndarray) -> np.ndarray:
+    """Thresholds of indices; -inf where nothing is eliminated."""
+    return np.where(index >= 0, grid.theta[np.maximum(index, 0)], -np.inf)
+
+
+def at(values: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Curves [group, queries, thetas] at indices [group, choices]; 0 where nothing is eliminated."""
+    picked = np.take_along_axis(values, np.maximum(index, 0)[:, None, :], axis=2)
+    return np.where((index < 0)[:, None, :], 0.0, picked)
+
+
+def queries_at(
+    curves: Curves, design: Design, found: Sequence[Calibration], page: int, shared: bool = False
+) -> dict[str, np.ndarray]:
+    """Per-query metrics of each calibration, arrays of shape [group, queries, calibrations].
+
+    Beside those of `ghostkv.summaries.point_queries`: `achieved`, the risk that each goal bounds, and the
+    output errors by compensation. Bytes include what compensation reads.
+
+    Parameters
+    ----------
+    curves : Curves
+    design : Design
+    found : sequence of Calibration
+    page : int
+        Keys per page mean.
+    shared : bool
+        Whether the heads' survivors are the same anyway, so that there is nothing to unite.
+    """
+    index = np.stack([one.index for one in found], axis=1)
+    view = curves.view
+    queries = point_queries(view, curves.swept, design, index, curves.grid, [not shared] * len(found))
+    if shared:
+        queries["bytes_ratio_gqa"] = queries["bytes_ratio"]
+    risks = {name: at(curve, index) for name, curve in curves.risks.items()}
+    queries["achieved"] = np.stack([risks[one.goal.risk][..., i] for i, one in enumerate(found)], axis=2)
+    for name, column in _ERRORS.items():
+        if name in risks:
+            queries[column] = risks[name]
+    extra = np.stack([compensation_ratio(view, one.goal, page) for one in found], axis=1)
+    for name in ("bytes_ratio", "bytes_ratio_gqa"):
+        queries[name] = queries[name] + np.where((index < 0)[:, None, :], 0.0, extra)
+    return queries
+
+
+_ERRORS = {
+    "output_error_none": "output_error",
+    "output_error_mean": "output_error_compensated",
+    "output_error_pages": "output_error_pages",
+}
+
+
+def compensation_ratio(view: GroupView, goal: Goal, page: int) -> np.ndarray:
+    """Bytes that compensation reads over those of the full cache, shape [queries].
+
+    The running mean is one fp16 vector per KV head whatever the context, half a survivor; page means are one
+    for each page that holds a cold key.
+    """
+    width = view.value_dim or view.capture.keys.shape[2]
+    share = width / (view.capture.keys.shape[2] + width)  # of a survivor's K and V
+    if goal.compensation == "none":
+        return np.zeros(len(view.visible.cold))
+    if goal.compensation == "mean":
+        vectors = (view.visible.cold > 0).astype(float)
+    else:
+        first, last = view.visible.start // page, (np.maximum(view.visible.stop, 1) - 1) // page
+        vectors = np.where(view.visible.cold > 0, last - first + 1, 0)
+    return vectors * share / view.visible.visible
+
+
+def point_columns(curves: Curves, queries: Mapping[str, np.ndarray], chosen=slice(None)) -> dict:
+    """Means and tails over the chosen queries; arrays of shape [group, calibrations]."""
+    columns = summarise(curves.view, queries, chosen)
+    for name in ("achieved", "output_error_compensated", "output_error_pages"):
+        if name in queries:
+            columns[name if name == "achieved" else f"{name}_mean"] = queries[name][:, chosen].mean(axis=1)
+    return columns
+
+
+def choice_columns(found: Sequence[Calibration], heads: np.ndarray, grid: Grid) -> dict:
+    """Columns that name each (head, calibration), flattened like arrays of shape [group, calibrations]."""
+    index = np.stack([one.index for one in found], axis=1)
+    named = {
+        "target_metric": [one.goal.metric for one in found],
+        "compensation": [one.goal.compensation for one in found],
+        "target": [one.goal.target for one in found],
+        "guaranteed": [one.guaranteed for one in found],
+        "floor": [one.floor for one in found],
+        "calibration_queries": [one.samples for one in found],
+    }
+    theta = thetas(grid, index)
+    return {name: np.tile(np.array(values), len(heads)) for name, values in named.items()} | {
+        "theta": np.where(np.isfinite(theta), theta, np.nan),
+        "head": np.repeat(heads, len(found)),
+    }
+
+
+def text_columns(curves: Curves, found: Sequence[Calibration]) -> dict:
+    """Mean and variance over a text's queries of the risk that each calibration bounds; [group, calibrations]."""
+    risk = np.stack([at(curves.risks[one.goal.risk], one.index[:, None])[..., 0] for one in found], axis=2)
+    spread = risk.var(axis=1, ddof=1) if risk.shape[1] > 1 else np.full_like(risk[:, 0], np.nan)
+    return {"risk_mean": risk.mean(axis=1), "risk_variance": spread}

@@ -1,0 +1,220 @@
+"""Output errors at all thresholds at once, with and without something in the eliminated keys' place.
+
+An eliminated key still has a ghost record, so its share of the softmax is known up to the estimate's error;
+only its value is not read. Standing in for the values with a mean costs no bytes per token:
+
+    o_hat = (sum_kept e^s v + sum_E e^s_hat v_bar) / (sum_kept e^s + sum_E e^s_hat).
+
+Divided by the softmax denominator this is ``(o - L + w v_bar) / (1 - m + w)`` with ``m`` the dropped mass,
+``L = sum_E p v`` and ``w = sum_E exp(s_hat - lse)``. Thresholds eliminate nested sets, so running sums of
+``m``, ``L`` and ``w`` over bins (see `ghostkv.sweep`) give every threshold's output in one pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from ghostkv.attention import ColdRange
+from ghostkv.compensation import cold_means
+from ghostkv.sweep import Grid, _bin_row
+
+# An estimate this far above the exact log-sum-exp is garbage; sums and squares of e to it stay in float32.
+# One this far below weighs nothing; e to it is far from the denormal numbers that a processor is slow at.
+_HIGHEST, _LOWEST = np.float32(20.0), np.float32(-46.0)
+_NOTHING = np.float32(1e-20)
+# With less of the softmax left than this, float32 masses no longer say what is left: the output counts as lost.
+_LEFT = 1e-5
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What stands in for eliminated keys on one view; any threshold rule may use it.
+
+    Attributes
+    ----------
+    weight : ndarray of float32, shape [group, queries, keys]
+        ``exp(s_hat - lse)``, the estimated softmax mass.
+    mean : ndarray of float32, shape [queries, value_dim]
+        Mean value of the query's cold keys, as a running sum would have it.
+    pages : ndarray of float32, shape [queries, pages, value_dim]
+        Mean value of the cold keys of each page; no pages where they are off.
+    page : int
+        Keys per page; 0 for none.
+    """
+
+    weight: np.ndarray
+    mean: np.ndarray
+    pages: np.ndarray
+    page: int
+
+
+@dataclass(frozen=True)
+class OutputErrors:
+    """``||o - o_hat|| / ||o||`` at every threshold; arrays of float32, shape [group, queries, thetas].
+
+    1 where all but nothing of the softmax is gone.
+
+    Attributes
+    ----------
+    none : ndarray
+        Survivors' softmax renormalised.
+    mean : ndarray
+        The running mean of V in the place of each eliminated value.
+    pages : ndarray or None
+        The mean of its page in the place of each eliminated value; None where pages are off.
+    """
+
+    none: np.ndarray
+    mean: np.ndarray
+    pages: np.ndarray | None
+
+
+def tail(
+    estimates: np.ndarray,
+    lse: np.ndarray,
+    values: np.ndarray,
+    visible: ColdRange,
+    page: int = 0,
+    out: np.ndarray | None = None,
+) -> Tail:
+    """Prepare what stands in for eliminated keys.
+
+    Parameters
+    ----------
+    estimates : ndarray of float32, shape [group, queries, keys]
+        Scores as the records give them.
+    lse : ndarray of float32, shape [group, queries]
+        Exact log-sum-exp. It scales numerator and denominator alike and cancels: nothing exact is used of a
+        key that is not read.
+    values : ndarray of float32, shape [keys, value_dim]
+    visible : ColdRange
+    page : int
+        Keys per page mean; 0 for none.
+    out : ndarray of float32, shape [group, queries, keys], optional
+        Where to write the weights.
+    """
+    weight = np.subtract(estimates, lse[..., None], out=out)
+    np.clip(weight, _LOWEST, _HIGHEST, out=weight)
+    np.exp(weight, out=weight)
+    mean = cold_means(values, visible)
+    return Tail(weight, mean[:, 0], cold_means(values, visible, page) if page else mean[:, :0], page)
+
+
+def output_errors(
+    statistic: np.ndarray,
+    mass: np.ndarray,
+    stand_in: Tail,
+    visible: ColdRange,
+    grid: Grid,
+    values: np.ndarray,
+    outputs: np.ndarray,
+) -> OutputErrors:
+    """Output errors of every threshold, without and with compensation.
+
+    Parameters
+    ----------
+    statistic, mass : ndarray of float32, shape [group, queries, keys]
+        As `ghostkv.sweep.sweep` takes them.
+    stand_in : Tail
+    visible : ColdRange
+    grid : Grid
+    values : ndarray of float32, shape [keys, value_dim]
+    outputs : ndarray of float32, shape [group, queries, value_dim]
+        Exact outputs.
+    """
+    shape = (*statistic.shape[:2], len(grid))
+    error = np.zeros((3 if stand_in.page else 2, *shape), np.float32)
+    _errors(
+        statistic, mass, stand_in.weight, visible.start, visible.stop,
+        (grid.padded, grid.table, grid.inverse, grid.corrections),
+        values, outputs, stand_in.mean, stand_in.pages, stand_in.page, error,
+    )  # fmt: skip
+    return OutputErrors(error[0], error[1], error[2] if stand_in.page else None)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _errors(statistic, mass, weight, start, stop, grid, values, outputs, means, pages, page, error):
+    group, queries, keys = statistic.shape
+    thetas, width = error.shape[3], values.shape[1]
+    guess, bins = np.empty(keys, np.uint32), np.empty(keys, np.uint32)
+    sums = np.empty((thetas + 1, 2), np.float64)
+    lost = np.empty((thetas + 1, width), np.float32)
+    paged = np.empty((thetas + 1 if page else 0, width), np.float32)
+    for q in range(queries):
+        cold = slice(start[q], max(stop[q], start[q]))
+        count = cold.stop - cold.start
+        for g in range(group):
+            row = bins[:count]
+            _bin_row(statistic[g, q, cold], grid, guess[:count], row)
+            _add_row(row, mass[g, q, cold], weight[g, q, cold], values[cold], sums, lost)
+            if page:
+                _add_pages(row, weight[g, q, cold], pages[q], page, start[q], paged)
+            _finish_row(sums, lost, paged, outputs[g, q], means[q], error[:, g, q])
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _add_row(bins, mass, weight, values, sums, lost):
+    """Mass, estimated mass and lost output of each bin; the last bin holds what no threshold eliminates."""
+    sums[:] = 0.0
+    lost[:] = 0.0
+    width, last = values.shape[1], np.uint64(lost.shape[0] - 1)
+    for j in range(bins.size):
+        b, row = np.uint64(bins[j]), np.uint64(j)
+        if b < last:
+            p = mass[row] if mass[row] > _NOTHING else np.float32(0)
+            sums[b, 0] += p
+            sums[b, 1] += weight[row]
+            for v in range(width):
+                lost[b, np.uint64(v)] += p * values[row, np.uint64(v)]
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _add_pages(bins, weight, pages, page, first, paged):
+    """What the page means put in the place of each bin's values."""
+    paged[:] = 0.0
+    width, last = pages.shape[1], np.uint64(paged.shape[0] - 1)
+    for j in range(bins.size):
+        b = np.uint64(bins[j])
+        if b < last:
+            w, row = weight[np.uint64(j)], np.uint64((first + j) // page)
+            for v in range(width):
+                paged[b, np.uint64(v)] += w * pages[row, np.uint64(v)]
+
+
+@njit(cache=True, nogil=True, fastmath={"contract", "reassoc"}, error_model="numpy")
+def _finish_row(sums, lost, paged, output, mean, error):
+    """Running sums over bins, then the three errors of each threshold.
+
+    With ``o_hat = (o - L + w v_bar) / (1 - m + w)``: ``o - o_hat = (L + (w - m) o - w v_bar) / (1 - m + w)``.
+    """
+    width, square = output.size, np.float32(0)
+    for v in range(width):
+        square += output[v] * output[v]
+    norm = 1.0 / np.sqrt(max(square, np.float32(1e-30)))
+    dropped, estimated = 0.0, 0.0
+    for t in range(error.shape[1]):
+        dropped += sums[t, 0]
+        estimated += sums[t, 1]
+        m, w = np.float32(dropped), np.float32(estimated)
+        plain, compensated, by_page = np.float32(0), np.float32(0), np.float32(0)
+        for v in range(width):
+            if t > 0:
+                lost[t, v] += lost[t - 1, v]
+            gap = lost[t, v] - m * output[v]
+            plain += gap * gap
+            gap += w * (output[v] - mean[v])
+            compensated += gap * gap
+        kept = 1.0 - dropped
+        whole = kept + estimated
+        error[0, t] = np.sqrt(plain) * norm / kept if kept > _LEFT else 1.0
+        error[1, t] = np.sqrt(compensated) * norm / whole if whole > _LEFT else 1.0
+        if error.shape[0] > 2:
+            for v in range(width):
+                if t > 0:
+                    paged[t, v] += paged[t - 1, v]
+                gap = lost[t, v] - m * output[v] + w * output[v] - paged[t, v]
+                by_page += gap * gap
+            error[2, t] = np.sqrt(by_page) * norm / whole if whole > _LEFT else 1.0

@@ -1,0 +1,279 @@
+"""One KV head in the stage `calibrated`: every design, rule, goal and decision, and the rows they give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ghostkv.calibrated_rows import (
+    Curves,
+    at,
+    choice_columns,
+    group_curves,
+    head_curves,
+    point_columns,
+    queries_at,
+    text_columns,
+    thetas,
+)
+from ghostkv.calibrated_tables import CalibratedTables
+from ghostkv.calibration import Calibration, Goal, calibrate, floor, goals, plug_in, shifts
+from ghostkv.captures import LayerCapture
+from ghostkv.codecs import Codec, Records
+from ghostkv.compensated_sweep import Tail, tail
+from ghostkv.frontier import Design, Estimates, GroupView, Setting, estimate_group, view_group
+from ghostkv.stages.sketch import CapturedText
+from ghostkv.summaries import bound_columns
+from ghostkv.sweep import Grid
+
+# Common shifts of a group's thresholds: in margins, in nats, in score units.
+_SHIFTS = {
+    "relative_topk": Grid.of(shifts(0.02, 50)),
+    "relative_lse": Grid.of(shifts(0.05, 60)),
+    "absolute": Grid.of(shifts(0.1, 60)),
+}
+_Found = Sequence[Calibration]
+_Curves = Mapping[CapturedText, Curves]
+
+
+@dataclass(frozen=True)
+class CalibratedGroup:
+    """One KV head on all measured texts, and where its rows go.
+
+    Attributes
+    ----------
+    tables : CalibratedTables
+    layer, kv_head : int
+    views : mapping of CapturedText to GroupView
+        Headline queries.
+    loaded : mapping of CapturedText to LayerCapture
+        All queries.
+    setting : Setting
+    params : mapping
+        Of `ghostkv.stages.calibrated.calibrate_layer`.
+    """
+
+    tables: CalibratedTables
+    layer: int
+    kv_head: int
+    views: Mapping[CapturedText, GroupView]
+    loaded: Mapping[CapturedText, LayerCapture]
+    setting: Setting
+    params: Mapping
+    scratch: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)
+
+    def measure(self, design: Design, records: Mapping[CapturedText, Records], headline: bool) -> None:
+        """Every rule and goal of one design; the headline design in all its aspects."""
+        estimates = {text: estimate_group(view, design, records[text]) for text, view in self.views.items()}
+        stand_in = dict.fromkeys(self.views)
+        early = {}
+        if headline:
+            stand_in = {text: self._tail(view, estimates[text]) for text, view in self.views.items()}
+            early = self._early(design, records)
+        for rule in self.setting.grids:
+            keys = self._keys(design) | {"rule": rule}
+            curves = {
+                text: head_curves(view, estimates[text], rule, self.setting, stand_in[text])
+                for text, view in self.views.items()
+            }
+            found = self._calibrate(curves)
+            self._add_points(keys | {"decision": "head"}, design, curves, found)
+            if headline:
+                self._add_texts(keys, curves, found)
+                self._add_bands(keys, design, curves, found)
+                before = {
+                    text: head_curves(view, known, rule, self.setting, instead)
+                    for text, (view, known, instead) in early.items()
+                }
+                self._add_bands(keys, design, before, found)
+                self._add_cross_domain(keys, curves)
+                self._add_shared(keys, design, curves)
+
+    def compare(self, derived: Codec, trained: Codec, losses: np.ndarray) -> None:
+        """The trained codec beside the derived one: soundness of both, and the trained one's points."""
+        about = {"loss_first": losses[0], "loss_last": losses[-1], "steps": len(losses)}
+        self._add_bounds(derived, {"steps": 0})
+        estimates = self._add_bounds(trained, about)
+        design = Design(trained.name, trained.code_bytes, trained)
+        for rule in self.setting.grids:
+            curves = {
+                text: head_curves(view, estimates[text], rule, self.setting, None)
+                for text, view in self.views.items()
+            }
+            keys = self._keys(design) | {"rule": rule, "decision": "head"}
+            self._add_points(keys, design, curves, self._calibrate(curves))
+
+    def _add_bounds(self, codec: Codec, about: Mapping) -> dict[CapturedText, Estimates]:
+        design, estimates = Design(codec.name, codec.code_bytes, codec), {}
+        for text, view in self.views.items():
+            estimates[text] = estimate_group(view, design, codec.encode(view.capture.keys[self.kv_head]))
+            named = self._keys(design) | {"text": text.text, "domain": text.domain}
+            self.tables.add("learned", named | about, bound_columns(view, estimates[text]))
+        return estimates
+
+    def _tail(self, view: GroupView, estimates: Estimates) -> Tail | None:
+        if view.values is None:
+            return None
+        return tail(estimates.scores, view.exact.lse, view.values, view.visible, self.params["page"])
+
+    def _calibrate(self, curves: _Curves) -> list[Calibration]:
+        risks = next(iter(curves.values())).risks
+        kinds = [name.removeprefix("output_error_") for name in risks if name.startswith("output_error_")]
+        return [
+            calibrate(_risks(curves, goal, "threshold"), goal)
+            for goal in goals(self.params["targets"], kinds)
+        ]
+
+    def _keys(self, design: Design) -> dict:
+        return {
+            "layer": self.layer,
+            "kv_head": self.kv_head,
+            "codec": design.name,
+            "code_bytes": design.code_bytes,
+            "record_bytes": design.record_bytes,
+        }
+
+    def _heads(self) -> np.ndarray:
+        group = next(iter(self.views.values())).capture.group
+        return np.arange(self.kv_head * group, (self.kv_head + 1) * group)
+
+    def _add_points(
+        self, keys: Mapping, design: Design, curves: _Curves, found: _Found, shared: bool = False
+    ) -> None:
+        for text, one in _held_out(curves):
+            queries = queries_at(one, design, found, self.params["page"], shared)
+            columns = point_columns(one, queries) | choice_columns(found, self._heads(), one.grid)
+            self.tables.add("calibrated", {**keys, **_about(text, one)}, columns)
+
+    def _add_texts(self, keys: Mapping, curves: _Curves, found: _Found) -> None:
+        """What each text by itself says of the risk: queries of one text are no independent sample."""
+        for text, one in curves.items():
+            named = choice_columns(found, self._heads(), one.grid)
+            columns = {name: named[name] for name in ("head", "target_metric", "compensation", "target")}
+            about = _about(text, one) | {"role": text.role}
+            self.tables.add("texts", {**keys, **about}, columns | text_columns(one, found))
+
+    def _add_bands(self, keys: Mapping, design: Design, curves: _Curves, found: _Found) -> None:
+        """Held-out points by the queries' position."""
+        for text, one in _held_out(curves):
+            positions = one.view.capture.positions
+            queries = queries_at(one, design, found, self.params["page"])
+            named = choice_columns(found, self._heads(), one.grid)
+            edges = self.params["bands"]
+            for start, stop in zip(edges, edges[1:], strict=False):
+                inside = (positions >= start) & (positions < stop)
+                if inside.any():
+                    about = _about(text, one) | {"queries": int(inside.sum())}
+                    about |= {"band_start": start, "band_stop": stop}
+                    about["cold_keys"] = float(one.view.visible.cold[inside].mean())
+                    self.tables.add("bands", {**keys, **about}, point_columns(one, queries, inside) | named)
+
+    def _early(self, design: Design, records: Mapping[CapturedText, Records]) -> dict:
+        """Held-out queries before the headline ones, on no more keys than they see."""
+        start = max(self.params["bands"][0], self.setting.sinks + self.setting.hot)
+        stop = self.params["frontier"]["headline_start"]
+        found = {}
+        for text, capture in self.loaded.items():
+            wanted = (capture.positions >= start) & (capture.positions < stop)
+            if text.role == "held_out" and wanted.any():
+                view = view_group(_cut(capture, wanted, stop), self.kv_head, self.setting, True)
+                known = estimate_group(view, design, records[text][:stop])
+                found[text] = (view, known, self._tail(view, known))
+        return found
+
+    def _add_cross_domain(self, keys: Mapping, curves: _Curves) -> None:
+        """Thresholds of each domain's threshold texts, tested on each domain's held-out texts."""
+        domains = {role: _domains(curves, role) for role in ("threshold", "held_out")}
+        for goal in goals(self.params["cross_domain"]):
+            for source in domains["threshold"]:
+                risks = _risks(curves, goal, "threshold", source)
+                conformal = goal.target >= floor(sum(risk.shape[1] for risk in risks))
+                found = calibrate(risks, goal) if conformal else plug_in(risks, goal)
+                about = {"method": "conformal" if conformal else "plug_in", "calibrated_on": source}
+                for tested in domains["held_out"]:
+                    # Queries of another domain are not exchangeable with those of this one.
+                    promised = replace(found, guaranteed=found.guaranteed and tested == source)
+                    self._add_tested({**keys, **about, "tested_on": tested}, curves, promised)
+
+    def _add_tested(self, keys: Mapping, curves: _Curves, found: Calibration) -> None:
+        index = found.index[:, None]
+        parts = [one for text, one in _held_out(curves) if text.domain == keys["tested_on"]]
+        columns = choice_columns([found], self._heads(), parts[0].grid)
+        measured = {
+            "achieved": [at(one.risks[found.goal.risk], index) for one in parts],
+            "elimination": [at(one.swept.rates["elimination"], index) for one in parts],
+        }
+        columns |= {name: np.concatenate(values, axis=1).mean(axis=1) for name, values in measured.items()}
+        queries = sum(len(one.view.capture.positions) for one in parts)
+        self.tables.add("cross_domain", {**keys, "queries": queries}, columns)
+
+    def _add_shared(self, keys: Mapping, design: Design, curves: _Curves) -> None:
+        """What a group takes together, beside its heads' own decisions."""
+        group = len(self._heads())
+        wanted = goals(self.params["group"])
+        plain = self._shared(curves, np.zeros(group), next(iter(curves.values())).grid)
+        found = [calibrate(_risks(plain, goal, "threshold"), goal, shared=True) for goal in wanted]
+        self._add_points({**keys, "decision": "group"}, design, plain, found, shared=True)
+        for goal in wanted:
+            self._add_shifted(keys, design, curves, goal)
+
+    def _add_shifted(self, keys: Mapping, design: Design, curves: _Curves, goal: Goal) -> None:
+        """A group that reads what any head's own threshold keeps, as it is and with one shift for all heads."""
+        own, grid = next(iter(curves.values())).grid, _SHIFTS[keys["rule"]]
+        each = calibrate(_risks(curves, goal, "threshold"), goal)
+        offset = thetas(own, each.index)
+        # A head that must keep everything makes its group read everything.
+        possible = np.isfinite(offset).all()
+        moved = self._shared(curves, offset if possible else np.zeros_like(offset), grid)
+        unmoved = int(np.searchsorted(grid.theta, np.float32(0))) if possible else -1
+        united = replace(each, index=np.full_like(each.index, unmoved))
+        self._add_points({**keys, "decision": "united"}, design, moved, [united], shared=True)
+        # The offsets come from the very queries that calibrate the shift, so nothing is promised.
+        shift = replace(calibrate(_risks(moved, goal, "threshold"), goal, shared=True), guaranteed=False)
+        if not possible:
+            shift = replace(shift, index=united.index)
+        self._add_points({**keys, "decision": "group_offset"}, design, moved, [shift], shared=True)
+
+    def _shared(self, curves: _Curves, offset: np.ndarray, grid: Grid) -> dict[CapturedText, Curves]:
+        found = {}
+        for text, one in curves.items():
+            shape = one.swept.statistic.shape
+            # Only the counts are used after this, so the texts take turns with one buffer.
+            out = self.scratch.setdefault(shape, np.zeros(shape, np.float32))
+            found[text] = group_curves(one, offset, grid, out)
+        return found
+
+
+def _cut(capture: LayerCapture, wanted: np.ndarray, stop: int) -> LayerCapture:
+    """Some queries of a capture, with the first `stop` keys."""
+    return replace(
+        capture,
+        keys=capture.keys[:, :stop],
+        values=None if capture.values is None else capture.values[:, :stop],
+        positions=capture.positions[wanted],
+        queries=capture.queries[:, wanted],
+        outputs=None if capture.outputs is None else capture.outputs[:, wanted],
+    )
+
+
+def _held_out(curves: _Curves) -> list[tuple[CapturedText, Curves]]:
+    return [(text, one) for text, one in curves.items() if text.role == "held_out"]
+
+
+def _domains(curves: _Curves, role: str) -> list[str]:
+    return list(dict.fromkeys(text.domain for text in curves if text.role == role))
+
+
+def _risks(curves: _Curves, goal: Goal, role: str, domain: str | None = None) -> list[np.ndarray]:
+    """A goal's risk curves on the texts of a role, and of one domain where it is named."""
+    return [
+        one.risks[goal.risk]
+        for text, one in curves.items()
+        if text.role == role and domain in (None, text.domain)
+    ]
+
+
+def _about(text: CapturedText, curves: Curves) -> dict[str, str | int]:
+    return {"text": text.text, "domain": text.domain, "queries": len(curves.view.capture.positions)}

@@ -1,0 +1,286 @@
+"""Calibrated: numbers equal those by hand, nothing leaks from held-out text, promises say what they rest on."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ghostkv.calibrated_tables import CalibratedTables
+from ghostkv.captures import read_layer
+from ghostkv.config.calibrated import Calibrated
+from ghostkv.io import read_table, sha256_file
+from ghostkv.records import load_codecs, read_records, specs
+from ghostkv.stages.calibrated import calibrate_layer, gather
+from ghostkv.stages.sketch import sketch_layer
+
+CODECS = [{"name": "gaussian", "bytes": [4]}, {"name": "transform_code", "bytes": [4, 8]}]
+SINKS, HOT, TOP_K, START = 2, 8, 6, 150
+PARAMS = Calibrated(
+    targets={"fer": [0.02, 0.2], "dropped_mass": [0.2], "output_error": [0.4]},
+    bands=[40, 150, 220, 300],
+    cross_domain={"fer": [0.02, 0.2], "dropped_mass": [0.2]},
+    group={"fer": [0.2], "dropped_mass": [0.2]},
+    page=32,
+    bytes=[6, 8],
+    learned={"every": 2, "steps": 6, "queries": 16, "keys": 128},
+).plain() | {
+    "codecs": CODECS,
+    "frontier": {
+        "sinks": SINKS,
+        "hot": HOT,
+        "top_k": TOP_K,
+        "headline_start": START,
+        "rules": {
+            "absolute": None,
+            "relative_topk": {"start": -2.0, "stop": 0.5, "count": 101},
+            "relative_lse": {"start": -16.0, "stop": 0.0, "count": 81},
+        },
+        "headline": {"codec": "transform_code", "bytes": 4, "rule": "relative_topk"},
+    },
+    "seed": 0,
+    "code": "f",
+}
+TABLES = (*CalibratedTables.SCHEMAS, "summary", "dependence")
+
+
+def run(captures, folder, layers=(0, 1), params=PARAMS):
+    for layer in layers:
+        sketch = {name: str(folder / f"{name}_{layer}") for name in ("codecs", "records")}
+        sketch_layer(captures, layer, {"codecs": CODECS, "seed": 0}, sketch)
+        outputs = {name: str(folder / f"{name}_{layer}.parquet") for name in CalibratedTables.SCHEMAS}
+        calibrate_layer(captures, sketch, layer, params, outputs)
+    files = {
+        name: [str(folder / f"{name}_{layer}.parquet") for layer in layers]
+        for name in CalibratedTables.SCHEMAS
+    }
+    whole = {name: str(folder / f"{name}.parquet") for name in TABLES}
+    gather(files, whole)
+    return {name: read_table(path) for name, path in whole.items()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("calibrated")
+
+
+@pytest.fixture(scope="module")
+def tables(captures, folder):
+    return run(captures, folder)
+
+
+def by_hand(captures, folder, layer, head, theta):
+    """One head under relative_topk with 4 bytes on held-out text, in plain NumPy and float64."""
+    capture = read_layer(captures[2]["folder"], layer)
+    kv_head = head // capture.group
+    spec = specs(CODECS)[1]
+    codec = load_codecs(folder / f"codecs_{layer}", [spec])[spec, kv_head]
+    records = read_records(folder / f"records_{layer}", captures[2]["text"], [spec])[spec][kv_head]
+    decoded = codec.decode(records)
+    keys, values = (x[kv_head].astype(float) for x in (capture.keys, capture.values))
+    rates = {"elimination": [], "fer": [], "dropped": [], "none": [], "mean": [], "bytes": []}
+    for row in np.flatnonzero(capture.positions >= START):
+        query, last = capture.queries[head, row].astype(float), capture.positions[row] + 1
+        scores = keys[:last] @ query * capture.scale
+        projected = codec.project(query[None])
+        estimate = codec.estimate(projected, decoded, capture.scale)[0, :last].astype(float)
+        cold = np.arange(SINKS, last - HOT)
+        known = scores.copy()
+        known[cold] = estimate[cold]
+        margin = projected.norm[0] * capture.scale * decoded.radius[:last]
+        statistic = (estimate - np.sort(known)[-TOP_K]) / margin
+        gone = np.zeros(last, bool)
+        # A record that bounds nothing eliminates nothing, however large theta is.
+        gone[cold] = (statistic[cold] < theta) & np.isfinite(margin[cold])
+        weight = np.exp(scores)
+        output = weight @ values[:last] / weight.sum()
+        kept, instead = weight * ~gone, np.exp(estimate) * gone
+        plain = kept @ values[:last] / kept.sum()
+        mean = (kept @ values[:last] + instead.sum() * values[cold].mean(0)) / (kept.sum() + instead.sum())
+        rates["elimination"].append(gone[cold].mean())
+        rates["fer"].append(gone[np.argsort(-scores)[:TOP_K]].mean())
+        rates["dropped"].append(weight[gone].sum() / weight.sum())
+        rates["none"].append(np.linalg.norm(plain - output) / np.linalg.norm(output))
+        rates["mean"].append(np.linalg.norm(mean - output) / np.linalg.norm(output))
+        width = keys.shape[1] + values.shape[1]
+        read = len(cold) * codec.record_bytes + (last - gone.sum()) * 2 * width
+        rates["bytes"].append(read / (last * 2 * width))
+    return {name: np.mean(found) for name, found in rates.items()}
+
+
+def test_points_equal_those_by_hand(captures, folder, tables):
+    rows = tables["calibrated"].filter(
+        pl.col("codec") == "transform_code",
+        pl.col("code_bytes") == 4,
+        pl.col("rule") == "relative_topk",
+        pl.col("decision") == "head",
+    )
+    assert rows.height == 2 * 4 * (3 + 3)
+    for row in rows.iter_rows(named=True):
+        theta = -np.inf if row["theta"] is None else row["theta"]
+        expected = by_hand(captures, folder, row["layer"], row["head"], theta)
+        where = (row["layer"], row["head"], row["target_metric"], row["compensation"])
+        assert row["elimination"] == pytest.approx(expected["elimination"], abs=2e-3), where
+        assert row["fer"] == pytest.approx(expected["fer"], abs=2e-3), where
+        assert row["dropped_mass_mean"] == pytest.approx(expected["dropped"], abs=2e-3), where
+        assert row["output_error_mean"] == pytest.approx(expected["none"], rel=0.02, abs=2e-3), where
+        assert row["output_error_compensated_mean"] == pytest.approx(expected["mean"], rel=0.02, abs=2e-3)
+        risk = {"fer": "fer", "dropped_mass": "dropped_mass_mean"}.get(row["target_metric"])
+        risk = (
+            risk
+            or {
+                "none": "output_error_mean",
+                "mean": "output_error_compensated_mean",
+                "pages": "output_error_pages_mean",
+            }[row["compensation"]]
+        )
+        assert row["achieved"] == pytest.approx(row[risk], abs=1e-6)
+        if row["compensation"] == "none":
+            assert row["bytes_ratio"] == pytest.approx(expected["bytes"], abs=2e-3)
+        elif theta > -np.inf:
+            assert row["bytes_ratio"] > expected["bytes"]
+
+
+def test_calibration_ignores_held_out_text(captures, tables, tmp_path):
+    swapped = [*captures[:2], captures[2] | {"folder": captures[0]["folder"]}]
+    other = run(swapped, tmp_path, layers=(0,))
+    keys = [
+        "layer",
+        "head",
+        "codec",
+        "code_bytes",
+        "rule",
+        "decision",
+        "target_metric",
+        "compensation",
+        "target",
+    ]
+    mine, theirs = (
+        found["calibrated"].filter(pl.col("layer") == 0).select(*keys, "theta", "guaranteed").sort(keys)
+        for found in (tables, other)
+    )
+    assert mine.equals(theirs)
+    measured = tables["calibrated"].filter(pl.col("layer") == 0)["achieved"]
+    assert not measured.equals(other["calibrated"]["achieved"])
+
+
+def test_what_is_promised_is_said(tables):
+    points = tables["calibrated"]
+    assert points["floor"].to_numpy() == pytest.approx(1 / (points["calibration_queries"].to_numpy() + 1))
+    assert points["floor"].min() > 0.02
+    assert points["floor"].max() < 0.2
+    promised = points.filter("guaranteed")
+    assert set(promised["target_metric"]) == {"fer", "dropped_mass"}
+    assert promised["target"].min() > 0.1
+    assert set(promised["decision"]) == {"head", "united", "group"}
+    below = points.filter(pl.col("target") < 0.1)
+    assert not below["guaranteed"].any()
+    assert below["elimination"].max() == 0
+
+
+def test_heads_that_share_a_decision_lose_no_more_and_read_the_same(tables):
+    points = tables["calibrated"].filter(pl.col("code_bytes") == 4, pl.col("target") > 0.1)
+    keys = ["layer", "head", "rule", "target_metric"]
+    headline = points.filter(pl.col("codec") == "transform_code", pl.col("compensation") == "none")
+    own, united, group = (
+        headline.filter(pl.col("decision") == name, pl.col("target_metric") != "output_error").sort(keys)
+        for name in ("head", "united", "group")
+    )
+    assert own.height == united.height == group.height == 2 * 4 * 2 * 2
+    assert (united["achieved"] <= own["achieved"] + 1e-6).all()
+    assert (united["bytes_ratio_gqa"] - own["bytes_ratio_gqa"]).abs().max() < 1e-6
+    assert (group["bytes_ratio"] == group["bytes_ratio_gqa"]).all()
+    per_group = group.group_by("layer", "kv_head", "rule", "target_metric").agg(
+        pl.col("elimination").n_unique()
+    )
+    assert per_group["elimination"].max() == 1
+
+
+def test_bands_hold_all_queries_and_agree_with_the_points(captures, tables):
+    keys = ["layer", "head", "rule", "target_metric", "compensation", "target"]
+    bands = tables["bands"]
+    positions = read_layer(captures[2]["folder"], 0).positions
+    assert bands.group_by(keys).agg(pl.col("queries").sum())["queries"].unique().to_list() == [
+        (positions >= 40).sum()
+    ]
+    late = bands.filter(pl.col("band_start") >= START).group_by(keys).agg(
+        (pl.col("achieved") * pl.col("queries")).sum() / pl.col("queries").sum()
+    ).sort(keys)  # fmt: skip
+    points = tables["calibrated"].filter(
+        pl.col("codec") == "transform_code", pl.col("code_bytes") == 4, pl.col("decision") == "head"
+    )
+    assert late["achieved"].to_numpy() == pytest.approx(points.sort(keys)["achieved"].to_numpy(), abs=1e-5)
+
+
+def test_a_small_domain_is_calibrated_without_a_promise(tables):
+    cross = tables["cross_domain"]
+    assert cross.filter(pl.col("target") < 0.1)["method"].unique().to_list() == ["plug_in"]
+    assert not cross.filter(pl.col("method") == "plug_in")["guaranteed"].any()
+    assert cross.filter(pl.col("target") > 0.1)["guaranteed"].all()
+
+
+def test_no_promise_reaches_another_domain(captures, tmp_path):
+    moved = [*captures[:2], captures[2] | {"domain": "verse"}]
+    cross = run(moved, tmp_path, layers=(1,))["cross_domain"]
+    assert set(zip(cross["calibrated_on"], cross["tested_on"], strict=True)) == {("prose", "verse")}
+    assert not cross["guaranteed"].any()
+
+
+def test_learned_codec_is_sound_and_only_where_it_was_trained(tables):
+    learned = tables["learned"]
+    assert learned["layer"].unique().to_list() == [0]
+    assert set(learned["codec"]) == {"transform_code", "learned"}
+    assert learned["violations"].sum() == 0
+    assert learned["pairs"].min() > 0
+    points = tables["calibrated"].filter(pl.col("codec") == "learned")
+    assert points["layer"].unique().to_list() == [0]
+    assert set(points["target_metric"]) == {"fer", "dropped_mass"}
+
+
+def test_sizes_that_sketch_did_not_make_are_fitted_alike(captures, tables, tmp_path):
+    # 6 bytes are fitted here; made by sketch they give the same rows.
+    points = tables["calibrated"].filter(pl.col("codec") == "transform_code")
+    assert set(points["code_bytes"]) == {4, 6, 8}
+    made = [{"name": "transform_code", "bytes": [4, 6, 8]}]
+    sketch = {name: str(tmp_path / name) for name in ("codecs", "records")}
+    sketch_layer(captures, 1, {"codecs": made, "seed": 0}, sketch)
+    outputs = {name: str(tmp_path / f"{name}.parquet") for name in CalibratedTables.SCHEMAS}
+    calibrate_layer(captures, sketch, 1, PARAMS | {"codecs": made}, outputs)
+    found = read_table(outputs["calibrated"])
+    assert found.equals(tables["calibrated"].filter(pl.col("layer") == 1).select(found.columns))
+
+
+def test_summaries_follow_from_the_points(tables):
+    points, summary = tables["calibrated"], tables["summary"]
+    row = summary.filter(
+        pl.col("code_bytes") == 4, pl.col("codec") == "transform_code", pl.col("rule") == "relative_lse",
+        pl.col("decision") == "head", pl.col("target_metric") == "dropped_mass", pl.col("domain") == "all",
+    )  # fmt: skip
+    mine = points.filter(
+        pl.col("code_bytes") == 4, pl.col("codec") == "transform_code", pl.col("rule") == "relative_lse",
+        pl.col("decision") == "head", pl.col("target_metric") == "dropped_mass",
+    )  # fmt: skip
+    assert row.height == 1
+    assert row["heads"].item() == mine.height == 8
+    assert row["achieved"].item() == pytest.approx(mine["achieved"].mean(), abs=1e-6)
+    assert row["achieved_worst_head"].item() == pytest.approx(mine["achieved"].max(), abs=1e-6)
+    assert row["heads_under"].item() == (mine["achieved"] <= mine["target"]).mean()
+    assert tables["dependence"]["text_floor"].to_list() == [0.5] * tables["dependence"].height
+
+
+def test_the_same_inputs_give_the_same_bytes(captures, folder, tables, tmp_path):
+    run(captures, tmp_path)
+    for name in TABLES:
+        assert sha256_file(tmp_path / f"{name}.parquet") == sha256_file(folder / f"{name}.parquet")
+
+
+def test_captures_without_values_have_no_output_goals(write_captures, tmp_path):
+    found = run(write_captures(values=False), tmp_path, layers=(1,))["calibrated"]
+    assert set(found["target_metric"]) == {"fer", "dropped_mass"}
+    assert found["output_error_mean"].null_count() == found.height
+
+
+def test_sliding_windows_and_no_training(write_captures, tmp_path):
+    params = PARAMS | {"learned": PARAMS["learned"] | {"every": None}, "page": 0}
+    found = run(write_captures(window=64), tmp_path, layers=(0,), params=params)
+    assert found["learned"].height == 0
+    assert (found["bands"]["cold_keys"] <= 64 - HOT).all()
+    assert "pages" not in set(found["calibrated"]["compensation"])

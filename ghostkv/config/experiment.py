@@ -13,6 +13,7 @@ from ghostkv.config.base import Section
 from ghostkv.config.benchmark import Benchmark
 from ghostkv.config.calibrated import Calibrated
 from ghostkv.config.capture import Capture
+from ghostkv.config.certificates import Certificates
 from ghostkv.config.frontier import Frontier
 from ghostkv.config.historical import Historical
 from ghostkv.config.messages import explain
@@ -33,6 +34,7 @@ class Config(Section):
     capture: Capture = Field(default=Capture(), description="Which queries and keys are recorded.")
     sketch: Sketch = Field(default=Sketch(), description="Which ghost records are kept of the keys.")
     frontier: Frontier = Field(default=Frontier(), description="How much is eliminated, and what it costs.")
+    certificates: Certificates = Field(default=Certificates(), description="What is proved of every query.")
     calibrated: Calibrated = Field(
         default=Calibrated(), description="Thresholds calibrated for a stated risk, and what they achieve."
     )

@@ -62,6 +62,7 @@ CAPTURES = [
 
 LAYER_TABLES = ("sweep", "points", "context", "bounds")
 FRONTIER_TABLES = (*LAYER_TABLES, "safe_points", "layer_head")
+CERTIFICATE_TABLES = ("certificates", "checks")
 CALIBRATED_LAYER_TABLES = ("calibrated", "bands", "cross_domain", "texts", "learned")
 CALIBRATED_TABLES = (*CALIBRATED_LAYER_TABLES, "summary", "dependence")
 HISTORICAL_TABLES = ("sweep", "ablation", "knobs")
@@ -84,6 +85,10 @@ BRANCHES = {
         "query_bands": CONFIG.capture.plain()["query_bands"],
         "captures": CAPTURES,
     },
+    "certificates": CONFIG.certificates.plain()
+    | CONFIG.frontier.plain(without=("rules", "targets", "safe"))
+    | CONFIG.sketch.plain()
+    | {"captures": CAPTURES},
     "calibrated": CONFIG.calibrated.plain()
     | {
         **CONFIG.sketch.plain(),
@@ -163,6 +168,10 @@ def benchmark_tables():
 def report_tables():
     """Every table that the report may show, by stage and name; a report on imported tensors has no model to ask."""
     found = {f"frontier_{name}": path for name, path in tables("results/frontier", FRONTIER_TABLES).items()}
+    found |= {
+        f"certificates_{name}": path
+        for name, path in tables("results/certificates", CERTIFICATE_TABLES).items()
+    }
     found |= {
         f"calibrated_{name}": path for name, path in tables("results/calibrated", CALIBRATED_TABLES).items()
     }

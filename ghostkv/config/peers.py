@@ -1,0 +1,115 @@
+"""Section `peers`: every method on one axis of bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, Field, model_validator
+
+from ghostkv.config.base import Section, Share
+from ghostkv.errors import ConfigError
+
+# By file name: importing the selectors would cost every use of the config a second.
+_HELPERS = ("__init__", "base", "estimates")
+
+
+def selector_names() -> list[str]:
+    """Selectors that exist: one file each in ghostkv/selectors."""
+    folder = Path(__file__).parents[1] / "selectors"
+    return sorted(path.stem for path in folder.glob("*.py") if path.stem not in _HELPERS)
+
+
+class SelectorEntry(Section):
+    """One selector and its hyperparameters."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(description="A file of ghostkv/selectors, without .py.", examples=["ghost"])
+
+    def plain(self, without=()) -> dict[str, Any]:
+        """The entry, name first."""
+        full = super().plain(without)
+        return {"name": full.pop("name"), **full}
+
+
+def _entries(*lines: dict[str, Any]) -> list[SelectorEntry]:
+    return [SelectorEntry(**line) for line in lines]
+
+
+class Peers(Section):
+    """Which selectors are compared, and at how many bytes."""
+
+    ratios: list[Share] = Field(
+        default=[0.03125, 0.0625, 0.125, 0.25],
+        min_length=1,
+        max_length=8,
+        description=(
+            "Bytes that every selector may read, over the bytes of full attention: index, kept keys and "
+            "survivors together, as a mean over the queries of a head and text. At most 8, ascending."
+        ),
+    )
+    selectors: list[SelectorEntry] = Field(
+        default=_entries(
+            {"name": "oracle_topk"},
+            {"name": "oracle_topp"},
+            {"name": "streaming_llm"},
+            {"name": "h2o", "recent": 0.0},
+            {"name": "h2o", "recent": 0.5},
+            {"name": "snapkv", "observe": 8, "kernel": 1},
+            {"name": "snapkv", "observe": 8, "kernel": 5},
+            {"name": "quest", "page": 16},
+            {"name": "quest", "page": 32},
+            {"name": "loki", "dims": 8},
+            {"name": "loki", "dims": 16},
+            {"name": "sparq", "components": 4},
+            {"name": "sparq", "components": 8},
+            {"name": "double_sparsity", "channels": 8},
+            {"name": "double_sparsity", "channels": 16},
+            {"name": "double_sparsity", "channels": 16, "compensate": True},
+            {"name": "pq", "parts": 4, "bits": 8},
+            {"name": "pq", "parts": 8, "bits": 8},
+            {"name": "pq", "parts": 8, "bits": 8, "compensate": True},
+            {"name": "magicpig", "bits": 8, "tables": 128},
+            {"name": "token_picker", "chunks": [2, 2, 4, 4], "slack": 0.2},
+            {"name": "ghost", "code_bytes": 8},
+            {"name": "ghost", "code_bytes": 4},
+            {"name": "ghost", "code_bytes": 8, "compensate": False},
+            {"name": "ghost", "code_bytes": 8, "page": 256},
+        ),
+        min_length=1,
+        description=(
+            "Selectors and their hyperparameters, a file of ghostkv/selectors each. A peer may come with "
+            "several; it counts as beaten where all of them are. The first of our own is the one that peers "
+            "are held against."
+        ),
+    )
+    seed: int = Field(default=0, description="Seed of codebooks and hash planes.")
+
+    @model_validator(mode="after")
+    def _selectors_exist(self) -> Peers:
+        known = selector_names()
+        for entry in self.selectors:
+            if entry.name not in known:
+                raise ConfigError(
+                    f"config: peers.selectors names {entry.name!r}. Accepted: {', '.join(known)}.\n"
+                    f"  Write: - {{name: {known[0]}}}   (or add ghostkv/selectors/{entry.name}.py)"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Peers:
+        seen: list[dict] = []
+        for entry in self.selectors:
+            if entry.plain() in seen:
+                raise ConfigError(
+                    f"config: peers.selectors repeats {entry.plain()}.\n  Write it once, or change a "
+                    "hyperparameter."
+                )
+            seen.append(entry.plain())
+        if self.ratios != sorted(set(self.ratios)):
+            raise ConfigError(
+                f"config: peers.ratios is {self.ratios}. Accepted: ascending, each once.\n"
+                f"  Write: ratios: {sorted(set(self.ratios))}"
+            )
+        return self

@@ -1,0 +1,396 @@
+"""Every selector against exact attention, at the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numba import njit
+
+from ghostkv.attention import ColdRange, cap, cold_range, hide, kth_largest
+from ghostkv.captures import LayerCapture
+from ghostkv.compensation import cold_means, compensate
+from ghostkv.metrics import ELEMENT_BYTES
+from ghostkv.selectors.base import Budget, Scene, Selection, Selector
+
+# Bits of `Stage.relevant`: the top-k of all visible keys, and the 32 best cold ones.
+TOP_K, COLD_32 = np.uint8(1), np.uint8(2)
+RECALL_KEYS = 32
+
+
+class Buffers:
+    """Arrays that all scenes of a layer share, so that memory is asked for once."""
+
+    def __init__(self) -> None:
+        self._pool: dict[tuple, np.ndarray] = {}
+
+    def get(self, name: str, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+        """An array of that name and shape with whatever it last held."""
+        key = (name, shape, dtype)
+        if key not in self._pool:
+            self._pool[key] = np.zeros(shape, dtype)
+        return self._pool[key]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Exact attention of one KV head's group on one text: what a selection is measured against.
+
+    Attributes
+    ----------
+    scores : ndarray of float32, shape [group, queries, tokens]
+        -inf where a key is not visible.
+    mass : ndarray of float32, shape [group, queries, tokens]
+        Softmax probabilities.
+    lse : ndarray of float64, shape [group, queries]
+    relevant : ndarray of uint8, shape [group, queries, tokens]
+        Flags `TOP_K` and `COLD_32`.
+    values : ndarray of float32, shape [tokens, value_dim], or None
+    outputs : ndarray of float32, shape [group, queries, value_dim], or None
+    top_k, top_k_cold, cold_32 : ndarray of int, shape [group, queries]
+        Relevant keys, those of them that are cold, and the best cold keys.
+    cold_mass, kept_mass : ndarray of float64, shape [group, queries]
+        Mass of the cold keys, and of sinks and hot window.
+    kept_output : ndarray of float32, shape [group, queries, value_dim], or None
+        Their part of the output.
+    """
+
+    scores: np.ndarray
+    mass: np.ndarray
+    lse: np.ndarray
+    relevant: np.ndarray
+    values: np.ndarray | None
+    outputs: np.ndarray | None
+    top_k: np.ndarray
+    top_k_cold: np.ndarray
+    cold_32: np.ndarray
+    cold_mass: np.ndarray
+    kept_mass: np.ndarray
+    kept_output: np.ndarray | None
+
+
+def view(
+    capture: LayerCapture, kv_head: int, exact: Mapping[str, int], records: Callable, buffers: Buffers
+) -> tuple[Scene, Truth]:
+    """What selectors see of a KV head on a text, and the truth that they do not see.
+
+    Parameters
+    ----------
+    capture : LayerCapture
+        With all queries; those from `headline_start` on are decided and measured, the earlier ones observed.
+    kv_head : int
+    exact : mapping
+        `sinks`, `hot`, `top_k`, `headline_start`.
+    records : callable
+        See `Scene.records`.
+    buffers : Buffers
+        Scene and truth are valid until the next view from the same buffers.
+    """
+    logits, everyone = _logits(capture, kv_head, exact, buffers)
+    mass = buffers.get("mass", logits.shape)
+    peak = logits.max(axis=-1, keepdims=True)
+    np.exp(np.subtract(logits, peak, out=mass), out=mass)
+    total = mass.sum(axis=-1, keepdims=True, dtype=np.float64)
+    mass /= total.astype(np.float32)
+    first = _first(capture, exact)
+    lse = (peak[..., 0] + np.log(total[..., 0]))[:, first:]
+    scene = _scene(capture, kv_head, _from(everyone, first), logits[:, first:], mass, records, buffers)
+    return scene, _truth(
+        capture, kv_head, exact["top_k"], scene.visible, logits[:, first:], mass[:, first:], lse
+    )
+
+
+def calibration_view(
+    capture: LayerCapture, kv_head: int, exact: Mapping[str, int], records: Callable, buffers: Buffers
+) -> Scene:
+    """The scene of a text that thresholds are chosen on; it has no observations, and no truth is computed."""
+    first = _first(capture, exact)
+    late = replace(capture, positions=capture.positions[first:], queries=capture.queries[:, first:])
+    logits, visible = _logits(late, kv_head, exact, buffers)
+    nothing = np.zeros((capture.group, 0, capture.tokens), np.float32)
+    return _scene(late, kv_head, visible, logits, nothing, records, buffers)
+
+
+def _first(capture: LayerCapture, exact: Mapping[str, int]) -> int:
+    return int(np.searchsorted(capture.positions, exact["headline_start"]))
+
+
+def _from(visible: ColdRange, first: int) -> ColdRange:
+    return ColdRange(*(getattr(visible, name)[first:] for name in ("first", "last", "start", "stop")))
+
+
+def _logits(capture, kv_head, exact, buffers) -> tuple[np.ndarray, ColdRange]:
+    visible = cold_range(capture.positions, capture.first_visible(), exact["sinks"], exact["hot"])
+    logits = buffers.get("logits", (capture.group, len(capture.positions), capture.tokens))
+    flat = capture.group_queries(kv_head).reshape(-1, capture.keys.shape[2]) * np.float32(capture.scale)
+    np.matmul(flat, capture.keys[kv_head].astype(np.float32).T, out=logits.reshape(-1, capture.tokens))
+    hide(cap(logits, capture.softcap), visible)
+    return logits, visible
+
+
+def _scene(capture, kv_head, visible, logits, earlier, records, buffers) -> Scene:
+    queries = capture.group_queries(kv_head)[:, -len(visible.last) :]
+    known = buffers.get("known", logits.shape)
+    known[...] = logits
+    _hide_cold(known, visible.start, visible.stop)
+    return Scene(
+        capture.keys[kv_head].astype(np.float32),
+        np.ascontiguousarray(queries),
+        capture.scale,
+        capture.softcap,
+        visible,
+        known,
+        earlier,
+        np.arange(len(visible.last)) + max(earlier.shape[1] - len(visible.last), 0),
+        buffers.get("scratch", logits.shape),
+        buffers.get("spare", logits.shape),
+        buffers.get("reads", logits.shape, np.uint8),
+        records,
+    )
+
+
+def _truth(capture, kv_head, top_k, visible, logits, mass, lse) -> Truth:
+    relevant = np.zeros(logits.shape, np.uint8)
+    tau = kth_largest(logits, visible.last, min(top_k, logits.shape[2]))
+    _flag(logits, tau, np.zeros_like(visible.last), visible.last, TOP_K, relevant)
+    cold_tau = _kth_cold(logits, visible.start, visible.stop, RECALL_KEYS)
+    _flag(logits, cold_tau, visible.start, visible.stop, COLD_32, relevant)
+    cold = np.zeros((3, *logits.shape[:2]))
+    _cold_totals(mass, relevant, visible.start, visible.stop, cold)
+    values = outputs = kept_output = None
+    if capture.values is not None:
+        values = capture.values[kv_head].astype(np.float32)
+        outputs = mass @ values
+        kept_output = np.zeros_like(outputs)
+    kept_mass = np.zeros(logits.shape[:2])
+    nothing = np.zeros((1, 1), np.float32), np.zeros((1, 1, 0), np.float32)
+    _kept_totals(mass, visible.first, visible.start, visible.stop, visible.last,
+                 *(nothing if values is None else (values, kept_output)), kept_mass)  # fmt: skip
+    return Truth(
+        logits, mass, lse, relevant, values, outputs,
+        _flagged(relevant, TOP_K), cold[1], cold[2], cold[0], kept_mass, kept_output,
+    )  # fmt: skip
+
+
+def budget_of(capture: LayerCapture, visible: ColdRange, ratios) -> Budget:
+    """The budget of a text's queries; a capture without values counts values as wide as keys."""
+    head_dim = capture.keys.shape[2]
+    value_dim = head_dim if capture.values is None else capture.values.shape[2]
+    return Budget(tuple(ratios), visible, ELEMENT_BYTES * (head_dim + value_dim))
+
+
+def for_selector(selector: Selector, scene: Scene, truth: Truth | None) -> Scene:
+    """The scene as this selector may see it: exact scores for oracles alone."""
+    return replace(scene, scores=truth.scores) if selector.kind == "oracle" else scene
+
+
+def evaluate(selection: Selection, scene: Scene, truth: Truth, budget: Budget) -> dict[str, np.ndarray]:
+    """Quality and bytes of a selection, per query.
+
+    Returns
+    -------
+    dict of ndarray, shape [ratios, group, queries]
+        `recall_32` (of the 32 best cold keys, the share read), `fer` (of the exact top-k of all visible keys,
+        the share lost), `dropped_mass`, `output_error` (where values are known), `bytes_ratio`,
+        `bytes_ratio_gqa`, `index_ratio`. Ratios that are not feasible hold NaN.
+    """
+    visible, ratios = scene.visible, len(budget.ratios)
+    shape = (1 << ratios, *truth.mass.shape[:2])
+    pages = 1 if not selection.page else -(-scene.shape[2] // selection.page)
+    width = 0 if truth.values is None else truth.values.shape[1]
+    counts, masses = np.zeros((3, *shape)), np.zeros(shape)
+    sums = np.zeros((*shape[1:], 1 << ratios, max(width, 1)), np.float32)
+    tails = np.zeros((*shape, pages if selection.tail else 0))
+    nothing = np.zeros((1, 1, 1), np.float32)
+    _accumulate(
+        selection.reads, truth.mass, truth.relevant, visible.start, visible.stop, counts, masses,
+        nothing[0] if truth.values is None else truth.values, width, sums,
+        selection.tail[0] if selection.tail else nothing, selection.page or scene.shape[2], tails,
+    )  # fmt: skip
+    # Patterns of bits become ratios: a key counts at every ratio of its pattern.
+    member = np.array([[pattern >> r & 1 for pattern in range(1 << ratios)] for r in range(ratios)], float)
+    count, found, cold_32 = (np.tensordot(member, part, 1) for part in counts)
+    kept_mass = np.tensordot(member, masses, 1)
+    queries = {
+        "recall_32": cold_32 / np.maximum(truth.cold_32, 1),
+        "fer": (truth.top_k_cold - found) / np.maximum(truth.top_k, 1),
+        "dropped_mass": np.maximum(truth.cold_mass - kept_mass, 0.0),
+    }
+    if width:
+        kept = truth.kept_output + np.einsum("rp,gqpv->rgqv", member, sums)
+        mass = truth.kept_mass + kept_mass
+        missing = np.einsum("rp,pgqk->rgqk", 1 - member, tails) if selection.tail else None
+        queries["output_error"] = _errors(selection, scene, truth, kept, mass, missing)
+    full = visible.visible * budget.pair_bytes
+    exact = (visible.visible - visible.cold) * budget.pair_bytes
+    index = selection.index_bytes
+    group_index = selection.index_bytes_gqa if selection.index_bytes_gqa is not None else index.max(axis=1)
+    union = _union(selection.reads, visible.start, visible.stop, ratios)
+    united = (exact + group_index + union * budget.pair_bytes) / full
+    queries["bytes_ratio"] = (exact + index + count * budget.pair_bytes) / full
+    queries["bytes_ratio_gqa"] = np.repeat(united[:, None], count.shape[1], axis=1)
+    queries["index_ratio"] = index / full
+    for values in queries.values():
+        values[~selection.feasible] = np.nan
+    return queries
+
+
+def _errors(selection, scene, truth, kept, mass, missing) -> np.ndarray:
+    """Relative error of the output at each ratio; compensated or reweighted where the selection says so."""
+    if selection.log_weight is not None:
+        kept, mass = _reweighted(selection, scene, truth)
+    if missing is not None:
+        # The tail's weights in the frame of the exact mass: e^(s_hat - lse).
+        frame = np.exp(selection.tail[1].astype(np.float64) - truth.lse)
+        means = cold_means(truth.values, scene.visible, selection.page)
+        output = compensate(kept, mass, missing * frame[..., None], means)
+    else:
+        output = kept / mass[..., None]
+        if selection.tail_share is not None:
+            share = selection.tail_share[..., None]
+            output = (1 - share) * output + share * cold_means(truth.values, scene.visible)[:, 0]
+    difference = np.linalg.norm(output - truth.outputs, axis=-1)
+    return difference / np.maximum(np.linalg.norm(truth.outputs, axis=-1), np.finfo(np.float32).tiny)
+
+
+def _reweighted(selection, scene, truth) -> tuple[np.ndarray, np.ndarray]:
+    kept, mass = [], []
+    for r, log_weight in enumerate(selection.log_weight):
+        sums, total = truth.kept_output.copy(), truth.kept_mass.copy()
+        visible = scene.visible
+        _add_weighted(
+            selection.reads, np.uint8(1 << r), truth.mass, log_weight, visible.start, visible.stop,
+            truth.values, sums, total,
+        )  # fmt: skip
+        kept.append(sums)
+        mass.append(total)
+    return np.stack(kept), np.stack(mass)
+
+
+def _flagged(relevant: np.ndarray, flag: np.uint8) -> np.ndarray:
+    return np.count_nonzero(relevant & flag, axis=-1)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _hide_cold(known, start, stop):
+    for g in range(known.shape[0]):
+        for q in range(known.shape[1]):
+            known[g, q, start[q] : stop[q]] = -np.inf
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _kth_cold(logits, start, stop, k):
+    """k-th largest cold score of each row; -inf where there are fewer."""
+    out = np.empty(logits.shape[:2], np.float32)
+    best = np.empty(k, np.float32)
+    for g in range(logits.shape[0]):
+        for q in range(logits.shape[1]):
+            best[:] = -np.inf
+            row = logits[g, q, start[q] : stop[q]]
+            for j in range(row.size):
+                if row[j] > best[0]:
+                    i = 0
+                    while i + 1 < k and best[i + 1] < row[j]:
+                        best[i] = best[i + 1]
+                        i += 1
+                    best[i] = row[j]
+            out[g, q] = best[0]
+    return out
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _flag(logits, tau, start, stop, flag, relevant):
+    """Mark keys at or above tau; keys that tie with the k-th are relevant too."""
+    for g in range(logits.shape[0]):
+        for q in range(logits.shape[1]):
+            row, marks = logits[g, q, start[q] : stop[q]], relevant[g, q, start[q] : stop[q]]
+            for j in range(row.size):
+                marks[j] |= np.uint8((row[j] >= tau[g, q]) & (row[j] > -np.inf)) * flag
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _cold_totals(mass, relevant, start, stop, out):
+    """Mass, top-k keys and best cold keys among the cold keys."""
+    for g in range(mass.shape[0]):
+        for q in range(mass.shape[1]):
+            for j in range(start[q], stop[q]):
+                out[0, g, q] += mass[g, q, j]
+                out[1, g, q] += relevant[g, q, j] & 1
+                out[2, g, q] += (relevant[g, q, j] >> 1) & 1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _kept_totals(mass, first, start, stop, last, values, output, total):
+    """Mass and output of the visible keys that are not cold."""
+    for g in range(mass.shape[0]):
+        for q in range(mass.shape[1]):
+            for j in range(first[q], last[q]):
+                if start[q] <= j < stop[q]:
+                    continue
+                total[g, q] += mass[g, q, j]
+                for c in range(output.shape[2]):
+                    output[g, q, c] += mass[g, q, j] * values[j, c]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _accumulate(
+    reads, mass, relevant, start, stop, counts, masses, values, width, sums, weights, page, tails
+):
+    """Counts, mass and value sums of every pattern of bits that reads a key; tail weights of all patterns."""
+    with_tail = tails.shape[3] > 0
+    for g in range(reads.shape[0]):
+        for q in range(reads.shape[1]):
+            for j in range(start[q], stop[q]):
+                bits = reads[g, q, j]
+                if bits:
+                    p, flags = mass[g, q, j], relevant[g, q, j]
+                    masses[bits, g, q] += p
+                    counts[0, bits, g, q] += 1
+                    counts[1, bits, g, q] += flags & 1
+                    counts[2, bits, g, q] += (flags >> 1) & 1
+                    row = sums[g, q, bits]
+                    for c in range(width):
+                        row[c] += p * values[j, c]
+                    if with_tail:
+                        tails[bits, g, q, j // page] += weights[g, q, j]
+            if with_tail:
+                for p in range(tails.shape[3]):
+                    low, high = max(start[q], p * page), min(stop[q], (p + 1) * page)
+                    total = 0.0
+                    for j in range(low, high):
+                        total += weights[g, q, j]
+                    for bits in range(1, tails.shape[0]):
+                        total -= tails[bits, g, q, p]
+                    tails[0, g, q, p] = max(total, 0.0)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_weighted(reads, bit, mass, log_weight, start, stop, values, sums, total):
+    for g in range(reads.shape[0]):
+        for q in range(reads.shape[1]):
+            row = sums[g, q]
+            for j in range(start[q], stop[q]):
+                if reads[g, q, j] & bit:
+                    p = mass[g, q, j] * np.exp(log_weight[g, q, j])
+                    total[g, q] += p
+                    for c in range(values.shape[1]):
+                        row[c] += p * values[j, c]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _union(reads, start, stop, ratios):
+    """Cold keys that at least one head of the group reads, shape [ratios, queries]."""
+    out = np.zeros((ratios, reads.shape[1]))
+    histogram = np.zeros(256, np.int64)
+    for q in range(reads.shape[1]):
+        histogram[:] = 0
+        for j in range(start[q], stop[q]):
+            bits = np.uint8(0)
+            for g in range(reads.shape[0]):
+                bits |= reads[g, q, j]
+            histogram[bits] += 1
+        for pattern in range(1, 256):
+            for r in range(ratios):
+                out[r, q] += histogram[pattern] * ((pattern >> r) & 1)
+    return out

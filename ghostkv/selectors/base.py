@@ -1,0 +1,284 @@
+"""What a selector is: a rule that says which cold keys to read for a query, within a budget of bytes.
+
+A selector is a frozen dataclass of hyperparameters. `fit` may learn from calibration text; `select` decides
+for one KV head of one text. It sees the keys of the cache (what it may build an index from), the queries, the
+exact scores of the keys that are always kept, and the attention of earlier queries. It does not see the exact
+score of a cold key: the scene has none to give. Only a selector of kind `oracle` is handed the scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ghostkv.attention import ColdRange
+from ghostkv.codecs import Codec, Decoded
+from ghostkv.picking import pick_top
+
+# `extended` is a peer with something that its paper does not have; it is shown and not counted as the peer.
+KINDS = ("oracle", "peer", "extended", "ours")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One KV head on one text, as a selector sees it.
+
+    Attributes
+    ----------
+    keys : ndarray of float32, shape [tokens, head_dim]
+        Of which a selector may only use what its index stores, and the index bytes it reports.
+    queries : ndarray of float32, shape [group, queries, head_dim]
+    scale, softcap : float
+    visible : ColdRange
+    known : ndarray of float32, shape [group, queries, tokens]
+        Exact scores of sinks and hot window; -inf for all other keys.
+    earlier : ndarray of float32, shape [group, observations, tokens]
+        Attention mass of sampled queries in order of position, for rules that observe attention; the last
+        ones are the queries of this scene.
+    observed : ndarray of int64, shape [queries]
+        Query i may look at observations 0..observed[i]-1: those before it.
+    scratch, spare : ndarray of float32, shape [group, queries, tokens]
+        Buffers to write estimates into. Fresh arrays of this size cost as much as filling them.
+    reads : ndarray of uint8, shape [group, queries, tokens]
+        A buffer for `Selection.reads`.
+    records : callable
+        ``records(name, code_bytes)`` gives the sketch stage's codec and decoded ghost records of this text.
+    scores : ndarray of float32, shape [group, queries, tokens], or None
+        All exact scores; None unless the selector is an oracle.
+    """
+
+    keys: np.ndarray
+    queries: np.ndarray
+    scale: float
+    softcap: float
+    visible: ColdRange
+    known: np.ndarray
+    earlier: np.ndarray
+    observed: np.ndarray
+    scratch: np.ndarray
+    spare: np.ndarray
+    reads: np.ndarray
+    records: Callable[[str, int], tuple[Codec, Decoded]]
+    scores: np.ndarray | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.known.shape
+
+    def score(self, queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """``scale * q.k`` of any stand-ins for queries and keys, in the scratch buffer."""
+        out = self.scratch
+        flat = np.ascontiguousarray(queries, np.float32).reshape(-1, queries.shape[-1])
+        np.matmul(flat * np.float32(self.scale), keys.T, out=out.reshape(-1, out.shape[2]))
+        return out
+
+    @cached_property
+    def known_lse(self) -> np.ndarray:
+        """Log-sum-exp of the exact scores that are known, float32, shape [group, queries]."""
+        peak = self.known.max(axis=-1)
+        total = np.exp(self.known - peak[..., None]).sum(axis=-1, dtype=np.float64)
+        return (peak + np.log(total)).astype(np.float32)
+
+    def no_reads(self) -> np.ndarray:
+        """The buffer of reads, emptied."""
+        self.reads[...] = 0
+        return self.reads
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bytes that a head may read: a share of the full fp16 K and V, as a mean over the queries of a text.
+
+    The mean is what a server pays. With the same share for each query alone, an index would be out of reach
+    at the first query of a text and affordable at the last.
+
+    Attributes
+    ----------
+    ratios : tuple of float
+        At most 8.
+    visible : ColdRange
+    pair_bytes : int
+        Bytes of one key and one value.
+    """
+
+    ratios: tuple[float, ...]
+    visible: ColdRange
+    pair_bytes: int
+
+    @property
+    def full(self) -> np.ndarray:
+        """Bytes of the full K and V that each query would read, shape [queries]."""
+        return self.visible.visible * float(self.pair_bytes)
+
+    @property
+    def price(self) -> np.ndarray:
+        """What reading one key and value adds to a query's bytes ratio, shape [queries]."""
+        return self.pair_bytes / self.full
+
+    def allowance(self, index_bytes: np.ndarray | float = 0.0) -> np.ndarray:
+        """Bytes left for cold keys after the keys that are always kept and the index.
+
+        A query whose own share does not cover its index gets nothing, and the others pay what it lacks, each
+        the same share of its full bytes.
+
+        Parameters
+        ----------
+        index_bytes : ndarray, shape [queries], or float
+            Index bytes that every query reads.
+
+        Returns
+        -------
+        ndarray of float64, shape [ratios, queries]
+            NaN where index and kept keys alone exceed the whole budget.
+        """
+        exact = self.visible.visible - self.visible.cold
+        fixed = exact * self.pair_bytes + np.broadcast_to(index_bytes, exact.shape)
+        return np.stack([_level(ratio - fixed / self.full) * self.full for ratio in self.ratios])
+
+    def counts(self, allowance: np.ndarray, group: int, key_bytes: float | None = None) -> np.ndarray:
+        """Whole keys that an allowance buys each query; -1 where not feasible.
+
+        Parameters
+        ----------
+        allowance : ndarray, shape [ratios, queries]
+        group : int
+        key_bytes : float, optional
+            What reading one key costs; `pair_bytes` unless a method pays more.
+
+        Returns
+        -------
+        ndarray of int64, shape [ratios, group, queries]
+        """
+        keys = np.floor(allowance / (key_bytes or self.pair_bytes) + 1e-9)
+        keys = np.where(np.isnan(keys), -1, np.minimum(keys, self.visible.cold)).astype(np.int64)
+        return np.repeat(keys[:, None, :], group, axis=1)
+
+
+def _level(slack: np.ndarray) -> np.ndarray:
+    """The nearest non-negative amounts with the same sum as `slack`; NaN where that sum is negative."""
+    total = slack.sum()
+    if total <= 0:
+        return np.full(slack.shape, np.nan if total < 0 else 0.0)
+    ordered = np.sort(slack)[::-1]
+    paid = (np.cumsum(ordered) - total) / np.arange(1, len(slack) + 1)
+    return np.maximum(slack - paid[np.flatnonzero(ordered > paid)[-1]], 0.0)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a selector reads.
+
+    Attributes
+    ----------
+    reads : ndarray of uint8, shape [group, queries, tokens]
+        Bit r: the key and its value are read at the r-th ratio. Only cold keys have bits.
+    feasible : ndarray of bool, shape [ratios]
+        False where index and kept keys alone exceed the budget.
+    index_bytes : ndarray of float64, shape [ratios, group, queries]
+        Everything read beside K and V of the keys in `reads` and of those always kept.
+    index_bytes_gqa : ndarray of float64, shape [ratios, queries], optional
+        The same for the group as a whole; by default the largest of its heads', as an index of the KV head
+        is read once for all.
+    tail : tuple of ndarray or None
+        Tail compensation: ``weights`` [group, queries, tokens] and ``offset`` [group, queries] with
+        ``weights * e^offset = e^s_hat``.
+    page : int
+        Keys per mean of V in the compensation; 0 for one running mean.
+    tail_share : ndarray of float32, shape [ratios, group, queries], optional
+        A rule's own share of the output for the running mean of V (SparQ's).
+    log_weight : ndarray of float32, shape [ratios, group, queries, tokens], optional
+        Added to the exact scores of keys that are read (MagicPIG's importance weights).
+    """
+
+    reads: np.ndarray
+    feasible: np.ndarray
+    index_bytes: np.ndarray
+    index_bytes_gqa: np.ndarray | None = None
+    tail: tuple[np.ndarray, np.ndarray] | None = None
+    page: int = 0
+    tail_share: np.ndarray | None = None
+    log_weight: Sequence[np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Text that nothing is measured on.
+
+    Attributes
+    ----------
+    keys : ndarray of float32, shape [keys, head_dim]
+        Keys of one KV head on texts of role `codec`.
+    queries : ndarray of float32, shape [group, queries, head_dim]
+        Queries of its heads on those texts.
+    scenes : sequence of (Scene, Budget)
+        Texts of role `threshold`, for rules that spend a mean budget.
+    seed : int
+    """
+
+    keys: np.ndarray
+    queries: np.ndarray
+    scenes: Sequence[tuple[Scene, Budget]]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Selector:
+    """Base of all selectors; subclasses add hyperparameters as fields."""
+
+    kind = "peer"
+
+    @property
+    def variant(self) -> str:
+        """The hyperparameters, as tables name them: `dims=8`."""
+        return ", ".join(f"{field.name}={_word(getattr(self, field.name))}" for field in fields(self))
+
+    def fit(self, calibration: Calibration) -> Any:
+        """Learn what is fixed before a text is seen; model constants cost no bytes per key."""
+        return None
+
+    def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
+        """Which cold keys each head reads for each query at each ratio."""
+        raise NotImplementedError
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "+".join(map(str, value))
+    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def read_best(
+    priority: np.ndarray,
+    scene: Scene,
+    budget: Budget,
+    index_bytes: np.ndarray | float = 0.0,
+    key_bytes: float = 0.0,
+) -> Selection:
+    """Spend each query's own budget on the keys of highest priority; most selectors end here.
+
+    Parameters
+    ----------
+    priority : ndarray of float32, shape [group, queries, tokens]
+    scene : Scene
+    budget : Budget
+    index_bytes : ndarray, shape [queries], or float
+        Index bytes per query.
+    key_bytes : float
+        Metadata read with every key that is read.
+    """
+    group = scene.shape[0]
+    counts = budget.counts(budget.allowance(index_bytes), group, budget.pair_bytes + key_bytes)
+    reads = scene.no_reads()
+    pick_top(priority, counts, scene.visible.start, scene.visible.stop, reads)
+    index = per_ratio(budget, group, index_bytes) + np.maximum(counts, 0) * key_bytes
+    return Selection(reads, counts[:, 0, 0] >= 0, index)
+
+
+def per_ratio(budget: Budget, group: int, index_bytes: np.ndarray | float) -> np.ndarray:
+    """Index bytes that are the same for every ratio and head, as `Selection.index_bytes`."""
+    shape = (len(budget.ratios), group, len(budget.visible.last))
+    return np.broadcast_to(np.asarray(index_bytes, np.float64), shape)

@@ -1,0 +1,175 @@
+"""MagicPIG: sample keys by locality-sensitive hashing and weigh them by their sampling probability.
+
+Card
+----
+Paper: Chen et al. 2024, "MagicPIG: LSH sampling for efficient LLM generation".
+Rule: sign hashes of `bits` random planes in L tables; a key is sampled when its hash equals the query's in at
+    least two tables. With ``p = 1 - angle / pi`` its chance is ``u = 1 - (1 - p^b)^L - L p^b (1 - p^b)^(L-1)``,
+    and the output is the self-normalised estimate with weights ``e^s / u``. Keys are centred first.
+What differs: L is chosen per head and budget on texts of role `threshold`, up to `tables` (the paper takes
+    one K and L per model); the mean key comes from role `codec` instead of the prompt. A budget that a text
+    would exceed cuts the sample, the keys that collided latest first. `bits` is at most 8 here.
+Index bytes: per query, head and table the two ends of a bucket (8 bytes) and the two-byte identity of every
+    key in it. A group's heads look into different buckets, so the group pays the sum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from ghostkv.picking import pick_top, threshold_counts
+from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector
+
+_ENDS, _IDENTITY = 8, 2
+_NEVER = np.uint8(255)
+
+
+@dataclass(frozen=True)
+class MagicPIG(Selector):
+    """Read the keys that collide with the query in two tables.
+
+    Parameters
+    ----------
+    bits : int
+        Planes per table, at most 8.
+    tables : int
+        Largest number of tables, at most 254.
+    weigh : bool
+        Importance weights in the output; False renormalises the sample as top-k methods do.
+    """
+
+    bits: int = 8
+    tables: int = 128
+    weigh: bool = True
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.bits <= 8 and 2 <= self.tables <= 254):
+            raise ValueError("bits must be 1 to 8 and tables 2 to 254; write bits: 8, tables: 128")
+
+    def fit(self, calibration: Calibration) -> Any:
+        """Mean key, planes, and tables L of each ratio and head, shape [ratios, group]."""
+        mean = calibration.keys.mean(axis=0)
+        rng = np.random.default_rng(calibration.seed)
+        planes = rng.normal(size=(len(mean), self.tables * self.bits)).astype(np.float32)
+        spent, texts = 0.0, 0
+        for scene, budget in calibration.scenes:
+            second, hits = self._collide(scene, mean, planes)
+            visible = scene.visible
+            sampled = _by_table(second, visible.start, visible.stop, self.tables)
+            count = np.arange(1, self.tables + 1)
+            exact = (visible.visible - visible.cold)[:, None] * budget.pair_bytes
+            read = exact + _ENDS * count + _IDENTITY * hits + budget.pair_bytes * sampled
+            spent, texts = spent + (read / budget.full[:, None]).mean(axis=1), texts + 1
+        cost = spent / texts
+        limits = np.array([(cost <= ratio).sum(axis=1) for ratio in budget.ratios])
+        return mean, planes, limits
+
+    def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
+        mean, planes, limits = fitted
+        second, hits = self._collide(scene, mean, planes)
+        start, stop = scene.visible.start, scene.visible.stop
+        statistic = scene.scratch
+        np.negative(second, out=statistic, casting="unsafe", dtype=np.float32)
+        shape = (len(budget.ratios), *scene.shape[:2])
+        counts, index = np.full(shape, -1, np.int64), np.zeros(shape)
+        for r, ratio in enumerate(budget.ratios):
+            for g in range(scene.shape[0]):
+                tables = limits[r, g]
+                if tables < 2:
+                    continue
+                index[r, g] = _ENDS * tables + _IDENTITY * hits[g, :, tables - 1]
+                share = replace(budget, ratios=(ratio,)).allowance(index[r, g]) / budget.full
+                least = np.array([[-(tables - 1.0)]], np.float32)
+                counts[r, g] = threshold_counts(
+                    statistic[g : g + 1], least, share, budget.price, np.inf, start, stop
+                )[0, 0]
+        feasible = (counts >= 0).all(axis=(1, 2))
+        counts[~feasible] = -1
+        reads = scene.no_reads()
+        pick_top(statistic, counts, start, stop, reads)
+        weights = self._log_weights(scene, mean, limits, reads) if self.weigh else None
+        return Selection(reads, feasible, index, index.sum(axis=1), log_weight=weights)
+
+    def _collide(self, scene: Scene, mean: np.ndarray, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The table in which every key collides for the second time, and keys met in the first tables."""
+        key_codes = self._codes(scene.keys - mean, planes)
+        query_codes = self._codes(scene.queries.reshape(-1, len(mean)), planes)
+        codes = query_codes.reshape(self.tables, *scene.shape[:2])
+        return _second_collision(key_codes, codes, scene.visible.start, scene.visible.stop)
+
+    def _codes(self, vectors: np.ndarray, planes: np.ndarray) -> np.ndarray:
+        """Hash of every vector in every table, uint8, shape [tables, vectors]."""
+        signs = (vectors @ planes > 0).reshape(len(vectors), self.tables, self.bits)
+        return np.ascontiguousarray(np.packbits(signs, axis=2)[..., 0].T)
+
+    def _log_weights(
+        self, scene: Scene, mean: np.ndarray, limits: np.ndarray, reads: np.ndarray
+    ) -> np.ndarray:
+        centred = scene.keys - mean
+        norms = np.maximum(np.linalg.norm(centred, axis=1), 1e-30)
+        lengths = np.maximum(np.linalg.norm(scene.queries, axis=2, keepdims=True), 1e-30)
+        flat = (scene.queries / lengths).reshape(-1, len(mean))
+        cosine = np.matmul(flat, (centred / norms[:, None]).T, out=scene.spare.reshape(-1, len(norms)))
+        out = np.empty((len(limits), *scene.shape), np.float32)
+        _weights(cosine.reshape(scene.shape), limits, self.bits, reads, out)
+        return out
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _second_collision(key_codes, codes, start, stop):
+    tables, group, queries = codes.shape
+    second = np.full((group, queries, key_codes.shape[1]), _NEVER, np.uint8)
+    hits = np.zeros((group, queries, tables))
+    once = np.empty(key_codes.shape[1], np.uint8)
+    for g in range(group):
+        for q in range(queries):
+            first, last = start[q], max(stop[q], start[q])
+            row, seen, met = second[g, q, first:last], once[: last - first], 0
+            seen[:] = 0
+            for t in range(tables):
+                line, code, here = key_codes[t, first:last], codes[t, g, q], np.uint8(t)
+                count = 0
+                for j in range(row.size):
+                    equal = np.uint8(line[j] == code)
+                    row[j] = min(row[j], here if equal & seen[j] else _NEVER)
+                    seen[j] |= equal
+                    count += equal
+                met += count
+                hits[g, q, t] = met
+    return second, hits
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _by_table(second, start, stop, tables):
+    """Keys sampled with the first 1, 2, ... tables, shape [group, queries, tables]."""
+    out = np.zeros((second.shape[0], second.shape[1], tables))
+    for g in range(second.shape[0]):
+        for q in range(second.shape[1]):
+            for j in range(start[q], stop[q]):
+                if second[g, q, j] < tables:
+                    out[g, q, second[g, q, j]] += 1
+            for t in range(1, tables):
+                out[g, q, t] += out[g, q, t - 1]
+    return out
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _weights(cosine, limits, bits, reads, out):
+    """``-log u`` of the keys that are read."""
+    for g in range(reads.shape[0]):
+        for q in range(reads.shape[1]):
+            for j in range(reads.shape[2]):
+                if not reads[g, q, j]:
+                    continue
+                angle = np.arccos(min(max(cosine[g, q, j], np.float32(-1)), np.float32(1)))
+                same = (1 - angle / np.pi) ** bits
+                for r in range(limits.shape[0]):
+                    if (reads[g, q, j] >> r) & 1:
+                        tables = limits[r, g]
+                        none = (1 - same) ** (tables - 1)
+                        chance = 1 - none * (1 - same) - tables * same * none
+                        out[r, g, q, j] = -np.log(max(chance, 1e-6))

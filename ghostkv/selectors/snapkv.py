@@ -1,0 +1,74 @@
+"""SnapKV: the keys that the latest queries attended to, with their neighbours.
+
+Card
+----
+Paper: Li et al. 2024, "SnapKV: LLM knows what you are looking for before generation".
+Rule: the attention mass of an observation window of the last queries, summed per key, smoothed along the text
+    by a max pool so that neighbours of a heavy key survive; the heaviest are kept, per head.
+What differs: captures hold a sample of query positions, so the window is the nearest earlier *sampled*
+    queries (about one in 21 tokens of the default capture) instead of consecutive ones, and it moves along
+    with the query instead of being taken once at the end of the prompt, which favours SnapKV.
+Index bytes: none; the choice is made once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from ghostkv.selectors.base import Budget, Scene, Selection, Selector, read_best
+
+
+@dataclass(frozen=True)
+class SnapKV(Selector):
+    """Read the keys that the latest queries attended to.
+
+    Parameters
+    ----------
+    observe : int
+        Earlier queries in the observation window.
+    kernel : int
+        Width of the max pool, in keys; odd.
+    """
+
+    observe: int = 16
+    kernel: int = 5
+
+    def __post_init__(self) -> None:
+        if self.observe < 1 or self.kernel < 1 or self.kernel % 2 == 0:
+            raise ValueError("observe must be at least 1, and kernel odd; write observe: 16, kernel: 5")
+
+    def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
+        windowed(scene.earlier, scene.observed, self.observe, self.kernel // 2, scene.scratch)
+        return read_best(scene.scratch, scene, budget)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def windowed(earlier, observed, observe, reach, out):
+    """Max-pooled attention mass of the last observations before each query."""
+    keys = earlier.shape[2]
+    padded = np.zeros(keys + 2 * reach, np.float32)
+    for g in range(earlier.shape[0]):
+        total, first, last = np.zeros(keys), 0, 0
+        for q in range(len(observed)):
+            while last < observed[q]:
+                row = earlier[g, last]
+                for j in range(keys):
+                    total[j] += row[j]
+                last += 1
+            while first < max(observed[q] - observe, 0):
+                row = earlier[g, first]
+                for j in range(keys):
+                    total[j] -= row[j]
+                first += 1
+            for j in range(keys):
+                padded[reach + j] = total[j]
+            line = out[g, q]
+            line[:] = padded[:keys]
+            for shift in range(1, 2 * reach + 1):
+                moved = padded[shift : shift + keys]
+                for j in range(keys):
+                    line[j] = max(line[j], moved[j])

@@ -1,0 +1,83 @@
+"""SparQ: scores from the largest components of the query.
+
+Card
+----
+Paper: Ribar et al. 2024, "SparQ attention: bandwidth-efficient LLM inference".
+Rule: the `components` largest ``|q_c|`` of a query choose which key components are read; the approximate
+    scores choose the keys. The softmax of the approximate scores at temperature
+    ``sqrt(d ||q_chosen||_1 / ||q||_1)`` says which share of the mass the chosen keys hold; the rest of the
+    output is the mean of V (the paper's mean-value reallocation).
+What differs: sinks and hot window are always kept, with their exact scores. The mean of V is over the cold
+    keys, as for every method that uses one here.
+Index bytes: `components` fp16 values per cold key and head; heads of a group choose different components, so
+    the group reads their union. (The second copy of K that the layout needs is storage, not bytes read.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from ghostkv.metrics import ELEMENT_BYTES
+from ghostkv.selectors.base import Budget, Scene, Selection, Selector, read_best
+from ghostkv.selectors.estimates import normalise
+
+
+@dataclass(frozen=True)
+class SparQ(Selector):
+    """Read the keys of best score in the query's largest components.
+
+    Parameters
+    ----------
+    components : int
+        Components of each query.
+    reallocate : bool
+        Give the missing mass to the mean of V, as the paper does.
+    """
+
+    components: int = 8
+    reallocate: bool = True
+
+    def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
+        chosen = self.largest(scene.queries)
+        masked = np.where(chosen, scene.queries, 0)
+        priority = scene.score(masked, scene.keys)
+        cold = scene.visible.cold
+        read = read_best(priority, scene, budget, cold * float(ELEMENT_BYTES * self._width(scene)))
+        united = chosen.any(axis=0).sum(axis=1) * (cold * float(ELEMENT_BYTES))
+        group_index = np.broadcast_to(united, (len(budget.ratios), len(united)))
+        share = self._share(scene, masked, read, budget) if self.reallocate else None
+        return Selection(read.reads, read.feasible, read.index_bytes, group_index, tail_share=share)
+
+    def largest(self, queries: np.ndarray) -> np.ndarray:
+        """Which components of each query are read: those of largest magnitude."""
+        order = np.argsort(-np.abs(queries), axis=-1, kind="stable")[..., : self.components]
+        chosen = np.zeros(queries.shape, bool)
+        np.put_along_axis(chosen, order, True, axis=-1)
+        return chosen
+
+    def _width(self, scene: Scene) -> int:
+        return min(self.components, scene.keys.shape[1])
+
+    def _share(self, scene: Scene, masked: np.ndarray, read: Selection, budget: Budget) -> np.ndarray:
+        """Estimated mass of the keys that are not read, shape [ratios, group, queries]."""
+        kept = np.abs(masked).sum(axis=2) / np.maximum(np.abs(scene.queries).sum(axis=2), 1e-30)
+        scene.scratch[...] *= (1 / np.sqrt(np.maximum(kept, 1e-6)))[..., None]
+        log_mass, _ = normalise(scene)
+        mass = np.exp(log_mass, out=scene.spare)
+        share = np.zeros((len(budget.ratios), *scene.shape[:2]), np.float32)
+        _missing(read.reads, mass, scene.visible.start, scene.visible.stop, share)
+        return share
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _missing(reads, mass, start, stop, share):
+    for g in range(reads.shape[0]):
+        for q in range(reads.shape[1]):
+            for j in range(start[q], stop[q]):
+                for r in range(share.shape[0]):
+                    if not (reads[g, q, j] >> r) & 1:
+                        share[r, g, q] += mass[g, q, j]

@@ -1,0 +1,29 @@
+"""StreamingLLM: sinks and the most recent tokens.
+
+Card
+----
+Paper: Xiao et al. 2024, "Efficient streaming language models with attention sinks".
+Rule: keep the first tokens and a window of recent ones. The lab's sinks and hot window are kept for everyone;
+    the budget widens the window.
+What differs: positions are not re-indexed inside the window, since captured queries and keys carry the
+    positions of the full text.
+Index bytes: none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ghostkv.selectors.base import Budget, Scene, Selection, Selector, read_best
+
+
+@dataclass(frozen=True)
+class StreamingLLM(Selector):
+    """Read the most recent cold keys."""
+
+    def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
+        scene.scratch[...] = np.arange(scene.shape[2])
+        return read_best(scene.scratch, scene, budget)

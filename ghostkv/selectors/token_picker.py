@@ -1,0 +1,171 @@
+"""Token-Picker: read keys a chunk of bits at a time, and stop as soon as they cannot matter.
+
+Card
+----
+Paper: Park et al. 2024, "Token-Picker: accelerating attention in text generation with minimized memory
+    transfer via probability estimation".
+Rule: keys lie in memory as bit planes of a fixed-point code. The first chunk of every key is read; with it
+    the score is known up to a margin that depends on the query alone. A key whose probability cannot reach a
+    threshold is dropped, for the others the next chunk is read; V is read for those that survive all chunks.
+What differs: one scale per channel, from role `codec`, instead of one per tensor (which favours it). The
+    paper's margin is the worst case, `slack` = 1; at the budgets here the worst case keeps nearly every key
+    after the first chunk, so `slack` scales it. The threshold is chosen per head and budget on texts of role
+    `threshold`, and a token bucket makes the budget hard.
+Index bytes: every chunk read. Chunks are part of the stored key, so a key that survives costs its 12 bits a
+    channel and not 16 more; the difference is credited.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from ghostkv.metrics import ELEMENT_BYTES
+from ghostkv.picking import ThresholdHistogram
+from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector
+from ghostkv.selectors.estimates import normalise
+
+_LOW, _HIGH = -24.0, 12.0
+
+
+@dataclass(frozen=True)
+class TokenPicker(Selector):
+    """Read keys in chunks of bits, as long as they may matter.
+
+    Parameters
+    ----------
+    chunks : sequence of int
+        Bits per channel of each chunk.
+    slack : float
+        Share of the worst-case margin that is added to an estimate.
+    depth : float
+        Size of the token bucket, in queries.
+    """
+
+    chunks: tuple[int, ...] = (4, 4, 4)
+    slack: float = 0.2
+    depth: float = 1.0
+
+    def fit(self, calibration: Calibration) -> Any:
+        """Least value and range of each channel, and thetas of each ratio and head."""
+        low, high = calibration.keys.min(axis=0), calibration.keys.max(axis=0)
+        scale = low, np.maximum(high - low, 1e-6)
+        histogram, totals = ThresholdHistogram(_LOW, _HIGH), 0.0
+        for scene, budget in calibration.scenes:
+            costs = self._costs(scene, budget)
+            for bound, cost in zip(self._bounds(scene, scale), costs[1:], strict=True):
+                histogram.add(bound, scene.visible.start, scene.visible.stop, cost / budget.full)
+            totals = totals + self._share(scene, budget, costs).sum(axis=1)
+        return scale, histogram.theta(totals)
+
+    def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
+        scale, theta = fitted
+        costs = self._costs(scene, budget)
+        share = self._share(scene, budget, costs)
+        bounds = tuple(self._bounds(scene, scale))
+        reads = scene.no_reads()
+        spent, kept = _progress(
+            bounds, costs[1:], budget.full, theta, share, self.depth, scene.visible.start, scene.visible.stop, reads
+        )  # fmt: skip
+        index = spent + scene.visible.cold * costs[0] - kept * budget.pair_bytes
+        return Selection(reads, ~np.isnan(share[:, 0]), index)
+
+    def _costs(self, scene: Scene, budget: Budget) -> np.ndarray:
+        """Bytes of each chunk of one key, and of one value."""
+        width = scene.keys.shape[1]
+        return np.array(
+            [width * bits / 8 for bits in self.chunks] + [budget.pair_bytes - ELEMENT_BYTES * width]
+        )
+
+    def _share(self, scene: Scene, budget: Budget, costs: np.ndarray) -> np.ndarray:
+        return budget.allowance(scene.visible.cold * costs[0]) / budget.full
+
+    def _bounds(self, scene: Scene, scale: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
+        """Log of the probability that a key may still reach, after each chunk; never growing."""
+        low, span = scale
+        unit = np.clip((scene.keys - low) / span, 0.0, 1.0 - 1e-6)
+        bounds, bits = [], 0
+        for chunk in self.chunks:
+            bits += chunk
+            cells = np.float32(1 << bits)
+            middle = low + span * ((np.floor(unit * cells) + np.float32(0.5)) / cells)
+            scene.score(scene.queries, middle)
+            estimate, _ = normalise(scene)
+            margin = (np.abs(scene.queries) @ span) * (scene.scale / (2 * cells))
+            bound = estimate + np.float32(self.slack) * margin[..., None]
+            bounds.append(np.minimum(bound, bounds[-1]) if bounds else bound)
+        return bounds
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _progress(bounds, costs, full, theta, share, depth, start, stop, reads):
+    """Read chunk by chunk under a threshold that may not overspend; returns bytes and values read.
+
+    The last element of `bounds` decides on V, the ones before on the next chunk.
+    """
+    rounds = len(bounds)
+    group, queries, _ = bounds[0].shape
+    budgets = share.shape[0]
+    spent = np.zeros((budgets, group, queries))
+    kept = np.zeros((budgets, group, queries))
+    cells = np.empty(512)
+    for r in range(budgets):
+        room = depth * share[r].mean()
+        for g in range(group):
+            credit = 0.0
+            for q in range(queries):
+                if np.isnan(share[r, q]):
+                    continue
+                credit += share[r, q]
+                first, last = start[q], max(stop[q], start[q])
+                wide = credit > room
+                least = np.float32(_LOW) if wide else theta[r, g]
+                step = np.float32((_HIGH - least) / cells.size)
+                limit = max(credit, 0.0) * full[q]
+                # Bytes by threshold: the lowest one not below `least` that the bucket can pay.
+                cells[:] = 0
+                for i in range(rounds):
+                    row = bounds[i][g, q, first:last]
+                    for j in range(row.size):
+                        if row[j] >= least:
+                            cell = min(np.int64((row[j] - least) / step), cells.size - 1)
+                            cells[cell] += costs[i]
+                total, cell = 0.0, cells.size
+                while cell > 0 and total + cells[cell - 1] <= limit:
+                    cell -= 1
+                    total += cells[cell]
+                # An overflowing bucket lowers the threshold only as far as what overflows.
+                cut = least + step * cell
+                if wide and cut < theta[r, g]:
+                    cut = _overflow(cells, least, step, cell, theta[r, g], (credit - room) * full[q])
+                total = 0.0
+                for i in range(rounds):
+                    row = bounds[i][g, q, first:last]
+                    for j in range(row.size):
+                        total += costs[i] * (row[j] >= cut)
+                if total > limit:
+                    continue
+                row, marks = bounds[rounds - 1][g, q, first:last], reads[g, q, first:last]
+                for j in range(row.size):
+                    if row[j] >= cut:
+                        marks[j] |= np.uint8(1 << r)
+                        kept[r, g, q] += 1
+                spent[r, g, q] = total
+                credit -= total / full[q]
+    return spent, kept
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _overflow(cells, least, step, lowest, theta, excess):
+    """The highest threshold at or below theta that spends at least `excess`, not below cell `lowest`."""
+    total, cell = 0.0, cells.size
+    while cell > lowest:
+        above = least + step * cell
+        if above <= theta and total >= excess:
+            return above
+        cell -= 1
+        total += cells[cell]
+    return least + step * cell

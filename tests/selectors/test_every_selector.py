@@ -1,0 +1,122 @@
+"""What holds for every selector: the budget, cold keys only, no leak of exact scores, determinism."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ghostkv.config.peers import Peers, selector_names
+from ghostkv.errors import ConfigError
+from ghostkv.selectors import make
+from ghostkv.selectors.base import KINDS
+
+
+def chosen(entry):
+    return make(entry)[1]
+
+
+def test_the_budget_is_never_exceeded(bench, entry):
+    queries = bench.measure(bench.select(chosen(entry)))
+    for r, ratio in enumerate(bench.budget.ratios):
+        spent = queries["bytes_ratio"][r].mean(axis=-1)
+        assert np.isnan(spent).all() or (spent <= ratio + 1e-9).all()
+
+
+def test_only_cold_keys_are_read(bench, entry):
+    reads = bench.select(chosen(entry)).reads
+    assert not reads[:, ~bench.cold()].any()
+
+
+def test_a_sliding_window_hides_what_lies_before_it(windowed_bench, entry):
+    selection = windowed_bench.select(chosen(entry))
+    assert not selection.reads[:, ~windowed_bench.cold()].any()
+    assert windowed_bench.scene.visible.start.max() > 2
+    error = windowed_bench.measure(selection)["output_error"][-1]
+    assert np.isfinite(error).all()
+
+
+def test_reads_do_not_depend_on_exact_scores_of_cold_keys(bench, entry):
+    selector = chosen(entry)
+    before = bench.select(selector).reads.copy()
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=bench.truth.scores.shape).astype(np.float32) * 5
+    bench.truth = replace(bench.truth, scores=np.where(bench.cold(), noise, bench.truth.scores))
+    after = bench.select(selector).reads
+    assert np.array_equal(before, after) == (selector.kind != "oracle")
+
+
+def test_reads_do_not_depend_on_the_queries_of_the_scene_that_come_later(bench, entry):
+    # A decision is made when its query comes; oracles and budgets that look ahead say so in their cards.
+    selector = chosen(entry)
+    if selector.kind == "oracle":
+        pytest.skip("an oracle's p is chosen with hindsight")
+    before = bench.select(selector).reads.copy()
+    late = bench.scene.queries.copy()
+    late[:, -1] = 100
+    earlier = bench.scene.earlier.copy()
+    earlier[:, -1] = np.random.default_rng(0).random(earlier.shape[2])
+    after = bench.select(selector, replace(bench.scene, queries=late, earlier=earlier)).reads
+    assert np.array_equal(before[:, :-1], after[:, :-1])
+
+
+def test_the_same_inputs_give_the_same_reads(bench, entry):
+    first = bench.select(chosen(entry))
+    reads, index = first.reads.copy(), np.array(first.index_bytes)
+    second = bench.select(chosen(entry))
+    assert np.array_equal(reads, second.reads)
+    assert np.array_equal(index, second.index_bytes)
+
+
+def test_more_bytes_read_more_keys(bench, entry):
+    selection = bench.select(chosen(entry))
+    counts = [bench.read(selection, r).sum() for r in np.flatnonzero(selection.feasible)]
+    assert counts == sorted(counts)
+    assert len(counts) >= 2
+    assert counts[-1] > counts[0]
+
+
+def test_what_is_not_feasible_is_not_measured(bench, entry):
+    selection = bench.select(chosen(entry))
+    queries = bench.measure(selection)
+    for r in np.flatnonzero(~selection.feasible):
+        assert not bench.read(selection, r).any()
+        assert all(np.isnan(values[r]).all() for values in queries.values())
+
+
+def test_at_a_generous_budget_little_is_lost(bench, entry):
+    queries = bench.measure(bench.select(chosen(entry)))
+    assert queries["dropped_mass"][-1].mean() < 0.3
+    assert queries["output_error"][-1].mean() < 0.6
+
+
+def test_cards_name_paper_rule_and_index(entry):
+    selector = chosen(entry)
+    card = sys.modules[type(selector).__module__].__doc__
+    assert "Card\n----" in card
+    assert "Rule:" in card
+    assert "Index bytes:" in card
+    assert "Paper:" in card or "Source:" in card
+    assert selector.kind in KINDS
+
+
+def test_every_selector_has_a_test_file_and_runs_here(every_entry):
+    files = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
+    assert set(selector_names()) <= files
+    assert set(selector_names()) == {entry["name"] for entry in every_entry}
+
+
+def test_the_default_selectors_can_all_be_made():
+    for entry in Peers().selectors:
+        make(entry.plain())
+
+
+def test_an_unknown_selector_names_the_file_to_write():
+    with pytest.raises(ConfigError, match="write ghostkv/selectors/telepathy.py"):
+        make({"name": "telepathy"})
+
+
+def test_an_unknown_hyperparameter_lists_those_that_exist():
+    with pytest.raises(ConfigError, match="loki has no hyperparameter 'rank'; it has dims"):
+        make({"name": "loki", "rank": 8})

@@ -1,0 +1,31 @@
+"""Loki scores in the leading principal components of calibration keys."""
+
+import numpy as np
+
+
+def test_components_span_what_varies_most(bench, selector):
+    basis = selector("loki", dims=3).fit(bench.calibration)
+    keys = bench.calibration.keys.astype(float)
+    centred = keys - keys.mean(axis=0)
+    _, _, right = np.linalg.svd(centred, full_matrices=False)
+    assert np.allclose(basis @ basis.T, right[:3].T @ right[:3], atol=1e-4)
+
+
+def test_it_reads_the_best_approximate_scores(bench, selector):
+    loki = selector("loki", dims=3)
+    basis, selection = loki.fit(bench.calibration), bench.select(loki)
+    stored = (bench.scene.keys @ basis).astype(np.float16).astype(float)
+    scores = bench.scene.queries @ basis @ stored.T
+    read = bench.read(selection, 2)
+    for g, q in np.ndindex(read.shape[:2]):
+        left = scores[g, q][bench.cold()[q] & ~read[g, q]]
+        assert scores[g, q][read[g, q]].min() >= left.max() - 1e-4
+    assert np.allclose(selection.index_bytes[2, 0], bench.scene.visible.cold * 6)
+
+
+def test_all_components_are_the_oracle(bench, selector):
+    full = bench.select(selector("loki", dims=16)).reads.copy()
+    assert full.any()
+    best = bench.select(selector("oracle_topk")).reads
+    # Same order of keys, fewer of them, as the index costs bytes.
+    assert ((full & best) == full).mean() > 0.999

@@ -1,0 +1,28 @@
+"""SnapKV reads what the nearest earlier queries attended to, smoothed along the text."""
+
+import numpy as np
+import pytest
+
+from ghostkv.errors import ConfigError
+from ghostkv.selectors.snapkv import windowed
+
+
+def test_the_window_holds_the_nearest_observations_and_pools_along_keys():
+    rng = np.random.default_rng(0)
+    earlier, observed = rng.random((2, 9, 20), np.float32), np.array([2, 5, 8])
+    out = np.zeros((2, 3, 20), np.float32)
+    windowed(earlier, observed, 3, 2, out)
+    for q, last in enumerate(observed):
+        total = earlier[:, max(last - 3, 0) : last].sum(axis=1)
+        for j in range(20):
+            expected = total[:, max(j - 2, 0) : j + 3].max(axis=1)
+            assert np.allclose(out[:, q, j], expected, atol=1e-5)
+
+
+def test_an_even_kernel_is_refused(selector):
+    with pytest.raises(ConfigError, match="kernel odd"):
+        selector("snapkv", kernel=4)
+
+
+def test_it_reads_no_index(bench, selector):
+    assert (bench.select(selector("snapkv")).index_bytes == 0).all()

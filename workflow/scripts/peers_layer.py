@@ -1,0 +1,12 @@
+from ghostkv.logs import job
+
+with job(snakemake):
+    from ghostkv.stages.peers import measure_layer
+
+    measure_layer(
+        snakemake.params.run["captures"],
+        dict(snakemake.input.items()),
+        int(snakemake.wildcards.layer),
+        snakemake.params.run,
+        dict(snakemake.output.items()),
+    )

@@ -74,7 +74,7 @@ def _map(results: Results) -> Figure:
         "elimination:Q",
         scale=alt.Scale(scheme=SEQUENTIAL, domain=[lowest, 1.0]),
         legend=alt.Legend(
-            title="Elimination at the safe point", orient="top", gradientLength=220, format=".0%"
+            title="Elimination at the safe point", orient="top", gradientLength=220, tickCount=4, format=".0%"
         ),
     )
     step = max(12, min(34, WIDTH // max(data["layer"].n_unique(), 1)))

@@ -1,0 +1,459 @@
+"""Stage `calibrated`: what a threshold can promise, what it keeps, and what a group or a trained frame changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+import polars as pl
+
+from ghostkv.report.document import Block, Column, Figure, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.numbers import percent, ratio
+from ghostkv.report.results import Results, words
+from ghostkv.report.summaries import head_name
+from ghostkv.report.theme import BLUE, INK, MUTED, ORANGE, VERMILION, WIDTH
+
+# The code size that the FER figures are quoted at: chosen on other texts than those of a run, see
+# docs/calibrated.md.
+_FER_BYTES = 10
+_RISKS = {"fer": "FER", "dropped_mass": "dropped mass", "output_error": "output error"}
+_INSTEAD = {"none": "nothing", "mean": "running mean of V", "pages": "page means of V"}
+_DECISIONS = {
+    "head": "each head, own survivors",
+    "united": "each head, all that the group reads",
+    "group": "group, one statistic",
+    "group_offset": "group, shifted from the heads' thetas",
+}
+
+
+def build(results: Results) -> Sequence[Block]:
+    """Promises first, then compensation, domains, positions, groups, the learned frame."""
+    blocks: list[Block] = [Prose(_reading(results)), _goals(results), _dependence(results)]
+    if _output(results).height:
+        blocks += [Prose(_about_compensation(results)), _compensation(results)]
+    blocks += [_cross_domain(results), _bands(results), _decisions(results)]
+    learned = _learned(results)
+    return [*blocks, learned] if learned else blocks
+
+
+def _summary(results: Results, *rows: pl.Expr, domain: str = "all") -> pl.DataFrame:
+    return results.table("calibrated.summary").filter(pl.col("domain") == domain, *rows)
+
+
+def _goal(metric: str, target: float) -> pl.Expr:
+    return (pl.col("target_metric") == metric) & ((pl.col("target") - target).abs() < 1e-6)
+
+
+def _own(results: Results) -> pl.Expr:
+    return (pl.col("codec") == results.headline["codec"]) & (pl.col("decision") == "head")
+
+
+def _reading(results: Results) -> str:
+    points = results.table("calibrated.calibrated")
+    samples, floor = points["calibration_queries"].max(), points["floor"].max()
+    text = (
+        "A calibrated threshold promises a mean, not a bound. Per head, theta is the largest for which n/(n+1) times "
+        "the mean risk on threshold texts plus 1/(n+1) is at most the target (conformal risk control), with "
+        f"n = {samples} queries a head. For exchangeable queries the expected risk of a new one is then at most the "
+        f"target; below 1/(n+1) = {percent(floor)} nothing can be promised. FER and dropped mass grow with theta, as "
+        "the theorem needs. The output error need not, so its thresholds are a plug-in: the same rule, no promise."
+    )
+    for metric, target, size, least, most in (("fer", 0.01, _FER_BYTES, 0.97, 0.09),):
+        row = _summary(
+            results, _own(results), results.is_rule, _goal(metric, target), pl.col("code_bytes") == size
+        )
+        if row.height:
+            found = row.row(0, named=True)
+            good = found["elimination"] >= least and found["bytes_ratio"] <= most
+            good &= found["achieved"] <= target
+            text += (
+                f" **FER ≤ 1 %, {size}-byte codes:** {percent(found['elimination'])} of cold keys eliminated at a "
+                f"bytes ratio of {ratio(found['bytes_ratio'])} (GQA-true {ratio(found['bytes_ratio_gqa'])}); measured "
+                f"FER {percent(found['achieved'])}, worst head {percent(found['achieved_worst_head'])}, "
+                f"{percent(found['heads_under'])} of {found['heads']} heads under the target. The aim was at least "
+                f"{percent(least, 0)} at no more than {ratio(most)}: {'reached' if good else 'missed'}."
+            )
+    return text
+
+
+def _goals(results: Results) -> Table:
+    data = (
+        _summary(results, _own(results), pl.col("compensation") == "none")
+        .with_columns(
+            pl.col("target_metric").replace(_RISKS),
+            pl.col("rule").map_elements(words, return_dtype=pl.String),
+            pl.struct(pl.col("worst_layer").alias("layer"), pl.col("worst_head").alias("head"))
+            .map_elements(head_name, return_dtype=pl.String)
+            .alias("where"),
+        )
+        .sort("target_metric", "target", "rule", "code_bytes", descending=[True, False, True, False])
+    )
+    return Table(
+        "calibrated_goals",
+        f"Target and achieved risk on held-out texts, each head with its own threshold ({words(results.headline['codec'])}). "
+        "Promised: whether conformal risk control covers the row. Under: share of heads whose own risk, over all held-out "
+        "texts, is within the target; a promise of means lets some lie above. By domain: "
+        f"{results.path('calibrated.summary')}.",
+        data,
+        {
+            "target_metric": Column("Risk"),
+            "target": Column("Target", "percent"),
+            "rule": Column("Rule"),
+            "code_bytes": Column("Code bytes", "integer"),
+            "guaranteed": Column("Promised", "yes_no"),
+            "achieved": Column("Achieved", "percent"),
+            "achieved_worst_head": Column("Worst head", "percent"),
+            "where": Column("which is"),
+            "heads_under": Column("Under", "percent"),
+            "elimination": Column("Elimination", "percent"),
+            "bytes_ratio": Column("Bytes ratio", "ratio"),
+            "bytes_ratio_gqa": Column("GQA-true", "ratio"),
+        },
+    )
+
+
+def _dependence(results: Results) -> Table:
+    data = (
+        results.table("calibrated.dependence")
+        .filter(results.is_rule, pl.col("compensation") == "none", pl.col("role") == "threshold")
+        .with_columns(pl.col("target_metric").replace(_RISKS))
+    )
+    return Table(
+        "calibrated_dependence",
+        "What the promise rests on. Queries of one text resemble each other, so n of them are worth fewer independent "
+        "ones: the correlation is the share of a query's risk variance that its text decides (heads pooled), the "
+        "effective number is n over Kish's design effect, and its floor is the honest one for queries of other texts. "
+        "Taking whole texts as the samples, the floor is 1/(texts + 1): at that level nothing here is promised. Two "
+        "or three texts estimate a correlation only roughly.",
+        data,
+        {
+            "target_metric": Column("Risk"),
+            "target": Column("Target", "percent"),
+            "texts": Column("Texts", "integer"),
+            "queries": Column("Queries n", "integer"),
+            "floor": Column("1/(n+1)", "percent"),
+            "correlation": Column("Correlation", "percent"),
+            "effective_queries": Column("Effective n", "integer"),
+            "effective_floor": Column("its floor", "percent"),
+            "text_floor": Column("Floor over texts", "percent"),
+        },
+    )
+
+
+def _output(results: Results) -> pl.DataFrame:
+    return _summary(results, _own(results), pl.col("target_metric") == "output_error")
+
+
+def _about_compensation(results: Results) -> str:
+    text = (
+        "**Tail compensation.** An eliminated key's record still says how much softmax mass it has; only its value is "
+        "unknown. Putting the running mean of the cold values in its place costs one vector per KV head, whatever the "
+        "context; page means cost one vector a page. Both are counted."
+    )
+    target = results.config["calibrated"]["targets"]["output_error"][0]
+    rows = _output(results).filter((pl.col("target") - target).abs() < 1e-6)
+    best = rows.filter(pl.col("compensation") == "mean").sort("bytes_ratio")
+    without = rows.filter(pl.col("compensation") == "none").sort("bytes_ratio")
+    if best.height and without.height:
+        found, plain = best.row(0, named=True), without.row(0, named=True)
+        text += (
+            f" At a mean output error of {percent(target, 0)} per head, {words(found['rule'])} eliminates "
+            f"{percent(found['elimination'])} at a bytes ratio of {ratio(found['bytes_ratio'])} (GQA-true "
+            f"{ratio(found['bytes_ratio_gqa'])}) with compensation, {percent(plain['elimination'])} at "
+            f"{ratio(plain['bytes_ratio'])} without; measured error {percent(found['achieved'])} and "
+            f"{percent(plain['achieved'])}. "
+        )
+        good = found["elimination"] >= 0.92 and found["bytes_ratio"] <= 0.13 and found["achieved"] <= target
+        stretch = good and found["elimination"] >= 0.95 and found["bytes_ratio"] <= 0.10
+        text += f"The aim of 92 % at 0.13 is {'reached' if good else 'missed'}, "
+        text += f"the further one of 95 % at 0.10 {'too' if stretch else 'is missed'}."
+    return text
+
+
+def _compensation(results: Results) -> Figure:
+    target = results.config["calibrated"]["targets"]["output_error"][0]
+    data = (
+        results.table("calibrated.calibrated")
+        .filter(
+            _own(results), _goal("output_error", target), pl.col("code_bytes") == results.headline["bytes"]
+        )
+        .group_by("rule", "layer", "compensation", maintain_order=True)
+        .agg(*[pl.col(name).cast(pl.Float64).mean() for name in ("elimination", "achieved", "bytes_ratio")])
+        .with_columns(
+            pl.col("compensation").replace(_INSTEAD).alias("instead"),
+            pl.col("rule").map_elements(words, return_dtype=pl.String),
+        )
+    )
+    order = [name for kind, name in _INSTEAD.items() if kind in set(data["compensation"])]
+    colour = alt.Color(
+        "instead:N",
+        scale=alt.Scale(domain=order, range=[MUTED, BLUE, ORANGE][: len(order)]),
+        legend=alt.Legend(title="In the place of eliminated values", orient="top"),
+    )
+    chart = (
+        alt.Chart(data)
+        .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=25))
+        .encode(
+            x=alt.X("layer:Q", axis=alt.Axis(title="Layer", tickMinStep=1, grid=False)),
+            y=alt.Y("bytes_ratio:Q", axis=alt.Axis(title="Bytes ratio per head", format="~g")),
+            color=colour,
+        )
+        .properties(width=(WIDTH - 60) // 2, height=230)
+        .facet(column=alt.Column("rule:N", header=alt.Header(title=None)))
+    )
+    return Figure(
+        "calibrated_compensation",
+        f"What an output error of {percent(target, 0)} costs, layer by layer",
+        chart,
+        data.drop("instead"),
+        f"Lower is better. Thresholds are calibrated per head for a mean output error of {percent(target, 0)} "
+        f"({results.design}); a point is the mean of a layer's heads on held-out texts. A layer that stands out is dense: "
+        "its heads spread their attention over most keys, and a mean in their place helps it most without making it cheap.",
+    )
+
+
+def _cross_domain(results: Results) -> Figure:
+    data = (
+        results.table("calibrated.cross_domain")
+        .with_columns((pl.col("achieved") / pl.col("target")).cast(pl.Float64).alias("share"))
+        .group_by(
+            "rule", "target_metric", "target", "method", "calibrated_on", "tested_on", maintain_order=True
+        )
+        .agg(
+            pl.col("share").mean().alias("mean"),
+            pl.col("share").max().alias("worst"),
+            pl.col("elimination").cast(pl.Float64).mean(),
+            pl.len().alias("heads"),
+        )
+        .with_columns(
+            pl.format(
+                "{} ≤ {} %, {}",
+                pl.col("target_metric").replace(_RISKS),
+                (pl.col("target").cast(pl.Float64) * 100).round(4).cast(pl.String).str.strip_suffix(".0"),
+                pl.col("rule").map_elements(words, return_dtype=pl.String),
+            ).alias("promise"),
+            pl.format("{} ({})", pl.col("mean").round(2), pl.col("worst").round(1)).alias("label"),
+        )
+    )
+    axis = alt.Axis(grid=False, labelAngle=0)
+    base = alt.Chart(data).encode(
+        x=alt.X("tested_on:N", title="Tested on", axis=axis),
+        y=alt.Y("calibrated_on:N", title="Calibrated on", axis=axis),
+    )
+    colour = alt.Color(
+        "mean:Q",
+        scale=alt.Scale(domain=[0, 1, 2], range=[BLUE, "#f7f7f7", VERMILION], clamp=True),
+        legend=alt.Legend(title="Achieved / target", orient="top"),
+    )
+    size = alt.Step(26)
+    cells = base.mark_rect().encode(color=colour) + base.mark_text(color=INK, fontSize=10).encode(
+        text="label:N"
+    )
+    chart = cells.properties(width=(WIDTH - 110) // 2, height=size).facet(
+        facet=alt.Facet("promise:N", header=alt.Header(title=None, labelFontWeight="bold")), columns=2
+    )
+    small = data.filter(pl.col("method") == "plug_in").height
+    note = (
+        " One domain's queries are too few to promise the smaller target (its 1/(n+1) lies above it), so there theta is a "
+        "plug-in: the mean calibration risk itself is at the target, without correction."
+        if small
+        else ""
+    )
+    return Figure(
+        "calibrated_cross_domain",
+        "Calibrated on one domain, tested on another",
+        chart,
+        data.drop("promise", "label"),
+        "Achieved risk over target, mean over heads, in brackets the worst head; 1 keeps the promise exactly, red breaks it. "
+        f"Rows are the domain of the threshold text, columns that of the held-out text ({results.design}). Only the diagonal "
+        f"could be promised: off it, queries are not exchangeable.{note}",
+    )
+
+
+def _bands(results: Results) -> Figure:
+    heads = (
+        results.table("calibrated.bands")
+        .filter(results.is_rule, pl.col("target_metric") != "output_error")
+        .with_columns(((pl.col("band_start") + pl.col("band_stop")) / 2).alias("position"))
+        .with_columns((pl.col("achieved") / pl.col("target")).cast(pl.Float64).alias("share"))
+        .group_by("target_metric", "target", "band_start", "band_stop", "position", "layer", "head")
+        .agg(
+            pl.col("share").mean(),
+            *[pl.col(n).cast(pl.Float64).mean() for n in ("elimination", "bytes_ratio")],
+        )
+    )
+    data = (
+        heads.group_by("target_metric", "target", "band_start", "band_stop", "position")
+        .agg(
+            pl.col("share").mean().alias("mean"),
+            pl.col("share").quantile(0.95, "higher").alias("p95"),
+            pl.col("share").max().alias("worst"),
+            pl.col("elimination").mean(),
+            pl.col("bytes_ratio").mean(),
+        )
+        .sort("target_metric", "target", "position")
+        .with_columns(
+            pl.format(
+                "{} ≤ {} %",
+                pl.col("target_metric").replace(_RISKS),
+                (pl.col("target").cast(pl.Float64) * 100).round(4).cast(pl.String).str.strip_suffix(".0"),
+            ).alias("promise")
+        )
+    )
+    base = alt.Chart(data).encode(
+        x=alt.X(
+            "position:Q",
+            scale=alt.Scale(type="log"),
+            axis=alt.Axis(title="Position of the query", format="~s", grid=False),
+        ),
+        color=alt.Color("promise:N", legend=alt.Legend(title=None, orient="top")),
+    )
+    y = alt.Axis(title="Achieved / target", format="~g")
+    chart = base.mark_line(strokeWidth=2, point=True).encode(y=alt.Y("mean:Q", axis=y))
+    chart += base.mark_line(strokeDash=[3, 3], strokeWidth=1).encode(y=alt.Y("p95:Q", axis=y))
+    line = alt.Chart(pl.DataFrame({"one": [1.0]})).mark_rule(color=INK, strokeDash=[2, 2]).encode(y="one:Q")
+    start = results.frontier["headline_start"]
+    return Figure(
+        "calibrated_bands",
+        "Whether the promise holds at every position",
+        (chart + line).properties(width=WIDTH, height=260),
+        data.drop("promise"),
+        f"Achieved risk over target by the query's position, mean over heads (solid) and 95th percentile of heads (dashed), "
+        f"{results.design}, rule {words(results.headline['rule'])}. Thresholds were calibrated on queries from position {start} on; "
+        "earlier ones see fewer keys and were never part of the promise.",
+    )
+
+
+def _decisions(results: Results) -> Table:
+    data = (
+        _summary(
+            results,
+            pl.col("codec") == results.headline["codec"],
+            pl.col("code_bytes") == results.headline["bytes"],
+            pl.col("compensation") == "none",
+        )
+        .filter(pl.struct("rule", "target_metric", "target").is_in(_shared_goals(results)))
+        .with_columns(
+            pl.col("decision").replace_strict(list(_DECISIONS), range(len(_DECISIONS))).alias("order"),
+            pl.col("decision").replace(_DECISIONS),
+            pl.col("target_metric").replace(_RISKS),
+            pl.col("rule").map_elements(words, return_dtype=pl.String),
+        )
+        .sort("target_metric", "target", "rule", "order", descending=[True, False, True, False])
+    )
+    return Table(
+        "calibrated_decisions",
+        "Who decides, per head or per group. Heads of a group read one set of bytes anyway, so a head may attend to what "
+        "the others keep, or the group may choose one set from the outset: the largest of its heads' statistics against one "
+        "theta. All rows are calibrated for the same risk per head; compare the GQA-true bytes at the risk achieved. The last "
+        "kind shifts the heads' own thetas together, calibrated on the same queries, hence without a promise.",
+        data,
+        {
+            "target_metric": Column("Risk"),
+            "target": Column("Target", "percent"),
+            "rule": Column("Rule"),
+            "decision": Column("Decision"),
+            "guaranteed": Column("Promised", "yes_no"),
+            "achieved": Column("Achieved", "percent"),
+            "achieved_worst_head": Column("Worst head", "percent"),
+            "elimination": Column("Elimination", "percent"),
+            "bytes_ratio": Column("Bytes per head", "ratio"),
+            "bytes_ratio_gqa": Column("GQA-true", "ratio"),
+        },
+    )
+
+
+def _shared_goals(results: Results) -> pl.Series:
+    shared = _summary(results, pl.col("decision") == "group")
+    return shared.select(pl.struct("rule", "target_metric", "target")).to_series().implode()
+
+
+def _learned(results: Results) -> Table | None:
+    bounds = results.table("calibrated.learned")
+    if bounds.is_empty():
+        return None
+    layers = bounds["layer"].unique().to_list()
+    quality = bounds.group_by("codec", maintain_order=True).agg(
+        pl.col("pairs", "violations").sum(),
+        *[
+            pl.col(name).cast(pl.Float64).mean()
+            for name in ("score_rmse", "margin_mean", "loss_first", "loss_last")
+        ],
+    )
+    points = results.table("calibrated.calibrated").filter(
+        pl.col("layer").is_in(layers),
+        pl.col("decision") == "head",
+        pl.col("code_bytes") == results.headline["bytes"],
+    )
+    data = quality
+    for name, metric, target in (("fer", "fer", 0.01), ("mass", "dropped_mass", 0.05)):
+        rule = results.headline["rule"] if metric == "fer" else "relative_lse"
+        found = points.filter(_goal(metric, target), pl.col("rule") == rule)
+        means = [
+            pl.col(column).cast(pl.Float64).mean().alias(f"{name}_{column}")
+            for column in ("elimination", "achieved")
+        ]
+        data = data.join(found.group_by("codec").agg(*means), on="codec", how="left")
+    return Table(
+        "calibrated_learned",
+        f"A frame trained for elimination beside the derived one, {results.headline['bytes']} code bytes, layers "
+        f"{', '.join(map(str, layers))}. Training starts from the derived frame and minimises a smooth count of needless "
+        "survivors at a fixed share of lost top keys on codec texts. Loss: first and last step. The bound is measured in "
+        "each codec's own frame, so violations must be 0 for both.",
+        data.with_columns(pl.col("codec").map_elements(words, return_dtype=pl.String)),
+        {
+            "codec": Column("Codec"),
+            "loss_first": Column("Loss before", "number"),
+            "loss_last": Column("after", "number"),
+            "score_rmse": Column("Score error", "number"),
+            "margin_mean": Column("Margin", "number"),
+            "violations": Column("Violations", "integer"),
+            "pairs": Column("Pairs checked", "integer"),
+            "fer_elimination": Column("Elimination, FER ≤ 1 %", "percent"),
+            "fer_achieved": Column("FER", "percent"),
+            "mass_elimination": Column("Elimination, mass ≤ 5 %", "percent"),
+            "mass_achieved": Column("Dropped mass", "percent"),
+        },
+    )
+
+
+def _figure(name: str, unit: str, column: str, where: str) -> HeadlineFigure:
+    query = (
+        f"SELECT avg({column}) AS value, coalesce(sum(heads), 0) AS n FROM self WHERE codec = '{{codec}}' "
+        f"AND decision = 'head' AND domain = 'all' AND {where}"
+    )
+    return HeadlineFigure(f"calibrated.{name}", unit, "calibrated.summary", query)
+
+
+_FER = f"code_bytes = {_FER_BYTES} AND rule = '{{rule}}' AND target_metric = 'fer' AND abs(target - 0.01) < 0.000001"
+_OUTPUT = (
+    "code_bytes = {bytes} AND rule = 'relative_lse' AND target_metric = 'output_error' AND compensation = 'mean' "
+    "AND abs(target - 0.05) < 0.000001"
+)
+_COLD, _FULL = "share of cold keys", "bytes read / bytes of full fp16 K and V"
+HEADLINE = (
+    _figure("fer_1pct.elimination", _COLD, "elimination", _FER),
+    _figure("fer_1pct.bytes_ratio", _FULL, "bytes_ratio", _FER),
+    _figure("fer_1pct.bytes_ratio_gqa", _FULL, "bytes_ratio_gqa", _FER),
+    _figure("fer_1pct.achieved", "share of exact top-k keys", "achieved", _FER),
+    _figure("fer_1pct.heads_under", "share of heads", "heads_under", _FER),
+    _figure("output_error_5pct.elimination", _COLD, "elimination", _OUTPUT),
+    _figure("output_error_5pct.bytes_ratio", _FULL, "bytes_ratio", _OUTPUT),
+    _figure("output_error_5pct.bytes_ratio_gqa", _FULL, "bytes_ratio_gqa", _OUTPUT),
+    _figure("output_error_5pct.achieved", "relative error of a head's output, mean", "achieved", _OUTPUT),
+)
+
+SECTION = Section(
+    "calibrated",
+    "What can be calibrated",
+    build,
+    needs=(
+        "calibrated.calibrated",
+        "calibrated.bands",
+        "calibrated.cross_domain",
+        "calibrated.learned",
+        "calibrated.summary",
+        "calibrated.dependence",
+    ),
+    headline=HEADLINE,
+)

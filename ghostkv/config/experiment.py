@@ -18,6 +18,7 @@ from ghostkv.config.frontier import Frontier
 from ghostkv.config.historical import Historical
 from ghostkv.config.messages import explain
 from ghostkv.config.model import Model
+from ghostkv.config.peers import Peers
 from ghostkv.config.report import Report
 from ghostkv.config.sketch import Sketch
 from ghostkv.config.texts import ROLES, Texts
@@ -38,6 +39,7 @@ class Config(Section):
     calibrated: Calibrated = Field(
         default=Calibrated(), description="Thresholds calibrated for a stated risk, and what they achieve."
     )
+    peers: Peers = Field(default=Peers(), description="Every method at the same bytes.")
     historical: Historical = Field(
         default=Historical(), description="The predecessor's protocol, and its knobs one at a time."
     )

@@ -11,13 +11,13 @@ from ghostkv.config.base import Section, Share
 from ghostkv.errors import ConfigError
 
 # By file name: importing the selectors would cost every use of the config a second.
+_FOLDER = Path(__file__).parents[1] / "selectors"
 _HELPERS = ("__init__", "base", "estimates")
 
 
 def selector_names() -> list[str]:
     """Selectors that exist: one file each in ghostkv/selectors."""
-    folder = Path(__file__).parents[1] / "selectors"
-    return sorted(path.stem for path in folder.glob("*.py") if path.stem not in _HELPERS)
+    return sorted(path.stem for path in _FOLDER.glob("*.py") if path.stem not in _HELPERS)
 
 
 class SelectorEntry(Section):

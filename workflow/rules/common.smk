@@ -65,6 +65,8 @@ FRONTIER_TABLES = (*LAYER_TABLES, "safe_points", "layer_head")
 CERTIFICATE_TABLES = ("certificates", "checks")
 CALIBRATED_LAYER_TABLES = ("calibrated", "bands", "cross_domain", "texts", "learned")
 CALIBRATED_TABLES = (*CALIBRATED_LAYER_TABLES, "summary", "dependence")
+PEER_LAYER_TABLES = ("peers", "layers")
+PEER_TABLES = (*PEER_LAYER_TABLES, "summary", "comparison", "verdicts")
 HISTORICAL_TABLES = ("sweep", "ablation", "knobs")
 
 # The branch of the config that a stage's output depends on, and no more: what is not here reruns nothing.
@@ -94,6 +96,19 @@ BRANCHES = {
         **CONFIG.sketch.plain(),
         "frontier": CONFIG.frontier.plain(without=("targets", "safe")),
         "captures": CAPTURES,
+    },
+    # Selectors are found by name, so their code is not in the stage's fingerprint.
+    "peers": CONFIG.peers.plain()
+    | {
+        "exact": {
+            name: CONFIG.frontier.plain()[name] for name in ("sinks", "hot", "top_k", "headline_start")
+        },
+        "codecs": CONFIG.sketch.plain()["codecs"],
+        "sketch_seed": CONFIG.sketch.seed,
+        "captures": CAPTURES,
+        "selector_code": {
+            entry.name: fingerprint(f"ghostkv.selectors.{entry.name}") for entry in CONFIG.peers.selectors
+        },
     },
     "historical": CONFIG.historical.plain()
     | {"captures": CAPTURES, "layers": LAYERS, "dtype": CONFIG.model.dtype},
@@ -176,6 +191,7 @@ def report_tables():
         f"calibrated_{name}": path for name, path in tables("results/calibrated", CALIBRATED_TABLES).items()
     }
     found |= {f"benchmark_{name}": path for name, path in benchmark_tables().items()}
+    found |= {f"peers_{name}": path for name, path in tables("results/peers", PEER_TABLES).items()}
     found |= {"capture_layers": captures()["layers"]}
     if not IMPORTS:
         found |= {

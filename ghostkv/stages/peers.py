@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 
 from ghostkv.captures import LayerCapture, read_layer
 from ghostkv.codecs import Codec, Decoded
 from ghostkv.errors import ConfigError
 from ghostkv.io import read_metadata, read_table, stable_seed, write_table
+from ghostkv.peer_metrics import evaluate
 from ghostkv.peer_tables import (
     COMPARISON_SCHEMA,
     LAYER_SCHEMA,
@@ -24,7 +26,7 @@ from ghostkv.peer_tables import (
     summarise,
     verdicts,
 )
-from ghostkv.peers import Buffers, budget_of, calibration_view, evaluate, for_selector, view
+from ghostkv.peers import Buffers, budget_of, calibration_view, for_selector, view
 from ghostkv.records import CodecSpec, load_codecs, read_records
 from ghostkv.selectors import make
 from ghostkv.selectors.base import Budget, Calibration, Scene
@@ -99,8 +101,6 @@ def gather(tables: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> N
     outputs : mapping
         Paths of `peers`, `layers`, `summary`, `comparison`, `verdicts`.
     """
-    import polars as pl
-
     metadata = read_metadata(tables["peers"][0])
     peers, layers = (pl.concat([read_table(path) for path in tables[name]]) for name in ("peers", "layers"))
     comparison = compare(peers)

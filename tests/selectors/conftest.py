@@ -9,7 +9,8 @@ import pytest
 
 from ghostkv.captures import LayerCapture
 from ghostkv.codecs import make as make_codec
-from ghostkv.peers import Buffers, Truth, budget_of, calibration_view, evaluate, for_selector, view
+from ghostkv.peer_metrics import evaluate
+from ghostkv.peers import Buffers, Truth, budget_of, calibration_view, for_selector, view
 from ghostkv.selectors import make
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector
 

@@ -1,0 +1,170 @@
+"""Quality and bytes of a selection, against exact attention."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from ghostkv.compensation import cold_means, compensate
+from ghostkv.peers import Truth
+from ghostkv.selectors.base import Budget, Scene, Selection
+
+# Kept mass below this, as a share of all, is recomputed from scores: float32 probabilities underflow.
+_TINY = 1e-30
+
+
+def evaluate(selection: Selection, scene: Scene, truth: Truth, budget: Budget) -> dict[str, np.ndarray]:
+    """Quality and bytes of a selection, per query.
+
+    Returns
+    -------
+    dict of ndarray, shape [ratios, group, queries]
+        `recall_32` (of the 32 best cold keys, the share read), `fer` (of the exact top-k of all visible keys,
+        the share lost), `dropped_mass`, `output_error` (where values are known), `bytes_ratio`,
+        `bytes_ratio_gqa`, `index_ratio`. Ratios that are not feasible hold NaN.
+    """
+    visible, ratios = scene.visible, len(budget.ratios)
+    shape = (1 << ratios, *truth.mass.shape[:2])
+    pages = 1 if not selection.page else -(-scene.shape[2] // selection.page)
+    width = 0 if truth.values is None else truth.values.shape[1]
+    counts, masses = np.zeros((3, *shape)), np.zeros(shape)
+    sums = np.zeros((*shape[1:], 1 << ratios, max(width, 1)), np.float32)
+    tails = np.zeros((*shape, pages if selection.tail else 0))
+    nothing = np.zeros((1, 1, 1), np.float32)
+    _accumulate(
+        selection.reads, truth.mass, truth.relevant, visible.start, visible.stop, counts, masses,
+        nothing[0] if truth.values is None else truth.values, width, sums,
+        selection.tail[0] if selection.tail else nothing, selection.page or scene.shape[2], tails,
+    )  # fmt: skip
+    # Patterns of bits become ratios: a key counts at every ratio of its pattern.
+    member = np.array([[pattern >> r & 1 for pattern in range(1 << ratios)] for r in range(ratios)], float)
+    count, found, cold_32 = (np.tensordot(member, part, 1) for part in counts)
+    kept_mass = np.tensordot(member, masses, 1)
+    queries = {
+        "recall_32": cold_32 / np.maximum(truth.cold_32, 1),
+        "fer": (truth.top_k_cold - found) / np.maximum(truth.top_k, 1),
+        "dropped_mass": np.maximum(truth.cold_mass - kept_mass, 0.0),
+    }
+    if width:
+        kept = truth.kept_output + np.einsum("rp,gqpv->rgqv", member, sums)
+        mass = truth.kept_mass + kept_mass
+        missing = np.einsum("rp,pgqk->rgqk", 1 - member, tails) if selection.tail else None
+        queries["output_error"] = _errors(selection, scene, truth, kept, mass, missing)
+    full = visible.visible * budget.pair_bytes
+    exact = (visible.visible - visible.cold) * budget.pair_bytes
+    index = selection.index_bytes
+    group_index = selection.index_bytes_gqa if selection.index_bytes_gqa is not None else index.max(axis=1)
+    union = _union(selection.reads, visible.start, visible.stop, ratios)
+    united = (exact + group_index + union * budget.pair_bytes) / full
+    queries["bytes_ratio"] = (exact + index + count * budget.pair_bytes) / full
+    queries["bytes_ratio_gqa"] = np.repeat(united[:, None], count.shape[1], axis=1)
+    queries["index_ratio"] = index / full
+    for values in queries.values():
+        values[~selection.feasible] = np.nan
+    return queries
+
+
+def _errors(selection, scene, truth, kept, mass, missing) -> np.ndarray:
+    """Relative error of the output at each ratio; compensated or reweighted where the selection says so."""
+    if selection.log_weight is not None:
+        kept, mass = _reweighted(selection, scene, truth)
+    if missing is not None:
+        # The tail's weights in the frame of the exact mass: e^(s_hat - lse).
+        frame = np.exp(selection.tail[1].astype(np.float64) - truth.lse)
+        means = cold_means(truth.values, scene.visible, selection.page)
+        output = compensate(kept, mass, missing * frame[..., None], means)
+    else:
+        with np.errstate(invalid="ignore"):
+            output = kept / mass[..., None]
+        for r, g, q in np.argwhere((mass < _TINY) & selection.feasible[:, None, None]):
+            output[r, g, q] = _from_scores(selection, scene, truth, r, g, q)
+        if selection.tail_share is not None:
+            share = selection.tail_share[..., None]
+            output = (1 - share) * output + share * cold_means(truth.values, scene.visible)[:, 0]
+    difference = np.linalg.norm(output - truth.outputs, axis=-1)
+    return difference / np.maximum(np.linalg.norm(truth.outputs, axis=-1), np.finfo(np.float32).tiny)
+
+
+def _from_scores(selection, scene, truth, r, g, q) -> np.ndarray:
+    """Output of one query whose kept keys all have vanishing mass: their softmax among themselves."""
+    kept = np.isfinite(scene.known[g, q]) | (selection.reads[g, q] >> r & 1 == 1)
+    scores = truth.scores[g, q, kept].astype(np.float64)
+    weights = np.exp(scores - scores.max())
+    return weights @ truth.values[kept] / weights.sum()
+
+
+def _reweighted(selection, scene, truth) -> tuple[np.ndarray, np.ndarray]:
+    kept, mass = [], []
+    for r, log_weight in enumerate(selection.log_weight):
+        sums, total = truth.kept_output.copy(), truth.kept_mass.copy()
+        visible = scene.visible
+        _add_weighted(
+            selection.reads, np.uint8(1 << r), truth.mass, log_weight, visible.start, visible.stop,
+            truth.values, sums, total,
+        )  # fmt: skip
+        kept.append(sums)
+        mass.append(total)
+    return np.stack(kept), np.stack(mass)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _accumulate(
+    reads, mass, relevant, start, stop, counts, masses, values, width, sums, weights, page, tails
+):
+    """Counts, mass and value sums of every pattern of bits that reads a key; tail weights of all patterns."""
+    with_tail = tails.shape[3] > 0
+    for g in range(reads.shape[0]):
+        for q in range(reads.shape[1]):
+            for j in range(start[q], stop[q]):
+                bits = reads[g, q, j]
+                if bits:
+                    p, flags = mass[g, q, j], relevant[g, q, j]
+                    masses[bits, g, q] += p
+                    counts[0, bits, g, q] += 1
+                    counts[1, bits, g, q] += flags & 1
+                    counts[2, bits, g, q] += (flags >> 1) & 1
+                    row = sums[g, q, bits]
+                    for c in range(width):
+                        row[c] += p * values[j, c]
+                    if with_tail:
+                        tails[bits, g, q, j // page] += weights[g, q, j]
+            if with_tail:
+                for p in range(tails.shape[3]):
+                    low, high = max(start[q], p * page), min(stop[q], (p + 1) * page)
+                    total = 0.0
+                    for j in range(low, high):
+                        total += weights[g, q, j]
+                    for bits in range(1, tails.shape[0]):
+                        total -= tails[bits, g, q, p]
+                    tails[0, g, q, p] = max(total, 0.0)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_weighted(reads, bit, mass, log_weight, start, stop, values, sums, total):
+    for g in range(reads.shape[0]):
+        for q in range(reads.shape[1]):
+            row = sums[g, q]
+            for j in range(start[q], stop[q]):
+                if reads[g, q, j] & bit:
+                    p = mass[g, q, j] * np.exp(log_weight[g, q, j])
+                    total[g, q] += p
+                    for c in range(values.shape[1]):
+                        row[c] += p * values[j, c]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _union(reads, start, stop, ratios):
+    """Cold keys that at least one head of the group reads, shape [ratios, queries]."""
+    out = np.zeros((ratios, reads.shape[1]))
+    histogram = np.zeros(256, np.int64)
+    for q in range(reads.shape[1]):
+        histogram[:] = 0
+        for j in range(start[q], stop[q]):
+            bits = np.uint8(0)
+            for g in range(reads.shape[0]):
+                bits |= reads[g, q, j]
+            histogram[bits] += 1
+        for pattern in range(1, 256):
+            for r in range(ratios):
+                out[r, q] += histogram[pattern] * ((pattern >> r) & 1)
+    return out

@@ -58,6 +58,9 @@ class Calibrated(Section):
         min_length=1,
         description="Threshold rules, of those that frontier.rules has on.",
     )
+    refine: PositiveInt = Field(
+        default=3, description="Steps that each step of the frontier's grids of thetas is divided into."
+    )
     targets: CalibratedTargets = Field(
         default=CalibratedTargets(), description="Risks that thresholds are calibrated for, per head."
     )

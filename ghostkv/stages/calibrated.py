@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -62,7 +61,7 @@ def calibrate_layer(
         text: _from_position(capture, text, frontier["headline_start"]) for text, capture in loaded.items()
     }
     learned = _train(texts, layer, fitted, sizes[0], params)
-    tables, setting = CalibratedTables(), _rules(_setting(frontier), params)
+    tables, setting = CalibratedTables(), _refined(params)
     for kv_head in range(loaded[measured[0]].kv_heads):
         views = {text: view_group(capture, kv_head, setting, True) for text, capture in late.items()}
         group = CalibratedGroup(tables, layer, kv_head, views, loaded, setting, params)
@@ -128,10 +127,19 @@ def _codecs(
     return fitted, records
 
 
-def _rules(setting: Setting, params: Mapping) -> Setting:
-    """The headline rule and those of `calibrated.rules` that the frontier has on."""
-    wanted = {params["frontier"]["headline"]["rule"], *params["rules"]}
-    return replace(setting, grids={rule: grid for rule, grid in setting.grids.items() if rule in wanted})
+def _refined(params: Mapping) -> Setting:
+    """The frontier's setting on finer grids, for its headline rule and those of `calibrated.rules` that it has on.
+
+    A threshold that falls between two thetas eliminates what the lower one does: the step is bytes given away.
+    """
+    frontier = params["frontier"]
+    wanted = {frontier["headline"]["rule"], *params["rules"]}
+    rules = {
+        rule: grid | {"count": (grid["count"] - 1) * params["refine"] + 1}
+        for rule, grid in frontier["rules"].items()
+        if grid is not None and rule in wanted
+    }
+    return _setting({**frontier, "rules": rules})
 
 
 def _train(

@@ -26,6 +26,7 @@ from ghostkv.historical_tables import SWEEP_SCHEMA as HISTORICAL_SWEEP_SCHEMA
 from ghostkv.io import write_json, write_table
 from ghostkv.stages.benchmark import SPEED_SCHEMA
 from ghostkv.texts import TEXT_SCHEMA
+from tests.report.calibrated_fixtures import calibrated_tables
 
 LAYERS, HEADS, KV_HEADS = (0, 1), (0, 1, 2, 3), 2
 DOMAINS = ("essays", "code")
@@ -237,6 +238,8 @@ def make_tables(
             for name in ("essays_held_out_0", "code_held_out_0")
         ],
     }
+    for name, (rows, schema) in calibrated_tables(LAYERS, HEADS, DOMAINS, has_values).items():
+        tables[f"calibrated_{name}"] = _write(folder, f"calibrated/{name}", rows, schema)
     return tables if imported else tables | _of_a_model(folder, overhead)
 
 

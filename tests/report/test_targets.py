@@ -43,7 +43,7 @@ def test_a_miss_is_in_the_table_and_in_the_words_above_it(tmp_path, broken, what
     prose, table = build(Results(make_tables(tmp_path, **broken), make_params()))
     verdicts = dict(table.data.select("what", "verdict").iter_rows())
     assert verdicts[what] == MISSED
-    assert f"**Missed:** {what.lower()}" in prose.text
+    assert f"**Missed:** {what[0].lower()}{what[1:]}" in prose.text
 
 
 def test_the_same_run_without_the_fault_reaches_those_targets(tmp_path):

@@ -14,6 +14,7 @@ import pytest
 TABLES = {
     "texts": ["texts"],
     "frontier": ["sweep", "points", "context", "bounds", "safe_points", "layer_head"],
+    "calibrated": ["calibrated", "bands", "cross_domain", "texts", "learned", "summary", "dependence"],
     "historical": ["sweep", "ablation", "knobs"],
     "benchmark": ["capture_overhead", "sweep_speed"],
 }
@@ -45,7 +46,7 @@ def test_report_is_complete(project):
 def test_every_job_leaves_a_log_and_its_peak_memory(project):
     logs = project.folder / "results/logs"
     assert {path.parent.name for path in logs.glob("*/*.log")} == {
-        "model", "texts", "capture", "sketch", "frontier", "historical", "benchmark", "report",
+        "model", "texts", "capture", "sketch", "frontier", "calibrated", "historical", "benchmark", "report",
     }  # fmt: skip
     assert {path.with_suffix(".log") for path in logs.glob("*/*.tsv")} == set(logs.glob("*/*.log"))
 

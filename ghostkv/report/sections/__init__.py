@@ -7,6 +7,7 @@ from ghostkv.report.document import Section
 from ghostkv.report.sections import (
     answer,
     benchmark,
+    calibrated,
     calibration,
     capture,
     context,
@@ -28,6 +29,7 @@ SECTIONS: tuple[Section, ...] = (
     safe_points.SECTION,
     context.SECTION,
     calibration.SECTION,
+    calibrated.SECTION,
     historical.SECTION,
     capture.SECTION,
     benchmark.SECTION,

@@ -52,11 +52,12 @@ def _reading(results: Results) -> str:
     points = results.table("calibrated.calibrated")
     samples, floor = points["calibration_queries"].max(), points["floor"].max()
     text = (
-        "A calibrated threshold promises a mean, not a bound. Per head, theta is the largest for which n/(n+1) times "
-        "the mean risk on threshold texts plus 1/(n+1) is at most the target (conformal risk control), with "
-        f"n = {samples} queries a head. For exchangeable queries the expected risk of a new one is then at most the "
-        f"target; below 1/(n+1) = {percent(floor)} nothing can be promised. FER and dropped mass grow with theta, as "
-        "the theorem needs. The output error need not, so its thresholds are a plug-in: the same rule, no promise."
+        "A calibrated threshold promises a mean, not a bound. Per head, theta is the largest for which "
+        "n/(n+1) times the mean risk on threshold texts plus 1/(n+1) is at most the target (conformal risk "
+        f"control), with n = {samples} queries a head. For exchangeable queries the expected risk of a new "
+        f"one is then at most the target; below 1/(n+1) = {percent(floor)} nothing can be promised. FER and "
+        "dropped mass grow with theta, as the theorem needs. The output error need not, so its thresholds "
+        "are a plug-in: the same rule, no promise."
     )
     for metric, target, size, least, most in (("fer", 0.01, _FER_BYTES, 0.97, 0.09),):
         row = _summary(
@@ -67,18 +68,25 @@ def _reading(results: Results) -> str:
             good = found["elimination"] >= least and found["bytes_ratio"] <= most
             good &= found["achieved"] <= target
             text += (
-                f" **FER ≤ 1 %, {size}-byte codes:** {percent(found['elimination'])} of cold keys eliminated at a "
-                f"bytes ratio of {ratio(found['bytes_ratio'])} (GQA-true {ratio(found['bytes_ratio_gqa'])}); measured "
-                f"FER {percent(found['achieved'])}, worst head {percent(found['achieved_worst_head'])}, "
-                f"{percent(found['heads_under'])} of {found['heads']} heads under the target. The aim was at least "
-                f"{percent(least, 0)} at no more than {ratio(most)}: {'reached' if good else 'missed'}."
+                f" **FER ≤ 1 %, {size}-byte codes:** {percent(found['elimination'])} of cold keys eliminated "
+                f"at a bytes ratio of {ratio(found['bytes_ratio'])} (GQA-true "
+                f"{ratio(found['bytes_ratio_gqa'])}); measured FER {percent(found['achieved'])}, worst head "
+                f"{percent(found['achieved_worst_head'])}, {percent(found['heads_under'])} of "
+                f"{found['heads']} heads under the target. The aim was at least {percent(least, 0)} at no "
+                f"more than {ratio(most)}: {'reached' if good else 'missed'}."
             )
     return text
 
 
 def _goals(results: Results) -> Table:
+    sizes = pl.col("code_bytes").is_in([results.headline["bytes"], _FER_BYTES])
     data = (
-        _summary(results, _own(results), pl.col("compensation") == "none")
+        _summary(
+            results,
+            _own(results),
+            pl.col("compensation") == "none",
+            sizes | ((pl.col("target_metric") == "fer") & results.is_rule),
+        )
         .with_columns(
             pl.col("target_metric").replace(_RISKS),
             pl.col("rule").map_elements(words, return_dtype=pl.String),
@@ -86,14 +94,14 @@ def _goals(results: Results) -> Table:
             .map_elements(head_name, return_dtype=pl.String)
             .alias("where"),
         )
-        .sort("target_metric", "target", "rule", "code_bytes", descending=[True, False, True, False])
+        .sort("target_metric", "target", "rule", "code_bytes", descending=[False, False, True, False])
     )
     return Table(
         "calibrated_goals",
-        f"Target and achieved risk on held-out texts, each head with its own threshold ({words(results.headline['codec'])}). "
-        "Promised: whether conformal risk control covers the row. Under: share of heads whose own risk, over all held-out "
-        "texts, is within the target; a promise of means lets some lie above. By domain: "
-        f"{results.path('calibrated.summary')}.",
+        "Target and achieved risk on held-out texts, each head with its own threshold "
+        f"({words(results.headline['codec'])}). Promised: whether conformal risk control covers the row. "
+        "Under: share of heads whose own risk, over all held-out texts, is within the target; a promise of "
+        f"means lets some lie above. Other sizes, and each domain: {results.path('calibrated.summary')}.",
         data,
         {
             "target_metric": Column("Risk"),
@@ -120,11 +128,11 @@ def _dependence(results: Results) -> Table:
     )
     return Table(
         "calibrated_dependence",
-        "What the promise rests on. Queries of one text resemble each other, so n of them are worth fewer independent "
-        "ones: the correlation is the share of a query's risk variance that its text decides (heads pooled), the "
-        "effective number is n over Kish's design effect, and its floor is the honest one for queries of other texts. "
-        "Taking whole texts as the samples, the floor is 1/(texts + 1): at that level nothing here is promised. Two "
-        "or three texts estimate a correlation only roughly.",
+        "What the promise rests on. Queries of one text resemble each other, so n of them are worth fewer "
+        "independent ones: the correlation is the share of a query's risk variance that its text decides "
+        "(heads pooled), the effective number is n over Kish's design effect, and its floor is the honest "
+        "one for queries of other texts. Taking whole texts as the samples, the floor is 1/(texts + 1): at "
+        "that level nothing here is promised. Two or three texts estimate a correlation only roughly.",
         data,
         {
             "target_metric": Column("Risk"),
@@ -146,9 +154,9 @@ def _output(results: Results) -> pl.DataFrame:
 
 def _about_compensation(results: Results) -> str:
     text = (
-        "**Tail compensation.** An eliminated key's record still says how much softmax mass it has; only its value is "
-        "unknown. Putting the running mean of the cold values in its place costs one vector per KV head, whatever the "
-        "context; page means cost one vector a page. Both are counted."
+        "**Tail compensation.** An eliminated key's record still says how much softmax mass it has; only its "
+        "value is unknown. Putting the running mean of the cold values in its place costs one vector per KV "
+        "head, whatever the context; page means cost one vector a page. Both are counted."
     )
     target = results.config["calibrated"]["targets"]["output_error"][0]
     rows = _output(results).filter((pl.col("target") - target).abs() < 1e-6)
@@ -206,9 +214,10 @@ def _compensation(results: Results) -> Figure:
         f"What an output error of {percent(target, 0)} costs, layer by layer",
         chart,
         data.drop("instead"),
-        f"Lower is better. Thresholds are calibrated per head for a mean output error of {percent(target, 0)} "
-        f"({results.design}); a point is the mean of a layer's heads on held-out texts. A layer that stands out is dense: "
-        "its heads spread their attention over most keys, and a mean in their place helps it most without making it cheap.",
+        "Lower is better. Thresholds are calibrated per head for a mean output error of "
+        f"{percent(target, 0)} ({results.design}); a point is the mean of a layer's heads on held-out texts. "
+        "A layer that stands out is dense: its heads spread their attention over most keys, and a mean in "
+        "their place helps it most without making it cheap.",
     )
 
 
@@ -254,8 +263,8 @@ def _cross_domain(results: Results) -> Figure:
     )
     small = data.filter(pl.col("method") == "plug_in").height
     note = (
-        " One domain's queries are too few to promise the smaller target (its 1/(n+1) lies above it), so there theta is a "
-        "plug-in: the mean calibration risk itself is at the target, without correction."
+        " One domain's queries are too few to promise the smaller target (its 1/(n+1) lies above it), so "
+        "there theta is a plug-in: the mean calibration risk itself is at the target, without correction."
         if small
         else ""
     )
@@ -264,9 +273,10 @@ def _cross_domain(results: Results) -> Figure:
         "Calibrated on one domain, tested on another",
         chart,
         data.drop("promise", "label"),
-        "Achieved risk over target, mean over heads, in brackets the worst head; 1 keeps the promise exactly, red breaks it. "
-        f"Rows are the domain of the threshold text, columns that of the held-out text ({results.design}). Only the diagonal "
-        f"could be promised: off it, queries are not exchangeable.{note}",
+        "Achieved risk over target, mean over heads, in brackets the worst head; 1 keeps the promise "
+        "exactly, red breaks it. Rows are the domain of the threshold text, columns that of the held-out "
+        f"text ({results.design}). Only the diagonal could be promised: off it, queries are not "
+        f"exchangeable.{note}",
     )
 
 
@@ -318,9 +328,10 @@ def _bands(results: Results) -> Figure:
         "Whether the promise holds at every position",
         (chart + line).properties(width=WIDTH, height=260),
         data.drop("promise"),
-        f"Achieved risk over target by the query's position, mean over heads (solid) and 95th percentile of heads (dashed), "
-        f"{results.design}, rule {words(results.headline['rule'])}. Thresholds were calibrated on queries from position {start} on; "
-        "earlier ones see fewer keys and were never part of the promise.",
+        "Achieved risk over target by the query's position, mean over heads (solid) and 95th percentile of "
+        f"heads (dashed), {results.design}, rule {words(results.headline['rule'])}. Thresholds were "
+        f"calibrated on queries from position {start} on; earlier ones see fewer keys and were never part of "
+        "the promise.",
     )
 
 
@@ -343,10 +354,11 @@ def _decisions(results: Results) -> Table:
     )
     return Table(
         "calibrated_decisions",
-        "Who decides, per head or per group. Heads of a group read one set of bytes anyway, so a head may attend to what "
-        "the others keep, or the group may choose one set from the outset: the largest of its heads' statistics against one "
-        "theta. All rows are calibrated for the same risk per head; compare the GQA-true bytes at the risk achieved. The last "
-        "kind shifts the heads' own thetas together, calibrated on the same queries, hence without a promise.",
+        "Who decides, per head or per group. Heads of a group read one set of bytes anyway, so a head may "
+        "attend to what the others keep, or the group may choose one set from the outset: the largest of its "
+        "heads' statistics against one theta. All rows are calibrated for the same risk per head; compare "
+        "the GQA-true bytes at the risk achieved. The last kind shifts the heads' own thetas together, "
+        "calibrated on the same queries, hence without a promise.",
         data,
         {
             "target_metric": Column("Risk"),
@@ -396,10 +408,10 @@ def _learned(results: Results) -> Table | None:
         data = data.join(found.group_by("codec").agg(*means), on="codec", how="left")
     return Table(
         "calibrated_learned",
-        f"A frame trained for elimination beside the derived one, {results.headline['bytes']} code bytes, layers "
-        f"{', '.join(map(str, layers))}. Training starts from the derived frame and minimises a smooth count of needless "
-        "survivors at a fixed share of lost top keys on codec texts. Loss: first and last step. The bound is measured in "
-        "each codec's own frame, so violations must be 0 for both.",
+        f"A frame trained for elimination beside the derived one, {results.headline['bytes']} code bytes, "
+        f"layers {', '.join(map(str, layers))}. Training starts from the derived frame and minimises a "
+        "smooth count of needless survivors at a fixed share of lost top keys on codec texts. Loss: first "
+        "and last step. The bound is measured in each codec's own frame, so violations must be 0 for both.",
         data.with_columns(pl.col("codec").map_elements(words, return_dtype=pl.String)),
         {
             "codec": Column("Codec"),
@@ -427,8 +439,8 @@ def _figure(name: str, unit: str, column: str, where: str) -> HeadlineFigure:
 
 _FER = f"code_bytes = {_FER_BYTES} AND rule = '{{rule}}' AND target_metric = 'fer' AND abs(target - 0.01) < 0.000001"
 _OUTPUT = (
-    "code_bytes = {bytes} AND rule = 'relative_lse' AND target_metric = 'output_error' AND compensation = 'mean' "
-    "AND abs(target - 0.05) < 0.000001"
+    "code_bytes = {bytes} AND rule = 'relative_lse' AND target_metric = 'output_error' AND compensation = "
+    "'mean' AND abs(target - 0.05) < 0.000001"
 )
 _COLD, _FULL = "share of cold keys", "bytes read / bytes of full fp16 K and V"
 HEADLINE = (

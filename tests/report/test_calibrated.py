@@ -1,0 +1,57 @@
+"""The chapter on calibration: promises named as such, misses as misses, headline figures from the table."""
+
+import pytest
+
+from ghostkv.report.document import Figure, Prose, Table
+from ghostkv.report.headline import headline
+from ghostkv.report.results import Results
+from ghostkv.report.sections.calibrated import SECTION
+from tests.report.fixtures import make_params, make_tables
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return Results(make_tables(tmp_path_factory.mktemp("calibrated")), make_params())
+
+
+def blocks(results, kind):
+    return [block for block in SECTION.build(results) if isinstance(block, kind)]
+
+
+def test_every_aspect_has_a_figure_or_a_table(results):
+    names = {block.name for block in [*blocks(results, Figure), *blocks(results, Table)]}
+    assert names == {
+        "calibrated_goals", "calibrated_dependence", "calibrated_compensation", "calibrated_cross_domain",
+        "calibrated_bands", "calibrated_decisions", "calibrated_learned",
+    }  # fmt: skip
+    for block in [*blocks(results, Figure), *blocks(results, Table)]:
+        assert block.data.height > 0, block.name
+
+
+def test_an_aim_that_is_missed_is_called_missed(results):
+    text = "\n".join(block.text for block in blocks(results, Prose))
+    assert "missed" in text
+    assert "1/(n+1) = 1.0 %" in text
+    assert "no promise" in text
+
+
+def test_headline_figures_are_means_over_all_heads(results):
+    found = headline(results, [SECTION])
+    summary = results.table("calibrated.summary")
+    for name in ("fer_1pct.elimination", "fer_1pct.bytes_ratio", "fer_1pct.achieved"):
+        figure = found[f"calibrated.{name}"]
+        assert figure["n"] == 8
+        rows = summary.filter(
+            codec="transform_code", code_bytes=10, rule="relative_topk", decision="head", domain="all",
+            target_metric="fer",
+        ).sort("target")  # fmt: skip
+        assert figure["value"] == pytest.approx(rows[name.split(".")[1]][0])
+    assert found["calibrated.output_error_5pct.elimination"]["n"] == 8
+
+
+def test_without_values_there_is_no_compensation_and_no_output_figure(tmp_path):
+    results = Results(make_tables(tmp_path, imported=True), make_params())
+    assert "calibrated_compensation" not in {block.name for block in blocks(results, Figure)}
+    figure = headline(results, [SECTION])["calibrated.output_error_5pct.elimination"]
+    assert figure["value"] is None
+    assert figure["n"] == 0

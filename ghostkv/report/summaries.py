@@ -137,3 +137,11 @@ def codec_order(results: Results, present: pl.Series) -> list[str]:
     listed = [codec["name"] for codec in results.config["sketch"]["codecs"]]
     rest = sorted(set(present) - set(listed))
     return [name for name in [*listed, *rest] if name in set(present)]
+
+
+def calibration_queries(results: Results) -> int:
+    """Queries of one head that thresholds were chosen on, over all threshold texts."""
+    rows = results.scan("frontier.sweep").filter(
+        pl.col("role") == "threshold", results.is_headline, pl.col("layer") == pl.col("layer").min()
+    )
+    return rows.select("text", "queries").unique().select(pl.col("queries").sum()).collect().item()

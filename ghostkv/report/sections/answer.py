@@ -15,6 +15,7 @@ from ghostkv.report.summaries import (
     FER,
     MASS,
     TARGET_LABELS,
+    calibration_queries,
     head_name,
     mean,
     operating_point,
@@ -25,6 +26,7 @@ from ghostkv.report.summaries import (
 
 # From here on a share of heads, or a saving, is called what the sentence calls it.
 _NEARLY_ALL, _MOST, _HALF = 0.9, 0.5, 0.5
+_NOTABLE = 0.01
 
 
 def build(results: Results) -> Sequence[Block]:
@@ -46,7 +48,9 @@ def _verdict(results: Results) -> str:
     share = safe["safe"].mean()
     model = results.manifest().get("model", "this model")
     mass_bytes = _bytes_at(results, "dropped_mass")
-    if share >= _NEARLY_ALL and mass_bytes is not None and mass_bytes <= _HALF:
+    if safe["theta"].is_null().all():
+        answer = "This run cannot tell: it has too few threshold queries to promise anything."
+    elif share >= _NEARLY_ALL and mass_bytes is not None and mass_bytes <= _HALF:
         answer = "Yes."
     elif share >= _NEARLY_ALL:
         answer = (
@@ -81,6 +85,9 @@ def _numbers(results: Results) -> list[str]:
             operating_point(results, metric, target),
             operating_point(results, metric, target, oracle=True),
         )
+        if point["theta"].is_null().all():
+            said.append(_no_threshold(results, metric, target))
+            continue
         low, lossy = worst(point, ELIMINATION), worst(point, FER if metric == "fer" else MASS)
         achieved = mean(point, "fer" if metric == "fer" else "dropped_mass_mean")
         loss = "fer" if metric == "fer" else "dropped_mass_mean"
@@ -98,6 +105,15 @@ def _numbers(results: Results) -> list[str]:
             text + (_price_of_fer(results, point) if metric == "fer" else _better_rule(results, target))
         )
     return said
+
+
+def _no_threshold(results: Results, metric: str, target: float) -> str:
+    queries = calibration_queries(results)
+    return (
+        f"**With thresholds calibrated for {TARGET_LABELS[metric]} ≤ {percent(target, 0)}** nothing is "
+        f"eliminated, for no threshold qualifies on any head. {queries} threshold queries a head can promise "
+        f"no loss below {percent(1 / (queries + 1))}; longer or more threshold texts can."
+    )
 
 
 def _price_of_fer(results: Results, point: pl.DataFrame) -> str:
@@ -132,7 +148,8 @@ def _better_rule(results: Results, target: float) -> str:
         .sort("elimination", descending=True)
         .row(0, named=True)
     )
-    if best["rule"] == results.headline["rule"]:
+    own_mean = mean(operating_point(results, "dropped_mass", target), "elimination")
+    if best["elimination"] - own_mean < _NOTABLE:
         return ""
     return (
         f" Where mass counts, the rule `{best['rule']}` serves the same records better: "

@@ -10,7 +10,7 @@ import polars as pl
 from ghostkv.report.document import Block, Column, Figure, Prose, Section, Table
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results
-from ghostkv.report.summaries import ACHIEVED, TARGET_LABELS, head_name, points_by_text
+from ghostkv.report.summaries import ACHIEVED, TARGET_LABELS, calibration_queries, head_name, points_by_text
 from ghostkv.report.theme import BLUE, INK, VERMILION, WIDTH, percent_axis
 
 _FLOOR = 1e-4
@@ -34,11 +34,7 @@ def build(results: Results) -> Sequence[Block]:
 
 
 def _reading(results: Results) -> str:
-    samples = (
-        results.scan("frontier.sweep")
-        .filter(pl.col("role") == "threshold", results.is_headline, pl.col("layer") == pl.col("layer").min())
-        .select("text", "queries").unique().collect()["queries"].sum()
-    )  # fmt: skip
+    samples = calibration_queries(results)
     text = (
         "A threshold is the largest whose mean loss on threshold texts satisfies conformal risk control: "
         f"n/(n+1) times the mean plus 1/(n+1) is at most the target, with n = {samples} queries a head. If "

@@ -101,7 +101,7 @@ def _summary(results: Results, rows: list[dict], figures: Mapping[str, Mapping])
     text = f"{reached} of {len(rows)} targets reached, {len(missed)} missed"
     text += f", {unmeasured} not measured in this run." if unmeasured else "."
     for row in missed:
-        text += f" **Missed:** {row['what'].lower()} is {row['measured']}, the target {row['target']}."
+        text += f" **Missed:** {row['what'][0].lower()}{row['what'][1:]} is {row['measured']}, the target {row['target']}."
     fer = figures.get("frontier.fer_at_fer_1pct", {}).get("value")
     if fer is not None:
         text += (

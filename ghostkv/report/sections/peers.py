@@ -1,0 +1,378 @@
+"""Stage `peers`: every method on one axis of bytes, where ours wins and where it loses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+import numpy as np
+import polars as pl
+
+from ghostkv.report.document import Block, Column, Figure, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.numbers import NONE, counted, listed, percent
+from ghostkv.report.results import Results, words
+from ghostkv.report.theme import BLUE, GREEN, ORACLE_GREY, ORANGE, PURPLE, SKY, VERMILION, percent_axis
+
+_PANEL, _HEIGHT = 232, 360
+_METRICS = {"output_error_mean": "Output error (mean)", "dropped_mass_mean": "Dropped mass (mean)"}
+_NOUNS = {"output_error_mean": "output error", "dropped_mass_mean": "dropped mass"}
+_NAMES = {
+    "oracle_topk": "oracle top-k",
+    "oracle_topp": "oracle top-p",
+    "streaming_llm": "StreamingLLM",
+    "h2o": "H2O",
+    "snapkv": "SnapKV",
+    "quest": "Quest",
+    "loki": "Loki",
+    "sparq": "SparQ",
+    "double_sparsity": "Double Sparsity",
+    "pq": "PQ",
+    "magicpig": "MagicPIG",
+    "token_picker": "Token-Picker",
+    "ghost": "ghost (ours)",
+}
+_COLOURS = (VERMILION, ORANGE, "#999933", GREEN, "#44aa99", SKY, PURPLE, "#882255", "#6b6ecf", "#8c6d31")
+
+
+def build(results: Results) -> Sequence[Block]:
+    """Verdicts, the frontier, layers, and every variant in numbers."""
+    return [
+        Prose(_reading(results)),
+        _frontier(results),
+        _verdicts(results),
+        _layers(results),
+        _domains(results),
+        _variants(results),
+        Prose(_honesty(results)),
+    ]
+
+
+def _name(selector: str) -> str:
+    return _NAMES.get(selector, words(selector))
+
+
+def _named(column: str = "selector") -> pl.Expr:
+    return pl.col(column).map_elements(_name, return_dtype=pl.String)
+
+
+def _fraction(ratio: float) -> str:
+    """A budget as a fraction where it is one."""
+    inverse = 1 / ratio
+    return f"1/{inverse:.0f}" if abs(inverse - round(inverse)) < 1e-6 else f"{ratio:g}"
+
+
+def _budget() -> pl.Expr:
+    return pl.col("ratio").map_elements(_fraction, return_dtype=pl.String).alias("budget")
+
+
+def _shown(results: Results) -> list[str]:
+    """Metrics that exist: a capture without values has no output error."""
+    found = results.table("peers.summary").drop_nulls("mean")["metric"].unique().to_list()
+    return [metric for metric in _METRICS if metric in found]
+
+
+def _ours(results: Results) -> dict:
+    """The selector that peers are held against: the first of our own."""
+    own = results.table("peers.peers").filter(pl.col("kind") == "ours")
+    return own.select("selector", "variant").row(0, named=True) if own.height else {}
+
+
+def _reading(results: Results) -> str:
+    verdicts, ours = results.table("peers.verdicts"), _ours(results)
+    text = (
+        "Every method reads the same bytes: its index, the keys that are always kept and the keys it chooses, as a "
+        "mean over the queries of a head and text. Where an index alone exceeds the budget the method is *not "
+        "feasible* there; it is never given more. No method but the oracles sees the exact score of a cold key. "
+    )
+    if not ours:
+        return text + "None of the selectors is ours, so nothing is compared."
+    for ratio in sorted({0.125, 0.25} & set(verdicts["ratio"].to_list())):
+        rows = verdicts.filter(pl.col("ratio") == ratio)
+        known = rows.drop_nulls("beaten")
+        if known.is_empty():
+            text += f"**At {_fraction(ratio)}** no interval exists (one document, or nothing to compare). "
+            continue
+        text += (
+            f"**At {_fraction(ratio)} of the bytes**, ours ({ours['variant']}) has a lower output error and a lower "
+            f"dropped mass than {known['beaten'].sum()} of {counted(rows.height, 'peer')}, intervals not overlapping; "
+            f"with intervals of paired differences than {known['beaten_paired'].sum()}; by means alone than "
+            f"{known['lower'].sum()}. "
+        )
+        lost = known.filter(~pl.col("beaten"))["selector"].to_list()
+        if lost:
+            text += f"Not beaten: {listed([_why(results, name, ratio) for name in lost])}. "
+    return text
+
+
+def _why(results: Results, selector: str, ratio: float) -> str:
+    """What keeps a peer from being beaten: the metrics on which it is better, or too close."""
+    rows = results.table("peers.comparison").filter(
+        pl.col("selector") == selector, pl.col("ratio") == ratio, pl.col("kind") == "peer"
+    )
+    better = rows.filter(pl.col("difference") <= 0)["metric"].unique(maintain_order=True).to_list()
+    close = rows.filter(pl.col("difference") > 0, ~pl.col("separate"))["metric"].unique(maintain_order=True).to_list()
+    parts = [f"lower {_NOUNS[metric]} than ours" for metric in better]
+    parts += [f"intervals of {_NOUNS[metric]} overlap" for metric in close if metric not in better]
+    return f"{_name(selector)} ({'; '.join(parts)})"
+
+
+def _best(results: Results, metric: str) -> pl.DataFrame:
+    """Of every selector and ratio the variant with the lowest mean (hindsight, which favours peers)."""
+    summary = results.table("peers.summary").filter(
+        pl.col("domain") == "all", pl.col("metric") == metric, pl.col("kind") != "extended"
+    )
+    # Ours is the one configured design, not the best of several.
+    own = pl.lit(True)
+    if ours := _ours(results):
+        own = (pl.col("kind") != "ours") | (
+            (pl.col("selector") == ours["selector"]) & (pl.col("variant") == ours["variant"])
+        )
+    best = summary.drop_nulls("mean").filter(own).sort("mean", maintain_order=True)
+    return best.unique(["selector", "ratio"], keep="first", maintain_order=True).sort("selector", "ratio")
+
+
+def _frontier(results: Results) -> Figure:
+    shown = _shown(results)
+    data = pl.concat([_best(results, metric) for metric in shown])
+    data = data.with_columns(_named().alias("label"), pl.col("low").clip(lower_bound=1e-4), _budget())
+    order = [_name(name) for name in results.table("peers.summary")["selector"].unique(maintain_order=True)]
+    order = [name for name in order if name in data["label"].unique().to_list()]
+    kinds = dict(data.select("label", "kind").unique().iter_rows())
+    spare = iter(_COLOURS * (1 + len(order) // len(_COLOURS)))
+    fixed = {"ours": BLUE, "oracle": ORACLE_GREY}
+    colours = [fixed.get(kinds[name]) or next(spare) for name in order]
+    legend = alt.Legend(title=None, orient="bottom", columns=5, symbolStrokeWidth=3, symbolSize=160)
+    colour = alt.Color("label:N", scale=alt.Scale(domain=order, range=colours), legend=legend)
+    dashes = [[5, 3] if kinds[name] == "oracle" else [1, 0] for name in order]
+    dash = alt.StrokeDash("label:N", scale=alt.Scale(domain=order, range=dashes), legend=legend)
+    widths = [3.5 if kinds[name] == "ours" else 1.5 for name in order]
+    width = alt.Size("label:N", scale=alt.Scale(domain=order, range=widths), legend=None)
+    ratios = sorted(data["ratio"].unique().to_list())
+    x = alt.X(
+        "ratio:Q",
+        scale=alt.Scale(type="log", domain=[ratios[0] * 0.93, ratios[-1] * 1.07], nice=False),
+        axis=alt.Axis(title="Bytes ratio per head (budget)", values=ratios, format="~g"),
+    )
+    panels = []
+    for metric in shown:
+        rows = data.filter(pl.col("metric") == metric)
+        low, high = float(rows["mean"].min()), float(rows["mean"].max())
+        y = alt.Y(
+            "mean:Q",
+            scale=alt.Scale(type="log", domain=[low * 0.8, high * 1.2], nice=False),
+            axis=percent_axis(_METRICS[metric], values=[1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0]),
+        )
+        base = alt.Chart(rows).encode(x=x, color=colour)
+        lines = base.mark_line(clip=True).encode(y=y, strokeDash=dash, size=width, detail="selector:N")
+        points = base.mark_circle(size=26, opacity=1, clip=True).encode(y=y)
+        # An interval for ours alone: thirteen of them would hide each other, and the table has them all.
+        mine = rows.filter(pl.col("kind") == "ours").drop_nulls("high")
+        bars = (
+            alt.Chart(mine)
+            .mark_rule(strokeWidth=1.5, clip=True)
+            .encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour)
+        )
+        panels.append((lines + points + bars).properties(width=_PANEL, height=_HEIGHT))
+    documents = data["documents"].max()
+    return Figure(
+        "peers_frontier",
+        "What is lost at equal bytes, every method",
+        alt.hconcat(*panels),
+        data.select("selector", "variant", "kind", "budget", "ratio", "metric", "mean", "low", "high", "documents"),
+        f"Down is better. All layers, heads and queries, mean over {counted(documents, 'held-out document')}. Of a peer "
+        "with several settings the best at each budget is drawn, chosen in hindsight on the held-out texts themselves; "
+        "ours is one setting throughout. A line starts at the smallest budget that its index fits. Oracles (dashed) "
+        "know the exact scores. Ours may lie below the oracle in output error, because the oracles drop the tail while "
+        "ours compensates it; in dropped mass it cannot. The bar is our 95 % interval over documents.",
+    )
+
+
+def _verdicts(results: Results) -> Table:
+    data = (
+        results.table("peers.verdicts")
+        .filter(pl.col("ratio") >= 0.1)
+        .with_columns(_named().alias("peer"), _budget())
+        .sort("ratio", "output_error", nulls_last=True)
+    )
+    return Table(
+        "peers_verdicts",
+        "Each peer at its best setting against ours. Beaten: for every setting of the peer, ours has both a lower output "
+        "error and a lower dropped mass and the 95 % intervals over documents do not overlap. Paired: the interval of "
+        "the difference on the same documents lies above zero, for both. A dash: not feasible, or no interval.",
+        data,
+        {
+            "budget": Column("Budget"),
+            "peer": Column("Peer"),
+            "output_error": Column("Output error", "percent"),
+            "ours_output_error": Column("ours", "percent"),
+            "dropped_mass": Column("Dropped mass", "percent"),
+            "ours_dropped_mass": Column("ours", "percent"),
+            "beaten": Column("Beaten", "yes_no"),
+            "beaten_paired": Column("Paired", "yes_no"),
+            "lower": Column("Lower means", "yes_no"),
+        },
+    )
+
+
+def _middle(results: Results) -> float:
+    """The budget of the detailed tables: 1/8, or the one nearest to it."""
+    ratios = results.table("peers.peers")["ratio"].unique().to_list()
+    return min(ratios, key=lambda ratio: abs(np.log(ratio / 0.125)))
+
+
+def _against(results: Results, by: str) -> pl.DataFrame:
+    """Ours, the best peer and the oracle within each layer or domain, at the middle budget."""
+    ours = _ours(results)
+    rows = results.table("peers.peers").filter(pl.col("ratio") == _middle(results))
+    found = rows.select(by).unique(maintain_order=True).sort(by)
+    for metric in _shown(results):
+        means = rows.group_by("selector", "variant", "kind", by, maintain_order=True).agg(
+            pl.when(pl.col(metric).null_count() == 0).then(pl.col(metric).cast(pl.Float64).mean()).alias(metric)
+        )
+        means = means.drop_nulls(metric).sort(metric, maintain_order=True)
+        peer = means.filter(pl.col("kind") == "peer").unique(by, keep="first", maintain_order=True)
+        mine = means.filter(*[pl.col(name) == ours[name] for name in ours]) if ours else means.clear()
+        oracle = means.filter(pl.col("selector") == "oracle_topk")
+        found = found.join(mine.select(by, pl.col(metric).alias(f"{metric}_ours")), on=by, how="left")
+        found = found.join(
+            peer.select(by, pl.col(metric).alias(f"{metric}_peer"), _named().alias(f"{metric}_who")), on=by, how="left"
+        )
+        found = found.join(oracle.select(by, pl.col(metric).alias(f"{metric}_oracle")), on=by, how="left")
+    return found
+
+
+def _columns(results: Results, by: str, label: str, format: str) -> dict[str, Column]:
+    columns = {by: Column(label, format)}
+    for metric in _shown(results):
+        columns |= {
+            f"{metric}_ours": Column(f"{_NOUNS[metric].capitalize()}, ours", "percent"),
+            f"{metric}_peer": Column("best peer", "percent"),
+            f"{metric}_who": Column("which is"),
+            f"{metric}_oracle": Column("oracle top-k", "percent"),
+        }
+    return columns
+
+
+def _layers(results: Results) -> Table:
+    data = _against(results, "layer")
+    lost = {
+        metric: data.filter(pl.col(f"{metric}_ours") >= pl.col(f"{metric}_peer"))["layer"].to_list()
+        for metric in _shown(results)
+    }
+    where = "; ".join(
+        f"in {_NOUNS[metric]} a peer is at least as good in {len(layers)} of {data.height}"
+        + (f" (layers {', '.join(map(str, layers))})" if layers else "")
+        for metric, layers in lost.items()
+    )
+    return Table(
+        "peers_layers",
+        f"Layer by layer at {_fraction(_middle(results))} of the bytes, mean over heads and held-out texts. The best peer "
+        f"is the best of all peers and settings in that layer, in hindsight. Where we lose: {where}.",
+        data,
+        _columns(results, "layer", "Layer", "integer"),
+    )
+
+
+def _domains(results: Results) -> Table:
+    return Table(
+        "peers_domains",
+        f"By domain at {_fraction(_middle(results))} of the bytes.",
+        _against(results, "domain"),
+        _columns(results, "domain", "Domain", "text"),
+    )
+
+
+def _variants(results: Results) -> Table:
+    summary = results.table("peers.summary").filter(pl.col("domain") == "all")
+    keys = ["ratio", "selector", "variant", "kind"]
+    data = summary.pivot("metric", index=[*keys, "feasible_share"], values="mean", maintain_order=True)
+    for metric in _METRICS:
+        rows = summary.filter(pl.col("metric") == metric)
+        span = rows.select(
+            *keys,
+            pl.struct("mean", "low", "high").map_elements(_span, return_dtype=pl.String).alias(f"{metric}_span"),
+            pl.col("head_p95").alias(f"{metric}_head"),
+        )
+        data = data.join(span, on=keys, how="left", maintain_order="left")
+    data = data.sort("ratio", maintain_order=True).with_columns(_named().alias("who"), _budget())
+    return Table(
+        "peers_variants",
+        "Every setting at every budget; mean and 95 % Student interval over held-out documents, and the 95th percentile "
+        "of heads beside it: heads differ far more than documents do. *Extended*: a peer with our tail compensation, which its "
+        "paper does not have; it shows how much of our lead is the compensation and how much the record. p99 is over "
+        "all queries and heads of a layer, mean over layers. A dash: not feasible.",
+        data,
+        {
+            "budget": Column("Budget"),
+            "who": Column("Method"),
+            "variant": Column("Setting"),
+            "kind": Column("Kind"),
+            "output_error_mean_span": Column("Output error", "figure"),
+            "output_error_mean_head": Column("p95 head", "percent"),
+            "output_error_p99": Column("p99", "percent"),
+            "dropped_mass_mean_span": Column("Dropped mass", "figure"),
+            "dropped_mass_mean_head": Column("p95 head", "percent"),
+            "recall_32": Column("Recall@32", "percent"),
+            "fer": Column("FER", "percent"),
+            "bytes_ratio": Column("Bytes", "ratio"),
+            "bytes_ratio_gqa": Column("GQA-true", "ratio"),
+            "index_ratio": Column("of it index", "ratio"),
+        },
+    )
+
+
+def _span(row: dict) -> str:
+    if row["mean"] is None:
+        return NONE
+    mean = percent(row["mean"])
+    return mean if row["low"] is None else f"{mean} ({100 * row['low']:.1f}–{100 * row['high']:.1f})"
+
+
+def _honesty(results: Results) -> str:
+    documents = results.table("peers.peers")["text"].n_unique()
+    text = (
+        f"**How sure this is.** The sample is {counted(documents, 'held-out document')}: thousands of queries and "
+        "hundreds of heads of one document are not independent, so only documents count as repeats. "
+    )
+    if documents > 1:
+        text += (
+            f"With {documents} the Student quantile is large, and because they come from different domains an interval "
+            "of each method's own mean holds the difference between domains as well. All methods run on the same "
+            "documents, so the paired interval answers the question 'is ours lower on a document like these' and the "
+            "unpaired one is the stricter test; both are shown and the headline counts the stricter. More texts a "
+            "domain (`texts.per_role.held_out`) narrow both. "
+        )
+    else:
+        text += "One document gives no interval at all, so nothing is called beaten. "
+    return text + (
+        "H2O and SnapKV observe sampled queries and not all, and both may bring back keys that they would have "
+        "evicted; every card in `ghostkv/selectors` says what its paper has that is not here."
+    )
+
+
+_AT = "FROM self WHERE abs(ratio - {ratio}) < 0.000001"
+
+
+def _count(column: str, ratio: float) -> str:
+    return (
+        f"SELECT CASE WHEN count({column}) > 0 THEN sum(CAST({column} AS INT)) ELSE NULL END AS value, "
+        f"count({column}) AS n " + _AT.replace("{ratio}", str(ratio))
+    )
+
+
+_PEERS = "non-oracle peers"
+HEADLINE = (
+    HeadlineFigure(
+        "peers.count",
+        _PEERS,
+        "peers.verdicts",
+        "SELECT count(DISTINCT selector) AS value, count(DISTINCT selector) AS n FROM self",
+    ),
+    HeadlineFigure("peers.beaten_at_1_8", _PEERS, "peers.verdicts", _count("beaten", 0.125)),
+    HeadlineFigure("peers.beaten_at_1_4", _PEERS, "peers.verdicts", _count("beaten", 0.25)),
+    HeadlineFigure("peers.beaten_paired_at_1_8", _PEERS, "peers.verdicts", _count("beaten_paired", 0.125)),
+    HeadlineFigure("peers.beaten_paired_at_1_4", _PEERS, "peers.verdicts", _count("beaten_paired", 0.25)),
+)
+SECTION = Section(
+    "peers", "What peers do at the same bytes", build, needs=("peers.peers", "peers.verdicts"), headline=HEADLINE
+)

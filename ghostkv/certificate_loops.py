@@ -28,7 +28,7 @@ COLUMNS = 10
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def topk_loop(upper, lower, exact_low, ranges, k, probes, costs, scores, tau, out, group_bytes):
+def topk_loop(upper, lower, exact_low, ranges, k, probes, costs, scores, tau, out, group_bytes, kept):
     """Cascade of the top-k certificate; see `ghostkv.certificates.certify_topk`."""
     levels, group, queries, keys = upper.shape[0] - 1, upper.shape[1], upper.shape[2], upper.shape[3]
     first, start, stop, last = ranges
@@ -94,6 +94,8 @@ def topk_loop(upper, lower, exact_low, ranges, k, probes, costs, scores, tau, ou
             for j in range(a, b):
                 violated += (not use[VALUE, j]) and scores[g, q, j] >= tau[g, q]
             out[g, q, VIOLATED] = violated
+            kept[g, q, first[q] : last[q]] = 1
+            kept[g, q, a:b] = use[VALUE, a:b]
             charge(use, a, b, last[q] - first[q], costs, out[g, q])
             unite(use, united, a, b)
         charge_group(united, a, b, last[q] - first[q], costs, group_bytes[q])

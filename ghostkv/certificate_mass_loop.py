@@ -36,6 +36,7 @@ EXP_SLACK, EXP_TINY = 2.0**-17, 2.0e-38
 def mass_loop(
     upper, lower, top, exact_mass, ranges, delta, shares, costs, powers, mass, values, value_norm, outputs, out,
     group_bytes,
+    kept_keys,
 ):  # fmt: skip
     """Cascade of the dropped-mass certificate; see `ghostkv.certificates.certify_mass`.
 
@@ -121,6 +122,8 @@ def mass_loop(
                 _output_error(
                     use, a, b, first[q], last[q], mass[g, q], values, value_norm, outputs[g, q], out[g, q]
                 )
+            kept_keys[g, q, first[q] : last[q]] = 1
+            kept_keys[g, q, a:b] = use[VALUE, a:b]
             charge(use, a, b, last[q] - first[q], costs, out[g, q])
             unite(use, united, a, b)
         charge_group(united, a, b, last[q] - first[q], costs, group_bytes[q])

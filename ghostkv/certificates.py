@@ -64,6 +64,8 @@ class Outcome:
 
     Attributes
     ----------
+    kept : ndarray of bool, shape [group, queries, keys]
+        Keys that take part in the output.
     elimination : ndarray
         Share of the cold keys that were never read: bounds on their records ruled them out.
     values_unread : ndarray
@@ -83,6 +85,7 @@ class Outcome:
         Keys that stopped early and had to be read after all.
     """
 
+    kept: np.ndarray
     elimination: np.ndarray
     values_unread: np.ndarray
     bytes_nested: np.ndarray
@@ -113,12 +116,12 @@ def certify_topk(
         Keys with the best estimates whose K is read in full after each level.
     top_k : int
     """
-    out, group = _tables(truth.scores.shape)
+    out, group, kept = _tables(truth.scores.shape)
     loops.topk_loop(
         upper, lower, truth.low, truth.ranges, top_k, np.asarray(probes, np.int64), costs.packed,
-        truth.scores, truth.tau, out, group,
+        truth.scores, truth.tau, out, group, kept,
     )  # fmt: skip
-    return _outcome(out, group, truth, costs)
+    return _outcome(out, group, kept, truth, costs)
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ class Powers:
     Attributes
     ----------
     top : ndarray, shape [group, queries]
-        What is subtracted before exponentials are taken; any finite number is sound.
+        What is subtracted before exponentials are taken: the largest of all lower bounds, so that none overflows.
     above, middle : ndarray, shape [levels + 1, group, queries, keys]
         Of upper bounds, and of the middle between the bounds.
     below : ndarray, shape [group, queries, keys]
@@ -160,7 +163,8 @@ class Powers:
         cold = (position >= truth.visible.start[:, None]) & (position < truth.visible.stop[:, None])
         exact = (position < truth.visible.last[:, None]) & (position >= truth.visible.first[:, None]) & ~cold
         low = np.where(exact, truth.low, -np.inf)
-        top = np.maximum(low.max(axis=-1), np.where(cold, lower[0], -np.inf).max(axis=-1))
+        # A lower bound whose exponential overflowed would count as infinite mass that is kept, and all could go.
+        top = np.maximum(low.max(axis=-1), np.where(cold, lower[-1], -np.inf).max(axis=-1))
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             for level in range(len(lower)):
                 np.add(upper[level], lower[level], out=middle[level])
@@ -197,22 +201,24 @@ def certify_mass(
         Share of the budget that keys stopped at or before each level may take.
     delta : float
     """
-    out, group = _tables(truth.scores.shape)
+    out, group, kept = _tables(truth.scores.shape)
     norms = np.linalg.norm(truth.values.astype(np.float64), axis=1)
     mass_loop(
         upper, lower, powers.top, powers.kept, truth.ranges, delta, np.asarray(shares, np.float64), costs.packed,
         (powers.above, powers.middle, powers.below), truth.mass, truth.values, norms, truth.outputs, out, group,
+        kept,
     )  # fmt: skip
-    return _outcome(out, group, truth, costs)
+    return _outcome(out, group, kept, truth, costs)
 
 
-def _tables(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    return np.zeros((*shape[:2], loops.COLUMNS)), np.zeros((shape[1], 2))
+def _tables(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return np.zeros((*shape[:2], loops.COLUMNS)), np.zeros((shape[1], 2)), np.zeros(shape, np.uint8)
 
 
-def _outcome(out: np.ndarray, group: np.ndarray, truth: Truth, costs: Costs) -> Outcome:
+def _outcome(out: np.ndarray, group: np.ndarray, kept: np.ndarray, truth: Truth, costs: Costs) -> Outcome:
     cold, full = np.maximum(truth.visible.cold, 1), truth.visible.visible * costs.pair
     return Outcome(
+        kept.view(bool),
         out[..., loops.ELIMINATED] / cold,
         out[..., loops.VALUES_UNREAD] / cold,
         out[..., loops.BYTES_NESTED] / full,

@@ -1,0 +1,117 @@
+"""The nested record: each level refines the same cells, bounds by itself, and survives packing."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ghostkv import codecs
+from ghostkv.codecs.nested import Nested
+from ghostkv.errors import TableError
+
+WIDTH, LEVELS = 16, (2, 2, 4, 24)
+
+
+def tensors(seed=0):
+    mixing = np.random.default_rng(0).normal(size=(WIDTH, WIDTH)) * np.linspace(3, 0.1, WIDTH)
+    rng = np.random.default_rng(seed + 100)
+    return rng.normal(size=(600, WIDTH)) @ mixing + 2.0, rng.normal(size=(150, WIDTH)) @ mixing
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return Nested.of(LEVELS).fit(*tensors())
+
+
+def test_levels_are_prefixes_of_one_path(codec):
+    keys = tensors(1)[0]
+    codes = codec._codes((keys - codec.mean_) @ codec.encoder_.T)
+    records = codec.encode(keys)
+    assert [plane.shape[1] for plane in records.planes] == list(LEVELS)
+    before = np.zeros(WIDTH, int)
+    for level in range(len(LEVELS)):
+        depth = codec.depths(level)
+        assert (depth >= before).all()
+        assert depth.sum() == 8 * sum(LEVELS[: level + 1])
+        # A level alone gives the same coordinates as the first bits of the whole path.
+        cut = (codes >> (16 - depth)) << (16 - depth)
+        assert np.array_equal(
+            codec.decode(records, level).coordinates, codec._rebuild(cut.astype(np.uint16), level)
+        )
+        before = depth
+    assert (before == 16).all()
+
+
+def test_each_level_tells_more_and_the_last_is_as_good_as_float16(codec):
+    keys, queries = tensors(1)
+    projected, records = codec.project(queries), codec.encode(keys)
+    exact = queries @ keys.T
+    errors = [
+        np.sqrt(((codec.estimate(projected, codec.decode(records, n), 1.0) - exact) ** 2).mean())
+        for n in range(4)
+    ]
+    assert all(later < 0.75 * earlier for earlier, later in zip(errors, errors[1:], strict=False))
+    rounded = np.sqrt(((queries @ keys.astype(np.float16).astype(np.float64).T - exact) ** 2).mean())
+    assert errors[-1] < 4 * rounded
+
+
+@pytest.mark.parametrize("code_bytes", [2, 4, 8])
+def test_a_prefix_is_as_good_as_a_transform_code_of_that_size(codec, code_bytes):
+    keys, queries = tensors(2)
+    level = int(np.searchsorted(np.cumsum(LEVELS), code_bytes))
+    other = codecs.make("transform_code", code_bytes).fit(*tensors())
+    errors = []
+    for one, decoded in (
+        (codec, codec.decode(codec.encode(keys), level)),
+        (other, other.decode(other.encode(keys))),
+    ):
+        errors.append(((one.estimate(one.project(queries), decoded, 1.0) - queries @ keys.T) ** 2).mean())
+    assert errors[0] < 1.15 * errors[1]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    magnitude=st.sampled_from([1e-7, 1e-3, 1.0, 30.0, 3e3]),
+    kind=st.sampled_from(["gaussian", "rank_one", "duplicates", "one_hot"]),
+)
+def test_every_level_bounds_the_error_on_keys_unlike_the_calibration(codec, seed, magnitude, kind):
+    rng = np.random.default_rng(seed)
+    keys = {
+        "gaussian": lambda: rng.normal(size=(40, WIDTH)),
+        "rank_one": lambda: np.outer(rng.normal(size=40), rng.normal(size=WIDTH)),
+        "duplicates": lambda: np.repeat(rng.normal(size=(1, WIDTH)), 40, axis=0),
+        "one_hot": lambda: np.eye(WIDTH)[rng.integers(0, WIDTH, 40)],
+    }[kind]() * magnitude
+    keys = keys.astype(np.float16)
+    queries = rng.normal(size=(10, WIDTH)).astype(np.float32)
+    projected, records = codec.project(queries), codec.encode(keys)
+    exact = queries.astype(np.float64) @ keys.astype(np.float64).T
+    for level in range(len(LEVELS)):
+        decoded = codec.decode(records, level)
+        margin = np.outer(projected.norm, decoded.radius.astype(np.float64))
+        assert (np.abs(codec.estimate(projected, decoded, 1.0) - exact) <= margin).all()
+
+
+def test_keys_without_spread_still_fit_and_bound():
+    keys, queries = np.ones((50, WIDTH)), tensors()[1]
+    codec = Nested.of(LEVELS).fit(keys, queries)
+    decoded = codec.decode(codec.encode(keys))
+    assert np.isfinite(decoded.radius).all()
+    error = np.abs(codec.estimate(codec.project(queries), decoded, 1.0) - queries @ keys.T)
+    assert (error <= np.outer(codec.project(queries).norm, decoded.radius)).all()
+
+
+def test_same_calibration_gives_the_same_bytes(codec):
+    keys = tensors(1)[0]
+    again = Nested.of(LEVELS).fit(*tensors()).encode(keys)
+    for mine, theirs in zip(codec.encode(keys).planes, again.planes, strict=True):
+        assert np.array_equal(mine, theirs)
+
+
+def test_records_of_other_levels_and_too_many_bits_are_refused(codec):
+    other = Nested.of((4, 4)).fit(*tensors())
+    with pytest.raises(TableError, match=r"levels of \(4, 4\) bytes"):
+        codec.decode(other.encode(tensors()[0]))
+    with pytest.raises(ValueError, match="more than 16 bits"):
+        Nested.of((8, 25)).fit(*tensors())

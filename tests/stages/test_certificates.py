@@ -1,0 +1,148 @@
+"""Certificates as a stage: tables add up, nothing is violated, held-out text alone is measured."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ghostkv.captures import read_layer
+from ghostkv.config.certificates import Certificates
+from ghostkv.errors import ConfigError
+from ghostkv.io import read_table, sha256_file
+from ghostkv.stages.certificates import certify_layer, gather, level_bytes
+from ghostkv.stages.sketch import sketch_layer
+
+SINKS, HOT, START = 2, 8, 150
+CODECS = [{"name": "transform_code", "bytes": [4]}, {"name": "gaussian", "bytes": [4]}]
+PARAMS = Certificates(probes=8, compared_every=2, deltas=[0.2, 0.05]).plain() | {
+    "sinks": SINKS,
+    "hot": HOT,
+    "top_k": 6,
+    "headline_start": START,
+    "headline": {"codec": "transform_code"},
+    "codecs": CODECS,
+    "seed": 0,
+    "code": "f",
+}
+TABLES = ("certificates", "checks")
+
+
+def run(captures, folder, layers=(0, 1), params=PARAMS):
+    files = {name: [] for name in TABLES}
+    for layer in layers:
+        sketch = {name: str(folder / f"{name}_{layer}") for name in ("codecs", "records")}
+        sketch_layer(captures, layer, {"codecs": CODECS, "seed": 0}, sketch)
+        outputs = {name: str(folder / f"{name}_{layer}.parquet") for name in TABLES}
+        certify_layer(captures, sketch, layer, params, outputs)
+        for name, path in outputs.items():
+            files[name].append(path)
+    whole = {name: str(folder / f"{name}.parquet") for name in TABLES}
+    gather(files, whole)
+    return {name: read_table(path) for name, path in whole.items()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("certificates")
+
+
+@pytest.fixture(scope="module")
+def tables(captures, folder):
+    return run(captures, folder)
+
+
+def test_no_check_fails_and_every_pair_and_level_is_checked(captures, tables):
+    checks = tables["checks"]
+    assert checks["violations"].sum() == tables["certificates"]["violations"].sum() == 0
+    capture = read_layer(captures[2]["folder"], 0)
+    cold = sum(max(p + 1 - HOT - SINKS, 0) for p in capture.positions if p >= START) * capture.group
+    margins = checks.filter(
+        (pl.col("what") == "margin") & (pl.col("design") == "nested") & (pl.col("layer") == 0)
+    )
+    assert sorted(set(margins["level"])) == list(range(1, len(PARAMS["levels"]) + 2))
+    assert (margins["checks"] == cold).all()
+    assert set(checks["what"]) == {"margin", "topk", "mass", "output"}
+
+
+def test_every_design_has_both_certificates_and_the_cascade_all_targets(tables):
+    frame = tables["certificates"]
+    assert set(frame["design"]) == {
+        "nested", "transform_code_4", "low_bit_4", "page_box", "cluster_ball", "cluster_cone"
+    }  # fmt: skip
+    nested = frame.filter(pl.col("design") == "nested")
+    # layers, heads, storages, and the top-k beside two masses
+    assert nested.height == 2 * 4 * 2 * 3
+    assert frame.filter(pl.col("design") != "nested").height == 2 * 4 * 5 * 2
+    assert (frame.filter(pl.col("design") != "nested")["storage"] == "additive").all()
+
+
+def test_rates_are_consistent(tables):
+    frame = tables["certificates"]
+    assert (frame["elimination"] <= frame["values_unread"] + 1e-6).all()
+    assert (frame["values_unread"] <= frame["oracle_elimination"] + 1e-6).all()
+    mass = frame.filter(pl.col("certificate") == "mass")
+    assert (mass["dropped_mass_max"] <= mass["target"]).all()
+    assert (mass["dropped_mass_mean"] <= mass["certified_mass_mean"] + 1e-6).all()
+    assert (mass["output_error_mean"] <= mass["output_error_bound_mean"] + 1e-6).all()
+    nested = frame.filter(pl.col("design") == "nested").partition_by("storage", as_dict=True)
+    assert nested["nested",]["elimination"].to_list() == nested["additive",]["elimination"].to_list()
+
+
+def test_the_cascade_eliminates_something(tables):
+    topk = tables["certificates"].filter((pl.col("design") == "nested") & (pl.col("certificate") == "topk"))
+    assert topk["elimination"].mean() > 0.5
+    # A group reads at least what its hungriest head reads.
+    assert (topk["bytes_ratio"] <= topk["bytes_ratio_gqa"] + 1e-6).all()
+
+
+def test_other_roles_than_codec_and_held_out_do_not_matter(captures, folder, tables, tmp_path):
+    swapped = [captures[0], captures[1] | {"folder": captures[0]["folder"]}, captures[2]]
+    run(swapped, tmp_path)
+    for name in TABLES:
+        assert sha256_file(tmp_path / f"{name}.parquet") == sha256_file(folder / f"{name}.parquet")
+
+
+def test_captures_without_values_have_no_output_checks(write_captures, tmp_path):
+    found = run(write_captures(values=False), tmp_path, layers=(0,))
+    assert found["certificates"]["output_error_mean"].null_count() == found["certificates"].height
+    assert "output" not in set(found["checks"]["what"])
+    assert found["checks"]["violations"].sum() == 0
+
+
+def test_sliding_windows_certify_what_is_visible(write_captures, tmp_path):
+    found = run(write_captures(window=64), tmp_path, layers=(0,))
+    assert found["checks"]["violations"].sum() == 0
+    assert (found["certificates"]["oracle_elimination"] <= 1).all()
+
+
+def test_levels_scale_with_the_head_and_end_at_the_stored_key():
+    assert level_bytes([1, 1, 1, 1, 2, 2], 64) == (8, 8, 8, 8, 16, 16, 64)
+    assert sum(level_bytes([1, 1, 1, 1, 2, 2], 128)) == 256
+    assert level_bytes([0.5], 2) == (1, 3)
+
+
+def test_a_missing_role_and_a_late_headline_are_refused_by_name(captures, tmp_path):
+    with pytest.raises(ConfigError, match="no text has the role 'held_out'"):
+        run(captures[:2], tmp_path, layers=(0,))
+    with pytest.raises(ConfigError, match="headline_start is 5000.*raise capture.tokens"):
+        run(captures, tmp_path, layers=(0,), params=PARAMS | {"headline_start": 5000})
+    assert not list(tmp_path.glob("c*.parquet"))
+
+
+def test_config_asks_for_a_share_a_level_and_planes_to_spare():
+    with pytest.raises(ConfigError, match=r"(?s)one share a level.*Write: shares: \[0.485, 0.97\]"):
+        Certificates(levels=[1, 1], shares=[0.5])
+    with pytest.raises(ConfigError, match="not descending"):
+        Certificates(levels=[1, 1], shares=[0.5, 0.4])
+    with pytest.raises(ConfigError, match="less than 16"):
+        Certificates(levels=[8, 8], shares=[0.5, 0.9])
+
+
+def test_an_eliminated_key_costs_its_first_level_at_least(captures, tables):
+    topk = tables["certificates"].filter((pl.col("design") == "nested") & (pl.col("certificate") == "topk"))
+    topk = topk.filter(pl.col("layer") == 0)
+    positions = read_layer(captures[2]["folder"], 0).positions
+    positions = positions[positions >= START]
+    cold = positions + 1 - HOT - SINKS
+    # head_dim 16: 2 bytes of code and one of residual; K and V take 64.
+    least = np.mean((3 * cold + 64 * (HOT + SINKS)) / (64 * (positions + 1)))
+    assert (topk["bytes_ratio"] >= least).all()

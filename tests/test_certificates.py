@@ -1,0 +1,267 @@
+"""Certificates hold against scores in float64, whatever keys, queries and calibration are."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ghostkv import codecs
+from ghostkv.attention import cold_range, hide, scores
+from ghostkv.bounders import Clusters, LowBit, PageBoxes
+from ghostkv.bounds import CodecBounds, narrow
+from ghostkv.certificates import Costs, Powers, certify_mass, certify_topk
+from ghostkv.codecs.nested import Nested
+from ghostkv.truth import Truth, oracle_mass, oracle_topk
+
+WIDTH, KEYS, GROUP, SINKS, HOT, TOP_K = 16, 160, 2, 2, 8, 6
+LEVELS = (2, 2, 4, 24)
+SHARES = (0.05, 0.3, 0.97)
+KINDS = ["gaussian", "heavy", "rank_one", "duplicates", "tied", "huge", "denormal", "one_hot", "zero"]
+SCALE = 0.3
+
+
+def mixing(seed):
+    return np.random.default_rng(seed).normal(size=(WIDTH, WIDTH)) * np.linspace(3, 0.1, WIDTH)
+
+
+def calibration(seed, magnitude=1.0):
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(400, WIDTH)) @ mixing(seed) + 2.0) * magnitude, rng.normal(
+        size=(150, WIDTH)
+    ) @ mixing(seed)
+
+
+@cache
+def fitted(name):
+    """A nested codec of the right layer, of another layer, or fitted on keys a hundred times smaller."""
+    seed, magnitude = {"right": (1, 1.0), "shuffled": (2, 1.0), "small": (1, 0.01)}[name]
+    return Nested.of(LEVELS).fit(*calibration(seed, magnitude))
+
+
+def make_keys(kind, seed):
+    rng = np.random.default_rng(seed)
+    plain = rng.normal(size=(KEYS, WIDTH)) @ mixing(1) + 2.0
+    made = {
+        "gaussian": lambda: plain,
+        "heavy": lambda: rng.standard_t(1.1, size=(KEYS, WIDTH)).clip(-1e3, 1e3),
+        "rank_one": lambda: np.outer(rng.normal(size=KEYS), rng.normal(size=WIDTH)),
+        "duplicates": lambda: plain[rng.integers(0, 4, KEYS)],
+        # Few distinct values along the only direction that queries see: scores tie at theta.
+        "tied": lambda: (
+            np.outer(rng.integers(-2, 3, KEYS), np.eye(WIDTH)[0]) + plain * (np.arange(WIDTH) > 0)
+        ),
+        "huge": lambda: rng.choice([-6e4, 6e4], size=(KEYS, WIDTH)) * rng.random((KEYS, 1)),
+        "denormal": lambda: rng.normal(size=(KEYS, WIDTH)) * 2e-7,
+        "one_hot": lambda: np.eye(WIDTH)[rng.integers(0, WIDTH, KEYS)],
+        "zero": lambda: np.zeros((KEYS, WIDTH)),
+    }[kind]()
+    return made.astype(np.float16)
+
+
+def make_queries(kind, seed, magnitude):
+    rng = np.random.default_rng(seed + 1)
+    queries = rng.normal(size=(GROUP, 4, WIDTH)) @ mixing(1) * magnitude
+    if kind == "tied":
+        queries = queries * (np.arange(WIDTH) == 0)
+    return queries.astype(np.float32)
+
+
+class Case:
+    """One view: float32 attention for the lab, float64 attention to judge it."""
+
+    def __init__(self, keys, queries):
+        self.keys, self.queries = keys, queries
+        self.positions = np.array([40, 90, 120, KEYS - 1])
+        self.visible = cold_range(self.positions, np.zeros(4, np.int64), SINKS, HOT)
+        logits = scores(queries, keys.astype(np.float32), SCALE)
+        hide(logits, self.visible)
+        values = np.random.default_rng(0).normal(size=(KEYS, 5)).astype(np.float16)
+        self.truth = Truth.of(queries, keys, logits, values, self.visible, SCALE, TOP_K)
+        self.exact = queries.astype(np.float64) @ keys.astype(np.float64).T * SCALE
+        self.exact[np.isneginf(logits)] = -np.inf
+        self.costs = Costs((3, 3, 5), 36, WIDTH, 5)
+
+    def flat(self):
+        return self.queries.reshape(-1, WIDTH)
+
+    def nested_bounds(self, codec):
+        shape = (len(codec.levels), *self.exact.shape)
+        lower, upper = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        projected, records = codec.project(self.flat()), codec.encode(self.keys)
+        known = (
+            np.full((GROUP * 4, KEYS), -np.inf, np.float32),
+            np.full((GROUP * 4, KEYS), np.inf, np.float32),
+        )
+        for level in range(len(codec.levels)):
+            decoded = codec.decode(records, level)
+            estimates = codec.estimate(projected, decoded, SCALE)
+            known_new = lower[level].reshape(-1, KEYS), upper[level].reshape(-1, KEYS)
+            narrow(estimates, projected.norm * np.float32(SCALE), decoded.radius, *known, *known_new)
+            known = known_new
+        return lower, upper
+
+    def assert_bounds_hold(self, lower, upper):
+        seen = np.isfinite(self.exact)
+        assert (lower[..., seen] <= self.exact[seen]).all()
+        assert (upper[..., seen] >= self.exact[seen]).all()
+
+    def assert_topk_holds(self, outcome):
+        kth = np.sort(self.exact, axis=-1)[..., -TOP_K, None]
+        # Every key that ties with the k-th best stays as well: FER is 0 however ties are broken.
+        assert outcome.kept[self.exact >= kth].all()
+        assert outcome.violated.sum() == 0
+
+    def assert_mass_holds(self, outcome, delta):
+        mass = np.exp(self.exact - self.exact.max(axis=-1, keepdims=True))
+        mass /= mass.sum(axis=-1, keepdims=True)
+        dropped = np.where(outcome.kept, 0.0, mass).sum(axis=-1)
+        assert (dropped <= delta).all()
+        assert (dropped <= outcome.certified * (1 + 1e-12)).all()
+        assert outcome.violated.sum() == 0
+        values = self.truth.values.astype(np.float64)
+        full, kept = mass @ values, np.where(outcome.kept, mass, 0.0)
+        error = np.linalg.norm(full - kept @ values / kept.sum(axis=-1, keepdims=True), axis=-1)
+        assert (error <= outcome.error_bound + 1e-6).all()
+
+
+cases = given(
+    kind=st.sampled_from(KINDS),
+    calibrated=st.sampled_from(["right", "shuffled", "small"]),
+    seed=st.integers(0, 2**31),
+    magnitude=st.sampled_from([1e-20, 1e-3, 0.1, 1.0, 30.0]),
+    delta=st.sampled_from([0.3, 0.05, 1e-3]),
+)
+
+
+@settings(max_examples=250, deadline=None)
+@cases
+def test_a_cascade_never_loses_a_top_key_nor_more_mass_than_it_certifies(
+    kind, calibrated, seed, magnitude, delta
+):
+    case = Case(make_keys(kind, seed), make_queries(kind, seed, magnitude))
+    lower, upper = case.nested_bounds(fitted(calibrated))
+    case.assert_bounds_hold(lower, upper)
+    case.assert_topk_holds(certify_topk(lower, upper, case.truth, case.costs, (8, 0, 0), TOP_K))
+    powers = Powers.of(lower, upper, case.truth)
+    outcome = certify_mass(lower, upper, powers, case.truth, case.costs, SHARES, delta)
+    case.assert_mass_holds(outcome, delta)
+
+
+@pytest.mark.parametrize("name", ["low_bit", "page_box", "cluster_ball", "cluster_cone", "transform_code"])
+@settings(max_examples=50, deadline=None)
+@cases
+def test_every_other_bound_certifies_soundly_too(name, kind, calibrated, seed, magnitude, delta):
+    case = Case(make_keys(kind, seed), make_queries(kind, seed, magnitude))
+    keys, queries = calibration(2 if calibrated == "shuffled" else 1, 0.01 if calibrated == "small" else 1.0)
+    bounder = {
+        "low_bit": lambda: LowBit(3).fit(keys),
+        "page_box": lambda: PageBoxes(8),
+        "cluster_ball": lambda: Clusters("ball", 8),
+        "cluster_cone": lambda: Clusters("cone", 8),
+        "transform_code": lambda: CodecBounds(codecs.make("transform_code", 4).fit(keys, queries)),
+    }[name]()
+    found = bounder.write(case.keys).bounds(case.flat(), SCALE)
+    lower = np.stack([found.lower.reshape(case.exact.shape), case.truth.low])
+    upper = np.stack([found.upper.reshape(case.exact.shape), case.truth.high])
+    case.assert_bounds_hold(lower, upper)
+    case.assert_topk_holds(certify_topk(lower, upper, case.truth, case.costs, (8,), TOP_K))
+    powers = Powers.of(lower, upper, case.truth)
+    case.assert_mass_holds(certify_mass(lower, upper, powers, case.truth, case.costs, (0.97,), delta), delta)
+
+
+def usual(seed=3):
+    case = Case(make_keys("gaussian", seed), make_queries("gaussian", seed, 0.2))
+    return case, *case.nested_bounds(fitted("right"))
+
+
+def test_on_keys_like_the_calibration_the_cascade_is_nearly_as_good_as_exact_scores():
+    case, lower, upper = usual()
+    outcome = certify_topk(lower, upper, case.truth, case.costs, (8, 0, 0), TOP_K)
+    assert outcome.elimination.mean() > 0.85 * oracle_topk(case.truth).mean()
+    mass = certify_mass(
+        lower, upper, Powers.of(lower, upper, case.truth), case.truth, case.costs, SHARES, 0.1
+    )
+    oracle = oracle_mass(case.truth, [0.1])[0]
+    assert (mass.values_unread <= oracle + 1e-12).all()
+    assert mass.values_unread.mean() > 0.8 * oracle.mean()
+
+
+def test_bounds_that_know_nothing_eliminate_nothing():
+    case, lower, upper = usual()
+    lower[:-1], upper[:-1] = -np.inf, np.inf
+    top = certify_topk(lower, upper, case.truth, case.costs, (0, 0, 0), TOP_K)
+    mass = certify_mass(
+        lower, upper, Powers.of(lower, upper, case.truth), case.truth, case.costs, SHARES, 0.1
+    )
+    for outcome in (top, mass):
+        assert (outcome.elimination == 0).all()
+        assert outcome.values_unread.mean() > 0
+    case.assert_topk_holds(top)
+    case.assert_mass_holds(mass, 0.1)
+
+
+def test_a_false_bound_is_counted_as_a_violation():
+    case, lower, upper = usual()
+    best = np.argmax(
+        np.where(case.visible.start[:, None] <= np.arange(KEYS), case.exact, -np.inf)[..., :30], axis=-1
+    )
+    np.put_along_axis(upper[0], best[..., None], -1e3, axis=-1)
+    outcome = certify_topk(lower, upper, case.truth, case.costs, (0, 0, 0), TOP_K)
+    lost = np.take_along_axis(case.exact, best[..., None], -1)[..., 0] >= case.truth.tau - 1e-6
+    assert lost.any()
+    assert (outcome.violated[lost] > 0).all()
+    mass = certify_mass(
+        lower, np.full_like(upper, -1e3), Powers.of(lower, np.full_like(upper, -1e3), case.truth),
+        case.truth, case.costs, SHARES, 0.01,
+    )  # fmt: skip
+    assert mass.violated.sum() > 0
+
+
+def test_bytes_are_counted_key_by_key_and_once_for_a_group():
+    case, lower, upper = usual()
+    lower[:-1], upper[:-1] = -np.inf, np.inf
+    outcome = certify_topk(lower, upper, case.truth, case.costs, (0, 0, 0), TOP_K)
+    cold, visible = case.visible.cold, case.visible.visible
+    values = (1 - outcome.values_unread) * cold
+    # Nothing is ever decided: all levels (11 bytes) and K of every cold key, V of those that K leaves in.
+    full = visible * (2 * WIDTH + 2 * 5)
+    exact = (visible - cold) * (2 * WIDTH + 2 * 5)
+    assert outcome.bytes_nested == pytest.approx((36 * cold + 10 * values + exact) / full)
+    assert outcome.bytes_additive == pytest.approx(((11 + 32) * cold + 10 * values + exact) / full)
+    position = np.arange(KEYS)
+    is_cold = (position >= case.visible.start[:, None]) & (position < case.visible.stop[:, None])
+    union = (outcome.kept.any(axis=0) & is_cold).sum(axis=-1)
+    assert outcome.group_nested == pytest.approx((36 * cold + 10 * union + exact) / full)
+    assert outcome.group_additive == pytest.approx(((11 + 32) * cold + 10 * union + exact) / full)
+
+
+def test_one_level_reads_one_level():
+    case, lower, upper = usual()
+    upper[0], lower[0] = -1e4, -2e4
+    outcome = certify_topk(lower, upper, case.truth, case.costs, (0, 0, 0), TOP_K)
+    assert (outcome.elimination == 1).all()
+    ratio = (3 * case.visible.cold + 42 * (case.visible.visible - case.visible.cold)) / (
+        42 * case.visible.visible
+    )
+    assert outcome.bytes_nested == pytest.approx(np.broadcast_to(ratio, (GROUP, 4)))
+    assert outcome.group_additive == pytest.approx(ratio)
+
+
+def test_a_sliding_window_hides_sinks_and_still_certifies():
+    case = Case(make_keys("gaussian", 5), make_queries("gaussian", 5, 0.2))
+    first = np.maximum(case.positions - 63, 0)
+    case.visible = cold_range(case.positions, first, SINKS, HOT)
+    logits = scores(case.queries, case.keys.astype(np.float32), SCALE)
+    hide(logits, case.visible)
+    case.truth = Truth.of(case.queries, case.keys, logits, None, case.visible, SCALE, TOP_K)
+    case.exact[np.isneginf(logits)] = -np.inf
+    lower, upper = case.nested_bounds(fitted("right"))
+    case.assert_topk_holds(certify_topk(lower, upper, case.truth, case.costs, (8, 0, 0), TOP_K))
+    outcome = certify_mass(
+        lower, upper, Powers.of(lower, upper, case.truth), case.truth, case.costs, SHARES, 0.1
+    )
+    assert outcome.violated.sum() == 0
+    assert (outcome.error_bound == 0).all()
+    assert (oracle_topk(case.truth) <= 1).all()

@@ -14,6 +14,9 @@ from ghostkv.report.results import Results, words
 from ghostkv.report.theme import BLUE, GREEN, ORACLE_GREY, ORANGE, PURPLE, SKY, VERMILION, percent_axis
 
 _PANEL, _HEIGHT = 232, 360
+_BUDGET_LABEL = (
+    "abs(1 / datum.value - round(1 / datum.value)) < 1e-6 ? '1/' + round(1 / datum.value) : datum.value"
+)
 _METRICS = {"output_error_mean": "Output error (mean)", "dropped_mass_mean": "Dropped mass (mean)"}
 _NOUNS = {"output_error_mean": "output error", "dropped_mass_mean": "dropped mass"}
 _NAMES = {
@@ -101,6 +104,32 @@ def _reading(results: Results) -> str:
         lost = known.filter(~pl.col("beaten"))["selector"].to_list()
         if lost:
             text += f"Not beaten: {listed([_why(results, name, ratio) for name in lost])}. "
+    return text + _small_budgets(results)
+
+
+def _small_budgets(results: Results) -> str:
+    """Below 1/8 an index weighs: which setting of ours is best there, and which peer."""
+    text = ""
+    summary = results.table("peers.summary").filter(pl.col("domain") == "all", pl.col("ratio") < 0.1)
+    for metric in _shown(results)[:1]:
+        rows = summary.filter(pl.col("metric") == metric).drop_nulls("mean").sort("mean", maintain_order=True)
+        for ratio in sorted(rows["ratio"].unique().to_list(), reverse=True):
+            at = {
+                kind: rows.filter(pl.col("ratio") == ratio, pl.col("kind") == kind)
+                for kind in ("ours", "peer")
+            }
+            if at["peer"].is_empty():
+                continue
+            peer = at["peer"].row(0, named=True)
+            told = f"best peer {_name(peer['selector'])} ({peer['variant']}), {_NOUNS[metric]} {percent(peer['mean'])}"
+            if at["ours"].is_empty():
+                text += f"**At {_fraction(ratio)}** none of our records fits; {told}. "
+                continue
+            mine = at["ours"].row(0, named=True)
+            text += (
+                f"**At {_fraction(ratio)}** an index takes a large part of the budget: our best setting is "
+                f"{mine['variant']} with {percent(mine['mean'])}; {told}. "
+            )
     return text
 
 
@@ -110,7 +139,11 @@ def _why(results: Results, selector: str, ratio: float) -> str:
         pl.col("selector") == selector, pl.col("ratio") == ratio, pl.col("kind") == "peer"
     )
     better = rows.filter(pl.col("difference") <= 0)["metric"].unique(maintain_order=True).to_list()
-    close = rows.filter(pl.col("difference") > 0, ~pl.col("separate"))["metric"].unique(maintain_order=True).to_list()
+    close = (
+        rows.filter(pl.col("difference") > 0, ~pl.col("separate"))["metric"]
+        .unique(maintain_order=True)
+        .to_list()
+    )
     parts = [f"lower {_NOUNS[metric]} than ours" for metric in better]
     parts += [f"intervals of {_NOUNS[metric]} overlap" for metric in close if metric not in better]
     return f"{_name(selector)} ({'; '.join(parts)})"
@@ -151,7 +184,7 @@ def _frontier(results: Results) -> Figure:
     x = alt.X(
         "ratio:Q",
         scale=alt.Scale(type="log", domain=[ratios[0] * 0.93, ratios[-1] * 1.07], nice=False),
-        axis=alt.Axis(title="Bytes ratio per head (budget)", values=ratios, format="~g"),
+        axis=alt.Axis(title="Budget (bytes ratio per head)", values=ratios, labelExpr=_BUDGET_LABEL),
     )
     panels = []
     for metric in shown:
@@ -178,12 +211,14 @@ def _frontier(results: Results) -> Figure:
         "peers_frontier",
         "What is lost at equal bytes, every method",
         alt.hconcat(*panels),
-        data.select("selector", "variant", "kind", "budget", "ratio", "metric", "mean", "low", "high", "documents"),
+        data.select(
+            "selector", "variant", "kind", "budget", "ratio", "metric", "mean", "low", "high", "documents"
+        ),
         f"Down is better. All layers, heads and queries, mean over {counted(documents, 'held-out document')}. Of a peer "
         "with several settings the best at each budget is drawn, chosen in hindsight on the held-out texts themselves; "
         "ours is one setting throughout. A line starts at the smallest budget that its index fits. Oracles (dashed) "
-        "know the exact scores. Ours may lie below the oracle in output error, because the oracles drop the tail while "
-        "ours compensates it; in dropped mass it cannot. The bar is our 95 % interval over documents.",
+        "know the exact scores. Ours may lie below the oracles in output error, because they drop the tail and ours "
+        "compensates it; dropped mass compares the choice of keys alone. The bar is our 95 % interval over documents.",
     )
 
 
@@ -227,7 +262,9 @@ def _against(results: Results, by: str) -> pl.DataFrame:
     found = rows.select(by).unique(maintain_order=True).sort(by)
     for metric in _shown(results):
         means = rows.group_by("selector", "variant", "kind", by, maintain_order=True).agg(
-            pl.when(pl.col(metric).null_count() == 0).then(pl.col(metric).cast(pl.Float64).mean()).alias(metric)
+            pl.when(pl.col(metric).null_count() == 0)
+            .then(pl.col(metric).cast(pl.Float64).mean())
+            .alias(metric)
         )
         means = means.drop_nulls(metric).sort(metric, maintain_order=True)
         peer = means.filter(pl.col("kind") == "peer").unique(by, keep="first", maintain_order=True)
@@ -235,7 +272,9 @@ def _against(results: Results, by: str) -> pl.DataFrame:
         oracle = means.filter(pl.col("selector") == "oracle_topk")
         found = found.join(mine.select(by, pl.col(metric).alias(f"{metric}_ours")), on=by, how="left")
         found = found.join(
-            peer.select(by, pl.col(metric).alias(f"{metric}_peer"), _named().alias(f"{metric}_who")), on=by, how="left"
+            peer.select(by, pl.col(metric).alias(f"{metric}_peer"), _named().alias(f"{metric}_who")),
+            on=by,
+            how="left",
         )
         found = found.join(oracle.select(by, pl.col(metric).alias(f"{metric}_oracle")), on=by, how="left")
     return found
@@ -290,7 +329,9 @@ def _variants(results: Results) -> Table:
         rows = summary.filter(pl.col("metric") == metric)
         span = rows.select(
             *keys,
-            pl.struct("mean", "low", "high").map_elements(_span, return_dtype=pl.String).alias(f"{metric}_span"),
+            pl.struct("mean", "low", "high")
+            .map_elements(_span, return_dtype=pl.String)
+            .alias(f"{metric}_span"),
             pl.col("head_p95").alias(f"{metric}_head"),
         )
         data = data.join(span, on=keys, how="left", maintain_order="left")
@@ -374,5 +415,9 @@ HEADLINE = (
     HeadlineFigure("peers.beaten_paired_at_1_4", _PEERS, "peers.verdicts", _count("beaten_paired", 0.25)),
 )
 SECTION = Section(
-    "peers", "What peers do at the same bytes", build, needs=("peers.peers", "peers.verdicts"), headline=HEADLINE
+    "peers",
+    "What peers do at the same bytes",
+    build,
+    needs=("peers.peers", "peers.verdicts"),
+    headline=HEADLINE,
 )

@@ -80,7 +80,6 @@ def _rules_table(results: Results) -> Table:
         .sort("target_metric", "target", "codec", "rule", descending=[True, False, True, True])
         .with_columns(
             pl.col("codec").map_elements(words, return_dtype=pl.String),
-            pl.col("rule").map_elements(words, return_dtype=pl.String),
             pl.format(
                 "{} ≤ {} %",
                 pl.col("target_metric").replace(TARGET_LABELS),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
-# Where a run is killed: a job's log, which appears when the job starts, and the output that makes the job necessary.
+REMADE = ("results/capture/prose_held_out_0", "results/sketch", "results/frontier", "results/report")
+# Where a run is killed: a job's log, which appears when the job starts, and the file that the run is asked for.
 KILLED_IN = {
     "results/logs/capture/prose_held_out_0.log": "results/capture/prose_held_out_0/kv.parquet",
     "results/logs/sketch/layer_01.log": "results/sketch/layer_01/records.parquet",
@@ -22,9 +24,11 @@ def checksums(folder: Path) -> dict[str, str]:
 
 def test_killed_and_resumed_ends_with_the_same_bytes(project, tmp_path):
     killed = project.copied_run(tmp_path / "run")
+    for name in REMADE:
+        shutil.rmtree(killed.folder / name)
     for log, output in KILLED_IN.items():
-        (killed.folder / output).unlink(missing_ok=True)
-        killed.kill_during(log, "--quiet", "all")
+        killed.kill_during(log, "--quiet", "all", "--", output)
+        assert not (killed.folder / output).exists()
     killed.snakemake("--quiet", "all")
     assert checksums(killed.folder) == checksums(project.folder)
     assert killed.planned() == {}

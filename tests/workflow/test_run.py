@@ -15,6 +15,7 @@ TABLES = {
     "texts": ["texts"],
     "frontier": ["sweep", "points", "context", "bounds", "safe_points", "layer_head"],
     "calibrated": ["calibrated", "bands", "cross_domain", "texts", "learned", "summary", "dependence"],
+    "peers": ["peers", "layers", "summary", "comparison", "verdicts"],
     "historical": ["sweep", "ablation", "knobs"],
     "benchmark": ["capture_overhead", "sweep_speed"],
 }

@@ -5,35 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import altair as alt
-import numpy as np
 import polars as pl
 
 from ghostkv.report.document import Block, Column, Figure, HeadlineFigure, Prose, Section, Table
-from ghostkv.report.numbers import NONE, counted, listed, percent
-from ghostkv.report.results import Results, words
+from ghostkv.report.numbers import counted, listed
+from ghostkv.report.peers import (
+    METRICS,
+    NOUNS,
+    best_settings,
+    budget_label,
+    fraction,
+    method,
+    method_named,
+    middle_budget,
+    our_setting,
+    ours_against_best,
+    shown_metrics,
+    small_budgets,
+    why_not_beaten,
+    with_interval,
+)
+from ghostkv.report.results import Results
 from ghostkv.report.theme import BLUE, GREEN, ORACLE_GREY, ORANGE, PURPLE, SKY, VERMILION, percent_axis
 
 _PANEL, _HEIGHT = 232, 360
 _BUDGET_LABEL = (
     "abs(1 / datum.value - round(1 / datum.value)) < 1e-6 ? '1/' + round(1 / datum.value) : datum.value"
 )
-_METRICS = {"output_error_mean": "Output error (mean)", "dropped_mass_mean": "Dropped mass (mean)"}
-_NOUNS = {"output_error_mean": "output error", "dropped_mass_mean": "dropped mass"}
-_NAMES = {
-    "oracle_topk": "oracle top-k",
-    "oracle_topp": "oracle top-p",
-    "streaming_llm": "StreamingLLM",
-    "h2o": "H2O",
-    "snapkv": "SnapKV",
-    "quest": "Quest",
-    "loki": "Loki",
-    "sparq": "SparQ",
-    "double_sparsity": "Double Sparsity",
-    "pq": "PQ",
-    "magicpig": "MagicPIG",
-    "token_picker": "Token-Picker",
-    "ghost": "ghost (ours)",
-}
 _COLOURS = (VERMILION, ORANGE, "#999933", GREEN, "#44aa99", SKY, PURPLE, "#882255", "#6b6ecf", "#8c6d31")
 
 
@@ -50,38 +48,8 @@ def build(results: Results) -> Sequence[Block]:
     ]
 
 
-def _name(selector: str) -> str:
-    return _NAMES.get(selector, words(selector))
-
-
-def _named(column: str = "selector") -> pl.Expr:
-    return pl.col(column).map_elements(_name, return_dtype=pl.String)
-
-
-def _fraction(ratio: float) -> str:
-    """A budget as a fraction where it is one."""
-    inverse = 1 / ratio
-    return f"1/{inverse:.0f}" if abs(inverse - round(inverse)) < 1e-6 else f"{ratio:g}"
-
-
-def _budget() -> pl.Expr:
-    return pl.col("ratio").map_elements(_fraction, return_dtype=pl.String).alias("budget")
-
-
-def _shown(results: Results) -> list[str]:
-    """Metrics that exist: a capture without values has no output error."""
-    found = results.table("peers.summary").drop_nulls("mean")["metric"].unique().to_list()
-    return [metric for metric in _METRICS if metric in found]
-
-
-def _ours(results: Results) -> dict:
-    """The selector that peers are held against: the first of our own."""
-    own = results.table("peers.peers").filter(pl.col("kind") == "ours")
-    return own.select("selector", "variant").row(0, named=True) if own.height else {}
-
-
 def _reading(results: Results) -> str:
-    verdicts, ours = results.table("peers.verdicts"), _ours(results)
+    verdicts, ours = results.table("peers.verdicts"), our_setting(results)
     text = (
         "Every method reads the same bytes: its index, the keys that are always kept and the keys it chooses, as a "
         "mean over the queries of a head and text. Where an index alone exceeds the budget the method is *not "
@@ -93,82 +61,27 @@ def _reading(results: Results) -> str:
         rows = verdicts.filter(pl.col("ratio") == ratio)
         known = rows.drop_nulls("beaten")
         if known.is_empty():
-            text += f"**At {_fraction(ratio)}** no interval exists (one document, or nothing to compare). "
+            text += f"**At {fraction(ratio)}** no interval exists (one document, or nothing to compare). "
             continue
         text += (
-            f"**At {_fraction(ratio)} of the bytes**, ours ({ours['variant']}) has a lower output error and a lower "
+            f"**At {fraction(ratio)} of the bytes**, ours ({ours['variant']}) has a lower output error and a lower "
             f"dropped mass than {known['beaten'].sum()} of {counted(rows.height, 'peer')}, intervals not overlapping; "
             f"with intervals of paired differences than {known['beaten_paired'].sum()}; by means alone than "
             f"{known['lower'].sum()}. "
         )
         lost = known.filter(~pl.col("beaten"))["selector"].to_list()
         if lost:
-            text += f"Not beaten: {listed([_why(results, name, ratio) for name in lost])}. "
-    return text + _small_budgets(results)
-
-
-def _small_budgets(results: Results) -> str:
-    """Below 1/8 an index weighs: which setting of ours is best there, and which peer."""
-    text = ""
-    summary = results.table("peers.summary").filter(pl.col("domain") == "all", pl.col("ratio") < 0.1)
-    for metric in _shown(results)[:1]:
-        rows = summary.filter(pl.col("metric") == metric).drop_nulls("mean").sort("mean", maintain_order=True)
-        for ratio in sorted(rows["ratio"].unique().to_list(), reverse=True):
-            at = {
-                kind: rows.filter(pl.col("ratio") == ratio, pl.col("kind") == kind)
-                for kind in ("ours", "peer")
-            }
-            if at["peer"].is_empty():
-                continue
-            peer = at["peer"].row(0, named=True)
-            told = f"best peer {_name(peer['selector'])} ({peer['variant']}), {_NOUNS[metric]} {percent(peer['mean'])}"
-            if at["ours"].is_empty():
-                text += f"**At {_fraction(ratio)}** none of our records fits; {told}. "
-                continue
-            mine = at["ours"].row(0, named=True)
-            text += (
-                f"**At {_fraction(ratio)}** an index takes a large part of the budget: our best setting is "
-                f"{mine['variant']} with {percent(mine['mean'])}; {told}. "
-            )
-    return text
-
-
-def _why(results: Results, selector: str, ratio: float) -> str:
-    """What keeps a peer from being beaten: the metrics on which it is better, or too close."""
-    rows = results.table("peers.comparison").filter(
-        pl.col("selector") == selector, pl.col("ratio") == ratio, pl.col("kind") == "peer"
-    )
-    better = rows.filter(pl.col("difference") <= 0)["metric"].unique(maintain_order=True).to_list()
-    close = (
-        rows.filter(pl.col("difference") > 0, ~pl.col("separate"))["metric"]
-        .unique(maintain_order=True)
-        .to_list()
-    )
-    parts = [f"lower {_NOUNS[metric]} than ours" for metric in better]
-    parts += [f"intervals of {_NOUNS[metric]} overlap" for metric in close if metric not in better]
-    return f"{_name(selector)} ({'; '.join(parts)})"
-
-
-def _best(results: Results, metric: str) -> pl.DataFrame:
-    """Of every selector and ratio the variant with the lowest mean (hindsight, which favours peers)."""
-    summary = results.table("peers.summary").filter(
-        pl.col("domain") == "all", pl.col("metric") == metric, pl.col("kind") != "extended"
-    )
-    # Ours is the one configured design, not the best of several.
-    own = pl.lit(True)
-    if ours := _ours(results):
-        own = (pl.col("kind") != "ours") | (
-            (pl.col("selector") == ours["selector"]) & (pl.col("variant") == ours["variant"])
-        )
-    best = summary.drop_nulls("mean").filter(own).sort("mean", maintain_order=True)
-    return best.unique(["selector", "ratio"], keep="first", maintain_order=True).sort("selector", "ratio")
+            text += f"Not beaten: {listed([why_not_beaten(results, name, ratio) for name in lost])}. "
+    return text + small_budgets(results)
 
 
 def _frontier(results: Results) -> Figure:
-    shown = _shown(results)
-    data = pl.concat([_best(results, metric) for metric in shown])
-    data = data.with_columns(_named().alias("label"), pl.col("low").clip(lower_bound=1e-4), _budget())
-    order = [_name(name) for name in results.table("peers.summary")["selector"].unique(maintain_order=True)]
+    shown = shown_metrics(results)
+    data = pl.concat([best_settings(results, metric) for metric in shown])
+    data = data.with_columns(
+        method_named().alias("label"), pl.col("low").clip(lower_bound=1e-4), budget_label()
+    )
+    order = [method(name) for name in results.table("peers.summary")["selector"].unique(maintain_order=True)]
     order = [name for name in order if name in data["label"].unique().to_list()]
     kinds = dict(data.select("label", "kind").unique().iter_rows())
     spare = iter(_COLOURS * (1 + len(order) // len(_COLOURS)))
@@ -193,7 +106,7 @@ def _frontier(results: Results) -> Figure:
         y = alt.Y(
             "mean:Q",
             scale=alt.Scale(type="log", domain=[low * 0.8, high * 1.2], nice=False),
-            axis=percent_axis(_METRICS[metric], values=[1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0]),
+            axis=percent_axis(METRICS[metric], values=[1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0]),
         )
         base = alt.Chart(rows).encode(x=x, color=colour)
         lines = base.mark_line(clip=True).encode(y=y, strokeDash=dash, size=width, detail="selector:N")
@@ -226,7 +139,7 @@ def _verdicts(results: Results) -> Table:
     data = (
         results.table("peers.verdicts")
         .filter(pl.col("ratio") >= 0.1)
-        .with_columns(_named().alias("peer"), _budget())
+        .with_columns(method_named().alias("peer"), budget_label())
         .sort("ratio", "output_error", nulls_last=True)
     )
     return Table(
@@ -249,42 +162,11 @@ def _verdicts(results: Results) -> Table:
     )
 
 
-def _middle(results: Results) -> float:
-    """The budget of the detailed tables: 1/8, or the one nearest to it."""
-    ratios = results.table("peers.peers")["ratio"].unique().to_list()
-    return min(ratios, key=lambda ratio: abs(np.log(ratio / 0.125)))
-
-
-def _against(results: Results, by: str) -> pl.DataFrame:
-    """Ours, the best peer and the oracle within each layer or domain, at the middle budget."""
-    ours = _ours(results)
-    rows = results.table("peers.peers").filter(pl.col("ratio") == _middle(results))
-    found = rows.select(by).unique(maintain_order=True).sort(by)
-    for metric in _shown(results):
-        means = rows.group_by("selector", "variant", "kind", by, maintain_order=True).agg(
-            pl.when(pl.col(metric).null_count() == 0)
-            .then(pl.col(metric).cast(pl.Float64).mean())
-            .alias(metric)
-        )
-        means = means.drop_nulls(metric).sort(metric, maintain_order=True)
-        peer = means.filter(pl.col("kind") == "peer").unique(by, keep="first", maintain_order=True)
-        mine = means.filter(*[pl.col(name) == ours[name] for name in ours]) if ours else means.clear()
-        oracle = means.filter(pl.col("selector") == "oracle_topk")
-        found = found.join(mine.select(by, pl.col(metric).alias(f"{metric}_ours")), on=by, how="left")
-        found = found.join(
-            peer.select(by, pl.col(metric).alias(f"{metric}_peer"), _named().alias(f"{metric}_who")),
-            on=by,
-            how="left",
-        )
-        found = found.join(oracle.select(by, pl.col(metric).alias(f"{metric}_oracle")), on=by, how="left")
-    return found
-
-
 def _columns(results: Results, by: str, label: str, format: str) -> dict[str, Column]:
     columns = {by: Column(label, format)}
-    for metric in _shown(results):
+    for metric in shown_metrics(results):
         columns |= {
-            f"{metric}_ours": Column(f"{_NOUNS[metric].capitalize()}, ours", "percent"),
+            f"{metric}_ours": Column(f"{NOUNS[metric].capitalize()}, ours", "percent"),
             f"{metric}_peer": Column("best peer", "percent"),
             f"{metric}_who": Column("which is"),
             f"{metric}_oracle": Column("oracle top-k", "percent"),
@@ -293,19 +175,19 @@ def _columns(results: Results, by: str, label: str, format: str) -> dict[str, Co
 
 
 def _layers(results: Results) -> Table:
-    data = _against(results, "layer")
+    data = ours_against_best(results, "layer")
     lost = {
         metric: data.filter(pl.col(f"{metric}_ours") >= pl.col(f"{metric}_peer"))["layer"].to_list()
-        for metric in _shown(results)
+        for metric in shown_metrics(results)
     }
     where = "; ".join(
-        f"in {_NOUNS[metric]} a peer is at least as good in {len(layers)} of {data.height}"
+        f"in {NOUNS[metric]} a peer is at least as good in {len(layers)} of {data.height}"
         + (f" (layers {', '.join(map(str, layers))})" if layers else "")
         for metric, layers in lost.items()
     )
     return Table(
         "peers_layers",
-        f"Layer by layer at {_fraction(_middle(results))} of the bytes, mean over heads and held-out texts. The best peer "
+        f"Layer by layer at {fraction(middle_budget(results))} of the bytes, mean over heads and held-out texts. The best peer "
         f"is the best of all peers and settings in that layer, in hindsight. Where we lose: {where}.",
         data,
         _columns(results, "layer", "Layer", "integer"),
@@ -315,8 +197,8 @@ def _layers(results: Results) -> Table:
 def _domains(results: Results) -> Table:
     return Table(
         "peers_domains",
-        f"By domain at {_fraction(_middle(results))} of the bytes.",
-        _against(results, "domain"),
+        f"By domain at {fraction(middle_budget(results))} of the bytes.",
+        ours_against_best(results, "domain"),
         _columns(results, "domain", "Domain", "text"),
     )
 
@@ -325,17 +207,17 @@ def _variants(results: Results) -> Table:
     summary = results.table("peers.summary").filter(pl.col("domain") == "all")
     keys = ["ratio", "selector", "variant", "kind"]
     data = summary.pivot("metric", index=[*keys, "feasible_share"], values="mean", maintain_order=True)
-    for metric in _METRICS:
+    for metric in METRICS:
         rows = summary.filter(pl.col("metric") == metric)
         span = rows.select(
             *keys,
             pl.struct("mean", "low", "high")
-            .map_elements(_span, return_dtype=pl.String)
+            .map_elements(with_interval, return_dtype=pl.String)
             .alias(f"{metric}_span"),
             pl.col("head_p95").alias(f"{metric}_head"),
         )
         data = data.join(span, on=keys, how="left", maintain_order="left")
-    data = data.sort("ratio", maintain_order=True).with_columns(_named().alias("who"), _budget())
+    data = data.sort("ratio", maintain_order=True).with_columns(method_named().alias("who"), budget_label())
     return Table(
         "peers_variants",
         "Every setting at every budget; mean and 95 % Student interval over held-out documents, and the 95th percentile "
@@ -360,13 +242,6 @@ def _variants(results: Results) -> Table:
             "index_ratio": Column("of it index", "ratio"),
         },
     )
-
-
-def _span(row: dict) -> str:
-    if row["mean"] is None:
-        return NONE
-    mean = percent(row["mean"])
-    return mean if row["low"] is None else f"{mean} ({100 * row['low']:.1f}–{100 * row['high']:.1f})"
 
 
 def _honesty(results: Results) -> str:

@@ -192,29 +192,32 @@ def _finish_row(sums, lost, paged, output, mean, error):
     """
     width, square = output.size, np.float32(0)
     for v in range(width):
-        square += output[v] * output[v]
+        square += output[np.uint64(v)] * output[np.uint64(v)]
     norm = 1.0 / np.sqrt(max(square, np.float32(1e-30)))
     dropped, estimated = 0.0, 0.0
     for t in range(error.shape[1]):
+        here, before = lost[t], lost[max(t - 1, 0)]
         dropped += sums[t, 0]
         estimated += sums[t, 1]
         m, w = np.float32(dropped), np.float32(estimated)
-        plain, compensated, by_page = np.float32(0), np.float32(0), np.float32(0)
-        for v in range(width):
-            if t > 0:
-                lost[t, v] += lost[t - 1, v]
-            gap = lost[t, v] - m * output[v]
+        grow = np.float32(t > 0)
+        plain, compensated = np.float32(0), np.float32(0)
+        for j in range(width):
+            v = np.uint64(j)
+            here[v] += grow * before[v]
+            gap = here[v] - m * output[v]
+            filled = gap + w * (output[v] - mean[v])
             plain += gap * gap
-            gap += w * (output[v] - mean[v])
-            compensated += gap * gap
+            compensated += filled * filled
         kept = 1.0 - dropped
         whole = kept + estimated
         error[0, t] = np.sqrt(plain) * norm / kept if kept > _LEFT else 1.0
         error[1, t] = np.sqrt(compensated) * norm / whole if whole > _LEFT else 1.0
         if error.shape[0] > 2:
-            for v in range(width):
-                if t > 0:
-                    paged[t, v] += paged[t - 1, v]
-                gap = lost[t, v] - m * output[v] + w * output[v] - paged[t, v]
+            by_page, instead, sooner = np.float32(0), paged[t], paged[max(t - 1, 0)]
+            for j in range(width):
+                v = np.uint64(j)
+                instead[v] += grow * sooner[v]
+                gap = here[v] + (w - m) * output[v] - instead[v]
                 by_page += gap * gap
             error[2, t] = np.sqrt(by_page) * norm / whole if whole > _LEFT else 1.0

@@ -27,7 +27,7 @@ def risk_curves(rng, queries, heads=1, thetas=40):
 @pytest.mark.parametrize("target", [0.02, 0.05, 0.07])
 def test_the_expected_risk_of_a_new_query_is_at_most_the_target(target):
     rng = np.random.default_rng(0)
-    runs, new = 1500, []
+    runs, new = 800, []
     for _ in range(runs):
         found = calibrate([risk_curves(rng, 30), risk_curves(rng, 30)], Goal("fer", target))
         fresh = risk_curves(rng, 8)[0]

@@ -13,6 +13,7 @@ from ghostkv.bounds import Bounder, CodecBounds, count_violations, narrow
 from ghostkv.captures import LayerCapture, read_layer
 from ghostkv.certificate_tables import NESTED, SCHEMAS, Tables
 from ghostkv.certificates import STORAGES, Costs, Powers, certify_mass, certify_topk
+from ghostkv.codecs.base import RHO_BYTES
 from ghostkv.codecs.nested import Nested
 from ghostkv.errors import ConfigError
 from ghostkv.frontier_tables import concatenate
@@ -223,9 +224,13 @@ def _peers(params: Mapping, keys: np.ndarray, seed: int) -> list[Bounder]:
 
 
 def level_bytes(bits: Sequence[float], head_dim: int) -> tuple[int, ...]:
-    """Bytes of the cascade's levels and of the last planes, which make the record as long as the float16 key."""
+    """Bytes of code of the cascade's levels and of the last planes.
+
+    With all residual bytes the record is as long as the float16 key, so that it can be stored in its place.
+    """
     levels = [max(1, round(each * head_dim / 8)) for each in bits]
-    return (*levels, max(1, ELEMENT_BYTES * head_dim - sum(levels)))
+    rest = ELEMENT_BYTES * head_dim - sum(levels) - RHO_BYTES * (len(levels) + 1)
+    return (*levels, max(1, rest))
 
 
 def _late(capture: LayerCapture, text: CapturedText, params: Mapping) -> LayerCapture:

@@ -27,6 +27,7 @@ from ghostkv.io import write_json, write_table
 from ghostkv.stages.benchmark import SPEED_SCHEMA
 from ghostkv.texts import TEXT_SCHEMA
 from tests.report.calibrated_fixtures import calibrated_tables
+from tests.report.certificates_fixtures import certificate_tables
 from tests.report.peers_fixtures import peer_tables
 
 LAYERS, HEADS, KV_HEADS = (0, 1), (0, 1, 2, 3), 2
@@ -241,6 +242,8 @@ def make_tables(
     }
     for name, (rows, schema) in calibrated_tables(LAYERS, HEADS, DOMAINS, has_values).items():
         tables[f"calibrated_{name}"] = _write(folder, f"calibrated/{name}", rows, schema)
+    for name, (rows, schema) in certificate_tables(LAYERS, HEADS, DOMAINS, has_values).items():
+        tables[f"certificates_{name}"] = _write(folder, f"certificates/{name}", rows, schema)
     tables |= peer_tables(folder / "peers", DOMAINS, has_values)
     return tables if imported else tables | _of_a_model(folder, overhead)
 

@@ -1,0 +1,272 @@
+"""Stage `certificates`: what is proved of every query, and what the proof costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import altair as alt
+import polars as pl
+
+from ghostkv.certificate_tables import NESTED, held
+from ghostkv.report.certified import CHECKS, HEADLINE, TABLE, TARGETS, pooled
+from ghostkv.report.charts import layer_strip
+from ghostkv.report.document import Block, Column, Figure, Prose, Section, Table
+from ghostkv.report.headline import headline
+from ghostkv.report.numbers import FORMATS, integer, percent
+from ghostkv.report.results import Results
+from ghostkv.report.sections.targets import judge
+from ghostkv.report.theme import percent_axis
+
+_KINDS = {
+    "margin": "score of a (query, key) pair lies within its bounds, level by level",
+    "topk": "key left out lies outside the exact top-k",
+    "mass": "dropped mass of a query is at most its target",
+    "output": "output error of a query is at most its certified bound",
+}
+
+
+def build(results: Results) -> Sequence[Block]:
+    """What is certified, where, at what cost, and that no check failed."""
+    frame = results.table(TABLE)
+    deltas = sorted(results.config["certificates"]["deltas"], reverse=True)
+    blocks: list[Block] = [Prose(_reading(results, frame)), _summary(frame)]
+    blocks += [_by_layer(frame, delta) for delta in deltas[:2]]
+    return [
+        *blocks,
+        _layers(frame, deltas[0]),
+        _domains(frame, deltas),
+        _designs(frame, deltas[0]),
+        _targets(results),
+        _checks(results),
+    ]
+
+
+def _reading(results: Results, frame: pl.DataFrame) -> str:
+    checks = results.table(CHECKS)
+    total, broken = int(checks["checks"].sum()), int(checks["violations"].sum())
+    bits = results.config["certificates"]["levels"]
+    verdict = (
+        "none failed"
+        if not broken
+        else f"**{broken:,} failed, so at least one proof or its rounding is wrong**"
+    )
+    return (
+        "A calibrated threshold promises something on average; a certificate promises it of every query, by "
+        "arithmetic. Each key has a record of "
+        f"{len(bits)} levels ({', '.join(f'{each:g}' for each in bits)} bits a coordinate), and a level is read only for "
+        "keys that the levels before leave undecided. *Top-k*: no key is left out that could be among the "
+        f"{results.frontier['top_k']} best, so FER is 0. *Dropped mass*: the keys left out together hold at most the stated share of "
+        "the softmax mass. Nothing is calibrated for either, and a badly fitted codec costs elimination, never truth. In "
+        "*nested* storage the record with its last planes is the stored K, and a survivor pays for the planes that it lacks; "
+        "in *additive* storage the record lies beside a float16 K. *Elimination* counts keys never read beyond their "
+        "record; *V unread* adds those that K in full still ruled out. *Tightness* is certified elimination over that of "
+        f"exact scores at the same target. Every promise was verified against exact scores: {integer(total)} checks, {verdict}."
+    )
+
+
+def _promise(column: str = "target") -> pl.Expr:
+    share = (pl.col(column).cast(pl.Float64) * 100).round(4).cast(pl.String).str.strip_suffix(".0")
+    mass = pl.format("dropped mass ≤ {} %", share)
+    return (
+        pl.when(pl.col("certificate") == "topk")
+        .then(pl.lit("top-k, FER = 0"))
+        .otherwise(mass)
+        .alias("promise")
+    )
+
+
+def _summary(frame: pl.DataFrame) -> Table:
+    nested = frame.filter(pl.col("design") == NESTED)
+    data = pooled(nested, ["certificate", "target", "storage"]).sort(
+        pl.col("certificate") != "topk", -pl.col("target"), pl.col("storage") != "nested"
+    )
+    return Table(
+        "certificates",
+        "What is certified on held-out texts, means over all layers, heads and queries. The certified mass is what "
+        "the arithmetic allows at most, the dropped mass what it was; the output error is relative, mean over queries, "
+        "beside its certified bound. GQA-true counts levels, K and V once a group.",
+        data.with_columns(_promise()),
+        {
+            "promise": Column("Certificate"),
+            "storage": Column("K stored"),
+            "elimination": Column("Elimination", "percent"),
+            "values_unread": Column("V unread", "percent"),
+            "oracle_elimination": Column("Exact scores", "percent"),
+            "tightness": Column("Tightness", "ratio"),
+            "bytes_ratio": Column("Bytes per head", "ratio"),
+            "bytes_ratio_gqa": Column("GQA-true", "ratio"),
+            "dropped_mass_mean": Column("Dropped mass", "percent"),
+            "dropped_mass_max": Column("worst query", "percent"),
+            "certified_mass_mean": Column("certified", "percent"),
+            "output_error_mean": Column("Output error", "percent"),
+            "output_error_bound_mean": Column("certified", "percent"),
+            "violations": Column("Violations", "integer"),
+        },
+    )
+
+
+def _heads(frame: pl.DataFrame) -> pl.DataFrame:
+    return pooled(frame, ["layer", "head"])
+
+
+def _by_layer(frame: pl.DataFrame, delta: float) -> Figure:
+    heads = _heads(held(frame, "nested", "mass", delta))
+    panels, frames = [], []
+    for column, title in {
+        "elimination": "Certified elimination",
+        "bytes_ratio": "Bytes ratio per head",
+    }.items():
+        oracle = pl.col("oracle_elimination").mean() if column == "elimination" else pl.lit(None, pl.Float64)
+        value = pl.col(column)
+        data = (
+            heads.group_by("layer", maintain_order=True)
+            .agg(
+                value.min().alias("low"),
+                value.mean().alias("mean"),
+                value.max().alias("high"),
+                oracle.alias("oracle"),
+            )
+            .sort("layer")
+        )
+        frames.append(data.select(pl.lit(column).alias("measured"), pl.all()))
+        lowest = math.floor(10 * float(data["low"].min())) / 10
+        axis = percent_axis(None) if column == "elimination" else alt.Axis(title=None, format="~g")
+        scale = alt.Scale(domain=[lowest, 1]) if column == "elimination" else alt.Scale(zero=True)
+        panels.append(layer_strip(data, title, axis, scale, None, not panels, 270))
+    name = f"certificates_mass_{delta * 100:g}pct".replace(".", "_")
+    return Figure(
+        name,
+        f"Certified dropped mass ≤ {percent(delta)}, layer by layer",
+        alt.hconcat(*panels, spacing=14).resolve_scale(y="shared"),
+        pl.concat(frames),
+        "A row is a layer: the dot is the mean of its heads, the bar runs from the lowest to the highest, the grey tick "
+        "is what exact scores could eliminate at the same target. Nested storage, held-out texts. Where the tick lies "
+        "low, attention itself is spread out; the distance from dot to tick is what the proof costs. The elimination "
+        "axis need not start at zero.",
+    )
+
+
+def _layers(frame: pl.DataFrame, delta: float) -> Table:
+    topk, mass = held(frame, "nested", "topk"), held(frame, "nested", "mass", delta)
+    rows = pooled(mass, ["layer"]).join(pooled(topk, ["layer"]), on="layer", suffix="_topk").sort("layer")
+    worst = _heads(mass).sort("elimination").group_by("layer", maintain_order=True).first()
+    worst = worst.select("layer", pl.col("elimination").alias("worst"), pl.col("head").alias("worst_head"))
+    return Table(
+        "certificates_layers",
+        f"Both certificates by layer, nested storage; mass is dropped mass ≤ {percent(delta)}, the worst head is the one with "
+        "the least certified elimination.",
+        rows.join(worst, on="layer", how="left"),
+        {
+            "layer": Column("Layer", "integer"),
+            "elimination_topk": Column("Top-k: elimination", "percent"),
+            "bytes_ratio_topk": Column("bytes", "ratio"),
+            "bytes_ratio_gqa_topk": Column("GQA-true", "ratio"),
+            "elimination": Column("Mass: elimination", "percent"),
+            "oracle_elimination": Column("exact scores", "percent"),
+            "tightness": Column("tightness", "ratio"),
+            "bytes_ratio": Column("bytes", "ratio"),
+            "bytes_ratio_gqa": Column("GQA-true", "ratio"),
+            "worst": Column("worst head", "percent"),
+            "worst_head": Column("which", "integer"),
+        },
+    )
+
+
+def _domains(frame: pl.DataFrame, deltas: Sequence[float]) -> Table:
+    parts = [held(frame, "nested", "topk"), *(held(frame, "nested", "mass", delta) for delta in deltas)]
+    data = pl.concat([pooled(part, ["certificate", "target", "domain"]) for part in parts])
+    return Table(
+        "certificates_domains",
+        "The same by domain, nested storage: one held-out text or more each, so differences between domains are "
+        "differences between a few documents.",
+        data.with_columns(_promise()),
+        {
+            "promise": Column("Certificate"),
+            "domain": Column("Domain"),
+            "elimination": Column("Elimination", "percent"),
+            "tightness": Column("Tightness", "ratio"),
+            "bytes_ratio": Column("Bytes per head", "ratio"),
+            "bytes_ratio_gqa": Column("GQA-true", "ratio"),
+            "dropped_mass_max": Column("Dropped mass, worst query", "percent"),
+            "violations": Column("Violations", "integer"),
+        },
+    )
+
+
+def _designs(frame: pl.DataFrame, delta: float) -> Table:
+    additive = frame.filter(pl.col("storage") == "additive")
+    topk = additive.filter(pl.col("certificate") == "topk")
+    mass = additive.filter((pl.col("certificate") == "mass") & ((pl.col("target") - delta).abs() < 1e-6))
+    data = pooled(topk, ["design"]).join(pooled(mass, ["design"]), on="design", suffix="_mass")
+    data = data.sort("bytes_ratio").with_columns(pl.col("design").str.replace_all("_", " "))
+    return Table(
+        "certificates_designs",
+        "The cascade beside bounds of one level, all with K in float16 beside the index; comparisons take fewer queries. "
+        "A bound may be sound and still prove next to nothing: boxes around pages (as in Quest) and balls or cones around "
+        f"clusters are loose in many dimensions. Mass is dropped mass ≤ {percent(delta)}.",
+        data,
+        {
+            "design": Column("Bound"),
+            "record_bytes": Column("Index bytes a key", "number"),
+            "elimination": Column("Top-k: elimination", "percent"),
+            "bytes_ratio": Column("bytes", "ratio"),
+            "bytes_ratio_gqa": Column("GQA-true", "ratio"),
+            "elimination_mass": Column("Mass: elimination", "percent"),
+            "bytes_ratio_mass": Column("bytes", "ratio"),
+            "violations": Column("Violations", "integer"),
+        },
+    )
+
+
+def _targets(results: Results) -> Table:
+    figures = headline(results, [SECTION])
+    rows = []
+    for target in TARGETS:
+        value, verdict = judge(target, figures)
+        show = FORMATS[target.format]
+        goal = f"{'≥' if target.at_least else '≤'} {show(target.bound)}"
+        rows.append({"what": target.what, "goal": goal, "measured": show(value), "verdict": verdict})
+    return Table(
+        "certificates_targets",
+        "What the certificates set out to reach, and whether they did; nested storage. The densest layer is the one where "
+        "even exact scores eliminate least.",
+        pl.DataFrame(rows),
+        {
+            "what": Column("What"),
+            "goal": Column("Target", "figure"),
+            "measured": Column("Measured", "figure"),
+            "verdict": Column("Verdict"),
+        },
+    )
+
+
+def _checks(results: Results) -> Table:
+    counts = (
+        results.table(CHECKS)
+        .with_columns((pl.col("design") == NESTED).alias("nested"))
+        .group_by("what", "nested", maintain_order=True)
+        .agg(pl.col("checks", "violations").sum())
+        .with_columns(
+            pl.when("nested").then(pl.lit("cascade")).otherwise(pl.lit("other bounds")).alias("design")
+        )
+        .with_columns(pl.col("what").replace(_KINDS))
+    )
+    total = counts.select(
+        pl.lit("all").alias("what"), pl.lit("").alias("design"), pl.col("checks", "violations").sum()
+    )
+    return Table(
+        "certificates_checks",
+        "What was verified against exact scores. A (query, key) pair counts once for each level of a record that bounds it, "
+        "since each level makes a promise of its own.",
+        pl.concat([counts.select(total.columns), total]),
+        {
+            "what": Column("Promise"),
+            "design": Column("Bounds"),
+            "checks": Column("Checks", "integer"),
+            "violations": Column("Violations", "integer"),
+        },
+    )
+
+
+SECTION = Section("certificates", "What can be proved", build, needs=(TABLE, CHECKS), headline=HEADLINE)

@@ -1,0 +1,51 @@
+"""Small tables of the stage `certificates`, with made-up rates."""
+
+from __future__ import annotations
+
+import itertools
+
+from ghostkv.certificate_tables import CERTIFICATE_SCHEMA, CHECK_SCHEMA
+
+# Oracle elimination, certified elimination and bytes ratio of the cascade by target; 0 is the top-k.
+RATES = {
+    0.0: (0.99, 0.97, 0.09),
+    0.05: (0.90, 0.88, 0.19),
+    0.01: (0.80, 0.75, 0.30),
+    0.001: (0.60, 0.50, 0.50),
+}
+
+
+def certificate_tables(layers, heads, domains, has_values=True, violations=0) -> dict[str, tuple]:
+    """Rows and schema of each table; layer 0 is denser than the others."""
+    rows, checks = [], []
+    designs = (("nested", "nested"), ("nested", "additive"), ("page_box", "additive"))
+    for layer, head, domain, (design, storage) in itertools.product(layers, heads, domains, designs):
+        about = {"layer": layer, "kv_head": head // 2, "text": f"{domain}_held_out_0", "domain": domain}
+        for target, (oracle, certified, ratio) in RATES.items():
+            mass, sparse = target > 0, 0.5 if layer == 0 and target else 1.0
+            weak = 0.02 if design == "page_box" else 1.0
+            extra = 0.02 * (storage == "additive")
+            row = about | {
+                "head": head,
+                "design": design,
+                "storage": storage,
+                "record_bytes": 70.0,
+                "queries": 10,
+            }
+            row |= {"certificate": "mass" if mass else "topk", "target": target}
+            row |= {"elimination": certified * sparse * weak, "values_unread": certified * sparse}
+            row |= {"oracle_elimination": oracle * sparse, "bytes_ratio": ratio / sparse + extra}
+            row |= {"bytes_ratio_gqa": 1.3 * ratio / sparse, "fallback": 0.0, "checks": 10, "violations": 0}
+            row |= {"dropped_mass_mean": 0.6 * target, "dropped_mass_max": 0.9 * target} if mass else {}
+            row |= {"certified_mass_mean": target} if mass else {}
+            row |= (
+                {"output_error_mean": target, "output_error_bound_mean": 9 * target}
+                if mass and has_values
+                else {}
+            )
+            rows.append({field.name: row.get(field.name) for field in CERTIFICATE_SCHEMA})
+        for what in ("margin", "topk", "mass", *(["output"] if has_values else [])):
+            broken = violations if what == "margin" and layer == head == 0 else 0
+            check = about | {"design": design, "what": what, "level": 1 if what == "margin" else None}
+            checks.append(check | {"checks": 1000, "violations": broken})
+    return {"certificates": (rows, CERTIFICATE_SCHEMA), "checks": (checks, CHECK_SCHEMA)}

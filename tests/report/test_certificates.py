@@ -1,0 +1,78 @@
+"""The chapter on certificates: misses are named, a violation is loud, the densest layer is told apart."""
+
+import polars as pl
+import pytest
+
+from ghostkv.report.document import Figure, Prose, Table
+from ghostkv.report.headline import headline
+from ghostkv.report.results import Results
+from ghostkv.report.sections.certificates import SECTION
+from tests.report.certificates_fixtures import certificate_tables
+from tests.report.fixtures import DOMAINS, HEADS, LAYERS, _write, make_params, make_tables
+
+
+def write(folder, **options):
+    tables = make_tables(folder)
+    for name, (rows, schema) in certificate_tables(LAYERS, HEADS, DOMAINS, **options).items():
+        tables[f"certificates_{name}"] = _write(folder, f"certificates/{name}", rows, schema)
+    return Results(tables, make_params())
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("certificates"))
+
+
+def test_every_column_of_every_table_exists(results):
+    blocks = [block for block in SECTION.build(results) if isinstance(block, Table)]
+    assert {block.name for block in blocks} >= {"certificates", "certificates_layers", "certificates_targets"}
+    for block in blocks:
+        assert set(block.columns) <= set(block.data.columns), block.name
+        assert block.data.height > 0
+    assert [block.name for block in SECTION.build(results) if isinstance(block, Figure)] == [
+        "certificates_mass_5pct", "certificates_mass_1pct",
+    ]  # fmt: skip
+
+
+def test_headline_pools_the_nested_cascade_alone(results):
+    figures = {name: figure["value"] for name, figure in headline(results, [SECTION]).items()}
+    assert figures["certificates.topk.elimination"] == pytest.approx(0.97)
+    assert figures["certificates.topk.bytes_ratio"] == pytest.approx(0.09)
+    # Layer 0 is half as sparse: means are over both, tightness is of means.
+    assert figures["certificates.mass_5pct.elimination"] == pytest.approx(0.66)
+    assert figures["certificates.mass_5pct.elimination_but_densest"] == pytest.approx(0.88)
+    assert figures["certificates.mass_5pct.bytes_ratio_but_densest"] == pytest.approx(0.19)
+    assert figures["certificates.mass_1pct.tightness"] == pytest.approx(0.75 / 0.80)
+    assert figures["certificates.violations"] == 0
+
+
+def test_misses_are_called_missed(results):
+    table = next(
+        block for block in SECTION.build(results) if getattr(block, "name", "") == "certificates_targets"
+    )
+    verdicts = dict(table.data.select("what", "verdict").iter_rows())
+    assert verdicts["Mass ≤ 5 %: elimination"] == "missed"
+    assert verdicts["Checks of certificates"] == "missed"
+    assert verdicts["Violations among them"] == "reached"
+    assert verdicts["Top-k: elimination"] == "reached"
+
+
+def test_a_violation_is_in_the_words_and_in_the_headline(tmp_path):
+    broken = write(tmp_path, violations=3)
+    text = next(block.text for block in SECTION.build(broken) if isinstance(block, Prose))
+    assert "failed, so at least one proof or its rounding is wrong" in text
+    assert headline(broken, [SECTION])["certificates.violations"]["value"] > 0
+    table = next(
+        block for block in SECTION.build(broken) if getattr(block, "name", "") == "certificates_targets"
+    )
+    assert dict(table.data.select("what", "verdict").iter_rows())["Violations among them"] == "missed"
+
+
+def test_without_values_output_errors_are_left_blank(tmp_path):
+    found = write(tmp_path, has_values=False)
+    table = next(block for block in SECTION.build(found) if getattr(block, "name", "") == "certificates")
+    assert table.data["output_error_mean"].null_count() == table.data.height
+    kinds = next(
+        block for block in SECTION.build(found) if getattr(block, "name", "") == "certificates_checks"
+    )
+    assert not kinds.data.filter(pl.col("what").str.starts_with("output")).height

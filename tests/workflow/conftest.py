@@ -114,7 +114,7 @@ def project(tmp_path_factory) -> Project:
     """A finished tiny run. Tests leave the copy and the results as they found them."""
     base = tmp_path_factory.mktemp("project")
     project = copy_project(base / "copy", base / "run")
-    project.snakemake("--quiet", "all")
+    project.snakemake()
     return project
 
 

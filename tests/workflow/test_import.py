@@ -31,7 +31,7 @@ def folders(tmp_path):
 def test_imported_tensors_reach_the_frontier(project, folders, tmp_path):
     run = replace(project, folder=tmp_path / "run")
     config = ["--config", "capture=" + json.dumps({"import": folders, "layers": "all"})]
-    run.snakemake("--quiet", "all", *config, "--", "results/frontier/safe_points.parquet")
+    run.snakemake(*config, "--", "results/frontier/safe_points.parquet")
     safe = pq.read_table(run.folder / "results/frontier/safe_points.parquet")
     assert set(safe["layer"].to_pylist()) == {LAYER}
     assert set(safe["head"].to_pylist()) == set(range(HEADS))

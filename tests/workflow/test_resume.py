@@ -27,9 +27,9 @@ def test_killed_and_resumed_ends_with_the_same_bytes(project, tmp_path):
     for name in REMADE:
         shutil.rmtree(killed.folder / name)
     for log, output in KILLED_IN.items():
-        killed.kill_during(log, "--quiet", "all", "--", output)
+        killed.kill_during(log, "--", output)
         assert not (killed.folder / output).exists()
-    killed.snakemake("--quiet", "all")
+    killed.snakemake()
     assert checksums(killed.folder) == checksums(project.folder)
     assert killed.planned() == {}
     assert not list((killed.folder / "results").rglob(".*.part"))

@@ -77,7 +77,7 @@ def test_a_dry_run_gives_reasons(project):
 
 def test_snakemakes_own_report_needs_no_network(project):
     target = project.folder / "results/report/snakemake.html"
-    project.snakemake("--report", str(target), "--quiet", "all")
+    project.snakemake("--report", str(target))
     page = target.read_text()
     assert "RESULTS.md" in page
     assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']?(?:https?:)?//[^>]*>", page)

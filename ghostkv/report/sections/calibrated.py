@@ -310,10 +310,11 @@ def _bands(results: Results) -> Figure:
             ).alias("promise")
         )
     )
+    span = [data["band_start"].min(), data["band_stop"].max()]
     base = alt.Chart(data).encode(
         x=alt.X(
             "position:Q",
-            scale=alt.Scale(type="log"),
+            scale=alt.Scale(type="log", nice=False, domain=span),
             axis=alt.Axis(title="Position of the query", format="~s", grid=False),
         ),
         color=alt.Color("promise:N", legend=alt.Legend(title=None, orient="top")),

@@ -79,8 +79,9 @@ class CalibratedGroup:
                 for text, view in self.views.items()
             }
             found = self._calibrate(curves)
-            self._add_points(keys | {"decision": "head"}, design, curves, found)
-            if headline:
+            if found:
+                self._add_points(keys | {"decision": "head"}, design, curves, found)
+            if headline and found:
                 self._add_texts(keys, curves, found)
                 self._add_bands(keys, design, curves, found)
                 before = {
@@ -88,6 +89,7 @@ class CalibratedGroup:
                     for text, (view, known, instead) in early.items()
                 }
                 self._add_bands(keys, design, before, found)
+            if headline:
                 self._add_cross_domain(keys, curves)
                 self._add_shared(keys, design, curves)
 
@@ -213,6 +215,8 @@ class CalibratedGroup:
         """What a group takes together, beside its heads' own decisions."""
         group = len(self._heads())
         wanted = goals(self.params["group"])
+        if not wanted:
+            return
         plain = self._shared(curves, np.zeros(group), next(iter(curves.values())).grid)
         found = [calibrate(_risks(plain, goal, "threshold"), goal, shared=True) for goal in wanted]
         self._add_points({**keys, "decision": "group"}, design, plain, found, shared=True)

@@ -278,9 +278,12 @@ def test_captures_without_values_have_no_output_goals(write_captures, tmp_path):
     assert found["output_error_mean"].null_count() == found.height
 
 
-def test_sliding_windows_and_no_training(write_captures, tmp_path):
+def test_sliding_windows_and_what_is_left_out(write_captures, tmp_path):
     params = PARAMS | {"learned": PARAMS["learned"] | {"every": None}, "page": 0}
+    params |= {name: {"fer": [], "dropped_mass": []} for name in ("group", "cross_domain")}
     found = run(write_captures(window=64), tmp_path, layers=(0,), params=params)
+    assert set(found["calibrated"]["decision"]) == {"head"}
+    assert found["cross_domain"].height == 0
     assert found["learned"].height == 0
     assert (found["bands"]["cold_keys"] <= 64 - HOT).all()
     assert "pages" not in set(found["calibrated"]["compensation"])

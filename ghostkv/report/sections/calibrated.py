@@ -31,9 +31,15 @@ def build(results: Results) -> Sequence[Block]:
     blocks: list[Block] = [Prose(_reading(results)), _goals(results), _dependence(results)]
     if _output(results).height:
         blocks += [Prose(_about_compensation(results)), _compensation(results)]
-    blocks += [_cross_domain(results), _bands(results), _decisions(results)]
-    learned = _learned(results)
-    return [*blocks, learned] if learned else blocks
+    # A goal that the config leaves out leaves its table empty.
+    if results.table("calibrated.cross_domain").height:
+        blocks.append(_cross_domain(results))
+    blocks.append(_bands(results))
+    if _summary(results, pl.col("decision") == "group").height:
+        blocks.append(_decisions(results))
+    if results.table("calibrated.learned").height:
+        blocks.append(_learned(results))
+    return blocks
 
 
 def _summary(results: Results, *rows: pl.Expr, domain: str = "all") -> pl.DataFrame:
@@ -381,10 +387,8 @@ def _shared_goals(results: Results) -> pl.Series:
     return shared.select(pl.struct("rule", "target_metric", "target")).to_series().implode()
 
 
-def _learned(results: Results) -> Table | None:
+def _learned(results: Results) -> Table:
     bounds = results.table("calibrated.learned")
-    if bounds.is_empty():
-        return None
     layers = bounds["layer"].unique().to_list()
     quality = bounds.group_by("codec", maintain_order=True).agg(
         pl.col("pairs", "violations").sum(),

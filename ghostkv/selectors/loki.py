@@ -6,7 +6,9 @@ Paper: Singhania et al. 2024, "Loki: low-rank keys for efficient sparse attentio
 Rule: keys are rotated to their principal components, fitted offline; the first `dims` components of query and
     key give an approximate score, the best keys are read in full.
 What differs: nothing in the rule; the components are of post-RoPE keys (the paper finds either better by
-    model).
+    model). A constant shift of all keys changes no order, which speaks for centred keys, but in some layers
+    the direction of the mean is also one that scores vary along: `centred: false` takes components of the
+    second moment, and both are compared.
 Index bytes: `dims` fp16 components per cold key, once per KV head. They are part of the stored key in the
     paper's kernel too, which reads the chosen keys again in full.
 Calibration: the rotation on texts of role `codec`.
@@ -31,13 +33,17 @@ class Loki(Selector):
     ----------
     dims : int
         Components kept.
+    centred : bool
+        Components of the covariance; else of the second moment.
     """
 
     dims: int = 8
+    centred: bool = True
 
     def fit(self, calibration: Calibration) -> Any:
         """The first principal components, shape [head_dim, dims]."""
-        moment = np.cov(calibration.keys.T.astype(np.float64), bias=True)
+        keys = calibration.keys.astype(np.float64)
+        moment = np.cov(keys.T, bias=True) if self.centred else keys.T @ keys / len(keys)
         return np.linalg.eigh(moment)[1][:, ::-1][:, : self.dims].astype(np.float32)
 
     def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:

@@ -118,5 +118,5 @@ def test_an_unknown_selector_names_the_file_to_write():
 
 
 def test_an_unknown_hyperparameter_lists_those_that_exist():
-    with pytest.raises(ConfigError, match="loki has no hyperparameter 'rank'; it has dims"):
+    with pytest.raises(ConfigError, match="loki has no hyperparameter 'rank'; it has dims, centred"):
         make({"name": "loki", "rank": 8})

@@ -11,6 +11,13 @@ def test_components_span_what_varies_most(bench, selector):
     assert np.allclose(basis @ basis.T, right[:3].T @ right[:3], atol=1e-4)
 
 
+def test_components_may_be_of_the_second_moment(bench, selector):
+    basis = selector("loki", dims=3, centred=False).fit(bench.calibration)
+    keys = bench.calibration.keys.astype(float)
+    _, _, right = np.linalg.svd(keys, full_matrices=False)
+    assert np.allclose(basis @ basis.T, right[:3].T @ right[:3], atol=1e-4)
+
+
 def test_it_reads_the_best_approximate_scores(bench, selector):
     loki = selector("loki", dims=3)
     basis, selection = loki.fit(bench.calibration), bench.select(loki)

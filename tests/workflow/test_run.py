@@ -11,6 +11,8 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
+from ghostkv.config.experiment import Config
+
 TABLES = {
     "texts": ["texts"],
     "frontier": ["sweep", "points", "context", "bounds", "safe_points", "layer_head"],
@@ -46,9 +48,7 @@ def test_report_is_complete(project):
 
 def test_every_job_leaves_a_log_and_its_peak_memory(project):
     logs = project.folder / "results/logs"
-    assert {path.parent.name for path in logs.glob("*/*.log")} == {
-        "model", "texts", "capture", "sketch", "frontier", "calibrated", "historical", "benchmark", "report",
-    }  # fmt: skip
+    assert {path.parent.name for path in logs.glob("*/*.log")} == set(Config.model_fields)
     assert {path.with_suffix(".log") for path in logs.glob("*/*.tsv")} == set(logs.glob("*/*.log"))
 
 

@@ -101,7 +101,7 @@ class Clusters:
 
     kind: str = "ball"
     mean_size: int = 16
-    rounds: int = 2
+    rounds: int = 1
     seed: int = 0
     centre_: np.ndarray = field(default=None, repr=False)
 

@@ -19,7 +19,7 @@ from ghostkv.errors import ConfigError
 from ghostkv.frontier_tables import concatenate
 from ghostkv.io import read_metadata, stable_seed
 from ghostkv.metrics import ELEMENT_BYTES
-from ghostkv.records import load_codecs, specs
+from ghostkv.records import CodecSpec, load_codecs, specs
 from ghostkv.stages.sketch import CapturedText, sketch_metadata
 from ghostkv.truth import Truth, oracle_mass, oracle_topk
 
@@ -61,7 +61,7 @@ def certify_layer(
         if not found:
             raise ConfigError(f"texts: no text has the role {role!r}; set texts.per_role.{role}: 1")
     levels = level_bytes(params["levels"], calibration[0].keys.shape[2])
-    chosen = [spec for spec in specs(params["codecs"]) if spec.name == params["headline"]["codec"]]
+    chosen = _compared(params)
     fitted = load_codecs(sketch["codecs"], chosen)
     tables, space = Tables(), Space()
     for kv_head in range(calibration[0].kv_heads):
@@ -209,6 +209,13 @@ def _one_level(
 def _add(tables: Tables, keys: Mapping, facts: Mapping, outcome, oracle, view: _View, storages) -> None:
     for storage in storages:
         tables.add_outcome(keys, facts | {"storage": storage}, outcome, oracle, view.visible.cold, view.norms)
+
+
+def _compared(params: Mapping) -> list[CodecSpec]:
+    """The headline codec at its headline size and at its largest."""
+    own = [spec for spec in specs(params["codecs"]) if spec.name == params["headline"]["codec"]]
+    wanted = {params["headline"]["bytes"], max(spec.code_bytes for spec in own)}
+    return [spec for spec in own if spec.code_bytes in wanted]
 
 
 def _peers(params: Mapping, keys: np.ndarray, seed: int) -> list[Bounder]:

@@ -18,7 +18,7 @@ PARAMS = Certificates(probes=8, compared_every=2, deltas=[0.2, 0.05]).plain() | 
     "hot": HOT,
     "top_k": 6,
     "headline_start": START,
-    "headline": {"codec": "transform_code"},
+    "headline": {"codec": "transform_code", "bytes": 4},
     "codecs": CODECS,
     "seed": 0,
     "code": "f",

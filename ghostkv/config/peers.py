@@ -70,12 +70,12 @@ class Peers(Section):
             {"name": "pq", "parts": 4, "bits": 8},
             {"name": "pq", "parts": 8, "bits": 8},
             {"name": "pq", "parts": 8, "bits": 8, "compensate": True},
+            {"name": "magicpig", "bits": 7, "tables": 128},
             {"name": "magicpig", "bits": 8, "tables": 128},
             {"name": "token_picker", "chunks": [2, 2, 4, 4], "slack": 0.2},
             {"name": "ghost", "code_bytes": 8},
             {"name": "ghost", "code_bytes": 4},
             {"name": "ghost", "code_bytes": 8, "compensate": False},
-            {"name": "ghost", "code_bytes": 8, "page": 256},
         ),
         min_length=1,
         description=(

@@ -71,7 +71,8 @@ def small_budgets(results: Results) -> str:
             if at["peer"].is_empty():
                 continue
             peer = at["peer"].row(0, named=True)
-            told = f"best peer {method(peer['selector'])} ({peer['variant']}), {NOUNS[metric]} {percent(peer['mean'])}"
+            setting = f" ({peer['variant']})" if peer["variant"] else ""
+            told = f"best peer {method(peer['selector'])}{setting}, {NOUNS[metric]} {percent(peer['mean'])}"
             if at["ours"].is_empty():
                 text += f"**At {fraction(ratio)}** none of our records fits; {told}. "
                 continue

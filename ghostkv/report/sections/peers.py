@@ -197,7 +197,7 @@ def _layers(results: Results) -> Table:
 def _domains(results: Results) -> Table:
     return Table(
         "peers_domains",
-        f"By domain at {fraction(middle_budget(results))} of the bytes.",
+        f"By domain at {fraction(middle_budget(results))} of the bytes: does the order of methods depend on the kind of text?",
         ours_against_best(results, "domain"),
         _columns(results, "domain", "Domain", "text"),
     )

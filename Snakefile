@@ -12,6 +12,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/texts.smk"
 include: "workflow/rules/capture.smk"
+include: "workflow/rules/trace.smk"
 include: "workflow/rules/sketch.smk"
 include: "workflow/rules/frontier.smk"
 include: "workflow/rules/certificates.smk"
@@ -31,6 +32,11 @@ rule all:
         rules.report.output,
 
 
+rule results:
+    input:
+        rules.report.output,
+
+
 rule frontier:
     input:
         rules.gather_frontier.output,
@@ -40,6 +46,11 @@ rule frontier:
 rule capture:
     input:
         captures()["layers"],
+
+
+rule trace:
+    input:
+        trace_files().values(),
 
 
 rule sketch:

@@ -22,7 +22,8 @@ from ghostkv.errors import TextError
 from ghostkv.io import read_table, stable_seed
 from ghostkv.passages import PASSAGE, passages, repeated_share, shared_share
 
-ROLES = ("codec", "threshold", "held_out")
+# `trace` is held out like `held_out`: one long text, read query by query.
+ROLES = ("codec", "threshold", "held_out", "trace")
 TEXT_SCHEMA = pa.schema(
     [
         ("text", pa.string()),  # its name, {domain}_{role}_{number}
@@ -94,7 +95,7 @@ def make_texts(
     Parameters
     ----------
     wanted : mapping
-        Text name -> {domain, role}, as `Config.text_names()` gives it.
+        Text name -> {domain, role}, as `Config.text_names()` gives it, and `tokens` where it must be longer.
     pools : mapping
         Domain -> documents, for all texts that are not in `own`.
     own : mapping
@@ -119,10 +120,10 @@ def make_texts(
     made: dict[str, Text] = {}
     for name, (document, source) in own.items():
         made[name] = Text(name, *_place(wanted[name]), (document,), encode(document.content), source)
-        _refuse_short(made[name], tokens)
-        _refuse_repeating(made[name], tokens)
+        _refuse_short(made[name], _need(wanted[name], tokens))
+        _refuse_repeating(made[name], _need(wanted[name], tokens))
     refuse_overlaps(made.values())
-    chooser = _Chooser(encode, tokens, seed, [passages(text.tokens) for text in made.values()])
+    chooser = _Chooser(encode, seed, [passages(text.tokens) for text in made.values()])
 
     def turn(name: str) -> tuple[int, int, str]:
         # The first texts of all roles come before any second one and are not changed by it.
@@ -131,10 +132,11 @@ def make_texts(
     for name in sorted(wanted.keys() - own.keys(), key=turn):
         domain, role = _place(wanted[name])
         pool = pools[domain]
-        documents = chooser.take(pool, name)
+        need = _need(wanted[name], tokens)
+        documents = chooser.take(pool, name, need)
         ids = encode(_JOINT.join(document.content for document in documents))
         made[name] = Text(name, domain, role, tuple(documents), ids, pool.source, pool.license)
-        _refuse_short(made[name], tokens)
+        _refuse_short(made[name], need)
         chooser.taken.append(passages(ids))
     texts = [made[name] for name in wanted]
     refuse_overlaps(texts)
@@ -210,32 +212,32 @@ def read_text(table: str | Path, name: str) -> dict[str, object]:
 class _Chooser:
     """Hands out documents in an order that depends on seed and document alone."""
 
-    def __init__(self, encode: Encode, tokens: int, seed: int, taken: list[np.ndarray]):
-        self.encode, self.need, self.seed, self.taken = encode, tokens, seed, taken
+    def __init__(self, encode: Encode, seed: int, taken: list[np.ndarray]):
+        self.encode, self.seed, self.taken = encode, seed, taken
         self.used: set[str] = set()
         self._ids: dict[str, np.ndarray] = {}
 
-    def take(self, pool: Pool, name: str) -> list[Document]:
+    def take(self, pool: Pool, name: str, need: int) -> list[Document]:
         """One document that is long enough, or else as few as reach the length, longest first."""
         order = [document for document in pool.documents if document.id not in self.used]
         order.sort(key=lambda document: stable_seed(self.seed, document.id))
         for document in order:
             # A token is at least a byte, so most of the short ones need no encoding.
-            if len(document.content.encode()) >= self.need and self._fits([document]):
+            if len(document.content.encode()) >= need and self._fits([document], need):
                 return self._hand_out([document])
         chosen: list[Document] = []
         for document in sorted(order, key=lambda document: -len(self._encoded(document))):
-            if self._clean([*chosen, document]):
+            if self._clean([*chosen, document], need):
                 chosen.append(document)
-                if self._fits(chosen):
+                if self._fits(chosen, need):
                     return self._hand_out(chosen)
         found = sum(len(self._encoded(document)) for document in chosen)
         given = len(self.used & {document.id for document in pool.documents})
         raise TextError(
-            f"text {name} needs {self.need} tokens, and what domain {pool.domain} has left holds {found} "
+            f"text {name} needs {need} tokens, and what domain {pool.domain} has left holds {found} "
             f"({given} of {len(pool.documents)} documents went to other texts; those that repeat themselves "
             "or share passages with another text do not count).\n"
-            "  Lower capture.tokens, ask for fewer texts under texts.per_role, or write a text of your own: "
+            "  Lower capture.tokens (trace.tokens for the trace), ask for fewer texts under texts.per_role, or write a text of your own: "
             "custom: [{domain: mine, role: held_out, path: /data/mine.txt}]"
         )
 
@@ -248,14 +250,14 @@ class _Chooser:
             self._ids[document.id] = self.encode(document.content)
         return self._ids[document.id]
 
-    def _fits(self, documents: list[Document]) -> bool:
+    def _fits(self, documents: list[Document], need: int) -> bool:
         total = sum(len(self._encoded(document)) for document in documents)
-        return total >= self.need and self._clean(documents)
+        return total >= need and self._clean(documents, need)
 
-    def _clean(self, documents: list[Document]) -> bool:
+    def _clean(self, documents: list[Document], need: int) -> bool:
         ids = np.concatenate([self._encoded(document) for document in documents])
         windows = passages(ids)
-        return repeated_share(ids[: self.need]) <= _REPEAT_LIMIT and all(
+        return repeated_share(ids[:need]) <= _REPEAT_LIMIT and all(
             shared_share(windows, other) <= _SHARED_LIMIT for other in self.taken
         )
 
@@ -277,6 +279,10 @@ def _refuse_repeating(text: Text, tokens: int) -> None:
             f"before. Accepted: at most {_REPEAT_LIMIT:.0%}.\n"
             "  Attention on repeated text says nothing about real text: give another document."
         )
+
+
+def _need(entry: Mapping[str, object], tokens: int) -> int:
+    return int(entry.get("tokens") or tokens)
 
 
 def _place(entry: Mapping[str, object]) -> tuple[str, str]:

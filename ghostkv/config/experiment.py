@@ -22,6 +22,7 @@ from ghostkv.config.peers import Peers
 from ghostkv.config.report import Report
 from ghostkv.config.sketch import Sketch
 from ghostkv.config.texts import ROLES, Texts
+from ghostkv.config.trace import Trace
 from ghostkv.errors import ConfigError
 
 __all__ = ["Config", "check_files", "check_model", "load_config", "read_config"]
@@ -33,6 +34,9 @@ class Config(Section):
     model: Model = Field(default=Model(), description="Whose attention is measured.")
     texts: Texts = Field(default=Texts(), description="What the model reads.")
     capture: Capture = Field(default=Capture(), description="Which queries and keys are recorded.")
+    trace: Trace = Field(
+        default=Trace(), description="One long text, read as a decode reads it: a query a step."
+    )
     sketch: Sketch = Field(default=Sketch(), description="Which ghost records are kept of the keys.")
     frontier: Frontier = Field(default=Frontier(), description="How much is eliminated, and what it costs.")
     certificates: Certificates = Field(default=Certificates(), description="What is proved of every query.")
@@ -67,6 +71,46 @@ class Config(Section):
             number = sum(entry["domain"] == domain and entry["role"] == role for entry in names.values())
             names[f"{domain}_{role}_{number}"] = {"domain": domain, "role": role, "custom": custom}
         return names
+
+    def trace_text(self, max_context: int | None = None) -> dict[str, dict[str, Any]]:
+        """The text of the trace by name, with its `tokens` and `steps`; empty where tensors are imported.
+
+        Parameters
+        ----------
+        max_context : int, optional
+            Longest context that the model takes, in tokens.
+
+        Raises
+        ------
+        ConfigError
+            The model takes no context that long, more steps are asked for than there are tokens, or no domain
+            and no file says which text.
+        """
+        if self.capture.import_:
+            return {}
+        trace = self.trace
+        longest = max_context or trace.tokens or 2 * self.capture.tokens
+        tokens = trace.tokens or min(2 * self.capture.tokens, longest)
+        steps = trace.steps or tokens // 4
+        if tokens > longest or steps >= tokens:
+            raise ConfigError(
+                f"config: trace has tokens: {tokens} and steps: {steps}, but {self.model.name} takes at most "
+                f"{longest} tokens, and fewer steps than tokens can be recorded.\n"
+                f"  Write: trace: {{tokens: {longest}, steps: {longest // 4}}}"
+            )
+        domain = trace.domain or next(iter(self.texts.domains), None)
+        if trace.path is None and domain not in self.texts.domains:
+            raise ConfigError(
+                f"config: trace.domain is {domain}, which texts.domains does not list "
+                f"({', '.join(self.texts.domains) or 'it is empty'}), and trace.path names no file.\n"
+                "  Write: trace: {domain: mine, path: /data/long.txt}"
+            )
+        custom = trace.path and {"domain": domain or "mine", "role": "trace", "path": trace.path}
+        return {
+            f"{domain or 'mine'}_trace_0": {
+                "domain": domain or "mine", "role": "trace", "custom": custom, "tokens": tokens, "steps": steps
+            }
+        }  # fmt: skip
 
     @model_validator(mode="after")
     def _context_holds_cold_keys(self) -> Config:

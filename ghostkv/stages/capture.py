@@ -49,13 +49,24 @@ def capture_text(
     ConfigError, ModelError, TextError, CaptureError
         With nothing left behind: the files appear only when every layer has passed its proof.
     """
+    row = text_row(texts_table, text)
+    positions = sample_positions(params["query_bands"], params["tokens"], text, params["seed"])
+    record_text(model_folder, row, positions, params, outputs, threads)
+
+
+def record_text(
+    model_folder: str,
+    row: Mapping[str, Any],
+    positions: np.ndarray,
+    params: Mapping[str, Any],
+    outputs: Mapping[str, str],
+    threads: int,
+) -> None:
+    """Run the model over a row of `texts.parquet` and write its attention at `positions`; see `capture_text`."""
     from ghostkv.models.capture import record_attention
     from ghostkv.models.load import load_model, load_tokenizer
 
-    folder = _folder(outputs)
-    manifest, row = _manifest(model_folder), _text(texts_table, text)
-    tokens = params["tokens"]
-    positions = sample_positions(params["query_bands"], tokens, text, params["seed"])
+    text, tokens, manifest = row["text"], params["tokens"], _manifest(model_folder)
     token_ids = token_ids_of(load_tokenizer(model_folder), row["content"], tokens, text)
     model = load_model(model_folder, params.get("dtype", "float32"), threads)
     layers = None if params["layers"] == "all" else params["layers"]
@@ -68,7 +79,7 @@ def capture_text(
         "role": row["role"],
         "cache_dtype": params.get("cache_dtype", "float16"),
     }
-    with ProvenWriter(folder, metadata, params["tolerance"]) as writer:
+    with ProvenWriter(_folder(outputs), metadata, params["tolerance"]) as writer:
         record_attention(model, token_ids, positions, writer.append, layers, metadata["cache_dtype"])
 
 
@@ -204,7 +215,8 @@ def _manifest(model_folder: str) -> dict[str, Any]:
         ) from error
 
 
-def _text(texts_table: str, text: str) -> dict[str, Any]:
+def text_row(texts_table: str, text: str) -> dict[str, Any]:
+    """One row of `texts.parquet`."""
     rows = read_table(texts_table).filter(pl.col("text") == text)
     if rows.height != 1:
         names = read_table(texts_table)["text"].to_list()

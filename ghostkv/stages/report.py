@@ -16,8 +16,9 @@ from ghostkv.report.render import Chapter, as_html, as_markdown
 from ghostkv.report.results import Results
 from ghostkv.report.sections import SECTIONS
 
-# What imported tensors have no model for; every other table must be there.
-_OPTIONAL_STAGES = ("model", "texts", "historical", "benchmark.capture_overhead")
+# What imported tensors have no model for, and stages that a run may leave out; every other table must be there.
+_MODEL_STAGES = ("model", "texts", "historical", "benchmark.capture_overhead")
+_EXTRA_STAGES = ("synthetic", "hierarchy", "decode", "store", "bandwidth", "quality", "retrieval")
 
 
 def write_report(
@@ -65,12 +66,15 @@ def _present(results: Results) -> tuple[list[Section], list[str]]:
     for section in SECTIONS:
         lacking = [table for table in section.needs if not results.has(table)]
         for table in lacking:
-            if not table.startswith(_OPTIONAL_STAGES):
+            if not table.startswith(_MODEL_STAGES + _EXTRA_STAGES):
                 raise TableError(
                     f"report: section {section.name} needs the table {table}, which was not given.\n"
                     f"  Write: add {table.replace('.', '_', 1)} to the inputs of rule report"
                 )
-        if lacking:
+        if lacking and lacking[0].startswith(_EXTRA_STAGES):
+            stage = lacking[0].partition(".")[0]
+            left_out.append(f"{section.title}: not run. `snakemake {stage}` runs it and renews the report.")
+        elif lacking:
             left_out.append(
                 f"{section.title}: it runs the model, and imported tensors come without one "
                 f"({', '.join(lacking)})."

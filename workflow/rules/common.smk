@@ -34,6 +34,7 @@ try:
     CONFIG = load_config(config)
     MODEL = resolve_model(CONFIG.model.name, CONFIG.model.plain()["custom"], f"{RESOURCES}/models.yaml")
     LAYERS = check_model(CONFIG, MODEL.layers, MODEL.max_context)
+    TRACE = CONFIG.trace_text(MODEL.max_context)
     check_files(CONFIG)
     check_domains(CONFIG.texts.domains, f"{RESOURCES}/texts.yaml")
     SOURCES = {
@@ -68,17 +69,24 @@ CALIBRATED_TABLES = (*CALIBRATED_LAYER_TABLES, "summary", "dependence")
 PEER_LAYER_TABLES = ("peers", "layers")
 PEER_TABLES = (*PEER_LAYER_TABLES, "summary", "comparison", "verdicts")
 HISTORICAL_TABLES = ("sweep", "ablation", "knobs")
+# Stages beyond the frontier, and the tables that each leaves in its folder. The report shows those that were made.
+STAGE_TABLES = {}
+# Those that run the model or read its trace, which imported tensors do not have.
+MODEL_STAGES = ("hierarchy", "decode", "quality", "retrieval")
 
 # The branch of the config that a stage's output depends on, and no more: what is not here reruns nothing.
 BRANCHES = {
     "model": {"name": CONFIG.model.name, "entry": MODEL.plain()},
     "texts": {
-        "names": TEXTS,
+        "names": TEXTS | TRACE,
         "tokens": CONFIG.capture.tokens,
         "seed": CONFIG.texts.seed,
         "sources": SOURCES,
     },
     "capture": CONFIG.capture.plain(without=("threads", "import"))
+    | {"layers": LAYERS, "dtype": CONFIG.model.dtype},
+    "trace": next(({"text": name, **entry} for name, entry in TRACE.items()), {})
+    | CONFIG.capture.plain(without=("threads", "import", "tokens", "query_bands", "seed"))
     | {"layers": LAYERS, "dtype": CONFIG.model.dtype},
     "sketch": CONFIG.sketch.plain() | {"captures": CAPTURES},
     "frontier": CONFIG.frontier.plain()
@@ -138,7 +146,7 @@ def one_of(names):
 
 def own_files():
     """Files on this machine that texts are made of: the user's own, and those of domains of kind files."""
-    return local_files(TEXTS, SOURCES)
+    return local_files(TEXTS | TRACE, SOURCES)
 
 
 def capture_files():
@@ -149,6 +157,28 @@ def capture_files():
 def captures():
     """Those files for all texts, in the order of the texts."""
     return {kind: expand(path, text=TEXTS) for kind, path in capture_files().items()}
+
+
+def trace_files():
+    """The three files of the trace."""
+    return {kind: f"results/trace/{kind}.parquet" for kind in ("kv", "queries", "layers")}
+
+
+def stage_tables(stage):
+    """The tables of a stage beyond the frontier."""
+    return tables(f"results/{stage}", STAGE_TABLES[stage])
+
+
+def extra_stages():
+    """Stages beyond the frontier that the report shows: those asked for, and those made before."""
+    asked = set(workflow.dag_settings.targets)
+    everything = not asked or asked & {"all", "results"}
+    return [
+        stage
+        for stage in STAGE_TABLES
+        if not (IMPORTS and stage in MODEL_STAGES)
+        and (everything or stage in asked or any(map(os.path.exists, stage_tables(stage).values())))
+    ]
 
 
 def imported_files(wildcards):
@@ -180,8 +210,11 @@ def benchmark_tables():
     return tables("results/benchmark", ["sweep_speed"] if IMPORTS else ["capture_overhead", "sweep_speed"])
 
 
-def report_tables():
-    """Every table that the report may show, by stage and name; a report on imported tensors has no model to ask."""
+def report_tables(wildcards):
+    """Every table that the report shows, by stage and name; a report on imported tensors has no model to ask.
+
+    Called once the targets are known, as they decide which stages beyond the frontier belong to the report.
+    """
     found = {f"frontier_{name}": path for name, path in tables("results/frontier", FRONTIER_TABLES).items()}
     found |= {
         f"certificates_{name}": path
@@ -193,6 +226,8 @@ def report_tables():
     found |= {f"benchmark_{name}": path for name, path in benchmark_tables().items()}
     found |= {f"peers_{name}": path for name, path in tables("results/peers", PEER_TABLES).items()}
     found |= {"capture_layers": captures()["layers"]}
+    for stage in extra_stages():
+        found |= {f"{stage}_{name}": path for name, path in stage_tables(stage).items()}
     if not IMPORTS:
         found |= {
             f"historical_{name}": path

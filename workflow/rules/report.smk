@@ -3,7 +3,7 @@
 
 rule report:
     input:
-        **report_tables(),
+        unpack(report_tables),
     output:
         markdown=report(
             "results/report/RESULTS.md",

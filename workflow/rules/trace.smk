@@ -1,0 +1,25 @@
+# One long text, of which every query of the last part is recorded: what a decode would ask, step by step.
+
+
+rule trace_text:
+    input:
+        manifest=f"{MODEL_FOLDER}/manifest.json",
+        texts="results/texts/texts.parquet",
+    output:
+        **trace_files(),
+    log:
+        "results/logs/trace/trace.log",
+    benchmark:
+        "results/logs/trace/trace.tsv"
+    # A forward pass like those of the captures, and longer.
+    priority: 11
+    conda:
+        "../../environment.yml"
+    threads: CONFIG.trace.threads
+    resources:
+        # Peak 2 GB at 8,192 tokens.
+        mem_mb=3000,
+    params:
+        run=stage_params("trace"),
+    script:
+        "../scripts/trace_text.py"

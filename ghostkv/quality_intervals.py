@@ -1,0 +1,120 @@
+"""How sure a mean over positions of a few texts is: a bootstrap of documents and of blocks within them.
+
+Neighbouring positions of one text resemble each other, so positions are not drawn one by one but in blocks of
+consecutive ones (Kuensch 1989), and documents before them where a domain has more than one. Every policy is
+measured on the same positions, so all are drawn together and ratios between policies are paired. With one
+document a domain the interval speaks of these documents alone, and the report says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ghostkv.io import stable_seed
+
+LEVEL = 0.95
+
+
+def block_sums(values: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over blocks of consecutive positions.
+
+    Parameters
+    ----------
+    values : ndarray, shape [..., positions]
+        NaN counts as absent.
+    length : int
+        Positions per block; the last block may be shorter.
+
+    Returns
+    -------
+    sums, counts : ndarray of float64, shape [..., blocks]
+    """
+    present = ~np.isnan(values)
+    edges = np.arange(0, values.shape[-1], length)
+    sums = np.add.reduceat(np.where(present, values, 0.0), edges, axis=-1, dtype=np.float64)
+    return sums, np.add.reduceat(present.astype(np.float64), edges, axis=-1)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Bootstrap replicates of the blocks of all documents.
+
+    Attributes
+    ----------
+    weights : ndarray of float64, shape [replicates, blocks]
+        How often each block is drawn; blocks of all documents side by side.
+    """
+
+    weights: np.ndarray
+
+    @classmethod
+    def make(cls, blocks: Sequence[int], domains: Sequence[str], replicates: int, seed: int) -> Draws:
+        """Draw documents within their domain, then blocks within each drawn document.
+
+        Parameters
+        ----------
+        blocks : sequence of int
+            Blocks of each document.
+        domains : sequence of str
+            Domain of each document.
+        replicates, seed : int
+        """
+        rng = np.random.default_rng(stable_seed("quality bootstrap", seed, *blocks, *domains))
+        first = np.concatenate([[0], np.cumsum(blocks)]).astype(int)
+        weights = np.zeros((replicates, first[-1]))
+        for domain in dict.fromkeys(domains):
+            own = [number for number, name in enumerate(domains) if name == domain]
+            drawn = rng.multinomial(len(own), np.full(len(own), 1 / len(own)), size=replicates)
+            for column, number in enumerate(own):
+                size = blocks[number]
+                share = np.full(size, 1 / size)
+                # A document drawn twice gives two independent draws of its blocks, which add to one of twice the size.
+                weights[:, first[number] : first[number + 1]] = rng.multinomial(
+                    drawn[:, column] * size, share
+                )
+        return cls(weights)
+
+    def means(self, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Mean of every replicate, shape [..., replicates], from sums and counts [..., blocks]; NaN without a count."""
+        total = counts @ self.weights.T
+        return np.divide(sums @ self.weights.T, total, out=np.full(total.shape, np.nan), where=total > 0)
+
+
+def span(replicates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile interval of replicates along the last axis; NaN where a replicate has no value.
+
+    A replicate without a value is not passed over: it would be the ones that are hard to tell that go.
+    """
+    low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=-1)
+    return low, high
+
+
+def at_bytes(ratios: np.ndarray, losses: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """A curve's loss at wanted bytes ratios, between its points straight in log bytes and log loss.
+
+    Parameters
+    ----------
+    ratios : ndarray, shape [points], ascending
+        Measured bytes ratios.
+    losses : ndarray, shape [..., points]
+        Losses there, positive.
+    wanted : ndarray, shape [n]
+
+    Returns
+    -------
+    ndarray, shape [..., n]
+        NaN beyond the curve's ends: nothing is extrapolated.
+    """
+    ratios, losses, wanted = np.asarray(ratios, float), np.asarray(losses, float), np.atleast_1d(wanted)
+    if len(ratios) < 2:
+        hit = np.isclose(wanted, ratios[:1], rtol=1e-9) if len(ratios) else np.zeros(len(wanted), bool)
+        return np.where(hit, losses[..., :1] if losses.size else np.nan, np.nan)
+    right = np.clip(np.searchsorted(ratios, wanted), 1, len(ratios) - 1)
+    x = np.log(wanted / ratios[right - 1]) / np.log(ratios[right] / ratios[right - 1])
+    with np.errstate(divide="ignore"):
+        height = np.log(losses)
+    found = np.exp(height[..., right - 1] * (1 - x) + height[..., right] * x)
+    return np.where((x >= -1e-9) & (x <= 1 + 1e-9), found, np.nan)

@@ -1,0 +1,292 @@
+"""The tables of stage `quality`: what each text's job leaves, and what is derived from all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from ghostkv.quality_intervals import Draws, at_bytes, block_sums, span
+
+_RUN = [("text", pa.string()), ("domain", pa.string()), ("policy", pa.string())]
+# One row a text, policy and position of the continuation.
+POSITION_SCHEMA = pa.schema(
+    [
+        *_RUN,
+        ("position", pa.int32()),  # of the token that is read
+        ("kl", pa.float64()),  # KL(dense || sparse), nats
+        ("agree", pa.bool_()),  # same most probable token
+        ("dense_nll", pa.float64()),  # nats; null where the text ends
+        ("sparse_nll", pa.float64()),
+        ("max_logit_difference", pa.float64()),
+        ("dense_entropy", pa.float64()),
+        ("dense_margin", pa.float64()),  # log-probability of first choice over second
+        ("token", pa.string()),  # the token that is read
+        ("dense_top", pa.string()),  # most probable next token
+        ("sparse_top", pa.string()),
+    ]
+)
+# What was read: one row a text, policy and layer.
+TRAFFIC_SCHEMA = pa.schema(
+    [
+        *_RUN,
+        ("layer", pa.int16()),
+        ("dense", pa.bool_()),  # the policy leaves this layer alone
+        ("kept_fraction", pa.float64()),  # keys read / keys visible, mean over heads and queries
+        ("bytes_ratio", pa.float64()),  # per head
+        ("bytes_ratio_gqa", pa.float64()),  # records once a KV head, survivors united over its heads
+        (
+            "certificate",
+            pa.float64(),
+        ),  # largest certified dropped mass of a query; null without a certificate
+    ]
+)
+# One row a text and policy: the whole model, dense layers included.
+RUN_SCHEMA = pa.schema(
+    [
+        *_RUN,
+        ("kind", pa.string()),  # identity, certified, ours, oracle, peer
+        ("family", pa.string()),  # policies that differ in bytes alone
+        ("target", pa.float64()),  # the bytes ratio or mass that was asked for
+        ("dense_layers", pa.int16()),
+        ("kept_fraction", pa.float64()),
+        ("bytes_ratio", pa.float64()),
+        ("bytes_ratio_gqa", pa.float64()),
+        ("certificate", pa.float64()),
+        ("seconds", pa.float64()),  # of this run, on this machine
+    ]
+)
+ABLATION_SCHEMA = pa.schema(
+    [
+        *_RUN,
+        ("first_layer", pa.int16()),  # the only layers that eliminate
+        ("last_layer", pa.int16()),
+        ("kl", pa.float64()),
+        ("top1", pa.float64()),
+        ("positions", pa.int32()),
+        ("bytes_ratio_gqa", pa.float64()),  # of these layers alone
+    ]
+)
+GENERATION_SCHEMA = pa.schema(
+    [
+        *_RUN,
+        ("prompt", pa.string()),  # its end
+        ("output", pa.string()),
+        ("tokens", pa.int32()),
+        ("same", pa.int32()),  # tokens before the first that differs from the dense model's
+        ("bytes_ratio_gqa", pa.float64()),
+        ("seconds", pa.float64()),
+    ]
+)
+SUMMARY_SCHEMA = pa.schema(
+    [
+        ("policy", pa.string()),
+        ("kind", pa.string()),
+        ("family", pa.string()),
+        ("target", pa.float64()),
+        ("domain", pa.string()),  # "all", or one domain
+        ("documents", pa.int32()),
+        ("positions", pa.int32()),
+        *[
+            (f"{metric}{end}", pa.float64())
+            for metric in ("kl", "top1", "dense_perplexity", "sparse_perplexity")
+            for end in ("", "_low", "_high")
+        ],
+        ("kl_p99", pa.float64()),
+        ("kl_max", pa.float64()),
+        ("max_logit_difference", pa.float64()),
+        ("kept_fraction", pa.float64()),
+        ("bytes_ratio", pa.float64()),
+        ("bytes_ratio_gqa", pa.float64()),
+        ("certificate", pa.float64()),
+    ]
+)
+# Policies against every family of peers at the policy's own bytes, interpolated between the peer's budgets.
+EQUAL_BYTES_SCHEMA = pa.schema(
+    [
+        ("policy", pa.string()),
+        ("against", pa.string()),  # a family
+        ("domain", pa.string()),
+        ("bytes_ratio_gqa", pa.float64()),  # of the policy, as measured
+        ("lowest", pa.float64()),  # bytes ratios that the family was measured at
+        ("highest", pa.float64()),
+        ("kl", pa.float64()),
+        ("their_kl", pa.float64()),  # null where the policy's bytes lie beyond theirs
+        ("kl_ratio", pa.float64()),  # theirs over the policy's
+        ("kl_ratio_low", pa.float64()),
+        ("kl_ratio_high", pa.float64()),
+        ("top1", pa.float64()),
+        ("their_top1", pa.float64()),
+        ("positions", pa.int32()),
+    ]
+)
+ALL = "all"
+_MEASURES = ("kl", "top1", "dense_nll", "sparse_nll")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the texts' jobs left, as arrays over policies and positions, and bootstrap draws shared by all.
+
+    Attributes
+    ----------
+    policies : list of str
+    documents : list of (text, domain)
+    sums, counts : dict of str to ndarray, shape [policies, blocks]
+        Of kl, top1, dense_nll and sparse_nll.
+    owner : ndarray of int, shape [blocks]
+        Document of each block.
+    replicates : int
+    seed : int
+    """
+
+    policies: list[str]
+    documents: list[tuple[str, str]]
+    sums: Mapping[str, np.ndarray]
+    counts: Mapping[str, np.ndarray]
+    owner: np.ndarray
+    replicates: int
+    seed: int
+
+    @classmethod
+    def read(cls, positions: pl.DataFrame, block: int, replicates: int, seed: int) -> Measured:
+        """Arrange rows of `POSITION_SCHEMA`; every policy has the same positions of every text."""
+        policies = positions["policy"].unique(maintain_order=True).to_list()
+        documents = list(positions.select("text", "domain").unique(maintain_order=True).iter_rows())
+        values = positions.with_columns(pl.col("agree").cast(pl.Float64).alias("top1"))
+        sums, counts, owner = {name: [] for name in _MEASURES}, {name: [] for name in _MEASURES}, []
+        for number, (text, _) in enumerate(documents):
+            rows = values.filter(pl.col("text") == text)
+            rows = rows.with_columns(pl.col("policy").cast(pl.Enum(policies))).sort("policy", "position")
+            for name in _MEASURES:
+                table = rows[name].fill_null(np.nan).to_numpy().reshape(len(policies), -1)
+                total, count = block_sums(table, block)
+                sums[name].append(total)
+                counts[name].append(count)
+            owner += [number] * total.shape[1]
+        joined = [
+            {name: np.concatenate(part, axis=1) for name, part in found.items()} for found in (sums, counts)
+        ]
+        return cls(policies, documents, *joined, np.array(owner), replicates, seed)
+
+    def domains(self) -> list[str]:
+        """`all`, then every domain where there is more than one."""
+        names = list(dict.fromkeys(domain for _, domain in self.documents))
+        return [ALL, *names] if len(names) > 1 else [ALL]
+
+    def chosen(self, domain: str) -> list[int]:
+        """Documents of a domain."""
+        return [n for n, (_, name) in enumerate(self.documents) if domain in (ALL, name)]
+
+    def blocks(self, domain: str) -> np.ndarray:
+        """Blocks of a domain, as indices."""
+        return np.flatnonzero(np.isin(self.owner, self.chosen(domain)))
+
+    def draws(self, domain: str) -> Draws:
+        """Bootstrap replicates of a domain's blocks."""
+        chosen = self.chosen(domain)
+        sizes = [int((self.owner == number).sum()) for number in chosen]
+        return Draws.make(sizes, [self.documents[number][1] for number in chosen], self.replicates, self.seed)
+
+    def mean(self, measure: str, domain: str) -> np.ndarray:
+        """Mean over positions, shape [policies]; NaN where nothing was measured."""
+        blocks = self.blocks(domain)
+        total = self.counts[measure][:, blocks].sum(axis=1)
+        return np.divide(
+            self.sums[measure][:, blocks].sum(axis=1), total, out=np.full(len(total), np.nan), where=total > 0
+        )
+
+    def replicate(self, measure: str, domain: str) -> np.ndarray:
+        """Bootstrap means, shape [policies, replicates]."""
+        blocks = self.blocks(domain)
+        return self.draws(domain).means(self.sums[measure][:, blocks], self.counts[measure][:, blocks])
+
+
+def summarise(positions: pl.DataFrame, runs: pl.DataFrame, measured: Measured) -> pl.DataFrame:
+    """Rows of `SUMMARY_SCHEMA`: every policy, over all texts and by domain."""
+    rows = []
+    for domain in measured.domains():
+        shown = positions if domain == ALL else positions.filter(pl.col("domain") == domain)
+        spread = _spread(shown)
+        traffic = _traffic(runs if domain == ALL else runs.filter(pl.col("domain") == domain))
+        found = {}
+        for measure, column in zip(
+            _MEASURES, ("kl", "top1", "dense_perplexity", "sparse_perplexity"), strict=True
+        ):
+            mean, (low, high) = measured.mean(measure, domain), span(measured.replicate(measure, domain))
+            change = np.exp if measure.endswith("nll") else np.asarray
+            found |= {column: change(mean), f"{column}_low": change(low), f"{column}_high": change(high)}
+        for number, policy in enumerate(measured.policies):
+            values = {name: _number(values[number]) for name, values in found.items()}
+            about = {"policy": policy, "domain": domain, "documents": len(measured.chosen(domain))}
+            rows.append(about | values | spread[policy] | traffic[policy])
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def compare_at_equal_bytes(summary: pl.DataFrame, measured: Measured) -> pl.DataFrame:
+    """Rows of `EQUAL_BYTES_SCHEMA`: what each family of peers and oracles loses at a policy's own bytes.
+
+    A family's curve goes through its budgets at the bytes that were measured, straight between them in log
+    bytes and log KL (top-1: log bytes and log disagreement); nothing is extrapolated.
+    """
+    number = {policy: row for row, policy in enumerate(measured.policies)}
+    rows = []
+    for domain in measured.domains():
+        table = summary.filter(pl.col("domain") == domain)
+        replicates = measured.replicate("kl", domain)
+        families = table.filter(pl.col("kind").is_in(["peer", "oracle"]), pl.col("bytes_ratio_gqa") < 1)
+        for (family,), curve in families.group_by("family", maintain_order=True):
+            curve = curve.sort("bytes_ratio_gqa").unique("bytes_ratio_gqa", keep="first", maintain_order=True)
+            ratios = curve["bytes_ratio_gqa"].to_numpy()
+            theirs = replicates[[number[policy] for policy in curve["policy"]]].T
+            for row in table.filter(pl.col("kind").is_in(["ours", "certified"])).iter_rows(named=True):
+                wanted = row["bytes_ratio_gqa"]
+                their_kl = at_bytes(ratios, curve["kl"].to_numpy(), wanted)[0]
+                missed = at_bytes(ratios, np.maximum(1 - curve["top1"].to_numpy(), 1e-12), wanted)[0]
+                drawn = at_bytes(ratios, theirs, wanted)[:, 0] / replicates[number[row["policy"]]]
+                low, high = span(drawn)
+                rows.append(
+                    {
+                        "policy": row["policy"], "against": family, "domain": domain, "bytes_ratio_gqa": wanted,
+                        "lowest": float(ratios[0]), "highest": float(ratios[-1]), "kl": row["kl"],
+                        "their_kl": _number(their_kl), "kl_ratio": _number(their_kl / row["kl"] if row["kl"] else np.nan),
+                        "kl_ratio_low": _number(low), "kl_ratio_high": _number(high), "top1": row["top1"],
+                        "their_top1": _number(1 - missed), "positions": row["positions"],
+                    }
+                )  # fmt: skip
+    return pl.DataFrame(rows, schema=pl.from_arrow(EQUAL_BYTES_SCHEMA.empty_table()).schema)
+
+
+def _spread(positions: pl.DataFrame) -> dict[str, dict]:
+    """Tails over positions by policy."""
+    found = positions.group_by("policy").agg(
+        pl.len().alias("positions"),
+        pl.col("kl").quantile(0.99, "higher").alias("kl_p99"),
+        pl.col("kl").max().alias("kl_max"),
+        pl.col("max_logit_difference").max(),
+    )
+    return {row.pop("policy"): row for row in found.iter_rows(named=True)}
+
+
+def _traffic(runs: pl.DataFrame) -> dict[str, dict]:
+    """What was read by policy: means over texts, and the weakest certificate."""
+    found = runs.group_by("policy").agg(
+        pl.col("kind", "family", "target").first(),
+        pl.col("kept_fraction", "bytes_ratio", "bytes_ratio_gqa").mean(),
+        pl.col("certificate").max(),
+    )
+    return {row.pop("policy"): row for row in found.iter_rows(named=True)}
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def frame(rows: Sequence[Mapping], schema: pa.Schema) -> pa.Table:
+    """Rows as a table of the schema; absent columns are null."""
+    return pa.Table.from_pylist(
+        [{name: row.get(name) for name in schema.names} for row in rows], schema=schema
+    )

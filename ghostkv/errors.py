@@ -28,3 +28,7 @@ class CaptureError(GhostKVError):
 
 class TableError(GhostKVError):
     """A Parquet or safetensors file is missing, truncated, or not of the schema it should have."""
+
+
+class StoreError(GhostKVError):
+    """A store is damaged, locked, or asked for or given what its shape does not hold."""

@@ -1,0 +1,94 @@
+"""Which blocks of a file hold given rows, in as few requests as their gaps allow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ghostkv.errors import StoreError
+from ghostkv.store.layout import WORD
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a read of rows touches.
+
+    Attributes
+    ----------
+    rows : int
+        Rows asked for, repeats included.
+    memory_rows : int
+        Those of the tail, which no disk is asked for.
+    wanted_bytes : int
+        Bytes of the distinct rows in the file.
+    blocks : int
+        Distinct blocks that hold them.
+    requests : int
+        Runs of blocks, one system call each.
+    bytes : int
+        Bytes that these requests read: blocks and the gaps between them.
+    """
+
+    rows: int
+    memory_rows: int
+    wanted_bytes: int
+    blocks: int
+    requests: int
+    bytes: int
+
+
+def runs_of(
+    offsets: np.ndarray, row_bytes: int, block: int, gap: int
+) -> tuple[np.ndarray, np.ndarray, Reads]:
+    """Blocks to read, merged to requests.
+
+    Parameters
+    ----------
+    offsets : ndarray of int64, shape [rows]
+        Byte offset of each row; negative where it lies in memory.
+    row_bytes : int
+    block : int
+        Bytes of a block.
+    gap : int
+        Unwanted blocks between two wanted ones that are read rather than asked around.
+
+    Returns
+    -------
+    first : ndarray of int64, shape [requests]
+        First block of each request, ascending.
+    counts : ndarray of int64, shape [requests]
+        Its blocks.
+    reads : Reads
+
+    Raises
+    ------
+    StoreError
+        `block` or `gap` is out of range.
+    """
+    if block < WORD or block % WORD or gap < 0:
+        raise StoreError(
+            f"GhostStore: block is {block} and gap is {gap}. Accepted: a block of whole words of {WORD} bytes, "
+            "a gap of 0 or more.\n  Write: block=4096, gap=0"
+        )
+    on_disk = np.unique(offsets[offsets >= 0])
+    start = on_disk // block
+    reach = (on_disk + row_bytes - 1) // block - start
+    spans = start[:, None] + np.arange(reach.max(initial=0) + 1)
+    blocks = np.unique(spans[np.arange(spans.shape[1]) <= reach[:, None]])
+    leads = np.flatnonzero(np.diff(blocks, prepend=blocks[:1] - gap - 2) > gap + 1)
+    ends = np.append(leads[1:], len(blocks)) - 1 if len(blocks) else leads
+    first = blocks[leads]
+    counts = blocks[ends] - first + 1
+    return (
+        first,
+        counts,
+        Reads(
+            rows=len(offsets),
+            memory_rows=int((offsets < 0).sum()),
+            wanted_bytes=len(on_disk) * row_bytes,
+            blocks=len(blocks),
+            requests=len(first),
+            bytes=int(counts.sum()) * block,
+        ),
+    )

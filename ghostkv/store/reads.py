@@ -1,0 +1,260 @@
+"""Reading survivors back: by the memory map, or by whole blocks that are counted."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ghostkv.errors import StoreError
+from ghostkv.store.checksums import checksums, copy_rows
+from ghostkv.store.faults import REPAIR, damaged
+from ghostkv.store.files import read_into
+from ghostkv.store.layout import PAGE, WORD, SegmentImage, StoreShape
+from ghostkv.store.plan import Reads, runs_of
+from ghostkv.store.recovery import describe_row, row_fault
+from ghostkv.store.table import RecordTable
+
+NOTHING = np.zeros(0, np.uint64)
+NOTHING.flags.writeable = False
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Rows and what reading them touched.
+
+    Attributes
+    ----------
+    keys : ndarray, shape [..., head_dim]
+    values : ndarray, shape [..., value_dim], or None
+    reads : Reads
+    """
+
+    keys: np.ndarray
+    values: np.ndarray | None
+    reads: Reads
+
+
+class RowReader:
+    """The reading half of a store; `GhostStore` sets its attributes."""
+
+    folder: Path
+    file: Path
+    shape: StoreShape
+    tokens: int
+    sealed: int
+    verify_reads: bool
+
+    _rows: int
+    _table: RecordTable
+    _image: SegmentImage
+    _words: np.ndarray = NOTHING
+    _direct: int | None = None
+
+    def records(self, layer: int, kv_head: int) -> np.ndarray:
+        """Ghost records of one head as of now, read-only uint8, shape [tokens, record_bytes]."""
+        heads, _, _ = self._locate(layer, kv_head, np.zeros(0, np.int64), one=True)
+        view = self._table.records[heads, : self.tokens]
+        view.flags.writeable = False
+        return view
+
+    def gather(
+        self, layer, kv_head, positions, verify: bool | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read rows through the memory map.
+
+        Parameters
+        ----------
+        layer, kv_head, positions : int or array of int
+            Broadcast together; any order, repeats allowed.
+        verify : bool, optional
+            Compare each row with its checksum; as the store was opened, where it is not given.
+
+        Returns
+        -------
+        keys : ndarray, shape [..., head_dim]
+        values : ndarray, shape [..., value_dim], or None
+
+        Raises
+        ------
+        StoreError
+            An index is outside the store, or a row does not match its checksum.
+        """
+        heads, tokens, outer = self._locate(layer, kv_head, positions)
+        at = self.shape.addresses(heads, tokens) // WORD
+        self._map()
+        rows = self._copied(self._words, at, heads, tokens)
+        self._verify(rows, heads, tokens, verify)
+        return self._split(rows, outer)
+
+    def read(
+        self, layer, kv_head, positions, block=PAGE, gap=0, direct=False, verify: bool | None = None
+    ) -> Gathered:
+        """Read rows by whole blocks of the file, in ascending order and merged to runs.
+
+        Parameters
+        ----------
+        layer, kv_head, positions
+            As for `gather`.
+        block : int
+            Bytes of a block; a multiple of 8, of 4,096 where `direct`.
+        gap : int
+            Unwanted blocks between two wanted ones that are read rather than asked around.
+        direct : bool
+            O_DIRECT: past the page cache, from the device.
+        verify : bool, optional
+
+        Raises
+        ------
+        StoreError
+            As for `gather`; or the file ends, or its file system has no O_DIRECT.
+        """
+        heads, tokens, outer = self._locate(layer, kv_head, positions)
+        offsets = self._offsets(heads, tokens)
+        first, counts, reads = runs_of(offsets, self.shape.row_bytes, block, gap)
+        if direct and block % PAGE:
+            raise StoreError(
+                f"GhostStore.read: block is {block}. Accepted with direct=True: multiples of {PAGE}."
+            )
+        starts = np.concatenate([[0], np.cumsum(counts)]) * block
+        # Anonymous pages are aligned, which O_DIRECT asks for.
+        buffer = np.frombuffer(mmap.mmap(-1, max(int(starts[-1]), WORD)), np.uint8)
+        descriptor = self._direct_descriptor() if direct else self._rows
+        end = self.shape.segment_offset(self.sealed // self.shape.segment_tokens)
+        for run, start, stop in zip(
+            (first * block).tolist(), starts[:-1].tolist(), starts[1:].tolist(), strict=True
+        ):
+            found = read_into(descriptor, buffer[start:stop], run)
+            if found < min(stop - start, end - run):
+                raise damaged(
+                    self.file, run + found, f"the file ends before its {self.sealed} sealed tokens", REPAIR
+                )
+        run = np.searchsorted(first, offsets // block, "right") - 1
+        at = (starts[run] + offsets - first[run] * block) // WORD if len(first) else offsets
+        rows = self._copied(_frozen(buffer.view(np.uint64)), at, heads, tokens)
+        self._verify(rows, heads, tokens, verify)
+        return Gathered(*self._split(rows, outer), reads)
+
+    def plan(self, layer, kv_head, positions, block: int = PAGE, gap: int = 0) -> Reads:
+        """What `read` would touch, counted and not read."""
+        heads, tokens, _ = self._locate(layer, kv_head, positions)
+        return runs_of(self._offsets(heads, tokens), self.shape.row_bytes, block, gap)[2]
+
+    def offsets(self, layer, kv_head, positions) -> np.ndarray:
+        """Byte offset in `file` of each row, K then V; -1 for tokens that lie in the tail."""
+        heads, tokens, outer = self._locate(layer, kv_head, positions)
+        return self._offsets(heads, tokens).reshape(outer)
+
+    def check(self) -> None:
+        """Verify every row, a segment at a time.
+
+        Raises
+        ------
+        StoreError
+            The first row that does not match its checksum.
+        """
+        self._alive()
+        image, size = SegmentImage(self.shape), self.shape.segment_tokens
+        for segment in range(self.sealed // size):
+            image.checksums[...] = self._table.checksums[:, segment * size : (segment + 1) * size]
+            fault = row_fault(self._rows, image, segment)
+            if fault:
+                raise damaged(self.file, *fault, REPAIR)
+
+    def drop_cache(self) -> None:
+        """Ask the kernel to forget the file's pages, so that the next reads go to the device."""
+        self._alive()
+        # Pages that are mapped stay; the map comes back with the next gather.
+        self._words = NOTHING
+        os.fdatasync(self._rows)
+        os.posix_fadvise(self._rows, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def _locate(self, layer, kv_head, positions, one=False):
+        """Head number and token of each row, flat, and the shape that the caller asked in."""
+        self._alive()
+        given = {"layer": layer, "kv_head": kv_head, "positions": positions}
+        room = {"layer": self.shape.layers, "kv_head": self.shape.kv_heads, "positions": self.tokens}
+        arrays = {name: np.asarray(value) for name, value in given.items()}
+        for name, array in arrays.items():
+            if array.size and (
+                array.dtype.kind not in "iu" or int(array.min()) < 0 or int(array.max()) >= room[name]
+            ):
+                raise StoreError(
+                    f"{self.file}: {name} asks for {_shown(array)}, dtype {array.dtype}. Accepted: whole numbers "
+                    f"from 0 to {room[name] - 1}; the store holds {self.tokens} tokens."
+                )
+        head = arrays["layer"].astype(np.int64) * self.shape.kv_heads + arrays["kv_head"].astype(np.int64)
+        if one:
+            return int(head), None, None
+        heads, tokens = np.broadcast_arrays(head, arrays["positions"].astype(np.int64))
+        return heads.ravel(), tokens.ravel(), heads.shape
+
+    def _offsets(self, heads: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        return np.where(tokens < self.sealed, self.shape.addresses(heads, tokens), -1)
+
+    def _copied(self, words: np.ndarray, at: np.ndarray, heads: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Rows from word `at` of `words`, or from the tail where the token is not sealed."""
+        width = self.shape.row_bytes // WORD
+        if self.tokens > self.sealed:
+            in_tail = (heads * self.shape.segment_tokens + tokens - self.sealed) * width
+            at = np.where(tokens < self.sealed, at, -1 - in_tail)
+        rows = np.empty((len(tokens), width), np.uint64)
+        copy_rows(words, _frozen(self._image.rows.reshape(-1)), at, rows)
+        return rows
+
+    def _verify(self, rows: np.ndarray, heads: np.ndarray, tokens: np.ndarray, verify: bool | None) -> None:
+        if not (self.verify_reads if verify is None else verify):
+            return
+        numbers = self.shape.numbers(heads, tokens).astype(np.uint32)
+        wrong = checksums(rows, numbers) != self._table.checksums[heads, tokens]
+        if wrong.any():
+            head, token = (int(part[wrong.argmax()]) for part in (heads, tokens))
+            where = int(self.shape.addresses(np.int64(head), np.int64(token)))
+            raise damaged(self.file, where, describe_row(self.shape, head, token), REPAIR)
+
+    def _split(self, rows: np.ndarray, outer: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None]:
+        elements = rows.view(self.shape.dtype).reshape(*outer, -1)
+        first, last = self.shape.head_dim, self.shape.head_dim + self.shape.value_dim
+        return elements[..., :first], elements[..., first:last] if self.shape.value_dim else None
+
+    def _map(self) -> None:
+        """Map the sealed segments, anew when there are more of them."""
+        size = self.shape.segment_offset(self.sealed // self.shape.segment_tokens) if self.sealed else 0
+        if self._words.nbytes == size:
+            return
+        found = os.fstat(self._rows).st_size
+        # Reading a page beyond the end of a mapped file is a SIGBUS and no exception.
+        if found < size:
+            raise damaged(self.file, found, f"the file ends before its {self.sealed} sealed tokens", REPAIR)
+        mapped = mmap.mmap(self._rows, size, prot=mmap.PROT_READ)
+        # Survivors are scattered: to read ahead of them is to read what was eliminated.
+        mapped.madvise(mmap.MADV_RANDOM)
+        self._words = np.frombuffer(mapped, np.uint64)
+
+    def _direct_descriptor(self) -> int:
+        if self._direct is None:
+            try:
+                self._direct = os.open(self.file, os.O_RDONLY | os.O_DIRECT)
+            except OSError as error:
+                raise StoreError(
+                    f"{self.file}: its file system refuses O_DIRECT ({error.strerror}). Read with direct=False, or keep "
+                    "the store on ext4 or xfs."
+                ) from None
+        return self._direct
+
+    def _alive(self) -> None:
+        raise NotImplementedError
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    # One signature of the compiled copy for files, buffers and tails.
+    array = array.view()
+    array.flags.writeable = False
+    return array
+
+
+def _shown(array: np.ndarray) -> str:
+    return str(array) if array.ndim == 0 else f"{array.min()} to {array.max()}"

@@ -20,7 +20,8 @@ from transformers.masking_utils import sdpa_mask
 
 from ghostkv.errors import CaptureError
 
-NAME = "ghostkv"
+# Not "ghostkv", which is the name under which a model decodes with elimination (ghost_attention.py).
+NAME = "ghostkv_capture"
 # A block of queries whose scores are held at once where a model's eager attention must be used.
 _EAGER_BLOCK = 256
 

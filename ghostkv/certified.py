@@ -1,0 +1,164 @@
+"""Certified dropped mass while a model decodes: what is left out of each query holds at most delta, by arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ghostkv.attention import cap
+from ghostkv.bounds import narrow
+from ghostkv.certificates import Costs, Outcome, Powers, certify_mass
+from ghostkv.codecs.nested import Nested, NestedRecords
+from ghostkv.compensation import cold_means, compensate
+from ghostkv.deciders import Call, Decider
+from ghostkv.seated import View, cold_mask, combine, views
+from ghostkv.traffic import rows_of
+from ghostkv.truth import Truth
+
+# Queries certified at once: bounds of every level are held for all of them.
+_BLOCK = 64
+
+
+@dataclass
+class NestedState:
+    """Nested records by row and KV head; they grow as tokens are appended."""
+
+    records: dict[tuple[int, int], NestedRecords] = field(default_factory=dict)
+    first: np.ndarray | None = None
+
+    def truncate(self, tokens: int) -> None:
+        """Forget records from `tokens` on."""
+        self.records = {
+            (b, h): _first_records(found, max(tokens - int(self.first[b]), 0))
+            for (b, h), found in self.records.items()
+        }
+
+
+@dataclass(frozen=True)
+class CertifiedMass(Decider):
+    """Read nested records level by level until what is left out certainly holds at most delta.
+
+    Attributes
+    ----------
+    codecs : sequence of Nested
+        One a KV head.
+    delta : float
+    shares : sequence of float
+        Share of the budget that keys stopped at or before each level may take.
+    compensate : bool
+        Give the eliminated keys' estimated mass to the running mean of V; the certificate does not need it.
+    """
+
+    codecs: Sequence[Nested]
+    delta: float
+    shares: Sequence[float]
+    compensate: bool = True
+    name: str = field(default="certified_mass", init=False)
+
+    def start(self) -> NestedState:
+        return NestedState()
+
+    def attend(self, state: NestedState, call: Call) -> tuple[np.ndarray, np.ndarray]:
+        out = np.zeros_like(call.empty())
+        shape = (*call.keys.shape[:2], call.query.shape[2])
+        fields = {name: np.zeros(shape) for name in ("visible", "cold", "united", "read", "head_read")}
+        own = np.zeros((*shape, call.group))
+        self._append(state, call)
+        for b, h, some, view in views(call, _BLOCK):
+            outcome, scores, tail = self.certify(state, b, h, view)
+            cold = cold_mask(view.visible, len(view.keys))
+            kept = outcome.kept & cold
+            read = np.broadcast_to(kept.any(axis=0), kept.shape) if call.shared else kept
+            result = combine(None, None, scores, read | ~cold, read, cold, view)
+            if self.compensate:
+                result = _compensated(result, scores, tail, read | ~cold, cold & ~read, view)
+            out[b, some, h * call.group : (h + 1) * call.group] = result.transpose(1, 0, 2)
+            full = view.visible.visible * call.pair
+            hot = (view.visible.visible - view.visible.cold) * call.pair
+            for name, values in (
+                ("visible", view.visible.visible), ("cold", view.visible.cold), ("united", kept.any(axis=0).sum(axis=1)),
+                ("read", outcome.group_nested * full - hot),
+                ("head_read", (outcome.bytes_nested * full - hot).sum(axis=0)),
+            ):  # fmt: skip
+                fields[name][b, h, some] = values
+            own[b, h, some] = kept.sum(axis=2).T
+        # K is stored as the record itself: all but V of the survivors is record.
+        value_bytes = 2.0 * call.values.shape[3]
+        united, head = fields["united"] * value_bytes, own.sum(axis=3) * value_bytes
+        rows = rows_of(
+            fields["visible"], fields["cold"], fields["united"], own, call.pair, fields["read"] - united,
+            fields["head_read"] - head, united, head,
+        )  # fmt: skip
+        return out, rows
+
+    def certify(
+        self, state: NestedState, b: int, h: int, view: View
+    ) -> tuple[Outcome, np.ndarray, np.ndarray]:
+        """What a KV head's queries keep; the exact scores; and estimates of the first level."""
+        codec, keys = self.codecs[h], len(view.keys)
+        stored = state.records[b, h]
+        records = _first_records(stored, keys)
+        flat = view.queries.reshape(-1, view.queries.shape[2])
+        projected = codec.project(flat)
+        weight = projected.norm * np.float32(view.scale)
+        shape = (*view.queries.shape[:2], keys)
+        bounds = np.empty((2, len(codec.levels), *shape), np.float32)
+        known = (
+            np.full((len(flat), keys), -np.inf, np.float32),
+            np.full((len(flat), keys), np.inf, np.float32),
+        )
+        first = None
+        for level in range(len(codec.levels)):
+            decoded = codec.decode(records, level)
+            estimates = cap(codec.estimate(projected, decoded, view.scale), view.softcap)
+            first = estimates.reshape(shape) if first is None else first
+            found = tuple(side[level].reshape(len(flat), keys) for side in bounds)
+            narrow(estimates, weight, decoded.radius, *known, *found)
+            known = found
+        scores = view.scores()
+        truth = Truth.of(view.queries, view.keys, scores, None, view.visible, view.scale, 1)
+        costs = Costs(
+            codec.level_bytes[:-1], codec.level_bytes.sum(), view.keys.shape[1], view.values.shape[1]
+        )
+        powers = Powers.of(*bounds, truth)
+        return certify_mass(*bounds, powers, truth, costs, self.shares, self.delta), scores, first
+
+    def _append(self, state: NestedState, call: Call) -> None:
+        state.first = call.first
+        for b in range(len(call.first)):
+            begin = int(call.first[b])
+            for h, codec in enumerate(self.codecs):
+                found = state.records.get((b, h))
+                written = 0 if found is None else len(found)
+                new = call.keys[b, h, begin + written :]
+                if len(new):
+                    added = codec.encode(new)
+                    state.records[b, h] = added if found is None else _joined(found, added)
+
+
+def _first_records(records: NestedRecords, keys: int) -> NestedRecords:
+    return NestedRecords(tuple(plane[:keys] for plane in records.planes), records.rho[:keys])
+
+
+def _joined(one: NestedRecords, other: NestedRecords) -> NestedRecords:
+    planes = tuple(np.concatenate(pair) for pair in zip(one.planes, other.planes, strict=True))
+    return NestedRecords(planes, np.concatenate([one.rho, other.rho]))
+
+
+def _compensated(
+    output: np.ndarray,
+    scores: np.ndarray,
+    estimates: np.ndarray,
+    kept: np.ndarray,
+    left: np.ndarray,
+    view: View,
+) -> np.ndarray:
+    """Add the estimated mass of what was left out, on the mean of V over the cold keys."""
+    peak = np.where(kept, scores, -np.inf).max(axis=-1, keepdims=True)
+    with np.errstate(over="ignore"):
+        mass = np.exp(np.where(kept, scores - peak, -np.inf)).sum(axis=-1, dtype=np.float64)
+        tail = np.exp(np.where(left, estimates - peak, -np.inf)).sum(axis=-1, dtype=np.float64)
+    means = cold_means(view.values, view.visible)
+    return compensate(output * mass[..., None], mass, tail[..., None], means).astype(np.float32)

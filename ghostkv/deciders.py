@@ -1,0 +1,238 @@
+"""Who decides what a layer reads while a model decodes: one interface for ghost records and every peer.
+
+A decider belongs to one layer. It keeps a state for each sequence that is decoded (its index of the keys, which
+grows as tokens are appended), and turns queries, cache and state into attention output and counts of bytes. Arrays
+are NumPy; nothing here knows of torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ghostkv.codecs import Codec
+from ghostkv.errors import ConfigError
+from ghostkv.fused_attention import COLD, HEADS, UNITED, VISIBLE, ghost_attend, write_records
+from ghostkv.metrics import ELEMENT_BYTES
+from ghostkv.traffic import rows_of
+
+_FIRST_CAPACITY = 256
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a layer's attention.
+
+    Attributes
+    ----------
+    query : ndarray of float32, shape [batch, heads, queries, head_dim]
+    keys, values : ndarray of float32, shape [batch, kv_heads, tokens, dim]
+        The cache, the queries' own tokens last.
+    first : ndarray of int64, shape [batch]
+        Left padding of each row: its first visible token.
+    past : int
+        Tokens before the first query.
+    scale, softcap : float
+    sinks, hot : int
+    shared : bool
+        All heads of a group attend to the union of the group's survivors.
+    """
+
+    query: np.ndarray
+    keys: np.ndarray
+    values: np.ndarray
+    first: np.ndarray
+    past: int
+    scale: float
+    softcap: float
+    sinks: int
+    hot: int
+    shared: bool
+
+    @property
+    def group(self) -> int:
+        return self.query.shape[1] // self.keys.shape[1]
+
+    @property
+    def pair(self) -> float:
+        """Bytes of one key and value in fp16."""
+        return float(ELEMENT_BYTES * (self.keys.shape[3] + self.values.shape[3]))
+
+    def empty(self) -> np.ndarray:
+        """Room for the output, float32 of shape [batch, queries, heads, value_dim]."""
+        batch, heads, queries, _ = self.query.shape
+        return np.empty((batch, queries, heads, self.values.shape[3]), np.float32)
+
+
+class Decider:
+    """Base of all deciders; subclasses set `name` and define `start` and `attend`."""
+
+    name = ""
+    # Whether `observe` must see the queries of a dense prefill.
+    observes = False
+
+    def start(self) -> Any:
+        """A fresh state for a sequence; it must have `truncate(tokens)`."""
+        raise NotImplementedError
+
+    def check(self, heads: int, kv_heads: int, head_dim: int, layer: int) -> None:
+        """Refuse a layer of another shape than what was fitted."""
+
+    def observe(self, state: Any, call: Call) -> None:
+        """See the queries of a dense prefill."""
+
+    def attend(self, state: Any, call: Call) -> tuple[np.ndarray, np.ndarray]:
+        """Output [batch, queries, heads, value_dim], and rows of `traffic.COLUMNS`, one a query."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class GhostFrames:
+    """The codecs of a layer's KV heads, side by side; coordinates are padded to the most of any head."""
+
+    mean: np.ndarray
+    encoder: np.ndarray
+    decoder: np.ndarray
+    metric: np.ndarray
+    centre: np.ndarray
+    step: np.ndarray
+    top: np.ndarray
+    rho_step: np.ndarray
+    dims: np.ndarray
+    record_bytes: int
+
+    @cached_property
+    def narrow(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What estimates need of the frames, in float32."""
+        return self.mean.astype(np.float32), self.decoder.astype(np.float32), self.dims
+
+    @classmethod
+    def of(cls, codecs: Sequence[Codec]) -> GhostFrames:
+        """From one fitted affine codec per KV head, all of the same size."""
+        width, most = len(codecs[0].mean_), max(len(codec.encoder_) for codec in codecs)
+
+        def padded(arrays: Sequence[np.ndarray], shape: tuple[int, ...], fill: float = 0.0) -> np.ndarray:
+            out = np.full((len(arrays), *shape), fill)
+            for row, array in zip(out, arrays, strict=True):
+                row[: len(array)] = array
+            return out
+
+        quantisers = [codec.quantiser_ for codec in codecs]
+        return cls(
+            np.stack([codec.mean_ for codec in codecs]).astype(np.float64),
+            padded([codec.encoder_ for codec in codecs], (most, width)),
+            # Rows are coordinates here too, so that both loops run along memory.
+            padded([codec.decoder_.T for codec in codecs], (most, width)),
+            np.ascontiguousarray(np.stack([codec.metric_ for codec in codecs]).astype(np.float64)),
+            padded([one.centre for one in quantisers], (most,)),
+            padded([one.step for one in quantisers], (most,), 1.0),
+            padded([((1 << one.bits) - 1).astype(np.float64) for one in quantisers], (most,)),
+            np.array([codec.rho_step_ for codec in codecs]),
+            np.array([len(codec.encoder_) for codec in codecs], np.int64),
+            int(codecs[0].record_bytes),
+        )
+
+
+@dataclass
+class GhostState:
+    """Ghost records of one layer and the sequences of one batch, decoded; they grow as tokens are appended."""
+
+    tokens: int = 0
+    coordinates: np.ndarray | None = None
+    unbound: np.ndarray | None = None
+    total: np.ndarray | None = None
+    span: np.ndarray | None = None
+
+    def truncate(self, tokens: int) -> None:
+        """Forget records from `tokens` on."""
+        self.tokens = min(self.tokens, tokens)
+        if self.span is not None and (self.span[..., 1] > tokens).any():
+            self.span[...] = 0
+            self.total[...] = 0.0
+
+    def room(self, batch: int, kv_heads: int, dims: int, tokens: int, value_dim: int) -> None:
+        """Make room for `tokens` records, doubling, and keep those that exist."""
+        if self.coordinates is None or self.coordinates.shape[0] != batch:
+            self.tokens = 0
+            self.coordinates = np.empty((batch, kv_heads, dims, 0), np.float32)
+            self.unbound = np.empty((batch, kv_heads, 0), np.uint8)
+            self.total = np.zeros((batch, kv_heads, value_dim))
+            self.span = np.zeros((batch, kv_heads, 2), np.int64)
+        capacity = self.coordinates.shape[3]
+        if tokens <= capacity:
+            return
+        wider = max(tokens + tokens // 4, 2 * capacity, _FIRST_CAPACITY)
+        coordinates = np.empty((batch, kv_heads, dims, wider), np.float32)
+        unbound = np.empty((batch, kv_heads, wider), np.uint8)
+        coordinates[..., : self.tokens] = self.coordinates[..., : self.tokens]
+        unbound[..., : self.tokens] = self.unbound[..., : self.tokens]
+        self.coordinates, self.unbound = coordinates, unbound
+
+
+@dataclass(frozen=True)
+class Ghost(Decider):
+    """Read the keys whose ghost record estimates a log mass of theta or more.
+
+    Attributes
+    ----------
+    frames : GhostFrames
+    theta : ndarray of float32, shape [heads]
+        -inf eliminates nothing.
+    per_key : bool
+        Theta counts from the uniform share, 1 over the number of visible keys.
+    compensate : bool
+        Give the eliminated keys' estimated mass to the running mean of V.
+    """
+
+    frames: GhostFrames
+    theta: np.ndarray
+    compensate: bool = True
+    per_key: bool = False
+    name: str = field(default="ghost", init=False)
+
+    def start(self) -> GhostState:
+        return GhostState()
+
+    def check(self, heads: int, kv_heads: int, head_dim: int, layer: int) -> None:
+        fitted = (len(self.theta), *self.frames.mean.shape)
+        if fitted != (heads, kv_heads, head_dim):
+            raise ConfigError(
+                f"layer {layer}: the policy was fitted for {fitted[0]} heads, {fitted[1]} KV heads and head_dim "
+                f"{fitted[2]}; the model's layer has {heads}, {kv_heads} and {head_dim}. Accepted: codecs and "
+                "thetas of this very model.\n  Rerun capture and sketch with this model, then load_policy again."
+            )
+
+    def attend(self, state: GhostState, call: Call) -> tuple[np.ndarray, np.ndarray]:
+        batch, kv_heads, tokens, _ = call.keys.shape
+        frames, out = self.frames, call.empty()
+        self._append(state, call)
+        counts = np.zeros((batch, kv_heads, call.query.shape[2], HEADS + call.group), np.int32)
+        ghost_attend(
+            call.query, call.keys, call.values, call.first, call.past, call.sinks, call.hot, call.scale, call.softcap,
+            frames.narrow, (state.coordinates, state.unbound), self.theta, self.per_key, call.shared,
+            self.compensate, (state.total, state.span), out, counts,
+        )  # fmt: skip
+        cold = counts[..., COLD]
+        records = cold * float(frames.record_bytes)
+        rows = rows_of(
+            counts[..., VISIBLE], cold, counts[..., UNITED], counts[..., HEADS:], call.pair, records,
+            records * call.group,
+        )  # fmt: skip
+        return out, rows
+
+    def _append(self, state: GhostState, call: Call) -> None:
+        """Write the records of all tokens that have none yet."""
+        batch, kv_heads, tokens, _ = call.keys.shape
+        frames = self.frames
+        state.room(batch, kv_heads, frames.encoder.shape[1], tokens, call.values.shape[3])
+        if state.tokens < tokens:
+            write_records(
+                call.keys, state.tokens, frames.mean, frames.encoder, frames.decoder,
+                frames.metric, frames.centre, frames.step, frames.top, frames.rho_step, frames.dims,
+                state.coordinates, state.unbound,
+            )  # fmt: skip
+            state.tokens = tokens

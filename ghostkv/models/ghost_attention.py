@@ -1,0 +1,246 @@
+"""The model itself decodes under elimination: GhostKV as an attention implementation of transformers.
+
+    register()
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="ghostkv")
+    set_policy(model, policy)
+
+From then on `generate()` and plain forward calls go through `policy`. What starts from an empty cache is prefill
+and dense, unless the policy says otherwise; everything after it is decided query by query, one query at a time or
+many at once.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import sdpa_mask
+
+from ghostkv.deciders import Call
+from ghostkv.errors import ModelError
+from ghostkv.models.ghost_cache import ghost_layer
+from ghostkv.models.interface import ordinary_attention
+from ghostkv.models.policy import Policy
+from ghostkv.traffic import Traffic, dense_rows
+
+NAME = "ghostkv"
+_SEAT = "_ghostkv_seat"
+
+
+def register() -> None:
+    """Make ``attn_implementation="ghostkv"`` known to transformers; calling it again changes nothing."""
+    AttentionInterface.register(NAME, _attend)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def set_policy(model: PreTrainedModel, policy: Policy) -> Traffic:
+    """Decide from now on by `policy`; returns the counter of what is read.
+
+    Raises
+    ------
+    ModelError
+        The model was not loaded with ``attn_implementation="ghostkv"``.
+    ConfigError
+        The policy was fitted for a model of another shape, or lacks a layer.
+    """
+    register()
+    text = model.config.get_text_config()
+    if model.config._attn_implementation != NAME:
+        raise ModelError(
+            f"set_policy: {type(model).__name__} runs {model.config._attn_implementation!r} attention, so a policy "
+            'would decide nothing. Accepted: a model with attn_implementation="ghostkv".\n'
+            f'  Write: AutoModelForCausalLM.from_pretrained(..., attn_implementation="{NAME}"), or '
+            f'model.set_attn_implementation("{NAME}")'
+        )
+    modules = _attention_modules(model)
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    kv_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    policy.check(sorted(modules), text.num_attention_heads, kv_heads, head_dim)
+    runtime = _Runtime(policy)
+    for layer, module in modules.items():
+        old = module.__dict__.get(_SEAT)
+        if old is not None:
+            old.hook.remove()
+        seat = _Seat(layer, runtime)
+        seat.hook = module.register_forward_pre_hook(seat.remember_cache, with_kwargs=True)
+        # Not setattr: a module would look for parameters in it.
+        module.__dict__[_SEAT] = seat
+    return runtime.traffic
+
+
+def traffic_of(model: PreTrainedModel) -> Traffic:
+    """The counter that `set_policy` returned."""
+    return _runtime(model).traffic
+
+
+@contextmanager
+def dense_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Run everything inside densely and uncounted, whatever the policy says (to prefill in several calls, say)."""
+    runtime = _runtime(model)
+    before, runtime.dense = runtime.dense, True
+    try:
+        yield
+    finally:
+        runtime.dense = before
+
+
+class _Runtime:
+    """What the layers of a model share."""
+
+    def __init__(self, policy: Policy):
+        self.policy, self.traffic, self.dense = policy, Traffic(), False
+        self.warned = False
+        self._mask: tuple[Tensor | None, np.ndarray] | None = None
+
+    def first_visible(self, mask: Tensor | None, batch: int, new: int, tokens: int) -> np.ndarray:
+        """First visible token of each row; one mask serves all layers of a forward pass."""
+        if mask is None:
+            return np.zeros(batch, np.int64)
+        if self._mask is None or self._mask[0] is not mask:
+            self._mask = (mask, _first_visible(mask, batch, new, tokens))
+        return self._mask[1]
+
+
+def _first_visible(mask: Tensor, batch: int, new: int, tokens: int) -> np.ndarray:
+    shown = (mask if mask.dtype == torch.bool else mask == 0)[:, :1, :, :tokens].expand(batch, -1, -1, -1)[
+        :, 0
+    ]
+    first = shown[:, -1].int().argmax(dim=-1)
+    position = torch.arange(tokens - new, tokens)[None, :, None]
+    slot = torch.arange(tokens)[None, None]
+    expected = (slot <= position) & (slot >= first[:, None, None])
+    real = position[..., 0] >= first[:, None]
+    if not torch.equal(shown & real[..., None], expected & real[..., None]):
+        raise ModelError(
+            "decoding under elimination found an attention mask that is neither causal nor causal behind left "
+            "padding. Accepted: unpadded prompts, or batches padded on the left.\n"
+            '  Write: tokenizer.padding_side = "left"'
+        )
+    return first.numpy().astype(np.int64)
+
+
+class _Seat:
+    """One attention module's place in the policy."""
+
+    def __init__(self, layer: int, runtime: _Runtime):
+        self.layer, self.runtime = layer, runtime
+        self.decider = runtime.policy.decider(layer)
+        self.cache: Any = None
+        self.hook: Any = None
+
+    def remember_cache(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        self.cache = kwargs.get("past_key_values")
+
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+    ) -> Tensor:
+        runtime, policy = self.runtime, self.runtime.policy
+        new, tokens = query.shape[2], key.shape[2]
+        past = tokens - new
+        sliding = bool(kwargs.get("sliding_window"))
+        if sliding and not runtime.warned and self.decider is not None:
+            runtime.warned = True
+            warnings.warn(
+                f"layers with a sliding window ({kwargs['sliding_window']} tokens, layer {self.layer} first) stay dense",
+                stacklevel=2,
+            )
+        prefill = past == 0 and policy.prefill == "dense"
+        decider = None if sliding or runtime.dense else self.decider
+        if decider is None or prefill:
+            output = ordinary_attention(module, query, key, value, mask, **kwargs)
+            if decider is not None and decider.observes:
+                decider.observe(self._state(decider, past), self._call(query, key, value, mask, kwargs, past))
+            if not (prefill or runtime.dense):
+                runtime.traffic.add(self.layer, past, _dense(query, key, value, mask, sliding, runtime))
+            return output
+        state = self._state(decider, past)
+        output, rows = decider.attend(state, self._call(query, key, value, mask, kwargs, past))
+        runtime.traffic.add(self.layer, past, rows)
+        return torch.from_numpy(output).to(query.dtype)
+
+    def _state(self, decider: Any, past: int) -> Any:
+        found = ghost_layer(self.cache, self.layer)
+        state = decider.start() if found is None else found.state_of(decider)
+        state.truncate(past)
+        return state
+
+    def _call(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, kwargs: dict, past: int
+    ) -> Call:
+        if query.requires_grad:
+            raise ModelError(
+                "decoding under elimination has no gradients. Accepted: inference.\n"
+                "  Write: with torch.inference_mode(): model(...)"
+            )
+        if query.device.type != "cpu":
+            raise ModelError(
+                f"the reference path of GhostKV runs on the CPU; the model is on {query.device}.\n"
+                '  Write: model.to("cpu")'
+            )
+        policy, scale = self.runtime.policy, kwargs.get("scaling")
+        return Call(
+            _array(query), _array(key), _array(value),
+            self.runtime.first_visible(mask, query.shape[0], query.shape[2], key.shape[2]),
+            past, float(query.shape[-1] ** -0.5 if scale is None else scale), float(kwargs.get("softcap") or 0.0),
+            policy.sinks, policy.hot, policy.shared,
+        )  # fmt: skip
+
+
+def _attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """What transformers calls for every attention layer of a model with ``attn_implementation="ghostkv"``."""
+    seat = module.__dict__.get(_SEAT)
+    if seat is None:
+        raise ModelError(
+            'a model with attn_implementation="ghostkv" was called before it has a policy, so nothing says what to '
+            "eliminate. Accepted: one set_policy after loading.\n"
+            "  Write: set_policy(model, identity_policy(model)) to eliminate nothing, or load_policy(...)"
+        )
+    return seat.attend(module, query, key, value, attention_mask, **kwargs), None
+
+
+def _dense(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sliding: bool, runtime: _Runtime
+) -> np.ndarray:
+    """Traffic of a layer that reads all that is visible."""
+    batch, heads, new, _ = query.shape
+    kv_heads, tokens = key.shape[1], key.shape[2]
+    if sliding and mask is not None:
+        visible = mask[:, 0, :, :tokens].sum(dim=-1).expand(batch, -1).numpy()
+    else:
+        first = runtime.first_visible(None if sliding else mask, batch, new, tokens)
+        visible = np.maximum(np.arange(tokens - new, tokens)[None] + 1 - first[:, None], 0)
+    shape = np.broadcast_to(visible[:, None], (batch, kv_heads, new))
+    return dense_rows(shape, heads // kv_heads, 2.0 * (key.shape[3] + value.shape[3]))
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.to(torch.float32).contiguous().numpy()
+
+
+def _attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
+    found = {
+        module.layer_idx: module
+        for module in model.base_model.modules()
+        if isinstance(getattr(module, "layer_idx", None), int) and "Attention" in type(module).__name__
+    }
+    if not found:
+        raise ModelError(
+            f"{type(model).__name__} has no attention layers with an index. Accepted: models whose attention "
+            "dispatches through transformers' attention interface (Llama, GPT-2, Mistral, Qwen, Gemma, ...)."
+        )
+    return found
+
+
+def _runtime(model: PreTrainedModel) -> _Runtime:
+    for module in _attention_modules(model).values():
+        if _SEAT in module.__dict__:
+            return module.__dict__[_SEAT].runtime
+    raise ModelError("the model has no policy yet.\n  Write: set_policy(model, policy)")

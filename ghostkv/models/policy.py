@@ -1,0 +1,147 @@
+"""Policies: what each layer of a model reads while it decodes, and what is promised about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ghostkv import codecs
+from ghostkv.deciders import Decider, Ghost, GhostFrames
+from ghostkv.errors import ConfigError
+
+PREFILLS = ("dense", "sparse")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Who decides in each layer, and what holds for all of them.
+
+    Attributes
+    ----------
+    name : str
+        How tables name it.
+    deciders : mapping of int to Decider
+        By layer; layers that are not in it must be in `dense_layers`.
+    dense_layers : tuple of int
+        Layers that read everything, and count in full.
+    sinks, hot : int
+        First and most recent tokens that are always read.
+    prefill : {"dense", "sparse"}
+        What starts from an empty cache is dense, or decided query by query like the rest.
+    shared : bool
+        All heads of a group attend to the union of the group's survivors, which is read anyway.
+    certificate : str
+        What is promised: "none", "calibrated ...", or "dropped mass <= ... for every query".
+    """
+
+    name: str
+    deciders: Mapping[int, Decider]
+    dense_layers: tuple[int, ...] = ()
+    sinks: int = 4
+    hot: int = 64
+    prefill: str = "dense"
+    shared: bool = True
+    certificate: str = "none"
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.prefill not in PREFILLS:
+            raise ConfigError(
+                f"policy {self.name}: prefill is {self.prefill!r}. Accepted: {', '.join(PREFILLS)}.\n"
+                "  Write: prefill: dense"
+            )
+        if self.sinks < 0 or self.hot < 1:
+            raise ConfigError(
+                f"policy {self.name}: sinks is {self.sinks} and hot is {self.hot}. Accepted: sinks >= 0 and hot >= 1, "
+                "since a query always reads its own key.\n  Write: sinks: 4, hot: 64"
+            )
+
+    def decider(self, layer: int) -> Decider | None:
+        """Who decides in a layer; None where it stays dense."""
+        return None if layer in self.dense_layers else self.deciders.get(layer)
+
+    def check(self, layers: Sequence[int], heads: int, kv_heads: int, head_dim: int) -> None:
+        """Refuse a model of another shape than what was fitted.
+
+        Raises
+        ------
+        ConfigError
+            A layer has neither decider nor a place in `dense_layers`, or a decider was fitted for other heads.
+        """
+        lacking = [layer for layer in layers if layer not in self.deciders and layer not in self.dense_layers]
+        if lacking:
+            raise ConfigError(
+                f"policy {self.name}: no codec for layers {lacking}; it has layers {sorted(self.deciders)}. Accepted: "
+                "one for every layer that is not named dense.\n  Write: dense_layers: "
+                f"{sorted({*self.dense_layers, *lacking})}, or run sketch for these layers"
+            )
+        for layer in layers:
+            decider = self.decider(layer)
+            if decider is not None:
+                decider.check(heads, kv_heads, head_dim, layer)
+
+
+def ghost_policy(
+    frames: Mapping[int, GhostFrames],
+    theta: float | Mapping[int, np.ndarray],
+    heads: int,
+    compensate: bool = True,
+    per_key: bool = False,
+    name: str = "ghost",
+    **options: Any,
+) -> Policy:
+    """A policy of ghost records.
+
+    Parameters
+    ----------
+    frames : mapping of int to GhostFrames
+        By layer.
+    theta : float or mapping of int to ndarray of shape [heads]
+        Least estimated log mass of a key that is read: one for all heads, or one a head by layer.
+    heads : int
+    per_key : bool
+        Theta counts from the uniform share, 1 over the number of visible keys.
+    options
+        Further fields of `Policy`.
+    """
+    deciders = {
+        layer: Ghost(
+            found,
+            np.full(heads, theta, np.float32) if np.isscalar(theta) else np.array(theta[layer], np.float32),
+            compensate,
+            per_key,
+        )
+        for layer, found in frames.items()
+    }
+    return Policy(name, deciders, **options)
+
+
+def identity_policy(config: Any, frames: Mapping[int, GhostFrames] | None = None, **options: Any) -> Policy:
+    """Ghost records everywhere and theta = -inf: the whole machinery runs and nothing is eliminated.
+
+    Parameters
+    ----------
+    config : PretrainedConfig
+        The model's.
+    frames : mapping of int to GhostFrames, optional
+        Fitted codecs; without them, random projections.
+    """
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    if frames is None:
+        head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+        frame = _oblivious(getattr(text, "num_key_value_heads", None) or heads, head_dim)
+        frames = dict.fromkeys(range(text.num_hidden_layers), frame)
+    return ghost_policy(
+        frames, -np.inf, heads, name="identity", certificate="nothing is eliminated", **options
+    )
+
+
+def _oblivious(kv_heads: int, head_dim: int) -> GhostFrames:
+    """Frames that need no calibration, good enough where nothing is eliminated."""
+    noise = np.random.default_rng(0).normal(size=(256, head_dim))
+    one = codecs.make("random_orthogonal", min(8, head_dim), 0).fit(noise, noise)
+    return GhostFrames.of([one] * kv_heads)

@@ -1,0 +1,301 @@
+"""Peers and oracles in the model's seat: any selector of the peers list decides what a layer reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ghostkv.attention import ColdRange, cap, cold_range, hide
+from ghostkv.codecs import Codec, Decoded
+from ghostkv.compensation import cold_means, compensate
+from ghostkv.deciders import Call, Decider
+from ghostkv.peers import Buffers
+from ghostkv.selectors.base import Budget, Scene, Selection, Selector
+from ghostkv.traffic import rows_of
+
+# Selectors that look at the attention of earlier queries, and how a dense prefill is sampled for them: every so many
+# queries add to one accumulated observation, the most recent ones are kept each for itself.
+OBSERVERS = ("h2o", "snapkv")
+OBSERVE_EVERY, OBSERVE_LAST = 16, 32
+# Queries decided at once: bounds the size of [group, queries, tokens].
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class View:
+    """One KV head of one row of the batch, without its left padding: what `Scene` is made from."""
+
+    keys: np.ndarray
+    values: np.ndarray
+    queries: np.ndarray
+    positions: np.ndarray
+    visible: ColdRange
+    scale: float
+    softcap: float
+
+    def scores(self, out: np.ndarray | None = None) -> np.ndarray:
+        """Exact scores, -inf where a key is not visible; float32, shape [group, queries, tokens]."""
+        group, queries, width = self.queries.shape
+        out = np.empty((group, queries, len(self.keys)), np.float32) if out is None else out
+        flat = self.queries.reshape(-1, width) * np.float32(self.scale)
+        np.matmul(flat, self.keys.T, out=out.reshape(-1, len(self.keys)))
+        hide(cap(out, self.softcap), self.visible)
+        return out
+
+
+def views(call: Call, block: int = _BLOCK):
+    """Every row, KV head and block of queries of a call: (row, KV head, slice of queries, View)."""
+    group, queries = call.group, call.query.shape[2]
+    for b in range(len(call.first)):
+        first = int(call.first[b])
+        for h in range(call.keys.shape[1]):
+            for begin in range(max(first - call.past, 0), queries, block):
+                some = slice(begin, min(begin + block, queries))
+                # A query sees nothing later, so neither does its scene: the block ends with its last query's key.
+                end = call.past + some.stop
+                positions = np.arange(call.past + some.start, end) - first
+                yield b, h, some, View(
+                    call.keys[b, h, first:end], call.values[b, h, first:end],
+                    np.ascontiguousarray(call.query[b, h * group : (h + 1) * group, some]),
+                    positions, cold_range(positions, np.zeros_like(positions), call.sinks, call.hot),
+                    call.scale, call.softcap,
+                )  # fmt: skip
+
+
+@dataclass
+class SeatState:
+    """What a peer remembers of a sequence: observed attention, and records for those that read ghost records."""
+
+    base: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    base_tokens: int = 0
+    rows: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    tokens: int = 0
+    decoded: dict[tuple, Decoded] = field(default_factory=dict)
+    first: np.ndarray | None = None
+
+    def truncate(self, tokens: int) -> None:
+        """Forget what lies beyond; observations go back to those of the prefill."""
+        if tokens < self.base_tokens:
+            self.base, self.base_tokens = {}, 0
+        if tokens < self.tokens:
+            self.rows, self.tokens = dict(self.base), self.base_tokens
+        for key, found in self.decoded.items():
+            left = max(tokens - int(self.first[key[0]]), 0)
+            self.decoded[key] = Decoded(found.coordinates[:left], found.radius[:left])
+
+
+@dataclass(frozen=True)
+class Seated(Decider):
+    """A selector of the peers list in a layer of the model.
+
+    Attributes
+    ----------
+    selector : Selector
+    fitted : sequence
+        What `selector.fit` returned for each KV head.
+    ratio : float
+        Budget of each head: index, kept keys and survivors together over full fp16 K and V.
+    codecs : mapping of (name, code_bytes) to sequence of Codec
+        One a KV head, for selectors that read ghost records.
+    """
+
+    selector: Selector
+    fitted: Sequence[Any]
+    ratio: float
+    name: str = "selector"
+    codecs: Mapping[tuple[str, int], Sequence[Codec]] = field(default_factory=dict)
+    buffers: Buffers = field(default_factory=Buffers, repr=False, compare=False)
+
+    @property
+    def observes(self) -> bool:
+        return self.name in OBSERVERS
+
+    def start(self) -> SeatState:
+        return SeatState()
+
+    def observe(self, state: SeatState, call: Call) -> None:
+        some = np.arange(call.query.shape[2])
+        sampled = (some % OBSERVE_EVERY == 0) | (some >= len(some) - OBSERVE_LAST)
+        for b, h, part, view in views(call):
+            few = np.flatnonzero(sampled[part])
+            visible = ColdRange(
+                *(getattr(view.visible, name)[few] for name in ("first", "last", "start", "stop"))
+            )
+            mass = _mass(replace(view, queries=view.queries[:, few], visible=visible).scores())
+            _remember(state, b, h, mass)
+        state.base, state.base_tokens = dict(state.rows), call.past + len(some)
+        state.tokens = state.base_tokens
+
+    def attend(self, state: SeatState, call: Call) -> tuple[np.ndarray, np.ndarray]:
+        out = np.zeros_like(call.empty())
+        counts, state.first = Ledger(call), call.first
+        for b, h, some, view in views(call):
+            scores = view.scores(
+                self.buffers.get("scores", (call.group, len(view.positions), len(view.keys)))
+            )
+            scene, budget = self._scene(state, b, h, view, scores, call)
+            selection = self.selector.select(self.fitted[h], scene, budget)
+            cold = cold_mask(view.visible, len(view.keys))
+            own = (selection.reads & 1).astype(bool) & cold
+            # Importance weights belong to the head that sampled; a union would count keys twice.
+            alone = not call.shared or selection.log_weight is not None
+            read = own if alone else np.broadcast_to(own.any(axis=0), own.shape)
+            result = combine(selection, scene, scores, read | ~cold, read, cold, view)
+            out[b, some, h * call.group : (h + 1) * call.group] = result.transpose(1, 0, 2)
+            index = selection.index_bytes[0]
+            united = index.max(axis=0) if selection.index_bytes_gqa is None else selection.index_bytes_gqa[0]
+            counts.add(b, h, some, view.visible, own, united, index.sum(axis=0))
+            if self.observes:
+                _remember(state, b, h, _mass(scores))
+        state.tokens = call.past + call.query.shape[2]
+        return out, counts.rows()
+
+    def _scene(
+        self, state: SeatState, b: int, h: int, view: View, scores: np.ndarray, call: Call
+    ) -> tuple[Scene, Budget]:
+        shape, queries = scores.shape, len(view.positions)
+        earlier, seen = np.zeros((call.group, 0, shape[2]), np.float32), 0
+        if self.observes:
+            before = state.rows.get((b, h), earlier)
+            seen = before.shape[1]
+            earlier = np.concatenate([_widened(before, shape[2]), _mass(scores)], axis=1)
+        known = self.buffers.get("known", shape)
+        known[...] = scores
+        known[:, cold_mask(view.visible, shape[2])] = -np.inf
+        scene = Scene(
+            view.keys, view.queries, view.scale, view.softcap, view.visible, known, earlier,
+            np.arange(queries) + seen, self.buffers.get("scratch", shape), self.buffers.get("spare", shape),
+            self.buffers.get("reads", shape, np.uint8), self._records(state, b, h, view.keys),
+            scores if self.selector.kind == "oracle" else None,
+        )  # fmt: skip
+        return scene, Budget((self.ratio,), view.visible, int(call.pair))
+
+    def _records(self, state: SeatState, b: int, h: int, keys: np.ndarray) -> Callable[[str, int], tuple]:
+        def of(name: str, size: int) -> tuple[Codec, Decoded]:
+            codec, key = self.codecs[name, size][h], (b, h, name, size)
+            found = state.decoded.get(key)
+            begin = 0 if found is None else len(found.radius)
+            if begin < len(keys):
+                new = codec.decode(codec.encode(keys[begin:]))
+                if found is not None:
+                    new = Decoded(
+                        np.concatenate([found.coordinates, new.coordinates]),
+                        np.concatenate([found.radius, new.radius]),
+                    )
+                state.decoded[key] = found = new
+            return codec, Decoded(found.coordinates[: len(keys)], found.radius[: len(keys)])
+
+        return of
+
+
+class Ledger:
+    """Counts of a call that is decided KV head by KV head."""
+
+    def __init__(self, call: Call):
+        shape = (*call.keys.shape[:2], call.query.shape[2])
+        self.call = call
+        self.visible, self.cold, self.united = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        self.records, self.head_records = np.zeros(shape), np.zeros(shape)
+        self.own = np.zeros((*shape, call.group))
+
+    def add(self, b, h, some, visible: ColdRange, own: np.ndarray, records, head_records) -> None:
+        """Count one KV head; `own` [group, queries, keys] are each head's survivors."""
+        self.visible[b, h, some], self.cold[b, h, some] = visible.visible, visible.cold
+        self.own[b, h, some] = own.sum(axis=2).T
+        self.united[b, h, some] = own.any(axis=0).sum(axis=1)
+        self.records[b, h, some], self.head_records[b, h, some] = records, head_records
+
+    def rows(self) -> np.ndarray:
+        """Rows of `traffic.COLUMNS`, one a query."""
+        return rows_of(
+            self.visible, self.cold, self.united, self.own, self.call.pair, self.records, self.head_records
+        )
+
+
+def cold_mask(visible: ColdRange, tokens: int) -> np.ndarray:
+    """Which keys are cold, bool of shape [queries, tokens]."""
+    token = np.arange(tokens)
+    return (token >= visible.start[:, None]) & (token < visible.stop[:, None])
+
+
+def combine(
+    selection: Selection | None,
+    scene: Scene | None,
+    scores: np.ndarray,
+    kept: np.ndarray,
+    read: np.ndarray,
+    cold: np.ndarray,
+    view: View,
+) -> np.ndarray:
+    """Attention over the kept keys by a selection's own estimator, float32 of shape [group, queries, value_dim]."""
+    logits = np.where(kept, scores, np.float32(-np.inf))
+    if selection is not None and selection.log_weight is not None:
+        logits += np.where(cold, selection.log_weight[0], np.float32(0.0))
+    peak = logits.max(axis=-1)
+    weights = np.exp(logits - peak[..., None])
+    mass = weights.sum(axis=-1, dtype=np.float64)
+    total = weights @ view.values
+    if selection is not None and selection.tail is not None:
+        tails, offset = selection.tail
+        left = np.where(cold & ~read, tails, np.float32(0.0))
+        size = selection.page or len(view.keys)
+        missing = np.add.reduceat(left, np.arange(0, len(view.keys), size), axis=-1)
+        missing = missing * np.exp(offset.astype(np.float64) - peak)[..., None]
+        return compensate(total, mass, missing, cold_means(view.values, view.visible, selection.page)).astype(
+            np.float32
+        )
+    output = total / mass[..., None]
+    if selection is not None and selection.tail_share is not None:
+        share = selection.tail_share[0][..., None]
+        output = (1 - share) * output + share * cold_means(view.values, view.visible)[:, 0]
+    return output.astype(np.float32)
+
+
+def _mass(scores: np.ndarray) -> np.ndarray:
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return weights
+
+
+def _widened(rows: np.ndarray, tokens: int) -> np.ndarray:
+    return np.pad(rows, ((0, 0), (0, 0), (0, tokens - rows.shape[2])))
+
+
+def _remember(state: SeatState, b: int, h: int, mass: np.ndarray) -> None:
+    """Add observations [group, queries, tokens]: the last ones stay, older ones are summed into the first row."""
+    before = state.rows.get((b, h))
+    rows = mass if before is None else np.concatenate([_widened(before, mass.shape[2]), mass], axis=1)
+    if rows.shape[1] > OBSERVE_LAST + 1:
+        older = rows[:, :-OBSERVE_LAST].sum(axis=1, keepdims=True)
+        rows = np.concatenate([older, rows[:, -OBSERVE_LAST:]], axis=1)
+    state.rows[b, h] = rows.copy()
+
+
+@dataclass(frozen=True)
+class OracleMass(Decider):
+    """Drop the most cold keys whose exact mass adds up to at most delta; a ceiling that no index reaches."""
+
+    delta: float
+    name: str = field(default="oracle_mass", init=False)
+
+    def start(self) -> SeatState:
+        return SeatState()
+
+    def attend(self, state: SeatState, call: Call) -> tuple[np.ndarray, np.ndarray]:
+        out, counts = np.zeros_like(call.empty()), Ledger(call)
+        for b, h, some, view in views(call):
+            scores, cold = view.scores(), cold_mask(view.visible, len(view.keys))
+            mass = np.where(cold, _mass(scores).astype(np.float64), np.inf)
+            order = np.argsort(mass, axis=-1)
+            dropped = np.cumsum(np.take_along_axis(mass, order, axis=-1), axis=-1) <= self.delta
+            own = np.empty_like(dropped)
+            np.put_along_axis(own, order, ~dropped, axis=-1)
+            own &= cold
+            read = np.broadcast_to(own.any(axis=0), own.shape) if call.shared else own
+            result = combine(None, None, scores, read | ~cold, read, cold, view)
+            out[b, some, h * call.group : (h + 1) * call.group] = result.transpose(1, 0, 2)
+            counts.add(b, h, some, view.visible, own, 0.0, 0.0)
+        return out, counts.rows()

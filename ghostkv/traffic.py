@@ -1,0 +1,142 @@
+"""What a model read while it decoded: bytes by layer and query, per head and GQA-true."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+
+# One row a query, summed over the rows of a batch and over KV heads. Bytes of `head_` columns are sums over heads,
+# the others count what a group shares once: records, and the union of the group's survivors.
+COLUMNS = (
+    "visible",  # keys that a KV head has in sight
+    "cold",
+    "united",  # survivors of at least one head of the group
+    "survivors",  # summed over heads
+    "records",  # bytes
+    "probes",
+    "survivor_bytes",
+    "hot",  # sinks and hot window
+    "full",  # full fp16 K and V
+    "head_records",
+    "head_probes",
+    "head_survivor_bytes",
+    "head_hot",
+    "head_full",
+)
+INDEX = {name: i for i, name in enumerate(COLUMNS)}
+
+
+def rows_of(
+    visible: np.ndarray,
+    cold: np.ndarray,
+    united: np.ndarray,
+    own: np.ndarray,
+    pair: float,
+    records: np.ndarray,
+    head_records: np.ndarray,
+    survivor_bytes: np.ndarray | None = None,
+    head_survivor_bytes: np.ndarray | None = None,
+) -> np.ndarray:
+    """Rows of `COLUMNS` from counts, summed over batch and KV heads.
+
+    Parameters
+    ----------
+    visible, cold, united : ndarray, shape [batch, kv_heads, queries]
+    own : ndarray, shape [batch, kv_heads, queries, group]
+        Survivors of each head.
+    pair : float
+        Bytes of one key and value in fp16.
+    records : ndarray, shape [batch, kv_heads, queries]
+        Index bytes, once per KV head.
+    head_records : ndarray, shape [batch, kv_heads, queries]
+        The same summed over the group's heads, each reading for itself.
+    survivor_bytes, head_survivor_bytes : ndarray, shape [batch, kv_heads, queries], optional
+        Where a survivor costs something else than `pair`.
+
+    Returns
+    -------
+    ndarray of float64, shape [queries, len(COLUMNS)]
+    """
+    group, survivors = own.shape[3], own.sum(axis=3)
+    hot = (visible - cold) * pair
+    parts = (
+        visible, cold, united, survivors,
+        records, np.zeros_like(hot), united * pair if survivor_bytes is None else survivor_bytes, hot, visible * pair,
+        head_records, np.zeros_like(hot), survivors * pair if head_survivor_bytes is None else head_survivor_bytes,
+        hot * group, visible * pair * group,
+    )  # fmt: skip
+    return np.stack([np.asarray(part, np.float64).sum(axis=(0, 1)) for part in parts], axis=1)
+
+
+def dense_rows(visible: np.ndarray, group: int, pair: float) -> np.ndarray:
+    """Rows of a layer that reads everything; `visible` of shape [batch, kv_heads, queries]."""
+    nothing = np.zeros(visible.shape)
+    own = np.repeat(nothing[..., None], group, axis=3)
+    return rows_of(visible, nothing, nothing, own, pair, nothing, nothing)
+
+
+class Traffic:
+    """Counts of decoded queries; layers that stay dense count in full, dense prefill does not count."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything counted so far."""
+        self._parts: list[tuple[int, int, np.ndarray]] = []
+
+    def add(self, layer: int, past: int, rows: np.ndarray) -> None:
+        """Count queries at positions past, past + 1, ...; rows of shape [queries, len(COLUMNS)]."""
+        self._parts.append((layer, past, rows))
+
+    def queries(self) -> pl.DataFrame:
+        """One row per layer and query: `layer`, `position` and `COLUMNS`, and the columns of `ratios`."""
+        if not self._parts:
+            empty = {"layer": pl.Int32, "position": pl.Int32} | dict.fromkeys(COLUMNS, pl.Float64)
+            return ratios(pl.DataFrame(schema=empty))
+        counts = np.concatenate([rows for _, _, rows in self._parts])
+        size = [len(rows) for _, _, rows in self._parts]
+        layer = np.repeat([layer for layer, _, _ in self._parts], size).astype(np.int32)
+        position = np.concatenate([np.arange(past, past + len(rows)) for _, past, rows in self._parts])
+        columns = {"layer": layer, "position": position.astype(np.int32)}
+        return ratios(pl.DataFrame(columns | dict(zip(COLUMNS, counts.T, strict=True))))
+
+    def layers(self) -> pl.DataFrame:
+        """One row per layer: `layer`, `queries`, sums of `COLUMNS`, and the columns of `ratios`."""
+        summed = self.queries().group_by("layer").agg(pl.len().alias("queries"), pl.col(COLUMNS).sum())
+        return ratios(summed.sort("layer"))
+
+    def positions(self) -> pl.DataFrame:
+        """One row per position, all layers together: `position`, sums of `COLUMNS`, and the columns of `ratios`."""
+        return ratios(self.queries().group_by("position").agg(pl.col(COLUMNS).sum()).sort("position"))
+
+    def summary(self) -> Mapping[str, float]:
+        """Over all layers and queries: `bytes_ratio_gqa`, `bytes_ratio`, `kept_fraction`, `elimination`, `queries`.
+
+        `kept_fraction` counts sinks, hot window and a head's own survivors over visible keys; `queries` counts
+        (layer, query) pairs.
+        """
+        queries = self.queries()
+        row = ratios(queries.select(pl.col(COLUMNS).sum())).row(0, named=True)
+        names = ("bytes_ratio_gqa", "bytes_ratio", "kept_fraction", "elimination")
+        return {name: float("nan") if row[name] is None else row[name] for name in names} | {
+            "queries": queries.height
+        }
+
+
+def ratios(counts: pl.DataFrame) -> pl.DataFrame:
+    """Add `bytes_ratio_gqa`, `bytes_ratio`, `kept_fraction` and `elimination` to columns of counts."""
+    group = pl.col("head_full") / pl.col("full")
+    read = pl.col("records") + pl.col("probes") + pl.col("survivor_bytes") + pl.col("hot")
+    head_read = (
+        pl.col("head_records") + pl.col("head_probes") + pl.col("head_survivor_bytes") + pl.col("head_hot")
+    )
+    kept = pl.col("visible") - pl.col("cold") + pl.col("survivors") / group
+    return counts.with_columns(
+        (read / pl.col("full")).alias("bytes_ratio_gqa"),
+        (head_read / pl.col("head_full")).alias("bytes_ratio"),
+        (kept / pl.col("visible")).alias("kept_fraction"),
+        (1 - pl.col("survivors") / (pl.col("cold") * group)).alias("elimination"),
+    )

@@ -1,0 +1,84 @@
+"""Section `hierarchy`: an index over ghost records."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ghostkv.config.base import PositiveInt, Section, Share
+from ghostkv.errors import ConfigError
+
+_EXAMPLE = "{partition: kmeans, leaf: 8, bound: box, levels: 1}"
+
+
+class IndexEntry(Section):
+    """One index."""
+
+    partition: Literal["pages", "ball_tree", "kmeans"] = Field(
+        description="Clusters: contiguous pages, leaves of a ball tree, or k-means of limited size."
+    )
+    leaf: Annotated[int, Field(ge=2)] = Field(description="Keys a cluster.")
+    bound: Literal["ball", "cone", "box", "wide"] = Field(
+        description=(
+            "What an anchor states: ball or cone around the centre; box: half-widths in four bits, and the ball; wide: "
+            "both corners of the box in float16."
+        )
+    )
+    levels: Literal[1, 2] = Field(default=1, description="2: coarser anchors over eight clusters each.")
+
+
+def _entries(*lines: tuple) -> list[IndexEntry]:
+    names = ("partition", "leaf", "bound", "levels")
+    return [IndexEntry(**dict(zip(names, line, strict=False))) for line in lines]
+
+
+class Hierarchy(Section):
+    """An index over ghost records: whole clusters are ruled out before their records are read."""
+
+    indexes: list[IndexEntry] = Field(
+        default=_entries(
+            ("pages", 8, "box"),
+            ("ball_tree", 8, "ball"),
+            ("kmeans", 8, "cone"),
+            ("kmeans", 16, "box", 2),
+            ("kmeans", 8, "box"),
+            ("kmeans", 4, "box"),
+            ("kmeans", 4, "wide"),
+            ("kmeans", 3, "wide"),
+        ),
+        min_length=1,
+        description="Indexes that are measured; each KV head is given one of them by its threshold texts.",
+    )
+    calibrated: IndexEntry = Field(
+        default=IndexEntry(partition="kmeans", leaf=8, bound="box"),
+        description="Index of the statistical variant, whose margins are shrunk to what threshold texts need.",
+    )
+    fer: Share = Field(default=0.01, description="False elimination that the statistical variant aims at.")
+    queries: PositiveInt = Field(default=64, description="Queries a head on each text and context length.")
+    chunk: PositiveInt = Field(
+        default=256, description="Keys that a decode gathers before they become one more block of the index."
+    )
+    seed_keys: PositiveInt = Field(
+        default=96, description="Keys of the most promising clusters, read first so that a threshold is known."
+    )
+    bypass: bool = Field(
+        default=True, description="Read clusters that earlier queries nearly always opened without their anchor."
+    )
+    refresh: PositiveInt = Field(
+        default=16, description="Every how-manieth query reads bypassed anchors again."
+    )
+    deltas: list[Share] = Field(
+        default=[0.05], description="Dropped mass of the second certificate that is compared."
+    )
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Hierarchy:
+        plain = [entry.plain() for entry in self.indexes]
+        for number, entry in enumerate(plain):
+            if entry in plain[:number]:
+                raise ConfigError(
+                    f"config: hierarchy.indexes repeats {entry}. Accepted: different indexes.\n"
+                    f"  Write: indexes: [{_EXAMPLE}, ...], each once"
+                )
+        return self

@@ -1,0 +1,328 @@
+"""An index over ghost records: anchors of clusters, scanned before any record is read.
+
+The keys of a text are indexed in *blocks*: what a prefill leaves, then a chunk whenever so many keys have become cold.
+A block's anchors never change, so appending invalidates nothing; keys younger than the last block are *pending* and their
+records are read one by one. With two levels, clusters of one block are gathered under coarser anchors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ghostkv import hierarchy_loop as loops
+from ghostkv.anchors import Anchors, anchor_bytes, upper_bounds, write
+from ghostkv.certificates import Costs
+from ghostkv.codecs.nested import Nested
+from ghostkv.metrics import ELEMENT_BYTES
+from ghostkv.partitions import partition
+from ghostkv.truth import Truth
+
+# Clusters under one coarse anchor.
+BRANCH = 8
+
+
+@dataclass(frozen=True, order=True)
+class IndexSpec:
+    """How an index is made.
+
+    Parameters
+    ----------
+    partition : str
+        One of `ghostkv.partitions.PARTITIONS`.
+    leaf : int
+        Keys a cluster.
+    bound : str
+        One of `ghostkv.anchors.BOUNDS`.
+    levels : int
+        1, or 2 for coarser anchors over `BRANCH` clusters each.
+    """
+
+    partition: str
+    leaf: int
+    bound: str
+    levels: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.partition}_{self.leaf}_{self.bound}" + ("_2" if self.levels == 2 else "")
+
+
+@dataclass
+class Index:
+    """Anchors over the cold keys of one KV head; grows by `append`.
+
+    Parameters
+    ----------
+    codec : Nested
+        Fitted.
+    keys : ndarray, shape [keys, head_dim]
+        All keys of the text; only those appended are looked at.
+    spec : IndexSpec
+    start : int
+        First key to index (the number of sinks).
+
+    Attributes
+    ----------
+    members : ndarray of int64, shape [indexed keys]
+        Keys, cluster by cluster.
+    offsets : ndarray of int64, shape [clusters + 1]
+        Where each cluster's members begin.
+    stops : list of int
+        Key after the last of each block.
+    """
+
+    codec: Nested
+    keys: np.ndarray
+    spec: IndexSpec
+    start: int
+    stops: list[int] = field(default_factory=list)
+    leaves: Anchors | None = None
+    coarse: Anchors | None = None
+    members: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    offsets: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
+    children: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
+    _ready: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def stop(self) -> int:
+        """Key after the last indexed one."""
+        return self.stops[-1] if self.stops else self.start
+
+    def append(self, stop: int) -> Index:
+        """Index the keys up to `stop` as one more block; what was indexed before is left as it is."""
+        first = self.stop
+        if stop <= first:
+            return self
+        block = self.keys[first:stop].astype(np.float64)
+        points = (block - self.codec.mean_) @ self.codec.encoder_.T
+        owner = partition(points, self.spec.leaf, self.spec.partition)
+        if self.spec.levels == 2:
+            owner, parent = _gather(points, owner)
+            coarse = write(self.codec, block, parent[owner], self.spec.bound)
+            self.coarse = coarse if self.coarse is None else Anchors.concatenate([self.coarse, coarse])
+            self.children = np.append(
+                self.children, len(self.offsets) - 1 + np.cumsum(np.bincount(parent))
+            ).astype(np.int64)
+        leaves = write(self.codec, block, owner, self.spec.bound)
+        self.leaves = leaves if self.leaves is None else Anchors.concatenate([self.leaves, leaves])
+        self.members = np.append(self.members, first + np.argsort(owner, kind="stable"))
+        self.offsets = np.append(self.offsets, self.offsets[-1] + np.cumsum(np.bincount(owner)))
+        self.stops.append(stop)
+        self._ready.append((len(self.leaves), len(self.coarse) if self.coarse is not None else 0))
+        return self
+
+    def append_chunks(self, stop: int, chunk: int) -> Index:
+        """Append blocks of `chunk` keys, as many as are whole by `stop`."""
+        while self.stop + chunk <= stop:
+            self.append(self.stop + chunk)
+        return self
+
+    def ready(self, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What a query whose cold keys end at `stop` may use.
+
+        Returns
+        -------
+        tuple of ndarray of int64, each of shape [queries]
+            Leaves, coarse anchors, and the first pending key.
+        """
+        blocks = np.searchsorted(self.stops, stop, side="right")
+        table = np.array([(0, 0), *self._ready], np.int64)
+        return table[blocks, 0], table[blocks, 1], np.array([self.start, *self.stops], np.int64)[blocks]
+
+    @property
+    def owner(self) -> np.ndarray:
+        """Cluster of each indexed key in the order of `members`, shape [indexed keys]."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+    @property
+    def anchor_bytes(self) -> float:
+        return anchor_bytes(self.codec, self.spec.bound)
+
+    @property
+    def constant_bytes(self) -> float:
+        """Scales that every block stores once and every query reads."""
+        return len(self.stops) * (ELEMENT_BYTES * self.keys.shape[1] + 8.0)
+
+    def upper(self, queries: np.ndarray, scale: float, softcap: float = 0.0) -> Reach:
+        """Bounds of every cluster for queries of shape [group, queries, head_dim]."""
+        shape, flat = queries.shape[:2], queries.reshape(-1, queries.shape[-1])
+
+        def seen(anchors: Anchors | None) -> tuple[np.ndarray, np.ndarray]:
+            if anchors is None:
+                return np.zeros((*shape, 0), np.float32), np.zeros((*shape, 0), np.float32)
+            middle, upper = upper_bounds(anchors, self.codec, flat, scale, softcap)
+            return middle.reshape(*shape, -1), upper.reshape(*shape, -1)
+
+        return Reach(*seen(self.leaves), *seen(self.coarse))
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Scores of centres and largest scores of members; float32, shape [group, queries, clusters]."""
+
+    middle: np.ndarray
+    upper: np.ndarray
+    coarse_middle: np.ndarray
+    coarse_upper: np.ndarray
+
+    def shrunk(self, share: np.ndarray) -> Reach:
+        """Keep only a share of each margin (one a head): no bound any more where it is below 1."""
+
+        def shrink(middle: np.ndarray, upper: np.ndarray) -> np.ndarray:
+            return (middle + share[:, None, None].astype(np.float32) * (upper - middle)).astype(np.float32)
+
+        return Reach(
+            self.middle, shrink(self.middle, self.upper),
+            self.coarse_middle, shrink(self.coarse_middle, self.coarse_upper),
+        )  # fmt: skip
+
+
+def _gather(points: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Gather clusters under parents and number them parent by parent; returns (owner, parent of each cluster)."""
+    size = np.bincount(owner)[:, None]
+    centre = np.zeros((len(size), points.shape[1]))
+    np.add.at(centre, owner, points)
+    above = partition(centre / size, BRANCH, "ball_tree")
+    order = np.argsort(above, kind="stable")
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return rank[owner], above[order]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """How records are scanned.
+
+    Attributes
+    ----------
+    top_k : int
+    probes : int
+        Keys with the best estimates whose K is read in full before clusters are ruled out.
+    seed_keys : int
+        Keys of the most promising clusters that are read first, so that probes can be chosen.
+    bypass : bool
+        Clusters that earlier queries nearly always opened are read without their anchor.
+    refresh : int
+        Every how-manieth query reads the bypassed anchors again.
+    """
+
+    top_k: int
+    probes: int
+    seed_keys: int
+    bypass: bool
+    refresh: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a scan read and left out; arrays of shape [group, queries] unless said.
+
+    Attributes
+    ----------
+    anchors, records, level_reads : ndarray
+        Anchors read; keys of which a record was read; levels of records read.
+    survivors : ndarray
+        Keys whose K was read in full.
+    bytes, scan_bytes : ndarray
+        Of everything, and of anchors and record levels alone.
+    missed : ndarray
+        Keys of the exact top-k left out.
+    first_theta : ndarray
+        Threshold that clusters were held against.
+    group_bytes : ndarray, shape [queries]
+        GQA-true: anchors, levels, K and V once a group.
+    seeded : ndarray of uint8, shape [group, queries, clusters]
+        Clusters opened before the threshold was known.
+    kept : ndarray of bool, shape [group, queries, keys]
+    """
+
+    anchors: np.ndarray
+    records: np.ndarray
+    level_reads: np.ndarray
+    survivors: np.ndarray
+    bytes: np.ndarray
+    scan_bytes: np.ndarray
+    missed: np.ndarray
+    first_theta: np.ndarray
+    group_bytes: np.ndarray
+    seeded: np.ndarray
+    kept: np.ndarray
+
+
+def scan_topk(
+    lower: np.ndarray,
+    upper: np.ndarray,
+    truth: Truth,
+    costs: Costs,
+    scan: Scan,
+    index: Index | None = None,
+    reach: Reach | None = None,
+) -> Counts:
+    """The top-k certificate, flat or with an index.
+
+    Parameters
+    ----------
+    lower, upper : ndarray of float32, shape [levels + 1, group, queries, keys]
+        As for `ghostkv.certificates.certify_topk`.
+    truth : Truth
+        Read for the exact keys, and to verify.
+    costs : Costs
+        K is stored nested.
+    scan : Scan
+    index, reach : Index and Reach, optional
+        Without them every record of a cold key is read.
+    """
+    group, queries, keys = truth.scores.shape
+    if index is None:
+        nothing = np.zeros((group, queries, 0), np.float32)
+        reach, none = Reach(nothing, nothing, nothing, nothing), np.zeros(queries, np.int64)
+        shape = (none, none, truth.visible.start), (np.zeros(1, np.int64),) * 2 + (none[:0],)
+        anchor = constant = 0.0
+    else:
+        shape = index.ready(truth.visible.stop), (index.offsets, index.children, index.members)
+        anchor, constant = index.anchor_bytes, index.constant_bytes
+    out = np.zeros((group, queries, loops.COLUMNS))
+    united = np.zeros(queries)
+    kept = np.zeros(truth.scores.shape, np.uint8)
+    seeded = np.zeros(reach.upper.shape, np.uint8)
+    mean = max(1.0, len(shape[1][2]) / max(reach.upper.shape[2], 1))
+    seeds = int(np.ceil(scan.seed_keys / mean))
+    loops.scan_loop(
+        upper, lower, truth.low, truth.ranges, (scan.top_k, scan.probes, seeds, scan.bypass, scan.refresh),
+        (reach.middle, reach.upper, reach.coarse_middle, reach.coarse_upper), *shape, costs.packed,
+        (float(anchor), float(constant)), truth.scores, truth.tau, out, united, kept, seeded,
+    )  # fmt: skip
+    columns = (out[..., column] for column in range(loops.COLUMNS))
+    return Counts(*columns, united, seeded, kept.view(bool))
+
+
+def members_above(index: Index, reach: Reach, scores: np.ndarray) -> Iterator[tuple[str, int, int]]:
+    """Hold every member's exact score against its anchors.
+
+    Parameters
+    ----------
+    scores : ndarray of float64, shape [group, queries, keys]
+
+    Yields
+    ------
+    tuple
+        "leaf" or "coarse", pairs checked, pairs whose score lies above.
+    """
+    columns, owner = scores[..., index.members], index.owner
+    yield "leaf", columns.size, int((columns > reach.upper[..., owner]).sum())
+    if index.coarse is not None:
+        parent = np.repeat(np.arange(len(index.children) - 1), np.diff(index.children))
+        yield "coarse", columns.size, int((columns > reach.coarse_upper[..., parent[owner]]).sum())
+
+
+def key_bounds(index: Index, reach: Reach, keys: int, stop: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Every key's centre score and bound by its cluster, shape [group, queries, keys]; infinite where pending."""
+    found = np.full((2, *reach.upper.shape[:2], keys), np.inf, np.float32)
+    found[0] = -np.inf
+    for source, target in zip((reach.middle, reach.upper), found, strict=True):
+        target[..., index.members] = source[..., index.owner]
+    pending = np.arange(keys) >= index.ready(np.asarray(stop))[2][:, None]
+    return np.where(pending, -np.inf, found[0]), np.where(pending, np.inf, found[1])

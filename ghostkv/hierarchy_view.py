@@ -1,0 +1,128 @@
+"""One KV head of one text up to a context length, ready to be scanned flat or with an index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from ghostkv.attention import cap, cold_range, hide, scores
+from ghostkv.bounds import narrow
+from ghostkv.captures import LayerCapture
+from ghostkv.certificates import Costs
+from ghostkv.codecs.nested import Nested
+from ghostkv.truth import Truth
+
+# Queries are taken from the last eighth before a context length, or from its last quarter where that holds too few.
+_LATE = (0.125, 0.25)
+
+
+@dataclass(frozen=True)
+class View:
+    """One KV head of one text.
+
+    Attributes
+    ----------
+    keys : ndarray of float16, shape [context, head_dim]
+    queries : ndarray of float32, shape [group, queries, head_dim]
+    lower, upper : ndarray of float32, shape [levels, group, queries, context]
+        Bounds of scores once each level of the records is read; the last is K itself.
+    truth : Truth
+    costs : Costs
+    scale, softcap : float
+    grown_from : int
+        Cold keys that were there before the first query.
+    """
+
+    keys: np.ndarray
+    queries: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    truth: Truth
+    costs: Costs
+    scale: float
+    softcap: float
+    grown_from: int
+
+    @cached_property
+    def exact(self) -> np.ndarray:
+        """Scores in float64, shape [group, queries, context]; -inf where a key is not cold."""
+        found = self.queries.astype(np.float64) @ self.keys.astype(np.float64).T * self.scale
+        if self.softcap:
+            found = self.softcap * np.tanh(found / self.softcap)
+        position, cold = np.arange(found.shape[-1]), self.truth.visible
+        hidden = (position < cold.start[:, None]) | (position >= cold.stop[:, None])
+        found[:, hidden] = -np.inf
+        return found
+
+
+def late_queries(capture: LayerCapture, context: int, count: int) -> np.ndarray:
+    """Indices of at most `count` queries shortly before a context length, evenly spaced; may be none."""
+    found = np.zeros(0, np.int64)
+    for share in _LATE:
+        low = context - round(share * context)
+        found = np.flatnonzero((capture.positions >= low) & (capture.positions < context))
+        if len(found) >= count:
+            return found[np.linspace(0, len(found) - 1, count).round().astype(np.int64)]
+    return found
+
+
+def look(
+    capture: LayerCapture, kv_head: int, codec: Nested, context: int, params: dict, count: int, space
+) -> View | None:
+    """The view of a KV head's late queries, or None where the text has none that see cold keys.
+
+    Parameters
+    ----------
+    capture : LayerCapture
+    kv_head : int
+    codec : Nested
+        Fitted on other texts.
+    context : int
+        Keys beyond are left out.
+    params : mapping
+        `sinks`, `hot`, `top_k`.
+    count : int
+        Queries a head, at most.
+    space : Space
+        Where bounds go; they are valid until the next call.
+    """
+    late = late_queries(capture, context, count)
+    if not len(late):
+        return None
+    seen = replace(capture, positions=capture.positions[late], queries=capture.queries[:, late], outputs=None)
+    visible = cold_range(seen.positions, seen.first_visible(), params["sinks"], params["hot"])
+    if visible.cold.min() <= params["top_k"]:
+        return None
+    keys = capture.keys[kv_head, :context]
+    queries = np.ascontiguousarray(seen.group_queries(kv_head))
+    logits = scores(queries, keys.astype(np.float32), capture.scale, capture.softcap)
+    hide(logits, visible)
+    truth = Truth.of(queries, keys, logits, None, visible, capture.scale, params["top_k"])
+    lower, upper = _record_bounds(codec, keys, queries, capture, space)
+    value_dim = 0 if capture.values is None else capture.values.shape[2]
+    costs = Costs(codec.level_bytes[:-1], codec.level_bytes.sum(), keys.shape[1], value_dim)
+    return View(
+        keys, queries, lower, upper, truth, costs, capture.scale, capture.softcap, int(visible.stop.min())
+    )
+
+
+def _record_bounds(
+    codec: Nested, keys: np.ndarray, queries: np.ndarray, capture: LayerCapture, space
+) -> tuple[np.ndarray, np.ndarray]:
+    """Intersected bounds of all levels, as the certificates use them."""
+    shape = (*queries.shape[:2], len(keys))
+    levels = len(codec.levels)
+    lower, upper = space.of("lower", (levels, *shape)), space.of("upper", (levels, *shape))
+    estimates = space.of("estimates", (shape[0] * shape[1], shape[2]))
+    projected, records = codec.project(queries.reshape(-1, queries.shape[-1])), codec.encode(keys)
+    weight = projected.norm * np.float32(capture.scale)
+    known = np.full(estimates.shape, -np.inf, np.float32), np.full(estimates.shape, np.inf, np.float32)
+    for level in range(levels):
+        decoded = codec.decode(records, level)
+        cap(codec.estimate(projected, decoded, capture.scale, estimates), capture.softcap)
+        found = lower[level].reshape(estimates.shape), upper[level].reshape(estimates.shape)
+        narrow(estimates, weight, decoded.radius, *known, *found)
+        known = found
+    return lower, upper

@@ -1,0 +1,224 @@
+"""Hierarchy: an index over ghost records against the flat scan, at the same certificate, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from ghostkv.captures import LayerCapture, read_layer
+from ghostkv.codecs.nested import Nested
+from ghostkv.errors import ConfigError
+from ghostkv.hierarchy import Counts, Index, IndexSpec, Scan, scan_topk
+from ghostkv.hierarchy_rows import Rows, calibrate_share, needed_share
+from ghostkv.hierarchy_tables import FIT_SCHEMA, HEAD_SCHEMA, SCHEMAS, fits
+from ghostkv.hierarchy_view import View, look
+from ghostkv.io import read_metadata, read_table, write_table
+from ghostkv.stages.certificates import Space, level_bytes
+from ghostkv.stages.sketch import CapturedText, sketch_metadata
+
+_TOPK = {"certificate": "topk", "target": 0.0}
+
+
+def measure_layer(
+    captures: Sequence[Mapping[str, str]],
+    trace: Mapping[str, str] | None,
+    layer: int,
+    params: Mapping,
+    outputs: Mapping[str, str],
+) -> None:
+    """Compare flat and indexed scans of one layer.
+
+    Parameters
+    ----------
+    captures : sequence of mapping
+        Every capture with `text`, `domain`, `role` and `folder`.
+    trace : mapping or None
+        `text`, `domain` and `folder` of the long text.
+    layer : int
+    params : mapping
+        The config section `hierarchy`; of frontier `sinks`, `hot` and `top_k`; of certificates `levels`, `shares` and
+        `probes`; `code`.
+    outputs : mapping
+        Paths of `heads` and `checks`.
+
+    Raises
+    ------
+    ConfigError
+        A role lacks texts.
+    """
+    texts = [CapturedText(**entry) for entry in captures]
+    loaded = {text: read_layer(text.folder, layer) for text in texts}
+    by_role = {role: [text for text in texts if text.role == role] for role in ("codec", "threshold", "held_out")}
+    for role, found in by_role.items():
+        if not found:
+            raise ConfigError(f"texts: no text has the role {role!r}; set texts.per_role.{role}: 1")
+    if trace:
+        long_text = CapturedText(trace["text"], trace["domain"], "trace", trace["folder"])
+        loaded[long_text] = read_layer(trace["folder"], layer)
+        by_role["trace"] = [long_text]
+    rows, space = Rows(), Space()
+    for kv_head in range(loaded[texts[0]].kv_heads):
+        _Head(loaded, by_role, layer, kv_head, params, rows, space).measure()
+        print(f"layer {layer}: KV head {kv_head} measured", flush=True)
+    rows.write(outputs, sketch_metadata(texts, params.get("code", "")))
+
+
+def gather(tables: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
+    """Join all layers and fit reads and bytes against the context length.
+
+    Parameters
+    ----------
+    tables : mapping
+        Files of `heads` and `checks`, one a layer.
+    outputs : mapping
+        Paths of `heads`, `checks` and `fits`.
+    """
+    metadata = read_metadata(tables["heads"][0])
+    heads, checks = (pl.concat([read_table(path) for path in tables[name]]) for name in SCHEMAS)
+    write_table(heads, outputs["heads"], HEAD_SCHEMA, metadata)
+    write_table(checks, outputs["checks"], SCHEMAS["checks"], metadata)
+    write_table(fits(heads), outputs["fits"], FIT_SCHEMA, metadata)
+
+
+@dataclass
+class _Head:
+    """One KV head: its codec, its choice of an index, its measures."""
+
+    loaded: Mapping[CapturedText, LayerCapture]
+    by_role: Mapping[str, Sequence[CapturedText]]
+    layer: int
+    kv_head: int
+    params: Mapping
+    rows: Rows
+    space: Space
+
+    def measure(self) -> None:
+        """Choose on threshold texts, then measure on held-out texts and the trace."""
+        self.specs = [IndexSpec(**entry) for entry in self.params["indexes"]]
+        self.statistical = IndexSpec(**self.params["calibrated"])
+        self.scan = Scan(
+            *(self.params[name] for name in ("top_k", "probes", "seed_keys", "bypass", "refresh"))
+        )
+        self.codec = self._fit()
+        chosen = self._choose()
+        share = self._calibrate()
+        for role in ("held_out", "trace"):
+            for text in self.by_role.get(role, ()):
+                tokens = self.loaded[text].tokens
+                for context in (tokens // 4, tokens // 2, tokens) if role == "held_out" else (tokens,):
+                    self._compare(text, context, chosen, share)
+
+    def _fit(self) -> Nested:
+        calibration = [self.loaded[text] for text in self.by_role["codec"]]
+        keys = np.concatenate([capture.keys[self.kv_head] for capture in calibration])
+        queries = [capture.group_queries(self.kv_head).reshape(-1, keys.shape[1]) for capture in calibration]
+        levels = level_bytes(self.params["levels"], keys.shape[1])
+        return Nested.of(levels).fit(keys, np.concatenate(queries))
+
+    def _view(self, text: CapturedText, context: int, count: int) -> View | None:
+        return look(self.loaded[text], self.kv_head, self.codec, context, self.params, count, self.space)
+
+    def _about(self, text: CapturedText, context: int) -> dict:
+        named = {"layer": self.layer, "kv_head": self.kv_head, "context": context, "mode": "grown"}
+        return named | {"text": text.text, "domain": text.domain, "role": text.role}
+
+    def _index(self, view: View, spec: IndexSpec, appended: bool = False) -> Index:
+        """What a prefill up to the first query leaves and a decode appends, or a decode from the first token."""
+        index = Index(self.codec, view.keys, spec, int(self.params["sinks"]))
+        if not appended:
+            index.append(view.grown_from)
+        return index.append_chunks(int(view.truth.visible.stop.max()), self.params["chunk"])
+
+    def _scan(self, view: View, about: Mapping, index: Index, flat: Counts) -> list[dict]:
+        reach = index.upper(view.queries, view.scale, view.softcap)
+        about = {**about, **_TOPK, "index": index.spec.name}
+        self.rows.add_bound_checks(about, index, reach, view)
+        found = scan_topk(view.lower, view.upper, view.truth, view.costs, self.scan, index, reach)
+        return self.rows.add_topk(about, view, flat, found, index, self.scan.top_k)
+
+    def _flat(self, view: View) -> Counts:
+        return scan_topk(view.lower, view.upper, view.truth, view.costs, self.scan)
+
+    def _choose(self) -> dict[str, str]:
+        """The index that reads least, and the one that costs fewest bytes, on the first threshold text."""
+        text = self.by_role["threshold"][0]
+        context = self.loaded[text].tokens
+        view = self._view(text, context, self.params["queries"] // 2)
+        if view is None:
+            return dict.fromkeys(("reads", "bytes"), self.specs[0].name)
+        flat, found = self._flat(view), {}
+        for spec in self.specs:
+            found[spec.name] = self._scan(view, self._about(text, context), self._index(view, spec), flat)
+        columns = {"reads": "reads_ratio", "bytes": "bytes_ratio"}
+        chosen = {
+            aim: min(found, key=lambda name, column=column: sum(row[column] for row in found[name]))
+            for aim, column in columns.items()
+        }
+        _mark(found, chosen)
+        return chosen
+
+    def _calibrate(self) -> np.ndarray:
+        """Share of the margins that threshold texts need for the FER aimed at, one a head."""
+        risks = []
+        for text in self.by_role["threshold"]:
+            view = self._view(text, self.loaded[text].tokens, self.params["queries"])
+            if view is None:
+                continue
+            index = self._index(view, self.statistical)
+            reach = index.upper(view.queries, view.scale, view.softcap)
+            found = scan_topk(view.lower, view.upper, view.truth, view.costs, self._plain, index, reach)
+            risks.append(needed_share(view, index, reach, found, self.scan.top_k)[0])
+        group = self.loaded[self.by_role["threshold"][0]].group
+        return calibrate_share(risks, self.params["fer"]) if risks else np.ones(group)
+
+    @property
+    def _plain(self) -> Scan:
+        """Without bypassed anchors, so that a query's reads do not depend on earlier ones."""
+        return Scan(self.scan.top_k, self.scan.probes, self.scan.seed_keys, False, self.scan.refresh)
+
+    def _compare(
+        self, text: CapturedText, context: int, chosen: Mapping[str, str], share: np.ndarray
+    ) -> None:
+        view = self._view(text, context, self.params["queries"])
+        if view is None:
+            return
+        flat, found, about = self._flat(view), {}, self._about(text, context)
+        longest = context == self.loaded[text].tokens
+        for spec in self.specs:
+            if longest or spec.name in chosen.values():
+                index = self._index(view, spec)
+                found[spec.name] = self._scan(view, about, index, flat)
+                if longest and spec.name == chosen["reads"]:
+                    found[spec.name] += self._mass(view, about, index)
+        if text.role == "trace":
+            spec = next(spec for spec in self.specs if spec.name == chosen["reads"])
+            index = self._index(view, spec, appended=True)
+            found[spec.name] += self._scan(view, {**about, "mode": "appended"}, index, flat)
+        _mark(found, chosen)
+        if longest:
+            self._statistical(view, about, flat, share)
+
+    def _mass(self, view: View, about: Mapping, index: Index) -> list[dict]:
+        reach = index.upper(view.queries, view.scale, view.softcap)
+        about = {**about, "index": index.spec.name}
+        added = []
+        for delta in self.params["deltas"]:
+            added += self.rows.add_mass(about, view, index, reach, self.params["shares"], delta)
+        return added
+
+    def _statistical(self, view: View, about: Mapping, flat: Counts, share: np.ndarray) -> None:
+        index = self._index(view, self.statistical)
+        reach = index.upper(view.queries, view.scale, view.softcap).shrunk(share)
+        found = scan_topk(view.lower, view.upper, view.truth, view.costs, self._plain, index, reach)
+        about = {**about, "certificate": "calibrated", "target": self.params["fer"], "index": index.spec.name}
+        self.rows.add_topk(about, view, flat, found, index, self.scan.top_k, share)
+
+
+def _mark(found: Mapping[str, list[dict]], chosen: Mapping[str, str]) -> None:
+    """Say of each row whether its index is the one that threshold texts chose."""
+    for name, rows in found.items():
+        for row in rows:
+            row |= {f"chosen_for_{aim}": name == best for aim, best in chosen.items()}

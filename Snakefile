@@ -19,6 +19,7 @@ include: "workflow/rules/certificates.smk"
 include: "workflow/rules/calibrated.smk"
 include: "workflow/rules/peers.smk"
 include: "workflow/rules/historical.smk"
+include: "workflow/rules/synthetic.smk"
 include: "workflow/rules/benchmark.smk"
 include: "workflow/rules/report.smk"
 
@@ -56,6 +57,11 @@ rule trace:
 rule sketch:
     input:
         per_layer(sketch_files()["records"]),
+
+
+rule synthetic:
+    input:
+        stage_tables("synthetic").values(),
 
 
 rule benchmark:

@@ -21,6 +21,7 @@ from ghostkv.config.model import Model
 from ghostkv.config.peers import Peers
 from ghostkv.config.report import Report
 from ghostkv.config.sketch import Sketch
+from ghostkv.config.synthetic import Synthetic
 from ghostkv.config.texts import ROLES, Texts
 from ghostkv.config.trace import Trace
 from ghostkv.errors import ConfigError
@@ -46,6 +47,10 @@ class Config(Section):
     peers: Peers = Field(default=Peers(), description="Every method at the same bytes.")
     historical: Historical = Field(
         default=Historical(), description="The predecessor's protocol, and its knobs one at a time."
+    )
+    synthetic: Synthetic = Field(
+        default=Synthetic(),
+        description="Generated tensors of known law: what is measured, and what must come out.",
     )
     benchmark: Benchmark = Field(default=Benchmark(), description="What capture and sweep cost.")
     report: Report = Field(default=Report(), description="How the results are shown.")

@@ -69,8 +69,12 @@ CALIBRATED_TABLES = (*CALIBRATED_LAYER_TABLES, "summary", "dependence")
 PEER_LAYER_TABLES = ("peers", "layers")
 PEER_TABLES = (*PEER_LAYER_TABLES, "summary", "comparison", "verdicts")
 HISTORICAL_TABLES = ("sweep", "ablation", "knobs")
+SYNTHETIC_GENERATORS = CONFIG.synthetic.labels()
+SYNTHETIC_GENERATOR_TABLES = ("audit", "sweep", "points", "decode")
 # Stages beyond the frontier, and the tables that each leaves in its folder. The report shows those that were made.
-STAGE_TABLES = {}
+STAGE_TABLES = {
+    "synthetic": (*SYNTHETIC_GENERATOR_TABLES, "checks"),
+}
 # Those that run the model or read its trace, which imported tensors do not have.
 MODEL_STAGES = ("hierarchy", "decode", "quality", "retrieval")
 
@@ -120,6 +124,7 @@ BRANCHES = {
     },
     "historical": CONFIG.historical.plain()
     | {"captures": CAPTURES, "layers": LAYERS, "dtype": CONFIG.model.dtype},
+    "synthetic": CONFIG.synthetic.plain(without=("generators",)) | {"frontier": CONFIG.frontier.plain()},
     "benchmark": CONFIG.benchmark.plain() | {"dtype": CONFIG.model.dtype},
     "report": CONFIG.report.plain()
     | {"config": CONFIG.plain() | {"capture": CONFIG.capture.plain(without=("threads",))}, "layers": LAYERS},
@@ -137,6 +142,12 @@ def stage_params(stage, module=None):
 def import_params(wildcards):
     """The params of one imported text, which depends on its own folder alone."""
     return stage_params("capture") | {"text": wildcards.text} | IMPORTS[wildcards.text]
+
+
+def synthetic_params(wildcards):
+    """The params of one generator, which depends on its own entry alone."""
+    entry = SYNTHETIC_GENERATORS[wildcards.generator]
+    return stage_params("synthetic") | {"label": wildcards.generator, "generator": entry}
 
 
 def one_of(names):

@@ -1,0 +1,176 @@
+"""Section `synthetic`: generated tensors of known law."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ConfigDict, Field, model_validator
+
+from ghostkv.config.base import PositiveInt, Section, Share
+from ghostkv.config.sketch import Codec
+from ghostkv.errors import ConfigError
+
+# Parameters of each generator of ghostkv/generators.py, which is not imported here, as it brings NumPy.
+PARAMETERS = {
+    "gaussian": (),
+    "anisotropic": ("decay", "query_decay"),
+    "heavy_tailed": ("dof",),
+    "needles": ("mass", "count"),
+    "drifting": ("shift", "pull"),
+    "sinks": ("mass", "count"),
+}
+_COMMON = ("spread", "span")
+
+
+class GeneratorEntry(Section):
+    """One generator and its parameters."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(description="A generator of ghostkv/generators.py.", examples=["gaussian"])
+
+    def plain(self, without=()) -> dict[str, Any]:
+        """The entry, name first."""
+        full = super().plain(without)
+        return {"name": full.pop("name"), **full}
+
+    @model_validator(mode="after")
+    def _exists(self) -> GeneratorEntry:
+        if self.name not in PARAMETERS:
+            raise ConfigError(
+                f"config: synthetic.generators names {self.name!r}. Accepted: {', '.join(PARAMETERS)}.\n"
+                f"  Write: - {{name: {next(iter(PARAMETERS))}}}"
+            )
+        known = (*PARAMETERS[self.name], *_COMMON)
+        for key, value in (self.model_extra or {}).items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if key not in known or not number:
+                raise ConfigError(
+                    f"config: synthetic.generators {self.name} has {key}: {value!r}. Accepted: numbers for "
+                    f"{', '.join(known)}.\n  Write: - {{name: {self.name}, {known[0]}: 2}}"
+                )
+        _within(self.name, self.model_extra or {})
+        return self
+
+
+def _within(name: str, given: dict[str, Any]) -> None:
+    """Refuse values that no such law has."""
+    bounds = {
+        "spread": (0.0, 8.0, "above 0 and at most 8, or exponentials of scores have no use"),
+        "dof": (2.0, 1e6, "above 2, or scores have no variance"),
+        "mass": (0.0, 0.999, "between 0 and 1"),
+        "count": (0.0, 1024.0, "from 1 to 1024"),
+        "span": (0.0, 1e7, "the context in tokens"),
+    }
+    for key, value in given.items():
+        low, high, why = bounds.get(key, (-1e3, 1e3, "a moderate number"))
+        if not low < value <= high or (key in ("count", "span") and value != int(value)):
+            raise ConfigError(
+                f"config: synthetic.generators {name} has {key}: {value!r}. Accepted: {why}.\n"
+                f"  Write: - {{name: {name}}}   (which takes the default)"
+            )
+
+
+class Audit(Section):
+    """Sketch quality: how well estimates rank keys, and whether they do as closed forms say."""
+
+    draws: int = Field(
+        default=8, ge=2, description="Independent draws, each with worlds and projections of its own."
+    )
+    queries: PositiveInt = Field(default=32, description="Queries of each head and draw.")
+
+
+class Tradeoff(Section):
+    """Thetas and record sizes against what is eliminated and what is lost."""
+
+    draws: PositiveInt = Field(default=3, description="Independent draws.")
+    queries: PositiveInt = Field(
+        default=128,
+        description="Queries of each head, draw and role. Fewer than 1 / target promise nothing of a target.",
+    )
+    contexts: list[PositiveInt] = Field(
+        default=[1024, 2048, 4096, 8192],
+        min_length=1,
+        description="Context lengths at which the headline codec is measured at every record size.",
+    )
+
+
+class SyntheticDecode(Section):
+    """A decode step by step over generated tensors."""
+
+    draws: PositiveInt = Field(default=2, description="Independent decodes.")
+    start: PositiveInt = Field(
+        default=1024, description="Tokens before the first step; codec and thetas know no more."
+    )
+    steps: PositiveInt = Field(default=3072, description="Steps, each of which appends a token.")
+    ask_every: PositiveInt = Field(default=8, description="Every so-manieth step asks for a planted key.")
+    masses: list[Share] = Field(
+        default=[0.02, 0.1, 0.5],
+        min_length=1,
+        description="Softmax mass that planted keys would have among normal scores, in turns.",
+    )
+
+
+class Synthetic(Section):
+    """Generated tensors of known law: what is measured, beside what must come out."""
+
+    seed: int = Field(default=0, description="Seed of everything generated.")
+    tokens: int = Field(default=4096, ge=64, description="Context of the audit and of codec texts.")
+    head_dim: int = Field(default=64, ge=4, description="Width of keys and queries.")
+    group: PositiveInt = Field(default=2, description="Query heads that share the one KV head.")
+    spread: float = Field(
+        default=2.0,
+        gt=0,
+        le=8,
+        description="Standard deviation of a query's scores; a generator may override it.",
+    )
+    generators: list[GeneratorEntry] = Field(
+        default=[GeneratorEntry(name=name) for name in PARAMETERS],
+        min_length=1,
+        description="Generators and their parameters; see docs/synthetic.md. One job each.",
+    )
+    codecs: list[Codec] = Field(
+        default=[
+            Codec(name="gaussian", bytes=[4, 8, 16, 32]),
+            Codec(name="random_orthogonal", bytes=[4, 8, 16, 32]),
+            Codec(name="pca", bytes=[4, 8, 16, 32]),
+            Codec(name="whitened", bytes=[4, 8, 16, 32]),
+            Codec(name="transform_code", bytes=[4, 8, 16, 32]),
+        ],
+        min_length=1,
+        description="Codecs and their bytes of code; frontier.headline is added where it lacks.",
+    )
+    top: list[PositiveInt] = Field(
+        default=[8, 16, 32, 64],
+        min_length=1,
+        description="How many best keys are compared with as many best estimates.",
+    )
+    audit: Audit = Field(default=Audit(), description="Ranks and score errors against closed forms.")
+    tradeoff: Tradeoff = Field(
+        default=Tradeoff(), description="Elimination against loss, and against context."
+    )
+    decode: SyntheticDecode = Field(default=SyntheticDecode(), description="A decode with planted keys.")
+
+    def labels(self) -> dict[str, dict[str, Any]]:
+        """Generators by a name that is unique and may stand in a path: `sinks`, `sinks_2`, ..."""
+        found: dict[str, dict[str, Any]] = {}
+        for entry in self.generators:
+            number = sum(other["name"] == entry.name for other in found.values()) + 1
+            found[entry.name if number == 1 else f"{entry.name}_{number}"] = entry.plain()
+        return found
+
+    @model_validator(mode="after")
+    def _fits(self) -> Synthetic:
+        plain = [entry.plain() for entry in self.generators]
+        for entry in plain:
+            if plain.count(entry) > 1:
+                raise ConfigError(
+                    f"config: synthetic.generators repeats {entry}.\n  Write it once, or change a parameter."
+                )
+        if self.group > self.head_dim // 2:
+            raise ConfigError(
+                f"config: synthetic.group is {self.group}, but a planted key answers all heads of a group and has "
+                f"head_dim = {self.head_dim} numbers to do so. Accepted: at most {self.head_dim // 2}.\n"
+                "  Write: group: 2"
+            )
+        return self

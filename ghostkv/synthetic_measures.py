@@ -1,0 +1,134 @@
+"""What is measured of generated tensors beyond the frontier's own numbers: ranks, and a decode step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+from ghostkv.attention import TOP_K
+from ghostkv.frontier import Design, Estimates, GroupView, Setting
+from ghostkv.metrics import bytes_ratio
+from ghostkv.thresholds import reference, statistic, union_survivors
+
+# Rank correlations take every so-manieth query: sorting all keys is the dearest thing here, and queries of one
+# projection repeat each other.
+_RANKED = 4
+
+
+@dataclass(frozen=True)
+class ColdScores:
+    """Scores of the keys that are cold for every query of a view, and what of them need be found once.
+
+    Attributes
+    ----------
+    exact : ndarray of float32, shape [rows, keys]
+        A row a (head, query).
+    cold : slice
+        Those keys among all.
+    best : ndarray of int64, shape [rows, top]
+        The best keys of each row, best first.
+    ranks : ndarray, shape [rows / 4, keys]
+    """
+
+    exact: np.ndarray
+    cold: slice
+    best: np.ndarray
+    ranks: np.ndarray
+
+    @classmethod
+    def of(cls, view: GroupView, top: int) -> ColdScores:
+        cold = slice(int(view.visible.start.max()), int(view.visible.stop.min()))
+        exact = view.exact.scores[..., cold].reshape(-1, cold.stop - cold.start)
+        return cls(exact, cold, best_keys(exact, top), rankdata(exact[::_RANKED], axis=1))
+
+    def overlap(self, estimates: np.ndarray, tops: Sequence[int]) -> dict[int, float]:
+        """Mean share of the best `top` keys that are among as many best estimates, for each `top`."""
+        same = self.best[:, :, None] == best_keys(estimates, self.best.shape[1])[:, None, :]
+        return {top: float(same[:, :top, :top].sum(axis=(1, 2)).mean() / top) for top in tops}
+
+    def spearman(self, estimates: np.ndarray) -> float:
+        """Mean rank correlation of exact scores and estimates, over a quarter of the queries."""
+        ours, theirs = self.ranks, rankdata(estimates[::_RANKED], axis=1)
+        centre = (ours.shape[1] + 1) / 2.0
+        ours, theirs = ours - centre, theirs - centre
+        spread = np.sqrt((ours**2).sum(axis=1) * (theirs**2).sum(axis=1))
+        return float(((ours * theirs).sum(axis=1) / np.maximum(spread, 1e-30)).mean())
+
+
+def best_keys(scores: np.ndarray, top: int) -> np.ndarray:
+    """Indices of the `top` largest of each row, largest first, shape [rows, top]."""
+    top = min(top, scores.shape[1])
+    best = np.argpartition(scores, scores.shape[1] - top, axis=1)[:, -top:]
+    order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(best, order, axis=1)
+
+
+def step_columns(
+    view: GroupView,
+    design: Design,
+    known: Estimates,
+    rule: str,
+    theta: np.ndarray,
+    setting: Setting,
+    asked: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """What each step of a decode reads and loses, one threshold a head.
+
+    Parameters
+    ----------
+    view : GroupView
+        Its queries are steps.
+    design : Design
+    known : Estimates
+    rule : str
+    theta : ndarray, shape [group]
+        -inf for a head that eliminates nothing.
+    setting : Setting
+    asked : ndarray of int64, shape [queries]
+        Key that a step asks for; -1 for none.
+
+    Returns
+    -------
+    dict of ndarray, shape [queries]
+        Means over the heads of a group, `_worst` the worst head; `needle_*` are NaN where nothing was asked.
+    """
+    visible, theta = view.visible, np.asarray(theta, np.float32)
+    origin = reference(rule, known.known, visible, setting.top_k)
+    compared = statistic(
+        rule, known.scores, origin, known.weight, known.radius, visible, view.workspace.statistic
+    )
+    position = np.arange(compared.shape[-1])
+    cold = (position >= visible.start[:, None]) & (position < visible.stop[:, None])
+    gone = (compared < theta[:, None, None]) & cold
+    count = np.maximum(visible.cold, 1)
+    eliminated = gone.sum(axis=-1)
+    mass = np.einsum("gqk,gqk->gq", view.exact.mass, gone, dtype=np.float64)
+    lost = (gone & ((view.exact.needed & TOP_K) != 0)).sum(axis=-1) / np.maximum(view.relevant["top_k"], 1)
+    union = union_survivors(compared, theta, visible.start, visible.stop)
+    survivors = visible.cold - eliminated
+
+    def ratio(kept: np.ndarray) -> np.ndarray:
+        width = view.capture.keys.shape[2]
+        return bytes_ratio(visible, kept[..., None], design.record_bytes, width, width)[..., 0]
+
+    row, key = np.arange(len(asked)), np.maximum(asked, 0)
+    found = np.where(asked >= 0, ~gone[:, row, key], np.nan)
+    return {
+        "cold": visible.cold,
+        "elimination": (eliminated / count).mean(axis=0),
+        "elimination_worst": (eliminated / count).min(axis=0),
+        "survivors": survivors.mean(axis=0),
+        "survivors_union": union,
+        "bytes_ratio": ratio(survivors).mean(axis=0),
+        "bytes_ratio_gqa": ratio(union),
+        "fer": lost.mean(axis=0),
+        "fer_worst": lost.max(axis=0),
+        "dropped_mass": mass.mean(axis=0),
+        "dropped_mass_worst": mass.max(axis=0),
+        "needle_mass": np.where(asked >= 0, view.exact.mass[:, row, key].mean(axis=0), np.nan),
+        "needle_found": found.mean(axis=0),
+        "needle_found_group": np.where(asked >= 0, found.max(axis=0), np.nan),
+    }

@@ -16,17 +16,13 @@ VISIBLE, COLD, UNITED, HEADS = range(4)
 # Sums may be reordered and scores are finite; infinities mean something (theta, unread records).
 _FAST = {"contract", "reassoc", "nsz", "nnan"}
 _LOG2E = np.float32(1.4426950408889634)
-# Taylor coefficients of 2^f; for |f| <= 1/2 the remainder is below 2e-7 of the value.
-_C1, _C2, _C3 = (
-    np.float32(0.6931471805599453),
-    np.float32(0.2402265069591007),
-    np.float32(0.05550410866482158),
-)
-_C4, _C5, _C6 = (
-    np.float32(0.009618129107628477),
-    np.float32(0.0013333558146428443),
-    np.float32(0.00015403530393381606),
-)
+# ln 2 in two parts, the first exact in few bits, so that subtracting whole multiples loses nothing (Cody and Waite
+# 1980); Taylor coefficients of e^r, whose remainder is below 4e-8 for |r| <= ln(2) / 2.
+_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+_C2, _C3, _C4 = np.float32(1 / 2), np.float32(1 / 6), np.float32(1 / 24)
+_C5, _C6, _C7 = np.float32(1 / 120), np.float32(1 / 720), np.float32(1 / 5040)
+# Values are summed in runs of this many keys, so that float32 rounding does not grow with the length of a text.
+_RUN = 64
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST, inline="never")
@@ -42,10 +38,11 @@ def exponentials(x, count, shift, out, bits):
         Scratch of the same length.
     """
     for j in range(count):
-        y = max((x[j] - shift) * _LOG2E, np.float32(-126.0))
-        whole = np.floor(y + np.float32(0.5))
-        f = y - whole
-        out[j] = np.float32(1.0) + f * (_C1 + f * (_C2 + f * (_C3 + f * (_C4 + f * (_C5 + f * _C6)))))
+        y = max(x[j] - shift, np.float32(-87.0))
+        whole = np.floor(y * _LOG2E + np.float32(0.5))
+        r = (y - whole * _LN2_HIGH) - whole * _LN2_LOW
+        tail = _C2 + r * (_C3 + r * (_C4 + r * (_C5 + r * (_C6 + r * _C7))))
+        out[j] = np.float32(1.0) + (r + r * r * tail)
         bits[j] = (np.int32(whole) + np.int32(127)) << np.int32(23)
     power = bits.view(np.float32)
     total = 0.0
@@ -150,12 +147,16 @@ def _scores(query, keys, index, count, scale, softcap, out):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST, inline="never")
-def _weighted(weights, values, index, count, out):
+def _weighted(weights, values, index, count, part, out):
     out[:] = 0.0
-    for i in range(count):
-        value, w = values[index[i]], weights[i]
-        for d in range(out.size):
-            out[d] += w * value[d]
+    for begin in range(0, count, _RUN):
+        part[:] = 0.0
+        for i in range(begin, min(begin + _RUN, count)):
+            value, w = values[index[i]], weights[i]
+            for d in range(part.size):
+                part[d] += w * value[d]
+        for d in range(part.size):
+            out[d] += part[d]
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
@@ -220,6 +221,7 @@ def ghost_attend(
     bits = np.empty(tokens, np.int32)
     z = np.empty(decoder.shape[1], np.float32)
     peaks, result = np.empty(group, np.float32), np.empty(values.shape[3], np.float32)
+    part = np.empty(values.shape[3], np.float32)
     scale32 = np.float32(scale)
     every = np.int64((1 << group) - 1)
     for b in range(batch):
@@ -304,7 +306,7 @@ def ghost_attend(
                             if i >= known and not marks[index[i] - start] & bit:
                                 row[i] = 0.0
                             mass += row[i]
-                    _weighted(row, values[b, h], index, kept, result)
+                    _weighted(row, values[b, h], index, kept, part, result)
                     tail = 0.0
                     if compensate and cold > 0:
                         tail = _tail(weights[g], marks, every if shared else bit, cold) * np.exp(

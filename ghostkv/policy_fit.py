@@ -2,7 +2,8 @@
 
 The statistic ``s_hat - lse + log n`` with n visible keys is the log of a key's estimated share of the softmax over the
 uniform share, comparable between heads, layers and lengths of text. One threshold for all of them therefore spends a
-model's bytes where keys hold mass: heads that attend broadly read much, sharp ones little. It is fitted on captures of role `threshold`, at GQA-true bytes of the whole model, dense layers included.
+model's bytes where keys hold mass: heads that attend broadly read much, sharp ones little. It is fitted on captures of
+role `threshold`, at GQA-true bytes of the whole model, dense layers included.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ include: "workflow/rules/calibrated.smk"
 include: "workflow/rules/peers.smk"
 include: "workflow/rules/historical.smk"
 include: "workflow/rules/synthetic.smk"
+include: "workflow/rules/bandwidth.smk"
 include: "workflow/rules/benchmark.smk"
 include: "workflow/rules/report.smk"
 
@@ -62,6 +63,11 @@ rule sketch:
 rule synthetic:
     input:
         stage_tables("synthetic").values(),
+
+
+rule bandwidth:
+    input:
+        stage_tables("bandwidth").values(),
 
 
 rule benchmark:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from ghostkv.config.bandwidth import Bandwidth
 from ghostkv.config.base import Section
 from ghostkv.config.benchmark import Benchmark
 from ghostkv.config.calibrated import Calibrated
@@ -53,6 +54,9 @@ class Config(Section):
         description="Generated tensors of known law: what is measured, and what must come out.",
     )
     benchmark: Benchmark = Field(default=Benchmark(), description="What capture and sweep cost.")
+    bandwidth: Bandwidth = Field(
+        default=Bandwidth(), description="Step time on memory tiers, by a model checked on this machine."
+    )
     report: Report = Field(default=Report(), description="How the results are shown.")
 
     def text_names(self) -> dict[str, dict[str, Any]]:

@@ -71,12 +71,29 @@ PEER_TABLES = (*PEER_LAYER_TABLES, "summary", "comparison", "verdicts")
 HISTORICAL_TABLES = ("sweep", "ablation", "knobs")
 SYNTHETIC_GENERATORS = CONFIG.synthetic.labels()
 SYNTHETIC_GENERATOR_TABLES = ("audit", "sweep", "points", "decode")
+BANDWIDTH_MEASURED = ("samples", "counts")
+BANDWIDTH_TABLES = ("fits", "errors", "survivors", "steps", "crossings", "maps", "sensitivity")
 # Stages beyond the frontier, and the tables that each leaves in its folder. The report shows those that were made.
 STAGE_TABLES = {
     "synthetic": (*SYNTHETIC_GENERATOR_TABLES, "checks"),
+    "bandwidth": (*BANDWIDTH_MEASURED, *BANDWIDTH_TABLES),
 }
 # Those that run the model or read its trace, which imported tensors do not have.
 MODEL_STAGES = ("hierarchy", "decode", "quality", "retrieval")
+
+
+def bandwidth_layers():
+    """Layers whose survivors give index patterns, spread evenly over all."""
+    count = min(CONFIG.bandwidth.measure.layers, len(LAYERS))
+    return [LAYERS[step * (len(LAYERS) - 1) // max(1, count - 1)] for step in range(count)]
+
+
+# The operating point whose survivors the memory model takes: the headline design at the least loss of one kind.
+BANDWIDTH_POINT = {
+    **{name: CONFIG.frontier.plain()[name] for name in ("headline", "sinks", "hot", "top_k")},
+    "target_metric": CONFIG.bandwidth.point,
+    "target": min(CONFIG.frontier.plain()["targets"][CONFIG.bandwidth.point], default=0.0),
+}
 
 # The branch of the config that a stage's output depends on, and no more: what is not here reruns nothing.
 BRANCHES = {
@@ -126,6 +143,11 @@ BRANCHES = {
     | {"captures": CAPTURES, "layers": LAYERS, "dtype": CONFIG.model.dtype},
     "synthetic": CONFIG.synthetic.plain(without=("generators",)) | {"frontier": CONFIG.frontier.plain()},
     "benchmark": CONFIG.benchmark.plain() | {"dtype": CONFIG.model.dtype},
+    # Measured apart: other presets or schemes time nothing again.
+    "bandwidth_measure": CONFIG.bandwidth.measure.plain()
+    | BANDWIDTH_POINT
+    | {"codecs": CONFIG.sketch.plain()["codecs"], "captures": CAPTURES, "chosen": bandwidth_layers()},
+    "bandwidth": CONFIG.bandwidth.plain() | BANDWIDTH_POINT | {"model": CONFIG.model.name, "layers": LAYERS},
     "report": CONFIG.report.plain()
     | {"config": CONFIG.plain() | {"capture": CONFIG.capture.plain(without=("threads",))}, "layers": LAYERS},
 }

@@ -1,0 +1,213 @@
+"""Section `bandwidth`: memory tiers, schemes on them, and what this machine's tiers are measured with."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ghostkv.config.base import PositiveInt, Section, Share
+from ghostkv.errors import ConfigError
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Kilobytes = Annotated[int, Field(ge=4, le=4096)]
+
+
+class Tier(Section):
+    """One level of memory."""
+
+    name: Name = Field(description="How tables and placements call it.")
+    gb_s: Positive = Field(description="Bandwidth that reaches the compute, in 10^9 B/s.")
+    near_gb_s: Positive = Field(description="Bandwidth beside the memory, before the link, in 10^9 B/s.")
+    latency_us: Positive = Field(description="One request that waits for nothing, in microseconds.")
+    unit: PositiveInt = Field(description="Bytes moved at least: line, page or block.")
+    depth: PositiveInt = Field(description="Requests in flight.")
+    overhead_us: NotNegative = Field(default=0.0, description="Cost of each request beside all others.")
+    source: str = Field(min_length=12, description="Where the figures come from.")
+
+    @model_validator(mode="after")
+    def _units_are_plausible(self) -> Tier:
+        if self.unit & (self.unit - 1):
+            raise ConfigError(
+                f"config: bandwidth.tiers ({self.name}) has unit: {self.unit}. Accepted: a power of two, as of lines, "
+                "pages and blocks.\n  Write: unit: 64"
+            )
+        # Slips of a factor 1,000: GB/s as MB/s, us as ns.
+        if not (0.01 <= self.gb_s <= 1e5) or not (1e-3 <= self.latency_us <= 1e5):
+            raise ConfigError(
+                f"config: bandwidth.tiers ({self.name}) has gb_s: {self.gb_s:g} and latency_us: {self.latency_us:g}. "
+                "Accepted: 0.01 to 100,000 GB/s and 0.001 to 100,000 us; check the units.\n"
+                "  Write: gb_s: 63.0, latency_us: 1.0"
+            )
+        return self
+
+
+class Placement(Section):
+    """Where the cold keys and values lie, and where their records."""
+
+    name: Name = Field(description="How tables call it.")
+    kv: Name = Field(description="Tier of cold K and V.")
+    records: Name = Field(description="Tier of the records, or of Quest's page bounds.")
+
+
+class Served(Section):
+    """The model whose steps are timed."""
+
+    name: str = Field(description="How tables call it.")
+    layers: PositiveInt = Field(description="Layers.")
+    heads: PositiveInt = Field(description="Query heads of a layer.")
+    kv_heads: PositiveInt = Field(description="KV heads of a layer.")
+    head_dim: PositiveInt = Field(description="Width of a key, and of a value.")
+    layer_parameters: PositiveInt = Field(description="Weights of a layer, read in fp16 once a step.")
+
+
+class Measure(Section):
+    """What is timed on this machine."""
+
+    memory_mb: Annotated[int, Field(ge=8, le=16384)] = Field(
+        default=512, description="Working set in DRAM; many times the last cache."
+    )
+    file_mb: Annotated[int, Field(ge=4, le=16384)] = Field(
+        default=512, description="File on disk, in results/bandwidth, removed afterwards."
+    )
+    row_bytes: list[PositiveInt] = Field(
+        default=[64, 128, 256, 512, 1024, 4096],
+        min_length=1,
+        description="Rows gathered; multiples of 8 bytes.",
+    )
+    shares: list[Share] = Field(
+        default=[0.01, 0.03, 0.1, 0.3], min_length=1, description="Shares of rows that a gather reads."
+    )
+    block_kb: list[Kilobytes] = Field(
+        default=[4, 8, 16, 32, 64, 128, 256],
+        min_length=1,
+        description="Sizes of direct reads, powers of two.",
+    )
+    depths: list[PositiveInt] = Field(
+        default=[1, 2, 4, 8], min_length=1, description="Direct reads in flight, one thread each."
+    )
+    gather_mb: Positive = Field(default=8.0, description="Bytes that one timed gather in DRAM reads.")
+    requests: PositiveInt = Field(default=160, description="Requests of one timed read from disk.")
+    rounds: PositiveInt = Field(default=3, description="Rounds; the round with the least median counts.")
+    repeats: PositiveInt = Field(default=3, description="Repeats in a round, of all configurations in turns.")
+    layers: PositiveInt = Field(default=3, description="Layers whose survivors give real index patterns.")
+    patterns: PositiveInt = Field(default=48, description="Queries a layer that give one.")
+    seed: int = Field(default=0, description="Seed of random rows.")
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Measure:
+        uneven = [size for size in self.row_bytes if size % 8]
+        odd = [size for size in self.block_kb if size & (size - 1)]
+        if uneven or odd:
+            raise ConfigError(
+                f"config: bandwidth.measure has row_bytes {uneven} and block_kb {odd}. Accepted: rows of a multiple of "
+                "8 bytes, blocks of a power of two.\n  Write: row_bytes: [64, 256], block_kb: [4, 64]"
+            )
+        return self
+
+
+_PCIE = "PCIe 5.0: 32 GT/s a lane, 128b/130b"
+_TIERS = [
+    {
+        "name": "hbm", "gb_s": 4800, "near_gb_s": 4800, "latency_us": 0.6, "unit": 64, "depth": 65536,
+        "source": "Datasheet NVIDIA H200: 141 GB HBM3e, 4.8 TB/s. Assumed: 0.6 us under load (Hopper's idle global "
+        "memory latency: Luo et al. 2024, arXiv:2402.13499); depth for full bandwidth by Little's law, from "
+        "132 SMs x 64 warps x 128 B x 4 loads in flight",
+    },
+    {
+        "name": "dram", "gb_s": 63, "near_gb_s": 307.2, "latency_us": 1.0, "unit": 64, "depth": 1024,
+        "source": f"{_PCIE}, x16: 63.0 GB/s; beside it 8 channels of DDR5-4800 (8 x 38.4 GB/s). Assumed: 1 us for a read "
+        "across PCIe and 1,024 lines in flight, which saturate the link (Little's law)",
+    },
+    {
+        "name": "cxl", "gb_s": 31.5, "near_gb_s": 1100, "latency_us": 0.4, "unit": 64, "depth": 512,
+        "source": f"{_PCIE}, x8: 31.5 GB/s; beside it 1.1 TB/s of LPDDR5X (Park et al., HPCA 2024, "
+        "doi:10.1109/HPCA57654.2024.00078). Assumed: 0.4 us (2-5x of local DRAM: Liu et al. 2024, arXiv:2405.14209)",
+    },
+    {
+        "name": "nvme", "gb_s": 13, "near_gb_s": 13, "latency_us": 80, "unit": 4096, "depth": 256, "overhead_us": 0.4,
+        "source": "Samsung PM1743 as announced (AnandTech, Dec 2021): 13 GB/s, 2.5 M random reads/s, hence 0.4 us each. "
+        "Assumed: 80 us for a read of TLC flash, 256 in flight; no more bandwidth beside the flash",
+    },
+]  # fmt: skip
+_PLACEMENTS = [
+    {"name": "hbm", "kv": "hbm", "records": "hbm"},
+    {"name": "dram", "kv": "dram", "records": "hbm"},
+    {"name": "cxl", "kv": "cxl", "records": "hbm"},
+    {"name": "nvme", "kv": "nvme", "records": "hbm"},
+    {"name": "nvme_dram", "kv": "nvme", "records": "dram"},
+]
+_SERVED = {
+    "name": "llama-3.1-8b", "layers": 32, "heads": 32, "kv_heads": 8, "head_dim": 128, "layer_parameters": 218112000,
+}  # fmt: skip
+
+
+class Bandwidth(Section):
+    """Step time and bytes of each scheme on each tier, by a model that is checked on this machine."""
+
+    tiers: list[Tier] = Field(
+        default=[Tier(**tier) for tier in _TIERS],
+        min_length=1,
+        description="Levels of memory, the fastest first; sinks, hot window and weights lie in it.",
+    )
+    placements: list[Placement] = Field(
+        default=[Placement(**placement) for placement in _PLACEMENTS],
+        min_length=1,
+        description="Where cold K,V and records lie.",
+    )
+    served: Served = Field(
+        default=Served(**_SERVED),
+        description="A model to serve, with the fractions measured on the captured one: an assumption.",
+    )
+    contexts: list[PositiveInt] = Field(
+        default=[4096, 8192, 16384, 32768, 65536, 131072, 262144, 524288, 1048576],
+        min_length=2,
+        description="Tokens of context, ascending.",
+    )
+    headline_context: PositiveInt = Field(default=131072, description="One of them, for headline figures.")
+    point: Literal["fer", "dropped_mass"] = Field(
+        default="fer", description="Loss of the operating point, at the least of frontier.targets."
+    )
+    overlap: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="Share of reads of cold K,V that hides behind work of other tiers, where there is any.",
+    )
+    phase_us: NotNegative = Field(
+        default=1.0,
+        description="From bounds to the gather that depends on them: a kernel more, an assumption.",
+    )
+    quant_group: PositiveInt = Field(
+        default=32, description="Elements that share an fp16 scale and zero point in INT8 and INT4."
+    )
+    page: PositiveInt = Field(default=16, description="Tokens a page of the Quest-like scheme.")
+    measure: Measure = Field(default=Measure(), description="What is timed on this machine.")
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Bandwidth:
+        names = [tier.name for tier in self.tiers]
+        for placement in self.placements:
+            for key in ("kv", "records"):
+                if getattr(placement, key) not in names:
+                    raise ConfigError(
+                        f"config: bandwidth.placements ({placement.name}) has {key}: {getattr(placement, key)}, which "
+                        f"bandwidth.tiers does not list. Accepted: {', '.join(names)}.\n  Write: {key}: {names[0]}"
+                    )
+        for what, listed in (("tiers", names), ("placements", [one.name for one in self.placements])):
+            if len(set(listed)) < len(listed):
+                raise ConfigError(
+                    f"config: bandwidth.{what} has a name twice: {', '.join(listed)}.\n  Write: each name once"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _contexts_ascend(self) -> Bandwidth:
+        ascending = sorted(set(self.contexts))
+        if self.contexts != ascending or self.headline_context not in ascending:
+            raise ConfigError(
+                f"config: bandwidth.contexts is {self.contexts} and headline_context {self.headline_context}. Accepted: "
+                f"ascending, each once, and the headline one of them.\n  Write: contexts: {ascending}, headline_context: "
+                f"{ascending[-1]}"
+            )
+        return self

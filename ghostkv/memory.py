@@ -1,0 +1,196 @@
+"""A memory tier: what it moves, and how long that takes.
+
+A tier moves whole units (a 64 B line, a 4 KiB block). Reading rows is a number of *requests*, each of one or more
+units that follow one another. With ``R`` requests that touch ``B`` bytes of whole units, of which ``W`` count as
+met before the prefetcher has caught up with their request,
+
+    time = R * overhead + max((R * latency + W * ramp + B / bandwidth) / min(R, depth), B / bandwidth).
+
+Up to `depth` requests are in flight together, none is faster than the latency, and all share the bandwidth (Little's
+law, with LogGP's overhead per message: Alexandrov et al. 1995). docs/bandwidth.md states what it leaves out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+
+@dataclass(frozen=True)
+class Tier:
+    """One level of memory, as seen by what computes attention.
+
+    Attributes
+    ----------
+    name : str
+    bandwidth : float
+        Bytes a second that reach the compute.
+    latency : float
+        Seconds of one request that waits for nothing.
+    unit : int
+        Bytes that the tier moves at least: line, page or block.
+    depth : float
+        Requests in flight.
+    overhead : float
+        Seconds that each request costs whatever else is in flight.
+    ramp : float
+        Extra seconds of a unit that no prefetcher has fetched.
+    ramp_units : float
+        Units of a request after which the prefetcher has caught up, all but 1/e: the u-th costs
+        ``exp(-u / ramp_units)`` of the extra.
+    near_bandwidth : float
+        Bytes a second beside the memory, before any link.
+    """
+
+    name: str
+    bandwidth: float
+    latency: float
+    unit: int
+    depth: float = 1.0
+    overhead: float = 0.0
+    ramp: float = 0.0
+    ramp_units: float = 0.0
+    near_bandwidth: float = 0.0
+
+    def __post_init__(self) -> None:
+        positive = {"bandwidth": self.bandwidth, "unit": self.unit, "depth": self.depth}
+        for name, value in positive.items():
+            if not value > 0:
+                raise ValueError(f"tier {self.name}: {name} is {value}, which must be above 0")
+        for name in ("latency", "overhead", "ramp", "ramp_units", "near_bandwidth"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"tier {self.name}: {name} is {getattr(self, name)}, which must not be negative"
+                )
+
+    def seconds(
+        self, requests: float | np.ndarray, size: float | np.ndarray, ramp_units: float | np.ndarray = 0.0
+    ) -> float | np.ndarray:
+        """Time of `requests` requests that touch `size` bytes of whole units together; 0 for nothing.
+
+        Parameters
+        ----------
+        requests, size, ramp_units : float or ndarray
+            Expected values may be fractions; below one request, time is that of one, in proportion.
+        """
+        requests, size = np.asarray(requests, float), np.asarray(size, float)
+        flying = np.clip(requests, 1.0, max(self.depth, 1.0))
+        stream = size / self.bandwidth
+        waiting = (requests * self.latency + np.asarray(ramp_units) * self.ramp + stream) / flying
+        found = requests * self.overhead + np.maximum(waiting, stream)
+        return found if found.ndim else float(found)
+
+
+@dataclass(frozen=True)
+class Touched:
+    """What reading rows touches.
+
+    Attributes
+    ----------
+    rows : int
+    requests : int
+        Runs of units that follow one another in the order of reading.
+    units : int
+        Different units.
+    ramp_units : float
+        Units met before the prefetcher has caught up, in its own measure.
+    unit : int
+        Bytes of a unit.
+    """
+
+    rows: int
+    requests: int
+    units: int
+    ramp_units: float
+    unit: int
+
+    @property
+    def size(self) -> int:
+        """Bytes that the tier moves."""
+        return self.units * self.unit
+
+
+def touched(starts: np.ndarray, row_bytes: int, unit: int, ramp: float = 0.0, merge: bool = True) -> Touched:
+    """Count the units that reading rows touches, and the requests that this takes.
+
+    Parameters
+    ----------
+    starts : ndarray of int64, shape [rows]
+        Byte offset of each row, in the order of reading.
+    row_bytes : int
+    unit : int
+    ramp : float
+        A run of u units has ``ramp * (1 - exp(-u / ramp))`` of them before the prefetcher has caught up.
+    merge : bool
+        Whether a row that begins in or right after the unit where the row before ended continues its request.
+        Without, every row is a request.
+
+    Raises
+    ------
+    ValueError
+        A size is not positive, or an offset is negative.
+    """
+    starts = np.ascontiguousarray(starts, np.int64)
+    if row_bytes < 1 or unit < 1 or (starts.size and starts.min() < 0):
+        raise ValueError("rows need a size and a unit of at least one byte, and offsets from 0")
+    first, last = starts // unit, (starts + row_bytes - 1) // unit
+    requests, ramps = _runs(first, last, float(ramp), merge)
+    if starts.size and (np.diff(first) < 0).any():
+        order = np.argsort(first, kind="stable")
+        first, last = first[order], last[order]
+    return Touched(starts.size, requests, int(_distinct(first, last)), ramps, unit)
+
+
+def expected(
+    universe: float | np.ndarray, share: float | np.ndarray, row_bytes: int, unit: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Requests and bytes that rows drawn at random touch, on average.
+
+    Each of `universe` rows is read with probability `share`. Rows do not straddle units: as many as fit lie in one,
+    and longer rows begin at its start. With ``k`` rows to a unit, a unit is touched with probability
+    ``p = 1 - (1 - share)^k``, and a request begins where the unit before is not touched.
+
+    Returns
+    -------
+    requests, size : ndarray
+    """
+    universe, share = np.asarray(universe, float), np.clip(np.asarray(share, float), 0.0, 1.0)
+    fit = max(1, unit // row_bytes)
+    groups, each = universe / fit, -(-row_bytes // unit)
+    hit = -np.expm1(fit * np.log1p(-np.minimum(share, 1 - 1e-15)))
+    requests = groups * hit * (1 - hit) + np.minimum(hit, groups * hit) * hit
+    return requests, groups * hit * each * unit
+
+
+@njit(cache=True)
+def _runs(first, last, ramp, merge):
+    requests, ramps, length, end = 0, 0.0, 0, -2
+    for i in range(first.size):
+        a, b = first[i], last[i]
+        if merge and (a == end or a == end + 1):
+            length += b - end
+        else:
+            ramps += _ahead(length, ramp)
+            requests += 1
+            length = b - a + 1
+        end = b
+    return requests, ramps + _ahead(length, ramp)
+
+
+@njit(cache=True)
+def _ahead(length, ramp):
+    return ramp * (1.0 - np.exp(-length / ramp)) if ramp > 0.0 else 0.0
+
+
+@njit(cache=True)
+def _distinct(first, last):
+    """Units in the union of ranges that are sorted by their start."""
+    count, end = 0, -1
+    for i in range(first.size):
+        begin = max(first[i], end + 1)
+        if last[i] >= begin:
+            count += last[i] - begin + 1
+            end = last[i]
+    return count

@@ -1,0 +1,236 @@
+"""What each scheme reads in one decode step, from which tier, and how long that takes.
+
+A step reads, layer by layer: the exact keys (sinks and hot window), which lie in the fastest tier; the records of all
+cold keys; and cold keys and values, all of them or those that survive. docs/bandwidth.md has the formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ghostkv.memory import Tier, expected
+from ghostkv.metrics import ELEMENT_BYTES
+
+FULL, INT8, INT4, QUEST, ADDITIVE, NESTED, NEAR = (
+    "full", "int8", "int4", "quest", "additive", "nested", "near_memory",
+)  # fmt: skip
+SCHEMES = (FULL, INT8, INT4, QUEST, ADDITIVE, NESTED, NEAR)
+OURS = (ADDITIVE, NESTED, NEAR)
+_BITS = {FULL: 16, INT8: 8, INT4: 4}
+# An fp16 scale and an fp16 zero point.
+_SCALE_BYTES = 4
+_RHO_BYTES = 1
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's layers, as far as their memory traffic goes."""
+
+    name: str
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    layer_parameters: int
+
+    @property
+    def pair_bytes(self) -> int:
+        """One key and one value in fp16."""
+        return 2 * ELEMENT_BYTES * self.head_dim
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """How much closer real survivors lie together than rows drawn at random.
+
+    Attributes
+    ----------
+    rows : ndarray, shape [sizes]
+        Rows to a unit, ascending.
+    units, runs : ndarray, shape [sizes]
+        Touched units, and runs of them, over what random rows of the same number would touch.
+    """
+
+    rows: np.ndarray
+    units: np.ndarray
+    runs: np.ndarray
+
+    @classmethod
+    def none(cls) -> Clustering:
+        """Rows at random."""
+        return cls(np.ones(1), np.ones(1), np.ones(1))
+
+    def at(self, rows: float) -> tuple[float, float]:
+        """Both factors where so many rows lie in a unit; beyond the measured sizes those of the last."""
+        where = np.log2(max(rows, 1.0))
+        return tuple(
+            float(np.interp(where, np.log2(self.rows), factor)) for factor in (self.units, self.runs)
+        )
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything that does not change with context and scheme.
+
+    Attributes
+    ----------
+    tiers : mapping of str to Tier
+    fast : str
+        The tier of weights, sinks and hot window.
+    exact : int
+        Sinks and hot window, in tokens.
+    code_bits : float
+        Bits of a record per coordinate of a key.
+    overlap, phase : float
+        Share of cold K,V reads that hides behind work of other tiers; seconds from bounds to gather.
+    quant_group, page : int
+    clustering : Clustering
+    """
+
+    tiers: Mapping[str, Tier]
+    fast: str
+    exact: int
+    code_bits: float
+    overlap: float
+    phase: float
+    quant_group: int
+    page: int
+    clustering: Clustering
+
+    def record_bytes(self, shape: Shape) -> float:
+        """Code and residual norm of one key."""
+        return self.code_bits * shape.head_dim / 8 + _RHO_BYTES
+
+
+def gather(
+    universe: float, share: float, row_bytes: int, tier: Tier, clustering: Clustering
+) -> tuple[float, float, float]:
+    """Requests, bytes of whole units and ramp units of reading a share of rows from a tier, on average."""
+    if universe <= 0 or share <= 0:
+        return 0.0, 0.0, 0.0
+    fit = max(1, tier.unit // row_bytes)
+    requests, size = (float(value) for value in expected(universe, share, row_bytes, tier.unit))
+    more_units, more_runs = clustering.at(fit)
+    each = -(-row_bytes // tier.unit) * tier.unit
+    # Never fewer units than full of survivors, never more than there are or than there are survivors.
+    least, most = share * universe / fit * each, min(universe / fit, share * universe) * each
+    size = float(np.clip(size * more_units, least, max(most, least)))
+    requests = float(np.clip(requests * more_runs, min(1.0, size / each), max(size / each, 1e-9)))
+    return requests, size, _ramp(requests, size, tier)
+
+
+def _ramp(requests: float, size: float, tier: Tier) -> float:
+    if not (tier.ramp_units and requests):
+        return 0.0
+    return requests * tier.ramp_units * -np.expm1(-size / tier.unit / requests / tier.ramp_units)
+
+
+def _whole(size: float, tier: Tier) -> float:
+    return np.ceil(size / tier.unit) * tier.unit
+
+
+def step(
+    scheme: str, shape: Shape, kv: str, records: str, context: int, share: float, world: World
+) -> dict[str, float]:
+    """Bytes and seconds of one decode step, all layers.
+
+    Parameters
+    ----------
+    scheme : str
+        One of `SCHEMES`.
+    shape : Shape
+    kv, records : str
+        Tiers of cold K,V and of records.
+    context : int
+        Tokens.
+    share : float
+        Survivors of cold keys, united over a group.
+    world : World
+
+    Returns
+    -------
+    dict
+        The columns of the table `steps` from `share` on.
+
+    Raises
+    ------
+    ValueError
+        No such scheme.
+    """
+    if scheme not in SCHEMES:
+        raise ValueError(f"no scheme {scheme!r}; the schemes are {', '.join(SCHEMES)}")
+    fast, store, index = world.tiers[world.fast], world.tiers[kv], world.tiers[records]
+    heads, pair = shape.kv_heads, shape.pair_bytes
+    exact = min(world.exact, context)
+    cold = context - exact
+    fast_bytes = heads * _whole(exact * pair, fast)
+    record_bytes = near_bytes = kv_bytes = requests = ramp = near = 0.0
+    used = 1.0
+    if scheme in _BITS:
+        kv_bytes, requests = heads * _whole(cold * _stored(scheme, shape, world), store), float(heads)
+    elif cold:
+        row, universe, used = pair, cold, share
+        record_bytes = cold * world.record_bytes(shape)
+        if scheme == NESTED:
+            row = max(1, int(np.ceil(pair - world.code_bits * shape.head_dim / 8)))
+        if scheme == QUEST:
+            # At best: every page that holds a survivor, and no other.
+            row, universe = world.page * pair, cold / world.page
+            record_bytes = universe * 2 * ELEMENT_BYTES * shape.head_dim
+            fit = Tier("page", 1.0, 0.0, world.page)
+            used = gather(cold, share, 1, fit, world.clustering)[1] / world.page / universe
+        # Pages hold neighbours already: that they cluster further is left out.
+        clustering = Clustering.none() if scheme == QUEST else world.clustering
+        requests, kv_bytes, ramp = (heads * one for one in gather(universe, used, row, store, clustering))
+        record_bytes = heads * _whole(record_bytes, store if scheme == NEAR else index)
+        if scheme == NEAR:
+            near_bytes, record_bytes = record_bytes, float(heads * _whole(_query(shape), store))
+            near = near_bytes / (store.near_bandwidth or store.bandwidth)
+    first = _first(fast, store if scheme == NEAR else index, heads, fast_bytes, record_bytes)
+    depends = scheme not in (*_BITS, NEAR)
+    phase = world.phase if depends and kv_bytes else 0.0
+    kv_seconds = near + phase + store.seconds(requests, kv_bytes, ramp)
+    if scheme in _BITS and store is fast:  # one scan: exact keys and cold ones follow one another
+        first, kv_seconds = 0.0, fast.seconds(heads, fast_bytes + kv_bytes)
+    weights = ELEMENT_BYTES * shape.layer_parameters / fast.bandwidth
+    elsewhere = weights + (0.0 if scheme == NEAR or index is store else first)
+    hidden = 0.0 if store is fast else world.overlap * min(kv_seconds, elsewhere)
+    each = {
+        "stored_bytes": heads * context * _kept(scheme, shape, world), "fast_bytes": fast_bytes,
+        "record_bytes": record_bytes, "kv_bytes": kv_bytes, "near_bytes": near_bytes,
+        "link_bytes": fast_bytes + record_bytes + kv_bytes, "weights_seconds": weights, "record_seconds": first,
+        "kv_seconds": kv_seconds, "hidden_seconds": hidden, "attention_seconds": first + kv_seconds - hidden,
+        "step_seconds": weights + first + kv_seconds - hidden,
+    }  # fmt: skip
+    return {"share": used} | {name: shape.layers * float(value) for name, value in each.items()}
+
+
+def _first(fast: Tier, index: Tier, heads: int, fast_bytes: float, record_bytes: float) -> float:
+    """Exact keys and records: one after the other in one tier, side by side in two."""
+    if index is fast:
+        return fast.seconds(heads * (1 + (record_bytes > 0)), fast_bytes + record_bytes)
+    records = index.seconds(heads, record_bytes) if record_bytes else 0.0
+    return max(fast.seconds(heads, fast_bytes), records)
+
+
+def _stored(scheme: str, shape: Shape, world: World) -> float:
+    """Bytes of one key and value as the scheme stores them."""
+    scales = 0.0 if scheme == FULL else 2 * _SCALE_BYTES * -(-shape.head_dim // world.quant_group)
+    return 2 * shape.head_dim * _BITS[scheme] / 8 + scales
+
+
+def _kept(scheme: str, shape: Shape, world: World) -> float:
+    """Bytes of a token that memory must hold: nested records are part of the key, all but the residual norm."""
+    if scheme in _BITS:
+        return _stored(scheme, shape, world)
+    bounds = 2 * ELEMENT_BYTES * shape.head_dim / world.page
+    extra = {QUEST: bounds, NESTED: float(_RHO_BYTES)}.get(scheme, world.record_bytes(shape))
+    return shape.pair_bytes + extra
+
+
+def _query(shape: Shape) -> float:
+    """Query vectors of a group, which go to the memory once."""
+    return shape.heads / shape.kv_heads * ELEMENT_BYTES * shape.head_dim

@@ -1,0 +1,155 @@
+"""Stage `bandwidth`, first half: real survivors' index patterns, and this machine's memory and disk measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from ghostkv import __version__
+from ghostkv.bandwidth_tables import COUNT_SCHEMA, PATTERN_SCHEMA, SAMPLE_SCHEMA
+from ghostkv.captures import read_layer
+from ghostkv.errors import TableError
+from ghostkv.frontier import Design, Setting, estimate_group, view_group
+from ghostkv.io import read_metadata, read_table, write_table
+from ghostkv.memory_bench import Bench, Counts, disk_configurations, dram_configurations
+from ghostkv.memory_probes import DiskFile, Memory
+from ghostkv.records import load_codecs, read_records, specs
+from ghostkv.stages.sketch import CapturedText
+from ghostkv.store_bench import store_configurations
+from ghostkv.tables import table_of
+from ghostkv.thresholds import reference, statistic
+
+# A working set with small pages, whose accessed bits are counted.
+_COUNTED_BYTES = 1 << 26
+
+
+def survivor_patterns(inputs: Mapping[str, Sequence[str] | str], params: Mapping, output: str) -> None:
+    """Which keys the headline design reads for queries of held-out texts, as index lists.
+
+    Parameters
+    ----------
+    inputs : mapping
+        `codecs` and `records` of each layer of `chosen`, and `points`, the frontier's table with the thresholds.
+    params : mapping
+        `captures` (each with `text`, `domain`, `role`, `folder`), `chosen` layers, `headline`, `sinks`, `hot`,
+        `top_k`, `codecs`, `target_metric`, `target`, `patterns` (queries a layer), `code`.
+    output : str
+
+    Raises
+    ------
+    TableError
+        The frontier has no calibrated point of that kind.
+    """
+    captures, points = params["captures"], inputs["points"]
+    files = zip(params["chosen"], inputs["codecs"], inputs["records"], strict=True)
+    texts = [CapturedText(**entry) for entry in captures if entry["role"] == "held_out"]
+    spec = next(
+        one
+        for one in specs(params["codecs"])
+        if (one.name, one.code_bytes) == (params["headline"]["codec"], params["headline"]["bytes"])
+    )
+    thetas = _thetas(points, params)
+    setting = Setting(params["sinks"], params["hot"], params["top_k"], {})
+    rows = []
+    for layer, codecs, record_file in files:
+        fitted = load_codecs(codecs, [spec])
+        for text in texts:
+            capture = read_layer(text.folder, layer)
+            records = read_records(record_file, text.text, [spec])[spec]
+            for kv_head in range(capture.kv_heads):
+                view = view_group(capture, kv_head, setting, False)
+                known = estimate_group(
+                    view, Design(spec.name, spec.code_bytes, fitted[spec, kv_head]), records[kv_head]
+                )
+                survived = _survived(view, known, params["headline"]["rule"], setting, thetas, layer)
+                every = max(1, len(texts) * capture.kv_heads * len(capture.positions) // params["patterns"])
+                about = {"layer": layer, "kv_head": kv_head, "text": text.text, "domain": text.domain}
+                for query in range(len(capture.positions) - 1, -1, -every):
+                    if not view.visible.cold[query]:
+                        break
+                    row = {"tokens": capture.tokens, "position": capture.positions[query]}
+                    row |= {"cold": view.visible.cold[query], "survivors": np.flatnonzero(survived[query])}
+                    rows.append(about | row)
+        print(f"layer {layer}: {len(rows)} patterns so far", flush=True)
+    write_table(table_of(rows, PATTERN_SCHEMA), output, PATTERN_SCHEMA, _metadata(points, params))
+
+
+def _thetas(points: str, params: Mapping) -> dict[tuple[int, int], float | None]:
+    headline = params["headline"]
+    rows = read_table(points).filter(
+        (pl.col("codec") == headline["codec"])
+        & (pl.col("code_bytes") == headline["bytes"])
+        & (pl.col("rule") == headline["rule"])
+        & (pl.col("method") == "calibrated")
+        & (pl.col("target_metric") == params["target_metric"])
+        & ((pl.col("target") - params["target"]).abs() < 1e-6)
+    )
+    if not rows.height:
+        raise TableError(
+            f"{points}: no calibrated {params['target_metric']} point at {params['target']:g} of the headline design.\n"
+            "  Write: frontier: {targets: {fer: [0.01]}}   (or another bandwidth.point), or rerun frontier"
+        )
+    return {(layer, head): theta for layer, head, theta in rows.select("layer", "head", "theta").iter_rows()}
+
+
+def _survived(view, known, rule: str, setting: Setting, thetas: Mapping, layer: int) -> np.ndarray:
+    """Cold keys that some head of the group reads, bool, shape [queries, tokens]."""
+    top_k = min(setting.top_k, known.known.shape[-1])
+    origin = reference(rule, known.known, view.visible, top_k)
+    compared = statistic(rule, known.scores, origin, known.weight, known.radius, view.visible)
+    group = view.capture.group
+    keys = np.arange(compared.shape[2])
+    cold = (keys >= view.visible.start[:, None]) & (keys < view.visible.stop[:, None])
+    found = np.zeros(cold.shape, bool)
+    for head in range(group):
+        theta = thetas[layer, view.kv_head * group + head]
+        # No threshold met the target: nothing is eliminated.
+        found |= compared[head] >= (-np.inf if theta is None else theta)
+    return found & cold
+
+
+def measure(patterns: str, params: Mapping, outputs: Mapping[str, str]) -> None:
+    """Time gathers from this machine's memory, disk and store, and count what they touch.
+
+    Parameters
+    ----------
+    patterns : str
+        Output of `survivor_patterns`.
+    params : mapping
+        The config section `bandwidth.measure`, and `code`.
+    outputs : mapping
+        Paths of `samples` and `counts`; the file and the store on disk lie beside them, and are removed.
+    """
+    table, folder = read_table(patterns), Path(outputs["samples"]).parent
+    tokens = int(table["tokens"].max())
+    survivors = [np.asarray(row, np.int64) for row in table["survivors"].to_list() if len(row)]
+    if not survivors:  # a design that eliminates everything leaves no index to read
+        survivors = [np.zeros(1, np.int64)]
+    bench, counts = Bench(params), Counts()
+    memory = Memory(params["memory_mb"] << 20)
+    disk = DiskFile(folder / ".measured.bin", params["file_mb"] << 20)
+    store_folder = folder / ".measured_store"
+    try:
+        print(f"O_DIRECT {disk.direct}, page cache dropped {disk.cold()}", flush=True)
+        dram_configurations(bench, memory, survivors, tokens)
+        disk_configurations(bench, disk, survivors, tokens)
+        with store_configurations(bench, counts, store_folder, survivors, tokens):
+            samples = bench.run()
+        memory.close()
+        small = Memory(min(_COUNTED_BYTES, params["memory_mb"] << 20), huge=False)
+        counts.memory(small, survivors, tokens, params)
+        small.close()
+        counts.disk(disk, survivors, tokens, params)
+    finally:
+        disk.close()
+    metadata = _metadata(patterns, params)
+    write_table(table_of(samples, SAMPLE_SCHEMA), outputs["samples"], SAMPLE_SCHEMA, metadata)
+    write_table(table_of(counts.rows, COUNT_SCHEMA), outputs["counts"], COUNT_SCHEMA, metadata)
+
+
+def _metadata(path: str, params: Mapping) -> dict[str, str]:
+    kept = {key: value for key, value in read_metadata(path).items() if key != "fingerprint"}
+    return kept | {"package_version": __version__, "fingerprint": str(params.get("code", ""))}

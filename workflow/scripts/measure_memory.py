@@ -1,0 +1,6 @@
+from ghostkv.logs import job
+
+with job(snakemake):
+    from ghostkv.stages.bandwidth_measure import measure
+
+    measure(snakemake.input.patterns, snakemake.params.run, dict(snakemake.output.items()))

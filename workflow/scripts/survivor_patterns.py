@@ -1,0 +1,6 @@
+from ghostkv.logs import job
+
+with job(snakemake):
+    from ghostkv.stages.bandwidth_measure import survivor_patterns
+
+    survivor_patterns(dict(snakemake.input.items()), snakemake.params.run, snakemake.output.table)

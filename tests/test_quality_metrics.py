@@ -50,7 +50,8 @@ def test_kl_is_not_negative_and_no_shift_of_all_logits_changes_it(dense, sparse,
     np.testing.assert_allclose(moved.kl, found.kl, atol=5e-5)
 
 
-def test_identical_logits_have_no_divergence(rng=np.random.default_rng(0)):
+def test_identical_logits_have_no_divergence():
+    rng = np.random.default_rng(0)
     logits = rng.normal(size=(20, 500)).astype(np.float32) * 10
     found = divergence(logits, logits.copy(), np.zeros(20, int))
     assert (found.kl == 0).all()
@@ -59,7 +60,8 @@ def test_identical_logits_have_no_divergence(rng=np.random.default_rng(0)):
     np.testing.assert_array_equal(found.dense_nll, found.sparse_nll)
 
 
-def test_a_divergence_of_a_millionth_is_resolved(rng=np.random.default_rng(1)):
+def test_a_divergence_of_a_millionth_is_resolved():
+    rng = np.random.default_rng(1)
     dense = rng.normal(size=(50, 5000)).astype(np.float32) * 5
     sparse = dense + rng.normal(size=dense.shape).astype(np.float32) * 2e-3
     expected = by_hand(dense, sparse, np.zeros(50, int))["kl"]

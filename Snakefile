@@ -18,6 +18,7 @@ include: "workflow/rules/frontier.smk"
 include: "workflow/rules/certificates.smk"
 include: "workflow/rules/calibrated.smk"
 include: "workflow/rules/peers.smk"
+include: "workflow/rules/hierarchy.smk"
 include: "workflow/rules/historical.smk"
 include: "workflow/rules/synthetic.smk"
 include: "workflow/rules/bandwidth.smk"
@@ -68,6 +69,11 @@ rule synthetic:
 rule bandwidth:
     input:
         stage_tables("bandwidth").values(),
+
+
+rule hierarchy:
+    input:
+        stage_tables("hierarchy").values(),
 
 
 rule benchmark:

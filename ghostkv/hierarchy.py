@@ -72,6 +72,8 @@ class Index:
         Where each cluster's members begin.
     stops : list of int
         Key after the last of each block.
+    clusterings : dict
+        Clusters of blocks by (first, stop, partition, leaf), which indexes of the same keys may share.
     """
 
     codec: Nested
@@ -84,6 +86,7 @@ class Index:
     members: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     offsets: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
     children: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
+    clusterings: dict = field(default_factory=dict, repr=False)
     _ready: list[tuple[int, int]] = field(default_factory=list)
 
     @property
@@ -98,7 +101,10 @@ class Index:
             return self
         block = self.keys[first:stop].astype(np.float64)
         points = (block - self.codec.mean_) @ self.codec.encoder_.T
-        owner = partition(points, self.spec.leaf, self.spec.partition)
+        wanted = first, stop, self.spec.partition, self.spec.leaf
+        if wanted not in self.clusterings:
+            self.clusterings[wanted] = partition(points, self.spec.leaf, self.spec.partition)
+        owner = self.clusterings[wanted]
         if self.spec.levels == 2:
             owner, parent = _gather(points, owner)
             coarse = write(self.codec, block, parent[owner], self.spec.bound)
@@ -114,11 +120,11 @@ class Index:
         self._ready.append((len(self.leaves), len(self.coarse) if self.coarse is not None else 0))
         return self
 
-    def append_chunks(self, stop: int, chunk: int) -> Index:
-        """Append blocks of `chunk` keys, as many as are whole by `stop`."""
+    def append_chunks(self, stop: int, chunk: int, rest: bool = False) -> Index:
+        """Append blocks of `chunk` keys, as many as are whole by `stop`, and what is left over if `rest`."""
         while self.stop + chunk <= stop:
             self.append(self.stop + chunk)
-        return self
+        return self.append(stop) if rest else self
 
     def ready(self, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What a query whose cold keys end at `stop` may use.

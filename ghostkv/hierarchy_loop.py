@@ -84,10 +84,29 @@ def scan_loop(
             read = 0
             for c in range(leaves):
                 read += state[c] == _ANCHOR
-            n = _seed(middle[g, q], leaves, min(seeds, read), state, offsets, members, a, open_, n, use, seeded[g, q])
+            n = _seed(
+                middle[g, q],
+                leaves,
+                min(seeds, read),
+                state,
+                offsets,
+                members,
+                a,
+                open_,
+                n,
+                use,
+                seeded[g, q],
+            )
             if probes > 0:
                 _probe(up, lo, open_, n, probes, use)
-            theta = _kth(best, low, first[q], a, b, last[q], open_, n, lo, full_lo, use)
+            bounds = upper[:, g, q], lower[:, g, q]
+            known = low, first[q], a, b, last[q]
+            theta = np.float32(-np.inf)
+            if leaves > 0:
+                # The best of the seeds are read to the end, so that the threshold for clusters is nearly final.
+                n, theta = _cascade(bounds, open_, 0, n, theta, best, known, use)
+                theta = max(theta, _kth(best, known, open_, n, lo, full_lo, use))
+            seeded_keys = n
             out[g, q, FIRST_THETA] = theta
             # Clusters whose best member is surely below the k-th best score are never opened.
             for p in range(coarse):
@@ -104,24 +123,9 @@ def scan_loop(
                         opened[g, c] += 1
                         if not seeded[g, q, c]:
                             n = _open_cluster(c, offsets, members, a, open_, n, use)
-            for level in range(levels):
-                up, lo = upper[level, g, q], lower[level, g, q]
-                for i in range(n):
-                    if not use[FULL_NESTED, open_[i]]:
-                        use[DEPTH_NESTED, open_[i]] = level + 1
-                theta = max(theta, _kth(best, low, first[q], a, b, last[q], open_, n, lo, full_lo, use))
-                left = 0
-                for i in range(n):
-                    j = open_[i]
-                    x = full_up[j] if use[FULL_NESTED, j] else up[j]
-                    if not (x < theta):
-                        open_[left] = j
-                        left += 1
-                n = left
-            for i in range(n):
-                use[FULL_NESTED, open_[i]] = 1
+            n, theta = _cascade(bounds, open_, seeded_keys, n, theta, best, known, use)
             # Second round: all survivors' K are known, so V is read only for those that may be among the best.
-            theta = _kth(best, low, first[q], a, b, last[q], open_, n, lo, full_lo, use)
+            theta = _kth(best, known, open_, n, lo, full_lo, use)
             for i in range(n):
                 if not (full_up[open_[i]] < theta):
                     use[VALUE, open_[i]] = 1
@@ -176,8 +180,36 @@ def _seed(middle, leaves, wanted, state, offsets, members, a, open_, n, use, see
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _kth(best, low, first, a, b, last, open_, n, lo, full_lo, use):
+def _cascade(bounds, open_, begin, n, theta, best, known, use):
+    """Read the open keys from `begin` on level by level while they may be among the best, then K of those left.
+
+    Returns how many stay open, and the threshold that they were held against.
+    """
+    upper, lower = bounds
+    levels = upper.shape[0] - 1
+    for level in range(levels):
+        up, lo = upper[level], lower[level]
+        for i in range(begin, n):
+            if not use[FULL_NESTED, open_[i]]:
+                use[DEPTH_NESTED, open_[i]] = level + 1
+        theta = max(theta, _kth(best, known, open_, n, lo, lower[levels], use))
+        left = begin
+        for i in range(begin, n):
+            j = open_[i]
+            x = upper[levels, j] if use[FULL_NESTED, j] else up[j]
+            if not (x < theta):
+                open_[left] = j
+                left += 1
+        n = left
+    for i in range(begin, n):
+        use[FULL_NESTED, open_[i]] = 1
+    return n, theta
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _kth(best, known, open_, n, lo, full_lo, use):
     """The k-th largest of what is certain: exact scores of kept keys, keys read in full, lower bounds."""
+    low, first, a, b, last = known
     best[:] = -np.inf
     _insert_range(low, first, a, best)
     _insert_range(low, b, last, best)

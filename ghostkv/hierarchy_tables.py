@@ -18,7 +18,10 @@ HEAD_SCHEMA = pa.schema(
         ("domain", pa.string()),
         ("role", pa.string()),  # threshold (where indexes are chosen), held_out or trace
         ("context", pa.int32()),  # queries lie in the last part before this position
-        ("certificate", pa.string()),  # topk (FER = 0), mass (dropped mass at most target), calibrated (statistical)
+        (
+            "certificate",
+            pa.string(),
+        ),  # topk (FER = 0), mass (dropped mass at most target), calibrated (statistical)
         ("target", pa.float32()),  # dropped mass, or the FER aimed at; 0 for topk
         ("index", pa.string()),
         ("mode", pa.string()),  # grown: a block at once, then chunks; appended: chunks alone
@@ -32,8 +35,14 @@ HEAD_SCHEMA = pa.schema(
         ("reads", pa.float32()),  # anchors and records
         ("flat_reads", pa.float32()),
         ("reads_ratio", pa.float32()),  # reads over flat_reads
-        ("level_ratio", pa.float32()),  # anchors and levels of records, over the flat scan's levels; null for mass
-        ("scan_ratio", pa.float32()),  # bytes of anchors and record levels, over the flat scan's; null for mass
+        (
+            "level_ratio",
+            pa.float32(),
+        ),  # anchors and levels of records, over the flat scan's levels; null for mass
+        (
+            "scan_ratio",
+            pa.float32(),
+        ),  # bytes of anchors and record levels, over the flat scan's; null for mass
         ("bytes_ratio", pa.float32()),  # everything read over full K and V in float16
         ("flat_bytes_ratio", pa.float32()),
         ("bytes_ratio_gqa", pa.float32()),  # read once a group; null for mass
@@ -74,7 +83,10 @@ FIT_SCHEMA = pa.schema(
         ("low", pa.float64()),  # 95 % Student interval of the exponent
         ("high", pa.float64()),
         ("longest", pa.float64()),  # most keys measured
-        ("pays_from", pa.float64()),  # keys at which the ratio falls below 1 (reads_ratio: 1/2); null for never
+        (
+            "pays_from",
+            pa.float64(),
+        ),  # keys at which the ratio falls below 1 (reads_ratio: 1/2); null for never
     ]
 )
 SCHEMAS: Mapping[str, pa.Schema] = {"heads": HEAD_SCHEMA, "checks": CHECK_SCHEMA}

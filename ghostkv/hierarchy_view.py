@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -27,12 +27,15 @@ class View:
     keys : ndarray of float16, shape [context, head_dim]
     queries : ndarray of float32, shape [group, queries, head_dim]
     lower, upper : ndarray of float32, shape [levels, group, queries, context]
-        Bounds of scores once each level of the records is read; the last is K itself.
+        Bounds of scores once each level of the records is read; the last is K itself, in float16 where the record's
+        last planes do not reach.
     truth : Truth
     costs : Costs
     scale, softcap : float
     grown_from : int
         Cold keys that were there before the first query.
+    clusterings : dict
+        Clusters that indexes of these keys share.
     """
 
     keys: np.ndarray
@@ -44,6 +47,7 @@ class View:
     scale: float
     softcap: float
     grown_from: int
+    clusterings: dict = field(default_factory=dict)
 
     @cached_property
     def exact(self) -> np.ndarray:
@@ -101,6 +105,10 @@ def look(
     hide(logits, visible)
     truth = Truth.of(queries, keys, logits, None, visible, capture.scale, params["top_k"])
     lower, upper = _record_bounds(codec, keys, queries, capture, space)
+    # A key beyond the range of the last planes, as positions beyond the calibration's make it, is kept in float16.
+    escaped = ~np.isfinite(codec.decode(codec.encode(keys)).radius)
+    lower[-1][..., escaped] = truth.low[..., escaped]
+    upper[-1][..., escaped] = truth.high[..., escaped]
     value_dim = 0 if capture.values is None else capture.values.shape[2]
     costs = Costs(codec.level_bytes[:-1], codec.level_bytes.sum(), keys.shape[1], value_dim)
     return View(

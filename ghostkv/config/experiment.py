@@ -16,6 +16,7 @@ from ghostkv.config.calibrated import Calibrated
 from ghostkv.config.capture import Capture
 from ghostkv.config.certificates import Certificates
 from ghostkv.config.frontier import Frontier
+from ghostkv.config.hierarchy import Hierarchy
 from ghostkv.config.historical import Historical
 from ghostkv.config.messages import explain
 from ghostkv.config.model import Model
@@ -46,6 +47,9 @@ class Config(Section):
         default=Calibrated(), description="Thresholds calibrated for a stated risk, and what they achieve."
     )
     peers: Peers = Field(default=Peers(), description="Every method at the same bytes.")
+    hierarchy: Hierarchy = Field(
+        default=Hierarchy(), description="An index over records: clusters ruled out before they are read."
+    )
     historical: Historical = Field(
         default=Historical(), description="The predecessor's protocol, and its knobs one at a time."
     )

@@ -42,9 +42,7 @@ class Hierarchy(Section):
             ("ball_tree", 8, "ball"),
             ("kmeans", 8, "cone"),
             ("kmeans", 16, "box", 2),
-            ("kmeans", 8, "box"),
             ("kmeans", 4, "box"),
-            ("kmeans", 4, "wide"),
             ("kmeans", 3, "wide"),
         ),
         min_length=1,
@@ -55,15 +53,18 @@ class Hierarchy(Section):
         description="Index of the statistical variant, whose margins are shrunk to what threshold texts need.",
     )
     fer: Share = Field(default=0.01, description="False elimination that the statistical variant aims at.")
-    queries: PositiveInt = Field(default=64, description="Queries a head on each text and context length.")
+    queries: PositiveInt = Field(default=48, description="Queries a head on each text and context length.")
+    block: PositiveInt = Field(default=2048, description="Keys of a prompt that are clustered together.")
     chunk: PositiveInt = Field(
-        default=256, description="Keys that a decode gathers before they become one more block of the index."
+        default=128, description="Keys that a decode gathers before they become one more block of the index."
     )
     seed_keys: PositiveInt = Field(
-        default=96, description="Keys of the most promising clusters, read first so that a threshold is known."
+        default=96,
+        description="Keys of the most promising clusters, read first so that a threshold is known.",
     )
     bypass: bool = Field(
-        default=True, description="Read clusters that earlier queries nearly always opened without their anchor."
+        default=True,
+        description="Read clusters that earlier queries nearly always opened without their anchor.",
     )
     refresh: PositiveInt = Field(
         default=16, description="Every how-manieth query reads bypassed anchors again."

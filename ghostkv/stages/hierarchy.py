@@ -51,7 +51,9 @@ def measure_layer(
     """
     texts = [CapturedText(**entry) for entry in captures]
     loaded = {text: read_layer(text.folder, layer) for text in texts}
-    by_role = {role: [text for text in texts if text.role == role] for role in ("codec", "threshold", "held_out")}
+    by_role = {
+        role: [text for text in texts if text.role == role] for role in ("codec", "threshold", "held_out")
+    }
     for role, found in by_role.items():
         if not found:
             raise ConfigError(f"texts: no text has the role {role!r}; set texts.per_role.{role}: 1")
@@ -127,9 +129,9 @@ class _Head:
 
     def _index(self, view: View, spec: IndexSpec, appended: bool = False) -> Index:
         """What a prefill up to the first query leaves and a decode appends, or a decode from the first token."""
-        index = Index(self.codec, view.keys, spec, int(self.params["sinks"]))
+        index = Index(self.codec, view.keys, spec, int(self.params["sinks"]), clusterings=view.clusterings)
         if not appended:
-            index.append(view.grown_from)
+            index.append_chunks(view.grown_from, self.params["block"], rest=True)
         return index.append_chunks(int(view.truth.visible.stop.max()), self.params["chunk"])
 
     def _scan(self, view: View, about: Mapping, index: Index, flat: Counts) -> list[dict]:
@@ -188,13 +190,11 @@ class _Head:
         flat, found, about = self._flat(view), {}, self._about(text, context)
         longest = context == self.loaded[text].tokens
         for spec in self.specs:
-            if longest or spec.name in chosen.values():
-                index = self._index(view, spec)
-                found[spec.name] = self._scan(view, about, index, flat)
-                if longest and spec.name == chosen["reads"]:
-                    found[spec.name] += self._mass(view, about, index)
+            if text.role == "trace" or spec.name in chosen.values():
+                found[spec.name] = self._scan(view, about, self._index(view, spec), flat)
         if text.role == "trace":
             spec = next(spec for spec in self.specs if spec.name == chosen["reads"])
+            found[spec.name] += self._mass(view, about, self._index(view, spec))
             index = self._index(view, spec, appended=True)
             found[spec.name] += self._scan(view, {**about, "mode": "appended"}, index, flat)
         _mark(found, chosen)

@@ -73,8 +73,10 @@ SYNTHETIC_GENERATORS = CONFIG.synthetic.labels()
 SYNTHETIC_GENERATOR_TABLES = ("audit", "sweep", "points", "decode")
 BANDWIDTH_MEASURED = ("samples", "counts")
 BANDWIDTH_TABLES = ("fits", "errors", "survivors", "steps", "crossings", "maps", "sensitivity")
+HIERARCHY_LAYER_TABLES = ("heads", "checks")
 # Stages beyond the frontier, and the tables that each leaves in its folder. The report shows those that were made.
 STAGE_TABLES = {
+    "hierarchy": (*HIERARCHY_LAYER_TABLES, "fits"),
     "synthetic": (*SYNTHETIC_GENERATOR_TABLES, "checks"),
     "bandwidth": (*BANDWIDTH_MEASURED, *BANDWIDTH_TABLES),
 }
@@ -138,6 +140,19 @@ BRANCHES = {
         "selector_code": {
             entry.name: fingerprint(f"ghostkv.selectors.{entry.name}") for entry in CONFIG.peers.selectors
         },
+    },
+    "hierarchy": CONFIG.hierarchy.plain()
+    | {name: CONFIG.frontier.plain()[name] for name in ("sinks", "hot", "top_k")}
+    | {name: CONFIG.certificates.plain()[name] for name in ("levels", "shares", "probes")}
+    | {
+        "captures": CAPTURES,
+        "trace": next(
+            (
+                {"text": name, "domain": entry["domain"], "folder": "results/trace"}
+                for name, entry in TRACE.items()
+            ),
+            None,
+        ),
     },
     "historical": CONFIG.historical.plain()
     | {"captures": CAPTURES, "layers": LAYERS, "dtype": CONFIG.model.dtype},

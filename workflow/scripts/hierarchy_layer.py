@@ -1,0 +1,12 @@
+from ghostkv.logs import job
+
+with job(snakemake):
+    from ghostkv.stages.hierarchy import measure_layer
+
+    measure_layer(
+        snakemake.params.run["captures"],
+        snakemake.params.run["trace"],
+        int(snakemake.wildcards.layer),
+        snakemake.params.run,
+        dict(snakemake.output.items()),
+    )

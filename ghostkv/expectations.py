@@ -7,7 +7,6 @@ wanted. docs/synthetic.md states and derives each formula.
 from __future__ import annotations
 
 import numpy as np
-from scipy.interpolate import CubicSpline
 from scipy.special import bdtr, betaincinv, ndtr, ndtri, roots_hermitenorm, roots_jacobi, stdtr
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
@@ -101,15 +100,15 @@ class RankCurves:
 
     def __init__(self, keys: int, tops):
         # Near a correlation of one, overlap falls with the angle, not with the correlation.
-        self._angle = np.linspace(0.0, np.pi / 2.0, 33)
+        self._angle = np.linspace(0.0, np.pi / 2.0, 129)
         cosine = np.cos(self._angle)
         self.keys, self._curves = keys, {}
         for top in tops:
-            self._curves[top] = CubicSpline(self._angle, expected_overlap(cosine, keys, top))
+            self._curves[top] = expected_overlap(cosine, keys, top)
 
     def overlap(self, correlation: np.ndarray, top: int) -> np.ndarray:
         """Expected top-`top` overlap; negative correlations count as none."""
-        return self._curves[top](np.arccos(np.clip(correlation, 0.0, 1.0)))
+        return np.interp(np.arccos(np.clip(correlation, 0.0, 1.0)), self._angle, self._curves[top])
 
     def measure(self, name: str, top: int | None, correlation: np.ndarray) -> np.ndarray:
         """`overlap` or `spearman` by name."""

@@ -125,7 +125,7 @@ class Tradeoff:
             law = estimate_law(design.codec, np.zeros(world.width), world.key_covariance, queries)
             for column, choice in enumerate(found):
                 lost = float(fer[head, column])
-                if choice.metric == "fer" and lost > 0:
+                if choice.metric == "fer" and choice.method == "calibrated" and lost > 0:
                     out[head, column] = expect.elimination_at_fer(
                         law.correlation, int(visible), self.rule.setting.top_k, lost, cold
                     )

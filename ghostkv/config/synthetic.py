@@ -75,7 +75,7 @@ class Audit(Section):
     """Sketch quality: how well estimates rank keys, and whether they do as closed forms say."""
 
     draws: int = Field(
-        default=8, ge=2, description="Independent draws, each with worlds and projections of its own."
+        default=6, ge=2, description="Independent draws, each with worlds and projections of its own."
     )
     queries: PositiveInt = Field(default=32, description="Queries of each head and draw.")
 

@@ -10,7 +10,7 @@ import polars as pl
 
 from ghostkv.errors import TableError
 from ghostkv.memory import Tier, expected
-from ghostkv.memory_fit import fit, foretell, halves
+from ghostkv.memory_fit import LEAST, fit, foretell, halves
 from ghostkv.schemes import FULL, INT4, INT8, NESTED, OURS, QUEST, SCHEMES, Clustering, Shape, World, step
 
 CONSTANT, TREND = "constant", "trend"
@@ -30,6 +30,9 @@ def check_fits(samples: pl.DataFrame, seed: int) -> tuple[list[dict], list[dict]
     """
     fits, errors, tiers = [], [], {}
     for (name,), rows in samples.group_by("tier", maintain_order=True):
+        if rows.height < 2 * LEAST:
+            print(f"{name}: {rows.height} configurations are too few to fit and check; left out", flush=True)
+            continue
         sizes, seconds = np.array(rows["features"].to_list()), rows["seconds"].to_numpy()
         fitted, unit = halves(rows["name"].to_list(), seed), int(rows["unit"][0])
         tier = tiers[name] = fit(name, unit, sizes[fitted], seconds[fitted])
@@ -54,6 +57,11 @@ def check_fits(samples: pl.DataFrame, seed: int) -> tuple[list[dict], list[dict]
             errors.append(
                 row | {"held_out": bool(held_out), "modelled_seconds": float(guess), "error": float(off)}
             )
+    if "dram" not in tiers:
+        raise TableError(
+            "bandwidth: too few gathers in memory were timed to fit and check the model.\n"
+            "  Write: bandwidth: {measure: {row_bytes: [64, 256, 1024], shares: [0.05, 0.2]}}"
+        )
     return fits, errors, tiers
 
 

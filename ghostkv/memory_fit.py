@@ -14,6 +14,8 @@ from ghostkv.memory import Tier, Touched, touched
 
 # Units after which a prefetcher has caught up, of which the best on the fitted half is taken.
 RAMPS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
+# Timings that a fit needs: as many as it has parameters.
+LEAST = 4
 # Bounds of overhead (s), latency (s), ramp (s) and bandwidth (B/s) as natural logarithms.
 _LOW, _HIGH = np.log([1e-12, 1e-10, 1e-12, 1e6]), np.log([1e-2, 1e-1, 1e-3, 1e13])
 # A timing that is off by more than this (in natural logarithms) pulls no harder: one disturbed by others must not bend
@@ -52,9 +54,9 @@ def fit(name: str, unit: int, features: np.ndarray, seconds: np.ndarray) -> Tier
     TableError
         There are too few samples for the parameters, or a time is not positive.
     """
-    if len(seconds) < 5 or not (seconds > 0).all():
+    if len(seconds) < LEAST or not (seconds > 0).all():
         raise TableError(
-            f"bandwidth: {name} has {len(seconds)} timings to fit, some of them not above 0 s. Accepted: 5 or more.\n"
+            f"bandwidth: {name} has {len(seconds)} timings to fit, some of them not above 0 s. Accepted: {LEAST} or more.\n"
             "  Write: more row bytes or shares under bandwidth.measure, and rerun"
         )
     found = [_fit_at(name, unit, features, seconds, index) for index in range(len(RAMPS))]

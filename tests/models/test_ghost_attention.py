@@ -1,0 +1,251 @@
+"""A model that decodes under elimination: exact where nothing is eliminated, the same on both paths."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+sys.path.insert(0, str(Path(__file__).parent))
+
+from ghost_fixtures import (  # noqa: E402
+    CONTEXT,
+    HEADS,
+    LAYERS,
+    TOKENS,
+    block,
+    captured,
+    fitted,
+    frames,
+    ghostly,
+    stepwise,
+    text,
+    tiny,
+)
+from transformers import AutoModelForCausalLM, StaticCache  # noqa: E402
+
+from ghostkv.errors import ConfigError, ModelError  # noqa: E402
+from ghostkv.models.ghost_attention import dense_attention, register, set_policy, traffic_of  # noqa: E402
+from ghostkv.models.measure import measure_identity, measure_slowdown  # noqa: E402
+from ghostkv.models.policy import Policy, ghost_policy, identity_policy  # noqa: E402
+
+SMALL = {"sinks": 2, "hot": 8}
+
+
+@pytest.fixture(scope="module")
+def llama():
+    model = tiny()
+    return model, captured(model)
+
+
+def sparse_policy(captures, theta: float = -4.0, **options) -> Policy:
+    return ghost_policy(frames(captures), theta, HEADS, **(SMALL | options))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_with_theta_at_minus_infinity_the_logits_are_the_models_own(family):
+    model, ids = tiny(family), text()
+    with torch.inference_mode():
+        own = model(ids).logits[:, CONTEXT:]
+    ghostly(model)
+    traffic = set_policy(model, identity_policy(model.config, **SMALL))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert (block(model, ids) - own).abs().max() < 2e-5
+        assert (stepwise(model, ids) - own).abs().max() < 2e-5
+    layers = traffic.layers()
+    wide = layers.filter(layers["cold"] > 0)
+    assert wide["kept_fraction"].to_list() == [1.0] * len(wide) and len(wide)
+
+
+def test_two_lines_and_generate(tmp_path):
+    model, ids = tiny(), text(60)
+    model.save_pretrained(tmp_path)
+    own = model.generate(ids, max_new_tokens=12, do_sample=False)
+    register()
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="ghostkv")
+    traffic = set_policy(model, identity_policy(model.config, **SMALL))
+    assert torch.equal(model.generate(ids, max_new_tokens=12, do_sample=False), own)
+    # The first new token comes from the prefill, the last one is never read.
+    assert traffic.summary()["queries"] == 11 * LAYERS
+    assert traffic.positions()["position"].to_list() == list(range(60, 71))
+
+
+def test_generate_decodes_under_elimination(llama):
+    model, captures = ghostly(tiny()), llama[1]
+    traffic = set_policy(model, sparse_policy(captures))
+    assert model.generate(text(80), max_new_tokens=10, do_sample=False).shape == (1, 90)
+    assert 0.1 < traffic.summary()["elimination"] < 0.999
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_block_of_queries_decides_as_single_steps_do(llama, shared):
+    model, ids = ghostly(tiny()), text()
+    traffic = set_policy(model, sparse_policy(llama[1], shared=shared))
+    at_once = block(model, ids)
+    counted = traffic.queries().sort("layer", "position")
+    traffic.reset()
+    assert (stepwise(model, ids) - at_once).abs().max() < 1e-4
+    assert traffic.queries().sort("layer", "position").equals(counted)
+    assert 0.1 < traffic.summary()["elimination"] < 0.999
+
+
+def test_left_padding_changes_nothing(llama):
+    model, pads = ghostly(tiny()), 17
+    traffic = set_policy(model, sparse_policy(llama[1]))
+    short, long = text(TOKENS - pads, seed=5), text()
+    alone = [stepwise(model, short, CONTEXT - pads), stepwise(model, long)]
+    separately = traffic.summary()
+    traffic.reset()
+    ids = torch.cat([torch.nn.functional.pad(short, (pads, 0)), long])
+    mask = torch.ones_like(ids)
+    mask[0, :pads] = 0
+    together = stepwise(model, ids, mask=mask)
+    assert (together[0] - alone[0][0]).abs().max() < 1e-4
+    assert (together[1] - alone[1][0]).abs().max() < 1e-4
+    assert traffic.summary()["bytes_ratio_gqa"] == pytest.approx(separately["bytes_ratio_gqa"], rel=1e-9)
+    padded = block(model, ids, mask=mask)
+    assert (padded - together).abs().max() < 1e-4
+
+
+def test_layers_with_a_sliding_window_stay_dense_and_say_so_once():
+    model, ids = tiny("mistral"), text()
+    with torch.inference_mode():
+        own = model(ids).logits[:, CONTEXT:]
+    traffic = set_policy(ghostly(model), identity_policy(model.config, **SMALL))
+    with pytest.warns(UserWarning, match="sliding window") as caught:
+        decoded = stepwise(model, ids)
+    assert len([one for one in caught if "sliding" in str(one.message)]) == 1
+    assert (decoded - own).abs().max() < 2e-5
+    assert traffic.summary()["bytes_ratio_gqa"] == 1.0
+    assert traffic.queries()["visible"].max() == 24 * 2
+
+
+def test_no_query_sees_what_comes_after_it(llama):
+    model, ids = ghostly(tiny()), text()
+    set_policy(model, sparse_policy(llama[1]))
+    changed = ids.clone()
+    changed[:, -10:] = text(10, seed=9)
+    one, other = block(model, ids), block(model, changed)
+    assert torch.equal(one[:, : -10 - 1], other[:, : -10 - 1])
+    assert not torch.equal(one[:, -1], other[:, -1])
+
+
+def test_cropping_the_cache_forgets_exactly_what_was_cropped(llama):
+    model, ids = ghostly(tiny()), text()
+    traffic = set_policy(model, sparse_policy(llama[1]))
+    with torch.inference_mode():
+        cache = model(ids[:, :CONTEXT], use_cache=True).past_key_values
+        first = model(ids[:, CONTEXT:], past_key_values=cache).logits
+        model(text(7, seed=8), past_key_values=cache)
+        cache.crop(CONTEXT - cache.get_seq_length())
+        traffic.reset()
+        again = model(ids[:, CONTEXT:], past_key_values=cache).logits
+    assert torch.equal(first, again)
+
+
+def test_beam_search_reorders_records_with_the_cache(llama):
+    model, ids = tiny(), text(60)
+    options = {"max_new_tokens": 8, "num_beams": 3, "do_sample": False}
+    own = model.generate(ids, **options)
+    set_policy(ghostly(model), identity_policy(model.config, **SMALL))
+    assert torch.equal(model.generate(ids, **options), own)
+
+
+def test_dense_layers_and_dense_stretches_count_in_full_and_not_at_all(llama):
+    model, ids = ghostly(tiny()), text()
+    traffic = set_policy(model, sparse_policy(llama[1], dense_layers=(0,)))
+    block(model, ids)
+    assert traffic.layers()["bytes_ratio_gqa"][0] == 1.0 > traffic.layers()["bytes_ratio_gqa"][1]
+    traffic.reset()
+    with dense_attention(model):
+        dense = block(model, ids)
+    assert traffic.summary()["queries"] == 0
+    with torch.inference_mode():
+        assert (dense - tiny()(ids).logits[:, CONTEXT:]).abs().max() < 2e-5
+
+
+def test_counters_agree_with_a_count_by_hand(llama):
+    """Survivors of every head from codec, captured queries and keys, with plain NumPy."""
+    capture, theta = llama[1][0], -3.0
+    model = ghostly(tiny())
+    traffic = set_policy(model, sparse_policy(llama[1], theta=theta))
+    block(model, text(seed=2))
+    counted = traffic.queries().filter(traffic.queries()["layer"] == 0).sort("position")
+    codecs = fitted(capture)
+    for row in counted.iter_rows(named=True):
+        n = row["position"] + 1
+        united = survivors = 0
+        for head, codec in enumerate(codecs):
+            keys = capture.keys[head, :n].astype(np.float32)
+            decoded = codec.decode(codec.encode(keys))
+            reads = np.zeros((2, n), bool)
+            for g, query in enumerate(capture.group_queries(head)[:, n - 1]):
+                known = keys @ query * capture.scale
+                estimate = codec.estimate(codec.project(query[None]), decoded, capture.scale)[0]
+                known[2 : n - 8] = estimate[2 : n - 8]
+                reads[g] = known - np.log(np.exp(known).sum()) >= theta
+            reads[:, :2] = reads[:, n - 8 :] = False
+            survivors, united = survivors + reads.sum(), united + reads.any(axis=0).sum()
+        assert row["visible"] == 2 * n and row["cold"] == 2 * (n - 10)
+        # The capture rounds keys to float16, so that a key at the very threshold may fall either way.
+        assert abs(row["survivors"] - survivors) <= 2 and abs(row["united"] - united) <= 2
+        pair = 2 * 2 * 16
+        read = row["cold"] * 5 + (row["united"] + row["visible"] - row["cold"]) * pair
+        assert row["bytes_ratio_gqa"] == pytest.approx(read / (row["visible"] * pair))
+
+
+def test_sparse_prefill_is_a_block_from_the_first_token_on(llama):
+    model, ids = ghostly(tiny()), text()
+    set_policy(model, sparse_policy(llama[1], prefill="sparse"))
+    with torch.inference_mode():
+        assert (model(ids).logits[:, 20:] - stepwise(model, ids, 20)).abs().max() < 1e-4
+
+
+def test_what_is_wrong_is_said(llama):
+    captures, ids = llama[1], text(20)
+    with pytest.raises(ModelError, match="attn_implementation"):
+        set_policy(tiny(), sparse_policy(captures))
+    model = ghostly(tiny())
+    with pytest.raises(ModelError, match="no policy|before it has a policy"):
+        model(ids)
+    with pytest.raises(ModelError, match="no policy"):
+        traffic_of(model)
+    with pytest.raises(ConfigError, match=r"no codec for layers \[1\]"):
+        set_policy(model, ghost_policy({0: frames(captures)[0]}, -4.0, HEADS))
+    with pytest.raises(ConfigError, match="head_dim"):
+        set_policy(ghostly(tiny("gpt2")), sparse_policy(captures))
+    with pytest.raises(ConfigError, match="prefill"):
+        sparse_policy(captures, prefill="lazy")
+    set_policy(model, sparse_policy(captures))
+    with pytest.raises(ModelError, match="gradients"):
+        cache = model(ids, use_cache=True).past_key_values
+        model(ids, past_key_values=cache)
+    with torch.inference_mode(), pytest.raises(ModelError, match="DynamicCache"):
+        cache = StaticCache(model.config, max_cache_len=64)
+        model(ids, past_key_values=cache)
+        model(ids[:, :1], past_key_values=cache)
+
+
+def test_a_mask_with_holes_is_refused(llama):
+    model, ids = ghostly(tiny()), text()
+    set_policy(model, sparse_policy(llama[1]))
+    mask = torch.ones_like(ids)
+    mask[:, 50] = 0
+    with pytest.raises(ModelError, match="left"):
+        stepwise(model, ids, mask=mask)
+
+
+def test_the_measures_of_the_machinery(llama):
+    model, ids = tiny(), text()[0].tolist()
+    found = measure_identity(model, ids)
+    assert found["max_logit_difference"] < 2e-5 and found["steps"] == 8
+    time = measure_slowdown(model, ids, sparse_policy(llama[1]), steps=4)
+    assert time["slowdown"] == pytest.approx(time["ghost_ms"] / time["dense_ms"])
+    assert time["steps"] == 4 and time["breakdown"]["attend"] > 0
+    assert model.config._attn_implementation != "ghostkv"

@@ -22,6 +22,7 @@ include: "workflow/rules/hierarchy.smk"
 include: "workflow/rules/historical.smk"
 include: "workflow/rules/synthetic.smk"
 include: "workflow/rules/bandwidth.smk"
+include: "workflow/rules/quality.smk"
 include: "workflow/rules/benchmark.smk"
 include: "workflow/rules/report.smk"
 
@@ -74,6 +75,12 @@ rule bandwidth:
 rule hierarchy:
     input:
         stage_tables("hierarchy").values(),
+
+
+rule quality:
+    input:
+        stage_tables("quality").values(),
+        rules.report.output,
 
 
 rule benchmark:

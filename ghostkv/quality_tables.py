@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +55,7 @@ RUN_SCHEMA = pa.schema(
         ("kept_fraction", pa.float64()),
         ("bytes_ratio", pa.float64()),
         ("bytes_ratio_gqa", pa.float64()),
-        ("certificate", pa.float64()),
+        ("certificate", pa.string()),
         ("seconds", pa.float64()),  # of this run, on this machine
     ]
 )
@@ -101,7 +101,7 @@ SUMMARY_SCHEMA = pa.schema(
         ("kept_fraction", pa.float64()),
         ("bytes_ratio", pa.float64()),
         ("bytes_ratio_gqa", pa.float64()),
-        ("certificate", pa.float64()),
+        ("certificate", pa.string()),
     ]
 )
 # Policies against every family of peers at the policy's own bytes, interpolated between the peer's budgets.
@@ -153,16 +153,23 @@ class Measured:
 
     @classmethod
     def read(cls, positions: pl.DataFrame, block: int, replicates: int, seed: int) -> Measured:
-        """Arrange rows of `POSITION_SCHEMA`; every policy has the same positions of every text."""
+        """Arrange rows of `POSITION_SCHEMA`."""
         policies = positions["policy"].unique(maintain_order=True).to_list()
         documents = list(positions.select("text", "domain").unique(maintain_order=True).iter_rows())
         values = positions.with_columns(pl.col("agree").cast(pl.Float64).alias("top1"))
         sums, counts, owner = {name: [] for name in _MEASURES}, {name: [] for name in _MEASURES}, []
         for number, (text, _) in enumerate(documents):
             rows = values.filter(pl.col("text") == text)
-            rows = rows.with_columns(pl.col("policy").cast(pl.Enum(policies))).sort("policy", "position")
+            # A slow policy may have decoded the first positions alone.
+            column = (rows["position"] - rows["position"].min()).to_numpy()
+            row = (
+                rows["policy"]
+                .replace_strict(policies, range(len(policies)), return_dtype=pl.Int32)
+                .to_numpy()
+            )
             for name in _MEASURES:
-                table = rows[name].fill_null(np.nan).to_numpy().reshape(len(policies), -1)
+                table = np.full((len(policies), int(column.max()) + 1), np.nan)
+                table[row, column] = rows[name].fill_null(np.nan).to_numpy()
                 total, count = block_sums(table, block)
                 sums[name].append(total)
                 counts[name].append(count)
@@ -272,21 +279,13 @@ def _spread(positions: pl.DataFrame) -> dict[str, dict]:
 
 
 def _traffic(runs: pl.DataFrame) -> dict[str, dict]:
-    """What was read by policy: means over texts, and the weakest certificate."""
+    """What was read by policy: means over texts."""
     found = runs.group_by("policy").agg(
-        pl.col("kind", "family", "target").first(),
+        pl.col("kind", "family", "target", "certificate").first(),
         pl.col("kept_fraction", "bytes_ratio", "bytes_ratio_gqa").mean(),
-        pl.col("certificate").max(),
     )
     return {row.pop("policy"): row for row in found.iter_rows(named=True)}
 
 
 def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def frame(rows: Sequence[Mapping], schema: pa.Schema) -> pa.Table:
-    """Rows as a table of the schema; absent columns are null."""
-    return pa.Table.from_pylist(
-        [{name: row.get(name) for name in schema.names} for row in rows], schema=schema
-    )

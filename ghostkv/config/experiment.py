@@ -21,6 +21,7 @@ from ghostkv.config.historical import Historical
 from ghostkv.config.messages import explain
 from ghostkv.config.model import Model
 from ghostkv.config.peers import Peers
+from ghostkv.config.quality import Quality
 from ghostkv.config.report import Report
 from ghostkv.config.sketch import Sketch
 from ghostkv.config.synthetic import Synthetic
@@ -60,6 +61,9 @@ class Config(Section):
     benchmark: Benchmark = Field(default=Benchmark(), description="What capture and sweep cost.")
     bandwidth: Bandwidth = Field(
         default=Bandwidth(), description="Step time on memory tiers, by a model checked on this machine."
+    )
+    quality: Quality = Field(
+        default=Quality(), description="What the model itself says when it decodes under elimination."
     )
     report: Report = Field(default=Report(), description="How the results are shown.")
 
@@ -143,6 +147,17 @@ class Config(Section):
                 f"query band stops at "
                 f"{bands[-1].stop}. Accepted: at most {bands[-1].stop - 1}.\n"
                 f"  Write: headline_start: {bands[-1].start}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _continuation_has_a_context(self) -> Config:
+        tokens, continuation = self.capture.tokens, self.quality.continuation
+        # Imported tensors have no model that could decode.
+        if continuation > tokens // 2 and not self.capture.import_:
+            raise ConfigError(
+                f"config: quality.continuation is {continuation}, but texts have capture.tokens: {tokens}. Accepted: at "
+                f"most {tokens // 2}, so that a context is left to choose from.\n  Write: continuation: {tokens // 8}"
             )
         return self
 

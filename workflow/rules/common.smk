@@ -74,11 +74,15 @@ SYNTHETIC_GENERATOR_TABLES = ("audit", "sweep", "points", "decode")
 BANDWIDTH_MEASURED = ("samples", "counts")
 BANDWIDTH_TABLES = ("fits", "errors", "survivors", "steps", "crossings", "maps", "sensitivity")
 HIERARCHY_LAYER_TABLES = ("heads", "checks")
+QUALITY_TEXT_TABLES = ("positions", "traffic", "runs", "ablation", "generations")
+QUALITY_TABLES = (*QUALITY_TEXT_TABLES, "summary", "equal_bytes")
+QUALITY_TEXTS = [name for name, entry in TEXTS.items() if entry["role"] == "held_out" and name not in IMPORTS]
 # Stages beyond the frontier, and the tables that each leaves in its folder. The report shows those that were made.
 STAGE_TABLES = {
     "hierarchy": (*HIERARCHY_LAYER_TABLES, "fits"),
     "synthetic": (*SYNTHETIC_GENERATOR_TABLES, "checks"),
     "bandwidth": (*BANDWIDTH_MEASURED, *BANDWIDTH_TABLES),
+    "quality": (*QUALITY_TABLES, "speed"),
 }
 # Those that run the model or read its trace, which imported tensors do not have.
 MODEL_STAGES = ("hierarchy", "decode", "quality", "retrieval")
@@ -163,6 +167,20 @@ BRANCHES = {
     | BANDWIDTH_POINT
     | {"codecs": CONFIG.sketch.plain()["codecs"], "captures": CAPTURES, "chosen": bandwidth_layers()},
     "bandwidth": CONFIG.bandwidth.plain() | BANDWIDTH_POINT | {"model": CONFIG.model.name, "layers": LAYERS},
+    "quality": CONFIG.quality.plain(without=("threads",))
+    | {
+        "context": CONFIG.capture.tokens - CONFIG.quality.continuation,
+        "texts": QUALITY_TEXTS,
+        "captures": CAPTURES,
+        "layers": LAYERS,
+        "model_layers": MODEL.layers,
+        "start": CONFIG.frontier.headline_start,
+        "points": "results/frontier/points.parquet",
+        "dtype": CONFIG.model.dtype,
+        "selector_code": {
+            name: fingerprint(f"ghostkv.selectors.{name}") for name in CONFIG.quality.selectors()
+        },
+    },
     "report": CONFIG.report.plain()
     | {"config": CONFIG.plain() | {"capture": CONFIG.capture.plain(without=("threads",))}, "layers": LAYERS},
 }

@@ -1,0 +1,152 @@
+"""Section `quality`: the model decodes held-out text under elimination and is compared with itself."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from ghostkv.config.base import PositiveInt, Section, Share
+from ghostkv.config.peers import selector_names
+from ghostkv.errors import ConfigError
+
+PolicyKind = Literal["identity", "ghost", "calibrated", "certified_mass", "oracle_mass", "selector"]
+
+
+class PolicyEntry(Section):
+    """One policy, as `ghostkv.models.load_policy` takes it, with a name of its own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    label: str = Field(description="How tables and charts name it; once each.", examples=["ghost_030"])
+    policy: PolicyKind = Field(description="What decides which keys are read.", examples=["ghost"])
+    positions: PositiveInt | None = Field(
+        default=None, description="Positions of the continuation that it decodes, for a policy that is slow."
+    )
+
+    def plain(self, without=()) -> dict[str, Any]:
+        """The entry without the keys that say nothing."""
+        return {key: value for key, value in super().plain(without).items() if value is not None}
+
+
+def _ladder(label: str, selector: dict[str, Any], ratios: list[float]) -> list[PolicyEntry]:
+    return [
+        PolicyEntry(
+            label=f"{label}_{round(100 * ratio):03d}", policy="selector", selector=selector, ratio=ratio
+        )
+        for ratio in ratios
+    ]
+
+
+def _defaults() -> list[PolicyEntry]:
+    return [
+        PolicyEntry(label="identity", policy="identity"),
+        *[
+            PolicyEntry(label=f"mass_{name}", policy="certified_mass", delta=delta, positions=positions)
+            for name, delta, positions in (("5pct", 0.05, 64), ("1pct", 0.01, 128), ("01pct", 0.001, 64))
+        ],
+        *[
+            PolicyEntry(label=f"ghost_{round(100 * ratio):03d}", policy="ghost", ratio=ratio)
+            for ratio in (0.10, 0.15, 0.20, 0.25, 0.29)
+        ],
+        PolicyEntry(label="ghost_029_plain", policy="ghost", ratio=0.29, compensate=False),
+        PolicyEntry(label="calibrated_1pct", policy="calibrated", target_metric="dropped_mass", target=0.01),
+        *[PolicyEntry(label=f"oracle_{name}", policy="oracle_mass", delta=delta) for name, delta in (("5pct", 0.05), ("1pct", 0.01))],
+        *_ladder("quest", {"name": "quest", "page": 16}, [0.08, 0.12, 0.18, 0.26]),
+        *_ladder("streaming_llm", {"name": "streaming_llm"}, [0.10, 0.30]),
+        *_ladder("h2o", {"name": "h2o", "recent": 0.5}, [0.08, 0.20]),
+        *_ladder("snapkv", {"name": "snapkv", "observe": 32, "kernel": 5}, [0.08, 0.20]),
+    ]  # fmt: skip
+
+
+class Ablation(Section):
+    """Elimination in one band of layers at a time."""
+
+    policy: str | None = Field(default="ghost_020", description="Label of the policy; null for no ablation.")
+    band: PositiveInt = Field(
+        default=5, description="Layers that eliminate together; all others read everything."
+    )
+    positions: PositiveInt = Field(default=128, description="Positions of the continuation.")
+
+
+class Generation(Section):
+    """Greedy continuations side by side."""
+
+    policies: list[str] = Field(
+        default=["ghost_029", "quest_018"], description="Labels, beside the dense model."
+    )
+    tokens: int = Field(default=32, ge=0, description="Tokens to generate; 0 for none.")
+
+
+class Quality(Section):
+    """What the model itself says when it decodes under elimination."""
+
+    context: PositiveInt = Field(default=3840, description="Tokens that are read densely first.")
+    continuation: PositiveInt = Field(
+        default=256,
+        description="Tokens of the same text that are then decoded, each query choosing for itself.",
+    )
+    policies: list[PolicyEntry] = Field(
+        default=_defaults(),
+        min_length=1,
+        description=(
+            "Policies, each with a label. A ghost policy's ratio is GQA-true and of the whole model; a selector's is "
+            "of each head, and the GQA-true bytes that it comes to are measured."
+        ),
+    )
+    headline: dict[str, str] = Field(
+        default={"identity": "identity", "mass": "mass_1pct", "budget": "ghost_029", "peer": "quest"},
+        description=(
+            "Labels that headline figures are quoted for, fixed before held-out text is read: elimination off, the "
+            "certificate, the best policy within `budget`; and the family of peers that it is held against."
+        ),
+    )
+    budget: Share = Field(
+        default=0.30, description="GQA-true bytes ratio that the headline policy may reach."
+    )
+    block: PositiveInt = Field(default=16, description="Positions of a block that the bootstrap draws.")
+    replicates: PositiveInt = Field(default=1000, description="Bootstrap replicates.")
+    ablation: Ablation = Field(default=Ablation(), description="Elimination in one band of layers at a time.")
+    generation: Generation = Field(default=Generation(), description="Greedy continuations side by side.")
+    slowdown_steps: PositiveInt = Field(
+        default=24, description="Decode steps that are timed against dense ones."
+    )
+    threads: PositiveInt = Field(default=1, description="Threads of a text's job.")
+    seed: int = Field(default=0, description="Seed of the bootstrap.")
+
+    def selectors(self) -> list[str]:
+        """Names of the selectors that policies seat."""
+        entries = [entry.plain() for entry in self.policies if entry.policy == "selector"]
+        return sorted({entry["selector"]["name"] for entry in entries})
+
+    @model_validator(mode="after")
+    def _selectors_exist(self) -> Quality:
+        for entry in self.policies:
+            chosen = entry.plain().get("selector") if entry.policy == "selector" else {"name": "quest"}
+            name = chosen.get("name") if isinstance(chosen, dict) else chosen
+            if name not in selector_names():
+                raise ConfigError(
+                    f"config: quality.policies {entry.label} seats the selector {name!r}. Accepted: "
+                    f"{', '.join(selector_names())}.\n  Write: selector: {{name: quest, page: 16}}, ratio: 0.2"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _labels(self) -> Quality:
+        labels = [entry.label for entry in self.policies]
+        doubled = sorted({label for label in labels if labels.count(label) > 1})
+        if doubled:
+            raise ConfigError(
+                f"config: quality.policies uses the label {doubled[0]} more than once. Accepted: one policy a label.\n"
+                f"  Write: label: {doubled[0]}_2"
+            )
+        wanted = {f"headline.{key}": label for key, label in self.headline.items() if key != "peer"}
+        wanted |= {"ablation.policy": self.ablation.policy} if self.ablation.policy else {}
+        wanted |= {f"generation.policies[{i}]": label for i, label in enumerate(self.generation.policies)}
+        for where, label in wanted.items():
+            if label not in labels:
+                raise ConfigError(
+                    f"config: quality.{where} is {label}, and no policy has that label. Accepted: {', '.join(labels)}.\n"
+                    f"  Write: {where.split('.')[-1].split('[')[0]}: {labels[0]}   (or add the policy to quality.policies)"
+                )
+        return self

@@ -1,0 +1,127 @@
+"""One text's dense context, read once, and what many policies make of its continuation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from ghostkv.models.ghost_attention import NAME, register, set_policy
+from ghostkv.models.ghost_cache import ghost_layer
+from ghostkv.models.policy import Policy
+from ghostkv.traffic import Traffic
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What one policy said, and what it read.
+
+    Attributes
+    ----------
+    logits : ndarray of float32, shape [positions, vocabulary]
+    traffic : Traffic
+    seconds : float
+        CPU time of the forward pass.
+    """
+
+    logits: np.ndarray
+    traffic: Traffic
+    seconds: float
+
+
+@dataclass
+class Continuation:
+    """A model with the cache of one dense context; every policy starts from that same cache.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+    ids : sequence of int
+        Context and continuation.
+    context : int
+        Tokens that are read densely.
+    observer : Policy, optional
+        A policy that watches the queries of the dense prefill (H2O, SnapKV). What it saw is kept for all of its kind.
+    """
+
+    model: PreTrainedModel
+    ids: Sequence[int]
+    context: int
+    observer: Policy | None = None
+    _cache: Any = field(default=None, init=False)
+    _seen: dict[int, Any] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self._tokens = torch.as_tensor(np.asarray(self.ids, np.int64))[None]
+        register()
+        self.model.set_attn_implementation(NAME)
+        layers = tuple(range(self.model.config.get_text_config().num_hidden_layers))
+        self.dense = Policy("dense", {}, dense_layers=layers, certificate="nothing is eliminated")
+        set_policy(self.model, self.observer or self.dense)
+        with torch.inference_mode():
+            out = self.model(self._tokens[:, : self.context], use_cache=True, logits_to_keep=1)
+        self._cache = out.past_key_values
+        if self.observer is not None:
+            layers = sorted(self.observer.deciders)
+            self._seen = {layer: ghost_layer(self._cache, layer).ghost[1] for layer in layers}
+
+    def decode(self, policy: Policy, positions: int | None = None) -> Decoded:
+        """Teacher-forced logits of the first `positions` tokens after the context; the cache is as before afterwards."""
+        stop = len(self.ids) if positions is None else self.context + positions
+        self._seat(policy)
+        traffic, begin = set_policy(self.model, policy), time.process_time()
+        with torch.inference_mode():
+            out = self.model(self._tokens[:, self.context : stop], past_key_values=self._cache)
+        seconds = time.process_time() - begin
+        self._restore()
+        return Decoded(out.logits[0].float().numpy(), traffic, seconds)
+
+    def own(self) -> np.ndarray:
+        """Logits of the whole continuation by the model's own attention, float32 of shape [positions, vocabulary]."""
+        self.model.set_attn_implementation("sdpa")
+        try:
+            with torch.inference_mode():
+                out = self.model(self._tokens[:, self.context :], past_key_values=self._cache)
+        finally:
+            self.model.set_attn_implementation(NAME)
+            self._restore()
+        return out.logits[0].float().numpy()
+
+    def generate(self, policy: Policy, tokens: int) -> tuple[list[int], Traffic, float]:
+        """Greedy continuation of the context, one token at a time; new ids, what was read, and seconds."""
+        self._seat(policy)
+        traffic, begin = set_policy(self.model, policy), time.perf_counter()
+        prompt = self._tokens[:, : self.context + 1]
+        with torch.inference_mode():
+            out = self.model.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                past_key_values=self._cache,
+                max_new_tokens=tokens,
+                do_sample=False,
+                # What an untrained or chat model calls the end is none for text that goes on.
+                eos_token_id=None,
+                pad_token_id=0,
+            )
+        seconds = time.perf_counter() - begin
+        self._restore()
+        return out[0, self.context + 1 :].tolist(), traffic, seconds
+
+    def _seat(self, policy: Policy) -> None:
+        """Hand what was observed during prefill to a policy that needs it."""
+        for layer, decider in policy.deciders.items():
+            if decider.observes:
+                state = self._seen.get(layer)
+                if state is None:
+                    raise ValueError(f"policy {policy.name} observes the prefill, and nothing was observed")
+                ghost_layer(self._cache, layer).ghost = (decider, state)
+
+    def _restore(self) -> None:
+        surplus = self._cache.get_seq_length() - self.context
+        if surplus:
+            self._cache.crop(-surplus)

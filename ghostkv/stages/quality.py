@@ -1,0 +1,329 @@
+"""Quality: the model decodes held-out text under elimination, and is compared with itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from ghostkv import __version__
+from ghostkv.errors import ConfigError, TextError
+from ghostkv.io import read_metadata, read_table, write_table
+from ghostkv.quality_metrics import NO_TOKEN, divergence
+from ghostkv.quality_tables import (
+    ABLATION_SCHEMA,
+    EQUAL_BYTES_SCHEMA,
+    GENERATION_SCHEMA,
+    POSITION_SCHEMA,
+    RUN_SCHEMA,
+    SUMMARY_SCHEMA,
+    TRAFFIC_SCHEMA,
+    Measured,
+    compare_at_equal_bytes,
+    summarise,
+)
+from ghostkv.stages.capture import text_row
+from ghostkv.tables import table_of
+
+THETA_SCHEMA = pa.schema([("policy", pa.string()), ("ratio", pa.float64()), ("theta", pa.float64())])
+SPEED_SCHEMA = pa.schema(
+    [
+        ("text", pa.string()),
+        ("policy", pa.string()),
+        ("context", pa.int32()),
+        ("steps", pa.int32()),
+        ("slowdown", pa.float64()),  # median step under the policy over median dense step
+        ("part", pa.string()),  # dense, ghost (a whole step of each, median); records, attend, rest (means)
+        ("milliseconds", pa.float64()),
+    ]
+)
+_TEXT_TABLES = {
+    "positions": POSITION_SCHEMA,
+    "traffic": TRAFFIC_SCHEMA,
+    "runs": RUN_SCHEMA,
+    "ablation": ABLATION_SCHEMA,
+    "generations": GENERATION_SCHEMA,
+}
+# Characters of the prompt that stand before a generated continuation.
+_PROMPT = 300
+
+
+def fit_thetas(sketch: str, params: Mapping[str, Any], output: str) -> None:
+    """Fit the threshold of every ghost policy that names a bytes ratio, on texts of role `threshold`.
+
+    Parameters
+    ----------
+    sketch : str
+        ``results/sketch``.
+    params : mapping
+        The config section `quality`; `captures`, `layers`, `model_layers`, `start`, `points`; `code`.
+    output : str
+        Table of `THETA_SCHEMA`.
+    """
+    from ghostkv.models.load_policy import fit_budgets
+
+    sources, rows = _sources(sketch, params), []
+    wanted = [entry for entry in params["policies"] if entry["policy"] == "ghost" and "ratio" in entry]
+    kinds: dict[tuple, list[Mapping]] = {}
+    for entry in wanted:
+        key = tuple(
+            sorted((k, str(v)) for k, v in entry.items() if k not in ("label", "ratio", "compensate"))
+        )
+        kinds.setdefault(key, []).append(entry)
+    for entries in kinds.values():
+        ratios = sorted({float(entry["ratio"]) for entry in entries})
+        options = {key: value for key, value in entries[0].items() if key != "label"}
+        found = fit_budgets(options, sources, ratios)
+        rows += [
+            {"policy": entry["label"], "ratio": entry["ratio"], "theta": found[float(entry["ratio"])]}
+            for entry in entries
+        ]
+    write_table(table_of(rows, THETA_SCHEMA), output, THETA_SCHEMA, _metadata(params))
+
+
+def measure_text(
+    model_folder: str,
+    texts_table: str,
+    text: str,
+    thetas: str,
+    sketch: str,
+    params: Mapping[str, Any],
+    outputs: Mapping[str, str],
+    threads: int = 1,
+) -> None:
+    """Decode one text's continuation under every policy, over one dense prefill.
+
+    Parameters
+    ----------
+    model_folder, texts_table, text : str
+    thetas : str
+        Table of `fit_thetas`.
+    sketch : str
+        ``results/sketch``.
+    params : mapping
+        As `fit_thetas`; also `dtype` of section `model`.
+    outputs : mapping
+        Paths of `positions`, `traffic`, `runs`, `ablation` and `generations`.
+    threads : int
+
+    Raises
+    ------
+    TextError
+        The text is shorter than context and continuation.
+    ConfigError
+        A policy asks for what the sketch or the frontier does not have.
+    """
+    # transformers brings it.
+    from tqdm import tqdm
+
+    from ghostkv.models.continuation import Continuation
+    from ghostkv.models.load import load_model, load_tokenizer
+    from ghostkv.models.quality_policies import Policies, family_of, kind_of, target_of
+
+    row, tokenizer = text_row(texts_table, text), load_tokenizer(model_folder)
+    ids = _token_ids(tokenizer, row["content"], params, text)
+    fitted = dict(read_table(thetas).select("policy", "theta").iter_rows())
+    policies = Policies(params["policies"], fitted, _sources(sketch, params))
+    model = load_model(model_folder, params.get("dtype", "float32"), threads)
+    who = {"text": text, "domain": row["domain"]}
+    begun = Continuation(
+        model, ids[: params["context"] + params["continuation"]], params["context"], policies.observer()
+    )
+    reader = _Reader(tokenizer, ids, params["context"], begun.own())
+    found: dict[str, list[dict]] = {name: [] for name in _TEXT_TABLES}
+    work = tqdm(policies, total=len(policies.entries), desc=text, mininterval=5, ncols=100)
+    for label in work:
+        work.set_postfix_str(label)
+        entry, policy = policies.entries[label], policies.make(label)
+        count = min(entry.get("positions", params["continuation"]), params["continuation"])
+        decoded = begun.decode(policy, count)
+        about = {**who, "policy": label}
+        found["positions"] += [about | one for one in reader.rows(decoded.logits)]
+        found["traffic"] += [
+            about | one | {"dense": one["layer"] in policy.dense_layers}
+            for one in decoded.traffic.layers().iter_rows(named=True)
+        ]
+        found["runs"].append(
+            about | dict(decoded.traffic.summary()) | {
+                "kind": kind_of(entry), "family": family_of(entry), "target": target_of(entry),
+                "dense_layers": len(policy.dense_layers), "certificate": policy.certificate,
+                "positions": count, "seconds": decoded.seconds,
+            }
+        )  # fmt: skip
+    found["ablation"] = [who | one for one in _ablate(begun, policies, reader, params)]
+    found["generations"] = [who | one for one in _generate(begun, policies, reader, params)]
+    for name, schema in _TEXT_TABLES.items():
+        write_table(table_of(found[name], schema), outputs[name], schema, _metadata(params) | {"text": text})
+
+
+def time_decode(
+    model_folder: str,
+    texts_table: str,
+    text: str,
+    thetas: str,
+    sketch: str,
+    params: Mapping[str, Any],
+    output: str,
+    threads: int = 1,
+) -> None:
+    """Time a decode step under the headline policy against a dense one; arguments as `measure_text`."""
+    from ghostkv.models.load import load_model, load_tokenizer
+    from ghostkv.models.measure import measure_slowdown
+    from ghostkv.models.quality_policies import Policies
+
+    row = text_row(texts_table, text)
+    ids = _token_ids(load_tokenizer(model_folder), row["content"], params, text)
+    fitted = dict(read_table(thetas).select("policy", "theta").iter_rows())
+    label = params["headline"]["budget"]
+    policy = Policies(params["policies"], fitted, _sources(sketch, params)).make(label)
+    model = load_model(model_folder, params.get("dtype", "float32"), threads)
+    steps = min(params["slowdown_steps"], len(ids) // 4)
+    timed = measure_slowdown(model, ids, policy, steps=steps, threads=threads)
+    parts = {"dense": timed["dense_ms"], "ghost": timed["ghost_ms"], **timed["breakdown"]}
+    rows = [
+        {
+            "text": text, "policy": label, "context": timed["context"], "steps": timed["steps"],
+            "slowdown": timed["slowdown"], "part": part, "milliseconds": milliseconds,
+        }
+        for part, milliseconds in parts.items()
+    ]  # fmt: skip
+    write_table(table_of(rows, SPEED_SCHEMA), output, SPEED_SCHEMA, _metadata(params))
+
+
+def gather(
+    tables: Mapping[str, Sequence[str]], params: Mapping[str, Any], outputs: Mapping[str, str]
+) -> None:
+    """Join all texts, and derive summary and comparison at equal bytes.
+
+    Parameters
+    ----------
+    tables : mapping
+        Files of each table of a text, one a text.
+    params : mapping
+        `block`, `replicates`, `seed`.
+    outputs : mapping
+        Those tables joined, `summary` and `equal_bytes`.
+    """
+    metadata = read_metadata(tables["positions"][0])
+    metadata.pop("text", None)
+    joined = {name: pl.concat([read_table(path) for path in tables[name]]) for name in _TEXT_TABLES}
+    measured = Measured.read(joined["positions"], params["block"], params["replicates"], params["seed"])
+    summary = summarise(joined["positions"], joined["runs"], measured)
+    for name, schema in _TEXT_TABLES.items():
+        write_table(joined[name], outputs[name], schema, metadata)
+    write_table(summary, outputs["summary"], SUMMARY_SCHEMA, metadata)
+    equal = compare_at_equal_bytes(summary, measured)
+    write_table(equal, outputs["equal_bytes"], EQUAL_BYTES_SCHEMA, metadata)
+
+
+class _Reader:
+    """A text's dense logits and its tokens as words; turns a policy's logits into rows."""
+
+    def __init__(self, tokenizer: Any, ids: Sequence[int], context: int, dense: np.ndarray):
+        self.tokenizer, self.ids, self.context, self.dense = tokenizer, ids, context, dense
+        stop = context + len(dense)
+        self.next = np.append(ids[context + 1 : stop + 1], [NO_TOKEN])[: len(dense)].astype(np.int64)
+
+    def compare(self, logits: np.ndarray) -> Any:
+        return divergence(self.dense[: len(logits)], logits, self.next[: len(logits)])
+
+    def words(self, ids: Sequence[int]) -> list[str]:
+        return self.tokenizer.batch_decode([[int(one)] for one in ids])
+
+    def text(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode([int(one) for one in ids])
+
+    def rows(self, logits: np.ndarray) -> list[dict]:
+        columns = self.compare(logits).columns()
+        columns["dense_top"], columns["sparse_top"] = (
+            self.words(columns[name]) for name in ("dense_top", "sparse_top")
+        )
+        columns["token"] = self.words(self.ids[self.context : self.context + len(logits)])
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        for number, row in enumerate(rows):
+            row["position"] = self.context + number
+            for name in ("dense_nll", "sparse_nll"):
+                row[name] = None if np.isnan(row[name]) else float(row[name])
+        return rows
+
+
+def _ablate(begun: Any, policies: Any, reader: _Reader, params: Mapping) -> list[dict]:
+    """The policy in one band of layers at a time, all other layers dense."""
+    label, band = params["ablation"]["policy"], params["ablation"]["band"]
+    if label is None:
+        return []
+    layers, rows = range(params["model_layers"]), []
+    for first in range(0, len(layers), band):
+        last = min(first + band, len(layers)) - 1
+        policy = policies.make(label, dense_layers=[one for one in layers if not first <= one <= last])
+        count = min(params["ablation"]["positions"], params["continuation"])
+        decoded = begun.decode(policy, count)
+        found = reader.compare(decoded.logits)
+        read = decoded.traffic.layers().filter(pl.col("layer").is_between(first, last))["bytes_ratio_gqa"]
+        rows.append(
+            {
+                "policy": label, "first_layer": first, "last_layer": last, "kl": float(found.kl.mean()),
+                "top1": float(found.agree.mean()), "positions": count, "bytes_ratio_gqa": float(read.mean()),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _generate(begun: Any, policies: Any, reader: _Reader, params: Mapping) -> list[dict]:
+    """Greedy continuations of the same context, step by step."""
+    count, rows = params["generation"]["tokens"], []
+    if not count:
+        return rows
+    prompt = reader.text(reader.ids[: begun.context + 1])[-_PROMPT:]
+    dense, _, seconds = begun.generate(begun.dense, count)
+    said = [("dense", dense, 1.0, seconds)]
+    for label in params["generation"]["policies"]:
+        ids, traffic, seconds = begun.generate(policies.make(label), count)
+        said.append((label, ids, traffic.summary()["bytes_ratio_gqa"], seconds))
+    for label, ids, ratio, seconds in said:
+        differs = [
+            number for number, (one, other) in enumerate(zip(ids, dense, strict=False)) if one != other
+        ]
+        rows.append(
+            {
+                "policy": label, "prompt": prompt, "output": reader.text(ids), "tokens": len(ids),
+                "same": differs[0] if differs else len(ids), "bytes_ratio_gqa": ratio, "seconds": seconds,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _token_ids(tokenizer: Any, content: str, params: Mapping, text: str) -> list[int]:
+    wanted = params["context"] + params["continuation"]
+    # One more, if there is one: the last position's next token.
+    ids = tokenizer(content, truncation=True, max_length=wanted + 1, verbose=False)["input_ids"]
+    if len(ids) < wanted:
+        raise TextError(
+            f"text {text!r} has {len(ids)} tokens with this model's tokenizer, fewer than quality.context: "
+            f"{params['context']} and quality.continuation: {params['continuation']} together.\n"
+            f"  Write: context: {max(len(ids) - params['continuation'], 1)}   (under quality), or raise capture.tokens"
+        )
+    return ids
+
+
+def _sources(sketch: str, params: Mapping) -> Any:
+    from ghostkv.models.load_policy import Sources
+
+    if list(params["layers"]) != list(range(params["model_layers"])):
+        raise ConfigError(
+            f"config: capture.layers records {len(params['layers'])} of the model's {params['model_layers']} layers, "
+            "and a model that decodes needs records of all. Accepted: all.\n  Write: layers: all   (under capture)"
+        )
+    described = read_table(Path(params["captures"][0]["folder"]) / "layers.parquet")
+    return Sources(
+        params["layers"], int(described["heads"][0]), Path(sketch), params["captures"], Path(params["points"]),
+        params["start"],
+    )  # fmt: skip
+
+
+def _metadata(params: Mapping) -> dict[str, str]:
+    return {"package_version": __version__, "fingerprint": params.get("code", "")}

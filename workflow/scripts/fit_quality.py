@@ -1,0 +1,6 @@
+from ghostkv.logs import job
+
+with job(snakemake):
+    from ghostkv.stages.quality import fit_thetas
+
+    fit_thetas("results/sketch", snakemake.params.run, snakemake.output.thetas)

@@ -1,0 +1,6 @@
+from ghostkv.logs import job
+
+with job(snakemake):
+    from ghostkv.stages.quality import gather
+
+    gather(dict(snakemake.input.items()), snakemake.params.run, dict(snakemake.output.items()))

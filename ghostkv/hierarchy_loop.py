@@ -32,7 +32,7 @@ def scan_loop(
     upper, lower, exact_low, ranges, rule, reach, ready, tree, costs, anchor_costs, scores, tau, out, group_bytes, kept,
     seeded,
 ):  # fmt: skip
-    """See `ghostkv.hierarchy.scan_topk`; with no cluster ready every record is read (the flat scan)."""
+    """See `ghostkv.hierarchy_scan.scan_topk`; with no cluster ready every record is read (the flat scan)."""
     levels, group, queries, keys = upper.shape[0] - 1, upper.shape[1], upper.shape[2], upper.shape[3]
     first, start, stop, last = ranges
     k, probes, seeds, bypass, refresh = rule
@@ -101,12 +101,11 @@ def scan_loop(
                 _probe(up, lo, open_, n, probes, use)
             bounds = upper[:, g, q], lower[:, g, q]
             known = low, first[q], a, b, last[q]
-            theta = np.float32(-np.inf)
+            theta, cascaded = np.float32(-np.inf), 0
             if leaves > 0:
                 # The best of the seeds are read to the end, so that the threshold for clusters is nearly final.
                 n, theta = _cascade(bounds, open_, 0, n, theta, best, known, use)
-                theta = max(theta, _kth(best, known, open_, n, lo, full_lo, use))
-            seeded_keys = n
+                theta, cascaded = max(theta, _kth(best, known, open_, n, lo, full_lo, use)), n
             out[g, q, FIRST_THETA] = theta
             # Clusters whose best member is surely below the k-th best score are never opened.
             for p in range(coarse):
@@ -123,7 +122,7 @@ def scan_loop(
                         opened[g, c] += 1
                         if not seeded[g, q, c]:
                             n = _open_cluster(c, offsets, members, a, open_, n, use)
-            n, theta = _cascade(bounds, open_, seeded_keys, n, theta, best, known, use)
+            n, theta = _cascade(bounds, open_, cascaded, n, theta, best, known, use)
             # Second round: all survivors' K are known, so V is read only for those that may be among the best.
             theta = _kth(best, known, open_, n, lo, full_lo, use)
             for i in range(n):

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from ghostkv.certificates import Costs, Outcome, Powers, certify_mass
-from ghostkv.hierarchy import Counts, Index, Reach, key_bounds, members_above
+from ghostkv.hierarchy import Index, Reach, key_bounds, members_above
+from ghostkv.hierarchy_scan import Counts
 from ghostkv.hierarchy_tables import SCHEMAS
 from ghostkv.hierarchy_view import View
 from ghostkv.io import write_table

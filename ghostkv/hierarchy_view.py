@@ -104,9 +104,8 @@ def look(
     logits = scores(queries, keys.astype(np.float32), capture.scale, capture.softcap)
     hide(logits, visible)
     truth = Truth.of(queries, keys, logits, None, visible, capture.scale, params["top_k"])
-    lower, upper = _record_bounds(codec, keys, queries, capture, space)
+    lower, upper, escaped = _record_bounds(codec, keys, queries, capture, space)
     # A key beyond the range of the last planes, as positions beyond the calibration's make it, is kept in float16.
-    escaped = ~np.isfinite(codec.decode(codec.encode(keys)).radius)
     lower[-1][..., escaped] = truth.low[..., escaped]
     upper[-1][..., escaped] = truth.high[..., escaped]
     value_dim = 0 if capture.values is None else capture.values.shape[2]
@@ -118,8 +117,8 @@ def look(
 
 def _record_bounds(
     codec: Nested, keys: np.ndarray, queries: np.ndarray, capture: LayerCapture, space
-) -> tuple[np.ndarray, np.ndarray]:
-    """Intersected bounds of all levels, as the certificates use them."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Intersected bounds of all levels, as the certificates use them, and keys that the last level does not bound."""
     shape = (*queries.shape[:2], len(keys))
     levels = len(codec.levels)
     lower, upper = space.of("lower", (levels, *shape)), space.of("upper", (levels, *shape))
@@ -133,4 +132,4 @@ def _record_bounds(
         found = lower[level].reshape(estimates.shape), upper[level].reshape(estimates.shape)
         narrow(estimates, weight, decoded.radius, *known, *found)
         known = found
-    return lower, upper
+    return lower, upper, ~np.isfinite(decoded.radius)

@@ -11,8 +11,9 @@ import polars as pl
 from ghostkv.captures import LayerCapture, read_layer
 from ghostkv.codecs.nested import Nested
 from ghostkv.errors import ConfigError
-from ghostkv.hierarchy import Counts, Index, IndexSpec, Scan, scan_topk
+from ghostkv.hierarchy import Index, IndexSpec
 from ghostkv.hierarchy_rows import Rows, calibrate_share, needed_share
+from ghostkv.hierarchy_scan import Counts, Scan, scan_topk
 from ghostkv.hierarchy_tables import FIT_SCHEMA, HEAD_SCHEMA, SCHEMAS, fits
 from ghostkv.hierarchy_view import View, look
 from ghostkv.io import read_metadata, read_table, write_table

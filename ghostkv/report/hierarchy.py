@@ -1,0 +1,138 @@
+"""Figures of the chapter on hierarchies."""
+
+from __future__ import annotations
+
+import altair as alt
+import polars as pl
+
+from ghostkv.report.document import Figure
+from ghostkv.report.theme import BLUE, INK, MUTED, ORANGE, SEQUENTIAL, VERMILION
+
+PROVEN, STATISTICAL = "certificate, FER = 0", "statistical, calibrated"
+_SERIES = alt.Scale(domain=[PROVEN, STATISTICAL], range=[BLUE, ORANGE])
+
+
+def measured(heads: pl.DataFrame) -> pl.DataFrame:
+    """Rows of held-out text and trace with a name for each promise; what chose an index is left out."""
+    named = pl.when(pl.col("certificate") == "topk").then(pl.lit(PROVEN)).otherwise(pl.lit(STATISTICAL))
+    return heads.filter(pl.col("role") != "threshold", pl.col("certificate") != "mass").with_columns(
+        named.alias("promise"), pl.col("index").str.replace_all("_", " ").alias("index_name")
+    )
+
+
+def chosen(heads: pl.DataFrame, aim: str = "reads") -> pl.DataFrame:
+    """The certified rows of each KV head's own index, and the statistical ones."""
+    own = (pl.col("certificate") == "topk") & (pl.col("mode") == "grown") & pl.col(f"chosen_for_{aim}")
+    return measured(heads).filter(own | (pl.col("certificate") == "calibrated"))
+
+
+def reads_figure(heads: pl.DataFrame) -> Figure:
+    """Reads over the flat scan's by context length: a dot a head, the mean as a bar."""
+    data = (
+        chosen(heads)
+        .group_by("promise", "context", "layer", "head", maintain_order=True)
+        .agg(pl.col("reads_ratio").mean(), pl.col("keys").mean())
+        .sort("promise", "context", "layer", "head")
+    )
+    means = data.group_by("promise", "context", maintain_order=True).agg(
+        pl.col("reads_ratio").mean(), pl.len().alias("heads")
+    )
+    x = alt.X("context:O", axis=alt.Axis(title="Context length (tokens)", labelAngle=0))
+    y = alt.Y("reads_ratio:Q", axis=alt.Axis(title="Anchors and records read, over a flat scan's records"))
+    colour = alt.Color("promise:N", scale=_SERIES, legend=alt.Legend(title=None, orient="top"))
+    side = alt.XOffset("promise:N", scale=alt.Scale(domain=[PROVEN, STATISTICAL]))
+    jitter = data.with_row_index("row").with_columns(
+        (pl.col("row") * 7 % 11 / 11).cast(pl.Float64).alias("jitter")
+    )
+    dots = alt.Chart(jitter).mark_circle(size=13, opacity=0.35).encode(x=x, y=y, color=colour, xOffset=side)
+    bars = alt.Chart(means).mark_tick(thickness=3, size=42).encode(x=x, y=y, color=colour, xOffset=side)
+    half = (
+        alt.Chart(pl.DataFrame({"at": [0.5]})).mark_rule(color=INK, strokeDash=[4, 3]).encode(y=alt.Y("at:Q"))
+    )
+    return Figure(
+        "hierarchy_reads",
+        "How much of a flat scan is read, by context length",
+        alt.layer(half, dots, bars).properties(width=560, height=300),
+        pl.concat([data, means], how="diagonal"),
+        "A dot is a head (mean over its held-out texts), the bar the mean over heads; the dashed line is the goal of one half. "
+        "Each KV head uses the index that read least on threshold text. An anchor counts as one read, however many bytes "
+        "it has. The statistical variant promises a mean FER and not one of every query; it is measured at the longest "
+        "contexts alone.",
+    )
+
+
+def bytes_figure(heads: pl.DataFrame) -> Figure:
+    """Scan bytes against reads of every index at the longest context; a dot a head."""
+    data = measured(heads).filter(pl.col("role") == "trace", pl.col("mode") == "grown")
+    data = data.with_columns(
+        pl.when(pl.col("certificate") == "calibrated")
+        .then(pl.lit("statistical: ") + pl.col("index_name"))
+        .otherwise(pl.col("index_name"))
+        .alias("series")
+    ).select("series", "layer", "head", "reads_ratio", "scan_ratio", "bytes_ratio", "flat_bytes_ratio")
+    rules = alt.Chart(pl.DataFrame({"reads": [0.5], "bytes": [1.0]}))
+    dots = (
+        alt.Chart(data)
+        .mark_circle(size=26, opacity=0.6)
+        .encode(
+            x=alt.X(
+                "reads_ratio:Q", axis=alt.Axis(title="Reads over the flat scan's"), scale=alt.Scale(zero=True)
+            ),
+            y=alt.Y(
+                "scan_ratio:Q",
+                axis=alt.Axis(title="Scanned bytes over the flat scan's", format="~g"),
+                scale=alt.Scale(type="log", nice=False),
+            ),
+            color=alt.Color(
+                "series:N", legend=alt.Legend(title=None, orient="top", columns=3, labelLimit=260)
+            ),
+        )
+    )
+    chart = alt.layer(
+        rules.mark_rule(color=INK, strokeDash=[4, 3]).encode(x="reads:Q"),
+        rules.mark_rule(color=VERMILION, strokeDash=[4, 3]).encode(y="bytes:Q"),
+        dots,
+    )
+    return Figure(
+        "hierarchy_bytes",
+        "Reads are bought with bytes",
+        chart.properties(width=560, height=320),
+        data,
+        "Every index on the trace; a dot is a head. Left of the black line less than half of the flat scan's records are "
+        "read, below the red line the scan (anchors and record levels, without K and V) costs fewer bytes. An index pays "
+        "for itself only below the red line.",
+    )
+
+
+def layers_figure(heads: pl.DataFrame) -> Figure:
+    """Reads of each head of the trace as a heat map, certified beside statistical."""
+    data = (
+        chosen(heads)
+        .filter(pl.col("role") == "trace")
+        .select("promise", "layer", "head", "index_name", "reads_ratio", "scan_ratio")
+        .sort("promise", "layer", "head")
+    )
+    chart = (
+        alt.Chart(data)
+        .mark_rect()
+        .encode(
+            x=alt.X("head:O", axis=alt.Axis(title="Head", labelAngle=0)),
+            y=alt.Y("layer:O", axis=alt.Axis(title="Layer", labelOverlap=True)),
+            color=alt.Color(
+                "reads_ratio:Q",
+                scale=alt.Scale(scheme=SEQUENTIAL, domain=[0, 1], clamp=True, reverse=True),
+                legend=alt.Legend(title="Reads", format=".1f"),
+            ),
+        )
+        .properties(width=230, height=alt.Step(12))
+        .facet(
+            column=alt.Column("promise:N", title=None, header=alt.Header(labelColor=MUTED, labelFontSize=12))
+        )
+    )
+    return Figure(
+        "hierarchy_layers",
+        "Where an index helps: reads over the flat scan's, head by head",
+        chart,
+        data,
+        "The trace at its full length. Dark cells are heads whose index hardly saves a read.",
+    )

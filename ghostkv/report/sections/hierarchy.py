@@ -1,0 +1,281 @@
+"""Stage `hierarchy`: whether an index over the records pays for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from ghostkv.report.document import Block, Column, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.hierarchy import bytes_figure, chosen, layers_figure, reads_figure
+from ghostkv.report.numbers import counted, integer, number, percent
+from ghostkv.report.results import Results
+
+# The goal: less than half of the flat scan's records, on at least half of the heads.
+_HALF, _HEADS = 0.5, 0.5
+
+
+def build(results: Results) -> Sequence[Block]:
+    """The verdict, reads and bytes, every index, where it would start to pay, and the checks."""
+    heads = results.table("hierarchy.heads")
+    return [
+        Prose(_reading(results, heads)),
+        reads_figure(heads),
+        bytes_figure(heads),
+        layers_figure(heads),
+        _indexes(heads),
+        _layers(heads),
+        Prose(_growth(results, heads)),
+        _fits(results.table("hierarchy.fits")),
+        _checks(results.table("hierarchy.checks")),
+    ]
+
+
+def _trace(heads: pl.DataFrame, certificate: str, aim: str = "reads") -> pl.DataFrame:
+    rows = chosen(heads, aim)
+    return rows.filter(pl.col("role") == "trace", pl.col("certificate") == certificate)
+
+
+def _under_half(rows: pl.DataFrame) -> float:
+    return float((rows["reads_ratio"] < _HALF).mean())
+
+
+def _reading(results: Results, heads: pl.DataFrame) -> str:
+    proven, cheap = _trace(heads, "topk"), _trace(heads, "topk", "bytes")
+    statistical = _trace(heads, "calibrated")
+    checks = results.table("hierarchy.checks")
+    broken = int(checks["violations"].sum())
+    context, share = int(proven["context"].max()), _under_half(proven)
+    verdict = "reached" if share >= _HEADS else "**missed**"
+    saves = float((cheap["bytes_ratio"] < cheap["flat_bytes_ratio"]).mean())
+    scan = proven["scan_ratio"].mean()
+    return (
+        "Keys are gathered in small clusters, and an *anchor* says how high any of a cluster's members can score. A cluster whose "
+        "bound lies below the top-k threshold is ruled out before a record of it is read, so the certificate is that of the flat "
+        f"scan: FER = 0 by arithmetic. {counted(int(checks['checks'].sum()), 'check')} against exact scores in float64, "
+        f"{'none failed' if not broken else f'**{broken:,} failed**'}. "
+        f"The goal, less than half of the flat scan's records on half of the heads at {context:,} tokens, is {verdict}: "
+        f"{percent(share)} of the heads, mean reads {number(proven['reads_ratio'].mean())} of the flat scan's, worst head "
+        f"{number(proven['reads_ratio'].max())}. **Bytes**: the indexes that read least scan {number(scan)} times the bytes of "
+        "the flat scan, as an anchor that bounds a handful of keys tightly is longer than their records; of the indexes "
+        f"chosen for bytes, {percent(saves)} of the heads read fewer in all than without one "
+        f"(mean {number((cheap['bytes_ratio'] / cheap['flat_bytes_ratio']).mean())} times). "
+        "The reason is geometry: seen from the frame of the queries, what is left of a key within its cluster "
+        "points in all directions alike, and a bound must assume the worst of them. "
+        f"*Statistical variant*, weaker: margins shrunk to the share that threshold texts need for a FER of "
+        f"{percent(results.config['hierarchy']['fer'])} read {number(statistical['reads_ratio'].mean())} of the flat scan's "
+        f"({percent(_under_half(statistical))} of the heads below half) at {number(statistical['scan_ratio'].mean())} of its "
+        f"scanned bytes, with a measured FER of {percent(statistical['fer'].mean())} (worst head "
+        f"{percent(statistical['fer'].max())})."
+    )
+
+
+_KEYS = ["certificate", "target", "index", "mode"]
+
+
+def _pooled(rows: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
+    reads = pl.col("reads_ratio")
+    return rows.group_by(keys, maintain_order=True).agg(
+        pl.len().alias("heads"),
+        pl.col("anchor_bytes").mean(),
+        reads.mean(),
+        reads.quantile(0.1).alias("reads_low"),
+        reads.max().alias("reads_worst"),
+        (reads < _HALF).mean().alias("under_half"),
+        *(
+            pl.col(name).mean()
+            for name in (
+                "level_ratio", "scan_ratio", "bytes_ratio", "flat_bytes_ratio", "bytes_ratio_gqa",
+                "flat_bytes_ratio_gqa", "fer",
+            )
+        ),
+        pl.col("fer").max().alias("fer_worst"),
+    )  # fmt: skip
+
+
+def _shown(first: dict[str, Column]) -> dict[str, Column]:
+    return first | {
+        "heads": Column("Heads", "integer"),
+        "reads_ratio": Column("Reads / flat", "ratio"),
+        "reads_low": Column("p10 head", "ratio"),
+        "reads_worst": Column("worst head", "ratio"),
+        "under_half": Column("Heads < 1/2", "percent"),
+        "scan_ratio": Column("Scan bytes / flat", "ratio"),
+        "bytes_ratio": Column("Bytes", "ratio"),
+        "flat_bytes_ratio": Column("flat", "ratio"),
+    }
+
+
+def _indexes(heads: pl.DataFrame) -> Table:
+    data = _pooled(heads.filter(pl.col("role") == "trace"), _KEYS).sort("certificate", "mode", "reads_ratio")
+    data = data.with_columns(
+        pl.col("certificate").replace({"topk": "top-k", "mass": "dropped mass", "calibrated": "statistical"}),
+        pl.col("index").str.replace_all("_", " "),
+    )
+    return Table(
+        "hierarchy_indexes",
+        "Every index on the trace at its full length: partition, keys a cluster, bound (2: two levels). Scanned bytes are those of "
+        "anchors and record levels; Bytes is all that is read over full K and V. *Appended*: built from decoded chunks alone, "
+        "*grown*: from the prompt in blocks, then chunks. *Statistical* is no certificate. Reads and GQA-true bytes are not "
+        "counted for a dash.",
+        data,
+        _shown(
+            {
+                "certificate": Column("Certificate"),
+                "target": Column("Target", "percent"),
+                "index": Column("Index"),
+                "mode": Column("Built"),
+                "anchor_bytes": Column("Anchor bytes", "integer"),
+            }
+        )
+        | {
+            "bytes_ratio_gqa": Column("GQA-true", "ratio"),
+            "flat_bytes_ratio_gqa": Column("flat", "ratio"),
+            "fer": Column("FER", "percent"),
+            "fer_worst": Column("worst head", "percent"),
+        },
+    )
+
+
+def _layers(heads: pl.DataFrame) -> Table:
+    data = _pooled(_trace(heads, "topk"), ["layer"]).sort("layer")
+    return Table(
+        "hierarchy_by_layer",
+        "The certificate with each KV head's own index, layer by layer, on the trace.",
+        data,
+        _shown({"layer": Column("Layer", "integer")}),
+    )
+
+
+def _growth(results: Results, heads: pl.DataFrame) -> str:
+    fits = results.table("hierarchy.fits")
+    ratio = fits.filter(pl.col("measure") == "bytes", pl.col("chosen_for") == "bytes")
+    falling = ratio.filter(pl.col("high") < 0)
+    crossing = ratio["pays_from"].drop_nulls()
+    beyond = crossing.filter(crossing > ratio["longest"].max())
+    reads = fits.filter(pl.col("measure") == "reads", pl.col("chosen_for") == "reads")
+    domains = chosen(heads).filter(pl.col("certificate") == "topk", pl.col("role") == "held_out")
+    longest = domains.filter(pl.col("context") == domains["context"].max())
+    by_domain = (
+        longest.group_by("domain", maintain_order=True).agg(pl.col("reads_ratio").mean()).sort("domain")
+    )
+    spread = ", ".join(
+        f"{row['domain']} {number(row['reads_ratio'])}" for row in by_domain.iter_rows(named=True)
+    )
+    at = f" Held-out texts at {int(longest['context'].max()):,} tokens: {spread}." if longest.height else ""
+    text = (
+        "**Where it would start to pay.** On every head, reads are fitted as a power of the number of cold keys, "
+        f"`reads = a n^b`; the median b is {number(reads['exponent'].median())} (flat: 1), and the upper end of its 95 % interval "
+        f"lies below 1 on {percent((reads['high'] < 1).mean())} of the heads. The bytes of the index chosen for bytes, over "
+        f"the flat scan's, surely fall with the context on {percent(falling.height / max(ratio.height, 1))} of the heads. "
+    )
+    if len(beyond):
+        text += (
+            f"Extrapolated, the ratio falls below 1 on {percent(len(crossing) / max(ratio.height, 1))} of the heads, on those "
+            f"that do so beyond what was measured at a median of {integer(beyond.median())} keys. "
+        )
+    return text + (
+        "This is the model continued far beyond its few points, contexts come from different texts, and nothing says "
+        f"that it holds there.{at}"
+    )
+
+
+def _fits(fits: pl.DataFrame) -> Table:
+    words = {"reads": "reads", "reads_ratio": "reads / flat", "bytes": "bytes / flat"}
+    data = (
+        fits.group_by("chosen_for", "measure", maintain_order=True)
+        .agg(
+            pl.len().alias("heads"),
+            pl.col("points").median(),
+            pl.col("exponent").median(),
+            pl.col("exponent").min().alias("steepest"),
+            pl.col("exponent").max().alias("flattest"),
+            (pl.col("high") < pl.when(pl.col("measure") == "reads").then(1.0).otherwise(0.0))
+            .mean()
+            .alias("surely"),
+            pl.col("pays_from").is_not_null().mean().alias("crossing"),
+            pl.col("pays_from").median(),
+        )
+        .with_columns(pl.col("measure").replace(words))
+    )
+    return Table(
+        "hierarchy_fits",
+        "Power laws of the number of cold keys, a fit a head over held-out texts, context lengths and the trace. *Surely*: heads "
+        "whose 95 % interval lies below 1 (reads) or 0 (ratios). *Pays from*: keys at which bytes / flat falls below 1, "
+        "reads / flat below one half; median over the heads that ever do so.",
+        data,
+        {
+            "chosen_for": Column("Index chosen for"),
+            "measure": Column("Fitted"),
+            "heads": Column("Heads", "integer"),
+            "points": Column("Points", "integer"),
+            "exponent": Column("Exponent, median", "ratio"),
+            "steepest": Column("least", "ratio"),
+            "flattest": Column("most", "ratio"),
+            "surely": Column("Surely sub-linear", "percent"),
+            "crossing": Column("Heads that cross", "percent"),
+            "pays_from": Column("Pays from", "integer"),
+        },
+    )
+
+
+def _checks(checks: pl.DataFrame) -> Table:
+    words = {
+        "leaf": "member's float64 score is at most its cluster's bound",
+        "coarse": "member's float64 score is at most its coarse anchor's bound",
+        "topk": "query keeps its whole exact top-k",
+        "mass": "query drops at most the stated mass",
+    }
+    data = (
+        checks.group_by("what", "bound", maintain_order=True)
+        .agg(pl.col("checks").sum(), pl.col("violations").sum())
+        .sort("what", "bound")
+        .with_columns(pl.col("what").replace(words))
+    )
+    return Table(
+        "hierarchy_checks",
+        "What was verified against exact scores, all layers, texts, contexts and appended blocks.",
+        data,
+        {
+            "what": Column("Claim"),
+            "bound": Column("Bound"),
+            "checks": Column("Checks", "integer"),
+            "violations": Column("Violations", "integer"),
+        },
+    )
+
+
+_AT = " AS value, count(*) AS n FROM self WHERE role = 'trace' AND context >= 8192 AND mode = 'grown' AND certificate = "
+_PROVEN, _BYTES = _AT + "'topk' AND chosen_for_reads", _AT + "'topk' AND chosen_for_bytes"
+_STATISTICAL = _AT + "'calibrated'"
+_UNDER_HALF = "SELECT avg(CASE WHEN reads_ratio < 0.5 THEN 1.0 ELSE 0.0 END)"
+
+
+def _figure(name: str, unit: str, query: str, table: str = "heads") -> HeadlineFigure:
+    return HeadlineFigure(f"hierarchy.{name}", unit, f"hierarchy.{table}", query)
+
+
+HEADLINE = (
+    _figure(
+        "violations",
+        "checks",
+        "SELECT sum(violations) AS value, sum(checks) AS n FROM self",
+        "checks",
+    ),
+    _figure("heads_reading_under_half_at_8k", "share of heads", _UNDER_HALF + _PROVEN),
+    _figure("reads_ratio_at_8k", "of the flat scan's records", "SELECT avg(reads_ratio)" + _PROVEN),
+    _figure(
+        "heads_cheaper_in_bytes_at_8k",
+        "share of heads",
+        "SELECT avg(CASE WHEN bytes_ratio < flat_bytes_ratio THEN 1.0 ELSE 0.0 END)" + _BYTES,
+    ),
+    _figure("statistical_heads_reading_under_half_at_8k", "share of heads", _UNDER_HALF + _STATISTICAL),
+    _figure("statistical_fer_at_8k", "of the exact top-k", "SELECT avg(fer)" + _STATISTICAL),
+)
+SECTION = Section(
+    "hierarchy",
+    "Does an index over the records pay?",
+    build,
+    needs=("hierarchy.heads", "hierarchy.fits", "hierarchy.checks"),
+    headline=HEADLINE,
+)

@@ -1,0 +1,340 @@
+"""Charts of the stage `synthetic`."""
+
+from __future__ import annotations
+
+import altair as alt
+import polars as pl
+
+from ghostkv.peer_tables import interval
+from ghostkv.report.charts import DECADES, FLOOR, LOSS_TOP, floored
+from ghostkv.report.document import Figure
+from ghostkv.report.numbers import percent
+from ghostkv.report.results import ORACLE, Results, words
+from ghostkv.report.theme import (
+    BLUE,
+    GREEN,
+    INK,
+    ORACLE_GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    codec_scale,
+    percent_axis,
+)
+
+_PANEL = {"width": 170, "height": 150}
+_SIZES = (SKY, BLUE, GREEN, "#20455f", PURPLE, ORANGE)
+_GENERATORS = (INK, BLUE, VERMILION, GREEN, PURPLE, ORANGE)
+
+
+def design_named() -> pl.Expr:
+    """Codec and size in words; the oracle has no size."""
+    name = pl.col("codec").map_elements(words, return_dtype=pl.String)
+    return (
+        pl.when(pl.col("code_bytes") > 0)
+        .then(pl.concat_str(name, pl.lit(", "), pl.col("code_bytes").cast(pl.String), pl.lit(" B")))
+        .otherwise(name)
+    )
+
+
+def _panels(data: pl.DataFrame, draw, **titles) -> alt.ConcatChart:
+    """One panel a generator, three in a row, axes shared; `draw` makes a panel of its rows and whether it is first in
+    its row."""
+    names = data["generator"].unique(maintain_order=True).to_list()
+    made = [
+        draw(data.filter(pl.col("generator") == name), number % 3 == 0).properties(
+            **_PANEL, title=alt.Title(words(name), fontSize=12)
+        )
+        for number, name in enumerate(names)
+    ]
+    return alt.concat(*made, columns=3, spacing=14)
+
+
+def overlap_figure(results: Results) -> Figure:
+    """Top-k overlap against bytes of code, by generator and codec."""
+    top = _middle(results.config["synthetic"]["top"])
+    checks = results.table("synthetic.checks")
+    keys = ["generator", "codec", "code_bytes"]
+    data = (
+        results.table("synthetic.audit")
+        .filter(pl.col("measure") == "overlap", pl.col("at") == top)
+        .group_by(keys, maintain_order=True)
+        .agg(pl.col("value"), pl.col("expected").mean(), pl.col("kind").first())
+        .with_columns(
+            pl.col("value").map_elements(lambda x: dict(zip(("mean", "low", "high"), interval(list(x)), strict=True)),
+                return_dtype=pl.Struct({"mean": pl.Float64, "low": pl.Float64, "high": pl.Float64}))
+        )
+        .unnest("value")
+        .with_columns(pl.col("codec").map_elements(words, return_dtype=pl.String).alias("label"))
+    )  # fmt: skip
+    scale = codec_scale(data["codec"].unique(maintain_order=True).to_list())
+    sizes = sorted(data["code_bytes"].unique().to_list())
+    known = checks.filter(pl.col("measure") == "overlap", pl.col("kind") == "exact").height
+
+    def draw(rows: pl.DataFrame, first: bool) -> alt.LayerChart:
+        x = alt.X(
+            "code_bytes:Q",
+            scale=alt.Scale(type="log", base=2),
+            axis=alt.Axis(title="Bytes of code", values=sizes),
+        )
+        y = alt.Y(
+            "mean:Q",
+            scale=alt.Scale(domain=[0, 1]),
+            axis=percent_axis("Overlap" if first else None, tickCount=5),
+        )
+        legend = alt.Legend(title=None, orient="top", symbolStrokeWidth=3)
+        colour = alt.Color("label:N", scale=scale, legend=legend)
+        base = alt.Chart(rows).encode(x=x, color=colour)
+        ticks = (
+            alt.Chart(rows.drop_nulls("expected"))
+            .mark_point(shape="circle", size=70, strokeWidth=1.2, color=INK, filled=False)
+            .encode(x=x, y="expected:Q")
+        )
+        return alt.layer(
+            base.mark_line(strokeWidth=2).encode(y=y), base.mark_rule().encode(y="low:Q", y2="high:Q"), ticks
+        )
+
+    return Figure(
+        "synthetic_overlap",
+        f"How many of the best {top} keys a sketch finds",
+        _panels(data, draw),
+        data.drop("label"),
+        f"Share of a query's {top} best cold keys that are among as many best estimates, against the bytes of code. Lines: "
+        "measured, with a 95 % Student interval over draws. Open circles: what a closed form expects, where one is known "
+        f"({known} exact ones over all tops); they lie on the lines. The transform code's circles take its estimates as "
+        "normal; its coarse cells clip the longest keys, so it finds slightly fewer. Isotropic keys leave a codec nothing "
+        "to exploit: there a projection finds little at any size, as the formula says.",
+    )
+
+
+def deviation_figure(checks: pl.DataFrame) -> Figure:
+    """Every comparison with a closed form, by measure."""
+    data = checks.filter(pl.col("sigma").is_not_null()).with_columns(
+        pl.col("measure").map_elements(words, return_dtype=pl.String).alias("label"),
+        pl.col("sigma").clip(upper_bound=6.0).alias("drawn"),
+    )
+    order = ["overlap", "spearman", "squared error", "elimination", "fer"]
+    x = alt.X(
+        "drawn:Q",
+        scale=alt.Scale(domain=[0, 6]),
+        axis=alt.Axis(title="Deviation in standard errors", values=list(range(7))),
+    )
+    colour = alt.Color(
+        "kind:N",
+        scale=alt.Scale(domain=["exact", "approximate"], range=[BLUE, ORACLE_GREY]),
+        legend=alt.Legend(title=None, orient="top"),
+    )
+    points = (
+        alt.Chart(data)
+        .mark_tick(thickness=1.5, size=15, opacity=0.55)
+        .encode(x=x, y=alt.Y("label:N", sort=order, title=None), color=colour)
+    )
+    parts = [points]
+    if data.height:
+        limit = alt.Chart(data.head(1)).mark_rule(color=VERMILION, strokeDash=[4, 3], strokeWidth=1.5)
+        parts.append(limit.encode(x="limit:Q"))
+    return Figure(
+        "synthetic_deviation",
+        "Measured against expected: every closed form",
+        alt.layer(*parts).properties(width=560, height=alt.Step(24)),
+        data.drop("label", "drawn"),
+        "Each tick is one generator, codec, size and place. The dashed line is what the worst of all exact comparisons "
+        "passes once in a hundred runs. Exact forms (blue) must stay left of it; approximate ones (grey) need not, and "
+        "show how far the approximation carries. Ticks at the right edge lie there or beyond.",
+    )
+
+
+def tradeoff_figure(results: Results, target: float) -> Figure:
+    """FER against elimination of the headline codec at each size, with the calibrated points."""
+    codec, tokens = results.headline["codec"], results.config["synthetic"]["tokens"]
+    chosen = pl.col("codec").is_in([codec, ORACLE]) & (pl.col("tokens") == tokens)
+    keys = ["generator", "codec", "code_bytes"]
+    metrics = ("elimination", "fer", "dropped_mass_mean", "bytes_ratio", "bytes_ratio_gqa")
+    means = [pl.col(name).mean() for name in metrics]
+    lines = (
+        results.table("synthetic.sweep")
+        .filter(chosen)
+        .group_by(*keys, "theta", maintain_order=True)
+        .agg(means)
+    )
+    points = (
+        results.table("synthetic.points")
+        .filter(chosen, pl.col("method") == "calibrated", pl.col("target_metric") == "fer")
+        .filter((pl.col("target") - target).abs() < 1e-6)
+        .group_by(keys, maintain_order=True)
+        .agg(means)
+        .with_columns(pl.lit(None, pl.Float32).alias("theta"))
+    )
+    kinds = {"sweep": lines, "calibrated": points}
+    data = pl.concat(
+        [
+            rows.select(*keys, "theta", *metrics).with_columns(kind=pl.lit(kind))
+            for kind, rows in kinds.items()
+        ]
+    )
+    data = data.with_columns(floored("fer"), _sized().alias("label"))
+    scale = _size_scale(data)
+
+    def draw(rows: pl.DataFrame, first: bool) -> alt.LayerChart:
+        x = alt.X(
+            "elimination:Q",
+            scale=alt.Scale(domain=[0, 1]),
+            axis=percent_axis("Cold keys eliminated", values=[0, 0.5, 1]),
+        )
+        axis = percent_axis("FER" if first else None, values=list(DECADES))
+        y = alt.Y("fer_drawn:Q", scale=alt.Scale(type="log", domain=[FLOOR, LOSS_TOP]), axis=axis)
+        colour = alt.Color("label:N", scale=scale, legend=alt.Legend(title="Bytes of code", orient="top"))
+        swept = rows.filter(pl.col("kind") == "sweep", pl.col("fer") > FLOOR)
+        line = (
+            alt.Chart(swept)
+            .mark_line(strokeWidth=2, clip=True)
+            .encode(x=x, y=y, color=colour, order="theta:Q")
+        )
+        dots = alt.Chart(rows.filter(pl.col("kind") == "calibrated"))
+        rule = (
+            alt.Chart(pl.DataFrame({"at": [target]})).mark_rule(color=INK, strokeDash=[2, 2]).encode(y="at:Q")
+        )
+        dots = dots.mark_circle(size=55, opacity=1, stroke="white", clip=True).encode(x=x, y=y, color=colour)
+        return alt.layer(rule, line, dots)
+
+    return Figure(
+        "synthetic_tradeoff",
+        "Elimination and what it loses, by size of the sketch",
+        _panels(data, draw),
+        data.drop("fer_drawn", "label"),
+        f"{words(codec).capitalize()} under the rule `{results.headline['rule']}`, {tokens:,} tokens, mean over heads and "
+        f"draws. Dots: thresholds calibrated for FER ≤ {percent(target, 0)} (dashed) on another text of the same generator; "
+        f"a dot at the bottom has a FER of {percent(FLOOR)} or less. Grey: exact scores. Where keys are isotropic, few bytes "
+        "say little and little can go; a spectrum is what makes small records work.",
+    )
+
+
+def bytes_figure(results: Results, target: float) -> Figure:
+    """Bytes ratio of calibrated points against the context, per head and GQA-true."""
+    keys = ["generator", "codec", "code_bytes", "tokens"]
+    data = (
+        results.table("synthetic.points")
+        .filter(pl.col("codec") == results.headline["codec"], pl.col("target_metric") == "fer")
+        .filter(pl.col("method") == "calibrated", (pl.col("target") - target).abs() < 1e-6)
+        .group_by(keys, maintain_order=True)
+        .agg(
+            pl.col("bytes_ratio").mean(),
+            pl.col("bytes_ratio_gqa").mean(),
+            pl.col("fer").mean(),
+            pl.col("elimination").mean(),
+            pl.len().alias("heads"),
+        )
+        .sort("tokens", maintain_order=True)
+        .with_columns(_sized().alias("label"))
+    )
+    scale, contexts = _size_scale(data), sorted(data["tokens"].unique().to_list())
+
+    def draw(rows: pl.DataFrame, first: bool) -> alt.LayerChart:
+        x = alt.X(
+            "tokens:Q",
+            scale=alt.Scale(type="log", base=2),
+            axis=alt.Axis(
+                title="Context", values=contexts, labelExpr="format(datum.value / 1024, '~g') + 'k'"
+            ),
+        )
+        y = alt.Y(
+            "bytes_ratio_gqa:Q",
+            scale=alt.Scale(domain=[0, 1.1]),
+            axis=alt.Axis(title="Bytes ratio" if first else None, tickCount=5),
+        )
+        colour = alt.Color("label:N", scale=scale, legend=alt.Legend(title="Bytes of code", orient="top"))
+        base = alt.Chart(rows).encode(x=x, color=colour)
+        own = base.mark_line(strokeWidth=1.5, strokeDash=[4, 3]).encode(y="bytes_ratio:Q")
+        return alt.layer(base.mark_line(strokeWidth=2, point=True).encode(y=y), own)
+
+    return Figure(
+        "synthetic_bytes",
+        "Bytes read at the calibrated point, against the context",
+        _panels(data, draw),
+        data.drop("label"),
+        f"Records, survivors, sinks and hot window over the full fp16 K and V, thresholds calibrated for FER ≤ "
+        f"{percent(target, 0)}. Solid: GQA-true, a group's survivors united; dashed: per head. A ratio above 1 means that "
+        "records cost more than they save. Longer contexts gain as the relevant keys become a smaller share; the records "
+        "themselves, bytes of code and one more over those of K and V, are the floor.",
+    )
+
+
+def decode_figure(decode: pl.DataFrame, bins: int = 24) -> Figure:
+    """Elimination, FER and recall of planted keys as a decode goes on."""
+    width = max(1, -(-int(decode["step"].max() + 1) // bins))
+    data = (
+        decode.with_columns((pl.col("step") // width * width + width / 2).alias("middle"))
+        .group_by("generator", "middle", maintain_order=True)
+        .agg(
+            pl.col("tokens").mean(),
+            pl.col("elimination").mean(),
+            pl.col("elimination_worst").min(),
+            pl.col("bytes_ratio_gqa").mean(),
+            pl.col("fer").mean(),
+            pl.col("dropped_mass").mean(),
+            pl.col("needle_found").mean(),
+            pl.col("needle_found").count().alias("asked"),
+        )
+        .sort("middle", maintain_order=True)
+        .with_columns(pl.col("generator").map_elements(words, return_dtype=pl.String).alias("label"))
+    )
+    names = data["label"].unique(maintain_order=True).to_list()
+    scale = alt.Scale(domain=names, range=[_GENERATORS[i % len(_GENERATORS)] for i in range(len(names))])
+    titles = {
+        "elimination": "Cold keys eliminated",
+        "fer": "FER",
+        "dropped_mass": "Dropped mass",
+        "needle_found": "Planted keys found",
+    }
+
+    def draw(column: str) -> alt.Chart:
+        legend = alt.Legend(title=None, orient="top", symbolStrokeWidth=3, columns=6)
+        return (
+            alt.Chart(data.drop_nulls(column), title=alt.Title(titles[column], fontSize=12))
+            .mark_line(strokeWidth=2)
+            .encode(
+                x=alt.X("middle:Q", axis=alt.Axis(title="Step", tickCount=5)),
+                y=alt.Y(
+                    f"{column}:Q",
+                    axis=percent_axis(None, tickCount=5),
+                    scale=alt.Scale(zero=column != "needle_found"),
+                ),
+                color=alt.Color("label:N", scale=scale, legend=legend),
+            )
+            .properties(width=270, height=150)
+        )
+
+    return Figure(
+        "synthetic_decode",
+        "A decode of generated tensors, step by step",
+        alt.concat(*(draw(column) for column in titles), columns=2, spacing=16),
+        data.drop("label"),
+        f"Means over {width} steps, heads and draws. Codec and thresholds come from texts as long as what precedes the first "
+        "step and never change, while the cache grows. Drifting keys leave what the codec was fitted on: their residuals "
+        "grow, bounds widen by themselves, and elimination falls rather than safety, unless the FER panel says otherwise. "
+        "Every few steps ask for a planted key.",
+    )
+
+
+def _middle(values: list[int]) -> int:
+    """The configured top nearest to 32, which relevance is defined by."""
+    return min(values, key=lambda value: abs(value - 32))
+
+
+def _sized() -> pl.Expr:
+    return (
+        pl.when(pl.col("codec") == ORACLE)
+        .then(pl.lit("exact scores"))
+        .otherwise(pl.col("code_bytes").cast(pl.String))
+    )
+
+
+def _size_scale(data: pl.DataFrame) -> alt.Scale:
+    """Sizes from light to dark, exact scores grey."""
+    sizes = sorted({row["code_bytes"] for row in data.iter_rows(named=True) if row["codec"] != ORACLE})
+    names = [str(size) for size in sizes]
+    colours = [_SIZES[i % len(_SIZES)] for i in range(len(sizes))]
+    if (data["codec"] == ORACLE).any():
+        names, colours = [*names, "exact scores"], [*colours, ORACLE_GREY]
+    return alt.Scale(domain=names, range=colours)

@@ -65,7 +65,7 @@ def _reading(results: Results) -> str:
         recall = asked["needle_found"].mean()
         verdict = "reached" if recall >= _RECALL else "**missed**"
         text += (
-            f"In the decode, {percent(recall)} of the heads that asked for a planted key still had it "
+            f"In the decode, {percent(recall, 2)} of the heads that asked for a planted key still had it "
             f"({counted(asked.height, 'question')}; the aim of {percent(_RECALL, 0)} is {verdict}); a group as a whole "
             f"had it in {percent(asked['needle_found_group'].mean())}."
         )
@@ -144,8 +144,8 @@ def _points_table(results: Results, points: pl.DataFrame, target: float) -> Tabl
         "synthetic_points",
         f"Thresholds of the {results.design} chosen on one generated text, measured on another. Calibrated: FER ≤ "
         f"{percent(target, 0)}; safe: as in the frontier. Expected: what one threshold on normal estimates would eliminate "
-        "at the FER measured (for normal scores alone); the rule divides by each key's margin, so it also knows the "
-        "residual norm, and does better. n counts heads over draws.",
+        "at the FER measured (for normal scores alone); the rule divides by each key's margin and so uses its residual "
+        "norm, which the expectation does not. n counts heads over draws.",
         data,
         {
             "generator": Column("Generator"),

@@ -1,0 +1,83 @@
+"""The chapter on generated tensors: verdicts follow the tables, misses are called misses."""
+
+import polars as pl
+import pytest
+
+from ghostkv.io import read_metadata, read_table, write_table
+from ghostkv.report.document import Figure, Prose, Table
+from ghostkv.report.figures import write_figure
+from ghostkv.report.headline import headline
+from ghostkv.report.results import Results
+from ghostkv.report.sections.synthetic import SECTION
+from tests.stages.test_synthetic import CONFIG, run
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("synthetic"))
+
+
+def results_of(outputs, **other):
+    paths = {f"synthetic_{name}": path for name, path in (outputs | other).items()}
+    return Results(paths, CONFIG.plain()["report"] | {"config": CONFIG.plain(), "layers": [0]})
+
+
+def changed(outputs, folder, name, expression):
+    """The path of a copy of a table with columns changed."""
+    path = str(folder / f"{name}.parquet")
+    write_table(read_table(outputs[name]).with_columns(expression), path, None, read_metadata(outputs[name]))
+    return {name: path}
+
+
+def prose(results):
+    return "\n".join(block.text for block in SECTION.build(results) if isinstance(block, Prose))
+
+
+def test_figures_and_tables_hold_rows_and_every_column_that_they_print(outputs, tmp_path):
+    blocks = [block for block in SECTION.build(results_of(outputs)) if not isinstance(block, Prose)]
+    assert [block.name for block in blocks] == [
+        "synthetic_overlap", "synthetic_deviation", "synthetic_deviations", "synthetic_tradeoff",
+        "synthetic_points", "synthetic_bytes", "synthetic_decode", "synthetic_decode", "synthetic_needles",
+    ]  # fmt: skip
+    for block in blocks:
+        assert block.data.height > 0, block.name
+        if isinstance(block, Table):
+            assert set(block.columns) <= set(block.data.columns), block.name
+        else:
+            assert write_figure(block, tmp_path, 1.0)
+
+
+def test_the_expectation_stands_beside_the_measurement(outputs):
+    figure = next(b for b in SECTION.build(results_of(outputs)) if isinstance(b, Figure))
+    known = figure.data.filter(pl.col("generator") == "gaussian", pl.col("codec") == "gaussian")
+    assert known["expected"].null_count() == 0
+    assert (known["low"] < known["mean"]).all()
+    assert figure.data.filter(pl.col("generator") == "needles")["expected"].null_count() > 0
+
+
+def test_a_deviation_beyond_the_limit_is_called_missed(outputs, tmp_path):
+    assert "and it keeps to it" in prose(results_of(outputs))
+    broken = changed(outputs, tmp_path, "checks", pl.col("sigma") + 9)
+    text = prose(results_of(outputs, **broken))
+    assert "**and it is missed**" in text
+
+
+def test_lost_needles_are_called_missed(outputs, tmp_path):
+    lost = changed(outputs, tmp_path, "decode", pl.col("needle_found") * 0.5)
+    assert "the aim of 99 % is **missed**" in prose(results_of(outputs, **lost))
+    kept = changed(outputs, tmp_path, "decode", (pl.col("needle_found") * 0 + 1).alias("needle_found"))
+    assert "the aim of 99 % is reached" in prose(results_of(outputs, **kept))
+
+
+def test_headline_is_computed_from_the_tables(outputs):
+    results = results_of(outputs)
+    found = headline(results, [SECTION])
+    checks, decode = results.table("synthetic.checks"), results.table("synthetic.decode")
+    exact = checks.filter(pl.col("kind") == "exact")
+    assert found["synthetic.worst_deviation_sigma"]["value"] == pytest.approx(exact["sigma"].max())
+    assert found["synthetic.worst_deviation_sigma"]["n"] == exact.height
+    assert found["synthetic.deviation_limit_sigma"]["value"] == pytest.approx(exact["limit"][0])
+    assert found["synthetic.violations"]["value"] == 0
+    assert found["synthetic.needle_recall"]["value"] == pytest.approx(decode["needle_found"].mean())
+    assert found["synthetic.needle_recall"]["n"] == decode["needle_found"].count()
+    assert found["synthetic.decode_steps"]["value"] == 600

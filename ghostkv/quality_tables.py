@@ -192,11 +192,11 @@ class Measured:
         """Blocks of a domain, as indices."""
         return np.flatnonzero(np.isin(self.owner, self.chosen(domain)))
 
-    def draws(self, domain: str) -> Draws:
-        """Bootstrap replicates of a domain's blocks."""
-        chosen = self.chosen(domain)
-        sizes = [int((self.owner == number).sum()) for number in chosen]
-        return Draws.make(sizes, [self.documents[number][1] for number in chosen], self.replicates, self.seed)
+    def draws(self, blocks: np.ndarray) -> Draws:
+        """Bootstrap replicates of these blocks, by document and domain."""
+        chosen, sizes = np.unique(self.owner[blocks], return_counts=True)
+        domains = [self.documents[number][1] for number in chosen]
+        return Draws.make(sizes.tolist(), domains, self.replicates, self.seed)
 
     def mean(self, measure: str, domain: str) -> np.ndarray:
         """Mean over positions, shape [policies]; NaN where nothing was measured."""
@@ -207,9 +207,16 @@ class Measured:
         )
 
     def replicate(self, measure: str, domain: str) -> np.ndarray:
-        """Bootstrap means, shape [policies, replicates]."""
+        """Bootstrap means, shape [policies, replicates]; each policy over the blocks that it decoded."""
         blocks = self.blocks(domain)
-        return self.draws(domain).means(self.sums[measure][:, blocks], self.counts[measure][:, blocks])
+        present = self.counts[measure][:, blocks] > 0
+        out = np.full((len(self.policies), self.replicates), np.nan)
+        for pattern in np.unique(present, axis=0):
+            alike, own = (present == pattern).all(axis=1), blocks[pattern]
+            if len(own):
+                sums, counts = (part[measure][np.ix_(alike, own)] for part in (self.sums, self.counts))
+                out[alike] = self.draws(own).means(sums, counts)
+        return out
 
 
 def summarise(positions: pl.DataFrame, runs: pl.DataFrame, measured: Measured) -> pl.DataFrame:
@@ -237,34 +244,52 @@ def compare_at_equal_bytes(summary: pl.DataFrame, measured: Measured) -> pl.Data
     """Rows of `EQUAL_BYTES_SCHEMA`: what each family of peers and oracles loses at a policy's own bytes.
 
     A family's curve goes through its budgets at the bytes that were measured, straight between them in log
-    bytes and log KL (top-1: log bytes and log disagreement); nothing is extrapolated.
+    bytes and log KL (top-1: log bytes and log disagreement); nothing is extrapolated. Both sides are taken over the
+    positions that all of them decoded.
     """
     number = {policy: row for row, policy in enumerate(measured.policies)}
     rows = []
     for domain in measured.domains():
         table = summary.filter(pl.col("domain") == domain)
-        replicates = measured.replicate("kl", domain)
+        blocks = measured.blocks(domain)
         families = table.filter(pl.col("kind").is_in(["peer", "oracle"]), pl.col("bytes_ratio_gqa") < 1)
         for (family,), curve in families.group_by("family", maintain_order=True):
             curve = curve.sort("bytes_ratio_gqa").unique("bytes_ratio_gqa", keep="first", maintain_order=True)
-            ratios = curve["bytes_ratio_gqa"].to_numpy()
-            theirs = replicates[[number[policy] for policy in curve["policy"]]].T
+            theirs = [number[policy] for policy in curve["policy"]]
             for row in table.filter(pl.col("kind").is_in(["ours", "certified"])).iter_rows(named=True):
-                wanted = row["bytes_ratio_gqa"]
-                their_kl = at_bytes(ratios, curve["kl"].to_numpy(), wanted)[0]
-                missed = at_bytes(ratios, np.maximum(1 - curve["top1"].to_numpy(), 1e-12), wanted)[0]
-                drawn = at_bytes(ratios, theirs, wanted)[:, 0] / replicates[number[row["policy"]]]
-                low, high = span(drawn)
-                rows.append(
-                    {
-                        "policy": row["policy"], "against": family, "domain": domain, "bytes_ratio_gqa": wanted,
-                        "lowest": float(ratios[0]), "highest": float(ratios[-1]), "kl": row["kl"],
-                        "their_kl": _number(their_kl), "kl_ratio": _number(their_kl / row["kl"] if row["kl"] else np.nan),
-                        "kl_ratio_low": _number(low), "kl_ratio_high": _number(high), "top1": row["top1"],
-                        "their_top1": _number(1 - missed), "positions": row["positions"],
-                    }
-                )  # fmt: skip
+                every = [number[row["policy"]], *theirs]
+                shared = (measured.counts["kl"][np.ix_(every, blocks)] > 0).all(axis=0)
+                found = _at_equal_bytes(
+                    measured, domain, blocks[shared], every, curve, row["bytes_ratio_gqa"]
+                )
+                about = {"policy": row["policy"], "against": family, "domain": domain}
+                rows.append(about | {name: _number(value) for name, value in found.items()})
     return pl.DataFrame(rows, schema=pl.from_arrow(EQUAL_BYTES_SCHEMA.empty_table()).schema)
+
+
+def _at_equal_bytes(
+    measured: Measured, blocks: np.ndarray, every: list[int], curve: pl.DataFrame, wanted: float
+) -> dict[str, float]:
+    """One policy (the first of `every`) and one family's curve, on the blocks that all of them decoded."""
+    ratios = curve["bytes_ratio_gqa"].to_numpy()
+    if not len(blocks):
+        return {"bytes_ratio_gqa": wanted, "positions": 0}
+    draws = measured.draws(blocks)
+    mean, drawn = {}, {}
+    for name in ("kl", "top1"):
+        sums, counts = (part[name][np.ix_(every, blocks)] for part in (measured.sums, measured.counts))
+        mean[name] = sums.sum(axis=1) / counts.sum(axis=1)
+        drawn[name] = draws.means(sums, counts)
+    their_kl = at_bytes(ratios, mean["kl"][1:], wanted)[0]
+    missed = at_bytes(ratios, np.maximum(1 - mean["top1"][1:], 1e-12), wanted)[0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = span(at_bytes(ratios, drawn["kl"][1:].T, wanted)[:, 0] / drawn["kl"][0])
+        times = their_kl / mean["kl"][0]
+    return {
+        "bytes_ratio_gqa": wanted, "lowest": ratios[0], "highest": ratios[-1], "kl": mean["kl"][0],
+        "their_kl": their_kl, "kl_ratio": times, "kl_ratio_low": low, "kl_ratio_high": high,
+        "top1": mean["top1"][0], "their_top1": 1 - missed, "positions": counts[0].sum(),
+    }  # fmt: skip
 
 
 def _spread(positions: pl.DataFrame) -> dict[str, dict]:

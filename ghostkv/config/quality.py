@@ -29,10 +29,14 @@ class PolicyEntry(Section):
         return {key: value for key, value in super().plain(without).items() if value is not None}
 
 
-def _ladder(label: str, selector: dict[str, Any], ratios: list[float]) -> list[PolicyEntry]:
+def _ladder(label: str, selector: dict[str, Any], ratios: list[float], **more: Any) -> list[PolicyEntry]:
     return [
         PolicyEntry(
-            label=f"{label}_{round(100 * ratio):03d}", policy="selector", selector=selector, ratio=ratio
+            label=f"{label}_{round(100 * ratio):03d}",
+            policy="selector",
+            selector=selector,
+            ratio=ratio,
+            **more,
         )
         for ratio in ratios
     ]
@@ -40,10 +44,10 @@ def _ladder(label: str, selector: dict[str, Any], ratios: list[float]) -> list[P
 
 def _defaults() -> list[PolicyEntry]:
     return [
-        PolicyEntry(label="identity", policy="identity"),
+        PolicyEntry(label="identity", policy="identity", positions=64),
         *[
             PolicyEntry(label=f"mass_{name}", policy="certified_mass", delta=delta, positions=positions)
-            for name, delta, positions in (("5pct", 0.05, 64), ("1pct", 0.01, 128), ("01pct", 0.001, 64))
+            for name, delta, positions in (("5pct", 0.05, 16), ("1pct", 0.01, 48), ("01pct", 0.001, 16))
         ],
         *[
             PolicyEntry(label=f"ghost_{round(100 * ratio):03d}", policy="ghost", ratio=ratio)
@@ -51,12 +55,12 @@ def _defaults() -> list[PolicyEntry]:
         ],
         PolicyEntry(label="ghost_029_plain", policy="ghost", ratio=0.29, compensate=False),
         PolicyEntry(label="calibrated_1pct", policy="calibrated", target_metric="dropped_mass", target=0.01),
-        *[PolicyEntry(label=f"oracle_{name}", policy="oracle_mass", delta=delta) for name, delta in (("5pct", 0.05), ("1pct", 0.01))],
-        *_ladder("quest", {"name": "quest", "page": 16}, [0.08, 0.12, 0.18, 0.26]),
-        *_ladder("streaming_llm", {"name": "streaming_llm"}, [0.10, 0.30]),
-        *_ladder("h2o", {"name": "h2o", "recent": 0.5}, [0.08, 0.20]),
-        *_ladder("snapkv", {"name": "snapkv", "observe": 32, "kernel": 5}, [0.08, 0.20]),
-    ]  # fmt: skip
+        PolicyEntry(label="oracle_1pct", policy="oracle_mass", delta=0.01, positions=64),
+        *_ladder("quest", {"name": "quest", "page": 16}, [0.09, 0.16, 0.26]),
+        *_ladder("streaming_llm", {"name": "streaming_llm"}, [0.10, 0.30], positions=64),
+        *_ladder("h2o", {"name": "h2o", "recent": 0.5}, [0.08, 0.20], positions=64),
+        *_ladder("snapkv", {"name": "snapkv", "observe": 32, "kernel": 5}, [0.08, 0.20], positions=64),
+    ]
 
 
 class Ablation(Section):
@@ -66,14 +70,14 @@ class Ablation(Section):
     band: PositiveInt = Field(
         default=5, description="Layers that eliminate together; all others read everything."
     )
-    positions: PositiveInt = Field(default=128, description="Positions of the continuation.")
+    positions: PositiveInt = Field(default=64, description="Positions of the continuation.")
 
 
 class Generation(Section):
     """Greedy continuations side by side."""
 
     policies: list[str] = Field(
-        default=["ghost_029", "quest_018"], description="Labels, beside the dense model."
+        default=["ghost_029", "quest_016"], description="Labels, beside the dense model."
     )
     tokens: int = Field(default=32, ge=0, description="Tokens to generate; 0 for none.")
 

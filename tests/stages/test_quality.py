@@ -1,0 +1,264 @@
+"""Quality: a random model on three texts, every kind of policy, and what its tables must be to each other."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from ghostkv.config.experiment import load_config
+from ghostkv.config.quality import Quality
+from ghostkv.errors import ConfigError, TextError
+from ghostkv.io import read_table, sha256_file, write_table
+from ghostkv.quality_tables import Measured, compare_at_equal_bytes
+from ghostkv.stages.quality import _token_ids, fit_thetas, gather, measure_text, time_decode
+
+TOKENS, CONTINUATION = 320, 48
+TEXT_TABLES = ("positions", "traffic", "runs", "ablation", "generations")
+HOT = {"hot": 8}
+POLICIES = [
+    {"label": "identity", "policy": "identity", **HOT},
+    {"label": "mass", "policy": "certified_mass", "delta": 0.01, "positions": 12},
+    {"label": "ghost", "policy": "ghost", "ratio": 0.4, **HOT},
+    {"label": "ghost_more", "policy": "ghost", "ratio": 0.7, **HOT},
+    {"label": "oracle", "policy": "oracle_mass", "delta": 0.01, **HOT},
+    *[
+        {"label": f"quest_{i}", "policy": "selector", "selector": {"name": "quest", "page": 8}, "ratio": ratio, **HOT}
+        for i, ratio in enumerate((0.2, 0.4, 0.8))
+    ],
+    {"label": "snapkv", "policy": "selector", "selector": {"name": "snapkv", "observe": 8}, "ratio": 0.4, **HOT},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory):
+    """A run of the whole stage: tables by name, and what it was made from."""
+    from ghostkv.models.random import make_random
+    from ghostkv.stages.capture import capture_text
+    from ghostkv.stages.sketch import sketch_layer
+
+    folder = tmp_path_factory.mktemp("quality")
+    entry = {"architecture": "llama", "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "window": None,
+             "max_context": 512, "seed": 0}  # fmt: skip
+    model = folder / "model"
+    model.mkdir()
+    make_random(entry, model)
+    (model / "manifest.json").write_text('{"model": "tiny", "weight_sha256": "0"}')
+    names = {"codec": "harbour", "threshold": "orchard", "held_out": "survey"}
+    rows = [
+        {"text": f"prose_{role}_0", "domain": "prose", "role": role, "sha256": "0",
+         "content": Path(f"tests/config/texts/{name}.txt").read_text(encoding="utf-8")}
+        for role, name in names.items()
+    ]  # fmt: skip
+    write_table(pl.DataFrame(rows), folder / "texts.parquet")
+    captures = []
+    band = {"start": 32, "stop": TOKENS, "count": 40}
+    for row in rows:
+        where = folder / "capture" / row["text"]
+        files = {name: str(where / f"{name}.parquet") for name in ("kv", "queries", "layers")}
+        params = {"tokens": TOKENS, "layers": "all", "query_bands": [band], "tolerance": 1e-3, "seed": 0}
+        capture_text(str(model), str(folder / "texts.parquet"), row["text"], params, files)
+        captures.append({name: row[name] for name in ("text", "domain", "role")} | {"folder": str(where)})
+    codecs = [{"name": "transform_code", "bytes": [8]}]
+    for layer in range(2):
+        where = folder / "sketch" / f"layer_{layer:02d}"
+        files = {"codecs": str(where / "codecs.safetensors"), "records": str(where / "records.parquet")}
+        sketch_layer(captures, layer, {"codecs": codecs, "seed": 0}, files)
+    params = {
+        "policies": POLICIES, "context": TOKENS - CONTINUATION, "continuation": CONTINUATION, "captures": captures,
+        "layers": [0, 1], "model_layers": 2, "start": 64, "points": str(folder / "points.parquet"), "block": 8,
+        "replicates": 60, "seed": 0, "ablation": {"policy": "ghost", "band": 1, "positions": 16},
+        "generation": {"policies": ["identity", "ghost"], "tokens": 5}, "slowdown_steps": 3,
+        "headline": {"budget": "ghost"}, "code": "f",
+    }  # fmt: skip
+    return run(folder, model, params)
+
+
+def run(folder, model, params, into="out"):
+    thetas, sketch = str(folder / "thetas.parquet"), str(folder / "sketch")
+    fit_thetas(sketch, params, thetas)
+    outputs = {name: str(folder / into / f"{name}.parquet") for name in TEXT_TABLES}
+    where = (str(model), str(folder / "texts.parquet"), "prose_held_out_0", thetas, sketch, params)
+    measure_text(*where, outputs)
+    whole = {
+        name: str(folder / into / f"all_{name}.parquet") for name in (*TEXT_TABLES, "summary", "equal_bytes")
+    }
+    gather({name: [path] for name, path in outputs.items()}, params, whole)
+    tables = {name: read_table(path) for name, path in whole.items()}
+    return {
+        "tables": tables,
+        "paths": whole,
+        "where": where,
+        "folder": folder,
+        "model": model,
+        "params": params,
+    }
+
+
+@pytest.fixture
+def tables(stage):
+    return stage["tables"]
+
+
+def of(table, policy):
+    return table.filter(pl.col("policy") == policy)
+
+
+def test_identity_says_what_the_model_says(tables):
+    rows = of(tables["positions"], "identity")
+    assert rows.height == CONTINUATION
+    assert rows["max_logit_difference"].max() < 1e-3
+    assert rows["kl"].max() < 1e-8
+    assert rows["agree"].all()
+    assert of(tables["runs"], "identity")["bytes_ratio_gqa"][0] > 1
+
+
+def test_every_policy_has_its_positions_and_every_layer_its_bytes(tables):
+    count = dict(tables["positions"].group_by("policy").len().iter_rows())
+    assert count == {one["label"]: one.get("positions", CONTINUATION) for one in POLICIES}
+    assert tables["traffic"].height == 2 * len(POLICIES)
+    for row in tables["runs"].filter(pl.col("kind") != "identity").iter_rows(named=True):
+        layers = of(tables["traffic"], row["policy"])["bytes_ratio_gqa"]
+        assert layers.min() - 1e-9 <= row["bytes_ratio_gqa"] <= layers.max() + 1e-9
+        assert 0 < row["kept_fraction"] <= 1
+
+
+def test_positions_are_those_of_the_text_and_the_last_has_a_next_token(tables):
+    rows = of(tables["positions"], "ghost")
+    assert rows["position"].to_list() == list(range(TOKENS - CONTINUATION, TOKENS))
+    # The file goes on, so that the last token has a successor.
+    assert rows["dense_nll"].null_count() == 0
+    assert (rows["kl"] >= 0).all()
+    assert rows["kl"].max() > 0
+
+
+def test_more_bytes_lose_less(tables):
+    kl = {row["policy"]: row["kl"] for row in tables["summary"].iter_rows(named=True)}
+    assert kl["ghost_more"] < kl["ghost"]
+    assert kl["quest_2"] < kl["quest_0"]
+
+
+def test_the_certificate_stands_beside_the_numbers(tables):
+    row = of(tables["summary"], "mass").row(0, named=True)
+    assert "dropped mass <= 0.01 for every query" in row["certificate"]
+    assert of(tables["summary"], "ghost")["certificate"][0] == "none"
+    assert row["positions"] == 12
+
+
+def test_the_summary_is_the_mean_of_positions_within_its_interval(tables):
+    for row in tables["summary"].iter_rows(named=True):
+        rows = of(tables["positions"], row["policy"])
+        assert row["kl"] == pytest.approx(rows["kl"].mean(), rel=1e-9)
+        assert row["top1"] == pytest.approx(rows["agree"].mean(), rel=1e-9)
+        assert row["sparse_perplexity"] == pytest.approx(np.exp(rows["sparse_nll"].mean()), rel=1e-9)
+        assert row["kl_low"] <= row["kl"] * (1 + 1e-9)
+        assert row["kl"] <= row["kl_high"] * (1 + 1e-9)
+        assert row["kl_max"] >= row["kl_p99"] >= 0
+
+
+def test_bands_of_the_ablation_cover_all_layers_once(tables):
+    rows = tables["ablation"]
+    assert rows["first_layer"].to_list() == rows["last_layer"].to_list() == [0, 1]
+    assert (rows["bytes_ratio_gqa"] < 1).all()
+    assert (rows["positions"] == 16).all()
+
+
+def test_identity_generates_the_dense_text(tables):
+    rows = {row["policy"]: row for row in tables["generations"].iter_rows(named=True)}
+    assert set(rows) == {"dense", "identity", "ghost"}
+    assert rows["identity"]["output"] == rows["dense"]["output"]
+    assert rows["identity"]["same"] == rows["identity"]["tokens"] == 5
+    assert rows["dense"]["bytes_ratio_gqa"] == 1
+
+
+def test_ours_is_held_against_quest_at_its_own_bytes(tables):
+    row = (
+        tables["equal_bytes"]
+        .filter(pl.col("policy") == "ghost", pl.col("against").str.starts_with("quest"))
+        .row(0, named=True)
+    )
+    assert row["lowest"] <= row["bytes_ratio_gqa"] <= row["highest"]
+    quest = tables["summary"].filter(pl.col("policy").str.starts_with("quest"))
+    assert quest["kl"].min() <= row["their_kl"] <= quest["kl"].max()
+    assert row["kl_ratio"] == pytest.approx(row["their_kl"] / row["kl"])
+    # One budget is no curve, so SnapKV has no value at other bytes.
+    other = tables["equal_bytes"].filter(pl.col("policy") == "ghost", pl.col("against") == "snapkv")
+    assert other["their_kl"].null_count() == 1
+
+
+def test_a_text_measured_again_gives_the_same_numbers(stage):
+    again = run(stage["folder"], stage["model"], stage["params"], "again")
+    for name in ("positions", "traffic", "ablation", "summary", "equal_bytes"):
+        assert sha256_file(again["paths"][name]) == sha256_file(stage["paths"][name]), name
+
+
+def test_timing_names_its_parts(stage):
+    output = stage["folder"] / "speed.parquet"
+    time_decode(*stage["where"], str(output))
+    rows = read_table(output)
+    assert {"dense", "ghost", "records", "attend", "rest"} == set(rows["part"])
+    milliseconds = dict(rows.select("part", "milliseconds").iter_rows())
+    assert rows["slowdown"][0] == pytest.approx(milliseconds["ghost"] / milliseconds["dense"])
+
+
+def test_a_text_that_is_too_short_is_refused_with_the_length_it_has():
+    class Words:
+        def __call__(self, content, **options):
+            return {"input_ids": list(range(len(content.split())))}
+
+    with pytest.raises(TextError, match=r"has 3 tokens.*\n.*Write: context: 1"):
+        _token_ids(Words(), "one two three", {"context": 4, "continuation": 2}, "prose_held_out_0")
+
+
+def test_layers_that_were_not_captured_are_refused(stage, tmp_path):
+    with pytest.raises(ConfigError, match="layers: all"):
+        fit_thetas(str(tmp_path), stage["params"] | {"layers": [1]}, str(tmp_path / "thetas.parquet"))
+
+
+def test_a_policy_on_fewer_positions_is_compared_on_those_alone():
+    rows = [
+        {"text": "a", "domain": "d", "policy": policy, "position": 10 + i, "kl": kl[i], "agree": True,
+         "dense_nll": 1.0, "sparse_nll": 1.0}
+        for policy, kl in (("ours", [0.1] * 4 + [9.0] * 4), ("few", [0.2] * 4), ("few_more", [0.1] * 4))
+        for i in range(len(kl))
+    ]  # fmt: skip
+    measured = Measured.read(pl.DataFrame(rows), 4, 20, 0)
+    about = [("ours", "ours", "ours", 0.2), ("few", "peer", "p", 0.1), ("few_more", "peer", "p", 0.4)]
+    summary = pl.DataFrame(
+        [
+            {
+                "policy": policy,
+                "kind": kind,
+                "family": family,
+                "domain": "all",
+                "bytes_ratio_gqa": ratio,
+                "positions": 8,
+            }
+            for policy, kind, family, ratio in about
+        ]
+    ).with_columns(
+        pl.Series("kl", measured.mean("kl", "all")), pl.Series("top1", measured.mean("top1", "all"))
+    )
+    row = compare_at_equal_bytes(summary, measured).row(0, named=True)
+    assert row["kl"] == pytest.approx(0.1)
+    assert row["positions"] == 4
+    assert row["their_kl"] == pytest.approx(0.2**0.5 * 0.1**0.5)
+
+
+def test_a_label_twice_or_a_headline_without_a_policy_is_refused():
+    one = {"label": "a", "policy": "identity"}
+    rest = {"ablation": {"policy": None}, "generation": {"policies": []}}
+    with pytest.raises(ConfigError, match="label a more than once"):
+        Quality(policies=[one, one], headline={"identity": "a"}, **rest)
+    with pytest.raises(ConfigError, match="headline.budget is b, and no policy"):
+        Quality(policies=[one], headline={"budget": "b"}, **rest)
+    bad = {"label": "b", "policy": "selector", "selector": {"name": "telepathy"}, "ratio": 0.2}
+    with pytest.raises(ConfigError, match="telepathy.*Accepted: .*quest"):
+        Quality(policies=[one, bad], headline={"identity": "a"}, **rest)
+
+
+def test_a_continuation_that_leaves_no_context_is_refused():
+    raw = yaml.safe_load("quality: {continuation: 3000}")
+    with pytest.raises(ConfigError, match="at most 2048"):
+        load_config(raw)

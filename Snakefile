@@ -23,6 +23,7 @@ include: "workflow/rules/historical.smk"
 include: "workflow/rules/synthetic.smk"
 include: "workflow/rules/bandwidth.smk"
 include: "workflow/rules/quality.smk"
+include: "workflow/rules/retrieval.smk"
 include: "workflow/rules/benchmark.smk"
 include: "workflow/rules/report.smk"
 
@@ -75,6 +76,11 @@ rule bandwidth:
 rule hierarchy:
     input:
         stage_tables("hierarchy").values(),
+
+
+rule retrieval:
+    input:
+        stage_tables("retrieval").values(),
 
 
 rule quality:

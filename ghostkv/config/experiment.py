@@ -23,6 +23,7 @@ from ghostkv.config.model import Model
 from ghostkv.config.peers import Peers
 from ghostkv.config.quality import Quality
 from ghostkv.config.report import Report
+from ghostkv.config.retrieval import Retrieval
 from ghostkv.config.sketch import Sketch
 from ghostkv.config.synthetic import Synthetic
 from ghostkv.config.texts import ROLES, Texts
@@ -64,6 +65,9 @@ class Config(Section):
     )
     quality: Quality = Field(
         default=Quality(), description="What the model itself says when it decodes under elimination."
+    )
+    retrieval: Retrieval = Field(
+        default=Retrieval(), description="Questions on long contexts, answered under elimination."
     )
     report: Report = Field(default=Report(), description="How the results are shown.")
 

@@ -83,6 +83,7 @@ STAGE_TABLES = {
     "synthetic": (*SYNTHETIC_GENERATOR_TABLES, "checks"),
     "bandwidth": (*BANDWIDTH_MEASURED, *BANDWIDTH_TABLES),
     "quality": (*QUALITY_TABLES, "speed"),
+    "retrieval": ("answers", "cells", "summary"),
 }
 # Those that run the model or read its trace, which imported tensors do not have.
 MODEL_STAGES = ("hierarchy", "decode", "quality", "retrieval")
@@ -181,6 +182,22 @@ BRANCHES = {
             name: fingerprint(f"ghostkv.selectors.{name}") for name in CONFIG.quality.selectors()
         },
     },
+    "retrieval": CONFIG.retrieval.plain(without=("tasks",))
+    | {
+        "jobs": CONFIG.retrieval.jobs(),
+        "dtype": CONFIG.model.dtype,
+        "sources": {
+            "layers": LAYERS,
+            "model_layers": MODEL.layers,
+            "sketch": "results/sketch",
+            "captures": CAPTURES,
+            "points": "results/frontier/points.parquet",
+            "start": CONFIG.frontier.headline_start,
+        },
+        "selector_code": {
+            name: fingerprint(f"ghostkv.selectors.{name}") for name in CONFIG.retrieval.selectors()
+        },
+    },
     "report": CONFIG.report.plain()
     | {"config": CONFIG.plain() | {"capture": CONFIG.capture.plain(without=("threads",))}, "layers": LAYERS},
 }
@@ -203,6 +220,12 @@ def synthetic_params(wildcards):
     """The params of one generator, which depends on its own entry alone."""
     entry = SYNTHETIC_GENERATORS[wildcards.generator]
     return stage_params("synthetic") | {"label": wildcards.generator, "generator": entry}
+
+
+def retrieval_files():
+    """The user's own files that tasks are built from; none where they come from a wheel."""
+    data = CONFIG.retrieval.data
+    return [] if data == "ruler" else sorted(map(str, Path(data).glob("*.json")))
 
 
 def one_of(names):

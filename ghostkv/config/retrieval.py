@@ -1,0 +1,140 @@
+"""Section `retrieval`: questions on long contexts, answered under elimination."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from ghostkv.config.base import PositiveInt, Section, Share
+from ghostkv.errors import ConfigError
+
+# Beside ghostkv.tasks.TASKS, which a config need not import; a test compares them.
+TASK_NAMES = (
+    "niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3",
+    "niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe", "qa_squad", "qa_hotpotqa",
+)  # fmt: skip
+POLICIES = ("identity", "ghost", "calibrated", "certified_mass", "oracle_mass", "selector")
+
+
+class TaskEntry(Section):
+    """One task at one length; a job of its own."""
+
+    task: Literal[TASK_NAMES] = Field(description="RULER's name of the task.")
+    length: PositiveInt = Field(default=1024, description="Tokens of prompt and answer together.")
+    contexts: PositiveInt = Field(
+        default=6,
+        description="Contexts; one of niah_single has a question a depth, one of niah_multikey four.",
+    )
+
+
+class RetrievalPolicy(Section):
+    """One policy, as `ghostkv.models.load_policy` takes it, with a name of its own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    label: str = Field(description="How tables and charts name it; once each.")
+    policy: Literal[POLICIES] = Field(description="What decides which keys are read.")
+    lengths: list[PositiveInt] | None = Field(
+        default=None, description="Lengths at which it answers, for a policy that is slow; null for all."
+    )
+
+    def plain(self, without=()) -> dict[str, Any]:
+        """The entry without the keys that say nothing."""
+        return {key: value for key, value in super().plain(without).items() if value is not None}
+
+
+def _tasks() -> list[TaskEntry]:
+    grid = [("niah_single_2", 1024, 5), ("niah_single_2", 2048, 4), ("niah_single_2", 4096, 2)]
+    rest = [("niah_single_1", 1024, 2), ("niah_single_3", 1024, 2), ("niah_multikey_1", 1024, 4)]
+    rest += [(name, 1024, 6) for name in ("niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe")]
+    rest += [("qa_squad", 1024, 8), ("qa_hotpotqa", 1024, 6), ("niah_multikey_2", 1024, 2)]
+    return [TaskEntry(task=task, length=length, contexts=count) for task, length, count in grid + rest]
+
+
+def _policies() -> list[RetrievalPolicy]:
+    lines: list[dict[str, Any]] = [
+        {"label": f"ghost_{round(100 * ratio):03d}", "policy": "ghost", "ratio": ratio}
+        for ratio in (0.15, 0.24)
+    ]
+    for name, ratio, options in (
+        ("quest", 0.16, {"page": 16}),
+        ("streaming_llm", 0.24, {}),
+        ("oracle_topk", 0.12, {}),
+    ):
+        lines.append(
+            {"label": f"{name}_{round(100 * ratio):03d}", "policy": "selector", "ratio": ratio}
+            | {"selector": {"name": name, **options}}
+        )
+    slow = {"lengths": [1024]}
+    snapkv = {"name": "snapkv", "observe": 32, "kernel": 5}
+    lines.append({"label": "snapkv_016", "policy": "selector", "ratio": 0.16, "selector": snapkv} | slow)
+    lines.append({"label": "mass_5pct", "policy": "certified_mass", "delta": 0.05} | slow)
+    return [RetrievalPolicy(**line) for line in lines]
+
+
+class Retrieval(Section):
+    """Questions of RULER on long contexts: context dense, question and answer under elimination."""
+
+    data: str = Field(
+        default="ruler",
+        description="ruler: the wheel of ghostkv/tasks/ruler.yaml; else a folder with files of the same names.",
+    )
+    tasks: list[TaskEntry] = Field(
+        default=_tasks(),
+        min_length=1,
+        description=(
+            "Tasks by length, a job each. The default answers single needles at five depths up to 4k tokens and the "
+            "other tasks at 1k; docs/retrieval.md has a full list for larger machines."
+        ),
+    )
+    depths: list[Share] = Field(
+        default=[0.05, 0.25, 0.5, 0.75, 0.95],
+        min_length=1,
+        description="Depths of single needles, as shares of the haystack.",
+    )
+    policies: list[RetrievalPolicy] = Field(
+        default=_policies(),
+        min_length=1,
+        description=(
+            "Who answers beside the dense model. A ghost policy's ratio is GQA-true and of the whole model; a "
+            "selector's is of each head, and the GQA-true bytes that it comes to are measured."
+        ),
+    )
+    prefill: Literal["dense", "sparse"] = Field(
+        default="dense",
+        description="dense: the context is read densely; sparse: all is read under the policy.",
+    )
+    measurable: Share = Field(
+        default=0.8, description="Accuracy of the dense model under which a task measures nothing."
+    )
+    slack: PositiveInt = Field(
+        default=12,
+        description="Tokens that an answer may take beyond the expected one; RULER's limit holds too.",
+    )
+    threads: PositiveInt = Field(default=1, description="Threads of a task's job.")
+    seed: int = Field(default=0, description="Seed of haystacks, keys, values and depths.")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Retrieval:
+        for key, names in (
+            ("tasks", [f"{entry.task} at {entry.length}" for entry in self.tasks]),
+            ("policies", [entry.label for entry in self.policies]),
+        ):
+            doubled = sorted({name for name in names if names.count(name) > 1})
+            if doubled or (key == "policies" and "dense" in names):
+                raise ConfigError(
+                    f"config: retrieval.{key} has {(doubled or ['dense'])[0]} more than once. Accepted: each once; dense "
+                    "always answers.\n  Write: one entry, with more contexts or another label"
+                )
+        return self
+
+    def jobs(self) -> dict[str, dict[str, Any]]:
+        """Job name -> its entry."""
+        return {f"{entry.task}_{entry.length}": entry.plain() for entry in self.tasks}
+
+    def selectors(self) -> list[str]:
+        """Names of the selectors that policies use."""
+        return sorted(
+            {entry.plain()["selector"]["name"] for entry in self.policies if entry.policy == "selector"}
+        )

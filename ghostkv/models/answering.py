@@ -1,0 +1,159 @@
+"""Answers under a policy: one dense prefill of a context, many questions and policies on its cache.
+
+Decoding is greedy and exact. A draft of the answer is fed together with the question, and what the model would
+have said itself is read off every position; the draft's wrong part is thrown away. So a right answer costs one
+forward pass, a wrong one no more than ordinary decoding, and the tokens are those of ordinary decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import polars as pl
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from ghostkv.models.ghost_attention import dense_attention, set_policy
+from ghostkv.models.policy import Policy
+from ghostkv.traffic import COLUMNS
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was said, and what was read for it.
+
+    Attributes
+    ----------
+    tokens : list of int
+        Without the stop token.
+    traffic : dict of str to float
+        Sums of `ghostkv.traffic.COLUMNS` over layers and over the queries of question and answer.
+    forwards : int
+        Forward passes.
+    """
+
+    tokens: list[int]
+    traffic: dict[str, float]
+    forwards: int
+
+
+class Reader:
+    """A model with a context in its cache.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        With ``attn_implementation="ghostkv"``.
+    dense : Policy
+        The policy that eliminates nothing; it reads contexts.
+    stop : collection of int
+        Tokens that end an answer.
+    """
+
+    def __init__(self, model: PreTrainedModel, dense: Policy, stop: Sequence[int]):
+        self.model, self.dense, self.stop = model, dense, frozenset(stop)
+        self._dense = self._now = _Held(DynamicCache(), [])
+
+    @torch.inference_mode()
+    def read(self, context: Sequence[int], policy: Policy | None = None) -> int:
+        """Have the context, and nothing else, in the cache; returns how many tokens were computed.
+
+        What the cache has of it already is kept. A policy that observes the prefill (SnapKV, H2O), or decides in it,
+        reads the context from its start.
+        """
+        own = policy if policy is not None and _must_read(policy) else None
+        # The dense cache stays: the next policy goes on from it.
+        held = self._now = self._dense if own is None else _Held(DynamicCache(), [])
+        ids = list(context)
+        shared = _shared(held.ids, ids)
+        held.crop(shared)
+        set_policy(self.model, own or self.dense)
+        if shared < len(ids):
+            with nullcontext() if own else dense_attention(self.model):
+                block = torch.tensor([ids[shared:]])
+                self.model.base_model(block, past_key_values=held.cache, use_cache=True)
+        held.ids = ids
+        return len(ids) - shared
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        question: Sequence[int],
+        draft: Sequence[int],
+        limit: int,
+        policy: Policy | None = None,
+        enough: Callable[[list[int]], bool] = lambda tokens: False,
+    ) -> Answer:
+        """Answer greedily; the cache holds the context alone afterwards.
+
+        Parameters
+        ----------
+        question : sequence of int
+            Question and beginning of the answer.
+        draft : sequence of int
+            A guess at the answer. It changes the cost, not the answer.
+        limit : int
+            Most tokens of an answer.
+        policy : Policy, optional
+            Dense if left out.
+        enough : callable
+            Whether the tokens so far need no others (the score can rise no more).
+        """
+        policy = policy or self.dense
+        held = self._now
+        base, said, feed, guess = len(held.ids), [], list(question), list(draft)
+        # A policy that observed the prefill keeps its state: setting it again would not lose it.
+        traffic, read, forwards, ended = set_policy(self.model, policy), [], 0, False
+        while not ended:
+            guess = guess[: limit - len(said)]
+            traffic.reset()
+            hidden = self.model.base_model(
+                torch.tensor([feed + guess]), past_key_values=held.cache, use_cache=True
+            )[0]
+            forwards += 1
+            chosen = self.model.get_output_embeddings()(hidden[0, len(feed) - 1 :]).argmax(-1).tolist()
+            right = _shared(chosen, guess)
+            fresh = chosen[: right + 1]
+            base += len(feed) + right
+            read.append(traffic.queries().filter(pl.col("position") < base))
+            held.crop(base)
+            for token in fresh:
+                ended = token in self.stop or len(said) >= limit
+                if ended:
+                    break
+                said.append(token)
+                ended = len(said) >= limit or enough(said)
+                if ended:
+                    break
+            feed, guess = [chosen[right]], guess[right + 1 :]
+        held.crop(len(held.ids))
+        sums = pl.concat(read).select(pl.col(COLUMNS).sum()).row(0, named=True)
+        return Answer(said, sums, forwards)
+
+
+@dataclass
+class _Held:
+    """A cache and the tokens that it holds."""
+
+    cache: DynamicCache
+    ids: list[int]
+
+    def crop(self, tokens: int) -> None:
+        extra = self.cache.get_seq_length() - tokens
+        if extra > 0:
+            self.cache.crop(-extra)
+        self.ids = self.ids[:tokens]
+
+
+def _must_read(policy: Policy) -> bool:
+    return policy.prefill == "sparse" or any(decider.observes for decider in policy.deciders.values())
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """Length of the common beginning."""
+    for i, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return i
+    return min(len(first), len(second))

@@ -1,0 +1,6 @@
+from ghostkv.logs import job
+
+with job(snakemake):
+    from ghostkv.stages.retrieval import gather
+
+    gather(snakemake.params.run, list(snakemake.input), dict(snakemake.output.items()))

@@ -1,0 +1,10 @@
+from pathlib import Path
+
+from ghostkv.logs import job
+
+with job(snakemake):
+    from ghostkv.stages.retrieval import plan
+
+    files = {"tokenizer": str(Path(snakemake.input.manifest).parent)}
+    files |= {"texts": snakemake.input.texts, "tasks": snakemake.input.tasks}
+    plan(snakemake.params.run, files, dict(snakemake.output.items()))

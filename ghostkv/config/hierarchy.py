@@ -53,7 +53,9 @@ class Hierarchy(Section):
         description="Index of the statistical variant, whose margins are shrunk to what threshold texts need.",
     )
     fer: Share = Field(default=0.01, description="False elimination that the statistical variant aims at.")
-    queries: PositiveInt = Field(default=48, description="Queries a head on each text and context length.")
+    queries: PositiveInt = Field(
+        default=48, description="Queries a head on the trace and each threshold text; half as many on others."
+    )
     block: PositiveInt = Field(default=2048, description="Keys of a prompt that are clustered together.")
     chunk: PositiveInt = Field(
         default=128, description="Keys that a decode gathers before they become one more block of the index."

@@ -185,7 +185,9 @@ class _Head:
     def _compare(
         self, text: CapturedText, context: int, chosen: Mapping[str, str], share: np.ndarray
     ) -> None:
-        view = self._view(text, context, self.params["queries"])
+        # Several texts stand for a context length, so each needs fewer.
+        count = self.params["queries"] // (2 if text.role == "held_out" else 1)
+        view = self._view(text, context, count)
         if view is None:
             return
         flat, found, about = self._flat(view), {}, self._about(text, context)

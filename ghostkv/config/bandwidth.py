@@ -88,10 +88,10 @@ class Measure(Section):
     depths: list[PositiveInt] = Field(
         default=[1, 2, 4, 8], min_length=1, description="Direct reads in flight, one thread each."
     )
-    gather_mb: Positive = Field(default=8.0, description="Bytes that one timed gather in DRAM reads.")
-    requests: PositiveInt = Field(default=160, description="Requests of one timed read from disk.")
-    rounds: PositiveInt = Field(default=3, description="Rounds; the round with the least median counts.")
-    repeats: PositiveInt = Field(default=3, description="Repeats in a round, of all configurations in turns.")
+    gather_mb: Positive = Field(default=3.0, description="MB that one timed gather in DRAM reads; short, so that few are interrupted.")
+    requests: PositiveInt = Field(default=128, description="Requests of one timed read from disk.")
+    rounds: PositiveInt = Field(default=6, description="Rounds; the round with the least median counts.")
+    repeats: PositiveInt = Field(default=5, description="Repeats in a round, of all configurations in turns.")
     layers: PositiveInt = Field(default=3, description="Layers whose survivors give real index patterns.")
     patterns: PositiveInt = Field(default=48, description="Queries a layer that give one.")
     seed: int = Field(default=0, description="Seed of random rows.")

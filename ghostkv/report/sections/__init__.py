@@ -6,6 +6,7 @@ from __future__ import annotations
 from ghostkv.report.document import Section
 from ghostkv.report.sections import (
     answer,
+    bandwidth,
     benchmark,
     calibrated,
     calibration,
@@ -39,6 +40,7 @@ SECTIONS: tuple[Section, ...] = (
     hierarchy.SECTION,
     historical.SECTION,
     synthetic.SECTION,
+    bandwidth.SECTION,
     capture.SECTION,
     benchmark.SECTION,
     provenance.SECTION,

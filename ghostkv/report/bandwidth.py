@@ -1,0 +1,174 @@
+"""Charts of the memory model. Each takes the frame of the numbers that it draws."""
+
+from __future__ import annotations
+
+import altair as alt
+import numpy as np
+import polars as pl
+
+from ghostkv.report.theme import BLUE, GREEN, INK, ORACLE_GREY, ORANGE, PURPLE, SKY, VERMILION, percent_axis
+
+SCHEME_WORDS = {
+    "full": "full fp16",
+    "int8": "INT8",
+    "int4": "INT4",
+    "quest": "pages, at best",
+    "additive": "ghost, additive",
+    "nested": "ghost, nested",
+    "near_memory": "ghost, near memory",
+}
+_COLOURS = (ORACLE_GREY, ORANGE, VERMILION, PURPLE, SKY, BLUE, GREEN)
+_TIER_COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE)
+_PANEL = 262
+
+
+def scheme_words(column: str = "scheme") -> pl.Expr:
+    """Schemes as the report calls them."""
+    return pl.col(column).replace_strict(SCHEME_WORDS, default=pl.col(column))
+
+
+def _contexts(values: list[int]) -> alt.X:
+    label = "datum.value >= 1048576 ? datum.value / 1048576 + 'M' : datum.value / 1024 + 'k'"
+    axis = alt.Axis(title="Context (tokens)", values=values, grid=False, labelExpr=label)
+    return alt.X(
+        "context:Q", axis=axis, scale=alt.Scale(type="log", domain=[values[0], values[-1]], nice=False)
+    )
+
+
+def step_chart(data: pl.DataFrame, placements: list[str]) -> alt.ConcatChart:
+    """Attention time of a step against context, a panel a placement."""
+    values = sorted(set(data["context"]))
+    scale = alt.Scale(domain=list(SCHEME_WORDS.values()), range=list(_COLOURS))
+    legend = alt.Legend(title=None, orient="top", columns=4, symbolStrokeWidth=3, symbolSize=160)
+    dash = alt.StrokeDash(
+        "scenario:N",
+        scale=alt.Scale(domain=["constant", "trend"], range=[[1, 0], [4, 3]]),
+        legend=alt.Legend(title="survivors", orient="top", symbolStrokeColor=INK),
+    )
+    panels = [
+        alt.Chart(data.filter(pl.col("placement") == placement))
+        .mark_line(strokeWidth=2, clip=True)
+        .encode(
+            x=_contexts(values),
+            y=alt.Y(
+                "milliseconds:Q",
+                axis=alt.Axis(title="ms a step", format="~g", tickCount=6),
+                scale=alt.Scale(type="log", nice=True),
+            ),
+            color=alt.Color("label:N", scale=scale, legend=legend),
+            strokeDash=dash,
+        )
+        .properties(width=_PANEL, height=210, title=alt.Title(placement.replace("_", " "), fontSize=12))
+        for placement in placements
+    ]
+    return alt.concat(*panels, columns=2, spacing=18)
+
+
+def map_chart(data: pl.DataFrame) -> alt.HConcatChart:
+    """Speed-up by bandwidth and survivors, and by unit and survivors; the line is where both are as fast."""
+    titles = {"bandwidth": "Bandwidth of the K,V tier / fastest tier", "unit": "Bytes of a unit"}
+    return alt.hconcat(
+        *[_map(data.filter(pl.col("map") == name), title, name) for name, title in titles.items()], spacing=18
+    )
+
+
+def _map(data: pl.DataFrame, title: str, name: str) -> alt.LayerChart:
+    grid = {key: sorted(set(data[key])) for key in ("x", "share")}
+    halves = {key: (values[1] / values[0]) ** 0.5 for key, values in grid.items()}
+    boxes = data.with_columns(
+        *[(pl.col(key) / half).alias(f"{key}_low") for key, half in halves.items()],
+        *[(pl.col(key) * half).alias(f"{key}_high") for key, half in halves.items()],
+    )
+    edge = _break_even(data, grid["x"])
+    first = name == "bandwidth"
+    label = "datum.value >= 1024 ? datum.value / 1024 + ' KiB' : datum.value + ' B'"
+    x_axis = (
+        alt.Axis(title=title, format="~g", values=[0.001, 0.01, 0.1, 1], grid=False)
+        if first
+        else alt.Axis(title=title, values=[32, 256, 2048, 16384], labelExpr=label, grid=False)
+    )
+    x_scale = alt.Scale(type="log", nice=False, domain=[boxes["x_low"].min(), boxes["x_high"].max()])
+    y_scale = alt.Scale(type="log", nice=False, domain=[boxes["share_low"].min(), boxes["share_high"].max()])
+    y_axis = percent_axis(
+        "Survivors of cold keys, group" if first else "", values=[0.003, 0.01, 0.03, 0.1, 0.3], grid=False
+    )
+    colour = alt.Color(
+        "speedup:Q",
+        scale=alt.Scale(type="log", scheme="blueorange", reverse=True, domain=[1 / 16, 16], clamp=True),
+        legend=alt.Legend(title="times faster", orient="right", values=[1 / 16, 0.25, 1, 4, 16], format="~g")
+        if not first
+        else None,
+    )
+    tiles = alt.Chart(boxes).mark_rect().encode(
+        x=alt.X("x_low:Q", axis=x_axis, scale=x_scale), x2="x_high:Q",
+        y=alt.Y("share_low:Q", axis=y_axis, scale=y_scale), y2="share_high:Q", color=colour,
+    )  # fmt: skip
+    line = alt.Chart(edge).mark_line(color=INK, strokeWidth=2, clip=True).encode(
+        x=alt.X("x:Q", axis=x_axis, scale=x_scale), y=alt.Y("share:Q", axis=y_axis, scale=y_scale)
+    )  # fmt: skip
+    return alt.layer(tiles, line).properties(width=215, height=230)
+
+
+def _break_even(data: pl.DataFrame, xs: list[float]) -> pl.DataFrame:
+    """For each x the share at which the speed-up passes 1, between two rows of the map."""
+    rows = []
+    for x in xs:
+        column = data.filter(pl.col("x") == x).sort("share")
+        pairs = list(column.select("share", "speedup").iter_rows())
+        for (low, fast), (high, slow) in zip(pairs, pairs[1:], strict=False):
+            if fast >= 1 > slow:
+                part = np.log(fast) / np.log(fast / slow)
+                rows.append({"x": x, "share": float(low * (high / low) ** part)})
+    return pl.DataFrame(rows, schema={"x": pl.Float64, "share": pl.Float64})
+
+
+def error_chart(data: pl.DataFrame) -> alt.LayerChart:
+    """Modelled against measured time; filled dots were held out."""
+    low, high = float(data["milliseconds"].min()) / 1.5, float(data["milliseconds"].max()) * 1.5
+    scale = alt.Scale(type="log", domain=[low, high], nice=False)
+    tiers = list(dict.fromkeys(data["tier"]))
+    ends = pl.DataFrame({"milliseconds": [low, high], "modelled": [low, high]})
+    x = alt.X("milliseconds:Q", axis=alt.Axis(title="Measured (ms)", format="~g", tickCount=6), scale=scale)
+    y = alt.Y("modelled:Q", axis=alt.Axis(title="Modelled (ms)", format="~g", tickCount=6), scale=scale)
+    line = alt.Chart(ends).mark_line(color=ORACLE_GREY, strokeDash=[4, 3]).encode(x=x, y=y)
+    colour = alt.Color(
+        "tier:N",
+        scale=alt.Scale(domain=tiers, range=list(_TIER_COLOURS[: len(tiers)])),
+        legend=alt.Legend(title=None, orient="top", symbolType="circle", symbolOpacity=1),
+    )
+    dots = [
+        alt.Chart(data.filter(pl.col("held_out") == held_out))
+        .mark_point(filled=held_out, opacity=0.85, size=42)
+        .encode(x=x, y=y, color=colour)
+        for held_out in (False, True)
+    ]
+    return alt.layer(line, *dots).properties(width=420, height=360)
+
+
+def tornado_chart(data: pl.DataFrame, placements: list[str]) -> alt.ConcatChart:
+    """Time of a step over that as configured, with each parameter halved and doubled."""
+    panels = []
+    for placement in placements:
+        rows = data.filter(pl.col("placement") == placement)
+        order = rows.group_by("parameter").agg(pl.col("factor").log().abs().max().alias("reach"))
+        order = order.sort("reach", "parameter", descending=[True, False])["parameter"].to_list()
+        y = alt.Y("parameter:N", sort=order, axis=alt.Axis(title=None, grid=False, labelLimit=120))
+        x = alt.X(
+            "factor:Q",
+            axis=alt.Axis(title="time / as configured", format="~g", values=[0.5, 0.7, 1, 1.4, 2]),
+            scale=alt.Scale(type="log", domain=[0.4, 2.5], clamp=True),
+        )
+        colour = alt.Color(
+            "change:N",
+            scale=alt.Scale(domain=["halved (overlap 0)", "doubled (overlap 1)"], range=[SKY, BLUE]),
+            legend=alt.Legend(title=None, orient="top"),
+        )
+        bars = alt.Chart(rows.with_columns(pl.lit(1.0).alias("one"))).mark_bar(height=9, opacity=0.9)
+        bars = bars.encode(x=x, x2="one:Q", y=y, color=colour)
+        middle = alt.Chart(pl.DataFrame({"factor": [1.0]})).mark_rule(color=INK).encode(x=x)
+        panels.append(
+            alt.layer(bars, middle).properties(
+                width=190, height=150, title=alt.Title(placement.replace("_", " "), fontSize=12)
+            )
+        )
+    return alt.concat(*panels, columns=2, spacing=14)

@@ -1,0 +1,79 @@
+"""Figures of the memory model: the headline, what the check had to reach, and the tiers."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from ghostkv.report.document import Column, HeadlineFigure, Table
+from ghostkv.report.results import Results
+from ghostkv.report.sections.targets import Target
+
+TARGETS = (
+    Target(
+        "Median error of time, held-out configurations", "bandwidth.time_error_median", 0.15, False, "percent"
+    ),
+    Target("Largest error of counted bytes", "bandwidth.bytes_error", 0.01, False, "percent"),
+)
+_HEADLINE_CROSSING = (
+    "SELECT {column} AS value, 1 AS n FROM self WHERE shape IN (SELECT shape FROM self LIMIT 1) AND placement = '{placement}' "
+    "AND scenario = '{scenario}' AND scheme = 'nested' AND against = '{against}'"
+)
+
+
+def _figure(
+    name: str, unit: str, column: str, placement: str, against: str, scenario: str = "constant"
+) -> HeadlineFigure:
+    query = _HEADLINE_CROSSING.format(column=column, placement=placement, scenario=scenario, against=against)
+    return HeadlineFigure(f"bandwidth.{name}", unit, "bandwidth.crossings", query)
+
+
+def _error(name: str, unit: str, value: str, where: str = "held_out") -> HeadlineFigure:
+    query = f"SELECT {value} AS value, count(*) AS n FROM self WHERE {where}"
+    return HeadlineFigure(f"bandwidth.{name}", unit, "bandwidth.errors", query)
+
+
+_TIMES = "attention time of the other / of nested storage, modelled, at bandwidth.headline_context"
+HEADLINE = (
+    _error("time_error_median", "relative error of held-out times", "median(abs(error))"),
+    _error("time_error_worst", "relative error of the worst held-out time", "max(abs(error))"),
+    _error(
+        "time_error_median_dram",
+        "relative error of held-out times in memory",
+        "median(abs(error))",
+        "held_out AND tier = 'dram'",
+    ),
+    HeadlineFigure(
+        "bandwidth.bytes_error",
+        "largest relative error of counted bytes",
+        "bandwidth.counts",
+        "SELECT max(error) AS value, count(*) AS n FROM self",
+    ),
+    _figure(
+        "int4_crossing_hbm", "tokens from which nested beats INT4 in full, modelled", "context", "hbm", "int4"
+    ),
+    _figure("int4_speedup_hbm", _TIMES, "speedup", "hbm", "int4"),
+    _figure("int4_speedup_hbm_trend", _TIMES, "speedup", "hbm", "int4", "trend"),
+    _figure("full_speedup_hbm", _TIMES, "speedup", "hbm", "full"),
+    _figure("int4_speedup_dram", _TIMES, "speedup", "dram", "int4"),
+    _figure("int4_speedup_nvme", _TIMES, "speedup", "nvme", "int4"),
+)
+
+
+def tiers_table(results: Results) -> Table:
+    """The tiers as configured."""
+    data = pl.DataFrame(results.config["bandwidth"]["tiers"])
+    return Table(
+        "bandwidth_tiers",
+        "The tiers that are modelled, as configured, each with where its figures come from.",
+        data,
+        {
+            "name": Column("Tier"),
+            "gb_s": Column("GB/s", "number"),
+            "near_gb_s": Column("Beside the memory", "number"),
+            "latency_us": Column("Latency (us)", "number"),
+            "unit": Column("Unit (B)", "integer"),
+            "depth": Column("In flight", "integer"),
+            "overhead_us": Column("Overhead (us)", "number"),
+            "source": Column("Source"),
+        },
+    )

@@ -1,0 +1,290 @@
+"""Stage `bandwidth`: what each scheme costs on each memory, by a model that was checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import polars as pl
+
+from ghostkv.report.bandwidth import error_chart, map_chart, scheme_words, step_chart, tornado_chart
+from ghostkv.report.bandwidth_figures import HEADLINE, TARGETS, tiers_table
+from ghostkv.report.document import Block, Column, Figure, Prose, Section, Table
+from ghostkv.report.headline import headline
+from ghostkv.report.numbers import FORMATS, integer, percent
+from ghostkv.report.results import Results
+from ghostkv.report.sections.targets import judge
+
+# Schemes that depend on survivors are drawn for both scenarios, others once.
+_DEPENDENT = ("quest", "additive", "nested", "near_memory")
+
+
+def build(results: Results) -> Sequence[Block]:
+    """The check first, then what the model says."""
+    return [
+        Prose(_reading(results)),
+        _targets(results),
+        _errors(results),
+        _fits(results),
+        _counts(results),
+        tiers_table(results),
+        _survivors(results),
+        _steps(results),
+        _crossings(results),
+        _maps(results),
+        _tornado(results),
+    ]
+
+
+def _captured(results: Results) -> str:
+    return results.table("bandwidth.steps")["shape"][0]
+
+
+def _reading(results: Results) -> str:
+    config, shape = results.config["bandwidth"], _captured(results)
+    return (
+        "Bytes are not time: memory moves whole lines and blocks, a request waits for its latency, and survivors lie "
+        "scattered. The model of docs/bandwidth.md is first **checked on this machine**: gathers from memory, from disk "
+        "and from the lab's own store are timed, its parameters are fitted on every other configuration, and its error is "
+        "that on the rest; and the bytes it counts are compared with those that page cache, kernel, MMU and a marking loop "
+        "saw. What follows is **modelled, not measured**: step times on tiers taken from datasheets, for the layers of "
+        f"{shape} and of {config['served']['name']}, with the survivors that were measured on {shape} "
+        f"({_point(results)}). Beyond the measured context two scenarios stand side by side: *constant*, the share of "
+        "the last band of positions, and *trend*, the power law of the bands continued. *Pages, at best* reads the bounds "
+        "of all pages and exactly those that hold a survivor, which no page method can beat at equal survivors. *Nested* "
+        "assumes that the first planes of the stored key eliminate as the transform code of as many bytes. Attention time "
+        "leaves the weights out, step time has them."
+    )
+
+
+def _point(results: Results) -> str:
+    metric = {"fer": "FER", "dropped_mass": "dropped mass"}[results.config["bandwidth"]["point"]]
+    target = results.tightest(results.config["bandwidth"]["point"])
+    return f"{results.design}, {metric} ≤ {percent(target, 0)}"
+
+
+def _targets(results: Results) -> Table:
+    figures = headline(results, [SECTION])
+    rows = []
+    for target in TARGETS:
+        value, verdict = judge(target, figures)
+        show: Callable = FORMATS[target.format]
+        rows.append({"what": target.what, "target": f"≤ {show(target.bound)}", "measured": show(value),
+                     "verdict": verdict, "n": figures[target.figure]["n"]})  # fmt: skip
+    return Table(
+        "bandwidth_targets",
+        "What the check had to reach. n counts held-out configurations, and gathers whose bytes were counted.",
+        pl.DataFrame(rows),
+        {
+            "what": Column("Target"),
+            "target": Column("At most", "figure"),
+            "measured": Column("Measured", "figure"),
+            "n": Column("n", "integer"),
+            "verdict": Column("Verdict"),
+        },
+    )
+
+
+def _errors(results: Results) -> Figure:
+    data = results.table("bandwidth.errors").with_columns(
+        (pl.col("seconds") * 1e3).alias("milliseconds"),
+        (pl.col("modelled_seconds") * 1e3).alias("modelled"),
+        pl.col("tier").str.replace_all("_", " "),
+    )
+    held = data.filter(pl.col("held_out"))
+    return Figure(
+        "bandwidth_check",
+        "The model beside this machine",
+        error_chart(data),
+        data.select("name", "tier", "pattern", "row_bytes", "share", "depth", "held_out", "milliseconds", "modelled", "error"),
+        f"A dot is a configuration: rows of one size, one share of them, random, strided or real survivors. {held.height} "
+        f"filled dots were held out: their error is {percent(held['error'].abs().median())} in the median, "
+        f"{percent(held['error'].abs().quantile(0.9))} for nine in ten, {percent(held['error'].abs().max())} at worst. The "
+        "time of each is the least of its rounds' medians, taken in turns with all others.",
+    )  # fmt: skip
+
+
+def _fits(results: Results) -> Table:
+    return Table(
+        "bandwidth_fits",
+        "This machine's tiers as fitted on one half, and the error on the other. Latency in memory is what is left of it "
+        "with several misses in flight; a direct read's overhead is the system call and the thread. *Spread* is the "
+        "distance of the 10th from the 90th percentile of a configuration's repeats, over their median: what the machine's "
+        "own unrest allows at best.",
+        results.table("bandwidth.fits").with_columns(pl.col("tier").str.replace_all("_", " ")),
+        {
+            "tier": Column("Tier"),
+            "configurations": Column("Configurations", "integer"),
+            "gb_s": Column("GB/s", "number"),
+            "latency_us": Column("Latency (us)", "number"),
+            "overhead_us": Column("Overhead (us)", "number"),
+            "ramp_us": Column("Ramp (us)", "number"),
+            "fitted_error_median": Column("Error, fitted", "percent"),
+            "error_median": Column("held out", "percent"),
+            "error_p90": Column("p90", "percent"),
+            "error_worst": Column("worst", "percent"),
+            "seconds_spread_median": Column("Spread", "percent"),
+        },
+    )
+
+
+def _counts(results: Results) -> Table:
+    data = (
+        results.table("bandwidth.counts")
+        .group_by("tier", "instrument", "unit", "pattern", maintain_order=True)
+        .agg(
+            pl.len().alias("gathers"),
+            (pl.col("measured_bytes").sum() / pl.col("wanted_bytes").sum()).alias("amplification"),
+            pl.col("error").max(),
+            (pl.col("expected_bytes").sum() / pl.col("measured_bytes").sum()).alias("expected"),
+        )
+    )
+    return Table(
+        "bandwidth_counts",
+        "Bytes that the model counts from the rows' addresses beside what an instrument saw, worst gather. *Moved over "
+        "wanted* is what whole units cost. *Random formula* is what rows drawn at random would touch, over what was "
+        "touched: real survivors cluster, so that the formula overstates their blocks, and the model corrects for it.",
+        data,
+        {
+            "tier": Column("Tier"),
+            "instrument": Column("Instrument"),
+            "unit": Column("Unit (B)", "integer"),
+            "pattern": Column("Rows"),
+            "gathers": Column("Gathers", "integer"),
+            "amplification": Column("Moved over wanted", "factor"),
+            "error": Column("Largest error", "percent"),
+            "expected": Column("Random formula", "factor"),
+        },
+    )
+
+
+def _survivors(results: Results) -> Table:
+    return Table(
+        "bandwidth_survivors",
+        "Survivors of cold keys that the model takes. Only rows marked measured are; all others are scenarios.",
+        results.table("bandwidth.survivors"),
+        {
+            "scenario": Column("Scenario"),
+            "context": Column("Context", "integer"),
+            "measured": Column("measured", "yes_no"),
+            "share_head": Column("Per head", "percent"),
+            "share_group": Column("United over the group", "percent"),
+            "share_group_low": Column("least layer", "percent"),
+            "share_group_high": Column("most", "percent"),
+            "exponent": Column("Exponent", "number"),
+        },
+    )
+
+
+def _steps(results: Results) -> Figure:
+    shape, placements = _captured(results), _placements(results)
+    data = results.table("bandwidth.steps").filter(
+        (pl.col("shape") == shape)
+        & pl.col("placement").is_in(placements)
+        & ((pl.col("scenario") == "constant") | pl.col("scheme").is_in(_DEPENDENT))
+    )
+    data = data.with_columns(
+        (pl.col("attention_seconds") * 1e3).alias("milliseconds"), scheme_words().alias("label")
+    )
+    columns = (
+        "shape",
+        "placement",
+        "scheme",
+        "label",
+        "scenario",
+        "context",
+        "share",
+        "link_bytes",
+        "milliseconds",
+    )
+    return Figure(
+        "bandwidth_steps",
+        f"Attention time of a step against context, {shape} (model)",
+        step_chart(data, placements),
+        data.select(columns),
+        "Cold keys and values lie in the tier that names the panel, records in the fastest, where the config says no "
+        "other. All of it is modelled; survivors are measured at the shortest contexts alone. At short contexts the "
+        "latency of one more dependent phase outweighs the bytes saved. Additive and nested coincide where the bytes that "
+        "nesting saves do not fill a line.",
+    )
+
+
+def _placements(results: Results) -> list[str]:
+    return [placement["name"] for placement in results.config["bandwidth"]["placements"]][:4]
+
+
+def _crossings(results: Results) -> Table:
+    data = results.table("bandwidth.crossings").filter(
+        (pl.col("scheme") == "nested") & pl.col("against").is_in(["full", "int4", "quest"])
+    )
+    data = data.with_columns(
+        scheme_words("against"),
+        pl.col("placement").str.replace_all("_", " "),
+        pl.when(pl.col("context").is_null()).then(pl.lit("never"))
+        .when(pl.col("always")).then(pl.lit("all"))
+        .otherwise(pl.col("context").map_elements(integer, return_dtype=pl.String)).alias("from"),
+    )  # fmt: skip
+    context = results.config["bandwidth"]["headline_context"]
+    return Table(
+        "bandwidth_crossings",
+        f"Nested storage beside others (model): from which context it is faster, and by how much at {context:,} tokens. "
+        "*Never* is a loss at the longest context tried. The last placements are this machine's own tiers, as fitted.",
+        data,
+        {
+            "shape": Column("Layers of"),
+            "placement": Column("Placement"),
+            "scenario": Column("Survivors"),
+            "against": Column("Against"),
+            "from": Column("Faster from", "figure"),
+            "speedup": Column("Attention time", "factor"),
+            "step_speedup": Column("Step time", "factor"),
+            "bytes_ratio": Column("Bytes", "ratio"),
+        },
+    )
+
+
+def _maps(results: Results) -> Figure:
+    shape = _captured(results)
+    data = results.table("bandwidth.maps").filter(pl.col("shape") == shape)
+    context = data["context"][0]
+    return Figure(
+        "bandwidth_maps",
+        f"Where nested storage is faster than INT4 in full at {context:,} tokens, {shape} (model)",
+        map_chart(data),
+        data,
+        "Times faster than reading all keys and values in INT4; the line is break-even. Left: the slower the tier of K,V "
+        "beside the fastest, which holds the records, the more survivors it pays to leave behind; its unit is that of the "
+        "first tier beyond the fastest. Right: that tier with larger units, which scattered survivors fill badly; real "
+        "survivors' clustering is taken from the measured patterns.",
+    )
+
+
+def _tornado(results: Results) -> Figure:
+    shape, placements = _captured(results), _placements(results)
+    rows = results.table("bandwidth.sensitivity").filter(
+        (pl.col("shape") == shape) & pl.col("placement").is_in(placements)
+    )
+    data = pl.concat(
+        rows.select(
+            "placement", "parameter", pl.col(side).alias("value"), pl.lit(words).alias("change"),
+            (pl.col(f"{side}_seconds") / pl.col("seconds")).alias("factor"), "elasticity",
+        )
+        for side, words in (("low", "halved (overlap 0)"), ("high", "doubled (overlap 1)"))
+    )  # fmt: skip
+    context = results.config["bandwidth"]["headline_context"]
+    return Figure(
+        "bandwidth_sensitivity",
+        f"What the time of nested storage hangs on at {context:,} tokens (model)",
+        tornado_chart(data, placements),
+        data,
+        "Each parameter halved and doubled, all others as configured; overlap is tried at none and at all. A parameter "
+        "without a bar does not matter there: the tier is bound by something else.",
+    )
+
+
+SECTION = Section(
+    "bandwidth",
+    "Memory tiers",
+    build,
+    needs=("bandwidth.errors", "bandwidth.counts", "bandwidth.steps"),
+    headline=HEADLINE,
+)

@@ -42,7 +42,9 @@ TOKENS, CONTEXT = 160, 120
 def tiny(family: str = "llama"):
     """A random model whose attention is not flat, with its own attention."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SIZES[family]), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(family, **SIZES[family]), dtype=torch.float32
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:

@@ -50,7 +50,7 @@ class Asks:
 
 def draw(
     generator: Generator,
-    seed: int,
+    seed: int | str,
     text: str,
     tokens: int,
     positions: np.ndarray,
@@ -66,7 +66,7 @@ def draw(
     Parameters
     ----------
     generator : Generator
-    seed : int
+    seed : int or str
         Names the worlds: texts of one seed share them.
     text : str
         Names the text: keys and queries depend on seed, text and KV head alone.

@@ -1,0 +1,134 @@
+"""Generated tensors as files: a capture folder, or `.npz` that `capture.import` reads, so that every stage runs on them.
+
+`python -m ghostkv.synthetic_files needles /data/needles --tokens 4096 --text codec`
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ghostkv import __version__
+from ghostkv.attention import cold_range, exact_attention
+from ghostkv.captures import CaptureWriter, LayerCapture
+from ghostkv.errors import GhostKVError
+from ghostkv.generators import GENERATORS, Generator, make
+from ghostkv.io import atomic_path
+from ghostkv.synthetic import draw
+
+# There is no model whose output could be compared; the tensors are their own truth.
+_PROOF = dict.fromkeys(
+    (
+        "max_relative_error",
+        "mean_relative_error",
+        "layer_relative_error",
+        "exact_relative_error",
+        "storage_relative_error",
+    )
+) | {"recomputed": 0}
+
+
+def write_capture(
+    folder: str | Path,
+    generator: Generator,
+    seed: int,
+    text: str,
+    tokens: int,
+    positions: np.ndarray,
+    *,
+    layers: int = 1,
+    kv_heads: int = 1,
+    group: int = 3,
+    width: int = 64,
+) -> None:
+    """Write a generated capture, as `captures.read_layer` reads it.
+
+    Parameters
+    ----------
+    folder : str or Path
+    generator : Generator
+    seed : int
+        Texts of one seed share their worlds, layer by layer.
+    text : str
+    tokens : int
+    positions : ndarray of int, shape [queries]
+    layers, kv_heads, group, width : int
+    """
+    metadata = {"model": f"synthetic {generator}", "text": text, "package_version": __version__}
+    with CaptureWriter(folder, width, width, metadata) as writer:
+        for layer in range(layers):
+            writer.append(
+                _layer(generator, seed, text, tokens, positions, layer, kv_heads, group, width), _PROOF
+            )
+
+
+def write_tensors(
+    folder: str | Path,
+    generator: Generator,
+    seed: int,
+    text: str,
+    tokens: int,
+    *,
+    layers: int = 1,
+    kv_heads: int = 1,
+    group: int = 3,
+    width: int = 64,
+) -> None:
+    """Write `layer00.npz`, ... with q, k and v of every position, as `capture.import` reads them."""
+    for layer in range(layers):
+        positions = np.arange(tokens)
+        capture = _layer(generator, seed, text, tokens, positions, layer, kv_heads, group, width, False)
+        with atomic_path(Path(folder) / f"layer{layer:02d}.npz") as temporary, open(temporary, "wb") as file:
+            np.savez(file, q=capture.queries, k=capture.keys, v=capture.values)
+
+
+def _layer(
+    generator, seed, text, tokens, positions, layer, kv_heads, group, width, with_outputs=True
+) -> LayerCapture:
+    shape = {"kv_heads": kv_heads, "group": group, "width": width, "layer": layer}
+    capture = draw(generator, f"{seed}/{layer}", text, tokens, positions, **shape).capture
+    if not with_outputs:
+        return capture
+    visible = cold_range(capture.positions, capture.first_visible(), 0, 1)
+    outputs = [
+        exact_attention(capture, head, capture.keys[head].astype(np.float32), visible, 1).mass
+        @ capture.values[head].astype(np.float32)
+        for head in range(kv_heads)
+    ]
+    return LayerCapture(
+        layer,
+        capture.keys,
+        capture.values,
+        capture.queries,
+        np.concatenate(outputs),
+        capture.positions,
+        capture.scale,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write `.npz` files of a generator."""
+    parser = argparse.ArgumentParser(prog="python -m ghostkv.synthetic_files", description=main.__doc__)
+    parser.add_argument("generator", choices=sorted(GENERATORS))
+    parser.add_argument("folder")
+    parser.add_argument("--text", default="held_out", help="name of the text; another name is another draw")
+    parser.add_argument("--seed", type=int, default=0, help="texts of one seed share their worlds")
+    for name, value in {"tokens": 4096, "layers": 1, "kv-heads": 1, "group": 3, "width": 64}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--spread", type=float, default=2.0, help="standard deviation of a query's scores")
+    given = parser.parse_args(arguments)
+    try:
+        generator = make({"name": given.generator}, spread=given.spread, span=given.tokens)
+        write_tensors(
+            given.folder, generator, given.seed, given.text, given.tokens, layers=given.layers,
+            kv_heads=given.kv_heads, group=given.group, width=given.width,
+        )  # fmt: skip
+    except GhostKVError as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

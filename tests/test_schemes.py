@@ -1,0 +1,126 @@
+"""Schemes on tiers: bytes are conserved, overlap stays within its bounds, times go the way they must."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ghostkv.memory import Tier
+from ghostkv.schemes import (
+    ADDITIVE,
+    FULL,
+    INT4,
+    INT8,
+    NEAR,
+    NESTED,
+    QUEST,
+    SCHEMES,
+    Clustering,
+    Shape,
+    World,
+    gather,
+    step,
+)
+
+SHAPE = Shape("made", 2, 8, 2, 64, 1_000_000)
+TIERS = {
+    "hbm": Tier("hbm", 1e12, 5e-7, 64, 16384.0, near_bandwidth=1e12),
+    "dram": Tier("dram", 5e10, 1e-6, 64, 1024.0, near_bandwidth=3e11),
+    "nvme": Tier("nvme", 1e10, 8e-5, 4096, 256.0, 4e-7, near_bandwidth=1e10),
+}
+WORLD = World(TIERS, "hbm", 68, 1.0, 0.0, 1e-6, 32, 16, Clustering.none())
+SCHEME, KV = st.sampled_from(SCHEMES), st.sampled_from(sorted(TIERS))
+CONTEXT, SHARE = st.integers(1, 1 << 20), st.floats(0, 1)
+
+
+@given(SCHEME, KV, KV, CONTEXT, SHARE, st.floats(0, 1))
+def test_overlap_lies_between_nothing_hidden_and_the_longer_part(scheme, kv, records, context, share, overlap):
+    found = step(scheme, SHAPE, kv, records, context, share, replace(WORLD, overlap=overlap))
+    first = found["weights_seconds"] + found["record_seconds"]
+    together, longest = first + found["kv_seconds"], max(first, found["kv_seconds"])
+    assert longest * (1 - 1e-9) <= found["step_seconds"] <= together * (1 + 1e-9)
+    assert found["step_seconds"] == pytest.approx(found["weights_seconds"] + found["attention_seconds"])
+    if kv == "hbm":  # one tier cannot serve two at once
+        assert found["hidden_seconds"] == 0
+
+
+@given(SCHEME, KV, KV, CONTEXT, SHARE)
+def test_link_bytes_are_the_sum_of_what_is_read_and_never_less_than_wanted(scheme, kv, records, context, share):
+    found = step(scheme, SHAPE, kv, records, context, share, WORLD)
+    assert found["link_bytes"] == pytest.approx(found["fast_bytes"] + found["record_bytes"] + found["kv_bytes"])
+    assert all(value >= 0 for value in found.values())
+    cold = max(0, context - 68) * SHAPE.kv_heads * SHAPE.layers
+    wanted = {
+        FULL: 256.0, INT8: 144.0, INT4: 80.0, QUEST: 0.0, ADDITIVE: 256 * share, NESTED: 248 * share, NEAR: 256 * share,
+    }[scheme]  # fmt: skip
+    assert found["kv_bytes"] >= cold * wanted * (1 - 1e-9)
+
+
+@given(st.sampled_from((QUEST, ADDITIVE, NESTED, NEAR)), st.sampled_from(("hbm", "dram")), SHARE, SHARE)
+def test_more_survivors_take_no_less_time_on_lines(scheme, kv, low, high):
+    low, high = sorted((low, high))
+    few, many = (step(scheme, SHAPE, kv, "hbm", 65536, share, WORLD) for share in (low, high))
+    assert many["link_bytes"] >= few["link_bytes"] * (1 - 1e-9)
+    assert many["attention_seconds"] >= few["attention_seconds"] * (1 - 1e-9)
+
+
+@given(SCHEME, KV, SHARE, st.integers(4096, 1 << 19))
+def test_a_longer_context_takes_no_less_time_and_bytes(scheme, kv, share, context):
+    short, long = (step(scheme, SHAPE, kv, "hbm", tokens, share, WORLD) for tokens in (context, 2 * context))
+    assert long["link_bytes"] + long["near_bytes"] >= short["link_bytes"] + short["near_bytes"]
+    assert long["attention_seconds"] >= short["attention_seconds"] * (1 - 1e-9)
+
+
+@given(SCHEME, KV, SHARE, CONTEXT, st.floats(1, 50))
+def test_a_faster_tier_is_no_slower(scheme, kv, share, context, factor):
+    faster = {name: replace(tier, bandwidth=tier.bandwidth * factor) for name, tier in TIERS.items()}
+    plain = step(scheme, SHAPE, kv, "hbm", context, share, WORLD)
+    better = step(scheme, SHAPE, kv, "hbm", context, share, replace(WORLD, tiers=faster))
+    assert better["step_seconds"] <= plain["step_seconds"] * (1 + 1e-9)
+
+
+def test_bytes_by_hand():
+    tokens = 68 + 1000
+    full, int4, additive, near = (
+        step(scheme, SHAPE, "dram", "hbm", tokens, 0.1, WORLD) for scheme in (FULL, INT4, ADDITIVE, NEAR)
+    )
+    heads = SHAPE.kv_heads * SHAPE.layers
+    assert full["fast_bytes"] == heads * 68 * 256
+    assert full["kv_bytes"] == heads * 1000 * 256
+    # 4 bits an element, and a scale and a zero point of 2 bytes each for every 32.
+    assert int4["kv_bytes"] == heads * 1000 * (64 + 16)
+    assert additive["record_bytes"] == heads * 9024  # 9 bytes a key, whole lines
+    assert additive["kv_bytes"] == pytest.approx(heads * 100 * 256)
+    assert near["near_bytes"] == heads * 9024
+    assert near["record_bytes"] == heads * 512  # four queries of 64 in fp16 go down the link
+    assert near["link_bytes"] < additive["link_bytes"]
+
+
+def test_nesting_saves_memory_always_and_bytes_only_where_it_fills_a_unit():
+    fine = replace(WORLD, tiers={name: replace(tier, unit=8) for name, tier in TIERS.items()})
+    for world, saved in ((WORLD, 0.0), (fine, 8.0)):
+        additive, nested = (step(s, SHAPE, "dram", "hbm", 10_068, 0.1, world) for s in (ADDITIVE, NESTED))
+        heads = SHAPE.kv_heads * SHAPE.layers
+        assert additive["kv_bytes"] - nested["kv_bytes"] == pytest.approx(heads * 1000 * saved)
+        assert additive["stored_bytes"] - nested["stored_bytes"] == heads * 10_068 * 8
+
+
+def test_records_in_a_slower_tier_cost_more():
+    fast, slow = (step(NESTED, SHAPE, "nvme", records, 131072, 0.05, WORLD) for records in ("hbm", "dram"))
+    assert slow["record_seconds"] > fast["record_seconds"]
+
+
+def test_clustered_survivors_touch_fewer_blocks_but_never_fewer_than_they_fill():
+    half = Clustering(np.array([1.0, 16.0]), np.array([1.0, 0.5]), np.array([1.0, 0.5]))
+    full = Clustering(np.array([1.0, 16.0]), np.array([1.0, 1e-6]), np.array([1.0, 1e-6]))
+    plain = gather(10_000, 0.05, 256, TIERS["nvme"], Clustering.none())
+    assert gather(10_000, 0.05, 256, TIERS["nvme"], half)[1] == pytest.approx(plain[1] / 2)
+    assert gather(10_000, 0.05, 256, TIERS["nvme"], full)[1] == pytest.approx(0.05 * 10_000 * 256)
+    assert gather(10_000, 0.05, 256, TIERS["dram"], half) == gather(10_000, 0.05, 256, TIERS["dram"], Clustering.none())
+
+
+def test_an_unknown_scheme_is_refused():
+    with pytest.raises(ValueError, match="near_memory"):
+        step("magic", SHAPE, "hbm", "hbm", 4096, 0.1, WORLD)

@@ -6,9 +6,10 @@ import altair as alt
 import polars as pl
 
 from ghostkv.report.document import Figure
-from ghostkv.report.theme import BLUE, INK, MUTED, ORANGE, SEQUENTIAL, VERMILION
+from ghostkv.report.theme import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SEQUENTIAL, SKY, VERMILION
 
 PROVEN, STATISTICAL = "certificate, FER = 0", "statistical, calibrated"
+_COLOURS = (GREEN, SKY, PURPLE, BLUE, VERMILION, ORANGE, INK, MUTED)
 _SERIES = alt.Scale(domain=[PROVEN, STATISTICAL], range=[BLUE, ORANGE])
 
 
@@ -41,11 +42,12 @@ def reads_figure(heads: pl.DataFrame) -> Figure:
     y = alt.Y("reads_ratio:Q", axis=alt.Axis(title="Anchors and records read, over a flat scan's records"))
     colour = alt.Color("promise:N", scale=_SERIES, legend=alt.Legend(title=None, orient="top"))
     side = alt.XOffset("promise:N", scale=alt.Scale(domain=[PROVEN, STATISTICAL]))
-    jitter = data.with_row_index("row").with_columns(
-        (pl.col("row") * 7 % 11 / 11).cast(pl.Float64).alias("jitter")
+    dots = alt.Chart(data).mark_circle(size=13, opacity=0.35).encode(x=x, y=y, color=colour, xOffset=side)
+    bars = (
+        alt.Chart(means)
+        .mark_tick(thickness=3, size=42, opacity=1)
+        .encode(x=x, y=y, color=colour, xOffset=side)
     )
-    dots = alt.Chart(jitter).mark_circle(size=13, opacity=0.35).encode(x=x, y=y, color=colour, xOffset=side)
-    bars = alt.Chart(means).mark_tick(thickness=3, size=42).encode(x=x, y=y, color=colour, xOffset=side)
     half = (
         alt.Chart(pl.DataFrame({"at": [0.5]})).mark_rule(color=INK, strokeDash=[4, 3]).encode(y=alt.Y("at:Q"))
     )
@@ -70,6 +72,7 @@ def bytes_figure(heads: pl.DataFrame) -> Figure:
         .otherwise(pl.col("index_name"))
         .alias("series")
     ).select("series", "layer", "head", "reads_ratio", "scan_ratio", "bytes_ratio", "flat_bytes_ratio")
+    series = sorted(data["series"].unique())
     rules = alt.Chart(pl.DataFrame({"reads": [0.5], "bytes": [1.0]}))
     dots = (
         alt.Chart(data)
@@ -81,10 +84,14 @@ def bytes_figure(heads: pl.DataFrame) -> Figure:
             y=alt.Y(
                 "scan_ratio:Q",
                 axis=alt.Axis(title="Scanned bytes over the flat scan's", format="~g"),
-                scale=alt.Scale(type="log", nice=False),
+                scale=alt.Scale(type="log", padding=10),
             ),
             color=alt.Color(
-                "series:N", legend=alt.Legend(title=None, orient="top", columns=3, labelLimit=260)
+                "series:N",
+                scale=alt.Scale(
+                    domain=series, range=[_COLOURS[i % len(_COLOURS)] for i in range(len(series))]
+                ),
+                legend=alt.Legend(title=None, orient="top", columns=3, labelLimit=260),
             ),
         )
     )
@@ -99,8 +106,8 @@ def bytes_figure(heads: pl.DataFrame) -> Figure:
         chart.properties(width=560, height=320),
         data,
         "Every index on the trace; a dot is a head. Left of the black line less than half of the flat scan's records are "
-        "read, below the red line the scan (anchors and record levels, without K and V) costs fewer bytes. An index pays "
-        "for itself only below the red line.",
+        "read, below the vermilion line the scan (anchors and record levels, without K and V) costs fewer bytes. An index pays "
+        "for itself only below that line.",
     )
 
 

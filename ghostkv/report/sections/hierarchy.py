@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Column, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.document import Block, Column, Prose, Section, Table
+from ghostkv.report.headline import headline
 from ghostkv.report.hierarchy import bytes_figure, chosen, layers_figure, reads_figure
-from ghostkv.report.numbers import counted, integer, number, percent
+from ghostkv.report.hierarchy_headline import HEADLINE, TARGETS
+from ghostkv.report.numbers import FORMATS, counted, integer, number, percent
 from ghostkv.report.results import Results
+from ghostkv.report.sections.targets import judge
 
 # The goal: less than half of the flat scan's records, on at least half of the heads.
 _HALF, _HEADS = 0.5, 0.5
@@ -27,6 +30,7 @@ def build(results: Results) -> Sequence[Block]:
         _layers(heads),
         Prose(_growth(results, heads)),
         _fits(results.table("hierarchy.fits")),
+        _targets(results),
         _checks(results.table("hierarchy.checks")),
     ]
 
@@ -219,6 +223,26 @@ def _fits(fits: pl.DataFrame) -> Table:
     )
 
 
+def _targets(results: Results) -> Table:
+    figures, rows = headline(results, [SECTION]), []
+    for target in TARGETS:
+        value, verdict = judge(target, figures)
+        show = FORMATS[target.format]
+        goal = f"{'≥' if target.at_least else '≤'} {show(target.bound)}"
+        rows.append({"what": target.what, "goal": goal, "measured": show(value), "verdict": verdict})
+    return Table(
+        "hierarchy_targets",
+        "What an index set out to reach, and whether it did. 8k is the trace at 8,192 tokens or more.",
+        pl.DataFrame(rows),
+        {
+            "what": Column("What"),
+            "goal": Column("Target", "figure"),
+            "measured": Column("Measured", "figure"),
+            "verdict": Column("Verdict"),
+        },
+    )
+
+
 def _checks(checks: pl.DataFrame) -> Table:
     words = {
         "leaf": "member's float64 score is at most its cluster's bound",
@@ -245,33 +269,6 @@ def _checks(checks: pl.DataFrame) -> Table:
     )
 
 
-_AT = " AS value, count(*) AS n FROM self WHERE role = 'trace' AND context >= 8192 AND mode = 'grown' AND certificate = "
-_PROVEN, _BYTES = _AT + "'topk' AND chosen_for_reads", _AT + "'topk' AND chosen_for_bytes"
-_STATISTICAL = _AT + "'calibrated'"
-_UNDER_HALF = "SELECT avg(CASE WHEN reads_ratio < 0.5 THEN 1.0 ELSE 0.0 END)"
-
-
-def _figure(name: str, unit: str, query: str, table: str = "heads") -> HeadlineFigure:
-    return HeadlineFigure(f"hierarchy.{name}", unit, f"hierarchy.{table}", query)
-
-
-HEADLINE = (
-    _figure(
-        "violations",
-        "checks",
-        "SELECT sum(violations) AS value, sum(checks) AS n FROM self",
-        "checks",
-    ),
-    _figure("heads_reading_under_half_at_8k", "share of heads", _UNDER_HALF + _PROVEN),
-    _figure("reads_ratio_at_8k", "of the flat scan's records", "SELECT avg(reads_ratio)" + _PROVEN),
-    _figure(
-        "heads_cheaper_in_bytes_at_8k",
-        "share of heads",
-        "SELECT avg(CASE WHEN bytes_ratio < flat_bytes_ratio THEN 1.0 ELSE 0.0 END)" + _BYTES,
-    ),
-    _figure("statistical_heads_reading_under_half_at_8k", "share of heads", _UNDER_HALF + _STATISTICAL),
-    _figure("statistical_fer_at_8k", "of the exact top-k", "SELECT avg(fer)" + _STATISTICAL),
-)
 SECTION = Section(
     "hierarchy",
     "Does an index over the records pay?",

@@ -9,11 +9,12 @@ import numpy as np
 
 from ghostkv.attention import cap
 from ghostkv.bounds import narrow
+from ghostkv.call_views import View, cold_mask, views
 from ghostkv.certificates import Costs, Outcome, Powers, certify_mass
 from ghostkv.codecs.nested import Nested, NestedRecords
 from ghostkv.compensation import cold_means, compensate
 from ghostkv.deciders import Call, Decider
-from ghostkv.seated import View, cold_mask, combine, views
+from ghostkv.seated import combine
 from ghostkv.traffic import rows_of
 from ghostkv.truth import Truth
 

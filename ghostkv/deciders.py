@@ -16,7 +16,8 @@ import numpy as np
 
 from ghostkv.codecs import Codec
 from ghostkv.errors import ConfigError
-from ghostkv.fused_attention import COLD, HEADS, UNITED, VISIBLE, ghost_attend, write_records
+from ghostkv.fused_attention import COLD, HEADS, UNITED, VISIBLE, ghost_attend
+from ghostkv.fused_records import write_records
 from ghostkv.metrics import ELEMENT_BYTES
 from ghostkv.traffic import rows_of
 

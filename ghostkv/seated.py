@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ghostkv.attention import ColdRange, cap, cold_range, hide
+from ghostkv.attention import ColdRange
+from ghostkv.call_views import View, cold_mask, views
 from ghostkv.codecs import Codec, Decoded
 from ghostkv.compensation import cold_means, compensate
 from ghostkv.deciders import Call, Decider
@@ -20,49 +21,6 @@ from ghostkv.traffic import rows_of
 # queries add to one accumulated observation, the most recent ones are kept each for itself.
 OBSERVERS = ("h2o", "snapkv")
 OBSERVE_EVERY, OBSERVE_LAST = 16, 32
-# Queries decided at once: bounds the size of [group, queries, tokens].
-_BLOCK = 256
-
-
-@dataclass(frozen=True)
-class View:
-    """One KV head of one row of the batch, without its left padding: what `Scene` is made from."""
-
-    keys: np.ndarray
-    values: np.ndarray
-    queries: np.ndarray
-    positions: np.ndarray
-    visible: ColdRange
-    scale: float
-    softcap: float
-
-    def scores(self, out: np.ndarray | None = None) -> np.ndarray:
-        """Exact scores, -inf where a key is not visible; float32, shape [group, queries, tokens]."""
-        group, queries, width = self.queries.shape
-        out = np.empty((group, queries, len(self.keys)), np.float32) if out is None else out
-        flat = self.queries.reshape(-1, width) * np.float32(self.scale)
-        np.matmul(flat, self.keys.T, out=out.reshape(-1, len(self.keys)))
-        hide(cap(out, self.softcap), self.visible)
-        return out
-
-
-def views(call: Call, block: int = _BLOCK):
-    """Every row, KV head and block of queries of a call: (row, KV head, slice of queries, View)."""
-    group, queries = call.group, call.query.shape[2]
-    for b in range(len(call.first)):
-        first = int(call.first[b])
-        for h in range(call.keys.shape[1]):
-            for begin in range(max(first - call.past, 0), queries, block):
-                some = slice(begin, min(begin + block, queries))
-                # A query sees nothing later, so neither does its scene: the block ends with its last query's key.
-                end = call.past + some.stop
-                positions = np.arange(call.past + some.start, end) - first
-                yield b, h, some, View(
-                    call.keys[b, h, first:end], call.values[b, h, first:end],
-                    np.ascontiguousarray(call.query[b, h * group : (h + 1) * group, some]),
-                    positions, cold_range(positions, np.zeros_like(positions), call.sinks, call.hot),
-                    call.scale, call.softcap,
-                )  # fmt: skip
 
 
 @dataclass
@@ -213,12 +171,6 @@ class Ledger:
         return rows_of(
             self.visible, self.cold, self.united, self.own, self.call.pair, self.records, self.head_records
         )
-
-
-def cold_mask(visible: ColdRange, tokens: int) -> np.ndarray:
-    """Which keys are cold, bool of shape [queries, tokens]."""
-    token = np.arange(tokens)
-    return (token >= visible.start[:, None]) & (token < visible.stop[:, None])
 
 
 def combine(

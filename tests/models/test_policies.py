@@ -29,6 +29,7 @@ from ghost_fixtures import (  # noqa: E402
 
 from ghostkv import seated  # noqa: E402
 from ghostkv.attention import scores  # noqa: E402
+from ghostkv.call_views import views  # noqa: E402
 from ghostkv.certified import CertifiedMass  # noqa: E402
 from ghostkv.deciders import Call  # noqa: E402
 from ghostkv.errors import ConfigError  # noqa: E402
@@ -37,7 +38,7 @@ from ghostkv.models.load_policy import Sources, load_policy  # noqa: E402
 from ghostkv.models.policy import Policy  # noqa: E402
 from ghostkv.peers import Buffers, budget_of, calibration_view  # noqa: E402
 from ghostkv.policy_fit import fit_theta  # noqa: E402
-from ghostkv.seated import OracleMass, Seated, views  # noqa: E402
+from ghostkv.seated import OracleMass, Seated  # noqa: E402
 from ghostkv.selectors import make  # noqa: E402
 from ghostkv.selectors.base import Calibration  # noqa: E402
 
@@ -157,6 +158,7 @@ def test_certified_mass_runs_in_the_model_on_both_paths(captures):
 
 def test_the_fitted_threshold_spends_the_budget_on_the_text_it_was_fitted_on(captures):
     from ghost_fixtures import frames
+
     from ghostkv.models.policy import ghost_policy
 
     layers = [([one], fitted(one)) for one in captures]
@@ -173,9 +175,11 @@ def test_the_fitted_threshold_spends_the_budget_on_the_text_it_was_fitted_on(cap
 def test_policies_from_entries_say_what_they_lack(tmp_path):
     sources = Sources(range(LAYERS), HEADS)
     full = load_policy({"policy": "full"}, sources)
-    assert full.decider(0) is None and full.dense_layers == (0, 1)
+    assert full.decider(0) is None
+    assert full.dense_layers == (0, 1)
     oracle = load_policy({"policy": "oracle_mass", "delta": 0.02, "label": "ceiling"}, sources)
-    assert oracle.name == "ceiling" and "0.02" in oracle.certificate
+    assert oracle.name == "ceiling"
+    assert "0.02" in oracle.certificate
     for entry, message in (
         ({"policy": "magic"}, "Accepted: full"),
         ({"policy": "ghost", "bytes": 8}, "no option 'bytes'"),

@@ -73,6 +73,9 @@ class Bench:
             low, median, high = np.quantile(times, [0.1, 0.5, 0.9])
             name = ", ".join(f"{configuration.about[key]:g}" if isinstance(configuration.about[key], float)
                              else str(configuration.about[key]) for key in _KEYS)  # fmt: skip
+            # Two patterns may have the same share.
+            again = sum(row["name"].split(" #")[0] == name for row in rows)
+            name += f" #{again + 1}" if again else ""
             row = {"name": name, **configuration.about, **configuration.touches}
             row |= {"rounds": rounds, "repeats": repeats, "seconds": np.median(times, axis=1).min()}
             rows.append(row | {"seconds_low": low, "seconds_median": median, "seconds_high": high})

@@ -36,7 +36,9 @@ CONTEXT, SHARE = st.integers(1, 1 << 20), st.floats(0, 1)
 
 
 @given(SCHEME, KV, KV, CONTEXT, SHARE, st.floats(0, 1))
-def test_overlap_lies_between_nothing_hidden_and_the_longer_part(scheme, kv, records, context, share, overlap):
+def test_overlap_lies_between_nothing_hidden_and_the_longer_part(
+    scheme, kv, records, context, share, overlap
+):
     found = step(scheme, SHAPE, kv, records, context, share, replace(WORLD, overlap=overlap))
     first = found["weights_seconds"] + found["record_seconds"]
     together, longest = first + found["kv_seconds"], max(first, found["kv_seconds"])
@@ -47,9 +49,13 @@ def test_overlap_lies_between_nothing_hidden_and_the_longer_part(scheme, kv, rec
 
 
 @given(SCHEME, KV, KV, CONTEXT, SHARE)
-def test_link_bytes_are_the_sum_of_what_is_read_and_never_less_than_wanted(scheme, kv, records, context, share):
+def test_link_bytes_are_the_sum_of_what_is_read_and_never_less_than_wanted(
+    scheme, kv, records, context, share
+):
     found = step(scheme, SHAPE, kv, records, context, share, WORLD)
-    assert found["link_bytes"] == pytest.approx(found["fast_bytes"] + found["record_bytes"] + found["kv_bytes"])
+    assert found["link_bytes"] == pytest.approx(
+        found["fast_bytes"] + found["record_bytes"] + found["kv_bytes"]
+    )
     assert all(value >= 0 for value in found.values())
     cold = max(0, context - 68) * SHAPE.kv_heads * SHAPE.layers
     wanted = {
@@ -118,7 +124,9 @@ def test_clustered_survivors_touch_fewer_blocks_but_never_fewer_than_they_fill()
     plain = gather(10_000, 0.05, 256, TIERS["nvme"], Clustering.none())
     assert gather(10_000, 0.05, 256, TIERS["nvme"], half)[1] == pytest.approx(plain[1] / 2)
     assert gather(10_000, 0.05, 256, TIERS["nvme"], full)[1] == pytest.approx(0.05 * 10_000 * 256)
-    assert gather(10_000, 0.05, 256, TIERS["dram"], half) == gather(10_000, 0.05, 256, TIERS["dram"], Clustering.none())
+    assert gather(10_000, 0.05, 256, TIERS["dram"], half) == gather(
+        10_000, 0.05, 256, TIERS["dram"], Clustering.none()
+    )
 
 
 def test_an_unknown_scheme_is_refused():

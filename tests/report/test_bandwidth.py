@@ -1,0 +1,65 @@
+"""The chapter on memory tiers: the check comes first, misses are named, models are called models."""
+
+import pytest
+
+from ghostkv.io import write_table
+from ghostkv.report.document import Figure, Prose, Table
+from ghostkv.report.headline import headline
+from ghostkv.report.results import Results
+from ghostkv.report.sections.bandwidth import SECTION
+from ghostkv.tables import table_of
+from tests.report.bandwidth_fixtures import bandwidth_tables
+from tests.report.fixtures import make_params
+
+
+def write(folder, **options):
+    tables = {}
+    for name, (rows, schema) in bandwidth_tables(**options).items():
+        tables[f"bandwidth_{name}"] = str(folder / f"{name}.parquet")
+        write_table(table_of(rows, schema), folder / f"{name}.parquet", schema)
+    return Results(tables, make_params())
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("bandwidth"))
+
+
+def test_every_column_of_every_table_exists_and_every_figure_has_data(results):
+    blocks = SECTION.build(results)
+    for block in blocks:
+        if isinstance(block, Table):
+            assert set(block.columns) <= set(block.data.columns), block.name
+        if isinstance(block, Figure):
+            assert block.data.height
+            block.chart.to_dict()
+    names = {block.name for block in blocks if isinstance(block, Figure)}
+    assert names == {"bandwidth_check", "bandwidth_steps", "bandwidth_maps", "bandwidth_sensitivity"}
+
+
+def test_headline_has_the_error_of_held_out_times_and_what_crossings_say(results):
+    figures = {name: figure["value"] for name, figure in headline(results, [SECTION]).items()}
+    assert 0 <= figures["bandwidth.time_error_median"] <= figures["bandwidth.time_error_worst"] < 0.05
+    assert figures["bandwidth.bytes_error"] == 0
+    crossings = results.table("bandwidth.crossings")
+    row = crossings.filter(
+        (crossings["placement"] == "dram") & (crossings["scenario"] == "constant")
+        & (crossings["scheme"] == "nested") & (crossings["against"] == "int4")
+    )  # fmt: skip
+    assert figures["bandwidth.int4_speedup_dram"] == pytest.approx(row["speedup"][0])
+
+
+def test_misses_are_called_missed(tmp_path):
+    found = write(tmp_path, noise=0.6, byte_error=0.03)
+    table = next(block for block in SECTION.build(found) if getattr(block, "name", "") == "bandwidth_targets")
+    assert dict(table.data.select("what", "verdict").iter_rows()) == {
+        "Median error of time, held-out configurations": "missed",
+        "Largest error of counted bytes": "missed",
+    }
+
+
+def test_a_model_is_called_a_model(results):
+    assert "modelled, not measured" in next(b.text for b in SECTION.build(results) if isinstance(b, Prose))
+    for block in SECTION.build(results):
+        if isinstance(block, Figure) and block.name != "bandwidth_check":
+            assert block.title.endswith("(model)")

@@ -54,7 +54,7 @@ class Hierarchy(Section):
     )
     fer: Share = Field(default=0.01, description="False elimination that the statistical variant aims at.")
     queries: PositiveInt = Field(
-        default=48, description="Queries a head on the trace and each threshold text; half as many on others."
+        default=40, description="Queries a head on the trace and each threshold text; half as many on others."
     )
     block: PositiveInt = Field(default=2048, description="Keys of a prompt that are clustered together.")
     chunk: PositiveInt = Field(

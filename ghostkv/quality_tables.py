@@ -84,6 +84,7 @@ GENERATION_SCHEMA = pa.schema(
 SUMMARY_SCHEMA = pa.schema(
     [
         ("policy", pa.string()),
+        ("role", pa.string()),  # identity, mass or budget: what the headline quotes it for; null for others
         ("kind", pa.string()),
         ("family", pa.string()),
         ("target", pa.float64()),
@@ -108,6 +109,7 @@ SUMMARY_SCHEMA = pa.schema(
 EQUAL_BYTES_SCHEMA = pa.schema(
     [
         ("policy", pa.string()),
+        ("role", pa.string()),
         ("against", pa.string()),  # a family
         ("domain", pa.string()),
         ("bytes_ratio_gqa", pa.float64()),  # of the policy, as measured
@@ -259,12 +261,11 @@ def compare_at_equal_bytes(summary: pl.DataFrame, measured: Measured) -> pl.Data
             for row in table.filter(pl.col("kind").is_in(["ours", "certified"])).iter_rows(named=True):
                 every = [number[row["policy"]], *theirs]
                 shared = (measured.counts["kl"][np.ix_(every, blocks)] > 0).all(axis=0)
-                found = _at_equal_bytes(
-                    measured, domain, blocks[shared], every, curve, row["bytes_ratio_gqa"]
-                )
+                found = _at_equal_bytes(measured, blocks[shared], every, curve, row["bytes_ratio_gqa"])
                 about = {"policy": row["policy"], "against": family, "domain": domain}
                 rows.append(about | {name: _number(value) for name, value in found.items()})
-    return pl.DataFrame(rows, schema=pl.from_arrow(EQUAL_BYTES_SCHEMA.empty_table()).schema)
+    schema = pl.from_arrow(EQUAL_BYTES_SCHEMA.empty_table()).schema
+    return pl.DataFrame(rows, schema={name: kind for name, kind in schema.items() if name != "role"})
 
 
 def _at_equal_bytes(

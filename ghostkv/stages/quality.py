@@ -139,7 +139,7 @@ def measure_text(
     for label in work:
         work.set_postfix_str(label)
         entry, policy = policies.entries[label], policies.make(label)
-        count = min(entry.get("positions", params["continuation"]), params["continuation"])
+        count = min(entry.get("positions") or params["continuation"], params["continuation"])
         decoded = begun.decode(policy, count)
         about = {**who, "policy": label}
         found["positions"] += [about | one for one in reader.rows(decoded.logits)]
@@ -204,7 +204,7 @@ def gather(
     tables : mapping
         Files of each table of a text, one a text.
     params : mapping
-        `block`, `replicates`, `seed`.
+        `block`, `replicates`, `seed`, `headline`.
     outputs : mapping
         Those tables joined, `summary` and `equal_bytes`.
     """
@@ -215,8 +215,12 @@ def gather(
     summary = summarise(joined["positions"], joined["runs"], measured)
     for name, schema in _TEXT_TABLES.items():
         write_table(joined[name], outputs[name], schema, metadata)
+    # A policy may be quoted for one thing only: the last named wins.
+    roles = {label: role for role, label in params["headline"].items() if role != "peer"}
+    quoted = pl.col("policy").replace_strict(roles, default=None, return_dtype=pl.String).alias("role")
+    summary = summary.with_columns(quoted)
     write_table(summary, outputs["summary"], SUMMARY_SCHEMA, metadata)
-    equal = compare_at_equal_bytes(summary, measured)
+    equal = compare_at_equal_bytes(summary, measured).with_columns(quoted)
     write_table(equal, outputs["equal_bytes"], EQUAL_BYTES_SCHEMA, metadata)
 
 

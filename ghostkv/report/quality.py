@@ -1,0 +1,227 @@
+"""Figures of the chapter on quality: what is lost by byte, by position, by band of layers."""
+
+from __future__ import annotations
+
+import altair as alt
+import polars as pl
+
+from ghostkv.report.document import Figure
+from ghostkv.report.numbers import counted
+from ghostkv.report.peers import NAMES
+from ghostkv.report.results import Results, words
+from ghostkv.report.theme import BLUE, GREEN, INK, ORACLE_GREY, ORANGE, PURPLE, SKY, VERMILION, WIDTH
+
+_OWN = {
+    "ghost": "ghost (ours)",
+    "ghost_plain": "ghost, no compensation",
+    "calibrated": "calibrated thresholds",
+    "certified_mass": "certified mass",
+    "oracle_mass": "oracle (exact mass)",
+    "identity": "identity",
+}
+_COLOURS = {
+    "ghost": BLUE,
+    "ghost_plain": SKY,
+    "certified_mass": GREEN,
+    "calibrated": "#44aa99",
+    "oracle_mass": ORACLE_GREY,
+    "quest": VERMILION,
+    "streaming_llm": "#882255",
+    "h2o": ORANGE,
+    "snapkv": PURPLE,
+}
+_SPARE = ("#999933", "#6b6ecf", "#8c6d31")
+# On a logarithmic axis zero has no place.
+FLOOR = 1e-9
+_BAND = 32
+
+
+def family_name(family: str) -> str:
+    """How a family is printed."""
+    return _OWN.get(family) or NAMES.get(family) or words(family)
+
+
+def overall(results: Results) -> pl.DataFrame:
+    """The summary over all texts."""
+    return results.table("quality.summary").filter(pl.col("domain") == "all")
+
+
+def role(results: Results, name: str, domain: str = "all") -> dict:
+    """The policy that the headline quotes for something; empty where none was measured."""
+    rows = results.table("quality.summary").filter(pl.col("role") == name, pl.col("domain") == domain)
+    return rows.row(0, named=True) if rows.height else {}
+
+
+def _log(title: str) -> dict:
+    return {
+        "scale": alt.Scale(type="log", nice=False),
+        "axis": alt.Axis(title=title, format=".0e", tickCount=6),
+    }
+
+
+def bytes_figure(results: Results) -> Figure:
+    """KL against GQA-true bytes, a line a family."""
+    data = (
+        overall(results)
+        .filter(pl.col("kind") != "identity")
+        .with_columns(
+            pl.col("family").map_elements(family_name, return_dtype=pl.String).alias("label"),
+            pl.col("kl", "kl_low", "kl_high").clip(lower_bound=FLOOR),
+        )
+        .sort("family", "bytes_ratio_gqa")
+    )
+    families = data["family"].unique(maintain_order=True).to_list()
+    spare = iter(_SPARE * (1 + len(families) // len(_SPARE)))
+    scale = alt.Scale(
+        domain=[family_name(one) for one in families],
+        range=[_COLOURS.get(one) or next(spare) for one in families],
+    )
+    legend = alt.Legend(title=None, orient="bottom", columns=4, symbolStrokeWidth=3, symbolSize=140)
+    base = alt.Chart(data).encode(
+        x=alt.X(
+            "bytes_ratio_gqa:Q",
+            scale=alt.Scale(zero=False, nice=False, padding=12),
+            axis=alt.Axis(title="Bytes read over full K and V (GQA-true, whole model)", format=".2f"),
+        ),
+        color=alt.Color("label:N", scale=scale, legend=legend),
+    )
+    y = alt.Y("kl:Q", **_log("KL to the dense model (nats a token)"))
+    lines = base.mark_line(strokeWidth=2).encode(y=y)
+    points = base.mark_circle(size=46, opacity=1).encode(y=y)
+    bars = base.mark_rule(strokeWidth=1).encode(y=alt.Y("kl_low:Q"), y2="kl_high:Q")
+    budget = alt.Chart(pl.DataFrame({"x": [results.config["quality"]["budget"]]}))
+    budget = budget.mark_rule(color=INK, strokeDash=[2, 2]).encode(x="x:Q")
+    documents = int(data["documents"].max())
+    return Figure(
+        "quality_bytes",
+        "What the model says, by bytes read",
+        (budget + lines + bars + points).properties(width=WIDTH - 60, height=360),
+        data.select(
+            "policy",
+            "family",
+            "target",
+            "bytes_ratio_gqa",
+            "bytes_ratio",
+            "kl",
+            "kl_low",
+            "kl_high",
+            "top1",
+            "positions",
+        ),
+        f"Down and left is better. Mean KL from the dense model's next-token distribution over {counted(documents, 'held-out text')}; "
+        "bars are 95 % bootstrap intervals over blocks of positions. Bytes are measured, not asked for: index, survivors "
+        "united over a group, sinks and hot window of all layers. All heads of a group attend to what the group read. "
+        "Slow policies decoded fewer positions (table). The dashed line is the byte budget of the headline.",
+    )
+
+
+def positions_figure(results: Results) -> Figure:
+    """KL by position and domain: the headline policy beside the peer's closest budget."""
+    ours = role(results, "budget")
+    rows = overall(results).filter(pl.col("family") == results.config["quality"]["headline"]["peer"])
+    shown = [ours["policy"]] if ours else overall(results)["policy"].to_list()[:1]
+    if ours and rows.height:
+        near = rows.with_columns((pl.col("bytes_ratio_gqa") - ours["bytes_ratio_gqa"]).abs().alias("far"))
+        shown.append(near.sort("far")["policy"][0])
+    table = results.table("quality.positions").filter(pl.col("policy").is_in(shown))
+    start = table["position"].min()
+    data = (
+        table.with_columns((start + (pl.col("position") - start) // _BAND * _BAND).alias("from"))
+        .group_by("policy", "domain", "from", maintain_order=True)
+        .agg(pl.col("kl").mean(), pl.col("kl").max().alias("kl_max"), pl.len().alias("positions"))
+        .with_columns(pl.col("kl").clip(lower_bound=FLOOR))
+        .sort("policy", "domain", "from")
+    )
+    chart = (
+        alt.Chart(data)
+        .mark_line(point=True, strokeWidth=2)
+        .encode(
+            x=alt.X("from:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title="Position", format="d")),
+            y=alt.Y("kl:Q", **_log("KL (nats a token)")),
+            color=alt.Color(
+                "policy:N",
+                scale=alt.Scale(domain=shown, range=[BLUE, VERMILION][: len(shown)]),
+                legend=alt.Legend(title=None, orient="top"),
+            ),
+        )
+        .properties(width=170, height=220)
+        .facet(column=alt.Column("domain:N", title=None))
+    )
+    return Figure(
+        "quality_positions",
+        "Where in the text, and in which text",
+        chart,
+        data,
+        f"Mean KL over {_BAND} positions each. The first continued position sees a context that was read densely; later "
+        "ones see keys that the sparse model itself has written, so errors that pile up would rise to the right.",
+    )
+
+
+def ablation_figure(results: Results) -> Figure:
+    """KL when only one band of layers eliminates."""
+    data = (
+        results.table("quality.ablation")
+        .with_columns(
+            pl.format("{}-{}", "first_layer", "last_layer").alias("layers"),
+            pl.col("kl").clip(lower_bound=FLOOR),
+        )
+        .sort("domain", "first_layer")
+    )
+    order = data.sort("first_layer")["layers"].unique(maintain_order=True).to_list()
+    chart = (
+        alt.Chart(data)
+        .mark_circle(size=80, opacity=1)
+        .encode(
+            x=alt.X("layers:N", sort=order, axis=alt.Axis(title="Layers that eliminate", labelAngle=0)),
+            y=alt.Y("kl:Q", **_log("KL (nats a token)")),
+            color=alt.Color(
+                "domain:N",
+                scale=alt.Scale(range=[BLUE, ORANGE, GREEN, PURPLE]),
+                legend=alt.Legend(title=None, orient="top"),
+            ),
+        )
+        .properties(width=WIDTH - 60, height=240)
+    )
+    return Figure(
+        "quality_layers",
+        "Where it breaks: one band of layers at a time",
+        chart,
+        data.select("text", "domain", "policy", "layers", "kl", "top1", "positions", "bytes_ratio_gqa"),
+        f"The policy {data['policy'][0]} in one band of layers, all others dense, {data['positions'].max()} positions a text. "
+        "KL of single bands need not add up to that of all layers together.",
+    )
+
+
+def speed_figure(results: Results) -> Figure:
+    """Where the time of a decode step goes."""
+    data = results.table("quality.speed")
+    parts = data.filter(pl.col("part").is_in(["records", "attend", "rest", "dense"]))
+    named = {
+        "records": "write records", "attend": "estimate, gather, softmax", "rest": "the model itself", "dense": "dense step",
+    }  # fmt: skip
+    parts = parts.with_columns(
+        pl.col("part").replace(named).alias("what"),
+        pl.when(pl.col("part") == "dense").then(pl.lit("dense")).otherwise(pl.lit("sparse")).alias("step"),
+    )
+    chart = (
+        alt.Chart(parts)
+        .mark_bar()
+        .encode(
+            x=alt.X("milliseconds:Q", axis=alt.Axis(title="Milliseconds a step")),
+            y=alt.Y("step:N", axis=alt.Axis(title=None)),
+            color=alt.Color(
+                "what:N",
+                scale=alt.Scale(domain=list(named.values()), range=[ORANGE, BLUE, "#b8c4ce", ORACLE_GREY]),
+                legend=alt.Legend(title=None, orient="top"),
+            ),
+        )
+        .properties(width=WIDTH - 60, height=70)
+    )
+    return Figure(
+        "quality_speed",
+        "Where a decode step spends its time",
+        chart,
+        data,
+        f"Reference path on CPU, {data['context'][0]} tokens of context, {data['steps'][0]} steps, taken in turns with dense "
+        f"ones. The quotient of medians is {data['slowdown'][0]:.2f}. It reads float32 keys where they lie and saves no memory traffic.",
+    )

@@ -1,0 +1,239 @@
+"""Stage `quality`: what the model itself says when it decodes under elimination."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from ghostkv.report.document import Block, Column, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.numbers import factor, percent, ratio, tiny
+from ghostkv.report.quality import (
+    ablation_figure,
+    bytes_figure,
+    family_name,
+    overall,
+    positions_figure,
+    role,
+    speed_figure,
+)
+from ghostkv.report.results import Results
+
+_WORST = 12
+
+
+def build(results: Results) -> Sequence[Block]:
+    """Targets, quality per byte, positions and domains, where it breaks, and the texts themselves."""
+    blocks: list[Block] = [Prose(_reading(results)), bytes_figure(results), _policies(results)]
+    if results.table("quality.equal_bytes").height:
+        blocks.append(_equal(results))
+    blocks += [positions_figure(results), _domains(results)]
+    if results.table("quality.ablation").height:
+        blocks.append(ablation_figure(results))
+    blocks.append(_worst(results))
+    if results.table("quality.generations").height:
+        blocks.append(_generations(results))
+    return [*blocks, speed_figure(results)]
+
+
+def _judged(name: str, value: float | None, good: bool | None, shown: str, aim: str) -> str:
+    verdict = "not measured" if value is None else ("reached" if good else "**missed**")
+    return f"- {name}: {shown} (aim {aim}; {verdict})\n"
+
+
+def _reading(results: Results) -> str:
+    off, mass, ours = (role(results, name) for name in ("identity", "mass", "budget"))
+    budget, peer = results.config["quality"]["budget"], results.config["quality"]["headline"]["peer"]
+    rows = results.table("quality.equal_bytes").filter(
+        pl.col("role") == "budget", pl.col("against") == peer, pl.col("domain") == "all"
+    )
+    held = rows.row(0, named=True) if rows.height else {}
+    text = (
+        "The context is read densely; then every token of the continuation is decoded with the policy's own choice of keys "
+        "in all layers, errors of earlier positions included, and compared with the dense model at the same position. "
+        "KL and top-1 agreement are the gates; perplexity can improve when attention is damaged and decides nothing. "
+        "The policies were fixed in the config, their thresholds fitted on threshold texts.\n\n"
+    )
+    difference = off.get("max_logit_difference")
+    text += _judged(
+        "Elimination off, largest logit difference",
+        difference,
+        (difference or 0) <= 1e-4,
+        tiny(difference),
+        "≤ 1e-4",
+    )
+    kl, top = mass.get("kl"), mass.get("top1")
+    good = kl is not None and kl <= 1e-3 and top >= 0.98
+    text += _judged(
+        "Certified mass ≤ 1 %", kl, good, f"KL {tiny(kl)}, top-1 {percent(top)}", "KL ≤ 1e-3, top-1 ≥ 98 %"
+    )
+    kl, top, times = ours.get("kl"), ours.get("top1"), held.get("kl_ratio")
+    read = ours.get("bytes_ratio_gqa")
+    good = times is not None and times >= 5 and top >= 0.96 and read <= budget
+    span = f"{factor(times)} below {family_name(peer)} at equal bytes"
+    if times is not None and held["kl_ratio_low"] is not None:
+        span += f" (95 % interval {factor(held['kl_ratio_low'])} to {factor(held['kl_ratio_high'])})"
+    text += _judged(
+        f"`{ours.get('policy')}` at {ratio(read)} of the bytes", times if ours else None, good,
+        f"KL {tiny(kl)}, top-1 {percent(top)}, {span}", f"bytes ≤ {ratio(budget)}, KL 5x below, top-1 ≥ 96 %",
+    )  # fmt: skip
+    slow = results.table("quality.speed")["slowdown"].max()
+    text += _judged("Decode step over a dense one", slow, (slow or 0) <= 2, factor(slow), "≤ 2x")
+    return text + (
+        "\nIntervals resample blocks of positions within each text; with one text a domain they speak of these texts, not "
+        "of others like them."
+    )
+
+
+_COLUMNS = {
+    "policy": Column("Policy"),
+    "bytes_ratio_gqa": Column("Bytes, GQA-true", "ratio"),
+    "bytes_ratio": Column("Per head", "ratio"),
+    "kept_fraction": Column("Kept", "percent"),
+    "kl": Column("KL", "tiny"),
+    "kl_p99": Column("p99", "tiny"),
+    "kl_max": Column("worst", "tiny"),
+    "top1": Column("Top-1", "percent"),
+    "sparse_perplexity": Column("Perplexity", "number"),
+    "dense_perplexity": Column("dense", "number"),
+    "positions": Column("n", "integer"),
+}
+
+
+def _policies(results: Results) -> Table:
+    data = overall(results).sort("kind", "family", "bytes_ratio_gqa")
+    return Table(
+        "quality_policies",
+        "Every policy over all held-out texts. Asked: the bytes ratio, mass or risk that the config names (ours: GQA-true, "
+        "selectors: per head). Perplexities are over the positions that the policy decoded, so compare each with the dense "
+        "one beside it.",
+        data,
+        {
+            "policy": _COLUMNS["policy"],
+            "target": Column("Asked", "number"),
+            **_COLUMNS,
+            "certificate": Column("Promise"),
+        },
+    )
+
+
+def _equal(results: Results) -> Table:
+    data = (
+        results.table("quality.equal_bytes")
+        .filter(pl.col("domain") == "all", pl.col("their_kl").is_not_null())
+        .with_columns(pl.col("against").map_elements(family_name, return_dtype=pl.String))
+        .sort("against", "bytes_ratio_gqa")
+    )
+    return Table(
+        "quality_equal_bytes",
+        "Against peers and oracles at the policy's own measured GQA-true bytes, interpolated between the budgets at which they "
+        "ran (log bytes, log KL), over the positions that all of them decoded. Nothing is extrapolated: policies beyond a "
+        "peer's range are left out.",
+        data,
+        {
+            "policy": Column("Policy"),
+            "bytes_ratio_gqa": Column("Bytes", "ratio"),
+            "against": Column("Against"),
+            "kl": Column("KL", "tiny"),
+            "their_kl": Column("theirs", "tiny"),
+            "kl_ratio": Column("Times lower", "factor"),
+            "kl_ratio_low": Column("from", "factor"),
+            "kl_ratio_high": Column("to", "factor"),
+            "top1": Column("Top-1", "percent"),
+            "their_top1": Column("theirs ", "percent"),
+            "positions": Column("n", "integer"),
+        },
+    )
+
+
+def _domains(results: Results) -> Table:
+    summary = results.table("quality.summary")
+    data = summary.filter(pl.col("role").is_not_null(), pl.col("domain") != "all").sort("policy", "domain")
+    if data.is_empty():
+        data = overall(results).filter(pl.col("role").is_not_null())
+    return Table(
+        "quality_domains",
+        "The policies of the headline, text by text.",
+        data,
+        {"domain": Column("Domain"), **_COLUMNS},
+    )
+
+
+def _worst(results: Results) -> Table:
+    shown = role(results, "budget").get("policy") or overall(results)["policy"][0]
+    data = results.table("quality.positions").filter(pl.col("policy") == shown)
+    data = data.sort("kl", descending=True, maintain_order=True).head(_WORST)
+    quoted = [
+        pl.col(name).map_elements(repr, return_dtype=pl.String)
+        for name in ("token", "dense_top", "sparse_top")
+    ]
+    return Table(
+        "quality_worst",
+        f"The positions with the largest KL under `{shown}`: the token that was read, what each model would say next, and how "
+        "far the dense model's first choice lies above its second (nats).",
+        data.with_columns(quoted),
+        {
+            "domain": Column("Domain"),
+            "position": Column("Position", "integer"),
+            "kl": Column("KL", "tiny"),
+            "token": Column("Read"),
+            "dense_top": Column("Dense says"),
+            "sparse_top": Column("Sparse says"),
+            "dense_margin": Column("Margin", "number"),
+            "dense_entropy": Column("Entropy", "number"),
+        },
+    )
+
+
+def _generations(results: Results) -> Table:
+    data = results.table("quality.generations").with_columns(
+        pl.col("output").str.replace_all(r"\s+", " ").str.replace_all("|", "/", literal=True)
+    )
+    return Table(
+        "quality_generations",
+        "Greedy continuations of the same context, step by step. Same: tokens before the first that differs from the dense "
+        "model's; one near-tie decided otherwise changes all that follows.",
+        data,
+        {
+            "domain": Column("Domain"),
+            "policy": Column("Policy"),
+            "bytes_ratio_gqa": Column("Bytes", "ratio"),
+            "same": Column("Same", "integer"),
+            "tokens": Column("of", "integer"),
+            "output": Column("Continuation"),
+        },
+    )
+
+
+def _quoted(name: str, unit: str, column: str, where: str, table: str = "quality.summary") -> HeadlineFigure:
+    query = f"SELECT avg({column}) AS value, coalesce(sum(positions), 0) AS n FROM self WHERE domain = 'all' AND {where}"
+    return HeadlineFigure(f"quality.{name}", unit, table, query)
+
+
+_NATS, _SHARE = "nats a token, KL(dense || sparse)", "share of positions with the dense model's top-1"
+_AT_030 = "role = 'budget' AND bytes_ratio_gqa <= 0.30"
+HEADLINE = (
+    _quoted("identity.max_logit_difference", "logits", "max_logit_difference", "role = 'identity'"),
+    _quoted("mass_1pct.kl", _NATS, "kl", "role = 'mass'"),
+    _quoted("mass_1pct.top1", _SHARE, "top1", "role = 'mass'"),
+    _quoted("at_030.kl", _NATS, "kl", _AT_030),
+    _quoted("at_030.top1", _SHARE, "top1", _AT_030),
+    _quoted("at_030.bytes_ratio_gqa", "bytes read / bytes of full fp16 K and V", "bytes_ratio_gqa", _AT_030),
+    _quoted(
+        "at_030.kl_ratio_to_quest", "Quest's KL / ours at equal bytes", "kl_ratio", f"{_AT_030} AND against = 'quest'",
+        "quality.equal_bytes",
+    ),
+    HeadlineFigure(
+        "quality.decode_slowdown",
+        "median step / median dense step",
+        "quality.speed",
+        "SELECT max(slowdown) AS value, max(steps) AS n FROM self",
+    ),
+)  # fmt: skip
+SECTION = Section(
+    "quality",
+    "What the model says under elimination",
+    build,
+    needs=("quality.positions", "quality.summary", "quality.equal_bytes", "quality.ablation", "quality.generations", "quality.speed"),
+    headline=HEADLINE,
+)  # fmt: skip

@@ -9,7 +9,11 @@ those reruns nothing. Nothing is imported to compute it.
 from __future__ import annotations
 
 import ast
+import atexit
 import hashlib
+import json
+import os
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -96,13 +100,55 @@ def _read(module: str) -> tuple[str, tuple[str, ...]]:
     path = _file(module)
     if path is None or path.is_dir():
         return "", ()
-    tree = ast.parse(path.read_bytes(), filename=str(path))
-    _drop_docstrings(tree)
-    digest = hashlib.sha256(ast.dump(tree).encode())
+    code, named = _parsed(path.read_bytes(), module, path.name == "__init__.py")
+    digest = hashlib.sha256(code.encode())
     if path.name == "__init__.py":
         for data in _data(path.parent):
             digest.update(data.relative_to(path.parent).as_posix().encode() + b"\0" + data.read_bytes())
-    return digest.hexdigest(), tuple(sorted(_imports(tree, module, path.name == "__init__.py")))
+    return digest.hexdigest(), tuple(name for name in named if _file(name) is not None)
+
+
+# Parsing all modules takes a second, and every job of a run asks: what was parsed once is kept beside the byte code.
+_KEPT = PACKAGE / "__pycache__" / "provenance.json"
+
+
+@cache
+def _kept() -> dict[str, list]:
+    try:
+        return json.loads(_KEPT.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _parsed(source: bytes, module: str, is_package: bool) -> tuple[str, list[str]]:
+    """The hash of a module's syntax tree, and what it names inside the package, there or not."""
+    # By content and by the code that looks at it, so that nothing kept can be out of date.
+    key = hashlib.sha256(b"\0".join([_own_source(), module.encode(), source])).hexdigest()
+    if key not in _kept():
+        tree = ast.parse(source, filename=module)
+        _drop_docstrings(tree)
+        _kept()[key] = [
+            hashlib.sha256(ast.dump(tree).encode()).hexdigest(),
+            sorted(_imports(tree, module, is_package)),
+        ]
+    return tuple(_kept()[key])
+
+
+@cache
+def _own_source() -> bytes:
+    return Path(__file__).read_bytes()
+
+
+@atexit.register
+def _keep() -> None:
+    """Keep what this process parsed, for the next one; a package that cannot be written to is parsed anew."""
+    if not _kept.cache_info().currsize or _kept() == _kept.__wrapped__():
+        return
+    with suppress(OSError):
+        part = _KEPT.with_name(f".{_KEPT.name}.{os.getpid()}.part")
+        part.parent.mkdir(exist_ok=True)
+        part.write_text(json.dumps(_kept()), encoding="utf-8")
+        part.replace(_KEPT)
 
 
 def _drop_docstrings(tree: ast.Module) -> None:
@@ -132,7 +178,7 @@ def _imports(tree: ast.Module, module: str, is_package: bool) -> set[str]:
         ):
             # A registry may name its modules as text and import them when asked.
             names.add(node.value)
-    return {name for name in names if name.isprintable() and _file(name) is not None}
+    return {name for name in names if name.isprintable() and name.split(".")[0] == _NAME}
 
 
 def _data(package: Path) -> list[Path]:

@@ -1,0 +1,240 @@
+"""Stage `retrieval`: does the model still find what the context holds, task by task and depth by depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+import polars as pl
+
+from ghostkv.report.document import Block, Column, Figure, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.numbers import counted, listed, percent, ratio
+from ghostkv.report.results import Results
+from ghostkv.report.theme import SEQUENTIAL
+
+DENSE, POOLED, BUDGET = "dense", "single_needle", 0.25
+_CELL = 34
+
+
+def build(results: Results) -> Sequence[Block]:
+    """What was asked, heat maps of single needles, all tasks, and where it breaks."""
+    blocks: list[Block] = [Prose(_reading(results))]
+    if results.table("retrieval.cells").height:
+        blocks.append(_heat_map(results))
+    return [*blocks, _tasks(results), _dense(results), Prose(_breaks(results))]
+
+
+def _reading(results: Results) -> str:
+    summary = results.table("retrieval.summary")
+    sparse = summary.filter(pl.col("policy") != DENSE)["prefill"].to_list()
+    protocol = (
+        "everything is read under the policy, the context too"
+        if "sparse" in sparse
+        else "the context is read densely, question and answer are read and decoded under the policy"
+    )
+    text = (
+        f"Tasks are RULER's, built from its definitions; {protocol}. Every policy answers the same questions on the same "
+        "cached context, greedily, with the answer's beginning given. Relative accuracy is accuracy over that of the "
+        "dense model on the same questions. Bytes are those of question and answer, GQA-true, all layers. "
+    )
+    pooled = summary.filter((pl.col("task") == POOLED) & (pl.col("policy") != DENSE))
+    fits = pooled.filter((pl.col("kind") == "ours") & (pl.col("bytes_ratio_gqa") <= BUDGET))
+    if fits.is_empty():
+        return (
+            text
+            + f"No policy of ours answered single needles at bytes ratio ≤ {BUDGET}, or none is measurable."
+        )
+    best = fits.sort("bytes_ratio_gqa").row(-1, named=True)
+    return text + (
+        f"**Single needles up to 4k tokens:** at bytes ratio {ratio(best['bytes_ratio_gqa'])}, {best['policy']} answers "
+        f"{best['right']} of {best['n']} questions right; relative accuracy {percent(best['relative_accuracy'])} "
+        f"(95 % interval {percent(best['relative_low'])} to {percent(best['relative_high'])}, of paired questions). "
+        "Questions on one haystack are not wholly independent: it has a needle a depth, and the questions share its text."
+    )
+
+
+def _heat_map(results: Results) -> Figure:
+    data = (
+        results.table("retrieval.cells")
+        .group_by("task", "length", "depth", "policy", "kind", maintain_order=True)
+        .agg(
+            pl.col("n").sum(), pl.col("right").sum(), pl.col("low", "high", "accuracy", "measurable").first()
+        )
+        .with_columns(
+            (pl.col("task") + ", " + pl.col("policy")).alias("panel"),
+            pl.format("{}/{}", "right", "n").alias("count"),
+            (pl.col("depth") * 100).round(0).cast(pl.Int32).cast(pl.String).alias("percent"),
+        )
+    )
+    # A panel a policy of the task with most lengths; the other single needles stand in the table.
+    task = (
+        data.group_by("task")
+        .agg(pl.col("length").n_unique(), pl.len())
+        .sort("length", "len", "task")["task"][-1]
+    )
+    data = data.filter(pl.col("task") == task)
+    lengths = data["length"].n_unique()
+    base = alt.Chart(data).encode(
+        x=alt.X("length:O", axis=alt.Axis(title="Context (tokens)", labelAngle=0, grid=False)),
+        y=alt.Y(
+            "percent:O",
+            sort=[f"{round(100 * depth)}" for depth in sorted(data["depth"].unique())],
+            axis=alt.Axis(title="Depth of the needle (%)", grid=False),
+        ),
+    )
+    squares = base.mark_rect(stroke="white", strokeWidth=1).encode(
+        color=alt.Color(
+            "accuracy:Q",
+            scale=alt.Scale(scheme=SEQUENTIAL, domain=[0, 1]),
+            legend=alt.Legend(title="Accuracy", orient="bottom", format="%", gradientLength=200),
+        )
+    )
+    marks = base.mark_text(fontSize=9).encode(
+        text="count:N", color=alt.condition("datum.accuracy > 0.6", alt.value("#1f2933"), alt.value("white"))
+    )
+    chart = (
+        (squares + marks)
+        .properties(width=max(_CELL * lengths, 110), height=26 * data["depth"].n_unique())
+        .facet(
+            alt.Facet("policy:N", title=None, sort=data["policy"].unique(maintain_order=True).to_list()),
+            columns=4,
+        )
+    )
+    widest = data.sort("n").row(0, named=True)
+    return Figure(
+        "retrieval_depths",
+        "Single needles by depth and length",
+        chart,
+        data.select(
+            "task", "length", "depth", "policy", "kind", "right", "n", "accuracy", "low", "high", "measurable"
+        ),
+        f"Task {task}. A square says how many questions were answered right, of how many: its colour alone would promise "
+        f"more than they allow. The least-asked cell ({widest['right']} of {widest['n']}) has a 95 % Wilson interval of "
+        f"{percent(widest['low'])} to {percent(widest['high'])}. An empty square was not asked. Policies differ in bytes; "
+        "the table has them.",
+    )
+
+
+def _tasks(results: Results) -> Table:
+    data = (
+        results.table("retrieval.summary")
+        .filter((pl.col("policy") != DENSE) & pl.col("measurable"))
+        .sort(
+            pl.col("task") == POOLED, "task", "length", descending=[True, False, False], maintain_order=True
+        )
+        .with_columns(
+            pl.when(pl.col("length") == 0)
+            .then(pl.lit("to 4,096"))
+            .otherwise(pl.col("length").cast(pl.String))
+            .alias("tokens")
+        )
+    )
+    return Table(
+        "retrieval_tasks",
+        "Every measurable task. The interval is conservative and paired: what is kept of the dense model's right answers, "
+        "with its Clopper-Pearson interval, and what is gained. A dash: partial scores, which no count describes. Lost and won: "
+        "questions that only the dense model, only the policy answers right; p of McNemar's exact test. Compare "
+        "policies at equal GQA-true bytes only.",
+        data,
+        {
+            "task": Column("Task"),
+            "tokens": Column("Tokens", "figure"),
+            "policy": Column("Policy"),
+            "kind": Column("Kind"),
+            "n": Column("n", "integer"),
+            "dense_accuracy": Column("Dense", "percent"),
+            "accuracy": Column("Accuracy", "percent"),
+            "relative_accuracy": Column("Relative", "percent"),
+            "relative_low": Column("low", "percent"),
+            "relative_high": Column("high", "percent"),
+            "lost": Column("Lost", "integer"),
+            "won": Column("Won", "integer"),
+            "mcnemar_p": Column("p", "number"),
+            "bytes_ratio_gqa": Column("Bytes", "ratio"),
+            "certificate": Column("Certificate"),
+        },
+    )
+
+
+def _dense(results: Results) -> Table:
+    data = results.table("retrieval.summary").filter((pl.col("policy") == DENSE) & (pl.col("length") > 0))
+    return Table(
+        "retrieval_dense",
+        "What the dense model can do at all. Under "
+        f"{percent(results.config['retrieval']['measurable'])} a task is *not measurable*: it says nothing of elimination, "
+        "is averaged nowhere, and the policies stopped answering it when that was certain. Full scores are counted in "
+        "the exact (Clopper-Pearson) interval, partial ones in the accuracy.",
+        data,
+        {
+            "task": Column("Task"),
+            "length": Column("Tokens", "integer"),
+            "contexts": Column("Contexts", "integer"),
+            "n": Column("Questions", "integer"),
+            "accuracy": Column("Accuracy", "percent"),
+            "right": Column("Full score", "integer"),
+            "exact_low": Column("low", "percent"),
+            "exact_high": Column("high", "percent"),
+            "measurable": Column("Measurable", "yes_no"),
+        },
+    )
+
+
+def _breaks(results: Results) -> str:
+    summary = results.table("retrieval.summary")
+    dense = summary.filter((pl.col("policy") == DENSE) & (pl.col("length") > 0))
+    out = dense.filter(~pl.col("measurable"))
+    text = "**Where it breaks.** "
+    if out.height:
+        names = [f"{row['task']} at {row['length']:,}" for row in out.iter_rows(named=True)]
+        text += f"Not measurable with this model: {listed(names)}. "
+    lost = summary.filter((pl.col("kind") == "ours") & (pl.col("lost") > 0) & (pl.col("length") > 0))
+    for row in lost.iter_rows(named=True):
+        text += (
+            f"{row['policy']} loses {row['lost']} of {counted(row['n'], 'question')} of {row['task']} at "
+            f"{row['length']:,} tokens and wins {row['won']}. "
+        )
+    if lost.is_empty():
+        text += "No policy of ours loses a question that the dense model answers, on any measurable task. "
+    return text + (
+        "Samples are small: no loss in n questions still allows a true loss of about 3/n. The haystacks are essays and "
+        "noise in English, and one model answers."
+    )
+
+
+# The policy of ours with most bytes within the budget: chosen by bytes, not by what it answers.
+_HEADLINE = (
+    "SELECT avg({value}) AS value, coalesce(sum(n), 0) AS n FROM (SELECT * FROM self WHERE task = 'single_needle' "
+    "AND kind = 'ours' AND bytes_ratio_gqa <= 0.25 ORDER BY bytes_ratio_gqa DESC LIMIT 1) AS best"
+)
+
+
+def _figure(name: str, unit: str, column: str) -> HeadlineFigure:
+    query = _HEADLINE.format(value=column)
+    return HeadlineFigure(f"retrieval.single_needle_at_025.{name}", unit, "retrieval.summary", query)
+
+
+HEADLINE = (
+    _figure("relative_accuracy", "accuracy over the dense model's", "relative_accuracy"),
+    _figure("relative_accuracy_low", "accuracy over the dense model's", "relative_low"),
+    _figure("relative_accuracy_high", "accuracy over the dense model's", "relative_high"),
+    _figure("bytes_ratio_gqa", "bytes over full fp16 K and V", "bytes_ratio_gqa"),
+    HeadlineFigure(
+        "retrieval.single_needle.dense_accuracy",
+        "share of questions",
+        "retrieval.summary",
+        "SELECT avg(accuracy) AS value, coalesce(sum(n), 0) AS n FROM self WHERE task = 'single_needle' AND policy = 'dense'",
+    ),
+    HeadlineFigure(
+        "retrieval.measurable_tasks",
+        "tasks at a length",
+        "retrieval.summary",
+        "SELECT sum(CAST(measurable AS INT)) AS value, count(*) AS n FROM self WHERE policy = 'dense' AND length > 0",
+    ),
+)
+SECTION = Section(
+    "retrieval",
+    "What the model still finds",
+    build,
+    needs=("retrieval.summary", "retrieval.cells"),
+    headline=HEADLINE,
+)

@@ -25,6 +25,7 @@ include: "workflow/rules/bandwidth.smk"
 include: "workflow/rules/quality.smk"
 include: "workflow/rules/retrieval.smk"
 include: "workflow/rules/benchmark.smk"
+include: "workflow/rules/store.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -81,6 +82,11 @@ rule hierarchy:
 rule retrieval:
     input:
         stage_tables("retrieval").values(),
+
+
+rule store:
+    input:
+        stage_tables("store").values(),
 
 
 rule quality:

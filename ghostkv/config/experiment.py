@@ -25,6 +25,7 @@ from ghostkv.config.quality import Quality
 from ghostkv.config.report import Report
 from ghostkv.config.retrieval import Retrieval
 from ghostkv.config.sketch import Sketch
+from ghostkv.config.store import Store
 from ghostkv.config.synthetic import Synthetic
 from ghostkv.config.texts import ROLES, Texts
 from ghostkv.config.trace import Trace
@@ -62,6 +63,9 @@ class Config(Section):
     benchmark: Benchmark = Field(default=Benchmark(), description="What capture and sweep cost.")
     bandwidth: Bandwidth = Field(
         default=Bandwidth(), description="Step time on memory tiers, by a model checked on this machine."
+    )
+    store: Store = Field(
+        default=Store(), description="A store of K and V on disk that is killed, damaged and timed."
     )
     quality: Quality = Field(
         default=Quality(), description="What the model itself says when it decodes under elimination."

@@ -216,7 +216,8 @@ class RowReader:
             raise damaged(self.file, where, describe_row(self.shape, head, token), REPAIR)
 
     def _split(self, rows: np.ndarray, outer: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None]:
-        elements = rows.view(self.shape.dtype).reshape(*outer, -1)
+        elements = rows.view(self.shape.dtype)
+        elements = elements.reshape(*outer, elements.shape[-1])
         first, last = self.shape.head_dim, self.shape.head_dim + self.shape.value_dim
         return elements[..., :first], elements[..., first:last] if self.shape.value_dim else None
 

@@ -77,11 +77,13 @@ HIERARCHY_LAYER_TABLES = ("heads", "checks")
 QUALITY_TEXT_TABLES = ("positions", "traffic", "runs", "ablation", "generations")
 QUALITY_TABLES = (*QUALITY_TEXT_TABLES, "summary", "equal_bytes")
 QUALITY_TEXTS = [name for name, entry in TEXTS.items() if entry["role"] == "held_out" and name not in IMPORTS]
+STORE_TRIALS, STORE_TIMES = ("kills", "corruptions"), ("gathers", "appends")
 # Stages beyond the frontier, and the tables that each leaves in its folder. The report shows those that were made.
 STAGE_TABLES = {
     "hierarchy": (*HIERARCHY_LAYER_TABLES, "fits"),
     "synthetic": (*SYNTHETIC_GENERATOR_TABLES, "checks"),
     "bandwidth": (*BANDWIDTH_MEASURED, *BANDWIDTH_TABLES),
+    "store": (*STORE_TRIALS, *STORE_TIMES),
     "quality": (*QUALITY_TABLES, "speed"),
     "retrieval": ("answers", "cells", "summary"),
 }
@@ -162,6 +164,7 @@ BRANCHES = {
     "historical": CONFIG.historical.plain()
     | {"captures": CAPTURES, "layers": LAYERS, "dtype": CONFIG.model.dtype},
     "synthetic": CONFIG.synthetic.plain(without=("generators",)) | {"frontier": CONFIG.frontier.plain()},
+    "store": CONFIG.store.plain(),
     "benchmark": CONFIG.benchmark.plain() | {"dtype": CONFIG.model.dtype},
     # Measured apart: other presets or schemes time nothing again.
     "bandwidth_measure": CONFIG.bandwidth.measure.plain()

@@ -1,0 +1,85 @@
+"""Store: killed at random points, damaged at random offsets, and timed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+
+from ghostkv import __version__
+from ghostkv.io import write_table
+from ghostkv.store import GhostStore
+from ghostkv.store_damage import damage
+from ghostkv.store_kills import Trials
+from ghostkv.store_speed import appends, gathers
+from ghostkv.store_tables import APPEND_SCHEMA, CORRUPTION_SCHEMA, GATHER_SCHEMA, KILL_SCHEMA
+from ghostkv.store_workload import Contents, store_shape
+
+# Rows of contents; a prime, so that no two segments hold the same.
+_ROWS = 251
+
+
+def try_store(params: Mapping, outputs: Mapping[str, str]) -> None:
+    """Kill append workloads and damage stores, and see what is left of each.
+
+    Parameters
+    ----------
+    params : mapping
+        The config section `store`, and `code`.
+    outputs : mapping
+        Paths of `kills` and `corruptions`. The stores lie beside them while they are tried, so that it is that
+        disk's behaviour that is measured.
+    """
+    shape = store_shape(params, params["kill_layers"], params["kill_segment_tokens"])
+    contents = Contents.random(shape, _ROWS, params["seed"])
+    with _workplace(outputs["kills"]) as folder:
+        # Compiled here, once, and not in every child.
+        _warm(Path(folder) / "warm", contents)
+        trials = Trials(Path(folder), contents, params["kill_tokens"], params["seed"])
+        kills = [*trials.at_bytes(params["kill_points"]), *trials.after_delays(params["kill_delays"])]
+        survived = sum(row["survived"] for row in kills)
+        print(f"{len(kills)} kills, {survived} survived", flush=True)
+        tokens = 5 * shape.segment_tokens + shape.segment_tokens // 2 + 1
+        found = list(damage(Path(folder), contents, tokens, params["corruptions"], params["seed"]))
+        silent = sum(row["outcome"] == "silent" for row in found)
+        print(f"{len(found)} corruptions, {silent} silent", flush=True)
+    _write(kills, outputs["kills"], KILL_SCHEMA, params)
+    _write(found, outputs["corruptions"], CORRUPTION_SCHEMA, params)
+
+
+def time_store(params: Mapping, outputs: Mapping[str, str]) -> None:
+    """Time gathers and appends.
+
+    Parameters
+    ----------
+    params : mapping
+        The config section `store`, and `code`.
+    outputs : mapping
+        Paths of `gathers` and `appends`.
+    """
+    with _workplace(outputs["gathers"]) as folder:
+        _write(gathers(Path(folder), params), outputs["gathers"], GATHER_SCHEMA, params)
+        print("gathers timed", flush=True)
+        _write(appends(Path(folder), params), outputs["appends"], APPEND_SCHEMA, params)
+        print("appends timed", flush=True)
+
+
+def _workplace(output: str) -> tempfile.TemporaryDirectory:
+    folder = Path(output).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(dir=folder, prefix=".trial-")
+
+
+def _warm(folder: Path, contents: Contents) -> None:
+    with GhostStore.create(folder, contents.shape) as store:
+        store.append(*contents.tokens(0, 3))
+        contents.same(store, 3)
+
+
+def _write(rows: Iterable[dict], path: str, schema: pa.Schema, params: Mapping) -> None:
+    table = pl.DataFrame(list(rows), infer_schema_length=None)
+    metadata = {"package_version": __version__, "fingerprint": params.get("code", "")}
+    write_table(table, path, schema, metadata)

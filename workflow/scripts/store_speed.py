@@ -1,0 +1,6 @@
+from ghostkv.logs import job
+
+with job(snakemake):
+    from ghostkv.stages.store import time_store
+
+    time_store(snakemake.params.run, dict(snakemake.output.items()))

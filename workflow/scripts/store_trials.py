@@ -1,0 +1,6 @@
+from ghostkv.logs import job
+
+with job(snakemake):
+    from ghostkv.stages.store import try_store
+
+    try_store(snakemake.params.run, dict(snakemake.output.items()))

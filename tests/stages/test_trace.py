@@ -1,0 +1,99 @@
+"""Stage trace on an untrained model: the queries of a decode, in order, from one forward pass."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import numpy as np
+import polars as pl
+import pytest
+
+pytest.importorskip("torch")
+
+from ghostkv.captures import capture_metadata, read_layer  # noqa: E402
+from ghostkv.config.experiment import load_config  # noqa: E402
+from ghostkv.errors import ConfigError, TextError  # noqa: E402
+from ghostkv.stages.capture import capture_text  # noqa: E402
+from ghostkv.stages.model import fetch_model  # noqa: E402
+from ghostkv.stages.trace import trace_text  # noqa: E402
+
+ENTRY = {"source": "random", "architecture": "llama", "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16}
+PARAMS = {
+    "text": "a_trace_0",
+    "tokens": 128,
+    "steps": 40,
+    "layers": "all",
+    "tolerance": 1e-3,
+    "cache_dtype": "float16",
+    "code": "abc",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trace")
+    fetch_model(ENTRY | {"max_context": 512, "seed": 0}, "llama", str(folder / "llama" / "manifest.json"))
+    content = "Every query of a long text, one after the other. " * 20
+    row = {"text": "a_trace_0", "domain": "a", "role": "trace", "documents": ["d"], "content": content}
+    row |= {"sha256": sha256(content.encode()).hexdigest()}
+    pl.DataFrame([row]).write_parquet(folder / "texts.parquet")
+    return folder
+
+
+def files(folder):
+    return {name: str(folder / f"{name}.parquet") for name in ("kv", "queries", "layers")}
+
+
+def test_a_trace_holds_every_query_of_the_last_steps(place, tmp_path):
+    trace_text(str(place / "llama"), str(place / "texts.parquet"), PARAMS, files(tmp_path))
+    trace = read_layer(tmp_path, 1)
+    np.testing.assert_array_equal(trace.positions, np.arange(88, 128))
+    assert trace.queries.shape == (4, 40, 16)
+    assert capture_metadata(tmp_path)["role"] == "trace"
+
+
+def test_a_trace_is_a_capture_that_samples_all(place, tmp_path):
+    texts = str(place / "texts.parquet")
+    trace_text(str(place / "llama"), texts, PARAMS, files(tmp_path / "trace"))
+    bands = [{"start": 88, "stop": 128, "count": 40}]
+    sampled = {**PARAMS, "query_bands": bands, "seed": 3}
+    capture_text(str(place / "llama"), texts, "a_trace_0", sampled, files(tmp_path / "capture"))
+    one, other = (read_layer(tmp_path / name, 0) for name in ("trace", "capture"))
+    np.testing.assert_array_equal(one.queries, other.queries)
+    np.testing.assert_array_equal(one.keys, other.keys)
+
+
+def test_a_short_text_is_refused_and_leaves_nothing(place, tmp_path):
+    with pytest.raises(TextError, match="fewer than"):
+        trace_text(
+            str(place / "llama"), str(place / "texts.parquet"), PARAMS | {"tokens": 5000}, files(tmp_path)
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_defaults_follow_the_capture_and_the_model():
+    config = load_config({})
+    (entry,) = config.trace_text(8192).values()
+    assert (entry["tokens"], entry["steps"], entry["domain"]) == (8192, 2048, "essays")
+    (entry,) = config.trace_text(6000).values()
+    assert (entry["tokens"], entry["steps"]) == (6000, 1500)
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ({"tokens": 9000}, "tokens: 8192"),
+        ({"tokens": 1024, "steps": 1024}, "steps: 2048"),
+        ({"domain": "law"}, "trace.path"),
+    ],
+)
+def test_a_trace_that_cannot_be_is_refused_with_what_to_write(section, says):
+    with pytest.raises(ConfigError, match=says):
+        load_config({"trace": section}).trace_text(8192)
+
+
+def test_imported_tensors_have_no_trace():
+    folders = [
+        {"folder": "/data", "domain": "a", "role": role} for role in ("codec", "threshold", "held_out")
+    ]
+    assert load_config({"capture": {"import": folders}}).trace_text(8192) == {}

@@ -1,6 +1,7 @@
 # Each target sets up .venv on first use. `make frontier` is the experiment; everything else serves it.
 #
 #   make frontier   fetch, capture, sketch, sweep, report: results/frontier and results/report
+#   make results    all stages: generated tensors, anchors, store, memory model, and the model itself under elimination
 #   make report     the report alone, and Snakemake's own self-contained one: results/report/snakemake.html
 #   make test       the whole test suite
 #   make lint       what CI checks besides the tests
@@ -22,10 +23,13 @@ READY := .venv/.ready
 MEMORY_MB = $(shell $(BIN)/python -c "import psutil; print(int(psutil.virtual_memory().total * 0.9) >> 20)")
 SNAKEMAKE = $(BIN)/snakemake --quiet host rules reason --cores $(CORES) --resources mem_mb=$(MEMORY_MB) $(ARGS)
 
-.PHONY: frontier report test lint clean
+.PHONY: frontier results report test lint clean
 
 frontier: $(READY)
 	@$(SNAKEMAKE) -- frontier
+
+results: $(READY)
+	@$(SNAKEMAKE) -- results
 
 report: $(READY)
 	@$(SNAKEMAKE) -- report

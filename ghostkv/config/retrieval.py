@@ -38,6 +38,9 @@ class RetrievalPolicy(Section):
     lengths: list[PositiveInt] | None = Field(
         default=None, description="Lengths at which it answers, for a policy that is slow; null for all."
     )
+    contexts: PositiveInt | None = Field(
+        default=None, description="First contexts of a task that it answers; null for all."
+    )
 
     def plain(self, without=()) -> dict[str, Any]:
         """The entry without the keys that say nothing."""
@@ -45,30 +48,31 @@ class RetrievalPolicy(Section):
 
 
 def _tasks() -> list[TaskEntry]:
-    grid = [("niah_single_2", 1024, 5), ("niah_single_2", 2048, 4), ("niah_single_2", 4096, 2)]
-    rest = [("niah_single_1", 1024, 2), ("niah_single_3", 1024, 2), ("niah_multikey_1", 1024, 4)]
-    rest += [(name, 1024, 6) for name in ("niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe")]
-    rest += [("qa_squad", 1024, 8), ("qa_hotpotqa", 1024, 6), ("niah_multikey_2", 1024, 2)]
+    grid = [("niah_single_2", 1024, 4), ("niah_single_2", 2048, 4), ("niah_single_2", 4096, 2)]
+    rest = [("niah_single_1", 1024, 1), ("niah_multikey_1", 1024, 3), ("niah_multikey_2", 1024, 1)]
+    rest += [(name, 1024, 5) for name in ("niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe")]
+    rest += [(name, 1024, 5) for name in ("qa_squad", "qa_hotpotqa")]
     return [TaskEntry(task=task, length=length, contexts=count) for task, length, count in grid + rest]
 
 
 def _policies() -> list[RetrievalPolicy]:
+    # Short prompts read a larger share than the ratio that was fitted on long ones: 0.19 stays within 0.25.
     lines: list[dict[str, Any]] = [
         {"label": f"ghost_{round(100 * ratio):03d}", "policy": "ghost", "ratio": ratio}
-        for ratio in (0.15, 0.24)
+        for ratio in (0.15, 0.19)
     ]
-    for name, ratio, options in (
-        ("quest", 0.16, {"page": 16}),
-        ("streaming_llm", 0.24, {}),
-        ("oracle_topk", 0.12, {}),
+    slow = {"lengths": [1024], "contexts": 1}
+    for name, ratio, options, about in (
+        ("quest", 0.2, {"page": 16}, {}),
+        ("streaming_llm", 0.2, {}, {}),
+        ("oracle_topk", 0.15, {}, {}),
+        ("snapkv", 0.15, {"observe": 32, "kernel": 5}, slow),
     ):
         lines.append(
             {"label": f"{name}_{round(100 * ratio):03d}", "policy": "selector", "ratio": ratio}
             | {"selector": {"name": name, **options}}
+            | about
         )
-    slow = {"lengths": [1024]}
-    snapkv = {"name": "snapkv", "observe": 32, "kernel": 5}
-    lines.append({"label": "snapkv_016", "policy": "selector", "ratio": 0.16, "selector": snapkv} | slow)
     lines.append({"label": "mass_5pct", "policy": "certified_mass", "delta": 0.05} | slow)
     return [RetrievalPolicy(**line) for line in lines]
 
@@ -109,7 +113,7 @@ class Retrieval(Section):
         default=0.8, description="Accuracy of the dense model under which a task measures nothing."
     )
     slack: PositiveInt = Field(
-        default=12,
+        default=4,
         description="Tokens that an answer may take beyond the expected one; RULER's limit holds too.",
     )
     threads: PositiveInt = Field(default=1, description="Threads of a task's job.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -84,6 +85,8 @@ class Examinee:
         for entry, policy in [({"policy": DENSE}, None), *self._policies]:
             if found and score(found[0][1]["answer"], sample["references"], sample["rule"]) < least:
                 break
+            if sample["context_number"] >= (entry.get("contexts") or math.inf):
+                continue
             self._reader.read(context, policy)
             said = self._reader.answer(question, draft, limit, policy, enough)
             found.append((self._who(entry, policy), self._said(said, len(context) + len(question))))
@@ -113,7 +116,7 @@ class Examinee:
         }  # fmt: skip
 
     def _load(self, entry: Mapping[str, Any], thetas: Mapping[str, float]) -> Policy:
-        plain = {key: value for key, value in entry.items() if key != "lengths"}
+        plain = {key: value for key, value in entry.items() if key not in ("lengths", "contexts")}
         plain["prefill"] = self._params["prefill"]
         # A layer that was not captured has no codec: it stays dense and counts in full.
         plain["dense_layers"] = sorted({*plain.get("dense_layers", ()), *self._bare})

@@ -185,7 +185,11 @@ def _thetas(params: Mapping[str, Any]) -> list[dict]:
     groups: dict[str, list[Mapping]] = {}
     for entry in params["policies"]:
         if entry["policy"] == "ghost" and "theta" not in entry:
-            same = {key: value for key, value in entry.items() if key not in ("label", "ratio", "lengths")}
+            same = {
+                key: value
+                for key, value in entry.items()
+                if key not in ("label", "ratio", "lengths", "contexts")
+            }
             groups.setdefault(repr(sorted(same.items())), []).append(entry)
     found = []
     for entries in groups.values():

@@ -79,14 +79,16 @@ def _heat_map(results: Results) -> Figure:
         y=alt.Y(
             "percent:O",
             sort=[f"{round(100 * depth)}" for depth in sorted(data["depth"].unique())],
-            axis=alt.Axis(title="Depth of the needle (%)", grid=False),
+            axis=alt.Axis(title="Depth (%)", grid=False),
         ),
     )
     squares = base.mark_rect(stroke="white", strokeWidth=1).encode(
         color=alt.Color(
             "accuracy:Q",
             scale=alt.Scale(scheme=SEQUENTIAL, domain=[0, 1]),
-            legend=alt.Legend(title="Accuracy", orient="bottom", format="%", gradientLength=200),
+            legend=alt.Legend(
+                title="Accuracy", orient="bottom", format="%", gradientLength=200, values=[0, 0.5, 1]
+            ),
         )
     )
     marks = base.mark_text(fontSize=9).encode(

@@ -92,7 +92,6 @@ rule store:
 rule quality:
     input:
         stage_tables("quality").values(),
-        rules.report.output,
 
 
 rule benchmark:

@@ -18,7 +18,7 @@ from ghostkv.report.sections import SECTIONS
 
 # What imported tensors have no model for, and stages that a run may leave out; every other table must be there.
 _MODEL_STAGES = ("model", "texts", "historical", "benchmark.capture_overhead")
-_EXTRA_STAGES = ("synthetic", "hierarchy", "decode", "store", "bandwidth", "quality", "retrieval")
+EXTRA_STAGES = ("synthetic", "hierarchy", "decode", "store", "bandwidth", "quality", "retrieval")
 
 
 def write_report(
@@ -66,14 +66,14 @@ def _present(results: Results) -> tuple[list[Section], list[str]]:
     for section in SECTIONS:
         lacking = [table for table in section.needs if not results.has(table)]
         for table in lacking:
-            if not table.startswith(_MODEL_STAGES + _EXTRA_STAGES):
+            if not table.startswith(_MODEL_STAGES + EXTRA_STAGES):
                 raise TableError(
                     f"report: section {section.name} needs the table {table}, which was not given.\n"
                     f"  Write: add {table.replace('.', '_', 1)} to the inputs of rule report"
                 )
-        if lacking and lacking[0].startswith(_EXTRA_STAGES):
+        if lacking and lacking[0].startswith(EXTRA_STAGES):
             stage = lacking[0].partition(".")[0]
-            left_out.append(f"{section.title}: not run. `snakemake {stage}` runs it and renews the report.")
+            left_out.append(f"{section.title}: not run. `snakemake {stage} report` runs it and shows it here.")
         elif lacking:
             left_out.append(
                 f"{section.title}: it runs the model, and imported tensors come without one "

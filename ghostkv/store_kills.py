@@ -25,8 +25,9 @@ from ghostkv.store_workload import Contents, batches
 # What a kill interrupted, by number, as the child leaves it in shared memory before it dies.
 PHASES = ("between", "create", "log", "segment", "mark", "empty_log", "sync")
 _ACKNOWLEDGED, _STARTED, _SPENT, _PHASE, _CALLED, _FIELDS = range(6)
-# Every fourth store waits for the disk; to the page cache, which a kill leaves alone, it makes no difference.
-_FSYNC_EVERY = 4
+# Every third store waits for the disk; to the page cache, which a kill leaves alone, it makes no difference. Odd,
+# so that kills aimed at bytes and at calls, which alternate, both meet such stores.
+_FSYNC_EVERY = 3
 # Kills from outside fall within so many seconds of the fork; a workload of any length goes on for longer.
 _LONGEST_DELAY = 0.03
 _ENDLESS = 10**6

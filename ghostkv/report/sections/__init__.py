@@ -23,6 +23,7 @@ from ghostkv.report.sections import (
     records,
     retrieval,
     safe_points,
+    store,
     synthetic,
     targets,
 )
@@ -41,6 +42,7 @@ SECTIONS: tuple[Section, ...] = (
     peers.SECTION,
     quality.SECTION,
     hierarchy.SECTION,
+    store.SECTION,
     historical.SECTION,
     synthetic.SECTION,
     bandwidth.SECTION,

@@ -1,0 +1,276 @@
+"""Stage `store`: survivors come back from a file, and nothing that was acknowledged is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import polars as pl
+
+from ghostkv.report.document import Block, Column, Figure, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.headline import headline
+from ghostkv.report.numbers import FORMATS, counted, factor, integer
+from ghostkv.report.results import Results
+from ghostkv.report.sections.targets import Target, judge
+from ghostkv.report.store import METHOD_WORDS, gather_chart, kill_chart, kill_frame
+
+TARGETS = (
+    Target("Kills that the store did not survive", "store.kills_not_survived", 0, False, "integer"),
+    Target("Acknowledged tokens lost", "store.acknowledged_records_lost", 0, False, "integer"),
+    Target("Damage that changed contents and was not noticed", "store.silent_corruptions", 0, False, "integer"),
+    Target("Refusals without file, offset or remedy", "store.unhelpful_refusals", 0, False, "integer"),
+)  # fmt: skip
+_KEPT = "CASE WHEN readable AND identical THEN recovered_tokens ELSE 0 END"
+_REFUSED = "outcome LIKE 'refused%'"
+
+
+def build(results: Results) -> Sequence[Block]:
+    """Kills first, then damage, then what it costs."""
+    return [
+        Prose(_reading(results)),
+        _targets(results),
+        _kills(results),
+        _damage(results),
+        _gathers(results),
+        _gather_table(results),
+        _appends(results),
+    ]
+
+
+def _reading(results: Results) -> str:
+    config, kills = results.config["store"], results.table("store.kills")
+    own = kills.filter(pl.col("kind") == "byte")
+    outside = kills.filter(pl.col("kind") == "delay")
+    damage = results.table("store.corruptions")
+    failed = kills.height - int(kills["survived"].sum())
+    silent = damage.filter(pl.col("outcome") == "silent").height
+    refused = damage.filter(pl.col("outcome").str.starts_with("refused")).height
+    return (
+        "`GhostStore` keeps ghost records in memory and K,V in a memory-mapped file; docs/store.md has format, commit "
+        "protocol and recovery. An append is *acknowledged* once it has returned. A process that appends was killed by "
+        f"SIGKILL at {counted(own.height, 'random place')} of what it writes, half of them random bytes and half random "
+        f"bytes of a random call, and {counted(outside.height, 'time')} from outside; each store was then opened with every "
+        "row checked, compared bit by bit with what was appended, appended to, and opened again. "
+        + (f"**{failed} of {kills.height} kills were not survived.** " if failed else f"All {kills.height} were survived. ")
+        + f"Copies of a whole store were damaged {damage.height} times: {refused} were refused, "
+        f"{damage.height - refused - silent} fell where nothing lies or a second mark stands in, and "
+        + (f"**{silent} went unnoticed**. " if silent else "none went unnoticed. ")
+        + f"Kills and damage try stores of {config['kill_layers']} layers and {config['kv_heads']} KV heads in segments of "
+        f"{config['kill_segment_tokens']} tokens. A kill leaves the page cache alone: what a power cut leaves was not tried."
+    )  # fmt: skip
+
+
+def _targets(results: Results) -> Table:
+    figures, rows = headline(results, [SECTION]), []
+    for target in TARGETS:
+        value, verdict = judge(target, figures)
+        show: Callable = FORMATS[target.format]
+        rows.append({"what": target.what, "target": show(target.bound), "measured": show(value), "verdict": verdict,
+                     "n": figures[target.figure]["n"]})  # fmt: skip
+    return Table(
+        "store_targets",
+        "What must never happen. n counts kills, damages and refusals.",
+        pl.DataFrame(rows),
+        {
+            "what": Column("What"),
+            "target": Column("At most", "figure"),
+            "measured": Column("Measured", "figure"),
+            "n": Column("n", "integer"),
+            "verdict": Column("Verdict"),
+        },
+    )
+
+
+def _kills(results: Results) -> Figure:
+    data = kill_frame(results.table("store.kills"))
+    cut = results.table("store.kills")["cut_bytes"]
+    below = data.filter(pl.col("beyond") < 0).height
+    return Figure(
+        "store_kills",
+        "What a kill leaves of a store",
+        kill_chart(data),
+        data,
+        "A dot is a kill. Left: on the dashed line a store holds exactly what was acknowledged, below it would be a loss "
+        f"({integer(below)} of {data.height}). Right: the grey bar is the append under way; a store may hold any whole part "
+        "of it that reached the file, which nobody was promised. Kills are aimed at bytes and at calls, so that they do "
+        f"not fall on phases as time does. Opening cut off torn writes of up to {integer(cut.max())} bytes.",
+    )
+
+
+def _damage(results: Results) -> Table:
+    refused = pl.col("outcome").str.starts_with("refused")
+    data = (
+        results.table("store.corruptions")
+        .group_by("file", "part", "kind")
+        .agg(
+            pl.len().alias("n"),
+            (pl.col("outcome") == "refused at open").sum().alias("at_open"),
+            (pl.col("outcome") == "refused at read").sum().alias("at_read"),
+            (pl.col("outcome") == "harmless").sum().alias("harmless"),
+            (pl.col("outcome") == "silent").sum().alias("silent"),
+            _complete().filter(refused).sum().alias("complete"),
+            pl.col("kept_identical").sum().alias("repaired"),
+            pl.col("kept_tokens").mean().alias("kept"),
+        )
+        .sort("file", "part", "kind")
+    )
+    return Table(
+        "store_damage",
+        "One damage a store: a byte flipped, 64 bytes overwritten, 512 bytes zeroed, or the file cut off there. Rows are "
+        "checked when they are read, everything else when the store is opened. *Harmless* stores gave back every bit. "
+        "*Complete* refusals name the damaged file, an offset and a remedy. *Repaired* counts stores whose whole beginning "
+        "`repair` kept, compared bit by bit; *kept* is its mean length in tokens. A damaged header cannot be repaired.",
+        data,
+        {
+            "file": Column("File"),
+            "part": Column("Part"),
+            "kind": Column("Damage"),
+            "n": Column("n", "integer"),
+            "at_open": Column("Refused at open", "integer"),
+            "at_read": Column("at read", "integer"),
+            "complete": Column("complete", "integer"),
+            "harmless": Column("Harmless", "integer"),
+            "silent": Column("Silent", "integer"),
+            "repaired": Column("Repaired", "integer"),
+            "kept": Column("kept", "number"),
+        },
+    )
+
+
+def _complete() -> pl.Expr:
+    return pl.col("named_file") & pl.col("named_offset").is_not_null() & pl.col("has_remedy")
+
+
+def _gather_frame(results: Results) -> pl.DataFrame:
+    rate = pl.col("rows_per_second") / 1e6
+    return (
+        results.table("store.gathers")
+        .group_by("spread", "rows", "method", maintain_order=True)
+        .agg(
+            pl.len().alias("repeats"),
+            rate.min().alias("low"),
+            rate.median().alias("median"),
+            rate.max().alias("high"),
+            (pl.col("bytes_per_second").median() / 1e9).alias("gb_s"),
+            (pl.col("seconds").median() * 1e6).alias("microseconds"),
+            pl.col("ratio").median(),
+            pl.col("blocks").first(),
+            pl.col("requests").first(),
+        )
+        .with_columns(pl.col("method").replace_strict(METHOD_WORDS).alias("label"))
+    )
+
+
+def _gathers(results: Results) -> Figure:
+    config, data = results.config["store"], _gather_frame(results)
+    largest = data.filter(pl.col("rows") == data["rows"].max(), pl.col("spread") == "scattered")
+    checked = largest.filter(pl.col("method") == "map_verified")["ratio"][0]
+    least = data.filter(pl.col("rows") == data["rows"].min(), pl.col("spread") == "scattered")
+    small = least.filter(pl.col("method") == "map_verified")["ratio"][0]
+    return Figure(
+        "store_gather",
+        "Survivors of one head, read back",
+        gather_chart(data),
+        data,
+        f"Rows of {config['head_dim']} K and as many V in fp16 out of {config['gather_tokens']:,} tokens, in the page cache; "
+        f"clustered survivors come in runs of {config['run_tokens']}. Dots are medians, bars the range of "
+        f"{counted(config['repeats'], 'repeat')}. A call costs the same however few rows it reads: with checksums, "
+        f"{integer(data['rows'].min())} scattered rows take {factor(small)} the time of NumPy's fancy index in RAM, "
+        f"{integer(data['rows'].max())} rows {factor(checked)}. By blocks, one system call reads each run of 4,096-byte blocks: "
+        "that is for files that are not in memory. Times from the disk are in the chapter on memory tiers.",
+    )  # fmt: skip
+
+
+def _gather_table(results: Results) -> Table:
+    return Table(
+        "store_gather",
+        "The same in numbers: medians of the repeats. *Over RAM* is the time over NumPy's in the same repeat; blocks and "
+        "requests are what a read of the file touches.",
+        _gather_frame(results),
+        {
+            "spread": Column("Survivors"),
+            "rows": Column("Rows", "integer"),
+            "label": Column("Way"),
+            "microseconds": Column("Time (us)", "number"),
+            "gb_s": Column("GB/s", "number"),
+            "ratio": Column("Over RAM", "factor"),
+            "blocks": Column("Blocks", "integer"),
+            "requests": Column("Requests", "integer"),
+        },
+    )
+
+
+def _appends(results: Results) -> Table:
+    config = results.config["store"]
+    data = (
+        results.table("store.appends")
+        .group_by("fsync", "batch", maintain_order=True)
+        .agg(
+            pl.len().alias("repeats"),
+            (pl.col("seconds_per_append").median() * 1e3).alias("milliseconds"),
+            pl.col("tokens_per_second").min().alias("low"),
+            pl.col("tokens_per_second").median().alias("median"),
+            pl.col("tokens_per_second").max().alias("high"),
+            (pl.col("bytes_per_second").median() / 1e6).alias("mb_s"),
+        )
+    )
+    return Table(
+        "store_appends",
+        f"Appends of {config['append_layers']} layers at once. With *fsync* an append is acknowledged when the disk has it, "
+        "else when the kernel has it. A token that fills no segment is written twice, to the log and with its segment.",
+        data,
+        {
+            "fsync": Column("fsync", "yes_no"),
+            "batch": Column("Tokens an append", "integer"),
+            "milliseconds": Column("Time (ms)", "number"),
+            "median": Column("Tokens/s", "integer"),
+            "low": Column("least", "integer"),
+            "high": Column("most", "integer"),
+            "mb_s": Column("MB/s", "number"),
+            "repeats": Column("Repeats", "integer"),
+        },
+    )
+
+
+def _figure(name: str, unit: str, table: str, value: str, where: str = "1 = 1") -> HeadlineFigure:
+    return HeadlineFigure(
+        f"store.{name}",
+        unit,
+        f"store.{table}",
+        f"SELECT {value} AS value, count(*) AS n FROM self WHERE {where}",
+    )
+
+
+def _count(condition: str) -> str:
+    return f"sum(CASE WHEN {condition} THEN 1 ELSE 0 END)"
+
+
+_LARGEST = "spread = 'scattered' AND rows IN (SELECT max(rows) FROM self)"
+HEADLINE = (
+    _figure("kill_points_survived", "kills at a random byte", "kills", _count("survived"), "kind = 'byte'"),
+    _figure("kills_not_survived", "kills, from within and from outside", "kills", _count("NOT survived")),
+    _figure(
+        "acknowledged_records_lost", "tokens, all layers and heads of each", "kills",
+        f"sum(CASE WHEN acknowledged_tokens > {_KEPT} THEN acknowledged_tokens - {_KEPT} ELSE 0 END)",
+    ),
+    _figure("silent_corruptions", "damages", "corruptions", _count("outcome = 'silent'")),
+    _figure(
+        "unhelpful_refusals", "refusals", "corruptions",
+        _count("NOT named_file OR named_offset IS NULL OR NOT has_remedy"), _REFUSED,
+    ),
+    _figure(
+        "gather_time_over_ram", "time / that of NumPy in RAM, checksums verified, largest batch, scattered", "gathers",
+        "median(ratio)", f"method = 'map_verified' AND {_LARGEST}",
+    ),
+    _figure(
+        "append_tokens_per_second", "tokens/s, one token an append, without fsync", "appends",
+        "median(tokens_per_second)", "NOT fsync AND batch IN (SELECT min(batch) FROM self)",
+    ),
+)  # fmt: skip
+
+SECTION = Section(
+    "store",
+    "A store that survives",
+    build,
+    needs=("store.kills", "store.corruptions", "store.gathers", "store.appends"),
+    headline=HEADLINE,
+)

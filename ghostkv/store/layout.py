@@ -220,7 +220,9 @@ def unpack_header(data: bytes, magic: bytes, path: Path) -> tuple[StoreShape, by
     try:
         return StoreShape(*numbers[:5], names[numbers[5]], numbers[6]), store_id
     except (KeyError, StoreError) as error:
-        raise damaged(path, 32, f"the header has impossible values ({error})") from None
+        # The first line says what is wrong; what a caller should write instead is no remedy for a file.
+        found = str(error).partition("\n")[0].removesuffix(".")
+        raise damaged(path, 32, f"the header has impossible values ({found})") from None
 
 
 def pack_mark(generation: int, tokens: int, store_id: bytes) -> bytes:

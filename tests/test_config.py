@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel
 
 from ghostkv.config.__main__ import CONFIG, ROOT, SCHEMA
-from ghostkv.config.experiment import Config, check_files, check_model, load_config, read_config
+from ghostkv.config.checks import check_files, check_model
+from ghostkv.config.experiment import Config, load_config, read_config
 from ghostkv.config.messages import _model_in
 from ghostkv.config.render import default_yaml, json_schema
 from ghostkv.errors import ConfigError

@@ -12,7 +12,8 @@ RESOURCES = os.path.relpath(f"{ROOT}/resources")
 sys.path.insert(0, ROOT)
 os.environ |= {"PYTHONPATH": os.pathsep.join(filter(None, [ROOT, os.getenv("PYTHONPATH")]))}
 
-from ghostkv.config.experiment import check_files, check_model, load_config
+from ghostkv.config.checks import check_files, check_model
+from ghostkv.config.experiment import load_config
 from ghostkv.documents import local_files
 from ghostkv.errors import GhostKVError
 from ghostkv.provenance import fingerprint

@@ -1,0 +1,90 @@
+"""What a config asks of the model and of files on this machine, checked before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ghostkv.config.experiment import Config
+from ghostkv.errors import ConfigError
+
+
+def check_model(config: Config, layers: int, max_context: int | None = None) -> list[int]:
+    """The layers to measure, once the model is known.
+
+    Parameters
+    ----------
+    config : Config
+    layers : int
+        Layers of the model. Where tensors are imported, the layers are those that every folder holds.
+    max_context : int, optional
+        Longest context that the model takes, in tokens.
+
+    Raises
+    ------
+    ConfigError
+        The config asks for a layer or a context that the model lacks.
+    CaptureError
+        A folder of imported tensors cannot be read.
+    """
+    if config.capture.import_:
+        return _imported_layers(config)
+    wanted, name = config.capture.layers, config.model.name
+    if max_context and config.capture.tokens > max_context:
+        raise ConfigError(
+            f"config: capture.tokens is {config.capture.tokens}, but {name} takes at most "
+            f"{max_context} tokens.\n"
+            f"  Write: tokens: {max_context}   (under capture; query_bands must stop there too)"
+        )
+    if wanted == "all":
+        return list(range(layers))
+    lacking = [layer for layer in wanted if layer >= layers]
+    if lacking:
+        raise ConfigError(
+            f"config: capture.layers asks for layer {', '.join(map(str, lacking))}, but {name} has {layers} "
+            f"layers. Accepted: all, or layers from 0 to {layers - 1}.\n"
+            f"  Write: layers: {[layer for layer in wanted if layer < layers] or [layers - 1]}"
+        )
+    return sorted(wanted)
+
+
+def check_files(config: Config) -> None:
+    """Refuse texts of the user's own that are not there, before anything is fetched.
+
+    Raises
+    ------
+    ConfigError
+        A path of `texts.custom` is no file.
+    """
+    for item in () if config.capture.import_ else config.texts.custom:
+        if item.path is not None and not Path(item.path).is_file():
+            raise ConfigError(
+                f"config: texts.custom ({item.domain}, {item.role}) has path {item.path}, and there is no such file "
+                f"seen from {Path.cwd()}. Accepted: a UTF-8 text file.\n"
+                f"  Write: {{domain: {item.domain}, role: {item.role}, path: /data/mine.txt}}"
+            )
+
+
+def _imported_layers(config: Config) -> list[int]:
+    # Only here, as it brings NumPy.
+    from ghostkv.tensor_import import layers_in
+
+    wanted, folders = config.capture.layers, [item.folder for item in config.capture.import_]
+    held = {folder: set(layers_in(folder)) for folder in folders}
+    shared = sorted(set.intersection(*held.values()))
+    if wanted == "all":
+        if not shared:
+            raise ConfigError(
+                "config: capture.import names folders that hold no layer in common: "
+                + "; ".join(f"{folder} holds {sorted(found)}" for folder, found in held.items())
+                + ".\n  Write: folders that were captured from the same layers"
+            )
+        return shared
+    for folder, found in held.items():
+        lacking = sorted(set(wanted) - found)
+        if lacking:
+            raise ConfigError(
+                f"config: capture.layers asks for layer {', '.join(map(str, lacking))}, but {folder} holds "
+                f"{sorted(found)}. Accepted: all, or layers that every folder holds.\n  Write: "
+                f"layers: {shared or 'all'}"
+            )
+    return sorted(wanted)

@@ -1,0 +1,191 @@
+"""What every step of a decode reads and loses, one KV head at a time; where the keys lie does not matter here.
+
+A step's queries see exact scores of sinks and hot window and estimates of all else. A cold key is read when for some
+head of the group the statistic of the rule reaches the head's threshold; every head then attends to all that the
+group reads. The eliminated keys are compensated by the mean of V (`ghostkv.compensation`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from ghostkv.attention import ColdRange, cap, cold_range, hide
+from ghostkv.captures import LayerCapture
+from ghostkv.codecs import Codec, Records
+from ghostkv.codecs.base import Decoded
+from ghostkv.compensation import cold_means, compensate
+from ghostkv.lifecycle import Reads
+from ghostkv.thresholds import kept_or_estimated, reference, statistic
+
+LOSSES = ("lost_mass", "output_error", "output_error_plain")
+# An estimate of a score far above all others stands for a mass that float32 can hold.
+_MOST_LOG_MASS = np.float32(60.0)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How keys are chosen.
+
+    Attributes
+    ----------
+    rule : str
+        One of `thresholds.RULES`.
+    sinks, hot, top_k : int
+    decay : float
+        What is left of received attention after a step.
+    """
+
+    rule: str
+    sinks: int
+    hot: int
+    top_k: int
+    decay: float
+
+
+@dataclass(frozen=True)
+class Decided:
+    """Reads and losses of one KV head's group.
+
+    Attributes
+    ----------
+    reads : Reads
+    losses : ndarray of float32, shape [group, steps, LOSSES]
+        Mass of the eliminated keys; error of the output relative to the exact one, with and without compensation.
+        Errors are NaN where values were not captured.
+    """
+
+    reads: Reads
+    losses: np.ndarray
+
+
+def decide(
+    capture: LayerCapture,
+    kv_head: int,
+    codec: Codec,
+    records: Records,
+    theta: np.ndarray,
+    policy: Policy,
+    block: int = 128,
+    tick: Callable[[int], object] = lambda steps: None,
+) -> Decided:
+    """Live through the queries of a capture, which are consecutive, `block` at a time.
+
+    Parameters
+    ----------
+    capture : LayerCapture
+    kv_head : int
+    codec : Codec
+    records : Records
+        Of every token. A step looks at none beyond its own position.
+    theta : ndarray, shape [group]
+        -inf for a head that eliminates nothing.
+    policy : Policy
+    block : int
+        Steps at once; results do not depend on it but for rounding.
+    tick : callable
+        Told how many steps were done.
+    """
+    visible = cold_range(capture.positions, capture.first_visible(), policy.sinks, policy.hot)
+    keys = capture.keys[kv_head].astype(np.float32)
+    values = None if capture.values is None else capture.values[kv_head].astype(np.float32)
+    means = None if values is None else cold_means(values, visible)
+    decoded, queries = codec.decode(records), capture.group_queries(kv_head)
+    group, steps, _ = queries.shape
+    losses = np.full((group, steps, len(LOSSES)), np.nan, np.float32)
+    received, leaving = np.zeros(capture.tokens), np.zeros(steps)
+    found = np.empty(steps * capture.tokens, np.int32), np.empty(steps * capture.tokens, np.float32)
+    ends, theta = np.zeros(steps, np.int64), np.asarray(theta, np.float32)[:, None, None]
+    # Made once: fresh pages for every block cost more than the arithmetic on them.
+    scratch = np.empty((4, group * min(block, steps) * capture.tokens), np.float32)
+    for first in range(0, steps, block):
+        rows = slice(first, min(first + block, steps))
+        seen = ColdRange(*(part[rows] for part in (visible.first, visible.last, visible.start, visible.stop)))
+        shape = (group, rows.stop - first, int(seen.last[-1]))
+        exact, guessed, known, compared = (part[: np.prod(shape)].reshape(shape) for part in scratch)
+        flat = queries[:, rows].reshape(-1, keys.shape[1])
+        np.matmul(flat * np.float32(capture.scale), keys[: shape[2]].T, out=exact.reshape(-1, shape[2]))
+        cap(exact, capture.softcap)
+        hide(exact, seen)
+        projected = codec.project(flat)
+        shorter = Decoded(decoded.coordinates[: shape[2]], decoded.radius[: shape[2]])
+        codec.estimate(projected, shorter, capture.scale, out=guessed.reshape(-1, shape[2]))
+        cap(guessed, capture.softcap)
+        kept_or_estimated(guessed, exact, seen, out=known)
+        weight = (np.float32(capture.scale) * projected.norm).reshape(shape[:2])
+        origin = reference(policy.rule, known, seen, min(policy.top_k, shape[2]))
+        statistic(policy.rule, guessed, origin, weight, shorter.radius, seen, out=compared)
+        dropped = (compared < theta).all(axis=0)
+        _only_cold(dropped, seen.start, seen.stop)
+        whole = _lose(exact, guessed, dropped, losses[:, rows], known)
+        if values is not None:
+            _err(exact, known, whole, values[: shape[2]], means[rows], losses[:, rows])
+        begin = int(ends[first - 1]) if first else 0
+        ranges = (seen.start, seen.stop)
+        _collect(
+            dropped, exact, whole, ranges, policy.decay, received, leaving[rows], *found, begin, ends[rows]
+        )
+        tick(shape[1])
+    total = int(ends[-1])
+    return Decided(Reads(found[0][:total], ends, found[1][:total], leaving, visible), losses)
+
+
+def _lose(exact, guessed, dropped, losses, lost) -> np.ndarray:
+    """Scores become softmax mass, `lost` that of the eliminated; the mass that is known of after the reads."""
+    peak = exact.max(axis=-1, keepdims=True)
+    exact -= peak
+    mass = np.exp(exact, out=exact)
+    total = mass.sum(axis=-1, keepdims=True)
+    mass /= total
+    # The constant that `mass` has too. It cancels, so nothing of the truth is known by it.
+    guessed -= peak + np.log(total)
+    np.minimum(guessed, _MOST_LOG_MASS, out=guessed)
+    np.exp(guessed, out=guessed)
+    guessed *= dropped
+    np.multiply(mass, dropped, out=lost)
+    losses[..., 0] = lost.sum(axis=-1)
+    return np.stack([1.0 - losses[..., 0], guessed.sum(axis=-1)])
+
+
+def _err(mass, lost, whole, values, means, losses) -> None:
+    """Fill the output errors of a block."""
+    # One product of all rows: NumPy would multiply a stack of matrices one by one, several times slower.
+    exact, gone = (
+        (part.reshape(-1, part.shape[-1]) @ values).reshape(*part.shape[:2], -1) for part in (mass, lost)
+    )
+    read, kept, size = exact - gone, whole[0], np.linalg.norm(exact, axis=-1) + 1e-30
+    filled = compensate(read, kept, whole[1][..., None], means)
+    plain = read / np.maximum(kept, 1e-30)[..., None]
+    losses[..., 1] = np.linalg.norm(filled - exact, axis=-1) / size
+    losses[..., 2] = np.linalg.norm(plain - exact, axis=-1) / size
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _only_cold(dropped, start, stop):
+    for t in range(len(start)):
+        dropped[t, : start[t]] = False
+        dropped[t, stop[t] :] = False
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _collect(dropped, mass, whole, ranges, decay, received, leaving, keys, weight, end, ends):
+    """Cold keys read, their attention, and where each step's end; `received` is kept of the hot window."""
+    start, stop = ranges
+    for t in range(len(start)):
+        for j in range(start[t], dropped.shape[1]):
+            if dropped[t, j]:
+                continue
+            got = 0.0
+            for g in range(len(mass)):
+                got += mass[g, t, j] / (whole[0, g, t] + whole[1, g, t])
+            if j < stop[t]:
+                keys[end], weight[end] = j, got
+                end += 1
+            else:
+                received[j] = received[j] * decay + got
+        if stop[t] < dropped.shape[1]:
+            leaving[t] = received[stop[t]]
+        ends[t] = end

@@ -1,0 +1,209 @@
+"""Decode: the life of every token over a trace, step by step, and what it reads, moves and loses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from tqdm import tqdm
+
+from ghostkv import __version__
+from ghostkv.captures import LayerCapture, capture_metadata, read_layer
+from ghostkv.codecs import Codec, Records
+from ghostkv.decode_steps import LOSSES, Decided, Policy, decide
+from ghostkv.decode_store import run_store
+from ghostkv.decode_tables import (
+    CEILING,
+    SCHEMAS,
+    Sizes,
+    ceiling_measures,
+    spread_rows,
+    step_measures,
+    step_rows,
+)
+from ghostkv.errors import TableError
+from ghostkv.frontier import Design, Grid, Setting, choices, estimate_group, sweep_rule, view_group
+from ghostkv.generators import make
+from ghostkv.io import read_metadata, read_table, stable_seed, write_table
+from ghostkv.lifecycle import GHOST, POLICIES, WARM, Capacity, ceiling, live, prefilled
+from ghostkv.records import CodecSpec, load_codecs
+from ghostkv.synthetic import draw
+from ghostkv.synthetic_audit import Shape, fit, last_queries
+from ghostkv.tables import table_of
+
+# Bytes of a number in the cache.
+_NUMBER = 2
+
+
+def measure_layer(inputs: Mapping[str, str], layer: int, params: Mapping, outputs: Mapping[str, str]) -> None:
+    """Decode one layer of the trace under every policy; the layer `store_layer` through a real store as well.
+
+    Parameters
+    ----------
+    inputs : mapping
+        `trace`, a capture folder of consecutive queries; `codecs` of the layer; `points`, the frontier's table.
+    layer : int
+    params : mapping
+        The config section `decode`; of frontier `sinks`, `hot`, `top_k` and `headline`; `target_metric` and `target`
+        that thresholds were chosen for; `store_layer`; `code`.
+    outputs : mapping
+        Paths of `steps`, `spread`, `losses` and `store`; the store itself lies beside them, and is removed.
+
+    Raises
+    ------
+    TableError
+        The frontier has no calibrated threshold of that kind, or a file cannot be read.
+    """
+    capture, spec = read_layer(inputs["trace"], layer), _spec(params)
+    codecs = load_codecs(inputs["codecs"], [spec])
+    thetas = _thetas(inputs["points"], layer, params)
+    stored = layer == params["store_layer"] and capture.values is not None
+    tables = _Tables(params, {"source": "trace", "layer": layer})
+    steps, records, reads = len(capture.positions), [], []
+    with tqdm(
+        total=steps * (capture.kv_heads + stored), desc=f"layer {layer}", unit="step", mininterval=2
+    ) as bar:
+        for kv_head in range(capture.kv_heads):
+            codec = codecs[spec, kv_head]
+            records.append(codec.encode(capture.keys[kv_head]))
+            own = slice(kv_head * capture.group, (kv_head + 1) * capture.group)
+            found = tables.add(capture, kv_head, codec, records[-1], thetas[own], bar.update)
+            reads.append(found.reads)
+        if stored:
+            folder = Path(outputs["store"]).parent / ".decoded_store"
+            rows = run_store(
+                folder, capture, records, reads, params["block_every"], params["segment"], bar.update
+            )
+            tables.rows["store"] += [{"layer": layer, **row} for row in rows]
+    kept = {k: v for k, v in capture_metadata(inputs["trace"]).items() if k != "fingerprint"}
+    tables.write(outputs, kept | {"fingerprint": str(params.get("code", ""))})
+
+
+def measure_synthetic(params: Mapping, outputs: Mapping[str, str]) -> None:
+    """Decode generated tensors: codec and thresholds from texts of their own, as long as what precedes the first step.
+
+    Parameters
+    ----------
+    params : mapping
+        As for `measure_layer`, with the whole section `frontier` under `frontier`.
+    outputs : mapping
+        Paths of `steps`, `spread` and `losses`.
+    """
+    options, rows = params["synthetic"], None
+    setting, rule = _setting(params["frontier"])
+    for entry in options["generators"]:
+        label, tokens, steps = entry["name"], options["tokens"], options["steps"]
+        seed, shape = stable_seed("decode", label), Shape(tokens, options["group"], options["head_dim"])
+        generator = make(entry, span=tokens)
+        codec = fit(_spec(params), last_queries(generator, seed, "codec", shape, tokens // 4), seed)
+        text = last_queries(generator, seed, "threshold", shape, tokens // 4).capture
+        view = view_group(text, 0, setting, False)
+        design = Design(params["headline"]["codec"], params["headline"]["bytes"], codec)
+        swept = sweep_rule(view, estimate_group(view, design, codec.encode(text.keys[0])), rule, setting)
+        found = choices([swept], [swept], {"fer": [params["target"]]}, params["frontier"]["safe"])[0]
+        grid = setting.grids[rule].theta
+        theta = np.where(found.index >= 0, grid[np.maximum(found.index, 0)], -np.inf)
+        positions = np.arange(tokens, tokens + steps)
+        capture = draw(
+            generator, seed, "held_out", tokens + steps, positions, group=shape.group, width=shape.width
+        ).capture
+        tables = _Tables(params, {"source": label, "layer": 0}, rows)
+        with tqdm(total=steps, desc=label, unit="step", mininterval=2) as bar:
+            tables.add(capture, 0, codec, codec.encode(capture.keys[0]), theta, bar.update)
+        rows = tables.rows
+    metadata = {"package_version": __version__, "fingerprint": str(params.get("code", ""))}
+    tables.write(outputs, metadata)
+
+
+def gather(tables: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
+    """Join all layers and the generated decodes; the first file of each table lends its metadata."""
+    for name, schema in SCHEMAS.items():
+        found = pl.concat([read_table(path) for path in tables[name]])
+        write_table(found, outputs[name], schema, read_metadata(tables[name][0]))
+
+
+@dataclass
+class _Tables:
+    """Rows of one layer, collected head by head."""
+
+    params: Mapping
+    about: Mapping
+    rows: dict[str, list[dict]] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        self.rows = self.rows or {name: [] for name in SCHEMAS}
+
+    def add(
+        self, capture: LayerCapture, kv_head: int, codec: Codec, records: Records, theta: np.ndarray, tick
+    ) -> Decided:
+        """Decode one KV head and live its reads under every policy."""
+        params, tokens = self.params, capture.tokens
+        policy = Policy(
+            params["headline"]["rule"], params["sinks"], params["hot"], params["top_k"], params["decay"]
+        )
+        found = decide(capture, kv_head, codec, records, theta, policy, tick=tick)
+        capacity = Capacity(
+            int(params["warm"] * tokens), int(params["ghost"] * tokens), params["batch"], params["window"]
+        )
+        values = 0 if capture.values is None else capture.values.shape[2]
+        sizes = Sizes(_NUMBER * (capture.keys.shape[2] + values), codec.record_bytes)
+        for name in POLICIES:
+            life = live(found.reads, name, capacity, params["decay"])
+            measures = step_measures(life, found.reads, sizes, name != "age")
+            self._keep(kv_head, name, measures)
+        start = prefilled(found.reads.visible, capacity)
+        hits = ceiling(found.reads, capacity.warm, start == WARM)
+        near = ceiling(found.reads, capacity.warm + capacity.ghost, (start == WARM) | (start == GHOST))
+        self._keep(kv_head, CEILING, ceiling_measures(measures, hits, near))
+        for head, losses in enumerate(found.losses):
+            about = {**self.about, "head": kv_head * capture.group + head}
+            self.rows["losses"] += spread_rows(about, dict(zip(LOSSES, losses.T, strict=True)))
+        return found
+
+    def _keep(self, kv_head: int, policy: str, measures: Mapping[str, np.ndarray]) -> None:
+        about = {**self.about, "kv_head": kv_head, "policy": policy}
+        self.rows["spread"] += spread_rows(about, measures)
+        self.rows["steps"] += step_rows(about, measures, self.params["bin"])
+
+    def write(self, outputs: Mapping[str, str], metadata: Mapping[str, str]) -> None:
+        for name, path in outputs.items():
+            write_table(table_of(self.rows[name], SCHEMAS[name]), path, SCHEMAS[name], metadata)
+
+
+def _spec(params: Mapping) -> CodecSpec:
+    return CodecSpec(params["headline"]["codec"], params["headline"]["bytes"])
+
+
+def _setting(frontier: Mapping) -> tuple[Setting, str]:
+    rule = frontier["headline"]["rule"]
+    grid = frontier["rules"][rule]
+    grids = {rule: Grid.of(np.linspace(grid["start"], grid["stop"], grid["count"]))}
+    return Setting(frontier["sinks"], frontier["hot"], frontier["top_k"], grids), rule
+
+
+def _thetas(points: str, layer: int, params: Mapping) -> np.ndarray:
+    """The headline design's calibrated threshold of each head; -inf where none met the target."""
+    headline = params["headline"]
+    rows = (
+        read_table(points)
+        .filter(
+            pl.col("layer") == layer,
+            pl.col("codec") == headline["codec"],
+            pl.col("code_bytes") == headline["bytes"],
+            pl.col("rule") == headline["rule"],
+            pl.col("method") == "calibrated",
+            pl.col("target_metric") == params["target_metric"],
+            (pl.col("target") - params["target"]).abs() < 1e-6,
+        )
+        .unique(["head"])
+        .sort("head")
+    )
+    if not rows.height:
+        raise TableError(
+            f"{points}: no calibrated {params['target_metric']} point at {params['target']:g} of the headline design "
+            f"for layer {layer}.\n  Write: frontier: {{targets: {{fer: [0.01]}}}}, or delete it and rerun frontier"
+        )
+    return rows["theta"].fill_null(-np.inf).fill_nan(-np.inf).to_numpy()

@@ -88,7 +88,9 @@ class Measure(Section):
     depths: list[PositiveInt] = Field(
         default=[1, 2, 4, 8], min_length=1, description="Direct reads in flight, one thread each."
     )
-    gather_mb: Positive = Field(default=3.0, description="MB that one timed gather in DRAM reads; short, so that few are interrupted.")
+    gather_mb: Positive = Field(
+        default=3.0, description="MB that one timed gather in DRAM reads; short, so that few are interrupted."
+    )
     requests: PositiveInt = Field(default=128, description="Requests of one timed read from disk.")
     rounds: PositiveInt = Field(default=6, description="Rounds; the round with the least median counts.")
     repeats: PositiveInt = Field(default=5, description="Repeats in a round, of all configurations in turns.")

@@ -19,6 +19,7 @@ include: "workflow/rules/certificates.smk"
 include: "workflow/rules/calibrated.smk"
 include: "workflow/rules/peers.smk"
 include: "workflow/rules/hierarchy.smk"
+include: "workflow/rules/decode.smk"
 include: "workflow/rules/historical.smk"
 include: "workflow/rules/synthetic.smk"
 include: "workflow/rules/bandwidth.smk"
@@ -77,6 +78,11 @@ rule bandwidth:
 rule hierarchy:
     input:
         stage_tables("hierarchy").values(),
+
+
+rule decode:
+    input:
+        stage_tables("decode").values(),
 
 
 rule retrieval:

@@ -15,6 +15,7 @@ from ghostkv.config.benchmark import Benchmark
 from ghostkv.config.calibrated import Calibrated
 from ghostkv.config.capture import Capture
 from ghostkv.config.certificates import Certificates
+from ghostkv.config.decode import Decode
 from ghostkv.config.frontier import Frontier
 from ghostkv.config.hierarchy import Hierarchy
 from ghostkv.config.historical import Historical
@@ -52,6 +53,9 @@ class Config(Section):
     peers: Peers = Field(default=Peers(), description="Every method at the same bytes.")
     hierarchy: Hierarchy = Field(
         default=Hierarchy(), description="An index over records: clusters ruled out before they are read."
+    )
+    decode: Decode = Field(
+        default=Decode(), description="The trace decoded step by step, token by token."
     )
     historical: Historical = Field(
         default=Historical(), description="The predecessor's protocol, and its knobs one at a time."

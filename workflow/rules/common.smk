@@ -75,6 +75,7 @@ SYNTHETIC_GENERATOR_TABLES = ("audit", "sweep", "points", "decode")
 BANDWIDTH_MEASURED = ("samples", "counts")
 BANDWIDTH_TABLES = ("fits", "errors", "survivors", "steps", "crossings", "maps", "sensitivity")
 HIERARCHY_LAYER_TABLES = ("heads", "checks")
+DECODE_TABLES = ("steps", "spread", "losses", "store")
 QUALITY_TEXT_TABLES = ("positions", "traffic", "runs", "ablation", "generations")
 QUALITY_TABLES = (*QUALITY_TEXT_TABLES, "summary", "equal_bytes")
 QUALITY_TEXTS = [name for name, entry in TEXTS.items() if entry["role"] == "held_out" and name not in IMPORTS]
@@ -82,6 +83,7 @@ STORE_TRIALS, STORE_TIMES = ("kills", "corruptions"), ("gathers", "appends")
 # Stages beyond the frontier, and the tables that each leaves in its folder. The report shows those that were made.
 STAGE_TABLES = {
     "hierarchy": (*HIERARCHY_LAYER_TABLES, "fits"),
+    "decode": DECODE_TABLES,
     "synthetic": (*SYNTHETIC_GENERATOR_TABLES, "checks"),
     "bandwidth": (*BANDWIDTH_MEASURED, *BANDWIDTH_TABLES),
     "store": (*STORE_TRIALS, *STORE_TIMES),
@@ -95,6 +97,12 @@ MODEL_STAGES = ("hierarchy", "decode", "quality", "retrieval")
 def bandwidth_layers():
     """Layers whose survivors give index patterns, spread evenly over all."""
     count = min(CONFIG.bandwidth.measure.layers, len(LAYERS))
+    return [LAYERS[step * (len(LAYERS) - 1) // max(1, count - 1)] for step in range(count)]
+
+
+def decode_layers():
+    """Layers whose trace is decoded, spread evenly over all."""
+    count = min(CONFIG.decode.layers, len(LAYERS))
     return [LAYERS[step * (len(LAYERS) - 1) // max(1, count - 1)] for step in range(count)]
 
 
@@ -161,6 +169,17 @@ BRANCHES = {
             ),
             None,
         ),
+    },
+    "decode": CONFIG.decode.plain()
+    | {name: CONFIG.frontier.plain()[name] for name in ("headline", "sinks", "hot", "top_k")}
+    | {
+        "frontier": {
+            name: CONFIG.frontier.plain()[name]
+            for name in ("headline", "sinks", "hot", "top_k", "rules", "safe")
+        },
+        "target_metric": "fer",
+        "target": min(CONFIG.frontier.targets.fer, default=0.0),
+        "store_layer": decode_layers()[len(decode_layers()) // 2],
     },
     "historical": CONFIG.historical.plain()
     | {"captures": CAPTURES, "layers": LAYERS, "dtype": CONFIG.model.dtype},

@@ -1,0 +1,6 @@
+from ghostkv.logs import job
+
+with job(snakemake):
+    from ghostkv.stages.decode import measure_synthetic
+
+    measure_synthetic(snakemake.params.run, dict(snakemake.output.items()))

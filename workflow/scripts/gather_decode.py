@@ -1,0 +1,6 @@
+from ghostkv.logs import job
+
+with job(snakemake):
+    from ghostkv.stages.decode import gather
+
+    gather(dict(snakemake.input.items()), dict(snakemake.output.items()))

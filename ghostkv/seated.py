@@ -185,7 +185,8 @@ def combine(
     """Attention over the kept keys by a selection's own estimator, float32 of shape [group, queries, value_dim]."""
     logits = np.where(kept, scores, np.float32(-np.inf))
     if selection is not None and selection.log_weight is not None:
-        logits += np.where(cold, selection.log_weight[0], np.float32(0.0))
+        # A weight means something only where the key was read; elsewhere it may be whatever the division left.
+        logits += np.where(cold & kept, selection.log_weight[0], np.float32(0.0))
     peak = logits.max(axis=-1)
     weights = np.exp(logits - peak[..., None])
     mass = weights.sum(axis=-1, dtype=np.float64)

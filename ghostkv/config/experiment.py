@@ -54,9 +54,7 @@ class Config(Section):
     hierarchy: Hierarchy = Field(
         default=Hierarchy(), description="An index over records: clusters ruled out before they are read."
     )
-    decode: Decode = Field(
-        default=Decode(), description="The trace decoded step by step, token by token."
-    )
+    decode: Decode = Field(default=Decode(), description="The trace decoded step by step, token by token.")
     historical: Historical = Field(
         default=Historical(), description="The predecessor's protocol, and its knobs one at a time."
     )

@@ -73,7 +73,9 @@ def _present(results: Results) -> tuple[list[Section], list[str]]:
                 )
         if lacking and lacking[0].startswith(EXTRA_STAGES):
             stage = lacking[0].partition(".")[0]
-            left_out.append(f"{section.title}: not run. `snakemake {stage} report` runs it and shows it here.")
+            left_out.append(
+                f"{section.title}: not run. `snakemake {stage} report` runs it and shows it here."
+            )
         elif lacking:
             left_out.append(
                 f"{section.title}: it runs the model, and imported tensors come without one "

@@ -83,7 +83,7 @@ class Project:
             start_new_session=True,
         )
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 240  # a loaded machine is slow to start Snakemake
             while not path.exists():
                 assert running.poll() is None, f"the run ended before {log} appeared"
                 assert time.monotonic() < deadline, f"{log} did not appear"

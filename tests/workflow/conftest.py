@@ -123,8 +123,6 @@ def project(tmp_path_factory) -> Project:
     return project
 
 
-# Before xdist reads the marks.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """All tests of this folder share one run, so one worker gets them all."""
     for item in items:

@@ -14,7 +14,7 @@
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 CORES ?= all
 ARGS ?=
-PYTEST ?= -q -n auto --maxprocesses 4 --dist loadgroup
+PYTEST ?= -q -n auto --maxprocesses 4
 TORCH ?= torch==2.13.0
 
 BIN := .venv/bin
@@ -22,6 +22,10 @@ READY := .venv/.ready
 # Jobs state their memory; together they may take nine tenths of what is installed.
 MEMORY_MB = $(shell $(BIN)/python -c "import psutil; print(int(psutil.virtual_memory().total * 0.9) >> 20)")
 SNAKEMAKE = $(BIN)/snakemake --quiet host rules reason --cores $(CORES) --resources mem_mb=$(MEMORY_MB) $(ARGS)
+
+# Modules are compiled on first import and the result is kept, also where the environment forbids that (as container images do):
+# without it every job compiles torch and transformers again, three seconds in four of its start.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: frontier results report test lint clean
 

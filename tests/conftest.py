@@ -8,6 +8,21 @@ from pathlib import Path
 import pytest
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Work goes out by file, so that what a file's tests share is made once; tests/workflow counts as one file.
+
+    (Marks for `--dist loadgroup` would say the same, but reach no worker under pytest 9.2 and xdist 3.8.)
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "workflow" if nodeid.startswith("tests/workflow/") else nodeid.split("::", 1)[0]
+
+    return ByFile(config, log)
+
+
 def _make_wheel(folder: Path, files: dict[str, str], name: str = "tiny_texts", version: str = "1.0") -> Path:
     """A wheel that the real pip accepts."""
     folder.mkdir(parents=True, exist_ok=True)

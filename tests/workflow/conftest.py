@@ -124,8 +124,7 @@ def project(tmp_path_factory) -> Project:
 
 
 def pytest_collection_modifyitems(items):
-    """All tests of this folder share one run, so one worker gets them all."""
+    """The mark that leaves these out: `pytest -m "not workflow"`."""
     for item in items:
         if Path(__file__).parent in Path(item.fspath).parents:
             item.add_marker(pytest.mark.workflow)
-            item.add_marker(pytest.mark.xdist_group("workflow"))

@@ -11,6 +11,9 @@ ROOT = str(workflow.basedir)
 RESOURCES = os.path.relpath(f"{ROOT}/resources")
 sys.path.insert(0, ROOT)
 os.environ |= {"PYTHONPATH": os.pathsep.join(filter(None, [ROOT, os.getenv("PYTHONPATH")]))}
+# Container images tend to forbid Python to keep byte code: then every job would compile torch and transformers again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 from ghostkv.config.checks import check_files, check_model
 from ghostkv.config.experiment import load_config

@@ -10,6 +10,8 @@ import pyarrow as pa
 from ghostkv.intervals import clopper_pearson, mcnemar, relative_interval, wilson
 
 DENSE = "dense"
+# What keeps a policy from answering all questions.
+LIMITS = ("tasks", "lengths", "contexts")
 # All single needles of prompts up to this length, pooled: what the headline is about.
 POOLED, POOLED_LENGTH = "single_needle", 4096
 SAMPLE_SCHEMA = pa.schema(

@@ -35,8 +35,11 @@ class RetrievalPolicy(Section):
 
     label: str = Field(description="How tables and charts name it; once each.")
     policy: Literal[POLICIES] = Field(description="What decides which keys are read.")
+    tasks: list[Literal[TASK_NAMES]] | None = Field(
+        default=None, description="Tasks that it answers, for a policy that is slow; null for all."
+    )
     lengths: list[PositiveInt] | None = Field(
-        default=None, description="Lengths at which it answers, for a policy that is slow; null for all."
+        default=None, description="Lengths at which it answers, likewise."
     )
     contexts: PositiveInt | None = Field(
         default=None, description="First contexts of a task that it answers; null for all."
@@ -61,10 +64,10 @@ def _policies() -> list[RetrievalPolicy]:
         {"label": f"ghost_{round(100 * ratio):03d}", "policy": "ghost", "ratio": ratio}
         for ratio in (0.15, 0.19)
     ]
-    slow = {"lengths": [1024], "contexts": 1}
+    slow = {"tasks": ["niah_single_2"], "lengths": [1024], "contexts": 1}
     for name, ratio, options, about in (
         ("quest", 0.2, {"page": 16}, {}),
-        ("streaming_llm", 0.2, {}, {}),
+        ("streaming_llm", 0.2, {}, {"contexts": 1}),
         ("oracle_topk", 0.15, {}, {}),
         ("snapkv", 0.15, {"observe": 32, "kernel": 5}, slow),
     ):

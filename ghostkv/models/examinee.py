@@ -14,7 +14,7 @@ from ghostkv.models.ghost_attention import NAME, register
 from ghostkv.models.load import load_model, load_tokenizer
 from ghostkv.models.load_policy import Sources, load_policy
 from ghostkv.models.policy import Policy
-from ghostkv.retrieval_tables import DENSE
+from ghostkv.retrieval_tables import DENSE, LIMITS
 from ghostkv.tasks.scoring import score
 
 _OURS = ("identity", "ghost", "calibrated", "certified_mass")
@@ -116,7 +116,7 @@ class Examinee:
         }  # fmt: skip
 
     def _load(self, entry: Mapping[str, Any], thetas: Mapping[str, float]) -> Policy:
-        plain = {key: value for key, value in entry.items() if key not in ("lengths", "contexts")}
+        plain = {key: value for key, value in entry.items() if key not in LIMITS}
         plain["prefill"] = self._params["prefill"]
         # A layer that was not captured has no codec: it stays dense and counts in full.
         plain["dense_layers"] = sorted({*plain.get("dense_layers", ()), *self._bare})

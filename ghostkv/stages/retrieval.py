@@ -17,6 +17,7 @@ from ghostkv.retrieval_tables import (
     ANSWER_SCHEMA,
     CELL_SCHEMA,
     DENSE,
+    LIMITS,
     SAMPLE_SCHEMA,
     SUMMARY_SCHEMA,
     THETA_SCHEMA,
@@ -106,7 +107,10 @@ def answer(params: Mapping[str, Any], job: str, inputs: Mapping[str, str], outpu
 
     samples = read_table(inputs["samples"]).filter(pl.col("job") == job)
     length, thetas = samples["length"][0], dict(read_table(inputs["thetas"]).iter_rows())
-    wanted = [entry for entry in params["policies"] if length in (entry.get("lengths") or [length])]
+    task, wanted = samples["task"][0], []
+    for entry in params["policies"]:
+        if length in (entry.get("lengths") or [length]) and task in (entry.get("tasks") or [task]):
+            wanted.append(entry)
     examinee = Examinee(inputs["model"], params, wanted, thetas)
     allowed = int(np.floor((1 - params["measurable"]) * samples.height + 1e-9))
     rows, failed = [], 0.0
@@ -185,11 +189,7 @@ def _thetas(params: Mapping[str, Any]) -> list[dict]:
     groups: dict[str, list[Mapping]] = {}
     for entry in params["policies"]:
         if entry["policy"] == "ghost" and "theta" not in entry:
-            same = {
-                key: value
-                for key, value in entry.items()
-                if key not in ("label", "ratio", "lengths", "contexts")
-            }
+            same = {key: value for key, value in entry.items() if key not in ("label", "ratio", *LIMITS)}
             groups.setdefault(repr(sorted(same.items())), []).append(entry)
     found = []
     for entries in groups.values():

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from ghostkv import __version__
 from ghostkv.errors import ConfigError, TextError
 from ghostkv.io import read_metadata, read_table, write_table
-from ghostkv.quality_metrics import NO_TOKEN, divergence
+from ghostkv.quality_rows import Reader, ablate, generate
 from ghostkv.quality_tables import (
     ABLATION_SCHEMA,
     EQUAL_BYTES_SCHEMA,
@@ -48,8 +47,6 @@ _TEXT_TABLES = {
     "ablation": ABLATION_SCHEMA,
     "generations": GENERATION_SCHEMA,
 }
-# Characters of the prompt that stand before a generated continuation.
-_PROMPT = 300
 
 
 def fit_thetas(sketch: str, params: Mapping[str, Any], output: str) -> None:
@@ -133,7 +130,7 @@ def measure_text(
     begun = Continuation(
         model, ids[: params["context"] + params["continuation"]], params["context"], policies.observer()
     )
-    reader = _Reader(tokenizer, ids, params["context"], begun.own())
+    reader = Reader(tokenizer, ids, params["context"], begun.own())
     found: dict[str, list[dict]] = {name: [] for name in _TEXT_TABLES}
     work = tqdm(policies, total=len(policies.entries), desc=text, mininterval=5, ncols=100)
     for label in work:
@@ -154,8 +151,8 @@ def measure_text(
                 "positions": count, "seconds": decoded.seconds,
             }
         )  # fmt: skip
-    found["ablation"] = [who | one for one in _ablate(begun, policies, reader, params)]
-    found["generations"] = [who | one for one in _generate(begun, policies, reader, params)]
+    found["ablation"] = [who | one for one in ablate(begun, policies, reader, params)]
+    found["generations"] = [who | one for one in generate(begun, policies, reader, params)]
     for name, schema in _TEXT_TABLES.items():
         write_table(table_of(found[name], schema), outputs[name], schema, _metadata(params) | {"text": text})
 
@@ -222,83 +219,6 @@ def gather(
     write_table(summary, outputs["summary"], SUMMARY_SCHEMA, metadata)
     equal = compare_at_equal_bytes(summary, measured).with_columns(quoted)
     write_table(equal, outputs["equal_bytes"], EQUAL_BYTES_SCHEMA, metadata)
-
-
-class _Reader:
-    """A text's dense logits and its tokens as words; turns a policy's logits into rows."""
-
-    def __init__(self, tokenizer: Any, ids: Sequence[int], context: int, dense: np.ndarray):
-        self.tokenizer, self.ids, self.context, self.dense = tokenizer, ids, context, dense
-        stop = context + len(dense)
-        self.next = np.append(ids[context + 1 : stop + 1], [NO_TOKEN])[: len(dense)].astype(np.int64)
-
-    def compare(self, logits: np.ndarray) -> Any:
-        return divergence(self.dense[: len(logits)], logits, self.next[: len(logits)])
-
-    def words(self, ids: Sequence[int]) -> list[str]:
-        return self.tokenizer.batch_decode([[int(one)] for one in ids])
-
-    def text(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode([int(one) for one in ids])
-
-    def rows(self, logits: np.ndarray) -> list[dict]:
-        columns = self.compare(logits).columns()
-        columns["dense_top"], columns["sparse_top"] = (
-            self.words(columns[name]) for name in ("dense_top", "sparse_top")
-        )
-        columns["token"] = self.words(self.ids[self.context : self.context + len(logits)])
-        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        for number, row in enumerate(rows):
-            row["position"] = self.context + number
-            for name in ("dense_nll", "sparse_nll"):
-                row[name] = None if np.isnan(row[name]) else float(row[name])
-        return rows
-
-
-def _ablate(begun: Any, policies: Any, reader: _Reader, params: Mapping) -> list[dict]:
-    """The policy in one band of layers at a time, all other layers dense."""
-    label, band = params["ablation"]["policy"], params["ablation"]["band"]
-    if label is None:
-        return []
-    layers, rows = range(params["model_layers"]), []
-    for first in range(0, len(layers), band):
-        last = min(first + band, len(layers)) - 1
-        policy = policies.make(label, dense_layers=[one for one in layers if not first <= one <= last])
-        count = min(params["ablation"]["positions"], params["continuation"])
-        decoded = begun.decode(policy, count)
-        found = reader.compare(decoded.logits)
-        read = decoded.traffic.layers().filter(pl.col("layer").is_between(first, last))["bytes_ratio_gqa"]
-        rows.append(
-            {
-                "policy": label, "first_layer": first, "last_layer": last, "kl": float(found.kl.mean()),
-                "top1": float(found.agree.mean()), "positions": count, "bytes_ratio_gqa": float(read.mean()),
-            }
-        )  # fmt: skip
-    return rows
-
-
-def _generate(begun: Any, policies: Any, reader: _Reader, params: Mapping) -> list[dict]:
-    """Greedy continuations of the same context, step by step."""
-    count, rows = params["generation"]["tokens"], []
-    if not count:
-        return rows
-    prompt = reader.text(reader.ids[: begun.context + 1])[-_PROMPT:]
-    dense, _, seconds = begun.generate(begun.dense, count)
-    said = [("dense", dense, 1.0, seconds)]
-    for label in params["generation"]["policies"]:
-        ids, traffic, seconds = begun.generate(policies.make(label), count)
-        said.append((label, ids, traffic.summary()["bytes_ratio_gqa"], seconds))
-    for label, ids, ratio, seconds in said:
-        differs = [
-            number for number, (one, other) in enumerate(zip(ids, dense, strict=False)) if one != other
-        ]
-        rows.append(
-            {
-                "policy": label, "prompt": prompt, "output": reader.text(ids), "tokens": len(ids),
-                "same": differs[0] if differs else len(ids), "bytes_ratio_gqa": ratio, "seconds": seconds,
-            }
-        )  # fmt: skip
-    return rows
 
 
 def _token_ids(tokenizer: Any, content: str, params: Mapping, text: str) -> list[int]:

@@ -1,0 +1,95 @@
+"""What a text's decode says under each policy, as rows of the tables of stage `quality`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ghostkv.quality_metrics import NO_TOKEN, Divergence, divergence
+
+# Characters of the prompt that stand before a generated continuation.
+_PROMPT = 300
+
+
+class Reader:
+    """A text's dense logits and its tokens as words; turns a policy's logits into rows."""
+
+    def __init__(self, tokenizer: Any, ids: Sequence[int], context: int, dense: np.ndarray):
+        self.tokenizer, self.ids, self.context, self.dense = tokenizer, ids, context, dense
+        stop = context + len(dense)
+        self.next = np.append(ids[context + 1 : stop + 1], [NO_TOKEN])[: len(dense)].astype(np.int64)
+
+    def compare(self, logits: np.ndarray) -> Divergence:
+        """A policy's logits ``(positions, vocabulary)`` against the dense ones."""
+        return divergence(self.dense[: len(logits)], logits, self.next[: len(logits)])
+
+    def words(self, ids: Sequence[int]) -> list[str]:
+        """Each token as it is written."""
+        return self.tokenizer.batch_decode([[int(one)] for one in ids])
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Tokens as one text."""
+        return self.tokenizer.decode([int(one) for one in ids])
+
+    def rows(self, logits: np.ndarray) -> list[dict]:
+        """Rows of `POSITION_SCHEMA` but for text, domain and policy."""
+        columns = self.compare(logits).columns()
+        columns["dense_top"], columns["sparse_top"] = (
+            self.words(columns[name]) for name in ("dense_top", "sparse_top")
+        )
+        columns["token"] = self.words(self.ids[self.context : self.context + len(logits)])
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        for number, row in enumerate(rows):
+            row["position"] = self.context + number
+            for name in ("dense_nll", "sparse_nll"):
+                row[name] = None if np.isnan(row[name]) else float(row[name])
+        return rows
+
+
+def ablate(begun: Any, policies: Any, reader: Reader, params: Mapping) -> list[dict]:
+    """The policy in one band of layers at a time, all other layers dense: rows of `ABLATION_SCHEMA`."""
+    label, band = params["ablation"]["policy"], params["ablation"]["band"]
+    if label is None:
+        return []
+    layers, rows = range(params["model_layers"]), []
+    for first in range(0, len(layers), band):
+        last = min(first + band, len(layers)) - 1
+        policy = policies.make(label, dense_layers=[one for one in layers if not first <= one <= last])
+        count = min(params["ablation"]["positions"], params["continuation"])
+        decoded = begun.decode(policy, count)
+        found = reader.compare(decoded.logits)
+        read = decoded.traffic.layers().filter(pl.col("layer").is_between(first, last))["bytes_ratio_gqa"]
+        rows.append(
+            {
+                "policy": label, "first_layer": first, "last_layer": last, "kl": float(found.kl.mean()),
+                "top1": float(found.agree.mean()), "positions": count, "bytes_ratio_gqa": float(read.mean()),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def generate(begun: Any, policies: Any, reader: Reader, params: Mapping) -> list[dict]:
+    """Greedy continuations of the same context, step by step: rows of `GENERATION_SCHEMA`."""
+    count, rows = params["generation"]["tokens"], []
+    if not count:
+        return rows
+    prompt = reader.text(reader.ids[: begun.context + 1])[-_PROMPT:]
+    dense, _, seconds = begun.generate(begun.dense, count)
+    said = [("dense", dense, 1.0, seconds)]
+    for label in params["generation"]["policies"]:
+        ids, traffic, seconds = begun.generate(policies.make(label), count)
+        said.append((label, ids, traffic.summary()["bytes_ratio_gqa"], seconds))
+    for label, ids, ratio, seconds in said:
+        differs = [
+            number for number, (one, other) in enumerate(zip(ids, dense, strict=False)) if one != other
+        ]
+        rows.append(
+            {
+                "policy": label, "prompt": prompt, "output": reader.text(ids), "tokens": len(ids),
+                "same": differs[0] if differs else len(ids), "bytes_ratio_gqa": ratio, "seconds": seconds,
+            }
+        )  # fmt: skip
+    return rows

@@ -63,7 +63,7 @@ def test_a_second_run_does_nothing_quickly(project):
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert "Nothing to be done" in said.stderr + said.stdout
     # Seconds of computing, as those on the clock depend on what else the machine does.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 6
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
 
 
 def test_a_single_file_can_be_made_by_name(project):

@@ -43,7 +43,7 @@ class Decode(Section):
     """The headline design over the trace, token by token: hot, warm, ghost, archive, and back."""
 
     layers: PositiveInt = Field(
-        default=12, description="Layers that are decoded, spread evenly over all; more than there are: all."
+        default=8, description="Layers that are decoded, spread evenly over all; more than there are: all."
     )
     warm: Share = Field(
         default=0.125, description="Slots in fast memory beside the hot window, as a share of the tokens."

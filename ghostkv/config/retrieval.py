@@ -51,10 +51,10 @@ class RetrievalPolicy(Section):
 
 
 def _tasks() -> list[TaskEntry]:
-    grid = [("niah_single_2", 1024, 4), ("niah_single_2", 2048, 4), ("niah_single_2", 4096, 2)]
-    rest = [("niah_single_1", 1024, 1), ("niah_multikey_1", 1024, 3), ("niah_multikey_2", 1024, 1)]
-    rest += [(name, 1024, 5) for name in ("niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe")]
-    rest += [(name, 1024, 5) for name in ("qa_squad", "qa_hotpotqa")]
+    grid = [("niah_single_2", 1024, 6), ("niah_single_2", 2048, 2), ("niah_single_2", 4096, 2)]
+    rest = [("niah_single_1", 1024, 1), ("niah_multikey_1", 1024, 2), ("niah_multikey_2", 1024, 1)]
+    rest += [(name, 1024, 3) for name in ("niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe")]
+    rest += [(name, 1024, 3) for name in ("qa_squad", "qa_hotpotqa")]
     return [TaskEntry(task=task, length=length, contexts=count) for task, length, count in grid + rest]
 
 

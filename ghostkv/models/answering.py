@@ -19,6 +19,9 @@ from ghostkv.models.ghost_attention import dense_attention, set_policy
 from ghostkv.models.policy import Policy
 from ghostkv.traffic import COLUMNS
 
+# Tokens of a context that are read at once: with a mask, attention computes its upper triangle too.
+_PIECE = 512
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -72,8 +75,11 @@ class Reader:
         set_policy(self.model, own or self.dense)
         if shared < len(ids):
             with nullcontext() if own else dense_attention(self.model):
-                block = torch.tensor([ids[shared:]])
-                self.model.base_model(block, past_key_values=held.cache, use_cache=True)
+                # A policy that looks back over the whole prompt gets it in one piece.
+                piece = len(ids) if own else _PIECE
+                for start in range(shared, len(ids), piece):
+                    block = torch.tensor([ids[start : min(start + piece, len(ids))]])
+                    self.model.base_model(block, past_key_values=held.cache, use_cache=True)
         held.ids = ids
         return len(ids) - shared
 

@@ -19,6 +19,7 @@ BEGIN, END = "<!-- results: written by `python -m ghostkv.report` -->", "<!-- en
 FIGURE = "frontier_by_codec.svg"
 # What the README shows, in its words: label, figure of headline.json, format.
 _MASS = "Elimination with thresholds calibrated for dropped mass ≤ 1 %"
+_NEEDLE = "retrieval.single_needle_at_025."
 ROWS = (
     ("Heads with a safe point on held-out text", "frontier.safe_head_share", "percent"),
     ("Elimination with thresholds calibrated for FER ≤ 1 %", "frontier.elimination_at_fer_1pct", "percent"),
@@ -29,7 +30,17 @@ ROWS = (
     (_MASS, "frontier.elimination_at_dropped_mass_1pct", "percent"),
     ("the bytes ratio there, GQA-true", "frontier.bytes_ratio_gqa_at_dropped_mass_1pct", "ratio"),
     ("Historical protocol: heads with a safe point", "historical.safe_head_share", "percent"),
-)
+    ("The model itself decodes under elimination: bytes ratio, GQA-true", "quality.at_030.bytes_ratio_gqa", "ratio"),
+    ("KL of its next token from the dense model's there (nats)", "quality.at_030.kl", "tiny"),
+    ("Quest's KL over that, at the same bytes", "quality.at_030.kl_ratio_to_quest", "factor"),
+    ("its first choice is the dense model's there", "quality.at_030.top1", "percent"),
+    ("Single needles up to 4,096 tokens: accuracy over the dense model's", _NEEDLE + "relative_accuracy", "percent"),
+    ("the bytes ratio there, GQA-true", _NEEDLE + "bytes_ratio_gqa", "ratio"),
+    (
+        "Heads of which a certified index reads under half of the records at 8,192 tokens",
+        "hierarchy.heads_reading_under_half_at_8k", "percent",
+    ),
+)  # fmt: skip
 
 
 def results_block(figures: Mapping[str, Mapping]) -> str:

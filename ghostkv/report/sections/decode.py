@@ -63,7 +63,7 @@ def _reading(spread: pl.DataFrame, losses: pl.DataFrame, store: pl.DataFrame) ->
         text += (
             f"**A real store**: layer {store['layer'][0]} appended every token and gathered every survivor from a file, "
             f"{int(store['rows'].sum()):,} rows, {'none' if not wrong else f'**{wrong:,}**'} wrong; counted and gathered bytes "
-            f"{'agree' if store['counted_bytes'].sum() == store['gathered_bytes'].sum() else '**differ**'}; whole blocks take "
+            f"{'agree' if (store['counted_bytes'] == store['gathered_bytes']).all() else '**differ**'}; whole blocks take "
             f"{number(ratio['block_bytes'].sum() / max(ratio['block_rows_bytes'].sum(), 1))} times the bytes of the rows. Median gather "
             f"{number(1e3 * store['gather_seconds'].median())} ms a step, append {number(1e3 * store['append_seconds'].median())} ms. "
         )
@@ -170,7 +170,7 @@ def _policies(spread: pl.DataFrame) -> Table:
     return Table(
         "decode_policies",
         "A step and KV head under each policy at equal capacity: quantiles over steps, averaged over KV heads; *worst head* is "
-        "the largest p99. Sources other than the trace are generated tensors.",
+        "the largest p99. The ceiling is a bound that knows the future. Sources other than the trace are generated tensors.",
         data.with_columns(pl.col("measure").str.replace_all("_", " ")),
         {
             "source": Column("Source"),
@@ -240,7 +240,8 @@ SECTION = Section(
             "of the resurrected tokens",
             "decode.spread",
             "SELECT sum(CASE WHEN measure = 're_resurrected' THEN mean ELSE 0 END) / "
-            "sum(CASE WHEN measure = 'resurrected' THEN mean ELSE 0 END) AS value, count(*) AS n"
+            "nullif(sum(CASE WHEN measure = 'resurrected' THEN mean ELSE 0 END), 0) AS value, "
+            "sum(CASE WHEN measure = 'resurrected' THEN 1 ELSE 0 END) AS n"
             + _LRU
             + "IN ('resurrected', 're_resurrected')",
         ),

@@ -1,0 +1,109 @@
+"""Tables of stage `quality` in which every gate is reached."""
+
+from ghostkv.config.experiment import Config
+from ghostkv.io import write_table
+from ghostkv.quality_tables import (
+    ABLATION_SCHEMA,
+    EQUAL_BYTES_SCHEMA,
+    GENERATION_SCHEMA,
+    POSITION_SCHEMA,
+    SUMMARY_SCHEMA,
+)
+from ghostkv.report.results import Results
+from ghostkv.stages.quality import SPEED_SCHEMA
+from ghostkv.tables import table_of
+
+SCHEMAS = {
+    "positions": POSITION_SCHEMA,
+    "summary": SUMMARY_SCHEMA,
+    "equal_bytes": EQUAL_BYTES_SCHEMA,
+    "ablation": ABLATION_SCHEMA,
+    "generations": GENERATION_SCHEMA,
+    "speed": SPEED_SCHEMA,
+}
+START = 3840
+# Label -> role, kind, family, bytes, KL.
+POLICIES = {
+    "identity": ("identity", "identity", "identity", 1.01, 0.0),
+    "mass_1pct": ("mass", "certified", "certified_mass", 0.9, 5e-4),
+    "ghost_029": ("budget", "ours", "ghost", 0.29, 0.002),
+    "ghost_010": (None, "ours", "ghost", 0.1, 0.01),
+    "quest_016": (None, "peer", "quest", 0.27, 0.02),
+    "quest_026": (None, "peer", "quest", 0.4, 0.0),
+}
+
+
+def make_rows(domains=("prose", "code")):
+    rows = {name: [] for name in SCHEMAS}
+    for label, (role, kind, family, ratio, kl) in POLICIES.items():
+        who = {"policy": label, "role": role}
+        for number, domain in enumerate(("all", *domains)):
+            n = 64 * len(domains) if domain == "all" else 64
+            row = who | {"kind": kind, "family": family, "domain": domain, "documents": n // 64}
+            row |= {
+                "positions": n,
+                "kl": kl + number / 1000,
+                "kl_low": kl / 2,
+                "kl_high": kl * 2,
+                "top1": 0.99,
+            }
+            row |= {"dense_perplexity": 9.0, "sparse_perplexity": 9.1, "kl_p99": kl, "kl_max": kl}
+            row |= {"max_logit_difference": 2e-5 if role == "identity" else 3.0, "kept_fraction": 0.2}
+            rows["summary"].append(
+                row | {"bytes_ratio": ratio / 2, "bytes_ratio_gqa": ratio, "certificate": "none"}
+            )
+            if kind == "ours":
+                for against, times in (("oracle_mass", 0.5), ("quest", 8.0 + number)):
+                    compared = who | {
+                        "against": against,
+                        "domain": domain,
+                        "bytes_ratio_gqa": ratio,
+                        "kl": kl,
+                    }
+                    compared |= {"lowest": 0.08, "highest": 0.4, "their_kl": kl * times, "kl_ratio": times}
+                    compared |= {"kl_ratio_low": times - 1, "kl_ratio_high": times + 1, "top1": 0.99}
+                    rows["equal_bytes"].append(compared | {"their_top1": 0.9, "positions": n})
+        for domain in domains:
+            text = {"text": f"{domain}_0", "domain": domain, "policy": label}
+            said = {
+                "token": "a|b",
+                "dense_top": "\n",
+                "sparse_top": None,
+                "dense_margin": 0.1,
+                "dense_entropy": 2.0,
+            }
+            for step in range(64):
+                near = kl * (1 + (step >= 32)) + (step == 63) / 1000
+                rows["positions"].append(text | said | {"position": START + step, "kl": near, "agree": True})
+            for first in (0, 5) if label == "ghost_010" else ():
+                band = {
+                    "first_layer": first,
+                    "last_layer": first + 4,
+                    "kl": 0.0,
+                    "top1": 1.0,
+                    "positions": 16,
+                }
+                rows["ablation"].append(text | band | {"bytes_ratio_gqa": 0.1})
+            wrote = {"output": "one |\n two", "tokens": 32, "same": 7, "bytes_ratio_gqa": ratio}
+            rows["generations"] += [text | wrote] if role == "budget" else []
+    speed = {"text": "prose_0", "policy": "ghost_029", "context": 4000, "steps": 24, "slowdown": 1.5}
+    parts = {"dense": 80.0, "ghost": 120.0, "records": 10.0, "attend": 40.0, "rest": 70.0}
+    rows["speed"] = [speed | {"part": part, "milliseconds": spent} for part, spent in parts.items()]
+    return rows
+
+
+def write(folder, rows):
+    paths = {f"quality_{name}": str(folder / f"{name}.parquet") for name in SCHEMAS}
+    for name, schema in SCHEMAS.items():
+        write_table(table_of(rows[name], schema), paths[f"quality_{name}"], schema)
+    return Results(paths, {"config": Config().plain()})
+
+
+def changed(folder, table, where, **values):
+    """Results where the rows that say `where` say something else."""
+    rows = make_rows()
+    hit = [row for row in rows[table] if where.items() <= row.items()]
+    assert hit
+    for row in hit:
+        row |= values
+    return write(folder, rows)

@@ -1,0 +1,157 @@
+"""The chapter on quality: a gate that is missed says so, and nothing is quoted beyond the byte budget."""
+
+import polars as pl
+import pytest
+
+from ghostkv.report.document import Figure, Prose, Table
+from ghostkv.report.headline import headline
+from ghostkv.report.quality import FLOOR
+from ghostkv.report.render import printed
+from ghostkv.report.sections.quality import SECTION
+from tests.report.chart_fields import fields
+from tests.report.quality_fixtures import POLICIES, START, changed, make_rows, write
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("quality"), make_rows())
+
+
+def named(results):
+    return {block.name: block for block in SECTION.build(results) if not isinstance(block, Prose)}
+
+
+def gates(results):
+    """The lines that judge: identity, mass, budget, slowdown."""
+    text = next(block.text for block in SECTION.build(results) if isinstance(block, Prose))
+    lines = [line for line in text.split("\n") if line.startswith("- ")]
+    return dict(zip(("identity", "mass", "budget", "speed"), lines, strict=True))
+
+
+def test_tables_print_and_figures_draw_columns_that_exist(results):
+    blocks = named(results)
+    assert len(blocks) == 9
+    for block in blocks.values():
+        assert block.data.height > 0
+        if isinstance(block, Table):
+            assert len(printed(block).rows) == block.data.height
+        if isinstance(block, Figure):
+            spec = block.chart.to_dict()
+            held = {name for rows in spec["datasets"].values() for name in rows[0]}
+            assert fields(spec) <= held, block.name
+
+
+def test_figures_show_what_their_titles_say(results):
+    blocks = named(results)
+    bytes_ = blocks["quality_bytes"]
+    assert sorted(bytes_.data["policy"]) == sorted(set(POLICIES) - {"identity"})
+    assert bytes_.data["kl"].min() == FLOOR
+    positions = blocks["quality_positions"].data
+    # Quest's budget that is nearest in bytes; two bands of 32 positions in each text.
+    assert set(positions["policy"]) == {"ghost_029", "quest_016"}
+    ours = positions.filter(pl.col("policy") == "ghost_029", pl.col("domain") == "code")
+    assert ours["from"].to_list() == [START, START + 32]
+    assert ours["kl"].to_list() == pytest.approx([0.002, 0.004 + 0.001 / 32])
+    assert blocks["quality_layers"].data["layers"].to_list() == ["0-4", "5-9"] * 2
+    shown = next(iter(blocks["quality_speed"].chart.to_dict()["datasets"].values()))
+    assert {row["what"]: row["milliseconds"] for row in shown} == {
+        "write records": 10, "estimate, gather, softmax": 40, "the model itself": 70, "dense step": 80,
+    }  # fmt: skip
+
+
+def test_the_headline_is_the_summary_over_all_texts(results):
+    found = headline(results, [SECTION]).items()
+    assert {name.removeprefix("quality."): (one["value"], one["n"]) for name, one in found} == {
+        "identity.max_logit_difference": (2e-5, 128),
+        "mass_1pct.kl": (5e-4, 128),
+        "mass_1pct.top1": (0.99, 128),
+        "at_030.kl": (0.002, 128),
+        "at_030.top1": (0.99, 128),
+        "at_030.bytes_ratio_gqa": (0.29, 128),
+        "at_030.kl_ratio_to_quest": (8.0, 128),
+        "decode_slowdown": (1.5, 24),
+    }
+
+
+def test_beyond_the_budget_nothing_is_quoted_for_it(tmp_path):
+    rows = make_rows()
+    for row in rows["summary"] + rows["equal_bytes"]:
+        row["bytes_ratio_gqa"] += 0.02 * (row["policy"] == "ghost_029")
+    found = headline(write(tmp_path, rows), [SECTION])
+    quoted = {name: one for name, one in found.items() if ".at_030." in name}
+    assert len(quoted) == 4
+    assert all((one["value"], one["n"]) == (None, 0) for one in quoted.values())
+    assert found["quality.mass_1pct.kl"]["value"] == 5e-4
+
+
+BUDGET, QUEST = ("summary", {"role": "budget"}), ("equal_bytes", {"role": "budget", "against": "quest"})
+
+
+@pytest.mark.parametrize(
+    ("gate", "where", "column", "reached", "missed"),
+    [
+        ("identity", ("summary", {"role": "identity"}), "max_logit_difference", 1e-4, 1.1e-4),
+        ("mass", ("summary", {"role": "mass"}), "kl", 1e-3, 1.1e-3),
+        ("mass", ("summary", {"role": "mass"}), "top1", 0.98, 0.979),
+        ("budget", BUDGET, "bytes_ratio_gqa", 0.3, 0.301),
+        ("budget", BUDGET, "top1", 0.96, 0.959),
+        ("budget", QUEST, "kl_ratio", 5.0, 4.9),
+        ("speed", ("speed", {}), "slowdown", 2.0, 2.01),
+    ],
+)
+def test_each_gate_holds_at_its_bound_and_is_missed_beyond(tmp_path, gate, where, column, reached, missed):
+    for value, verdict in ((reached, "; reached)"), (missed, "; **missed**)")):
+        judged = gates(changed(tmp_path, *where, **{column: value}))
+        assert judged.pop(gate).endswith(verdict)
+        assert all(line.endswith("; reached)") for line in judged.values())
+
+
+def test_beyond_the_bytes_of_the_peer_a_gate_is_open_unless_it_is_missed_anyway(tmp_path):
+    rows = make_rows()
+    for row in rows["equal_bytes"]:
+        row |= dict.fromkeys(("their_kl", "their_top1", "kl_ratio", "kl_ratio_low", "kl_ratio_high"))
+    open_ = write(tmp_path, rows)
+    assert gates(open_)["budget"].endswith("; not measured)")
+    assert "quality_equal_bytes" not in named(open_)
+    for row in rows["summary"]:
+        row["top1"] = 0.5
+    assert gates(write(tmp_path, rows))["budget"].endswith("; **missed**)")
+
+
+def test_intervals_stand_where_there_are_any(results, tmp_path):
+    assert "8.00x below Quest at equal bytes (95 % interval 7.00x to 9.00x)" in gates(results)["budget"]
+    bare = changed(tmp_path, "equal_bytes", {}, kl_ratio_low=None, kl_ratio_high=None)
+    assert "8.00x below Quest at equal bytes (aim" in gates(bare)["budget"]
+    assert "–" in {cell for row in printed(named(bare)["quality_equal_bytes"]).rows for cell in row}
+
+
+def test_what_was_not_run_has_no_block(tmp_path):
+    empty = dict.fromkeys(("ablation", "generations", "equal_bytes"), [])
+    blocks = named(write(tmp_path, make_rows() | empty))
+    assert set(blocks) == {
+        f"quality_{x}" for x in ("bytes", "policies", "positions", "domains", "worst", "speed")
+    }
+
+
+def test_without_policies_of_the_headline_nothing_is_reached(tmp_path):
+    judged = gates(changed(tmp_path, "summary", {}, role=None))
+    assert [line.endswith("; not measured)") for line in judged.values()] == [True, True, True, False]
+    assert "None" not in judged["budget"]
+
+
+def test_one_domain_is_shown_as_all(tmp_path):
+    rows = make_rows(domains=("prose",))
+    rows["summary"] = [row for row in rows["summary"] if row["domain"] == "all"]
+    domains = named(write(tmp_path, rows))["quality_domains"].data
+    assert domains.select("policy", "domain").rows() == [
+        (x, "all") for x in ("identity", "mass_1pct", "ghost_029")
+    ]
+
+
+def test_the_worst_positions_are_those_of_the_budget_policy_with_tokens_quoted(results):
+    worst = named(results)["quality_worst"]
+    assert "`ghost_029`" in worst.caption
+    assert worst.data.height == 12
+    assert worst.data["position"].to_list()[:2] == [START + 63] * 2
+    assert printed(worst).rows[0][3:6] == ["'a|b'", r"'\n'", "–"]
+    assert set(named(results)["quality_generations"].data["output"]) == {"one / two"}

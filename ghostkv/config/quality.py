@@ -11,6 +11,8 @@ from ghostkv.config.peers import selector_names
 from ghostkv.errors import ConfigError
 
 PolicyKind = Literal["identity", "ghost", "calibrated", "certified_mass", "oracle_mass", "selector"]
+# What the report quotes figures for; each is looked up by name.
+_HEADLINE = ("identity", "mass", "budget", "peer")
 
 
 class PolicyEntry(Section):
@@ -153,4 +155,11 @@ class Quality(Section):
                     f"config: quality.{where} is {label}, and no policy has that label. Accepted: {', '.join(labels)}.\n"
                     f"  Write: {where.split('.')[-1].split('[')[0]}: {labels[0]}   (or add the policy to quality.policies)"
                 )
+        odd = sorted(set(_HEADLINE) ^ set(self.headline))
+        if odd:
+            lacks = odd[0] in _HEADLINE
+            raise ConfigError(
+                f"config: quality.headline {'lacks' if lacks else 'has'} {odd[0]}. Accepted: {', '.join(_HEADLINE)}.\n"
+                f"  Write: {'a label for it' if lacks else 'those four and no other'}   (under quality.headline)"
+            )
         return self

@@ -256,6 +256,11 @@ def test_a_label_twice_or_a_headline_without_a_policy_is_refused():
     bad = {"label": "b", "policy": "selector", "selector": {"name": "telepathy"}, "ratio": 0.2}
     with pytest.raises(ConfigError, match="telepathy.*Accepted: .*quest"):
         Quality(policies=[one, bad], headline={"identity": "a"}, **rest)
+    quoted = {"identity": "a", "mass": "a", "budget": "a"}
+    with pytest.raises(ConfigError, match="headline lacks peer"):
+        Quality(policies=[one], headline=quoted, **rest)
+    with pytest.raises(ConfigError, match="headline has best"):
+        Quality(policies=[one], headline=quoted | {"peer": "quest", "best": "a"}, **rest)
 
 
 def test_a_continuation_that_leaves_no_context_is_refused():

@@ -14,6 +14,9 @@ os.environ |= {"PYTHONPATH": os.pathsep.join(filter(None, [ROOT, os.getenv("PYTH
 # Container images tend to forbid Python to keep byte code: then every job would compile torch and transformers again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# glibc hands every large array back to the kernel, which zeroes it anew for the next one: a tenth of a forward pass.
+for limit in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
+    os.environ.setdefault(limit, str(1 << 32))
 
 from ghostkv.config.checks import check_files, check_model
 from ghostkv.config.experiment import load_config

@@ -360,3 +360,11 @@ def report_tables(wildcards):
 
 wildcard_constraints:
     layer=r"\d\d+",
+
+
+# Snakemake's limit on jobs a second (9.27) leaves, at every look for jobs, a timer that causes another look a second later.
+# They add up until the scheduler takes half a core. Jobs that are processes on this machine need no such limit.
+onstart:
+    if workflow.local_exec:
+        workflow.scheduler.job_rate_limiter = None
+

@@ -65,7 +65,7 @@ class Continuation:
         set_policy(self.model, self.observer or self.dense)
         with torch.inference_mode():
             out = self.model(self._tokens[:, : self.context], use_cache=True, logits_to_keep=1)
-        self._cache = out.past_key_values
+        self._cache = out.cache
         if self.observer is not None:
             layers = sorted(self.observer.deciders)
             self._seen = {layer: ghost_layer(self._cache, layer).ghost[1] for layer in layers}
@@ -76,7 +76,7 @@ class Continuation:
         self._seat(policy)
         traffic, begin = set_policy(self.model, policy), time.process_time()
         with torch.inference_mode():
-            out = self.model(self._tokens[:, self.context : stop], past_key_values=self._cache)
+            out = self.model(self._tokens[:, self.context : stop], cache=self._cache)
         seconds = time.process_time() - begin
         self._restore()
         return Decoded(out.logits[0].float().numpy(), traffic, seconds)
@@ -86,7 +86,7 @@ class Continuation:
         self.model.set_attn_implementation("sdpa")
         try:
             with torch.inference_mode():
-                out = self.model(self._tokens[:, self.context :], past_key_values=self._cache)
+                out = self.model(self._tokens[:, self.context :], cache=self._cache)
         finally:
             self.model.set_attn_implementation(NAME)
             self._restore()
@@ -101,7 +101,7 @@ class Continuation:
             out = self.model.generate(
                 prompt,
                 attention_mask=torch.ones_like(prompt),
-                past_key_values=self._cache,
+                cache=self._cache,
                 max_new_tokens=tokens,
                 do_sample=False,
                 # What an untrained or chat model calls the end is none for text that goes on.

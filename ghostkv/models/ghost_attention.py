@@ -135,7 +135,7 @@ class _Seat:
         self.hook: Any = None
 
     def remember_cache(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        self.cache = kwargs.get("past_key_values")
+        self.cache = kwargs.get("cache")
 
     def attend(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
@@ -166,6 +166,12 @@ class _Seat:
 
     def _state(self, decider: Any, past: int) -> Any:
         found = ghost_layer(self.cache, self.layer)
+        if found is None and past:
+            raise ModelError(
+                f"layer {self.layer}: {past} tokens lie before the first query, but the attention module was not handed the "
+                "cache that holds them, and with it their records. Accepted: models that pass `cache` to their attention, as "
+                "those of transformers 5.24 do.\n  Write: pip install 'transformers>=5.24,<5.40'"
+            )
         state = decider.start() if found is None else found.state_of(decider)
         state.truncate(past)
         return state

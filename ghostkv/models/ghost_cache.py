@@ -74,6 +74,6 @@ def ghost_layer(cache: Any, layer: int) -> GhostLayer | None:
         raise ModelError(
             f"layer {layer}: decoding under elimination found a {type(found).__name__} in a "
             f"{type(cache).__name__}. Accepted: DynamicCache, the default of generate().\n"
-            "  Write: model.generate(..., cache_implementation=None) or past_key_values=DynamicCache()"
+            "  Write: model.generate(..., cache_implementation=None) or cache=DynamicCache()"
         )
     return found

@@ -54,13 +54,13 @@ def measure_identity(
     tokens, context = _split(ids, context)
     steps = min(steps, tokens.shape[1] - context)
     with torch.inference_mode(), _own_attention(model):
-        cache = model(tokens[:, :context], use_cache=True).past_key_values
+        cache = model(tokens[:, :context], use_cache=True).cache
 
         def logits() -> tuple[torch.Tensor, torch.Tensor]:
-            block = model(tokens[:, context:], past_key_values=cache).logits
+            block = model(tokens[:, context:], cache=cache).logits
             cache.crop(context - tokens.shape[1])
             single = [
-                model(tokens[:, t : t + 1], past_key_values=cache).logits
+                model(tokens[:, t : t + 1], cache=cache).logits
                 for t in range(context, context + steps)
             ]
             cache.crop(-steps)
@@ -105,7 +105,7 @@ def measure_slowdown(
     register()
     with torch.inference_mode(), _own_attention(model):
         own = model.config._attn_implementation
-        cache = model(tokens[:, :context], use_cache=True).past_key_values
+        cache = model(tokens[:, :context], use_cache=True).cache
         other = _copied(cache)
         model.set_attn_implementation(NAME)
         set_policy(model, policy)
@@ -116,7 +116,7 @@ def measure_slowdown(
                 model.set_attn_implementation(implementation)
                 with _timed(parts if t >= context + 2 else {}):
                     begin = time.perf_counter()
-                    model(tokens[:, t : t + 1], past_key_values=one)
+                    model(tokens[:, t : t + 1], cache=one)
                     spent[name].append(1e3 * (time.perf_counter() - begin))
     # The first two steps write the context's records and compile.
     dense, ghost = spent["dense"][2:], spent["ghost"][2:]

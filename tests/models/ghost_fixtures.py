@@ -95,17 +95,17 @@ def nested(capture) -> list[Nested]:
 def block(model, ids, context: int = CONTEXT, mask=None):
     """Logits of all tokens after a dense context, decided at once."""
     with torch.inference_mode():
-        cache = model(ids[:, :context], use_cache=True, **_shown(mask, 0, context)).past_key_values
-        return model(ids[:, context:], past_key_values=cache, **_shown(mask, context, ids.shape[1])).logits
+        cache = model(ids[:, :context], use_cache=True, **_shown(mask, 0, context)).cache
+        return model(ids[:, context:], cache=cache, **_shown(mask, context, ids.shape[1])).logits
 
 
 def stepwise(model, ids, context: int = CONTEXT, mask=None):
     """The same, one token after the other."""
     with torch.inference_mode():
-        cache = model(ids[:, :context], use_cache=True, **_shown(mask, 0, context)).past_key_values
+        cache = model(ids[:, :context], use_cache=True, **_shown(mask, 0, context)).cache
         return torch.cat(
             [
-                model(ids[:, t : t + 1], past_key_values=cache, **_shown(mask, t, t + 1)).logits
+                model(ids[:, t : t + 1], cache=cache, **_shown(mask, t, t + 1)).logits
                 for t in range(context, ids.shape[1])
             ],
             dim=1,

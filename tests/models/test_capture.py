@@ -97,7 +97,7 @@ def test_keys_and_values_are_those_of_the_models_own_cache(family):
         # An eager run without the hook; the static view of a dynamic cache: all tokens of every layer.
         model.set_attn_implementation("eager")
         cache = transformers.DynamicCache()
-        model(ids, past_key_values=cache, use_cache=True)
+        model(ids, cache=cache, use_cache=True)
     assert [capture.layer for capture, _ in layers] == [0, 1, 2]
     for capture, _ in layers:
         own = cache.layers[capture.layer]

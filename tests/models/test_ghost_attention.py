@@ -141,12 +141,12 @@ def test_cropping_the_cache_forgets_exactly_what_was_cropped(llama):
     model, ids = ghostly(tiny()), text()
     traffic = set_policy(model, sparse_policy(llama[1]))
     with torch.inference_mode():
-        cache = model(ids[:, :CONTEXT], use_cache=True).past_key_values
-        first = model(ids[:, CONTEXT:], past_key_values=cache).logits
-        model(text(7, seed=8), past_key_values=cache)
+        cache = model(ids[:, :CONTEXT], use_cache=True).cache
+        first = model(ids[:, CONTEXT:], cache=cache).logits
+        model(text(7, seed=8), cache=cache)
         cache.crop(CONTEXT - cache.get_seq_length())
         traffic.reset()
-        again = model(ids[:, CONTEXT:], past_key_values=cache).logits
+        again = model(ids[:, CONTEXT:], cache=cache).logits
     assert torch.equal(first, again)
 
 
@@ -226,14 +226,14 @@ def test_what_is_wrong_is_said(llama):
     with pytest.raises(ConfigError, match="prefill"):
         sparse_policy(captures, prefill="lazy")
     set_policy(model, sparse_policy(captures))
-    cache = model(ids, use_cache=True).past_key_values
-    cache = model(ids, use_cache=True).past_key_values
+    cache = model(ids, use_cache=True).cache
+    cache = model(ids, use_cache=True).cache
     with pytest.raises(ModelError, match="gradients"):
-        model(ids, past_key_values=cache)
+        model(ids, cache=cache)
     with torch.inference_mode():
         cache = StaticCache(model.config, max_cache_len=64)
         with pytest.raises(ModelError, match="DynamicCache"):
-            model(ids, past_key_values=cache)
+            model(ids, cache=cache)
 
 
 def test_a_mask_with_holes_is_refused(llama):

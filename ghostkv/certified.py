@@ -64,7 +64,8 @@ class CertifiedMass(Decider):
     def attend(self, state: NestedState, call: Call) -> tuple[np.ndarray, np.ndarray]:
         out = np.zeros_like(call.empty())
         shape = (*call.keys.shape[:2], call.query.shape[2])
-        fields = {name: np.zeros(shape) for name in ("visible", "cold", "united", "read", "head_read")}
+        names = ("visible", "cold", "united", "read", "head_read", "certified", "violated")
+        fields = {name: np.zeros(shape) for name in names}
         own = np.zeros((*shape, call.group))
         self._append(state, call)
         for b, h, some, view in views(call, _BLOCK):
@@ -82,6 +83,7 @@ class CertifiedMass(Decider):
                 ("visible", view.visible.visible), ("cold", view.visible.cold), ("united", kept.any(axis=0).sum(axis=1)),
                 ("read", outcome.group_nested * full - hot),
                 ("head_read", (outcome.bytes_nested * full - hot).sum(axis=0)),
+                ("certified", outcome.certified.max(axis=0)), ("violated", outcome.violated.sum(axis=0)),
             ):  # fmt: skip
                 fields[name][b, h, some] = values
             own[b, h, some] = kept.sum(axis=2).T
@@ -90,7 +92,7 @@ class CertifiedMass(Decider):
         united, head = fields["united"] * value_bytes, own.sum(axis=3) * value_bytes
         rows = rows_of(
             fields["visible"], fields["cold"], fields["united"], own, call.pair, fields["read"] - united,
-            fields["head_read"] - head, united, head,
+            fields["head_read"] - head, united, head, fields["certified"], fields["violated"],
         )  # fmt: skip
         return out, rows
 

@@ -24,7 +24,10 @@ COLUMNS = (
     "head_survivor_bytes",
     "head_hot",
     "head_full",
+    "violated",  # heads whose certificate did not hold
 )
+# Beside them, and no sum: the largest dropped mass that a certificate admits; nothing where none is given.
+CERTIFIED = "certified"
 INDEX = {name: i for i, name in enumerate(COLUMNS)}
 
 
@@ -38,6 +41,8 @@ def rows_of(
     head_records: np.ndarray,
     survivor_bytes: np.ndarray | None = None,
     head_survivor_bytes: np.ndarray | None = None,
+    certified: np.ndarray | None = None,
+    violated: np.ndarray | None = None,
 ) -> np.ndarray:
     """Rows of `COLUMNS` from counts, summed over batch and KV heads.
 
@@ -54,10 +59,15 @@ def rows_of(
         The same summed over the group's heads, each reading for itself.
     survivor_bytes, head_survivor_bytes : ndarray, shape [batch, kv_heads, queries], optional
         Where a survivor costs something else than `pair`.
+    certified : ndarray, shape [batch, kv_heads, queries], optional
+        Largest dropped mass of a head that the certificate admits.
+    violated : ndarray, shape [batch, kv_heads, queries], optional
+        Heads whose certificate did not hold.
 
     Returns
     -------
-    ndarray of float64, shape [queries, len(COLUMNS)]
+    ndarray of float64, shape [queries, len(COLUMNS) + 1]
+        The last column is `CERTIFIED`, NaN without a certificate.
     """
     group, survivors = own.shape[3], own.sum(axis=3)
     hot = (visible - cold) * pair
@@ -65,9 +75,11 @@ def rows_of(
         visible, cold, united, survivors,
         records, np.zeros_like(hot), united * pair if survivor_bytes is None else survivor_bytes, hot, visible * pair,
         head_records, np.zeros_like(hot), survivors * pair if head_survivor_bytes is None else head_survivor_bytes,
-        hot * group, visible * pair * group,
+        hot * group, visible * pair * group, np.zeros_like(hot) if violated is None else violated,
     )  # fmt: skip
-    return np.stack([np.asarray(part, np.float64).sum(axis=(0, 1)) for part in parts], axis=1)
+    sums = [np.asarray(part, np.float64).sum(axis=(0, 1)) for part in parts]
+    most = np.full(len(sums[0]), np.nan) if certified is None else certified.max(axis=(0, 1))
+    return np.stack([*sums, most], axis=1)
 
 
 def dense_rows(visible: np.ndarray, group: int, pair: float) -> np.ndarray:
@@ -88,24 +100,30 @@ class Traffic:
         self._parts: list[tuple[int, int, np.ndarray]] = []
 
     def add(self, layer: int, past: int, rows: np.ndarray) -> None:
-        """Count queries at positions past, past + 1, ...; rows of shape [queries, len(COLUMNS)]."""
+        """Count queries at positions past, past + 1, ...; rows as `rows_of` gives them."""
         self._parts.append((layer, past, rows))
 
     def queries(self) -> pl.DataFrame:
-        """One row per layer and query: `layer`, `position` and `COLUMNS`, and the columns of `ratios`."""
+        """One row per layer and query: `layer`, `position`, `COLUMNS`, `CERTIFIED`, and the columns of `ratios`."""
+        names = (*COLUMNS, CERTIFIED)
         if not self._parts:
-            empty = {"layer": pl.Int32, "position": pl.Int32} | dict.fromkeys(COLUMNS, pl.Float64)
+            empty = {"layer": pl.Int32, "position": pl.Int32} | dict.fromkeys(names, pl.Float64)
             return ratios(pl.DataFrame(schema=empty))
         counts = np.concatenate([rows for _, _, rows in self._parts])
         size = [len(rows) for _, _, rows in self._parts]
         layer = np.repeat([layer for layer, _, _ in self._parts], size).astype(np.int32)
         position = np.concatenate([np.arange(past, past + len(rows)) for _, past, rows in self._parts])
         columns = {"layer": layer, "position": position.astype(np.int32)}
-        return ratios(pl.DataFrame(columns | dict(zip(COLUMNS, counts.T, strict=True))))
+        found = pl.DataFrame(columns | dict(zip(names, counts.T, strict=True)))
+        return ratios(found.with_columns(pl.col(CERTIFIED).fill_nan(None)))
 
     def layers(self) -> pl.DataFrame:
-        """One row per layer: `layer`, `queries`, sums of `COLUMNS`, and the columns of `ratios`."""
-        summed = self.queries().group_by("layer").agg(pl.len().alias("queries"), pl.col(COLUMNS).sum())
+        """One row per layer: `layer`, `queries`, sums of `COLUMNS`, the largest `CERTIFIED`, and those of `ratios`."""
+        summed = (
+            self.queries()
+            .group_by("layer")
+            .agg(pl.len().alias("queries"), pl.col(COLUMNS).sum(), pl.col(CERTIFIED).max())
+        )
         return ratios(summed.sort("layer"))
 
     def positions(self) -> pl.DataFrame:
@@ -113,7 +131,8 @@ class Traffic:
         return ratios(self.queries().group_by("position").agg(pl.col(COLUMNS).sum()).sort("position"))
 
     def summary(self) -> Mapping[str, float]:
-        """Over all layers and queries: `bytes_ratio_gqa`, `bytes_ratio`, `kept_fraction`, `elimination`, `queries`.
+        """Over all layers and queries: `bytes_ratio_gqa`, `bytes_ratio`, `kept_fraction`, `elimination`, `queries`,
+        `certified` (the largest) and `violated`.
 
         `kept_fraction` counts sinks, hot window and a head's own survivors over visible keys; `queries` counts
         (layer, query) pairs.
@@ -122,7 +141,9 @@ class Traffic:
         row = ratios(queries.select(pl.col(COLUMNS).sum())).row(0, named=True)
         names = ("bytes_ratio_gqa", "bytes_ratio", "kept_fraction", "elimination")
         return {name: float("nan") if row[name] is None else row[name] for name in names} | {
-            "queries": queries.height
+            "queries": queries.height,
+            CERTIFIED: queries[CERTIFIED].max(),
+            "violated": int(row["violated"]),
         }
 
 

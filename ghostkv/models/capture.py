@@ -14,14 +14,10 @@ from transformers import PreTrainedModel
 
 from ghostkv.captures import LayerCapture
 from ghostkv.errors import CaptureError, ConfigError
-from ghostkv.models.interface import attention_through, ordinary_attention
+from ghostkv.models.interface import attention_through, ordinary_attention, refuse_foreign_terms
 from ghostkv.models.proof import prove, visible_keys
 
 CACHE_DTYPES = ("float16", "model")
-# Terms that attention may add besides softmax(scale q.k) v; a capture of q, k, v alone would not be the
-# whole truth.
-_FOREIGN_TERMS = ("s_aux", "position_bias")
-
 logger = logging.getLogger(__name__)
 
 
@@ -114,7 +110,7 @@ class _Recorder:
         self._calls += 1
         if layer not in self.wanted:
             return ordinary_attention(module, query, key, value, attention_mask, **kwargs), None
-        _refuse_foreign_terms(layer, kwargs)
+        refuse_foreign_terms(layer, kwargs)
         stored_key, stored_value = _to_float16(key, "key", layer), _to_float16(value, "value", layer)
         seen_key, seen_value = key, value
         if self.cache_dtype == "float16":
@@ -153,16 +149,6 @@ class _Recorder:
             window=int(kwargs.get("sliding_window") or 0),
             softcap=float(kwargs.get("softcap") or 0.0),
         )
-
-
-def _refuse_foreign_terms(layer: int, kwargs: dict[str, Any]) -> None:
-    for name in _FOREIGN_TERMS:
-        if kwargs.get(name) is not None:
-            raise CaptureError(
-                f"layer {layer}: this model's attention adds `{name}` to the scores, which queries, keys "
-                "and values do not carry, so a capture of them would not be its attention. Accepted: "
-                "softmax of scaled (and capped) q.k."
-            )
 
 
 def _to_float16(tensor: Tensor, name: str, layer: int) -> Tensor:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from ghostkv.models.ghost_attention import NAME, register, set_policy
 from ghostkv.models.ghost_cache import ghost_layer
+from ghostkv.models.interface import own_implementation
 from ghostkv.models.policy import Policy
 from ghostkv.traffic import Traffic
 
@@ -59,31 +60,38 @@ class Continuation:
     def __post_init__(self) -> None:
         self._tokens = torch.as_tensor(np.asarray(self.ids, np.int64))[None]
         register()
+        self._own = own_implementation(self.model, NAME)
         self.model.set_attn_implementation(NAME)
         layers = tuple(range(self.model.config.get_text_config().num_hidden_layers))
         self.dense = Policy("dense", {}, dense_layers=layers, certificate="nothing is eliminated")
         set_policy(self.model, self.observer or self.dense)
+        # A cache that is not told of sliding windows forgets nothing, so it can be cropped; masks hide what is out of sight.
+        self._cache = DynamicCache()
         with torch.inference_mode():
-            out = self.model(self._tokens[:, : self.context], use_cache=True, logits_to_keep=1)
-        self._cache = out.cache
+            self.model(self._tokens[:, : self.context], cache=self._cache, use_cache=True, logits_to_keep=1)
         if self.observer is not None:
             layers = sorted(self.observer.deciders)
             self._seen = {layer: ghost_layer(self._cache, layer).ghost[1] for layer in layers}
 
     def decode(self, policy: Policy, positions: int | None = None) -> Decoded:
-        """Teacher-forced logits of the first `positions` tokens after the context; the cache is as before afterwards."""
+        """Teacher-forced logits of the first `positions` tokens after the context; the cache is as before afterwards.
+
+        A policy with sparse prefill reads the context under itself as well, into a cache of its own, and that counts.
+        """
         stop = len(self.ids) if positions is None else self.context + positions
-        self._seat(policy)
+        cache, first = self._start(policy)
         traffic, begin = set_policy(self.model, policy), time.process_time()
         with torch.inference_mode():
-            out = self.model(self._tokens[:, self.context : stop], cache=self._cache)
+            out = self.model(
+                self._tokens[:, first:stop], cache=cache, use_cache=True, logits_to_keep=stop - self.context
+            )
         seconds = time.process_time() - begin
         self._restore()
         return Decoded(out.logits[0].float().numpy(), traffic, seconds)
 
     def own(self) -> np.ndarray:
         """Logits of the whole continuation by the model's own attention, float32 of shape [positions, vocabulary]."""
-        self.model.set_attn_implementation("sdpa")
+        self.model.set_attn_implementation(self._own)
         try:
             with torch.inference_mode():
                 out = self.model(self._tokens[:, self.context :], cache=self._cache)
@@ -94,14 +102,14 @@ class Continuation:
 
     def generate(self, policy: Policy, tokens: int) -> tuple[list[int], Traffic, float]:
         """Greedy continuation of the context, one token at a time; new ids, what was read, and seconds."""
-        self._seat(policy)
+        cache, _ = self._start(policy)
         traffic, begin = set_policy(self.model, policy), time.perf_counter()
         prompt = self._tokens[:, : self.context + 1]
         with torch.inference_mode():
             out = self.model.generate(
                 prompt,
                 attention_mask=torch.ones_like(prompt),
-                cache=self._cache,
+                cache=cache,
                 max_new_tokens=tokens,
                 do_sample=False,
                 # What an untrained or chat model calls the end is none for text that goes on.
@@ -112,14 +120,20 @@ class Continuation:
         self._restore()
         return out[0, self.context + 1 :].tolist(), traffic, seconds
 
-    def _seat(self, policy: Policy) -> None:
-        """Hand what was observed during prefill to a policy that needs it."""
+    def _start(self, policy: Policy) -> tuple[DynamicCache, int]:
+        """The cache that a policy decodes from, and the first token that it has to read.
+
+        Policies that observe the dense prefill are handed what was seen.
+        """
+        if policy.prefill == "sparse":
+            return DynamicCache(), 0
         for layer, decider in policy.deciders.items():
             if decider.observes:
                 state = self._seen.get(layer)
                 if state is None:
                     raise ValueError(f"policy {policy.name} observes the prefill, and nothing was observed")
                 ghost_layer(self._cache, layer).ghost = (decider, state)
+        return self._cache, self.context
 
     def _restore(self) -> None:
         surplus = self._cache.get_seq_length() - self.context

@@ -25,7 +25,7 @@ from transformers.masking_utils import sdpa_mask
 from ghostkv.deciders import Call
 from ghostkv.errors import ModelError
 from ghostkv.models.ghost_cache import ghost_layer
-from ghostkv.models.interface import ordinary_attention
+from ghostkv.models.interface import ordinary_attention, refuse_foreign_terms
 from ghostkv.models.policy import Policy
 from ghostkv.traffic import Traffic, dense_rows
 
@@ -141,9 +141,8 @@ class _Seat:
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
     ) -> Tensor:
         runtime, policy = self.runtime, self.runtime.policy
-        new, tokens = query.shape[2], key.shape[2]
-        past = tokens - new
-        sliding = bool(kwargs.get("sliding_window"))
+        new, sliding = query.shape[2], bool(kwargs.get("sliding_window"))
+        past = self._past(key, new, sliding)
         if sliding and not runtime.warned and self.decider is not None:
             runtime.warned = True
             warnings.warn(
@@ -152,6 +151,8 @@ class _Seat:
             )
         prefill = past == 0 and policy.prefill == "dense"
         decider = None if sliding or runtime.dense else self.decider
+        if decider is not None:
+            refuse_foreign_terms(self.layer, kwargs)
         if decider is None or prefill:
             output = ordinary_attention(module, query, key, value, mask, **kwargs)
             if decider is not None and decider.observes:
@@ -163,6 +164,13 @@ class _Seat:
         output, rows = decider.attend(state, self._call(query, key, value, mask, kwargs, past))
         runtime.traffic.add(self.layer, past, rows)
         return torch.from_numpy(output).to(query.dtype)
+
+    def _past(self, key: Tensor, new: int, sliding: bool) -> int:
+        """Tokens before the first query, also those that a sliding window's cache has let go."""
+        cache = getattr(self.cache, "self_attention_cache", self.cache)
+        if sliding and cache is not None and len(cache.layers) > self.layer:
+            return int(cache.layers[self.layer].get_seq_length()) - new
+        return key.shape[2] - new
 
     def _state(self, decider: Any, past: int) -> Any:
         found = ghost_layer(self.cache, self.layer)
@@ -207,7 +215,7 @@ def _attend(
         raise ModelError(
             'a model with attn_implementation="ghostkv" was called before it has a policy, so nothing says what to '
             "eliminate. Accepted: one set_policy after loading.\n"
-            "  Write: set_policy(model, identity_policy(model)) to eliminate nothing, or load_policy(...)"
+            "  Write: set_policy(model, identity_policy(model.config)) to eliminate nothing, or load_policy(...)"
         )
     return seat.attend(module, query, key, value, attention_mask, **kwargs), None
 

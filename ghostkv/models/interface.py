@@ -24,6 +24,25 @@ from ghostkv.errors import CaptureError
 NAME = "ghostkv_capture"
 # A block of queries whose scores are held at once where a model's eager attention must be used.
 _EAGER_BLOCK = 256
+# Terms that attention may add besides softmax(scale q.k) v; q, k and v alone would not be the whole truth.
+_FOREIGN_TERMS = ("s_aux", "position_bias")
+
+
+def refuse_foreign_terms(layer: int, kwargs: dict[str, Any]) -> None:
+    """Refuse attention that is more than the softmax of scaled (and capped) q.k.
+
+    Raises
+    ------
+    CaptureError
+        A learned sink or a position bias takes part.
+    """
+    for name in _FOREIGN_TERMS:
+        if kwargs.get(name) is not None:
+            raise CaptureError(
+                f"layer {layer}: this model's attention adds `{name}` to the scores, which queries, keys "
+                "and values do not carry, so what is computed from them would not be its attention. Accepted: "
+                "softmax of scaled (and capped) q.k."
+            )
 
 
 @contextmanager
@@ -75,6 +94,15 @@ def ordinary_attention(
     if kwargs.get("softcap") is None:
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0]
     return _eager_in_blocks(module, query, key, value, mask, **kwargs)
+
+
+def own_implementation(model: PreTrainedModel, *others: str) -> str:
+    """The attention that a model came with; where it already runs one of `others`, what transformers would give it."""
+    before = model.config._attn_implementation
+    if before not in others:
+        return before
+    capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
+    return "eager" if capped else "sdpa"
 
 
 def _eager_in_blocks(

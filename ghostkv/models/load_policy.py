@@ -27,12 +27,13 @@ from ghostkv.selectors.base import Calibration, Selector
 KINDS = ("full", "identity", "ghost", "calibrated", "certified_mass", "oracle_mass", "selector")
 # Bits a coordinate of the nested record's levels, and the shares of the budget: those of the certificates stage.
 LEVELS, SHARES = (1.0, 1.0, 1.0, 1.0, 2.0, 2.0), (0.03, 0.08, 0.16, 0.32, 0.6, 0.97)
+HEADLINE_CODEC = "transform_code"
 _COMMON = ("policy", "label", "dense_layers", "sinks", "hot", "prefill", "shared")
 _OPTIONS = {
     "full": (),
-    "identity": ("code_bytes",),
-    "ghost": ("ratio", "theta", "code_bytes", "compensate"),
-    "calibrated": ("target_metric", "target", "code_bytes", "compensate"),
+    "identity": ("codec", "code_bytes"),
+    "ghost": ("ratio", "theta", "codec", "code_bytes", "compensate"),
+    "calibrated": ("target_metric", "target", "codec", "code_bytes", "compensate"),
     "certified_mass": ("delta", "compensate", "levels", "shares"),
     "oracle_mass": ("delta",),
     "selector": ("selector", "ratio"),
@@ -82,7 +83,7 @@ class Sources:
             results / "frontier/points.parquet", start,
         )  # fmt: skip
 
-    def codecs(self, layer: int, code_bytes: int, name: str = "transform_code") -> list[Any]:
+    def codecs(self, layer: int, code_bytes: int, name: str = HEADLINE_CODEC) -> list[Any]:
         """The sketch stage's fitted codec of each KV head."""
         if self.sketch is None:
             raise ConfigError(
@@ -107,11 +108,11 @@ def load_policy(entry: Mapping[str, Any], sources: Sources) -> Policy:
     ----------
     entry : mapping
         ``policy`` is one of `KINDS`. All kinds take ``label``, ``dense_layers``, ``sinks``, ``hot``, ``prefill`` and
-        ``shared``; besides, ``ghost``: ``ratio`` (GQA-true bytes of the whole model, dense layers included) or
-        ``theta``, ``code_bytes``, ``compensate``; ``calibrated``: ``target_metric``, ``target``, ``code_bytes``,
-        ``compensate``; ``certified_mass``: ``delta``, ``compensate``, ``levels``, ``shares``; ``oracle_mass``:
-        ``delta``; ``selector``: ``selector`` (an entry of `peers.selectors`) and ``ratio`` (bytes of each head of the
-        layers that are not dense).
+        ``shared``; besides, ``identity``: ``codec`` (one that the sketch stage fits), ``code_bytes``; ``ghost``: these,
+        ``ratio`` (GQA-true bytes of the whole model, dense layers included) or ``theta``, and ``compensate``;
+        ``calibrated``: ``codec``, ``code_bytes``, ``target_metric``, ``target``, ``compensate``; ``certified_mass``:
+        ``delta``, ``compensate``, ``levels``, ``shares``; ``oracle_mass``: ``delta``; ``selector``: ``selector`` (an entry
+        of `peers.selectors`) and ``ratio`` (bytes of each head of the layers that are not dense).
     sources : Sources
 
     Raises
@@ -139,7 +140,8 @@ def load_policy(entry: Mapping[str, Any], sources: Sources) -> Policy:
         deciders, certificate = _seats(kind, entry, sources, active)
         return Policy(name, deciders, certificate=certificate, **options)
     size, compensate = int(entry.get("code_bytes", 8)), bool(entry.get("compensate", True))
-    frames = {layer: GhostFrames.of(sources.codecs(layer, size)) for layer in active}
+    codec = entry.get("codec", HEADLINE_CODEC)
+    frames = {layer: GhostFrames.of(sources.codecs(layer, size, codec)) for layer in active}
     certificate, theta = "none", -np.inf
     if kind == "identity":
         certificate = "nothing is eliminated"
@@ -151,7 +153,7 @@ def load_policy(entry: Mapping[str, Any], sources: Sources) -> Policy:
         )
     else:
         metric, target = entry.get("target_metric", "dropped_mass"), float(entry.get("target", 0.01))
-        theta = _calibrated(sources, size, metric, target)
+        theta = _calibrated(sources, codec, size, metric, target)
         certificate = f"calibrated: mean {metric} <= {target:g}, on average over exchangeable queries"
     per_key = kind == "ghost"
     return ghost_policy(
@@ -162,8 +164,9 @@ def load_policy(entry: Mapping[str, Any], sources: Sources) -> Policy:
 def fit_budgets(entry: Mapping[str, Any], sources: Sources, ratios: Sequence[float]) -> dict[float, float]:
     """Thetas of a `ghost` entry for several bytes ratios at once; put one into the entry as ``theta``."""
     size, dense = int(entry.get("code_bytes", 8)), tuple(entry.get("dense_layers", ()))
+    codec = entry.get("codec", HEADLINE_CODEC)
     layers = (
-        (sources.texts("threshold", layer), None if layer in dense else sources.codecs(layer, size))
+        (sources.texts("threshold", layer), None if layer in dense else sources.codecs(layer, size, codec))
         for layer in sources.layers
     )
     about = {"sinks": entry.get("sinks", 4), "hot": entry.get("hot", 64), "start": sources.start}
@@ -206,12 +209,12 @@ def _nested(sources: Sources, layer: int, bits: Sequence[float]) -> list[Nested]
     ]
 
 
-def _calibrated(sources: Sources, size: int, metric: str, target: float) -> dict[int, np.ndarray]:
+def _calibrated(sources: Sources, codec: str, size: int, metric: str, target: float) -> dict[int, np.ndarray]:
     """Theta of every head by layer, as the frontier stage calibrated it."""
     columns = ["layer", "head", "codec", "code_bytes", "rule", "target_metric", "target", "method", "theta"]
     points = read_table(sources.points, columns)
     chosen = points.filter(
-        (pl.col("codec") == "transform_code")
+        (pl.col("codec") == codec)
         & (pl.col("code_bytes") == size)
         & (pl.col("rule") == "relative_lse")
         & (pl.col("method") == "calibrated")
@@ -223,12 +226,13 @@ def _calibrated(sources: Sources, size: int, metric: str, target: float) -> dict
             {(m, round(t, 4)) for m, t in points.select("target_metric", "target").unique().iter_rows()}
         )
         raise ConfigError(
-            f"policy: {sources.points} has no calibrated theta for {metric} <= {target:g} at {size} bytes. Accepted: "
+            f"policy: {sources.points} has no calibrated theta for {metric} <= {target:g} of {codec} at {size} bytes. Accepted: "
             f"{found}.\n  Write: target_metric: {found[0][0]}, target: {found[0][1]}"
         )
     by_layer = chosen.select("layer", "head", "theta").unique().sort("layer", "head")
     return {
-        layer: by_layer.filter(pl.col("layer") == layer)["theta"].to_numpy()
+        # Null: no threshold kept to the target, and nothing is eliminated.
+        layer: by_layer.filter(pl.col("layer") == layer)["theta"].fill_null(-np.inf).to_numpy()
         for layer in by_layer["layer"].unique()
     }
 

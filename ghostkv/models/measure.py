@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from ghostkv import deciders
 from ghostkv.errors import ConfigError
 from ghostkv.models.ghost_attention import NAME, register, set_policy
+from ghostkv.models.interface import own_implementation
 from ghostkv.models.load import load_model
 from ghostkv.models.policy import Policy, identity_policy
 
@@ -54,14 +55,14 @@ def measure_identity(
     tokens, context = _split(ids, context)
     steps = min(steps, tokens.shape[1] - context)
     with torch.inference_mode(), _own_attention(model):
-        cache = model(tokens[:, :context], use_cache=True).cache
+        cache = DynamicCache()
+        model(tokens[:, :context], cache=cache, use_cache=True, logits_to_keep=1)
 
         def logits() -> tuple[torch.Tensor, torch.Tensor]:
             block = model(tokens[:, context:], cache=cache).logits
             cache.crop(context - tokens.shape[1])
             single = [
-                model(tokens[:, t : t + 1], cache=cache).logits
-                for t in range(context, context + steps)
+                model(tokens[:, t : t + 1], cache=cache).logits for t in range(context, context + steps)
             ]
             cache.crop(-steps)
             return block, torch.cat(single, dim=1)
@@ -105,7 +106,8 @@ def measure_slowdown(
     register()
     with torch.inference_mode(), _own_attention(model):
         own = model.config._attn_implementation
-        cache = model(tokens[:, :context], use_cache=True).cache
+        cache = DynamicCache()
+        model(tokens[:, :context], cache=cache, use_cache=True, logits_to_keep=1)
         other = _copied(cache)
         model.set_attn_implementation(NAME)
         set_policy(model, policy)
@@ -155,9 +157,9 @@ def _timed(parts: dict[str, float]):
 
 @contextmanager
 def _own_attention(model: PreTrainedModel):
-    """The model's own attention (SDPA where it was GhostKV's), put back afterwards."""
+    """The model's own attention, put back afterwards."""
     before = model.config._attn_implementation
-    model.set_attn_implementation("sdpa" if before == NAME else before)
+    model.set_attn_implementation(own_implementation(model, NAME))
     try:
         yield
     finally:

@@ -84,7 +84,8 @@ class Policies:
     def observer(self) -> Policy | None:
         """A policy that watches the prefill, if any of them must."""
         for label, entry in self.entries.items():
-            if entry["policy"] == "selector" and entry["selector"]["name"] in ("h2o", "snapkv"):
+            watches = entry["policy"] == "selector" and entry["selector"]["name"] in ("h2o", "snapkv")
+            if watches and entry.get("prefill", "dense") == "dense":
                 return self.make(label)
         return None
 

@@ -13,7 +13,7 @@ from ghostkv import __version__
 from ghostkv.errors import ConfigError, TextError
 from ghostkv.io import read_metadata, read_table, write_table
 from ghostkv.quality_rows import Reader, ablate, generate
-from ghostkv.quality_tables import (
+from ghostkv.quality_schemas import (
     ABLATION_SCHEMA,
     EQUAL_BYTES_SCHEMA,
     GENERATION_SCHEMA,
@@ -21,10 +21,8 @@ from ghostkv.quality_tables import (
     RUN_SCHEMA,
     SUMMARY_SCHEMA,
     TRAFFIC_SCHEMA,
-    Measured,
-    compare_at_equal_bytes,
-    summarise,
 )
+from ghostkv.quality_tables import Measured, compare_at_equal_bytes, summarise
 from ghostkv.stages.capture import text_row
 from ghostkv.tables import table_of
 
@@ -147,7 +145,7 @@ def measure_text(
         found["runs"].append(
             about | dict(decoded.traffic.summary()) | {
                 "kind": kind_of(entry), "family": family_of(entry), "target": target_of(entry),
-                "dense_layers": len(policy.dense_layers), "certificate": policy.certificate,
+                "dense_layers": len(policy.dense_layers), "certificate": policy.certificate, "prefill": policy.prefill,
                 "positions": count, "seconds": decoded.seconds,
             }
         )  # fmt: skip
@@ -227,9 +225,9 @@ def _token_ids(tokenizer: Any, content: str, params: Mapping, text: str) -> list
     ids = tokenizer(content, truncation=True, max_length=wanted + 1, verbose=False)["input_ids"]
     if len(ids) < wanted:
         raise TextError(
-            f"text {text!r} has {len(ids)} tokens with this model's tokenizer, fewer than quality.context: "
-            f"{params['context']} and quality.continuation: {params['continuation']} together.\n"
-            f"  Write: context: {max(len(ids) - params['continuation'], 1)}   (under quality), or raise capture.tokens"
+            f"text {text!r} has {len(ids)} tokens with this model's tokenizer, fewer than the {wanted} that its context "
+            f"({params['context']}) and quality.continuation ({params['continuation']}) take together.\n"
+            f"  Write: tokens: {len(ids)}   (under capture), or longer texts"
         )
     return ids
 

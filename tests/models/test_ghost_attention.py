@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from ghost_fixtures import (  # noqa: E402
     CONTEXT,
+    HEAD_DIM,
     HEADS,
+    KV_HEADS,
     LAYERS,
     TOKENS,
     block,
@@ -29,7 +32,9 @@ from ghost_fixtures import (  # noqa: E402
 )
 from transformers import AutoModelForCausalLM, StaticCache  # noqa: E402
 
-from ghostkv.errors import ConfigError, ModelError  # noqa: E402
+from ghostkv import deciders  # noqa: E402
+from ghostkv.errors import CaptureError, ConfigError, ModelError  # noqa: E402
+from ghostkv.models.continuation import Continuation  # noqa: E402
 from ghostkv.models.ghost_attention import dense_attention, register, set_policy, traffic_of  # noqa: E402
 from ghostkv.models.measure import measure_identity, measure_slowdown  # noqa: E402
 from ghostkv.models.policy import Policy, ghost_policy, identity_policy  # noqa: E402
@@ -255,3 +260,70 @@ def test_the_measures_of_the_machinery(llama):
     assert time["steps"] == 4
     assert time["breakdown"]["attend"] > 0
     assert model.config._attn_implementation != "ghostkv"
+
+
+def test_records_are_written_once_a_token_and_live_in_the_cache(llama, monkeypatch):
+    model, ids, written = ghostly(tiny()), text(), []
+    set_policy(model, sparse_policy(llama[1]))
+    kernel = deciders.write_records
+    monkeypatch.setattr(
+        deciders,
+        "write_records",
+        lambda keys, first, *rest: (written.append(keys.shape[2] - first), kernel(keys, first, *rest)),
+    )
+    stepwise(model, ids)
+    assert written == [CONTEXT + 1] * LAYERS + [1] * LAYERS * (TOKENS - CONTEXT - 1)
+
+
+def test_a_cache_that_does_not_reach_the_attention_is_an_error(llama):
+    model, ids = ghostly(tiny()), text()
+    set_policy(model, sparse_policy(llama[1]))
+    with torch.inference_mode():
+        cache = model(ids[:, :CONTEXT], use_cache=True).cache
+        for layer in model.model.layers:
+            layer.self_attn.__dict__["_ghostkv_seat"].hook.remove()
+            layer.self_attn.__dict__["_ghostkv_seat"].cache = None
+        with pytest.raises(ModelError, match="was not handed the cache"):
+            model(ids[:, CONTEXT:], cache=cache)
+
+
+def test_attention_with_learned_sinks_is_refused(llama):
+    model = ghostly(tiny())
+    set_policy(model, sparse_policy(llama[1]))
+    seat = model.model.layers[0].self_attn.__dict__["_ghostkv_seat"]
+    query, key = torch.zeros(1, HEADS, 1, HEAD_DIM), torch.zeros(1, KV_HEADS, 9, HEAD_DIM)
+    with torch.inference_mode(), pytest.raises(CaptureError, match="s_aux"):
+        seat.attend(seat, query, key, key, None, s_aux=torch.zeros(HEADS))
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma2"])
+def test_models_with_windows_and_caps_are_measured(family):
+    model, ids = tiny(family), text()[0].tolist()
+    assert measure_identity(model, ids)["max_logit_difference"] < 5e-5
+    begun = Continuation(model, ids, CONTEXT)
+    own = begun.own()
+    with pytest.warns(UserWarning, match="sliding window") if family == "mistral" else nullcontext():
+        decoded = begun.decode(identity_policy(model.config))
+    np.testing.assert_allclose(decoded.logits, own, atol=5e-5)
+    assert decoded.traffic.positions()["position"].to_list() == list(range(CONTEXT, TOKENS))
+
+
+def test_a_sliding_cache_counts_the_tokens_that_it_let_go():
+    model, ids = ghostly(tiny("mistral")), text()
+    traffic = set_policy(model, identity_policy(model.config))
+    with pytest.warns(UserWarning, match="sliding window"):
+        stepwise(model, ids)
+    assert traffic.positions()["position"].to_list() == list(range(CONTEXT, TOKENS))
+
+
+def test_sparse_prefill_reads_the_context_under_the_policy(llama):
+    model, ids = tiny(), text()[0].tolist()
+    begun = Continuation(model, ids, CONTEXT)
+    dense, sparse = (begun.decode(sparse_policy(llama[1], prefill=kind)) for kind in ("dense", "sparse"))
+    assert dense.traffic.positions()["position"].to_list() == list(range(CONTEXT, TOKENS))
+    assert sparse.traffic.positions()["position"].to_list() == list(range(TOKENS))
+    assert sparse.logits.shape == dense.logits.shape
+    assert np.abs(sparse.logits - dense.logits).max() > 1e-3
+    np.testing.assert_array_equal(begun.decode(sparse_policy(llama[1])).logits, dense.logits)
+    whole = begun.decode(identity_policy(model.config, prefill="sparse"))
+    np.testing.assert_allclose(whole.logits, begun.own(), atol=5e-5)

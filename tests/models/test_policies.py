@@ -151,6 +151,9 @@ def test_certified_mass_runs_in_the_model_on_both_paths(captures):
     traffic = set_policy(model, Policy("certified", deciders, certificate="dropped mass <= 0.05", **SMALL))
     at_once = block(model, ids)
     counted = traffic.summary()
+    assert 0 < counted["certified"] <= 0.05 + 1e-9
+    assert counted["violated"] == 0
+    assert traffic.layers()["certified"].max() == counted["certified"]
     traffic.reset()
     assert (stepwise(model, ids) - at_once).abs().max() < 1e-3
     assert traffic.summary()["bytes_ratio_gqa"] == pytest.approx(counted["bytes_ratio_gqa"], rel=1e-2)

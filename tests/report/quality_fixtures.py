@@ -2,7 +2,7 @@
 
 from ghostkv.config.experiment import Config
 from ghostkv.io import write_table
-from ghostkv.quality_tables import (
+from ghostkv.quality_schemas import (
     ABLATION_SCHEMA,
     EQUAL_BYTES_SCHEMA,
     GENERATION_SCHEMA,
@@ -49,6 +49,8 @@ def make_rows(domains=("prose", "code")):
             }
             row |= {"dense_perplexity": 9.0, "sparse_perplexity": 9.1, "kl_p99": kl, "kl_max": kl}
             row |= {"max_logit_difference": 2e-5 if role == "identity" else 3.0, "kept_fraction": 0.2}
+            bound = 0.0098 if kind == "certified" else None
+            row |= {"prefill": "dense", "certified": bound, "violated": 0}
             rows["summary"].append(
                 row | {"bytes_ratio": ratio / 2, "bytes_ratio_gqa": ratio, "certificate": "none"}
             )

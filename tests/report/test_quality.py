@@ -62,6 +62,7 @@ def test_figures_show_what_their_titles_say(results):
 def test_the_headline_is_the_summary_over_all_texts(results):
     found = headline(results, [SECTION]).items()
     assert {name.removeprefix("quality."): (one["value"], one["n"]) for name, one in found} == {
+        "certificates_violated": (0.0, 128),
         "identity.max_logit_difference": (2e-5, 128),
         "mass_1pct.kl": (5e-4, 128),
         "mass_1pct.top1": (0.99, 128),

@@ -23,6 +23,7 @@ POLICIES = [
     {"label": "ghost", "policy": "ghost", "ratio": 0.4, **HOT},
     {"label": "ghost_more", "policy": "ghost", "ratio": 0.7, **HOT},
     {"label": "oracle", "policy": "oracle_mass", "delta": 0.01, **HOT},
+    {"label": "all_sparse", "policy": "ghost", "theta": -2.0, "prefill": "sparse", **HOT},
     *[
         {"label": f"quest_{i}", "policy": "selector", "selector": {"name": "quest", "page": 8}, "ratio": ratio, **HOT}
         for i, ratio in enumerate((0.2, 0.4, 0.8))
@@ -112,6 +113,18 @@ def test_identity_says_what_the_model_says(tables):
     assert rows["kl"].max() < 1e-8
     assert rows["agree"].all()
     assert of(tables["runs"], "identity")["bytes_ratio_gqa"][0] > 1
+
+
+def test_how_the_context_was_read_and_what_was_certified_stand_beside_every_result(tables):
+    for table in ("runs", "summary"):
+        sparse = tables[table].filter(pl.col("prefill") == "sparse")["policy"].unique().to_list()
+        assert sparse == ["all_sparse"], table
+        certified = tables[table].filter(pl.col("certified").is_not_null())
+        assert certified["policy"].unique().to_list() == ["mass"], table
+        assert 0 < certified["certified"].max() <= 0.01 + 1e-9
+        assert tables[table]["violated"].sum() == 0
+    by_layer = of(tables["traffic"], "mass")["certified"]
+    assert by_layer.max() == of(tables["runs"], "mass")["certified"][0]
 
 
 def test_every_policy_has_its_positions_and_every_layer_its_bytes(tables):
@@ -207,7 +220,7 @@ def test_a_text_that_is_too_short_is_refused_with_the_length_it_has():
         def __call__(self, content, **options):
             return {"input_ids": list(range(len(content.split())))}
 
-    with pytest.raises(TextError, match=r"has 3 tokens.*\n.*Write: context: 1"):
+    with pytest.raises(TextError, match=r"has 3 tokens.*\n.*Write: tokens: 3"):
         _token_ids(Words(), "one two three", {"context": 4, "continuation": 2}, "prose_held_out_0")
 
 

@@ -110,13 +110,17 @@ def _policies(results: Results) -> Table:
         "quality_policies",
         "Every policy over all held-out texts. Asked: the bytes ratio, mass or risk that the config names (ours: GQA-true, "
         "selectors: per head). Perplexities are over the positions that the policy decoded, so compare each with the dense "
-        "one beside it.",
+        "one beside it. Context: how it was read before decoding began. Of a certificate on the dropped mass, the largest bound "
+        "that any head's query had in any layer, and how many queries exact scores found to break it.",
         data,
         {
             "policy": _COLUMNS["policy"],
             "target": Column("Asked", "number"),
             **_COLUMNS,
+            "prefill": Column("Context"),
             "certificate": Column("Promise"),
+            "certified": Column("Largest bound", "percent"),
+            "violated": Column("Broken", "integer"),
         },
     )
 
@@ -217,6 +221,12 @@ def _quoted(name: str, unit: str, column: str, where: str, table: str = "quality
 _NATS, _SHARE = "nats a token, KL(dense || sparse)", "share of positions with the dense model's top-1"
 _AT_030 = "role = 'budget' AND bytes_ratio_gqa <= 0.30"
 HEADLINE = (
+    HeadlineFigure(
+        "quality.certificates_violated",
+        "queries of a head",
+        "quality.summary",
+        "SELECT sum(violated) AS value, sum(positions) AS n FROM self WHERE domain = 'all' AND kind = 'certified'",
+    ),
     _quoted("identity.max_logit_difference", "logits", "max_logit_difference", "role = 'identity'"),
     _quoted("mass_1pct.kl", _NATS, "kl", "role = 'mass'"),
     _quoted("mass_1pct.top1", _SHARE, "top1", "role = 'mass'"),

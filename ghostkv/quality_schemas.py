@@ -1,0 +1,130 @@
+"""Columns of the tables of stage `quality`, and what each means."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+_RUN = [("text", pa.string()), ("domain", pa.string()), ("policy", pa.string())]
+# One row a text, policy and position of the continuation.
+POSITION_SCHEMA = pa.schema(
+    [
+        *_RUN,
+        ("position", pa.int32()),  # of the token that is read
+        ("kl", pa.float64()),  # KL(dense || sparse), nats
+        ("agree", pa.bool_()),  # same most probable token
+        ("dense_nll", pa.float64()),  # nats; null where the text ends
+        ("sparse_nll", pa.float64()),
+        ("max_logit_difference", pa.float64()),
+        ("dense_entropy", pa.float64()),
+        ("dense_margin", pa.float64()),  # log-probability of first choice over second
+        ("token", pa.string()),  # the token that is read
+        ("dense_top", pa.string()),  # most probable next token
+        ("sparse_top", pa.string()),
+    ]
+)
+# What was read: one row a text, policy and layer.
+TRAFFIC_SCHEMA = pa.schema(
+    [
+        *_RUN,
+        ("layer", pa.int16()),
+        ("dense", pa.bool_()),  # the policy leaves this layer alone
+        ("kept_fraction", pa.float64()),  # keys read / keys visible, mean over heads and queries
+        ("bytes_ratio", pa.float64()),  # per head
+        ("bytes_ratio_gqa", pa.float64()),  # records once a KV head, survivors united over its heads
+        (
+            "certified",
+            pa.float64(),
+        ),  # largest dropped mass that a query's certificate admits; null without one
+        ("violated", pa.int64()),  # queries of a head whose certificate did not hold
+    ]
+)
+# One row a text and policy: the whole model, dense layers included.
+RUN_SCHEMA = pa.schema(
+    [
+        *_RUN,
+        ("kind", pa.string()),  # identity, certified, ours, oracle, peer
+        ("family", pa.string()),  # policies that differ in bytes alone
+        ("target", pa.float64()),  # the bytes ratio or mass that was asked for
+        ("dense_layers", pa.int16()),
+        ("kept_fraction", pa.float64()),
+        ("bytes_ratio", pa.float64()),
+        ("bytes_ratio_gqa", pa.float64()),
+        ("certificate", pa.string()),
+        ("prefill", pa.string()),  # how the context was read: dense, or sparse under the policy
+        ("certified", pa.float64()),  # the largest of all layers
+        ("violated", pa.int64()),
+        ("seconds", pa.float64()),  # of this run, on this machine
+    ]
+)
+ABLATION_SCHEMA = pa.schema(
+    [
+        *_RUN,
+        ("first_layer", pa.int16()),  # the only layers that eliminate
+        ("last_layer", pa.int16()),
+        ("kl", pa.float64()),
+        ("top1", pa.float64()),
+        ("positions", pa.int32()),
+        ("bytes_ratio_gqa", pa.float64()),  # of these layers alone
+    ]
+)
+GENERATION_SCHEMA = pa.schema(
+    [
+        *_RUN,
+        ("prompt", pa.string()),  # its end
+        ("output", pa.string()),
+        ("tokens", pa.int32()),
+        ("same", pa.int32()),  # tokens before the first that differs from the dense model's
+        ("bytes_ratio_gqa", pa.float64()),
+        ("seconds", pa.float64()),
+    ]
+)
+SUMMARY_SCHEMA = pa.schema(
+    [
+        ("policy", pa.string()),
+        ("role", pa.string()),  # identity, mass or budget: what the headline quotes it for; null for others
+        ("kind", pa.string()),
+        ("family", pa.string()),
+        ("target", pa.float64()),
+        ("domain", pa.string()),  # "all", or one domain
+        ("documents", pa.int32()),
+        ("positions", pa.int32()),
+        *[
+            (f"{metric}{end}", pa.float64())
+            for metric in ("kl", "top1", "dense_perplexity", "sparse_perplexity")
+            for end in ("", "_low", "_high")
+        ],
+        ("kl_p99", pa.float64()),
+        ("kl_max", pa.float64()),
+        ("max_logit_difference", pa.float64()),
+        ("kept_fraction", pa.float64()),
+        ("bytes_ratio", pa.float64()),
+        ("bytes_ratio_gqa", pa.float64()),
+        ("certificate", pa.string()),
+        ("prefill", pa.string()),
+        (
+            "certified",
+            pa.float64(),
+        ),  # largest dropped mass that a query's certificate admits; null without one
+        ("violated", pa.int64()),  # queries of a head whose certificate did not hold
+    ]
+)
+# Policies against every family of peers at the policy's own bytes, interpolated between the peer's budgets.
+EQUAL_BYTES_SCHEMA = pa.schema(
+    [
+        ("policy", pa.string()),
+        ("role", pa.string()),
+        ("against", pa.string()),  # a family
+        ("domain", pa.string()),
+        ("bytes_ratio_gqa", pa.float64()),  # of the policy, as measured
+        ("lowest", pa.float64()),  # bytes ratios that the family was measured at
+        ("highest", pa.float64()),
+        ("kl", pa.float64()),
+        ("their_kl", pa.float64()),  # null where the policy's bytes lie beyond theirs
+        ("kl_ratio", pa.float64()),  # theirs over the policy's
+        ("kl_ratio_low", pa.float64()),
+        ("kl_ratio_high", pa.float64()),
+        ("top1", pa.float64()),
+        ("their_top1", pa.float64()),
+        ("positions", pa.int32()),
+    ]
+)

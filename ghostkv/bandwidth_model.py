@@ -122,8 +122,11 @@ def bands(context: pl.DataFrame, params: Mapping) -> pl.DataFrame:
 
 
 def survivors(measured: pl.DataFrame, contexts: Sequence[int]) -> list[dict]:
-    """Share of survivors at each context, by two scenarios: as in the last band, and by the trend over bands."""
-    last = measured.row(-1, named=True)
+    """Share of survivors at each context: of the band of positions that holds it, and else by two scenarios.
+
+    A context of n tokens is what the query at position n - 1 sees. One that no band holds takes the share of the
+    nearest band, as it is (constant) or carried on from that band's edge by the trend over bands.
+    """
     slope = 0.0
     usable = measured.filter((pl.col("united") > 0) & (pl.col("cold") > 0))
     if usable.height > 1:
@@ -133,16 +136,25 @@ def survivors(measured: pl.DataFrame, contexts: Sequence[int]) -> list[dict]:
     rows = []
     for scenario, exponent in ((CONSTANT, 0.0), (TREND, slope)):
         for tokens in contexts:
-            inside = tokens <= last["band_stop"]
-            factor = 1.0 if inside else (tokens / last["band_stop"]) ** exponent
+            band, edge = _nearest(measured, tokens)
+            factor = (tokens / edge) ** exponent
             shares = {
-                "share_head": last["own"], "share_group": last["united"], "share_group_low": last["low"],
-                "share_group_high": last["high"],
+                "share_head": band["own"], "share_group": band["united"], "share_group_low": band["low"],
+                "share_group_high": band["high"],
             }  # fmt: skip
             row = {name: min(1.0, share * factor) for name, share in shares.items()}
-            row |= {"scenario": scenario, "measured": inside, "context": tokens, "exponent": exponent}
-            rows.append(row | {"heads": last["heads"], "queries": last["queries"]})
+            row |= {"scenario": scenario, "measured": edge == tokens, "context": tokens, "exponent": exponent}
+            rows.append(row | {"heads": band["heads"], "queries": band["queries"]})
     return rows
+
+
+def _nearest(measured: pl.DataFrame, tokens: int) -> tuple[dict, int]:
+    """The band that comes closest to a context, and its context that does: `tokens` itself where the band holds it."""
+    found = [
+        (band, min(max(tokens, band["band_start"] + 1), band["band_stop"]))
+        for band in measured.iter_rows(named=True)
+    ]
+    return min(found, key=lambda pair: abs(np.log(tokens / pair[1])))
 
 
 def share_at(rows: Sequence[Mapping], scenario: str, tokens: float) -> float:
@@ -252,6 +264,8 @@ def sensitivity(
             low, high = (0.0, 1.0) if name == "overlap" else (value / 2, value * 2)
             if name == "survivors":
                 high = min(1.0, high)
+            if name == f"{kv} unit":
+                low = max(1, low)  # half a byte is no unit
             nudged = value * _NUDGE
             elastic = value > 0 and name not in ("overlap", f"{kv} unit")
             yield {

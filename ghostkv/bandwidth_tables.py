@@ -6,6 +6,10 @@ import pyarrow as pa
 
 from ghostkv.memory_fit import RAMPS
 
+# Metadata of `samples` and of all tables made of them, "true" or "false": whether the file system of the results
+# forgets a file's pages when asked, without which nothing on disk is measured; whether it has O_DIRECT.
+DROPPED, DIRECT = "page_cache_dropped", "o_direct"
+
 PATTERN_SCHEMA = pa.schema(
     [
         ("layer", pa.int16()),
@@ -53,7 +57,7 @@ COUNT_SCHEMA = pa.schema(
         ("expected_bytes", pa.float64()),  # by the formula for rows drawn at random
         ("error", pa.float64()),  # |counted / measured - 1|
         ("expected_error", pa.float64()),  # expected / measured - 1
-        ("cold", pa.bool_()),  # no page was in memory before; null where that is no matter
+        ("cold", pa.bool_()),  # no page was in memory before; null where no file is read
     ]
 )
 FIT_SCHEMA = pa.schema(

@@ -21,7 +21,7 @@ _KEYS = ("tier", "pattern", "row_bytes", "share", "depth")
 
 @dataclass(frozen=True)
 class Configuration:
-    """One gather to time: what it is, what it touches, and how it is done once."""
+    """One gather to time: what it is, what it touches, and how it is done once (NaN seconds: not as it should be)."""
 
     about: Mapping
     touches: Mapping
@@ -53,13 +53,16 @@ class Bench:
         merge: bool,
         once: Callable[[int], float],
     ) -> None:
-        """A gather of rows at `starts`; `once` takes the number of the repeat and returns seconds."""
+        """A gather of rows at `starts`; `once` takes the number of the repeat and returns seconds.
+
+        NaN says that the repeat did not read what it should, as where a file was not cold: it is not counted.
+        """
         found, sizes = features(starts, row_bytes, unit, about["depth"], merge)
         touches = {"rows": found.rows, "requests": found.requests, "units": found.units, "unit": unit}
         self.configurations.append(Configuration(about, {**touches, "features": sizes}, once))
 
     def run(self) -> list[dict]:
-        """Rows of the table of samples."""
+        """Rows of the table of samples; a configuration of which no repeat counts has none."""
         rounds, repeats = self.params["rounds"], self.params["repeats"]
         seconds = np.empty((len(self.configurations), rounds, repeats))
         for configuration in self.configurations:  # pages, code and threads are there before the clock starts
@@ -70,14 +73,18 @@ class Bench:
             print(f"turn {turn + 1} of {rounds * repeats}", flush=True)
         rows = []
         for configuration, times in zip(self.configurations, seconds, strict=True):
-            low, median, high = np.quantile(times, [0.1, 0.5, 0.9])
+            times = times[~np.isnan(times).all(axis=1)]
+            if not times.size:
+                print(f"{dict(configuration.about)}: never cold, so left out", flush=True)
+                continue
+            low, median, high = np.nanquantile(times, [0.1, 0.5, 0.9])
             name = ", ".join(f"{configuration.about[key]:g}" if isinstance(configuration.about[key], float)
                              else str(configuration.about[key]) for key in _KEYS)  # fmt: skip
             # Two patterns may have the same share.
             again = sum(row["name"].split(" #")[0] == name for row in rows)
             name += f" #{again + 1}" if again else ""
             row = {"name": name, **configuration.about, **configuration.touches}
-            row |= {"rounds": rounds, "repeats": repeats, "seconds": np.median(times, axis=1).min()}
+            row |= {"rounds": rounds, "repeats": repeats, "seconds": np.nanmedian(times, axis=1).min()}
             rows.append(row | {"seconds_low": low, "seconds_median": median, "seconds_high": high})
         return rows
 
@@ -123,7 +130,10 @@ def dram_configurations(bench: Bench, memory: Memory, survivors: Sequence[np.nda
 
 
 def disk_configurations(bench: Bench, disk: DiskFile, survivors: Sequence[np.ndarray], tokens: int) -> None:
-    """Direct reads at several sizes and depths, and gathers from the cold memory-mapped file."""
+    """Direct reads at several sizes and depths, and gathers from the cold memory-mapped file.
+
+    For a file whose pages can be dropped (`DiskFile.cold`): all else would time memory under the name of a disk.
+    """
     params, size = bench.params, bench.params["file_mb"] << 20
     for kilobytes in params["block_kb"] if disk.direct else ():
         block = kilobytes << 10
@@ -180,8 +190,12 @@ class Counts:
         measured: int | None,
         cold: bool | None = None,
     ) -> None:
-        """One comparison; `about` holds tier, instrument, pattern, row_bytes, unit. Null where nothing was measured."""
-        if measured is None:
+        """One comparison; `about` holds tier, instrument, pattern, row_bytes, unit. None where nothing was measured.
+
+        Rows touch at least a unit, so that an instrument which says 0 does not see them, as the kernel's account
+        of reads from a file system in memory: that is no measurement either.
+        """
+        if not measured:
             return
         row, unit = about["row_bytes"], about["unit"]
         counted = touched(starts, row, unit).size
@@ -210,18 +224,22 @@ class Counts:
             )
 
     def disk(self, disk: DiskFile, survivors: Sequence[np.ndarray], tokens: int, params: Mapping) -> None:
-        """Pages that a cold mapped gather brings in, and bytes that the kernel accounts to direct reads."""
+        """Pages that a cold mapped gather brings in, and bytes that the kernel accounts to direct reads.
+
+        Nothing where the file's pages cannot be dropped.
+        """
         for pattern, row, starts, universe in _gathers(min(disk.size, 1 << 26), survivors, tokens, params):
-            cold = disk.cold()
+            if not disk.cold():
+                continue
             few = starts[: 8 * params["requests"]]
             part = int(few[-1] // row) + 1 if len(few) < len(starts) else universe
             about = {"tier": "disk", "pattern": pattern, "row_bytes": row, "unit": PAGE}
             pages = disk.read_mapped(few, row)[1] * PAGE
-            self.add(about | {"instrument": "page cache (mincore)"}, few, part, pages, cold)
+            self.add(about | {"instrument": "page cache (mincore)"}, few, part, pages, True)
             if disk.direct:
                 units = np.concatenate([few // PAGE, (few + row - 1) // PAGE])
                 seen = disk.read_direct(np.unique(units) * PAGE, PAGE, 4)[1]
-                self.add(about | {"instrument": "/proc/self/io"}, few, part, seen, cold)
+                self.add(about | {"instrument": "/proc/self/io"}, few, part, seen, True)
 
 
 def _gathers(size: int, survivors: Sequence[np.ndarray], tokens: int, params: Mapping):

@@ -101,11 +101,19 @@ class DiskFile:
                 file.write((block ^ np.uint64(begin + 1)).tobytes()[: size - begin])
             file.flush()
             os.fsync(file.fileno())
-        self._plain = os.open(self.path, os.O_RDONLY)
+        self._plain, self._direct = os.open(self.path, os.O_RDONLY), self._open_direct()
+
+    def _open_direct(self) -> int | None:
         try:
-            self._direct = os.open(self.path, os.O_RDONLY | os.O_DIRECT)
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECT)
         except OSError:  # not every file system has it; tmpfs before Linux 6.6 for one
-            self._direct = None
+            return None
+        try:
+            os.preadv(descriptor, [mmap.mmap(-1, PAGE)], 0)
+        except OSError:  # some take the flag and refuse the read
+            os.close(descriptor)
+            return None
+        return descriptor
 
     @property
     def direct(self) -> bool:
@@ -117,7 +125,7 @@ class DiskFile:
         os.posix_fadvise(self._plain, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def cold(self) -> bool:
-        """Whether, once dropped, no page of the file is in memory."""
+        """Whether, once dropped, no page of the file is in memory; a file system in memory keeps them all."""
         self.drop()
         with self._mapped() as data:
             return not _resident(data)
@@ -140,9 +148,15 @@ class DiskFile:
         return seconds, bytes_read() - before
 
     def read_mapped(self, starts: np.ndarray, row_bytes: int) -> tuple[float, int]:
-        """Seconds of a gather from the cold memory-mapped file, and the pages in memory afterwards."""
+        """Seconds of a gather from the cold memory-mapped file, and the pages in memory afterwards.
+
+        Seconds are NaN, and pages 0, where pages of the rows were in memory before: that gather is of memory.
+        """
         self.drop()
         with self._mapped() as data:
+            first, last = starts.min() // PAGE * PAGE, starts.max() + row_bytes
+            if _resident(data[first:last]):
+                return np.nan, 0
             words = data.view(np.uint64)
             begin = time.perf_counter()
             gather(words, starts // 8, row_bytes // 8)
@@ -205,9 +219,12 @@ def _resident(data: np.ndarray) -> int:
 
 
 def bytes_read() -> int:
-    """Bytes that the kernel fetched from a device for this process so far."""
-    with open("/proc/self/io") as file:
-        return int(next(line for line in file if line.startswith("read_bytes:")).split()[1])
+    """Bytes that the kernel fetched from a device for this process so far; always 0 where it keeps no account."""
+    try:
+        with open("/proc/self/io") as file:
+            return int(next(line for line in file if line.startswith("read_bytes:")).split()[1])
+    except (OSError, StopIteration):
+        return 0
 
 
 def _referenced(address: int) -> int:

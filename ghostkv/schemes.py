@@ -85,7 +85,8 @@ class World:
     code_bits : float
         Bits of a record per coordinate of a key.
     overlap, phase : float
-        Share of cold K,V reads that hides behind work of other tiers; seconds from bounds to gather.
+        Share of cold K,V reads that hides behind work of other tiers which need not come first; seconds from
+        bounds to gather.
     quant_group, page : int
     clustering : Clustering
     """
@@ -196,7 +197,9 @@ def step(
     if scheme in _BITS and store is fast:  # one scan: exact keys and cold ones follow one another
         first, kv_seconds = 0.0, fast.seconds(heads, fast_bytes + kv_bytes)
     weights = ELEMENT_BYTES * shape.layer_parameters / fast.bandwidth
-    elsewhere = weights + (0.0 if scheme == NEAR or index is store else first)
+    # Survivors are known once records and exact keys are read: only weights can be read meanwhile. Schemes that read
+    # everything wait for no bounds.
+    elsewhere = weights + (first if scheme in _BITS else 0.0)
     hidden = 0.0 if store is fast else world.overlap * min(kv_seconds, elsewhere)
     each = {
         "stored_bytes": heads * context * _kept(scheme, shape, world), "fast_bytes": fast_bytes,

@@ -165,6 +165,19 @@ FAULTS = {
         {"frontier": {"hot": 512}},
         ["query_bands[0].start", "256", "sinks (4)", "hot (512)", "top_k (32)", "Write: start: 548"],
     ),
+    "no false elimination to choose thresholds for": (
+        {"frontier": {"targets": {"fer": []}}},
+        ["frontier.targets.fer is []", "at least 1 item", "decode and synthetic", "Write: fer: [0.01, 0.05]"],
+    ),
+    "calibrated index of two levels": (
+        {"hierarchy": {"calibrated": {"partition": "kmeans", "leaf": 16, "bound": "box", "levels": 2}}},
+        [
+            "hierarchy.calibrated",
+            "levels: 2",
+            "Accepted: 1",
+            "Write: calibrated: {partition: kmeans, leaf: 16, bound: box, levels: 1}",
+        ],
+    ),
     "headline beyond the queries": (
         {"frontier": {"headline_start": 5000}},
         ["frontier.headline_start", "5000", "at most 4095", "Write: headline_start: 2048"],

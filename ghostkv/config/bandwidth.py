@@ -174,7 +174,8 @@ class Bandwidth(Section):
     )
     overlap: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.0,
-        description="Share of reads of cold K,V that hides behind work of other tiers, where there is any.",
+        description="Share of reads of cold K,V that hides behind reads of other tiers which need not come first: "
+        "weights, and exact keys where all is read.",
     )
     phase_us: NotNegative = Field(
         default=1.0,

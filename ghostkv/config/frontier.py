@@ -35,7 +35,11 @@ class Rules(Section):
 class Targets(Section):
     """Losses that thresholds are chosen for."""
 
-    fer: list[Share] = Field(default=[0.01, 0.05], description="False elimination rates.")
+    fer: list[Share] = Field(
+        default=[0.01, 0.05],
+        min_length=1,
+        description="False elimination rates, of which decode and synthetic take the least.",
+    )
     dropped_mass: list[Share] = Field(default=[0.01, 0.05], description="Mean dropped softmax mass.")
 
 

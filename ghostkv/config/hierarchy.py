@@ -50,7 +50,9 @@ class Hierarchy(Section):
     )
     calibrated: IndexEntry = Field(
         default=IndexEntry(partition="kmeans", leaf=8, bound="box"),
-        description="Index of the statistical variant, whose margins are shrunk to what threshold texts need.",
+        description=(
+            "Index of the statistical variant, whose margins are shrunk to what threshold texts need; of one level."
+        ),
     )
     fer: Share = Field(default=0.01, description="False elimination that the statistical variant aims at.")
     queries: PositiveInt = Field(
@@ -84,4 +86,16 @@ class Hierarchy(Section):
                     f"config: hierarchy.indexes repeats {entry}. Accepted: different indexes.\n"
                     f"  Write: indexes: [{_EXAMPLE}, ...], each once"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _one_level_is_calibrated(self) -> Hierarchy:
+        if self.calibrated.levels != 1:
+            right = self.calibrated.plain() | {"levels": 1}
+            raise ConfigError(
+                f"config: hierarchy.calibrated has levels: {self.calibrated.levels}. Accepted: 1, as the shrunk margins "
+                "are calibrated on what leaves lose: what coarser anchors lose would not be counted, and hierarchy.fer "
+                "would not hold.\n  Write: calibrated: "
+                f"{{{', '.join(f'{key}: {value}' for key, value in right.items())}}}"
+            )
         return self

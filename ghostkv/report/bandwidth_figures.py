@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from ghostkv.report.document import Column, HeadlineFigure, Table
+from ghostkv.bandwidth_tables import DIRECT, DROPPED
+from ghostkv.report.document import Column, HeadlineFigure, Prose, Table
 from ghostkv.report.results import Results
 from ghostkv.report.sections.targets import Target
 
@@ -57,6 +58,36 @@ HEADLINE = (
     _figure("int4_speedup_dram", _TIMES, "speedup", "dram", "int4"),
     _figure("int4_speedup_nvme", _TIMES, "speedup", "nvme", "int4"),
 )
+
+
+_PLACES = {"dram": "memory", "disk_direct": "disk", "disk_mapped": "disk", "store": "the lab's own store"}
+
+
+def timed_places(results: Results) -> str:
+    """What was timed and foretold, in words."""
+    found = list(dict.fromkeys(_PLACES.get(tier, tier) for tier in results.table("bandwidth.errors")["tier"]))
+    return " and ".join([", ".join(found[:-1]), found[-1]] if found[1:] else found)
+
+
+def missing_note(results: Results) -> list[Prose]:
+    """Which tiers of this machine were not measured, why, and the way out; nothing where all were."""
+    about = results.metadata("bandwidth.errors")
+    if about.get(DROPPED) == "false":
+        what, why = "Disk and store were not measured", (
+            "keeps a file's pages when asked to drop them, as tmpfs does, so that reads would be timed from memory under "
+            "the name of a disk"
+        )  # fmt: skip
+    elif about.get(DIRECT) == "false":
+        what, why = "Direct reads and the store were not measured", "refuses `O_DIRECT`"
+    else:
+        return []
+    return [
+        Prose(
+            f"**{what}**: the file system that holds results/bandwidth {why}. Tables below are without these tiers, and "
+            "without the placement *measured disk*. Put results on a disk (ext4, xfs), delete "
+            "results/bandwidth/samples.parquet and rerun."
+        )
+    ]
 
 
 def tiers_table(results: Results) -> Table:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from ghostkv import __version__
-from ghostkv.bandwidth_tables import COUNT_SCHEMA, PATTERN_SCHEMA, SAMPLE_SCHEMA
+from ghostkv.bandwidth_tables import COUNT_SCHEMA, DIRECT, DROPPED, PATTERN_SCHEMA, SAMPLE_SCHEMA
 from ghostkv.captures import read_layer
 from ghostkv.errors import TableError
 from ghostkv.frontier import Design, Setting, estimate_group, view_group
@@ -121,7 +122,8 @@ def measure(patterns: str, params: Mapping, outputs: Mapping[str, str]) -> None:
     params : mapping
         The config section `bandwidth.measure`, and `code`.
     outputs : mapping
-        Paths of `samples` and `counts`; the file and the store on disk lie beside them, and are removed.
+        Paths of `samples` and `counts`; the file and the store on disk lie beside them, and are removed. Disk and
+        store are left out where their file system keeps pages that are dropped (tmpfs).
     """
     table, folder = read_table(patterns), Path(outputs["samples"]).parent
     tokens = int(table["tokens"].max())
@@ -133,10 +135,14 @@ def measure(patterns: str, params: Mapping, outputs: Mapping[str, str]) -> None:
     disk = DiskFile(folder / ".measured.bin", params["file_mb"] << 20)
     store_folder = folder / ".measured_store"
     try:
-        print(f"O_DIRECT {disk.direct}, page cache dropped {disk.cold()}", flush=True)
+        cold = disk.cold()
+        print(f"O_DIRECT {disk.direct}, page cache dropped {cold}", flush=True)
         dram_configurations(bench, memory, survivors, tokens)
-        disk_configurations(bench, disk, survivors, tokens)
-        with store_configurations(bench, counts, store_folder, survivors, tokens):
+        on_disk = nullcontext()
+        if cold:  # else the files lie in memory, and their times would pass for those of a disk
+            disk_configurations(bench, disk, survivors, tokens)
+            on_disk = store_configurations(bench, counts, store_folder, survivors, tokens)
+        with on_disk:
             samples = bench.run()
         memory.close()
         small = Memory(min(_COUNTED_BYTES, params["memory_mb"] << 20), huge=False)
@@ -145,7 +151,8 @@ def measure(patterns: str, params: Mapping, outputs: Mapping[str, str]) -> None:
         counts.disk(disk, survivors, tokens, params)
     finally:
         disk.close()
-    metadata = _metadata(patterns, params)
+    # What the report says of tiers that are missing.
+    metadata = _metadata(patterns, params) | {DROPPED: str(cold).lower(), DIRECT: str(disk.direct).lower()}
     write_table(table_of(samples, SAMPLE_SCHEMA), outputs["samples"], SAMPLE_SCHEMA, metadata)
     write_table(table_of(counts.rows, COUNT_SCHEMA), outputs["counts"], COUNT_SCHEMA, metadata)
 

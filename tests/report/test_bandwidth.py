@@ -12,11 +12,11 @@ from tests.report.bandwidth_fixtures import bandwidth_tables
 from tests.report.fixtures import make_params
 
 
-def write(folder, **options):
+def write(folder, metadata=None, **options):
     tables = {}
     for name, (rows, schema) in bandwidth_tables(**options).items():
         tables[f"bandwidth_{name}"] = str(folder / f"{name}.parquet")
-        write_table(table_of(rows, schema), folder / f"{name}.parquet", schema)
+        write_table(table_of(rows, schema), folder / f"{name}.parquet", schema, metadata or {})
     return Results(tables, make_params())
 
 
@@ -63,3 +63,23 @@ def test_a_model_is_called_a_model(results):
     for block in SECTION.build(results):
         if isinstance(block, Figure) and block.name != "bandwidth_check":
             assert block.title.endswith("(model)")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({"page_cache_dropped": "false", "o_direct": "true"}, "Disk and store were not measured"),
+        ({"page_cache_dropped": "true", "o_direct": "false"}, "Direct reads and the store were not measured"),
+        ({"page_cache_dropped": "true", "o_direct": "true"}, None),
+        ({}, None),
+    ],
+)
+def test_tiers_that_a_file_system_hides_are_said_to_be_missing(tmp_path, metadata, said):
+    texts = [block.text for block in SECTION.build(write(tmp_path, metadata)) if isinstance(block, Prose)]
+    assert len(texts) == 1 + (said is not None)
+    assert said is None or said in texts[1]
+
+
+def test_prose_names_the_places_that_were_timed_and_no_other(results):
+    reading = next(block.text for block in SECTION.build(results) if isinstance(block, Prose))
+    assert "gathers from memory are timed" in reading

@@ -1,18 +1,30 @@
 """Stage `bandwidth`: measured small, fitted, and asked; survivors follow from the bytes ratios."""
 
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import polars as pl
 import pytest
 
 from ghostkv import bandwidth_model as model
-from ghostkv.bandwidth_tables import PATTERN_SCHEMA
+from ghostkv.attention import ColdRange
+from ghostkv.bandwidth_tables import MODEL_TABLES, PATTERN_SCHEMA, SAMPLE_SCHEMA
+from ghostkv.captures import read_layer
 from ghostkv.config.bandwidth import Bandwidth
 from ghostkv.config.experiment import load_config
 from ghostkv.errors import ConfigError, TableError
-from ghostkv.io import read_table, write_table
-from ghostkv.stages.bandwidth_measure import measure
+from ghostkv.frontier import Estimates, Setting
+from ghostkv.io import read_metadata, read_table, write_table
+from ghostkv.memory import Tier
+from ghostkv.records import load_codecs, read_records, specs
+from ghostkv.schemes import NESTED, Shape, World, step
+from ghostkv.stages.bandwidth import model_bandwidth
+from ghostkv.stages.bandwidth_measure import _survived, measure, survivor_patterns
+from ghostkv.stages.sketch import sketch_layer
 from ghostkv.tables import table_of
-from tests.report.bandwidth_fixtures import bands, samples
+from tests.report.bandwidth_fixtures import samples
 
 MEASURE = {
     "memory_mb": 8, "file_mb": 4, "row_bytes": [64, 256], "shares": [0.1, 0.3], "block_kb": [4, 16], "depths": [1, 2],
@@ -33,12 +45,29 @@ def pattern(survivors, cold=900):
     return row | {"survivors": survivors}
 
 
-def test_measuring_counts_exactly_and_leaves_nothing_behind(tmp_path):
+def measured(folder):
+    """Counts, samples and their metadata, of a run whose files lie in a folder."""
     rows = [pattern(np.flatnonzero(np.random.default_rng(seed).random(900) < 0.1)) for seed in range(3)]
-    write_table(table_of(rows, PATTERN_SCHEMA), tmp_path / "patterns.parquet", PATTERN_SCHEMA)
-    outputs = {name: str(tmp_path / f"{name}.parquet") for name in ("samples", "counts")}
-    measure(str(tmp_path / "patterns.parquet"), MEASURE, outputs)
-    counts, timed = read_table(outputs["counts"]), read_table(outputs["samples"])
+    write_table(table_of(rows, PATTERN_SCHEMA), folder / "patterns.parquet", PATTERN_SCHEMA)
+    outputs = {name: str(folder / f"{name}.parquet") for name in ("samples", "counts")}
+    measure(str(folder / "patterns.parquet"), MEASURE, outputs)
+    return read_table(outputs["counts"]), read_table(outputs["samples"]), read_metadata(outputs["samples"])
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no /dev/shm")
+def test_on_a_file_system_in_memory_only_memory_is_measured():
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        counts, timed, metadata = measured(Path(folder))
+        left = sorted(path.name for path in Path(folder).iterdir())
+    assert set(timed["tier"]) == set(counts["tier"]) == {"dram"}
+    assert metadata["page_cache_dropped"] == "false"
+    assert left == ["counts.parquet", "patterns.parquet", "samples.parquet"]
+
+
+def test_measuring_counts_exactly_and_leaves_nothing_behind(tmp_path):
+    counts, timed, metadata = measured(tmp_path)
+    if metadata["page_cache_dropped"] == "true":
+        assert {"dram", "disk_mapped"} <= set(timed["tier"])
     assert counts.height
     assert counts["error"].max() <= 0.01
     assert set(counts["pattern"]) == {"random", "survivors"}
@@ -52,60 +81,155 @@ def test_measuring_counts_exactly_and_leaves_nothing_behind(tmp_path):
     ]
 
 
-def test_held_out_errors_are_of_configurations_that_were_not_fitted():
-    fits, errors, tiers = model.check_fits(samples(), 0)
-    assert fits[0]["fitted"] == sum(not row["held_out"] for row in errors) == 8
-    assert fits[0]["error_worst"] < 0.05
-    assert tiers["dram"].bandwidth == pytest.approx(8e9, rel=0.1)
-    assert model.check_fits(samples(noise=0.3), 0)[0][0]["error_median"] > 0.05
+def test_survivors_are_of_any_head_cold_and_not_below_theta():
+    visible = ColdRange(np.array([0]), np.array([7]), np.array([1]), np.array([5]))
+    scores = np.array([[[0, 1, 2, 3, 4, 9, 9]], [[9, 4, 3, 2, 1, 0, 0]]], np.float32)
+    weight, radius = np.ones((2, 1), np.float32), np.full(7, 0.5, np.float32)
+    view = SimpleNamespace(visible=visible, kv_head=1, capture=SimpleNamespace(group=2))
+
+    def found(thetas, radius=radius):
+        known = Estimates(scores, weight, radius, scores)
+        return np.flatnonzero(_survived(view, known, "absolute", Setting(1, 2, 2, {}), thetas, 3)[0]).tolist()
+
+    # Head 2 keeps bounds of 3.5 or more, head 3 of 4.5 or more: scores from 3, and from 4.
+    assert found({(3, 2): 3.5, (3, 3): 4.5}) == [1, 3, 4]
+    assert found({(3, 2): 99.0, (3, 3): 99.0}) == []
+    # A head without a threshold eliminates nothing; a record that bounds nothing is always read.
+    assert found({(3, 2): 99.0, (3, 3): None}) == [1, 2, 3, 4]
+    boundless = np.array([0.5, 0.5, np.inf, 0.5, 0.5, 0.5, 0.5], np.float32)
+    assert found({(3, 2): 99.0, (3, 3): 99.0}, boundless) == [2]
 
 
-def test_tiers_with_too_few_timings_are_left_out_and_memory_may_not_be():
-    few = samples().head(5).with_columns(pl.lit("store").alias("tier"))
-    assert set(model.check_fits(pl.concat([samples(), few]), 0)[2]) == {"dram"}
-    with pytest.raises(TableError, match="row_bytes"):
-        model.check_fits(few, 0)
+CODECS = [{"name": "transform_code", "bytes": [4]}]
+POINT = {
+    "headline": {"codec": "transform_code", "bytes": 4, "rule": "relative_topk"}, "sinks": 2, "hot": 8, "top_k": 6,
+    "codecs": CODECS, "target_metric": "fer", "target": 0.2, "chosen": [1], "patterns": 48, "code": "f",
+}  # fmt: skip
 
 
-def test_survivors_come_back_from_bytes_ratios():
-    share, cold, exact, record, pair = 0.07, 1000.0, 68, 9, 256
-    ratio = (record / pair * cold + share * cold + exact) / (cold + exact)
-    row = {"codec": "transform_code", "code_bytes": 8, "target_metric": "fer", "target": 0.01, "cold_keys": cold,
-           "elimination": 0.97, "record_bytes": record, "bytes_ratio_gqa": ratio, "band_start": 512, "band_stop": 2048,
-           "layer": 0, "head": 0, "queries": 10}  # fmt: skip
-    params = {"headline": {"codec": "transform_code", "bytes": 8}, "sinks": 4, "hot": 64, "target_metric": "fer",
-              "target": 0.01, "pair_bytes": pair}  # fmt: skip
-    found = model.bands(pl.DataFrame([row, row | {"head": 1}]), params)
-    assert found["united"][0] == pytest.approx(share)
-    assert found["own"][0] == pytest.approx(0.03)
-    assert found["heads"][0] == 2
-    with pytest.raises(TableError, match="rerun frontier"):
-        model.bands(pl.DataFrame([row]), params | {"target": 0.5})
+@pytest.fixture(scope="module")
+def sketched(captures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sketched")
+    sketch = {name: str(folder / name) for name in ("codecs", "records")}
+    sketch_layer(captures, 1, {"codecs": CODECS, "seed": 0}, sketch)
+    about = {
+        "codec": "transform_code",
+        "code_bytes": 4,
+        "rule": "relative_topk",
+        "target_metric": "fer",
+        "layer": 1,
+    }
+    rows = [
+        about | {"method": "calibrated", "target": 0.2, "head": head, "theta": -0.2 * head}
+        for head in range(4)
+    ]
+    other = [
+        row | {"theta": 50.0, **change} for row in rows for change in ({"method": "safe"}, {"target": 0.1})
+    ]
+    pl.DataFrame(other + rows).write_parquet(folder / "points.parquet")
+    return {name: [path] for name, path in sketch.items()} | {"points": str(folder / "points.parquet")}
 
 
-def test_scenarios_agree_where_measured_and_part_beyond():
-    rows = model.survivors(bands(), [2048, 4096, 65536])
-    by = {(row["scenario"], row["context"]): row for row in rows}
-    assert by["trend", 4096]["share_group"] == by["constant", 4096]["share_group"] == pytest.approx(0.1)
-    assert by["constant", 65536]["share_group"] == pytest.approx(0.1)
-    # A share that halves with each doubling keeps the number of survivors.
-    assert by["trend", 65536]["exponent"] == pytest.approx(-1.0)
-    assert by["trend", 65536]["share_group"] == pytest.approx(0.1 / 16)
-    assert [row["measured"] for row in rows] == [True, True, False] * 2
-    assert all(row["share_group_high"] <= 1 for row in model.survivors(bands((0.1, 0.9)), [1 << 20]))
+def patterns_of(inputs, captures, folder, **changed):
+    survivor_patterns(inputs, POINT | {"captures": captures} | changed, str(folder / "patterns.parquet"))
+    return read_table(folder / "patterns.parquet")
 
 
-def test_clustering_is_one_for_random_rows_and_less_for_runs():
-    rng = np.random.default_rng(0)
-    table = pl.DataFrame([pattern(np.flatnonzero(rng.random(20_000) < 0.05).tolist(), 20_000)])
-    assert model.clustering(table).units == pytest.approx(1.0, rel=0.1)
-    runs = pl.DataFrame([pattern(list(range(100, 1100)), 20_000)])
-    found = model.clustering(runs)
-    assert found.at(16)[0] < 0.12
-    assert found.at(1) == pytest.approx((1.0, 1 / (20_000 * 0.05 * 0.95)), rel=0.1)
-    assert model.clustering(
-        pl.DataFrame([pattern([])], schema_overrides={"survivors": pl.List(pl.Int64)})
-    ).at(16) == (1, 1)
+def survivors_by_hand(inputs, captures, kv_head, position):
+    """Keys that a query's two heads read between them, key by key, in float64."""
+    capture, spec = read_layer(captures[2]["folder"], 1), specs(CODECS)[0]
+    codec = load_codecs(inputs["codecs"][0], [spec])[spec, kv_head]
+    records = read_records(inputs["records"][0], captures[2]["text"], [spec])[spec][kv_head]
+    decoded, query = codec.decode(records), int(np.flatnonzero(capture.positions == position)[0])
+    kept = set()
+    for head in (2 * kv_head, 2 * kv_head + 1):
+        projected = codec.project(capture.queries[head][query][None])
+        guess = codec.estimate(projected, decoded, capture.scale)[0, : position + 1].astype(np.float64)
+        score = (
+            capture.keys[kv_head][: position + 1].astype(np.float64)
+            @ capture.queries[head][query]
+            * capture.scale
+        )
+        cold = range(2, position + 1 - 8)
+        tau = sorted(guess[key] if key in cold else score[key] for key in range(position + 1))[-6]
+        for key in cold:
+            margin = capture.scale * projected.norm[0] * decoded.radius[key]
+            if not np.isfinite(margin) or (guess[key] - tau) / margin >= -0.2 * head:
+                kept.add(key)
+    return sorted(kept), len(cold)
+
+
+def test_patterns_are_what_the_headline_design_reads(captures, sketched, tmp_path):
+    table = patterns_of(sketched, captures, tmp_path)
+    assert table.height == 48  # every query of both KV heads, of the held-out text alone
+    assert set(table["text"]) == {"prose_held_out_0"}
+    assert set(table["layer"]) == {1}
+    for row in table.gather_every(5).iter_rows(named=True):
+        expected, cold = survivors_by_hand(sketched, captures, row["kv_head"], row["position"])
+        assert row["survivors"] == expected
+        assert row["cold"] == cold
+    lengths = table["survivors"].list.len()
+    assert 0 < lengths.sum() < table["cold"].sum()
+
+
+def test_patterns_are_as_many_as_asked_for_latest_queries_first(captures, sketched, tmp_path):
+    table = patterns_of(sketched, captures, tmp_path, patterns=8)
+    assert table.group_by("kv_head").len()["len"].to_list() == [4, 4]
+    assert table["position"][0] == read_layer(captures[2]["folder"], 1).positions[-1]
+    with pytest.raises(TableError, match=r"no calibrated fer point at 0\.5.*\n.*Write: frontier"):
+        patterns_of(sketched, captures, tmp_path, target=0.5)
+
+
+def test_the_model_joins_what_was_measured_and_what_is_configured(tmp_path):
+    context = {"codec": "transform_code", "code_bytes": 8, "target_metric": "fer", "target": 0.01, "cold_keys": 956.0,
+               "elimination": 0.97, "record_bytes": 9, "layer": 0, "queries": 10, "band_start": 512, "band_stop": 4096,
+               "bytes_ratio_gqa": (9 / 256 * 956 + 0.07 * 956 + 68) / 1024}  # fmt: skip
+    pl.DataFrame([context | {"head": head} for head in range(4)]).write_parquet(tmp_path / "context.parquet")
+    pl.DataFrame([{"heads": 4, "kv_heads": 2, "head_dim": 64}]).write_parquet(tmp_path / "layers.parquet")
+    rows = [pattern(np.arange(0, 900, 9))]
+    write_table(table_of(rows, PATTERN_SCHEMA), tmp_path / "patterns.parquet", PATTERN_SCHEMA)
+    timed = table_of(samples().to_dicts(), SAMPLE_SCHEMA)
+    write_table(timed, tmp_path / "samples.parquet", SAMPLE_SCHEMA, {"o_direct": "false"})
+    inputs = {
+        name: str(tmp_path / f"{name}.parquet") for name in ("patterns", "samples", "context", "layers")
+    }
+    outputs = {name: str(tmp_path / f"{name}_out.parquet") for name in MODEL_TABLES}
+    config = Bandwidth(contexts=[4096, 16384], headline_context=16384).plain()
+    point = {
+        "headline": {"codec": "transform_code", "bytes": 8},
+        "sinks": 4,
+        "hot": 64,
+        "target_metric": "fer",
+    }
+    point |= {"target": 0.01, "model": "made-up", "layers": [0, 5, 9], "code": "f"}
+    model_bandwidth(inputs, config | point, outputs)
+    tables = {name: read_table(path) for name, path in outputs.items()}
+    for name, path in outputs.items():
+        assert tables[name].columns == MODEL_TABLES[name].names
+        assert tables[name].height
+        assert read_metadata(path)["fingerprint"] == "f"
+        assert read_metadata(path)["o_direct"] == "false"
+    steps = tables["steps"]
+    assert set(steps["shape"]) == {"made-up", config["served"]["name"]}
+    # Only memory was timed, so there is no placement on this machine's disk.
+    names = [placement["name"] for placement in config["placements"]]
+    assert set(steps["placement"]) == {*names, "measured_dram"}
+    shape = Shape("made-up", 3, 4, 2, 64, 12 * 256**2)
+    fitted = tables["fits"].row(0, named=True)
+    here = Tier(
+        "dram", 1e9 * fitted["gb_s"], 1e-6 * fitted["latency_us"], 64, 1.0, 1e-6 * fitted["overhead_us"],
+        1e-6 * fitted["ramp_us"], fitted["ramp_units"],
+    )  # fmt: skip
+    close = model.clustering(read_table(inputs["patterns"]))
+    world = World({"dram": here}, "dram", 68, 1.0, 0.0, 0.0, 32, 16, close)
+    row = steps.filter(
+        shape="made-up", placement="measured_dram", scheme="nested", scenario="constant", context=4096
+    )
+    expected = step(NESTED, shape, "dram", "dram", 4096, 0.07, world)
+    for name in ("share", "link_bytes", "weights_seconds", "attention_seconds", "step_seconds"):
+        assert row[name][0] == pytest.approx(expected[name], rel=1e-6), name
+    assert tables["survivors"].select("measured").to_series().to_list() == [True, False] * 2
+    assert tables["survivors"]["share_group"].to_list() == pytest.approx([0.07] * 4)
 
 
 def tier(**changed):

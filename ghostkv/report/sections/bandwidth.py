@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import polars as pl
 
 from ghostkv.report.bandwidth import error_chart, map_chart, scheme_words, step_chart, tornado_chart
-from ghostkv.report.bandwidth_figures import HEADLINE, TARGETS, tiers_table
+from ghostkv.report.bandwidth_figures import HEADLINE, TARGETS, missing_note, tiers_table, timed_places
 from ghostkv.report.document import Block, Column, Figure, Prose, Section, Table
 from ghostkv.report.headline import headline
 from ghostkv.report.numbers import FORMATS, integer, percent
@@ -22,6 +22,7 @@ def build(results: Results) -> Sequence[Block]:
     """The check first, then what the model says."""
     return [
         Prose(_reading(results)),
+        *missing_note(results),
         _targets(results),
         _errors(results),
         _fits(results),
@@ -43,14 +44,14 @@ def _reading(results: Results) -> str:
     config, shape = results.config["bandwidth"], _captured(results)
     return (
         "Bytes are not time: memory moves whole lines and blocks, a request waits for its latency, and survivors lie "
-        "scattered. The model of docs/bandwidth.md is first **checked on this machine**: gathers from memory, from disk "
-        "and from the lab's own store are timed, its parameters are fitted on every other configuration, and its error is "
-        "that on the rest; and the bytes it counts are compared with those that page cache, kernel, MMU and a marking loop "
-        "saw. What follows is **modelled, not measured**: step times on tiers taken from datasheets, for the layers of "
+        "scattered. The model of docs/bandwidth.md is first **checked on this machine**: gathers from "
+        f"{timed_places(results)} are timed, its parameters are fitted on every other configuration, and its error is "
+        "that on the rest; and the bytes it counts are compared with those that instruments saw which know nothing of it. "
+        "What follows is **modelled, not measured**: step times on tiers taken from datasheets, for the layers of "
         f"{shape} and of {config['served']['name']}, with the survivors that were measured on {shape} "
-        f"({_point(results)}). Beyond the measured context two scenarios stand side by side: *constant*, the share of "
-        "the last band of positions, and *trend*, the power law of the bands continued. *Pages, at best* reads the bounds "
-        "of all pages and exactly those that hold a survivor, which no page method can beat at equal survivors. *Nested* "
+        f"({_point(results)}). Where no captured band of positions holds the context, two scenarios stand side by side: "
+        "*constant*, the share of the nearest band, and *trend*, the power law of the bands continued. *Pages, at best* "
+        "reads the bounds of all pages and exactly those that hold a survivor, which no page method can beat at equal survivors. *Nested* "
         "assumes that the first planes of the stored key eliminate as the transform code of as many bytes. Attention time "
         "leaves the weights out, step time has them."
     )
@@ -160,7 +161,8 @@ def _counts(results: Results) -> Table:
 def _survivors(results: Results) -> Table:
     return Table(
         "bandwidth_survivors",
-        "Survivors of cold keys that the model takes. Only rows marked measured are; all others are scenarios.",
+        "Survivors of cold keys that the model takes. Rows marked measured are of the band of positions that "
+        "holds the context; all others are scenarios.",
         results.table("bandwidth.survivors"),
         {
             "scenario": Column("Scenario"),

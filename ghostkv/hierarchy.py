@@ -201,17 +201,20 @@ def members_above(index: Index, reach: Reach, scores: np.ndarray) -> Iterator[tu
     Parameters
     ----------
     scores : ndarray of float64, shape [group, queries, keys]
+        -inf where a key is not cold.
 
     Yields
     ------
     tuple
-        "leaf" or "coarse", pairs checked, pairs whose score lies above.
+        "leaf" or "coarse", pairs checked (of cold keys), pairs whose score lies above.
     """
     columns, owner = scores[..., index.members], index.owner
-    yield "leaf", columns.size, int((columns > reach.upper[..., owner]).sum())
+    # What is not cold has a score of -inf, and no bound could fail on it.
+    checked = int((columns != -np.inf).sum())
+    yield "leaf", checked, int((columns > reach.upper[..., owner]).sum())
     if index.coarse is not None:
         parent = np.repeat(np.arange(len(index.children) - 1), np.diff(index.children))
-        yield "coarse", columns.size, int((columns > reach.coarse_upper[..., parent[owner]]).sum())
+        yield "coarse", checked, int((columns > reach.coarse_upper[..., parent[owner]]).sum())
 
 
 def key_bounds(index: Index, reach: Reach, keys: int, stop: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

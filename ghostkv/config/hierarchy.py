@@ -58,6 +58,10 @@ class Hierarchy(Section):
     queries: PositiveInt = Field(
         default=40, description="Queries a head on the trace and each threshold text; half as many on others."
     )
+    compare_every: PositiveInt = Field(
+        default=3,
+        description="Indexes that a KV head was not given are measured on the trace in every how-manieth layer.",
+    )
     block: PositiveInt = Field(default=2048, description="Keys of a prompt that are clustered together.")
     chunk: PositiveInt = Field(
         default=128, description="Keys that a decode gathers before they become one more block of the index."

@@ -192,8 +192,9 @@ class _Head:
             return
         flat, found, about = self._flat(view), {}, self._about(text, context)
         longest = context == self.loaded[text].tokens
+        every = text.role == "trace" and self.layer % self.params["compare_every"] == 0
         for spec in self.specs:
-            if text.role == "trace" or spec.name in chosen.values():
+            if every or spec.name in chosen.values():
                 found[spec.name] = self._scan(view, about, self._index(view, spec), flat)
         if text.role == "trace":
             spec = next(spec for spec in self.specs if spec.name == chosen["reads"])

@@ -20,6 +20,7 @@ PARAMS = Hierarchy(
     ],
     calibrated={"partition": "kmeans", "leaf": 4, "bound": "box"},
     queries=8,
+    compare_every=1,
     block=64,
     chunk=16,
     seed_keys=16,
@@ -108,6 +109,14 @@ def test_appended_blocks_alone_are_measured_on_the_trace(tables):
     appended = tables["heads"].filter(pl.col("mode") == "appended")
     assert set(appended["role"]) == {"trace"}
     assert appended["chosen_for_reads"].all()
+
+
+def test_other_indexes_are_measured_on_the_trace_of_every_few_layers(captures, trace, tables, tmp_path):
+    sparser = run(captures, trace, tmp_path, params=PARAMS | {"compare_every": 2})["heads"]
+    given = pl.col("chosen_for_reads") | pl.col("chosen_for_bytes") | (pl.col("certificate") != "topk")
+    elsewhere = (pl.col("layer") == 0) | (pl.col("role") == "threshold") | given
+    assert sparser.equals(tables["heads"].filter(elsewhere))
+    assert sparser.height < tables["heads"].height
 
 
 def test_fits_cover_every_head(tables):

@@ -111,14 +111,20 @@ def _shown(first: dict[str, Column]) -> dict[str, Column]:
 
 
 def _indexes(heads: pl.DataFrame) -> Table:
-    data = _pooled(heads.filter(pl.col("role") == "trace"), _KEYS).sort("certificate", "mode", "reads_ratio")
+    trace = heads.filter(pl.col("role") == "trace")
+    measured = trace.group_by("layer").agg(pl.col("index").n_unique().alias("indexes"))
+    # Side by side are those layers alone in which every index was measured.
+    shared = measured.filter(pl.col("indexes") == pl.col("indexes").max())["layer"]
+    data = _pooled(trace.filter(pl.col("layer").is_in(shared.to_list())), _KEYS)
+    data = data.sort("certificate", "mode", "reads_ratio")
     data = data.with_columns(
         pl.col("certificate").replace({"topk": "top-k", "mass": "dropped mass", "calibrated": "statistical"}),
         pl.col("index").str.replace_all("_", " "),
     )
     return Table(
         "hierarchy_indexes",
-        "Every index on the trace at its full length: partition, keys a cluster, bound (2: two levels). Scanned bytes are those of "
+        "Every index on the trace at its full length: partition, keys a cluster, bound (2: two levels). All heads of the "
+        f"{shared.len()} layers in which every index was measured. Scanned bytes are those of "
         "anchors and record levels; Bytes is all that is read over full K and V. *Appended*: built from decoded chunks alone, "
         "*grown*: from the prompt in blocks, then chunks. *Statistical* is no certificate. Reads and GQA-true bytes are not "
         "counted for a dash.",

@@ -54,9 +54,11 @@ clean:
 
 # torch comes first: pip then finds the build that fits the machine before anything else asks for one. Byte code is left to the
 # first import, which compiles what is used and not the 20,000 modules that are not.
-$(READY): pyproject.toml
+# Versions are those that the tests passed with: what a package changed yesterday breaks nobody's first run.
+$(READY): pyproject.toml resources/constraints.txt
 	@echo "Setting up .venv (about a minute)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check $(TORCH)
-	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check --constraint resources/constraints.txt \
+	  --editable '.[dev]'
 	@touch $@

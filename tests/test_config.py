@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 from pydantic import BaseModel
 
 from ghostkv.config.__main__ import CONFIG, ROOT, SCHEMA
@@ -60,6 +61,18 @@ def test_conda_environment_has_the_pins_of_pyproject():
     pins = next(item["pip"] for item in environment if isinstance(item, dict))
     assert pins == project["dependencies"] + project["optional-dependencies"]["dev"]
     assert f"python {project['requires-python']}" in environment
+
+
+def test_the_versions_that_make_installs_lie_in_the_ranges_of_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "resources/constraints.txt").read_text().splitlines()
+    held = dict(line.lower().split("==") for line in lines if not line.startswith("#"))
+    for line in project["dependencies"] + project["optional-dependencies"]["dev"]:
+        wanted = Requirement(line)
+        # torch is the Makefile's own choice, because its build depends on the machine.
+        if wanted.name != "torch":
+            assert held[wanted.name] in wanted.specifier, line
+    assert not set(held) & {"torch", "ghostkv"}
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,13 @@
-"""A decode through a real store: every token is appended as it comes, every step's survivors are gathered from disk."""
+"""A decode through a real store: every token is appended as it comes, every step's survivors are gathered back, and
+those that a policy keeps on disk alone are read from the device, with the kernel's own account beside the count."""
 
 from __future__ import annotations
 
+import mmap
+import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
@@ -12,7 +16,62 @@ import numpy as np
 from ghostkv.captures import LayerCapture
 from ghostkv.codecs import Records
 from ghostkv.lifecycle import Reads
+from ghostkv.memory import touched
+from ghostkv.memory_probes import bytes_read
 from ghostkv.store import GhostStore, StoreShape
+from ghostkv.store.layout import PAGE
+
+
+@dataclass(frozen=True)
+class Device:
+    """How the disk under a file can be read, and whether the reads can be checked.
+
+    Attributes
+    ----------
+    direct : bool
+        Reads past the page cache (O_DIRECT) work.
+    accounted : bool
+        The kernel's account of this process grows by them. Where it does not (tmpfs, some network and virtual file
+        systems, a sandbox), the bytes read are not known.
+    """
+
+    direct: bool
+    accounted: bool
+
+    @classmethod
+    def under(cls, file: str | Path) -> Device:
+        """Find out with a read of the file's first block, which is done here and not by the store."""
+        try:
+            descriptor = os.open(file, os.O_RDONLY | os.O_DIRECT)
+        except OSError:
+            return cls(False, False)
+        try:
+            # A file that was just written may have to reach the disk first; that is no read.
+            with mmap.mmap(-1, PAGE) as buffer:
+                before = bytes_read()
+                if os.preadv(descriptor, [buffer], 0) != PAGE:
+                    return cls(False, False)
+                seen = bytes_read() - before
+        except OSError:
+            return cls(False, False)
+        finally:
+            os.close(descriptor)
+        return cls(True, seen >= PAGE)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What one policy had on disk alone when it was read.
+
+    Attributes
+    ----------
+    policy : str
+    chosen : sequence of ndarray of bool
+        For each KV head, which of `Reads.keys`.
+    """
+
+    policy: str
+    chosen: Sequence[np.ndarray]
 
 
 def run_store(
@@ -20,6 +79,7 @@ def run_store(
     capture: LayerCapture,
     records: Sequence[Records],
     reads: Sequence[Reads],
+    archive: Archive,
     every: int,
     segment: int,
     tick: Callable[[int], object] = lambda steps: None,
@@ -34,8 +94,9 @@ def run_store(
         With values.
     records, reads : sequence
         One for each KV head.
+    archive : Archive
     every : int
-        Every so-manieth step is read again by whole blocks, which counts the bytes that the file gives.
+        Every so-manieth step reads its archived survivors from the device.
     segment : int
         Tokens of a segment of the store.
     tick : callable
@@ -63,51 +124,76 @@ def run_store(
     try:
         with GhostStore.create(folder, shape) as store:
             store.append(keys[:first], values[:first], packed[:first])
+            device = Device.under(store.file)
             for step, position in enumerate(capture.positions.tolist()):
                 new = slice(position, position + 1)
                 begun = perf_counter()
                 store.append(keys[new], values[new], packed[new])
                 appended = perf_counter() - begun
-                row = _gather(store, capture, reads, step)
+                row = {"policy": archive.policy, "step": step, "append_seconds": appended}
+                row |= _gather(store, capture, *_wanted(reads, step))
                 if step % every == 0:
-                    row |= _blocks(store, reads, step)
-                rows.append(row | {"step": step, "append_seconds": appended})
+                    row |= _from_disk(store, capture, device, *_wanted(reads, step, archive.chosen))
+                rows.append(row)
                 tick(1)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return rows
 
 
-def _wanted(reads: Sequence[Reads], step: int) -> tuple[np.ndarray, np.ndarray]:
-    """KV head and position of every survivor of a step."""
-    chosen = [one.keys[one.ends[step - 1] if step else 0 : one.ends[step]] for one in reads]
-    heads = np.repeat(np.arange(len(reads)), [len(keys) for keys in chosen])
-    return heads, np.concatenate(chosen).astype(np.int64)
+def _wanted(
+    reads: Sequence[Reads], step: int, chosen: Sequence[np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """KV head and position of every survivor of a step, or of those that are chosen."""
+    found = []
+    for number, one in enumerate(reads):
+        part = slice(one.ends[step - 1] if step else 0, one.ends[step])
+        found.append(one.keys[part] if chosen is None else one.keys[part][chosen[number][part]])
+    heads = np.repeat(np.arange(len(reads)), [len(keys) for keys in found])
+    return heads, np.concatenate(found).astype(np.int64)
 
 
-def _gather(store: GhostStore, capture: LayerCapture, reads: Sequence[Reads], step: int) -> dict:
-    heads, positions = _wanted(reads, step)
+def _wrong(capture: LayerCapture, heads, positions, keys, values) -> int:
+    """Rows that differ from the capture in any bit."""
+    wrong = (keys.view(np.uint16) != capture.keys[heads, positions].view(np.uint16)).any(axis=1)
+    wrong |= (values.view(np.uint16) != capture.values[heads, positions].view(np.uint16)).any(axis=1)
+    return int(wrong.sum())
+
+
+def _gather(store: GhostStore, capture: LayerCapture, heads: np.ndarray, positions: np.ndarray) -> dict:
     begun = perf_counter()
     keys, values = store.gather(0, heads, positions)
     seconds = perf_counter() - begun
-    wrong = (keys.view(np.uint16) != capture.keys[heads, positions].view(np.uint16)).any(axis=1)
-    wrong |= (values.view(np.uint16) != capture.values[heads, positions].view(np.uint16)).any(axis=1)
-    return {
-        "rows": len(positions),
-        "wrong_rows": int(wrong.sum()),
-        "counted_bytes": len(positions) * store.row_bytes,
-        "gathered_bytes": keys.nbytes + values.nbytes,
-        "gather_seconds": seconds,
-    }
+    wrong = _wrong(capture, heads, positions, keys, values)
+    return {"rows": len(positions), "wrong_rows": wrong, "gather_seconds": seconds}
 
 
-def _blocks(store: GhostStore, reads: Sequence[Reads], step: int) -> dict:
-    heads, positions = _wanted(reads, step)
-    begun = perf_counter()
-    touched = store.read(0, heads, positions).reads
+def _from_disk(
+    store: GhostStore, capture: LayerCapture, device: Device, heads: np.ndarray, positions: np.ndarray
+) -> dict:
+    """Read archived survivors: by blocks past the page cache where that works, else through the map.
+
+    What is counted comes from the addresses and the memory model (`memory.touched`), what was read from the kernel;
+    the store's own plan of the reads has no part in either.
+    """
+    if not len(positions):
+        return {"archived_rows": 0, "archived_wrong_rows": 0, "archived_bytes": 0}
+    offsets = store.offsets(0, heads, positions)
+    blocks = touched(np.sort(offsets[offsets >= 0]), store.row_bytes, PAGE)
+    before, begun = bytes_read(), perf_counter()
+    if device.direct:
+        got = store.read(0, heads, positions, block=PAGE, direct=True)
+        keys, values = got.keys, got.values
+    else:
+        keys, values = store.gather(0, heads, positions)
+    seconds, read = perf_counter() - begun, bytes_read() - before
     return {
-        "block_seconds": perf_counter() - begun,
-        "block_rows_bytes": touched.wanted_bytes + touched.memory_rows * store.row_bytes,
-        "block_bytes": touched.bytes,
-        "requests": touched.requests,
+        "archived_rows": len(positions),
+        "archived_wrong_rows": _wrong(capture, heads, positions, keys, values),
+        "archived_bytes": len(positions) * store.row_bytes,
+        "direct": device.direct,
+        "requests": blocks.requests,
+        "counted_bytes": blocks.size,
+        "read_bytes": read if device.direct and device.accounted else None,
+        "archive_seconds": seconds,
     }

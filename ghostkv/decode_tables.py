@@ -11,8 +11,10 @@ import pyarrow as pa
 from ghostkv.lifecycle import ARCHIVE, GHOST, HOT, NONE, WARM, Life, Reads
 
 QUANTILES = {"p01": 0.01, "p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
-# A policy keeps a step number or an accumulator of every token; `age` needs neither.
-STAMP_BYTES = 4
+# Bytes that a policy keeps of a hot and of a cold token: 4 for the number of the step that read it last, 4 for the attention
+# that it received. A hot token is read at every step, so only the accumulator is kept of it. (The simulation's arrays are
+# wider, so that ranks are those of the reference to the last bit.)
+KEPT_BYTES = {"age": (0, 0), "lru": (0, 4), "attention": (4, 8)}
 CEILING = "ceiling"
 _SPREAD = [("mean", pa.float64()), *((name, pa.float64()) for name in QUANTILES)]
 _WHERE = [("source", pa.string()), ("layer", pa.int16())]  # source: trace, or a generator's label
@@ -45,26 +47,80 @@ SPREAD_SCHEMA = pa.schema(
 LOSS_SCHEMA = pa.schema(
     [*_WHERE, ("head", pa.int16()), ("measure", pa.string()), ("steps", pa.int32()), *_SPREAD]
 )
+LOSS_STEP_SCHEMA = pa.schema(
+    [
+        *_WHERE,
+        ("head", pa.int16()),
+        ("measure", pa.string()),
+        ("step", pa.int32()),
+        ("steps", pa.int32()),
+        ("mean", pa.float64()),
+        ("p99", pa.float64()),
+        ("max", pa.float64()),
+    ]
+)
+# Means over all steps. The ceiling moves no bytes: its `outside_read` is what its misses weigh, its `disk_read` the least that
+# disk must serve, and what belongs to a policy alone is null.
+_BUDGETED = (
+    "survivors",
+    "hits",
+    "resurrected",
+    "re_resurrected",
+    "from_archive",
+    "slow_read",
+    "disk_read",
+    "outside_read",
+)
+BUDGET_SCHEMA = pa.schema(
+    [
+        *_WHERE,
+        ("kv_head", pa.int16()),
+        ("policy", pa.string()),
+        ("budget", pa.float64()),  # warm slots as a share of the tokens
+        ("slots", pa.int32()),
+        ("budget_bytes", pa.int64()),  # K and V of as many tokens
+        ("steps", pa.int32()),
+        *((name, pa.float64()) for name in _BUDGETED),
+        ("resurrected_p99", pa.float64()),
+        ("outside_read_p99", pa.float64()),
+    ]
+)
 STORE_SCHEMA = pa.schema(
     [
         ("layer", pa.int16()),
+        ("policy", pa.string()),  # whose archive the disk is read for
         ("step", pa.int32()),
         ("rows", pa.int64()),  # survivors of all KV heads, gathered from the store
         ("wrong_rows", pa.int64()),  # rows that differ from the capture in any bit
-        ("counted_bytes", pa.int64()),  # survivors times the bytes of K and V
-        ("gathered_bytes", pa.int64()),  # of the arrays that came back
         ("append_seconds", pa.float64()),
         ("gather_seconds", pa.float64()),
         (
-            "block_rows_bytes",
+            "archived_rows",
             pa.int64(),
-        ),  # rows read by blocks from the file and from the tail in RAM; null: not read
-        ("block_bytes", pa.int64()),  # bytes that these reads took from the file
+        ),  # survivors that the policy had on disk alone; null where none were read at this step
+        ("archived_wrong_rows", pa.int64()),
+        ("archived_bytes", pa.int64()),  # K and V of those rows
+        (
+            "direct",
+            pa.bool_(),
+        ),  # read past the page cache; else through the map, as the file system has no O_DIRECT
         ("requests", pa.int64()),
-        ("block_seconds", pa.float64()),
+        ("counted_bytes", pa.int64()),  # the 4 KiB blocks of the file that hold those rows
+        (
+            "read_bytes",
+            pa.int64(),
+        ),  # that the kernel fetched from the device meanwhile; null: it does not say
+        ("archive_seconds", pa.float64()),
     ]
 )
-SCHEMAS = {"steps": STEP_SCHEMA, "spread": SPREAD_SCHEMA, "losses": LOSS_SCHEMA, "store": STORE_SCHEMA}
+SCHEMAS = {
+    "steps": STEP_SCHEMA,
+    "spread": SPREAD_SCHEMA,
+    "losses": LOSS_SCHEMA,
+    "loss_steps": LOSS_STEP_SCHEMA,
+    "budgets": BUDGET_SCHEMA,
+    "store": STORE_SCHEMA,
+}
 
 
 @dataclass(frozen=True)
@@ -75,16 +131,18 @@ class Sizes:
     record: int
 
 
-def step_measures(life: Life, reads: Reads, sizes: Sizes, stamped: bool) -> dict[str, np.ndarray]:
+def step_measures(life: Life, reads: Reads, sizes: Sizes, policy: str) -> dict[str, np.ndarray]:
     """Every count and all bytes of each step; keys are `MEASURES`, arrays of shape [steps].
 
     Held: when the step reads. Written: between this step and the next. A token that leaves the hot window is written
     to slow memory and disk and gets its record; what moves down after that has its copy there, so only promotion
     (to fast memory) and return from the archive (to slow memory) move bytes. Bytes of fast memory are::
 
-        held:    (hot + warm) pair + cold record + visible stamp
+        held:    (hot + warm) pair + cold (record + of_cold) + hot of_hot
         read:    (hot + hits) pair + cold record
-        written: (arrivals + promoted) pair + left-hot record + read stamp
+        written: (arrivals + promoted) pair + left-hot (record + of_cold) + survivors of_cold + hot of_hot
+
+    with `of_hot`, `of_cold` of `KEPT_BYTES`. What a policy reads to rank its tokens is not counted.
     """
     came = life.read_from(reads.ends)
     held, flows = life.held, life.flows
@@ -93,7 +151,7 @@ def step_measures(life: Life, reads: Reads, sizes: Sizes, stamped: bool) -> dict
     left_hot = flows[:, HOT, WARM:].sum(axis=1)
     promoted = flows[:, GHOST, WARM] + flows[:, ARCHIVE, WARM]
     restored = flows[:, ARCHIVE, WARM] + flows[:, ARCHIVE, GHOST]
-    stamp = STAMP_BYTES * stamped
+    of_hot, of_cold = KEPT_BYTES[policy]
     pair, record, visible = sizes.pair, sizes.record, cold + held[:, HOT]
     found = {
         "cold": cold,
@@ -110,15 +168,18 @@ def step_measures(life: Life, reads: Reads, sizes: Sizes, stamped: bool) -> dict
         "promoted": promoted,
         "evicted": flows[:, WARM, GHOST] + flows[:, WARM, ARCHIVE],
         "archived": flows[:, WARM, ARCHIVE] + flows[:, GHOST, ARCHIVE] + flows[:, HOT, ARCHIVE],
-        "fast_held": (held[:, HOT] + held[:, WARM]) * pair + cold * record + visible * stamp,
+        "fast_held": (held[:, HOT] + held[:, WARM]) * pair
+        + cold * (record + of_cold)
+        + held[:, HOT] * of_hot,
         "slow_held": (held[:, WARM] + held[:, GHOST]) * pair,
         "disk_held": cold * pair,
         "fast_read": (held[:, HOT] + came[:, WARM]) * pair + cold * record,
         "slow_read": came[:, GHOST] * pair,
         "disk_read": came[:, ARCHIVE] * pair,
         "fast_written": (flows[:, NONE, HOT] + promoted) * pair
-        + left_hot * record
-        + (held[:, HOT] + survivors) * stamp,
+        + left_hot * (record + of_cold)
+        + survivors * of_cold
+        + held[:, HOT] * of_hot,
         "slow_written": (flows[:, HOT, WARM] + flows[:, HOT, GHOST] + restored) * pair,
         "disk_written": left_hot * pair,
     }
@@ -161,3 +222,37 @@ def step_rows(about: Mapping, measures: Mapping[str, np.ndarray], width: int) ->
         rows = slice(first, min(first + width, steps))
         means = {name: float(np.mean(values[rows])) for name, values in measures.items()}
         yield {**about, "step": first, "steps": rows.stop - first, **means}
+
+
+def loss_step_rows(about: Mapping, losses: Mapping[str, np.ndarray], width: int) -> Iterator[dict]:
+    """A row for each loss and every `width` steps: mean, p99 and the worst step."""
+    for name, values in losses.items():
+        values = np.asarray(values, np.float64)
+        if np.isnan(values).any():
+            continue
+        for first in range(0, len(values), width):
+            part = values[first : first + width]
+            found = {"mean": part.mean(), "p99": np.quantile(part, 0.99), "max": part.max()}
+            yield {**about, "measure": name, "step": first, "steps": len(part), **found}
+
+
+def budget_row(about: Mapping, measures: Mapping[str, np.ndarray], slots: int, pair: int) -> dict:
+    """What one policy, or the ceiling, makes of one budget of warm slots.
+
+    Parameters
+    ----------
+    about : mapping
+        With `budget`, the share of the tokens.
+    measures : mapping
+        `step_measures` or `ceiling_measures`.
+    slots : int
+    pair : int
+        Bytes of K and V of a token.
+    """
+    outside = measures["resurrected"] * pair
+    found = dict(measures) | {"outside_read": outside}
+    found.setdefault("disk_read", measures["from_archive"] * pair)
+    row = {**about, "slots": slots, "budget_bytes": slots * pair, "steps": len(outside)}
+    row |= {name: float(np.mean(found[name])) for name in _BUDGETED if name in found}
+    tails = {"resurrected_p99": measures["resurrected"], "outside_read_p99": outside}
+    return row | {name: float(np.quantile(values, 0.99)) for name, values in tails.items()}

@@ -189,7 +189,7 @@ def _rank(policy, j, now, stamp, received):
     if policy[0] == 1:
         value = stamp[j]
     elif policy[0] == 2:
-        value = np.int64(min(received[j] * policy[1] ** (now - stamp[j]) * _VALUE_STEPS, _VALUE_MOST))
+        value = np.int64(min(received[j] * policy[1][now - stamp[j]] * _VALUE_STEPS, _VALUE_MOST))
     return (value << _POSITION_BITS) | np.int64(j)
 
 
@@ -209,39 +209,26 @@ def _live(policy, capacity, read, seen, held, flows, origin, again, state):
     first, last, start, stop = seen
     stamp, received = np.zeros(state.size, np.int64), np.zeros(state.size)
     revived = np.full(state.size, _LONG_AGO)
+    # What is left after so many steps: a power for every rank would cost more than the ranks.
+    left = np.array([policy[1] ** steps for steps in range(ends.size + 1)])
+    value = (policy[0], left)
     now_held = np.bincount(state, minlength=5).astype(np.int64)
     ranks, begin = np.empty(state.size, np.int64), 0
     for t in range(ends.size):
         held[t, 1:], now, flow = now_held[1:], t + 1, flows[t]
-        count = 0
-        for j in range(start[t], stop[t]):
-            if state[j] == WARM:
-                count += 1
         for i in range(begin, ends[t]):
             j = keys[i]
             origin[i] = state[j]
             if state[j] != WARM:
                 again[t] += now - revived[j] <= capacity[3]
                 revived[j] = now
-            received[j] = received[j] * policy[1] ** (now - stamp[j]) + weight[i]
+            received[j] = received[j] * left[now - stamp[j]] + weight[i]
             stamp[j] = now
         if t + 1 < ends.size:
             for j in range(max(stop[t], first[t + 1]), stop[t + 1]):
                 stamp[j], received[j] = now, leaving[t]
-            _move(
-                policy,
-                capacity,
-                now,
-                t,
-                keys[begin : ends[t]],
-                seen,
-                state,
-                now_held,
-                flow,
-                stamp,
-                received,
-                ranks,
-            )
+            chosen = keys[begin : ends[t]]
+            _move(value, capacity, now, t, chosen, seen, state, now_held, flow, stamp, received, ranks)
             for j in range(first[t], first[t + 1]):
                 _put(state, now_held, flow, j, NONE)
             for j in range(last[t], last[t + 1]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -30,6 +30,11 @@ class DecodeSynthetic(Section):
     @model_validator(mode="after")
     def _each_once(self) -> DecodeSynthetic:
         names = [entry.name for entry in self.generators]
+        if not names:
+            raise ConfigError(
+                "config: decode.synthetic.generators is []. Accepted: one generator or more, each once.\n"
+                "  Write: generators: [{name: gaussian}]"
+            )
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(
@@ -48,6 +53,14 @@ class Decode(Section):
     warm: Share = Field(
         default=0.125, description="Slots in fast memory beside the hot window, as a share of the tokens."
     )
+    budgets: list[Share] = Field(
+        default=[0.03125, 0.0625, 0.25],
+        description="Other budgets of fast memory, as warm; policies are compared at these and at warm.",
+    )
+    budget_heads: PositiveInt = Field(
+        default=1,
+        description="KV heads of a layer that live through all budgets; other ones in other layers.",
+    )
     ghost: Share = Field(
         default=0.5, description="Slots in slow memory, as a share of the tokens; the rest is on disk alone."
     )
@@ -63,7 +76,11 @@ class Decode(Section):
     )
     bin: PositiveInt = Field(default=64, description="Steps of a row of the steps table.")
     block_every: PositiveInt = Field(
-        default=16, description="Every so-manieth step of the real store is read again by whole blocks."
+        default=4,
+        description="Every so-manieth step of the real store reads from the device what the policy has there alone.",
+    )
+    store_policy: Literal["age", "lru", "attention"] = Field(
+        default="lru", description="The policy whose archive the real store is."
     )
     segment: PositiveInt = Field(default=64, description="Tokens of a segment of the real store.")
     synthetic: DecodeSynthetic = Field(

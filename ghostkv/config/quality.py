@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from ghostkv.config.base import PositiveInt, Section, Share
-from ghostkv.config.peers import selector_names
+from ghostkv.config.policies import check_policy
 from ghostkv.errors import ConfigError
 
 PolicyKind = Literal["identity", "ghost", "calibrated", "certified_mass", "oracle_mass", "selector"]
@@ -87,10 +87,12 @@ class Generation(Section):
 class Quality(Section):
     """What the model itself says when it decodes under elimination."""
 
-    context: PositiveInt = Field(default=3840, description="Tokens that are read densely first.")
     continuation: PositiveInt = Field(
         default=256,
-        description="Tokens of the same text that are then decoded, each query choosing for itself.",
+        description=(
+            "Last tokens of a text, of capture.tokens, that are decoded, each query choosing for itself. What precedes "
+            "them is read densely, or under a policy with `prefill: sparse`."
+        ),
     )
     policies: list[PolicyEntry] = Field(
         default=_defaults(),
@@ -126,15 +128,9 @@ class Quality(Section):
         return sorted({entry["selector"]["name"] for entry in entries})
 
     @model_validator(mode="after")
-    def _selectors_exist(self) -> Quality:
+    def _policies_can_be_made(self) -> Quality:
         for entry in self.policies:
-            chosen = entry.plain().get("selector") if entry.policy == "selector" else {"name": "quest"}
-            name = chosen.get("name") if isinstance(chosen, dict) else chosen
-            if name not in selector_names():
-                raise ConfigError(
-                    f"config: quality.policies {entry.label} seats the selector {name!r}. Accepted: "
-                    f"{', '.join(selector_names())}.\n  Write: selector: {{name: quest, page: 16}}, ratio: 0.2"
-                )
+            check_policy(entry.plain(), "quality.policies", ("positions",))
         return self
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,12 +14,14 @@ from ghostkv import __version__
 from ghostkv.captures import LayerCapture, capture_metadata, read_layer
 from ghostkv.codecs import Codec, Records
 from ghostkv.decode_steps import LOSSES, Decided, Policy, decide
-from ghostkv.decode_store import run_store
+from ghostkv.decode_store import Archive, run_store
 from ghostkv.decode_tables import (
     CEILING,
     SCHEMAS,
     Sizes,
+    budget_row,
     ceiling_measures,
+    loss_step_rows,
     spread_rows,
     step_measures,
     step_rows,
@@ -28,7 +30,7 @@ from ghostkv.errors import TableError
 from ghostkv.frontier import Design, Grid, Setting, choices, estimate_group, sweep_rule, view_group
 from ghostkv.generators import make
 from ghostkv.io import read_metadata, read_table, stable_seed, write_table
-from ghostkv.lifecycle import GHOST, POLICIES, WARM, Capacity, ceiling, live, prefilled
+from ghostkv.lifecycle import ARCHIVE, GHOST, POLICIES, WARM, Capacity, Reads, ceiling, live, prefilled
 from ghostkv.records import CodecSpec, load_codecs
 from ghostkv.synthetic import draw
 from ghostkv.synthetic_audit import Shape, fit, last_queries
@@ -50,7 +52,7 @@ def measure_layer(inputs: Mapping[str, str], layer: int, params: Mapping, output
         The config section `decode`; of frontier `sinks`, `hot`, `top_k` and `headline`; `target_metric` and `target`
         that thresholds were chosen for; `store_layer`; `code`.
     outputs : mapping
-        Paths of `steps`, `spread`, `losses` and `store`; the store itself lies beside them, and is removed.
+        Paths of the tables of `SCHEMAS`; the store itself lies beside them, and is removed.
 
     Raises
     ------
@@ -62,20 +64,21 @@ def measure_layer(inputs: Mapping[str, str], layer: int, params: Mapping, output
     thetas = _thetas(inputs["points"], layer, params)
     stored = layer == params["store_layer"] and capture.values is not None
     tables = _Tables(params, {"source": "trace", "layer": layer})
-    steps, records, reads = len(capture.positions), [], []
-    with tqdm(
-        total=steps * (capture.kv_heads + stored), desc=f"layer {layer}", unit="step", mininterval=2
-    ) as bar:
+    steps, records, reads, archived = len(capture.positions), [], [], []
+    passes = sum(tables.passes(kv_head, capture.kv_heads) for kv_head in range(capture.kv_heads)) + stored
+    with tqdm(total=steps * passes, desc=f"layer {layer}", unit="step", mininterval=2) as bar:
         for kv_head in range(capture.kv_heads):
             codec = codecs[spec, kv_head]
             records.append(codec.encode(capture.keys[kv_head]))
             own = slice(kv_head * capture.group, (kv_head + 1) * capture.group)
-            found = tables.add(capture, kv_head, codec, records[-1], thetas[own], bar.update)
+            found, origin = tables.add(capture, kv_head, codec, records[-1], thetas[own], bar.update)
             reads.append(found.reads)
+            archived.append(origin[params["store_policy"]] == ARCHIVE)
         if stored:
             folder = Path(outputs["store"]).parent / ".decoded_store"
+            archive = Archive(params["store_policy"], archived)
             rows = run_store(
-                folder, capture, records, reads, params["block_every"], params["segment"], bar.update
+                folder, capture, records, reads, archive, params["block_every"], params["segment"], bar.update
             )
             tables.rows["store"] += [{"layer": layer, **row} for row in rows]
     kept = {k: v for k, v in capture_metadata(inputs["trace"]).items() if k != "fingerprint"}
@@ -90,7 +93,7 @@ def measure_synthetic(params: Mapping, outputs: Mapping[str, str]) -> None:
     params : mapping
         As for `measure_layer`, with the whole section `frontier` under `frontier`.
     outputs : mapping
-        Paths of `steps`, `spread` and `losses`.
+        Paths of the tables of `SCHEMAS` but for `store`.
     """
     options, rows = params["synthetic"], None
     setting, rule = _setting(params["frontier"])
@@ -111,7 +114,7 @@ def measure_synthetic(params: Mapping, outputs: Mapping[str, str]) -> None:
             generator, seed, "held_out", tokens + steps, positions, group=shape.group, width=shape.width
         ).capture
         tables = _Tables(params, {"source": label, "layer": 0}, rows)
-        with tqdm(total=steps, desc=label, unit="step", mininterval=2) as bar:
+        with tqdm(total=steps * tables.passes(0, 1), desc=label, unit="step", mininterval=2) as bar:
             tables.add(capture, 0, codec, codec.encode(capture.keys[0]), theta, bar.update)
         rows = tables.rows
     metadata = {"package_version": __version__, "fingerprint": str(params.get("code", ""))}
@@ -138,35 +141,58 @@ class _Tables:
 
     def add(
         self, capture: LayerCapture, kv_head: int, codec: Codec, records: Records, theta: np.ndarray, tick
-    ) -> Decided:
-        """Decode one KV head and live its reads under every policy."""
+    ) -> tuple[Decided, dict[str, np.ndarray]]:
+        """Decode one KV head and live its reads under every policy; also the state in which each read found its key."""
         params, tokens = self.params, capture.tokens
         policy = Policy(
             params["headline"]["rule"], params["sinks"], params["hot"], params["top_k"], params["decay"]
         )
         found = decide(capture, kv_head, codec, records, theta, policy, tick=tick)
-        capacity = Capacity(
-            int(params["warm"] * tokens), int(params["ghost"] * tokens), params["batch"], params["window"]
-        )
         values = 0 if capture.values is None else capture.values.shape[2]
         sizes = Sizes(_NUMBER * (capture.keys.shape[2] + values), codec.record_bytes)
-        for name in POLICIES:
-            life = live(found.reads, name, capacity, params["decay"])
-            measures = step_measures(life, found.reads, sizes, name != "age")
-            self._keep(kv_head, name, measures)
-        start = prefilled(found.reads.visible, capacity)
-        hits = ceiling(found.reads, capacity.warm, start == WARM)
-        near = ceiling(found.reads, capacity.warm + capacity.ghost, (start == WARM) | (start == GHOST))
-        self._keep(kv_head, CEILING, ceiling_measures(measures, hits, near))
+        origin, swept = {}, self._swept(kv_head, capture.kv_heads)
+        for share in self._budgets(swept):
+            slots = int(share * tokens)
+            for name, measures, came in self._lives(found.reads, slots, sizes):
+                tick(len(capture.positions))
+                about = {**self.about, "kv_head": kv_head, "policy": name}
+                if share == params["warm"]:
+                    self.rows["spread"] += spread_rows(about, measures)
+                    self.rows["steps"] += step_rows(about, measures, params["bin"])
+                    origin[name] = came
+                if swept:
+                    about["budget"] = share
+                    self.rows["budgets"].append(budget_row(about, measures, slots, sizes.pair))
         for head, losses in enumerate(found.losses):
             about = {**self.about, "head": kv_head * capture.group + head}
-            self.rows["losses"] += spread_rows(about, dict(zip(LOSSES, losses.T, strict=True)))
-        return found
+            losses = dict(zip(LOSSES, losses.T, strict=True))
+            self.rows["losses"] += spread_rows(about, losses)
+            self.rows["loss_steps"] += loss_step_rows(about, losses, params["bin"])
+        return found, origin
 
-    def _keep(self, kv_head: int, policy: str, measures: Mapping[str, np.ndarray]) -> None:
-        about = {**self.about, "kv_head": kv_head, "policy": policy}
-        self.rows["spread"] += spread_rows(about, measures)
-        self.rows["steps"] += step_rows(about, measures, self.params["bin"])
+    def passes(self, kv_head: int, kv_heads: int) -> int:
+        """How often `add` goes through all steps: once to decide, then for every policy and the ceiling at every budget."""
+        return 1 + len(self._budgets(self._swept(kv_head, kv_heads))) * (len(POLICIES) + 1)
+
+    def _swept(self, kv_head: int, kv_heads: int) -> bool:
+        """Whether a KV head lives through all budgets: other ones in other layers, so that few speak for all places."""
+        return (kv_head - self.about["layer"]) % kv_heads < self.params["budget_heads"]
+
+    def _budgets(self, swept: bool) -> list[float]:
+        return sorted({self.params["warm"], *(self.params["budgets"] if swept else ())})
+
+    def _lives(self, reads: Reads, slots: int, sizes: Sizes) -> Iterator[tuple[str, dict, np.ndarray | None]]:
+        """Name, measures and origin of reads of every policy with so many warm slots; then of the ceiling."""
+        params = self.params
+        capacity = Capacity(slots, int(params["ghost"] * reads.tokens), params["batch"], params["window"])
+        for name in POLICIES:
+            life = live(reads, name, capacity, params["decay"])
+            measures = step_measures(life, reads, sizes, name)
+            yield name, measures, life.origin
+        start = prefilled(reads.visible, capacity)
+        hits = ceiling(reads, slots, start == WARM)
+        near = ceiling(reads, slots + capacity.ghost, (start == WARM) | (start == GHOST))
+        yield CEILING, ceiling_measures(measures, hits, near), None
 
     def write(self, outputs: Mapping[str, str], metadata: Mapping[str, str]) -> None:
         for name, path in outputs.items():

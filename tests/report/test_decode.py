@@ -44,6 +44,38 @@ def spread(about, measure, mean, steps=STEPS):
     return about | {"measure": measure, "steps": steps, "mean": mean} | quantiles
 
 
+BUDGETS = (0.0625, 0.125, 0.25)
+
+
+def budgeted(source, policy, budget, number, kv_head):
+    """100 survivors a step; 10, 20 and 30 hits by budget, one more under LRU, 10 more for the ceiling."""
+    hits = 10.0 * (number + 1) + {"lru": 1, CEILING: 10}.get(policy, 0)
+    slots, back = int(budget * 1024), 100 - hits
+    row = {
+        "source": source,
+        "layer": 5,
+        "kv_head": kv_head,
+        "policy": policy,
+        "budget": budget,
+        "slots": slots,
+    }
+    row |= {
+        "budget_bytes": 256 * slots,
+        "steps": STEPS,
+        "survivors": 100.0,
+        "hits": hits,
+        "resurrected": back,
+    }
+    row |= {
+        "resurrected_p99": 2 * back + kv_head,
+        "from_archive": 1.0,
+        "disk_read": 256.0,
+        "outside_read": 256 * back,
+    }
+    alone = {"re_resurrected": back / 2, "slow_read": 256 * (back - 1)}
+    return row | {"outside_read_p99": 600 * back} | (alone if policy != CEILING else {})
+
+
 def make_rows(quiet=False, losses=LOSSES):
     rows = {name: [] for name in SCHEMAS}
     for source, layers in SOURCES.items():
@@ -59,11 +91,26 @@ def make_rows(quiet=False, losses=LOSSES):
             for head, loss in itertools.product((2 * kv_head, 2 * kv_head + 1), losses):
                 error = 0.01 * (1 + head) + 0.1 * (layer == 5) + 7.0 * (source != "trace")
                 rows["losses"].append(spread(where | {"head": head}, loss, error / 2))
+                of = where | {"head": head, "measure": loss, "steps": 64}
+                bins = [{"step": step, "mean": error / 2, "p99": error, "max": 2 * error} for step in (0, 64)]
+                rows["loss_steps"] += [of | one for one in bins]
+    for source, policy, (number, budget) in itertools.product(
+        SOURCES, (*POLICIES, CEILING), enumerate(BUDGETS)
+    ):
+        rows["budgets"] += [budgeted(source, policy, budget, number, kv_head) for kv_head in (0, 1)]
     for step in range(4):
-        row = {"layer": 5, "step": step, "rows": 10, "wrong_rows": 0, "append_seconds": 0.004}
-        row |= {"counted_bytes": 2560, "gathered_bytes": 2560, "gather_seconds": 0.002}
-        blocks = {"block_rows_bytes": 2560, "block_bytes": 7680, "requests": 3, "block_seconds": 0.1}
-        rows["store"].append(row | (blocks if step == 0 else {}))
+        row = {"layer": 5, "policy": "lru", "step": step, "rows": 10, "wrong_rows": 0}
+        row |= {"append_seconds": 0.004, "gather_seconds": 0.002}
+        # The second step has nothing on disk, the last two were not read from there.
+        disk = {
+            "archived_rows": 2,
+            "archived_wrong_rows": 0,
+            "archived_bytes": 2048,
+            "direct": True,
+            "requests": 2,
+        }
+        disk |= {"counted_bytes": 8192, "read_bytes": 8192, "archive_seconds": 0.1}
+        rows["store"].append(row | [disk, {"archived_rows": 0}, disk, {}][step])
     return rows
 
 
@@ -89,7 +136,7 @@ def prose(results):
 
 def test_tables_print_and_figures_draw_columns_that_exist(results):
     blocks = named(results)
-    assert len(blocks) == 5
+    assert len(blocks) == 13
     for block in blocks.values():
         assert block.data.height > 0
         if isinstance(block, Table):
@@ -128,6 +175,7 @@ def test_the_headline_is_lru_on_the_trace(results):
         # Heads 0 to 3 of two layers: 0.025 and 0.125 in the mean, half of it the step's mean.
         "output_error_p99": (pytest.approx(0.075 / 2 * 1.99), 8),
         "re_resurrection_share": (pytest.approx(0.25), 4),
+        "disk_bytes_agreement": (1.0, 2),
     }
 
 
@@ -151,22 +199,124 @@ def test_the_text_says_what_is_eliminated_and_which_head_is_worst(results):
 
 def test_a_store_that_agrees_says_so(results):
     text = prose(results)
-    assert "40 rows, none wrong; counted and gathered bytes agree; whole blocks take 3 times" in text
-    assert "Median gather 2 ms a step, append 4 ms" in text
+    assert "40 rows, none wrong. Median gather 2 ms a step, append 4 ms" in text
+    assert "What LRU had on disk alone was read past the page cache at 2 steps: 4 rows, none wrong" in text
+    assert "counted: 0.0164 MB, 4 times the bytes of the rows; median 100 ms a step" in text
+    assert "0.0164 MB were read, to the byte what was counted at 100 % of these steps" in text
 
 
-def test_wrong_rows_are_loud(tmp_path):
+@pytest.mark.parametrize("column", ["wrong_rows", "archived_wrong_rows"])
+def test_wrong_rows_are_loud(tmp_path, column):
     rows = make_rows()
-    rows["store"][1]["wrong_rows"] = 3
-    assert "40 rows, **3** wrong" in prose(write(tmp_path, rows))
+    rows["store"][2][column] = 3
+    assert "rows, **3** wrong" in prose(write(tmp_path, rows))
 
 
 @pytest.mark.parametrize("changes", [(1,), (1, -1)], ids=["one step", "two steps that cancel"])
-def test_bytes_that_were_not_gathered_as_counted_are_loud(tmp_path, changes):
+def test_bytes_that_were_not_read_as_counted_are_loud(tmp_path, changes):
     rows = make_rows()
-    for row, change in zip(rows["store"], changes, strict=False):
-        row["gathered_bytes"] += change
-    assert "counted and gathered bytes **differ**" in prose(write(tmp_path, rows))
+    for row, change in zip(rows["store"][::2], changes, strict=False):
+        row["read_bytes"] += change
+    results = write(tmp_path, rows)
+    share = 1 - len(changes) / 2
+    assert f"what was counted at **only {100 * share:.1f} %** of these steps" in prose(results)
+    assert headline(results, [SECTION])["decode.disk_bytes_agreement"]["value"] == share
+
+
+@pytest.mark.parametrize(
+    ("direct", "said"),
+    [(True, "past the page cache at 2 steps"), (False, "through the map at 2 steps")],
+    ids=["no account", "no O_DIRECT"],
+)
+def test_bytes_that_nobody_counted_are_said_to_be_unknown(tmp_path, direct, said):
+    rows = make_rows()
+    for row in rows["store"][::2]:
+        row |= {"direct": direct, "read_bytes": None}
+    results = write(tmp_path, rows)
+    assert said in prose(results)
+    assert "the bytes that were really read are not known" in prose(results)
+    assert "to the byte" not in prose(results)
+    figure = headline(results, [SECTION])["decode.disk_bytes_agreement"]
+    assert (figure["value"], figure["n"]) == (None, 0)
+
+
+def test_a_policy_that_needs_no_disk_says_so(tmp_path):
+    rows = make_rows()
+    for row in rows["store"][::2]:
+        row.update(
+            dict.fromkeys(row.keys() - {"layer", "policy", "step", "rows", "wrong_rows"}), archived_rows=0
+        )
+    assert "LRU had nothing on disk alone that was read" in prose(write(tmp_path, rows))
+
+
+def test_eliminated_keys_are_those_of_the_trace(results):
+    blocks = named(results)
+    figure = blocks["decode_eliminated"].data
+    assert set(figure["share"]) == {0.9}
+    assert set(figure["step"]) == {0, 64}
+    table = {row["source"]: row for row in blocks["decode_eliminated_table"].data.iter_rows(named=True)}
+    assert (table["trace"]["heads"], table["trace"]["share"], table["trace"]["lowest"]) == (4, 0.9, 0.9)
+    assert table["gaussian"]["heads"] == 2
+
+
+def test_the_head_that_eliminates_least_is_shown(tmp_path):
+    rows = make_rows()
+    for row in rows["steps"] + [one for one in rows["spread"] if one["measure"] == "eliminated"]:
+        if (row["source"], row["layer"], row["kv_head"]) == ("trace", 5, 1):
+            row |= {"eliminated": 100.0, "mean": 100.0}
+    blocks = named(write(tmp_path, rows))
+    lowest = blocks["decode_eliminated"].data.filter(pl.col("of") == "lowest KV head")
+    assert set(lowest["share"]) == {0.1}
+    trace = blocks["decode_eliminated_table"].data.filter(pl.col("source") == "trace").row(0, named=True)
+    assert (trace["share"], trace["lowest"]) == (pytest.approx(0.7), 0.1)
+
+
+def test_bytes_by_tier_have_mean_p99_and_the_worst_head(tmp_path):
+    rows = make_rows()
+    for row in rows["spread"]:
+        if row["measure"] == "slow_read" and row["source"] == "trace":
+            row |= {"mean": 1000.0, "p99": 2000.0 + 4000.0 * (row["layer"] == 5 and row["kv_head"] == 1)}
+    blocks = named(write(tmp_path, rows))
+    data = blocks["decode_bytes_table"].data
+    assert data.height == len(POLICIES) * 9
+    row = data.filter(pl.col("policy") == "lru", pl.col("what") == "read", pl.col("tier") == "slow").row(
+        0, named=True
+    )
+    assert (row["mean"], row["p99"], row["worst"]) == pytest.approx((1.0, 3.0, 6.0))
+    assert blocks["decode_states"].data.height == len(POLICIES) * 7
+    chart = blocks["decode_bytes"].data
+    assert set(chart["policy"]) == set(POLICIES)
+    assert chart.height == len(POLICIES) * 3 * 2
+    assert set(chart["kilobytes"]) == {0.001}
+
+
+def test_policies_by_budget_lead_with_the_trace_and_the_ceiling_has_no_re_resurrections(results):
+    blocks = named(results)
+    table = blocks["decode_budgets_table"].data
+    assert table["source"].to_list() == ["trace"] * 12 + ["gaussian"] * 12
+    row = table.filter(pl.col("source") == "trace", pl.col("policy") == "lru", pl.col("budget") == 0.25).row(
+        0, named=True
+    )
+    assert (row["heads"], row["hit_share"], row["again_share"]) == (
+        2,
+        pytest.approx(0.31),
+        pytest.approx(0.5),
+    )
+    assert (row["worst"], row["outside_kilobytes"], row["kilobytes"]) == pytest.approx((139, 17.664, 65.536))
+    assert table.filter(pl.col("policy") == "ceiling")["again_share"].null_count() == 6
+    data = blocks["decode_budgets"].data
+    assert data.filter(pl.col("policy") == "ceiling").height == 2 * len(BUDGETS)
+    assert data.filter(pl.col("policy") == "age").height == 3 * len(BUDGETS)
+
+
+def test_losses_along_the_steps_show_the_worst_head(results):
+    data = named(results)["decode_loss_steps"].data
+    assert set(data["loss"]) == {"lost mass", "output error", "output error, not compensated"}
+    first = data.filter(pl.col("loss") == "lost mass", pl.col("step") == 0)
+    # Heads 0 to 3 of two layers: p99 of 0.01 to 0.04 and 0.11 to 0.14.
+    assert dict(first.select("line", "value").iter_rows()) == pytest.approx(
+        {"mean": 0.0375, "p99": 0.075, "p99, worst head": 0.14}
+    )
 
 
 def test_a_decode_without_resurrections_has_no_share_of_them(tmp_path):

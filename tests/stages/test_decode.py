@@ -1,5 +1,6 @@
 """The decode stage: what it decides against a plain computation, conservation of bytes, causality, a real store."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -12,19 +13,20 @@ from ghostkv.captures import CaptureWriter
 from ghostkv.config.decode import Decode
 from ghostkv.config.frontier import Frontier
 from ghostkv.decode_steps import Policy, decide
-from ghostkv.decode_store import run_store
+from ghostkv.decode_store import Archive, Device, run_store
 from ghostkv.decode_tables import MEASURES, SCHEMAS, Sizes, step_measures
 from ghostkv.errors import ConfigError, TableError
 from ghostkv.io import read_table, sha256_file
-from ghostkv.lifecycle import POLICIES, Capacity, live
+from ghostkv.lifecycle import ARCHIVE, POLICIES, Capacity, live
 from ghostkv.records import CodecSpec, save_codecs
 from ghostkv.stages import decode as stage
+from ghostkv.store import GhostStore
 from tests.stages.conftest import PROOF, make_layer
 
 TOKENS, STEPS, SPEC = 200, 60, CodecSpec("transform_code", 4)
 FRONTIER = Frontier(sinks=2, hot=8, top_k=6, headline={"codec": "transform_code", "bytes": 4}).plain()
 OPTIONS = Decode(
-    bin=16, block_every=4, segment=16, batch=4, warm=0.1, ghost=0.3,
+    bin=16, block_every=4, segment=16, batch=4, warm=0.1, ghost=0.3, budgets=[0.02, 0.1, 0.25],
     synthetic={"tokens": 256, "steps": 64, "head_dim": 16, "generators": [{"name": "gaussian"}]},
 ).plain()  # fmt: skip
 PARAMS = OPTIONS | {name: FRONTIER[name] for name in ("sinks", "hot", "top_k", "headline")} | {
@@ -128,7 +130,7 @@ def test_bytes_are_conserved(policy, window):
     """What a tier holds changes by what is written to it less what is freed there."""
     reads, sizes = decided(make_trace(0, window)).reads, Sizes(64, 5)
     life = live(reads, policy, Capacity(20, 40, 4, 16), 0.9)
-    found = step_measures(life, reads, sizes, stamped=False)
+    found = step_measures(life, reads, sizes, "age")  # which keeps nothing of a token
     out = life.flows.sum(axis=2)  # by state that was left
     down = life.flows[:, 2, 3] + life.flows[:, 2, 4]
     gone = life.flows[:, :, 0]
@@ -146,19 +148,125 @@ def test_bytes_are_conserved(policy, window):
     assert (out.sum(axis=1) >= 0).all()
 
 
-def test_a_store_gives_back_every_survivor(tmp_path):
+def test_a_policy_pays_for_what_it_keeps_of_a_token():
+    reads, sizes = decided(make_trace(0)).reads, Sizes(64, 5)
+    life = live(reads, "attention", Capacity(20, 40, 4, 16), 0.9)
+    age, lru, attention = (step_measures(life, reads, sizes, name) for name in POLICIES)
+    assert (lru["fast_held"] - age["fast_held"] == 4 * age["cold"]).all()
+    # The step and the accumulator of a cold token; of a hot one the accumulator, as every step reads it.
+    assert (attention["fast_held"] - age["fast_held"] == 8 * age["cold"] + 4 * age["hot_held"]).all()
+    left_hot = life.flows[:, 1, 2:].sum(axis=1)
+    assert (lru["fast_written"] - age["fast_written"] == 4 * (age["survivors"] + left_hot)).all()
+    kept = 8 * (age["survivors"] + left_hot) + 4 * age["hot_held"]
+    assert (attention["fast_written"] - age["fast_written"] == kept).all()
+    for name in set(MEASURES) - {"fast_held", "fast_written"}:
+        assert (age[name] == attention[name]).all(), name
+
+
+STORE_EVERY = 4
+
+
+def stored(folder, **options):
+    """One layer through a store whose disk is the archive of LRU with few slots, and what LRU had there."""
     capture = make_trace(0)
     found = [decided(capture, kv_head=kv_head).reads for kv_head in range(2)]
     records = [fitted(capture, kv_head).encode(capture.keys[kv_head]) for kv_head in range(2)]
-    rows = pl.DataFrame(run_store(tmp_path / "store", capture, records, found, 4, 16))
+    lives = [live(one, "lru", Capacity(10, 20, 4, 16), 0.9) for one in found]
+    archive = Archive("lru", [life.origin == ARCHIVE for life in lives])
+    rows = pl.DataFrame(
+        run_store(folder / "store", capture, records, found, archive, STORE_EVERY, 16, **options),
+        infer_schema_length=None,
+    )
+    assert not (folder / "store").exists()
+    return rows, found, lives
+
+
+def test_a_store_gives_back_every_survivor(tmp_path):
+    rows, found, lives = stored(tmp_path)
     assert rows.height == STEPS
     assert rows["wrong_rows"].sum() == 0
     assert rows["rows"].sum() == sum(len(one.keys) for one in found)
-    assert (rows["counted_bytes"] == rows["gathered_bytes"]).all()
-    blocks = rows.drop_nulls("block_bytes")
-    assert blocks.height == STEPS // 4
-    assert (blocks["block_rows_bytes"] == blocks["counted_bytes"]).all()
-    assert not (tmp_path / "store").exists()
+    on_disk = sum(life.read_from(one.ends)[:, ARCHIVE] for life, one in zip(lives, found, strict=True))
+    asked = rows.drop_nulls("archived_rows")
+    assert asked["step"].to_list() == list(range(0, STEPS, STORE_EVERY))
+    assert asked["archived_rows"].to_list() == on_disk[::STORE_EVERY].tolist()
+    assert asked["archived_rows"].sum() > 0
+    assert asked["archived_wrong_rows"].sum() == 0
+    assert (asked["archived_bytes"] == asked["archived_rows"] * 64).all()
+    counted = asked.drop_nulls("counted_bytes")["counted_bytes"]
+    assert (counted % 4096 == 0).all()
+    assert (counted > 0).all()
+
+
+def on_a_device(folder):
+    (folder / "probe").write_bytes(bytes(4096))
+    return Device.under(folder / "probe") == Device(direct=True, accounted=True)
+
+
+def test_the_kernel_reads_what_was_counted_and_no_more(tmp_path):
+    asked = stored(tmp_path)[0].filter(pl.col("archived_rows") > 0)
+    if not on_a_device(tmp_path):
+        assert asked["read_bytes"].null_count() == asked.height
+        pytest.skip("this file system has no O_DIRECT, or the kernel keeps no account of it")
+    assert asked["direct"].all()
+    # A page of this process that the kernel brought back meanwhile counts as well, so not quite every step must agree.
+    assert (asked["read_bytes"] == asked["counted_bytes"]).mean() > 0.8
+    assert asked["read_bytes"].sum() >= asked["counted_bytes"].sum()
+
+
+def test_a_store_that_reads_more_than_it_should_is_found_out(tmp_path, monkeypatch):
+    if not on_a_device(tmp_path):
+        pytest.skip("this file system has no O_DIRECT, or the kernel keeps no account of it")
+    read = GhostStore.read
+    monkeypatch.setattr(GhostStore, "read", lambda *args, **named: read(*args, **named | {"gap": 64}))
+    asked = stored(tmp_path)[0].filter(pl.col("archived_rows") > 0)
+    assert asked["archived_wrong_rows"].sum() == 0
+    assert (asked["read_bytes"] > asked["counted_bytes"]).any()
+
+
+def test_an_archive_that_gives_other_bits_is_found_out(tmp_path, monkeypatch):
+    def flipped(store, method):
+        def read(*args, **named):
+            found = method(store, *args, **named)
+            keys = found.keys if hasattr(found, "keys") else found[0]
+            keys.view(np.uint16)[0, 3] ^= 1
+            return found
+
+        return read
+
+    read, gather = GhostStore.read, GhostStore.gather
+    monkeypatch.setattr(
+        GhostStore, "read", lambda store, *args, **named: flipped(store, read)(*args, **named)
+    )
+    monkeypatch.setattr(
+        GhostStore, "gather", lambda store, *args, **named: flipped(store, gather)(*args, **named)
+    )
+    rows = stored(tmp_path)[0]
+    assert (rows["wrong_rows"] == (rows["rows"] > 0)).all()
+    assert (rows.drop_nulls("direct")["archived_wrong_rows"] == 1).all()
+
+
+def test_a_disk_without_direct_reads_is_read_through_the_map(tmp_path, monkeypatch):
+    opened = os.open
+
+    def refuse(path, flags, *rest, **named):
+        if flags & os.O_DIRECT:
+            raise OSError(22, "Invalid argument")
+        return opened(path, flags, *rest, **named)
+
+    monkeypatch.setattr(os, "open", refuse)
+    asked = stored(tmp_path)[0].filter(pl.col("archived_rows") > 0)
+    assert not asked["direct"].any()
+    assert asked["archived_wrong_rows"].sum() == 0
+    assert (asked["counted_bytes"] > 0).all()
+    assert asked["read_bytes"].null_count() == asked.height
+
+
+def test_a_kernel_that_keeps_no_account_is_no_agreement(tmp_path, monkeypatch):
+    monkeypatch.setattr("ghostkv.decode_store.bytes_read", lambda: 0)
+    asked = stored(tmp_path)[0].filter(pl.col("archived_rows") > 0)
+    assert asked["archived_wrong_rows"].sum() == 0
+    assert asked["read_bytes"].null_count() == asked.height
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +322,7 @@ def test_tables_cover_sources_heads_and_policies(files):
     assert (spread["p99"] <= spread["max"]).all()
     assert read_table(files["store"])["layer"].unique().to_list() == [1]
     assert read_table(files["store"])["wrong_rows"].sum() == 0
+    assert read_table(files["store"])["policy"].unique().to_list() == ["lru"]
 
 
 def test_steps_add_up_to_the_spread(files):
@@ -222,6 +331,56 @@ def test_steps_add_up_to_the_spread(files):
     means = steps.group_by(keys).agg((pl.col("resurrected") * pl.col("steps")).sum() / pl.col("steps").sum())
     both = means.join(spread.filter(pl.col("measure") == "resurrected"), on=keys)
     np.testing.assert_allclose(both["resurrected"], both["mean"], rtol=1e-9)
+
+
+def test_losses_along_the_steps_add_up_to_those_of_the_decode(files):
+    bins, losses = read_table(files["loss_steps"]), read_table(files["losses"])
+    keys = ["source", "layer", "head", "measure"]
+    found = bins.group_by(keys).agg(
+        ((pl.col("mean") * pl.col("steps")).sum() / pl.col("steps").sum()).alias("of_bins"),
+        pl.col("max").max().alias("worst"),
+        pl.col("steps").sum().alias("lived"),
+    )
+    both = losses.join(found, on=keys)
+    assert both.height == losses.height
+    np.testing.assert_allclose(both["of_bins"], both["mean"], rtol=1e-9)
+    assert (both["worst"] == both["max"]).all()
+    assert (both["lived"] == both["steps"]).all()
+    assert (bins["mean"] <= bins["p99"] + 1e-12).all()
+    assert (bins["p99"] <= bins["max"] + 1e-12).all()
+
+
+def test_budgets_are_swept_on_one_head_of_each_layer_and_another_in_the_next(files):
+    budgets = read_table(files["budgets"])
+    heads = budgets.select("source", "layer", "kv_head").unique().sort("source", "layer")
+    assert heads.rows() == [("gaussian", 0, 0), ("trace", 0, 0), ("trace", 1, 1)]
+    assert budgets.height == 3 * 3 * (len(POLICIES) + 1)
+    assert set(budgets["budget"]) == {0.02, 0.1, 0.25}
+    assert (budgets["budget_bytes"] == budgets["slots"] * 64).all()
+    ceilings = budgets.filter(pl.col("policy") == "ceiling")
+    assert ceilings["re_resurrected"].null_count() == ceilings["slow_read"].null_count() == ceilings.height
+    lived = budgets.filter(pl.col("policy") != "ceiling")
+    np.testing.assert_allclose(lived["outside_read"], lived["slow_read"] + lived["disk_read"])
+
+
+def test_at_any_budget_the_ceiling_is_above_and_more_room_serves_more(files):
+    budgets = read_table(files["budgets"])
+    for _, rows in budgets.group_by("source", "layer", "kv_head", "budget"):
+        best = rows.filter(pl.col("policy") == "ceiling").row(0, named=True)
+        assert (rows["hits"] <= best["hits"] + 1e-9).all()
+        assert (rows["outside_read"] >= best["outside_read"] - 1e-9).all()
+        assert (rows["disk_read"] >= best["disk_read"] - 1e-9).all()
+    for _, rows in budgets.filter(pl.col("policy") == "ceiling").group_by("source", "layer", "kv_head"):
+        assert rows.sort("budget")["hits"].is_sorted()
+
+
+def test_the_budget_of_the_decode_itself_is_one_of_the_sweep(files):
+    spread, budgets = read_table(files["spread"]), read_table(files["budgets"])
+    own, keys = budgets.filter(pl.col("budget") == OPTIONS["warm"]), ["source", "layer", "kv_head", "policy"]
+    for measure in ("hits", "resurrected", "re_resurrected", "slow_read"):
+        both = own.join(spread.filter(pl.col("measure") == measure), on=keys)
+        assert both.height in (own.height, own.filter(pl.col("policy") != "ceiling").height)
+        np.testing.assert_allclose(both[measure], both["mean"], rtol=1e-12)
 
 
 def test_no_policy_beats_the_ceiling(files):
@@ -240,8 +399,30 @@ def test_a_head_without_a_threshold_eliminates_nothing(files):
 
 def test_two_runs_are_the_same_to_the_byte(files, inputs, tmp_path):
     again = run(inputs, tmp_path)
-    for name in ("steps", "spread", "losses"):  # the store's times are this machine's
+    for name in set(SCHEMAS) - {"store"}:  # the store's times are this machine's
         assert sha256_file(again[name]) == sha256_file(files[name])
+
+
+def test_progress_ends_where_it_said_it_would(inputs, tmp_path, monkeypatch):
+    bars, tqdm = [], stage.tqdm
+    monkeypatch.setattr(stage, "tqdm", lambda **named: bars.append(tqdm(**named)) or bars[-1])
+    outputs = {name: str(tmp_path / f"{name}.parquet") for name in SCHEMAS}
+    stage.measure_layer(inputs[1], 1, PARAMS, outputs)
+    stage.measure_synthetic(PARAMS, {name: path for name, path in outputs.items() if name != "store"})
+    assert len(bars) == 2
+    for bar in bars:
+        assert bar.n == bar.total > STEPS
+
+
+def test_a_sweep_of_the_decodes_own_budget_alone_or_of_none_is_that_budget(inputs, tmp_path):
+    for number, budgets in enumerate(([], [OPTIONS["warm"]])):
+        outputs = {name: str(tmp_path / f"{name}_{number}.parquet") for name in SCHEMAS}
+        stage.measure_layer(inputs[0], 0, PARAMS | {"budgets": budgets, "budget_heads": 9}, outputs)
+        found = read_table(outputs["budgets"])
+        assert (
+            found.select("kv_head", "policy", "budget").n_unique() == found.height == 2 * (len(POLICIES) + 1)
+        )
+        assert set(found["budget"]) == {OPTIONS["warm"]}
 
 
 def test_a_frontier_without_the_threshold_says_what_to_write(inputs, tmp_path):
@@ -252,3 +433,10 @@ def test_a_frontier_without_the_threshold_says_what_to_write(inputs, tmp_path):
 def test_a_generator_twice_is_refused():
     with pytest.raises(ConfigError, match=r"decode.synthetic.generators names gaussian 2 times"):
         Decode(synthetic={"generators": [{"name": "gaussian"}, {"name": "gaussian"}]})
+
+
+def test_no_generator_at_all_is_refused_and_says_what_to_write():
+    with pytest.raises(
+        ConfigError, match=r"decode.synthetic.generators is \[\].*\n.*generators: \[\{name: gaussian\}\]"
+    ):
+        Decode(synthetic={"generators": []})

@@ -81,7 +81,7 @@ SYNTHETIC_GENERATOR_TABLES = ("audit", "sweep", "points", "decode")
 BANDWIDTH_MEASURED = ("samples", "counts")
 BANDWIDTH_TABLES = ("fits", "errors", "survivors", "steps", "crossings", "maps", "sensitivity")
 HIERARCHY_LAYER_TABLES = ("heads", "checks")
-DECODE_TABLES = ("steps", "spread", "losses", "store")
+DECODE_TABLES = ("steps", "spread", "losses", "loss_steps", "budgets", "store")
 QUALITY_TEXT_TABLES = ("positions", "traffic", "runs", "ablation", "generations")
 QUALITY_TABLES = (*QUALITY_TEXT_TABLES, "summary", "equal_bytes")
 QUALITY_TEXTS = [name for name, entry in TEXTS.items() if entry["role"] == "held_out" and name not in IMPORTS]
@@ -251,8 +251,15 @@ def synthetic_params(wildcards):
     return stage_params("synthetic") | {"label": wildcards.generator, "generator": entry}
 
 
-def retrieval_files():
-    """The user's own files that tasks are built from; none where they come from a wheel."""
+def retrieval_files(wildcards):
+    """The user's own files that tasks are built from; none where they come from a wheel.
+
+    Called where questions are asked for, so that tasks too long for the model disturb no other stage.
+    """
+    try:
+        CONFIG.retrieval.check_lengths(MODEL.max_context, CONFIG.model.name)
+    except GhostKVError as error:
+        raise WorkflowError(str(error)) from None
     data = CONFIG.retrieval.data
     return [] if data == "ruler" else sorted(map(str, Path(data).glob("*.json")))
 

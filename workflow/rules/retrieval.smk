@@ -6,7 +6,7 @@ rule retrieval_plan:
         manifest=f"{MODEL_FOLDER}/manifest.json",
         texts="results/texts/texts.parquet",
         tasks=os.path.relpath(f"{ROOT}/ghostkv/tasks/ruler.yaml"),
-        data=retrieval_files(),
+        data=retrieval_files,
         captures=captures().values(),
         codecs=per_layer(sketch_files()["codecs"]),
     output:

@@ -4,33 +4,67 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import altair as alt
 import polars as pl
 
-from ghostkv.report.document import Block, Column, Figure, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.decode import (
+    LOSS_WORDS,
+    TIERS,
+    budget_figure,
+    budget_means,
+    bytes_figure,
+    eliminated_figure,
+    layers_figure,
+    loss_steps_figure,
+    losses_figure,
+    steps_figure,
+)
+from ghostkv.report.document import Block, Column, HeadlineFigure, Prose, Section, Table
 from ghostkv.report.numbers import counted, number, percent
 from ghostkv.report.results import Results
-from ghostkv.report.theme import BLUE, GREEN, MUTED, ORANGE, PURPLE, percent_axis
 
-_POLICIES = ("age", "lru", "attention", "ceiling")
-_COLOURS = alt.Scale(domain=list(_POLICIES), range=[ORANGE, BLUE, GREEN, MUTED])
-_LOSSES = {
-    "lost_mass": "lost mass",
-    "output_error": "output error",
-    "output_error_plain": "output error, not compensated",
+_STATES = {
+    "hot_held": "hot",
+    "warm_held": "warm",
+    "ghost_held": "ghost",
+    "archive_held": "archive",
+    "promoted": "promoted to warm, a step",
+    "evicted": "evicted from warm, a step",
+    "archived": "archived, a step",
 }
 
 
+# Quantiles over steps, averaged over heads; the worst head and the worst step beside them.
+_OVER_HEADS = (
+    pl.col("mean", "p50", "p99").mean(),
+    pl.col("p99").max().alias("worst"),
+    pl.col("max").max(),
+)
+
+
+def _quantiles(kind: str) -> dict[str, Column]:
+    words = {"mean": "Mean", "p50": "p50", "p99": "p99", "worst": "p99, worst head", "max": "Worst step"}
+    return {name: Column(label, kind) for name, label in words.items()}
+
+
 def build(results: Results) -> Sequence[Block]:
-    """What a step resurrects, what it loses, where the bytes come from, and the real store."""
-    spread, losses = results.table("decode.spread"), results.table("decode.losses")
+    """What a step resurrects, what it loses, where the bytes come from, budgets, and the real store."""
+    # Asked for block by block: what is read before a block is printed as its source.
+    table = results.table
     return [
-        Prose(_reading(spread, losses, results.table("decode.store"))),
-        _steps_figure(results.table("decode.steps")),
-        _layers_figure(spread),
-        _loss_figure(losses),
-        _policies(spread),
-        _losses(losses),
+        Prose(_reading(table("decode.spread"), table("decode.losses"), table("decode.store"))),
+        eliminated_figure(table("decode.steps")),
+        _eliminated(table("decode.spread")),
+        steps_figure(table("decode.steps")),
+        layers_figure(table("decode.spread")),
+        _policies(table("decode.spread")),
+        bytes_figure(table("decode.steps")),
+        _bytes(table("decode.spread")),
+        _states(table("decode.spread")),
+        budget_figure(table("decode.budgets")),
+        _budgets(table("decode.budgets")),
+        loss_steps_figure(table("decode.loss_steps")),
+        losses_figure(table("decode.losses")),
+        _losses(table("decode.losses")),
     ]
 
 
@@ -48,10 +82,10 @@ def _reading(spread: pl.DataFrame, losses: pl.DataFrame, store: pl.DataFrame) ->
     text = (
         f"A decode over the trace, {int(cold['steps'].max()):,} steps in order and teacher-forced, on "
         f"{counted(cold['layer'].n_unique(), 'layer')}. A step eliminates {percent(gone['mean'].sum() / cold['mean'].sum())} of the "
-        f"cold keys and, under LRU, resurrects {number(back['mean'].mean())} a KV head from slow memory or disk (p99 over "
-        f"steps {number(back['p99'].mean())}, worst step {number(back['max'].max())}); "
+        f"cold keys and, under LRU, resurrects {_tokens(back['mean'].mean())} a KV head from slow memory or disk (p99 over "
+        f"steps {_tokens(back['p99'].mean())}, worst step {_tokens(back['max'].max())}); "
         f"{percent(again['mean'].sum() / max(back['mean'].sum(), 1e-9))} of them had been resurrected shortly before. "
-        f"The best that any choice of as many warm tokens could do on the same reads is {number(best['mean'].mean())}. "
+        f"The best that any choice of as many warm tokens could do on the same reads is {_tokens(best['mean'].mean())}. "
     )
     if worst:
         text += (
@@ -59,100 +93,53 @@ def _reading(spread: pl.DataFrame, losses: pl.DataFrame, store: pl.DataFrame) ->
             f"{percent(worst['p99'])} on the worst (layer {worst['layer']}, head {worst['head']}). "
         )
     if store.height:
-        wrong, ratio = int(store["wrong_rows"].sum()), store.drop_nulls("block_bytes")
-        text += (
-            f"**A real store**: layer {store['layer'][0]} appended every token and gathered every survivor from a file, "
-            f"{int(store['rows'].sum()):,} rows, {'none' if not wrong else f'**{wrong:,}**'} wrong; counted and gathered bytes "
-            f"{'agree' if (store['counted_bytes'] == store['gathered_bytes']).all() else '**differ**'}; whole blocks take "
-            f"{number(ratio['block_bytes'].sum() / max(ratio['block_rows_bytes'].sum(), 1))} times the bytes of the rows. Median gather "
-            f"{number(1e3 * store['gather_seconds'].median())} ms a step, append {number(1e3 * store['append_seconds'].median())} ms. "
-        )
+        text += _store(store)
     return text + "Capacities are equal for all policies; the ceiling knows the future and is no policy."
 
 
-def _steps_figure(steps: pl.DataFrame) -> Figure:
-    data = (
-        steps.filter(pl.col("source") == "trace")
-        .group_by("policy", "step", maintain_order=True)
-        .agg(pl.col("resurrected").mean())
-        .sort("policy", "step")
+def _store(store: pl.DataFrame) -> str:
+    """What the real store gave back, and whether the kernel read what was counted."""
+    wrong = int(store["wrong_rows"].sum())
+    text = (
+        f"**A real store**: layer {store['layer'][0]} appended every token and gathered every survivor from a file, "
+        f"{int(store['rows'].sum()):,} rows, {_loud(wrong)} wrong. Median gather "
+        f"{number(1e3 * store['gather_seconds'].median())} ms a step, append {number(1e3 * store['append_seconds'].median())} ms. "
     )
-    chart = (
-        alt.Chart(data)
-        .mark_line(strokeWidth=2)
-        .encode(
-            x=alt.X("step:Q", axis=alt.Axis(title="Step")),
-            y=alt.Y("resurrected:Q", axis=alt.Axis(title="Resurrected a step and KV head")),
-            color=alt.Color("policy:N", scale=_COLOURS, legend=alt.Legend(title=None, orient="top")),
+    asked = store.filter(pl.col("archived_rows") > 0)
+    name = "LRU" if store["policy"][0] == "lru" else f"`{store['policy'][0]}`"
+    if not asked.height:
+        return text + f"{name} had nothing on disk alone that was read. "
+    direct = bool(asked["direct"].all())
+    text += (
+        f"What {name} had on disk alone was read {'past the page cache' if direct else 'through the map'} at "
+        f"{counted(asked.height, 'step')}: {int(asked['archived_rows'].sum()):,} rows, "
+        f"{_loud(int(asked['archived_wrong_rows'].sum()))} wrong; whole blocks of the disk, counted: "
+        f"{number(asked['counted_bytes'].sum() / 1e6)} MB, "
+        f"{number(asked['counted_bytes'].sum() / asked['archived_bytes'].sum())} times the bytes of the rows; median "
+        f"{number(1e3 * asked['archive_seconds'].median())} ms a step. "
+    )
+    known = asked.drop_nulls("read_bytes")
+    if not known.height:
+        why = (
+            "keeps no account of reads here"
+            if direct
+            else "would not read past its page cache here (no O_DIRECT)"
         )
-        .properties(width=560, height=280)
-    )
-    return Figure(
-        "decode_steps",
-        "Resurrections along the decode",
-        chart,
-        data,
-        "Mean over layers and KV heads, a point a bin of steps. The ceiling is Belady's on the same reads.",
+        return text + f"The kernel {why}, so that the bytes that were really read are not known. "
+    same = float((known["counted_bytes"] == known["read_bytes"]).mean())
+    share = percent(same, 0 if same == 1 else None)
+    return text + (
+        f"By the kernel's own account {number(known['read_bytes'].sum() / 1e6)} MB were read, to the byte what was counted at "
+        f"{share if same == 1 else f'**only {share}**'} of these steps. "
     )
 
 
-def _layers_figure(spread: pl.DataFrame) -> Figure:
-    data = (
-        spread.filter(pl.col("source") == "trace", pl.col("measure") == "resurrected")
-        .group_by("policy", "layer", maintain_order=True)
-        .agg(pl.col("mean").mean(), pl.col("p99").mean(), pl.col("max").max())
-        .sort("policy", "layer")
-    )
-    chart = (
-        alt.Chart(data)
-        .mark_bar()
-        .encode(
-            x=alt.X("layer:O", axis=alt.Axis(title="Layer", labelAngle=0)),
-            xOffset=alt.XOffset("policy:N", scale=alt.Scale(domain=list(_POLICIES))),
-            y=alt.Y("p99:Q", axis=alt.Axis(title="Resurrected a step, p99 over steps")),
-            color=alt.Color("policy:N", scale=_COLOURS, legend=alt.Legend(title=None, orient="top")),
-        )
-        .properties(width=560, height=260)
-    )
-    return Figure(
-        "decode_layers",
-        "The tail of resurrections, layer by layer",
-        chart,
-        data,
-        "p99 over steps, mean over the KV heads of a layer; the table beside it has means and the worst step.",
-    )
+def _tokens(value: float) -> str:
+    return number(value) if value < 1000 else f"{value:,.0f}"
 
 
-def _loss_figure(losses: pl.DataFrame) -> Figure:
-    data = losses.filter(pl.col("source") == "trace").with_columns(
-        pl.col("measure").replace(_LOSSES).alias("loss")
-    )
-    data = data.unpivot(
-        ["p50", "p90", "p99", "max"], index=["loss", "layer", "head"], variable_name="quantile"
-    ).sort("loss", "layer", "head", "quantile")
-    chart = (
-        alt.Chart(data)
-        .mark_circle(size=22, opacity=0.6)
-        .encode(
-            x=alt.X("layer:O", axis=alt.Axis(title="Layer", labelAngle=0)),
-            xOffset=alt.XOffset("quantile:N", scale=alt.Scale(domain=["p50", "p90", "p99", "max"])),
-            y=alt.Y("value:Q", axis=percent_axis("Loss of a step")),
-            color=alt.Color(
-                "quantile:N",
-                scale=alt.Scale(domain=["p50", "p90", "p99", "max"], range=[MUTED, BLUE, ORANGE, PURPLE]),
-                legend=alt.Legend(title="Over steps", orient="top"),
-            ),
-        )
-        .properties(width=560, height=150)
-        .facet(row=alt.Row("loss:N", title=None))
-    )
-    return Figure(
-        "decode_losses",
-        "What a step loses, by layer",
-        chart,
-        data,
-        "A dot is a head: quantiles over its steps. Errors are relative to the exact output of the head.",
-    )
+def _loud(wrong: int) -> str:
+    return f"**{wrong:,}**" if wrong else "none"
 
 
 def _policies(spread: pl.DataFrame) -> Table:
@@ -160,12 +147,7 @@ def _policies(spread: pl.DataFrame) -> Table:
     data = (
         spread.filter(pl.col("measure").is_in(wanted))
         .group_by("source", "policy", "measure", maintain_order=True)
-        .agg(
-            pl.len().alias("heads"),
-            pl.col("mean", "p50", "p99").mean(),
-            pl.col("p99").max().alias("worst"),
-            pl.col("max").max(),
-        )
+        .agg(pl.len().alias("heads"), *_OVER_HEADS)
     )
     return Table(
         "decode_policies",
@@ -177,35 +159,121 @@ def _policies(spread: pl.DataFrame) -> Table:
             "policy": Column("Policy"),
             "measure": Column("A step"),
             "heads": Column("KV heads", "integer"),
-            "mean": Column("Mean", "number"),
-            "p50": Column("p50", "number"),
-            "p99": Column("p99", "number"),
-            "worst": Column("p99, worst head", "number"),
-            "max": Column("Worst step", "number"),
+            **_quantiles("number"),
+        },
+    )
+
+
+def _eliminated(spread: pl.DataFrame) -> Table:
+    keys = ["source", "layer", "kv_head"]
+    data = (
+        spread.filter(pl.col("policy") == "lru", pl.col("measure").is_in(["cold", "eliminated"]))
+        .pivot("measure", index=keys, values=["mean", "p01", "max"])
+        .with_columns((pl.col("mean_eliminated") / pl.col("mean_cold")).fill_nan(None).alias("share"))
+        .group_by("source", maintain_order=True)
+        .agg(
+            pl.len().alias("heads"),
+            pl.col("mean_cold").mean(),
+            pl.col("mean_eliminated").mean(),
+            pl.col("p01_eliminated").mean(),
+            (pl.col("mean_eliminated").sum() / pl.col("mean_cold").sum()).alias("share"),
+            pl.col("share").min().alias("lowest"),
+        )
+    )
+    return Table(
+        "decode_eliminated_table",
+        "Keys that a step eliminates, which no policy changes. *p1*: all but one step in a hundred eliminate at least as many, "
+        "averaged over KV heads. *Lowest KV head*: the one whose share is least.",
+        data,
+        {
+            "source": Column("Source"),
+            "heads": Column("KV heads", "integer"),
+            "mean_cold": Column("Cold keys", "integer"),
+            "mean_eliminated": Column("Eliminated a step", "integer"),
+            "p01_eliminated": Column("p1", "integer"),
+            "share": Column("Share", "percent"),
+            "lowest": Column("Lowest KV head", "percent"),
+        },
+    )
+
+
+def _spread_by(spread: pl.DataFrame, words: pl.DataFrame, scale: float) -> pl.DataFrame:
+    """Mean, p99 and the worst KV head of measures of the trace, by policy, in the order of `words`."""
+    return (
+        words.with_row_index("order")
+        .join(spread.filter(pl.col("source") == "trace", pl.col("policy") != "ceiling"), on="measure")
+        .group_by("policy", *words.columns, "order", maintain_order=True)
+        .agg(*(column * scale for column in _OVER_HEADS))
+        .sort("policy", "order", maintain_order=True)
+        .drop("order", "measure")
+    )
+
+
+def _bytes(spread: pl.DataFrame) -> Table:
+    words = pl.DataFrame(
+        [
+            {"measure": f"{tier}_{what}", "tier": tier, "what": what}
+            for what in ("read", "written", "held")
+            for tier in TIERS
+        ]
+    )
+    return Table(
+        "decode_bytes_table",
+        "Bytes by tier, in kB of one KV head on the trace: read and written a step, held when it reads. Quantiles are over steps, "
+        "averaged over KV heads; *worst head* is the largest p99. Fast memory holds hot and warm K and V, the records, and "
+        "what the policy keeps of a token (age nothing, LRU 4 bytes a cold one, attention 8, and 4 a hot one).",
+        _spread_by(spread, words, 1e-3),
+        {"policy": Column("Policy"), "what": Column("Bytes"), "tier": Column("Tier"), **_quantiles("number")},
+    )
+
+
+def _states(spread: pl.DataFrame) -> Table:
+    words = pl.DataFrame({"measure": list(_STATES), "state": list(_STATES.values())})
+    return Table(
+        "decode_states",
+        "Tokens of one KV head in each state when a step reads, and those that move; trace, as in the table above.",
+        _spread_by(spread, words, 1.0),
+        {"policy": Column("Policy"), "state": Column("Tokens"), **_quantiles("number")},
+    )
+
+
+def _budgets(budgets: pl.DataFrame) -> Table:
+    return Table(
+        "decode_budgets_table",
+        "Policies by budget: the same KV heads at every number of warm slots. Shares are of sums over KV heads, bytes are means a "
+        "step and KV head. For the ceiling, *slow and disk* is what its misses weigh and *disk* the least that disk must "
+        "serve; the rest belongs to policies alone.",
+        budget_means(budgets),
+        {
+            "source": Column("Source"),
+            "budget": Column("Warm slots of the tokens", "percent"),
+            "kilobytes": Column("K and V, kB", "number"),
+            "policy": Column("Policy"),
+            "heads": Column("KV heads", "integer"),
+            "hit_share": Column("Hits of survivors", "percent"),
+            "resurrected": Column("Resurrected a step", "number"),
+            "worst": Column("p99, worst KV head", "number"),
+            "again_share": Column("Re-resurrected", "percent"),
+            "outside_kilobytes": Column("Slow and disk, kB a step", "number"),
+            "slow_kilobytes": Column("Slow", "number"),
+            "disk_kilobytes": Column("Disk", "number"),
         },
     )
 
 
 def _losses(losses: pl.DataFrame) -> Table:
     data = losses.group_by("source", "measure", maintain_order=True).agg(
-        pl.len().alias("heads"),
-        pl.col("mean", "p50", "p99").mean(),
-        pl.col("p99").max().alias("worst"),
-        pl.col("max").max(),
+        pl.len().alias("heads"), *_OVER_HEADS
     )
     return Table(
         "decode_losses_table",
         "Losses of a step and head: quantiles over steps, averaged over heads; *worst head* is the largest p99.",
-        data.with_columns(pl.col("measure").replace(_LOSSES)),
+        data.with_columns(pl.col("measure").replace(LOSS_WORDS)),
         {
             "source": Column("Source"),
             "measure": Column("Loss"),
             "heads": Column("Heads", "integer"),
-            "mean": Column("Mean", "percent"),
-            "p50": Column("p50", "percent"),
-            "p99": Column("p99", "percent"),
-            "worst": Column("p99, worst head", "percent"),
-            "max": Column("Worst step", "percent"),
+            **_quantiles("percent"),
         },
     )
 
@@ -215,7 +283,7 @@ SECTION = Section(
     "decode",
     "What does a long decode read, move and lose?",
     build,
-    needs=("decode.steps", "decode.spread", "decode.losses", "decode.store"),
+    needs=tuple(f"decode.{name}" for name in ("steps", "spread", "losses", "loss_steps", "budgets", "store")),
     headline=(
         HeadlineFigure(
             "decode.steps",
@@ -244,6 +312,13 @@ SECTION = Section(
             "sum(CASE WHEN measure = 'resurrected' THEN 1 ELSE 0 END) AS n"
             + _LRU
             + "IN ('resurrected', 're_resurrected')",
+        ),
+        HeadlineFigure(
+            "decode.disk_bytes_agreement",
+            "share of the steps whose reads past the page cache the kernel accounts as counted",
+            "decode.store",
+            "SELECT avg(CASE WHEN read_bytes = counted_bytes THEN 1.0 ELSE 0.0 END) AS value, count(*) AS n "
+            "FROM self WHERE read_bytes IS NOT NULL",
         ),
     ),
 )

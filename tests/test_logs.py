@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
+
+from ghostkv.logs import progress
 
 ROOT = Path(__file__).parents[1]
 BODY = """
@@ -69,3 +72,59 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path, name):
     run(tmp_path, "pass")
     assert not (tmp_path / name).exists()
     assert (tmp_path / ".other.parquet.123.part").exists()
+
+
+def run_on_terminal(tmp_path: Path, body: str, size: tuple[int, int] = (24, 80)) -> tuple[str, str]:
+    """What the terminal shows, and the log."""
+    log, (screen, keyboard) = tmp_path / "logs" / "job.log", os.openpty()
+    os.set_blocking(screen, False)
+    termios.tcsetwinsize(keyboard, size)
+    command = [sys.executable, "-c", BODY.format(body=body), str(log), str(tmp_path / "out.parquet")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    assert subprocess.run(command, stderr=keyboard, env=environment).returncode == 0
+    try:
+        return os.read(screen, 1 << 16).decode(), log.read_text()
+    except BlockingIOError:
+        return "", log.read_text()
+    finally:
+        os.close(screen)
+        os.close(keyboard)
+
+
+COUNT = "from ghostkv.logs import progress; print(sum(progress(iter(range(5)), total=5, desc='layer 3')))"
+
+
+@pytest.mark.parametrize("size", [(24, 80), (0, 0), (0, 80)], ids=["known", "unknown", "width only"])
+def test_progress_is_drawn_on_the_terminal_and_all_else_goes_to_the_log(tmp_path, size):
+    shown, log = run_on_terminal(tmp_path, COUNT, size)
+    assert "layer 3" in shown
+    assert "/5" in shown
+    # The bar wipes its line when it is done: what other jobs show there stays readable.
+    assert shown.endswith("\r")
+    assert "\n" not in shown
+    assert log == "10\n"
+
+
+def test_progress_without_a_terminal_is_lines_of_the_log(tmp_path):
+    done, log = run(tmp_path, COUNT)
+    assert (done.stdout, done.stderr) == ("", "")
+    begun, ended, total = log.splitlines()
+    assert begun.startswith("layer 3:   0%")
+    assert ended.startswith("layer 3: 100%")
+    assert "5/5" in ended
+    assert total == "10"
+
+
+def test_progress_outside_a_job_is_lines_of_standard_error(capsys):
+    with progress(total=4, desc="steps", unit="step") as bar:
+        bar.update(4)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert [line.split("%")[0] for line in said.err.splitlines()] == ["steps:   0", "steps: 100"]
+
+
+def test_after_a_job_the_terminal_is_let_go(tmp_path):
+    body = "pass\nfrom ghostkv.logs import progress; list(progress([1], desc='after'))"
+    shown, log = run_on_terminal(tmp_path, body)
+    assert shown == ""
+    assert log.startswith("after: ")

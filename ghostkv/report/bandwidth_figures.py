@@ -107,4 +107,5 @@ def tiers_table(results: Results) -> Table:
             "overhead_us": Column("Overhead (us)", "number"),
             "source": Column("Source"),
         },
+        sources=(),  # the config
     )

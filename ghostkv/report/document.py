@@ -3,9 +3,10 @@ format."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import polars as pl
@@ -13,12 +14,28 @@ import polars as pl
 if TYPE_CHECKING:
     from ghostkv.report.results import Results
 
+_moments = itertools.count()
+
+
+def moment() -> int:
+    """A number that grows from call to call.
+
+    Blocks and reads of tables carry one, so that a block can be told what was read for it without saying so.
+    """
+    return next(_moments)
+
+
+def _made() -> Any:
+    """The field of a block that says when it was built."""
+    return field(default_factory=moment, init=False, repr=False, compare=False)
+
 
 @dataclass(frozen=True)
 class Prose:
     """Paragraphs and lists in Markdown."""
 
     text: str
+    made: int = _made()
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,8 @@ class Figure:
         Every number of the chart; written as CSV beside it.
     caption : str
         Markdown, one paragraph.
+    sources : sequence of str, optional
+        Tables (`stage.table`) that it was made from; needed only where that is not what was read for it.
     """
 
     name: str
@@ -43,6 +62,8 @@ class Figure:
     chart: alt.TopLevelMixin
     data: pl.DataFrame
     caption: str
+    sources: Sequence[str] | None = None
+    made: int = _made()
 
 
 @dataclass(frozen=True)
@@ -65,12 +86,16 @@ class Table:
     data : DataFrame
         Shown in the order of `columns`.
     columns : dict of str to Column
+    sources : sequence of str, optional
+        As for `Figure`.
     """
 
     name: str
     caption: str
     data: pl.DataFrame
     columns: dict[str, Column]
+    sources: Sequence[str] | None = None
+    made: int = _made()
 
 
 Block = Prose | Figure | Table
@@ -113,6 +138,8 @@ class Section:
         Tables (`stage.table`) without which the chapter does not exist. They lack only where the pipeline has
         no such stage, as for imported tensors; the report then names the chapter as left out, and why.
     headline : sequence of HeadlineFigure
+    quotes : sequence of str
+        Headline figures of other chapters that this one states; their queries are printed here as well.
     """
 
     name: str
@@ -120,3 +147,4 @@ class Section:
     build: Callable[[Results], Sequence[Block]]
     needs: Sequence[str] = ()
     headline: Sequence[HeadlineFigure] = field(default=())
+    quotes: Sequence[str] = ()

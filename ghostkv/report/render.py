@@ -1,17 +1,19 @@
-"""A document as Markdown and as one HTML page."""
+"""A document as Markdown and as one HTML page, with where each block of it comes from."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import jinja2
 import polars as pl
 from markdown_it import MarkdownIt
 
 from ghostkv.report.document import Block, Figure, Prose, Section, Table
+from ghostkv.report.headline import Measured
 from ghostkv.report.numbers import FORMATS, LEFT_ALIGNED
+from ghostkv.report.results import Results
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False})
 _TEMPLATES = jinja2.Environment(
@@ -26,10 +28,50 @@ _TEMPLATES = jinja2.Environment(
 
 @dataclass(frozen=True)
 class Chapter:
-    """A section and the blocks that it built."""
+    """A section, the blocks that it built, and what they were made from.
+
+    Attributes
+    ----------
+    section : Section
+    blocks : sequence of Block
+    tables : sequence of str
+        Paths of all tables that were read for it.
+    sources : mapping of int to sequence of str
+        Paths of those that were read for one block, by `Block.made`.
+    figures : sequence of Measured
+        Its headline figures, and those that it quotes.
+    """
 
     section: Section
     blocks: Sequence[Block]
+    tables: Sequence[str] = ()
+    sources: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    figures: Sequence[Measured] = ()
+
+    @classmethod
+    def of(cls, section: Section, results: Results, measured: Mapping[str, Measured]) -> Chapter:
+        """Build a section, and note which tables it reads.
+
+        A block was made from the sources that it states, or else from what was read since the block before it.
+        One for which nothing was read was handed frames: it names all that the chapter had read by then, as any
+        of it may be in them.
+        """
+        begin = len(results.reads)
+        blocks = section.build(results)
+        reads, before, sources = results.reads[begin:], -1, {}
+        for block in sorted(blocks, key=lambda block: block.made):
+            own = [name for when, name in reads if before < when < block.made]
+            handed = [name for when, name in reads if when < block.made]
+            stated = None if isinstance(block, Prose) else block.sources
+            names = (own or handed) if stated is None else stated
+            sources[block.made], before = _paths(results, names), block.made
+        names = [*(figure.name for figure in section.headline), *section.quotes]
+        figures = [measured[name] for name in names if name in measured]
+        return cls(section, blocks, _paths(results, [name for _, name in reads]), sources, figures)
+
+    def made_from(self, block: Block) -> Sequence[str]:
+        """Paths of the tables that a block was made from."""
+        return self.sources.get(block.made, ())
 
 
 @dataclass(frozen=True)
@@ -40,6 +82,10 @@ class Printed:
     header: list[str]
     rows: list[list[str]]
     left: list[bool]
+
+
+def _paths(results: Results, names: Iterable[str]) -> list[str]:
+    return [results.path(name) for name in dict.fromkeys(names)]
 
 
 def printed(table: Table, limit: int | None = None) -> Printed:

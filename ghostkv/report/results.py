@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from ghostkv.errors import TableError
 from ghostkv.io import read_metadata, read_table
+from ghostkv.report.document import moment
 
 ORACLE = "exact"
 # Targets are stored in float32; two of them never lie this close.
@@ -21,6 +22,9 @@ _SAME = 1e-6
 class Results:
     """Tables by name, read once, and the design that the report leads with.
 
+    Every use of a table is noted, also where it comes from memory: the report prints beside each block what it
+    was made from.
+
     Parameters
     ----------
     tables : mapping of str to path or list of paths
@@ -28,16 +32,31 @@ class Results:
         capture.
     params : mapping
         The config section `report`, beside it the whole `config`.
+
+    Attributes
+    ----------
+    reads : list of tuple of int and str
+        The moment of each use (`document.moment`), and the table.
     """
 
     def __init__(self, tables: Mapping[str, str | Sequence[str]], params: Mapping[str, Any]):
         self.params, self.config = params, params["config"]
         self._paths = {name: [path] if isinstance(path, str) else list(path) for name, path in tables.items()}
         self._read: dict[str, pl.DataFrame] = {}
+        self.reads: list[tuple[int, str]] = []
 
     def has(self, name: str) -> bool:
         """Whether the pipeline made the table `stage.table`."""
         return bool(self._paths.get(_key(name)))
+
+    def names(self) -> list[str]:
+        """Every Parquet table that the report was given, as `stage.table`."""
+        given = (key for key, paths in self._paths.items() if paths and paths[0].endswith(".parquet"))
+        return [key.replace("_", ".", 1) for key in given]
+
+    def rows(self, name: str) -> int:
+        """How many rows the table has, over all its files."""
+        return sum(pq.read_metadata(path).num_rows for path in self._files(name))
 
     def path(self, name: str) -> str:
         """Where the table is; for many files, the pattern `stage/*/table`."""
@@ -57,6 +76,7 @@ class Results:
         TableError
             The pipeline did not make it, or it cannot be read.
         """
+        self._note(name)
         if name not in self._read:
             paths = self._files(name)
             frames = [read_table(path) for path in paths]
@@ -72,15 +92,22 @@ class Results:
 
     def scan(self, name: str) -> pl.LazyFrame:
         """The table `stage.table`, of which only the wanted rows and columns are read."""
+        self._note(name)
         return pl.scan_parquet(self._files(name)[0])
 
     def manifest(self) -> dict[str, Any]:
         """What is known of the model; empty for imported tensors."""
-        return json.loads(Path(self.path("model.manifest")).read_text()) if self.has("model.manifest") else {}
+        if not self.has("model.manifest"):
+            return {}
+        self._note("model.manifest")
+        return json.loads(Path(self.path("model.manifest")).read_text())
 
     def metadata(self, name: str) -> dict[str, str]:
         """Provenance stored in a table."""
         return read_metadata(self._files(name)[0])
+
+    def _note(self, name: str) -> None:
+        self.reads.append((moment(), name))
 
     def _files(self, name: str) -> list[str]:
         if not self.has(name):
@@ -125,7 +152,8 @@ class Results:
         """Rows of the exact scores under the headline rule."""
         return (pl.col("codec") == ORACLE) & self.is_rule
 
-    @cached_property
+    # Not cached: every chapter that asks for these has used their tables.
+    @property
     def held_out(self) -> pl.DataFrame:
         """Held-out texts with domain and queries per head, one row each."""
         return (
@@ -135,12 +163,12 @@ class Results:
             .agg(pl.col("queries").max())
         )
 
-    @cached_property
+    @property
     def heads(self) -> int:
         """Heads measured, over all layers."""
         return self.table("frontier.safe_points").filter(self.is_headline).height
 
-    @cached_property
+    @property
     def has_output(self) -> bool:
         """Whether values were captured, so that output errors exist."""
         return self.table("frontier.layer_head")["output_error_mean"].is_not_null().any()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from tqdm import tqdm
 
 from ghostkv import __version__
 from ghostkv.captures import LayerCapture, capture_metadata, read_layer
@@ -31,6 +30,7 @@ from ghostkv.frontier import Design, Grid, Setting, choices, estimate_group, swe
 from ghostkv.generators import make
 from ghostkv.io import read_metadata, read_table, stable_seed, write_table
 from ghostkv.lifecycle import ARCHIVE, GHOST, POLICIES, WARM, Capacity, Reads, ceiling, live, prefilled
+from ghostkv.logs import progress
 from ghostkv.records import CodecSpec, load_codecs
 from ghostkv.synthetic import draw
 from ghostkv.synthetic_audit import Shape, fit, last_queries
@@ -66,7 +66,7 @@ def measure_layer(inputs: Mapping[str, str], layer: int, params: Mapping, output
     tables = _Tables(params, {"source": "trace", "layer": layer})
     steps, records, reads, archived = len(capture.positions), [], [], []
     passes = sum(tables.passes(kv_head, capture.kv_heads) for kv_head in range(capture.kv_heads)) + stored
-    with tqdm(total=steps * passes, desc=f"layer {layer}", unit="step", mininterval=2) as bar:
+    with progress(total=steps * passes, desc=f"layer {layer}", unit="step") as bar:
         for kv_head in range(capture.kv_heads):
             codec = codecs[spec, kv_head]
             records.append(codec.encode(capture.keys[kv_head]))
@@ -114,7 +114,7 @@ def measure_synthetic(params: Mapping, outputs: Mapping[str, str]) -> None:
             generator, seed, "held_out", tokens + steps, positions, group=shape.group, width=shape.width
         ).capture
         tables = _Tables(params, {"source": label, "layer": 0}, rows)
-        with tqdm(total=steps * tables.passes(0, 1), desc=label, unit="step", mininterval=2) as bar:
+        with progress(total=steps * tables.passes(0, 1), desc=label, unit="step") as bar:
             tables.add(capture, 0, codec, codec.encode(capture.keys[0]), theta, bar.update)
         rows = tables.rows
     metadata = {"package_version": __version__, "fingerprint": str(params.get("code", ""))}

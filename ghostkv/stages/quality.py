@@ -12,6 +12,7 @@ import pyarrow as pa
 from ghostkv import __version__
 from ghostkv.errors import ConfigError, TextError
 from ghostkv.io import read_metadata, read_table, write_table
+from ghostkv.logs import progress
 from ghostkv.quality_rows import Reader, ablate, generate
 from ghostkv.quality_schemas import (
     ABLATION_SCHEMA,
@@ -112,9 +113,6 @@ def measure_text(
     ConfigError
         A policy asks for what the sketch or the frontier does not have.
     """
-    # transformers brings it.
-    from tqdm import tqdm
-
     from ghostkv.models.continuation import Continuation
     from ghostkv.models.load import load_model, load_tokenizer
     from ghostkv.models.quality_policies import Policies, family_of, kind_of, target_of
@@ -130,7 +128,7 @@ def measure_text(
     )
     reader = Reader(tokenizer, ids, params["context"], begun.own())
     found: dict[str, list[dict]] = {name: [] for name in _TEXT_TABLES}
-    work = tqdm(policies, total=len(policies.entries), desc=text, mininterval=5, ncols=100)
+    work = progress(policies, total=len(policies.entries), desc=text, unit="policy")
     for label in work:
         work.set_postfix_str(label)
         entry, policy = policies.entries[label], policies.make(label)

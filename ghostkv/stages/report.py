@@ -11,7 +11,7 @@ from ghostkv.errors import TableError
 from ghostkv.io import write_json, write_text
 from ghostkv.report.document import Figure, Section
 from ghostkv.report.figures import write_figure
-from ghostkv.report.headline import headline
+from ghostkv.report.headline import measure
 from ghostkv.report.render import Chapter, as_html, as_markdown
 from ghostkv.report.results import Results
 from ghostkv.report.sections import SECTIONS
@@ -43,7 +43,8 @@ def write_report(
     """
     results = Results(tables, params)
     sections, left_out = _present(results)
-    chapters = [Chapter(section, section.build(results)) for section in sections]
+    measured = measure(results, sections)
+    chapters = [Chapter.of(section, results, measured) for section in sections]
     folder = Path(outputs["figures"])
     folder.mkdir(parents=True, exist_ok=True)
     figures = [block for chapter in chapters for block in chapter.blocks if isinstance(block, Figure)]
@@ -52,7 +53,7 @@ def write_report(
         if path.stem not in svgs:  # of an earlier run with another config
             path.unlink()
     title, subtitle = params["title"], _subtitle(results)
-    write_json(headline(results, sections), outputs["headline"])
+    write_json({name: figure.plain() for name, figure in measured.items()}, outputs["headline"])
     beside = Path(os.path.relpath(folder, Path(outputs["markdown"]).parent)).as_posix()
     write_text(
         as_markdown(title, subtitle, chapters, left_out, params["table_rows"], beside), outputs["markdown"]
@@ -73,9 +74,7 @@ def _present(results: Results) -> tuple[list[Section], list[str]]:
                 )
         if lacking and lacking[0].startswith(EXTRA_STAGES):
             stage = lacking[0].partition(".")[0]
-            left_out.append(
-                f"{section.title}: not run. `snakemake {stage} report` runs it and shows it here."
-            )
+            left_out.append(f"{section.title}: not run. `snakemake {stage}` runs it and shows it here.")
         elif lacking:
             left_out.append(
                 f"{section.title}: it runs the model, and imported tensors come without one "

@@ -15,6 +15,7 @@ from ghostkv.errors import ConfigError
 from ghostkv.frontier import Setting
 from ghostkv.generators import make
 from ghostkv.io import read_metadata, read_table, stable_seed, write_table
+from ghostkv.logs import progress
 from ghostkv.records import CodecSpec, specs
 from ghostkv.sweep import Grid
 from ghostkv.synthetic_audit import Audit, Shape
@@ -49,7 +50,9 @@ def measure_generator(params: Mapping[str, Any], outputs: Mapping[str, str]) -> 
     """
     study = _Study(params)
     study.check()
-    for experiment in (study.audit, study.tradeoff, study.decode):
+    for experiment in progress(
+        (study.audit, study.tradeoff, study.decode), desc=params["label"], unit="experiment"
+    ):
         experiment()
         print(f"{params['label']}: {experiment.__name__} done", flush=True)
     metadata = {"package_version": __version__, "fingerprint": params.get("code", "")}

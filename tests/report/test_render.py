@@ -10,11 +10,15 @@ import jinja2
 import polars as pl
 import pytest
 
-from ghostkv.report.document import Column, Prose, Section, Table
+from ghostkv.io import write_table
+from ghostkv.report.document import Column, HeadlineFigure, Prose, Section, Table
 from ghostkv.report.figures import inline
+from ghostkv.report.headline import measure
 from ghostkv.report.numbers import counted, factor, listed, percent, tiny
 from ghostkv.report.render import Chapter, as_html, as_markdown, printed
-from tests.report.fixtures import make_params
+from ghostkv.report.results import Results
+from ghostkv.report.sections import SECTIONS
+from tests.report.fixtures import make_params, make_tables
 
 TABLE = Table(
     "t", "A caption.", pl.DataFrame({"name": ["a|b", "c"], "share": [0.5, None]}),
@@ -52,6 +56,87 @@ def test_html_escapes_words_and_renders_markdown():
     assert "<strong>bold</strong> &lt;script&gt;" in page
     assert "X &amp; Y" in page
     assert "&lt;this&gt;" in page
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Three tables of a stage that does not exist."""
+    paths = {f"stage_{name}": str(tmp_path / f"{name}.parquet") for name in "abc"}
+    for path in paths.values():
+        write_table(pl.DataFrame({"x": [1.0, 2.0]}), path)
+    return Results(paths, make_params())
+
+
+def _named(chapter: Chapter) -> list[str]:
+    """For each block the tables that it names, as letters."""
+    return ["".join(Path(path).stem for path in chapter.made_from(block)) for block in chapter.blocks]
+
+
+def _table(name: str, data: pl.DataFrame, **more) -> Table:
+    return Table(name, "", data, {"x": Column("x")}, **more)
+
+
+def test_a_block_names_what_was_read_since_the_block_before(results):
+    def build(results):
+        blocks = [_table("one", results.table("stage.a")), Prose(str(results.table("stage.b").height))]
+        return [*blocks, _table("two", results.table("stage.a").join(results.table("stage.c"), on="x"))]
+
+    chapter = Chapter.of(Section("x", "X", build), results, {})
+    assert _named(chapter) == ["a", "b", "ac"]
+    assert chapter.tables == [results.path(f"stage.{name}") for name in "abc"]
+
+
+def test_a_block_that_was_handed_frames_names_all_that_they_may_hold(results):
+    def build(results):
+        a, b = results.table("stage.a"), results.table("stage.b")
+        return [
+            Prose(str(a.height)),
+            _table("one", b),
+            _table("two", results.table("stage.c")),
+            _table("three", a),
+        ]
+
+    assert _named(Chapter.of(Section("x", "X", build), results, {})) == ["ab", "ab", "c", "abc"]
+
+
+def test_a_block_that_states_its_sources_is_believed(results):
+    def build(results):
+        data = results.table("stage.a")
+        return [
+            _table("one", data, sources=("stage.b",)),
+            _table("two", pl.DataFrame({"x": [0]}), sources=()),
+        ]
+
+    assert _named(Chapter.of(Section("x", "X", build), results, {})) == ["b", ""]
+
+
+def test_a_table_read_by_another_chapter_before_is_named_again(results):
+    section = Section("x", "X", lambda results: [_table("one", results.table("stage.a"))])
+    assert [_named(Chapter.of(section, results, {})) for _ in range(2)] == [["a"], ["a"]]
+
+
+def test_what_a_chapter_names_does_not_hang_on_the_chapters_before(tmp_path):
+    tables, params = make_tables(tmp_path), make_params()
+    shared = Results(tables, params)
+    for section in SECTIONS:
+        if all(map(shared.has, section.needs)):
+            alone = Chapter.of(section, Results(tables, params), {})
+            after = Chapter.of(section, shared, {})
+            assert alone.tables == after.tables, section.name
+            assert _named(alone) == _named(after), section.name
+            assert alone.tables, section.name
+
+
+def test_a_figure_is_printed_where_it_is_quoted_too(results):
+    figure = HeadlineFigure(
+        "stage.sum", "things", "stage.a", "SELECT sum(x) AS value, count(*) AS n FROM self"
+    )
+    own = Section("own", "Own", lambda results: [], headline=(figure,))
+    other = Section("other", "Other", lambda results: [], quotes=("stage.sum", "stage.not_measured"))
+    measured = measure(results, [own, other])
+    chapters = [Chapter.of(section, results, measured) for section in (own, other)]
+    line = f"`stage.sum` = 3.0 (things; n = 2): `{figure.query}` on `{results.path('stage.a')}`"
+    assert as_markdown("T", "s", chapters, [], 10, "figures").count(line) == 2
 
 
 def test_svgs_in_one_page_share_no_id():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from ghostkv.errors import TableError
 from ghostkv.report.sections import SECTIONS
+from ghostkv.report.sections.targets import TARGETS
 from ghostkv.stages.report import EXTRA_STAGES, write_report
 from tests.report.fixtures import make_params, make_tables
 
@@ -39,6 +41,16 @@ def report(tmp_path_factory):
 def imported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("imported")
     return _write(make_tables(folder / "results", imported=True), folder / "report")
+
+
+def _chapters(report: Path, form: str) -> dict[str, str]:
+    """The text of each chapter, by name; in HTML without escapes."""
+    if form == "html":
+        text = unescape((report / "report.html").read_text())
+        return dict(re.findall(r'<section id="([\w-]+)">(.*?)</section>', text, re.DOTALL))
+    names = {section.title: section.name for section in SECTIONS}
+    parts = re.split(r"^## (.*)$", (report / "RESULTS.md").read_text(), flags=re.MULTILINE)
+    return {names.get(title, title): body for title, body in zip(parts[1::2], parts[2::2], strict=True)}
 
 
 class _Page(HTMLParser):
@@ -100,7 +112,62 @@ def test_all_sections_are_there_in_both_forms(report):
         assert (f'<section id="{section.name}">' in html) is not extra
         assert (f"## {section.title}\n" in markdown) is not extra
         # A stage that was not run is named with the command that runs it.
-        assert (f"snakemake {section.name} report" in html) is extra
+        assert (f"`snakemake {section.name}` runs it" in html) is extra
+
+
+@pytest.mark.parametrize("form", ["html", "markdown"])
+def test_every_chapter_prints_the_tables_that_it_needs(report, form):
+    chapters = _chapters(report, form)
+    for section in SECTIONS:
+        for table in section.needs if section.name in chapters else ():
+            path = str(report.parent / "results" / f"{table.replace('.', '/')}.parquet")
+            path = path.replace("/capture/layers", "/capture/*/layers")
+            assert path in chapters[section.name].split("Tables of this chapter")[1], (section.name, table)
+
+
+def test_every_figure_and_table_names_the_files_that_it_was_made_from(report):
+    html = (report / "report.html").read_text()
+    captions = re.findall(r"<(figcaption|caption)>(.*?)</\1>", html, re.DOTALL)
+    lacking = [text for _, text in captions if ".parquet</code>" not in text.split(" From ")[-1]]
+    # The table of all tables is made from all of them.
+    assert [text.split(",")[0] for text in lacking] == ["All tables behind this page"]
+    sourced = re.findall(r"From `[^\n]+\.parquet`\.$", (report / "RESULTS.md").read_text(), re.MULTILINE)
+    assert len(sourced) == len(captions) - 1
+
+
+@pytest.mark.parametrize("form", ["html", "markdown"])
+def test_every_headline_figure_stands_in_its_chapter_with_its_query(report, form):
+    chapters, figures = _chapters(report, form), json.loads((report / "headline.json").read_text())
+    printed = 0
+    for section in SECTIONS:
+        for name in [figure.name for figure in section.headline if figure.name in figures]:
+            path, query = figures[name]["source"].split(": ", 1)
+            code = "<code>{}</code>" if form == "html" else "`{}`"
+            line = f"{code} = {json.dumps(figures[name]['value'])} ({figures[name]['unit']}; n = {figures[name]['n']})"
+            line = f"{line}: {code} on {code}".format(name, query, path)
+            assert line in chapters[section.name], name
+            printed += 1
+    assert printed == len(figures) > 10
+
+
+def test_figures_that_a_chapter_quotes_have_their_query_there_too(report):
+    targets = _chapters(report, "markdown")["targets"]
+    for target in TARGETS:
+        assert f"- `{target.figure}` = " in targets
+
+
+def test_provenance_lists_every_table_with_rows_version_and_code(report):
+    provenance = _chapters(report, "html")["provenance"]
+    files = [
+        path for path in (report.parent / "results").rglob("*.parquet") if path.parents[1].name != "capture"
+    ]
+    assert len(files) > 20
+    for path in files:
+        row = re.search(rf"<tr><td[^>]*>{re.escape(str(path))}</td>(.*?)</tr>", provenance)
+        assert f">{pl.read_parquet(path).height:,}<" in row[1]
+    # Rows, model, version and code of a table that says what made it.
+    frontier = re.search(r"frontier/points\.parquet</td>(.*?)</tr>", provenance)[1]
+    assert re.findall(r">([^<]+)<", frontier)[1:] == ["made-up", "0", "f" * 12]
 
 
 def test_the_answer_states_sample_spread_and_worst_head(report):

@@ -251,5 +251,15 @@ def _domain_table(results: Results, metric: str, target: float) -> Table:
 
 
 SECTION = Section(
-    "answer", "The answer", build, needs=("frontier.layer_head", "frontier.safe_points", "frontier.points")
-)
+    "answer",
+    "The answer",
+    build,
+    needs=("frontier.layer_head", "frontier.safe_points", "frontier.points"),
+    quotes=tuple(
+        f"frontier.{name}"
+        for name in (
+            "safe_head_share", "elimination_at_fer_1pct", "fer_at_fer_1pct", "bytes_ratio_at_fer_1pct",
+            "bytes_ratio_gqa_at_fer_1pct", "elimination_at_dropped_mass_1pct", "bytes_ratio_gqa_at_dropped_mass_1pct",
+        )
+    ),
+)  # fmt: skip

@@ -12,19 +12,6 @@ from ghostkv.report.results import Results
 
 # Enough of a checksum to compare by eye; tables and manifest have all of it.
 _SHORT = 12
-_TABLES = (
-    "frontier.sweep",
-    "frontier.points",
-    "frontier.context",
-    "frontier.safe_points",
-    "frontier.layer_head",
-    "frontier.bounds",
-    "historical.sweep",
-    "historical.ablation",
-    "historical.knobs",
-    "benchmark.capture_overhead",
-    "benchmark.sweep_speed",
-)
 
 
 def build(results: Results) -> Sequence[Block]:
@@ -55,8 +42,14 @@ def _reading(results: Results) -> str:
         f"`{headline['rule']}`."
     )
     lines.append(
-        "- Made from Parquet alone: no attention was recomputed for this page, and every figure has its "
-        "numbers in a CSV beside it."
+        "- Made from Parquet alone: no attention was recomputed for this page. Below each figure and table stand "
+        "the files that it was made from, below each chapter all of its files, and every figure has its numbers in "
+        "a CSV."
+    )
+    lines.append(
+        "- Each figure of headline.json stands below its chapter with its query. To run one again: "
+        "`polars.SQLContext({'self': polars.scan_parquet(file)}).execute(query, eager=True)`; for a pattern of files "
+        "`scan_parquet(files, include_file_paths='text')`."
     )
     return "\n".join(lines)
 
@@ -94,21 +87,20 @@ def _texts(results: Results) -> Table:
 
 def _tables(results: Results) -> Table:
     rows = []
-    for name in _TABLES:
-        if results.has(name):
-            metadata = results.metadata(name)
-            rows.append(
-                {
-                    "table": results.path(name),
-                    "rows": results.scan(name).select(pl.len()).collect().item(),
-                    "model": metadata.get("model"),
-                    "version": metadata.get("package_version"),
-                    "code": metadata.get("fingerprint", "")[:_SHORT] or None,
-                }
-            )
+    for name in results.names():
+        metadata = results.metadata(name)
+        rows.append(
+            {
+                "table": results.path(name),
+                "rows": results.rows(name),
+                "model": metadata.get("model"),
+                "version": metadata.get("package_version"),
+                "code": metadata.get("fingerprint", "")[:_SHORT] or None,
+            }
+        )
     return Table(
         "tables",
-        "The tables behind this page, and the fingerprint of the code that wrote each. A fingerprint changes "
+        "All tables behind this page, and the fingerprint of the code that wrote each. A fingerprint changes "
         "when that code does, and the workflow then makes the table again.",
         pl.DataFrame(rows, infer_schema_length=None),
         {
@@ -118,6 +110,7 @@ def _tables(results: Results) -> Table:
             "version": Column("Version"),
             "code": Column("Code"),
         },
+        sources=(),  # it lists them
     )
 
 

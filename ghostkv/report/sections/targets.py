@@ -56,6 +56,8 @@ TARGETS = (
     Target("Sweep and loop give identical counts", "frontier.sweep_identical_share", 1.0, True, "percent"),
     Target("Sweep at most thetas over sweep at fewest", "frontier.sweep_cost_growth", 1.5, False, "factor"),
 )  # fmt: skip
+_CONDITIONS = tuple(target.condition[0] for target in TARGETS if target.condition)
+_QUOTED = tuple(dict.fromkeys((*(target.figure for target in TARGETS), *_CONDITIONS)))
 
 
 def judge(target: Target, figures: Mapping[str, Mapping]) -> tuple[float | None, str]:
@@ -76,7 +78,7 @@ def build(results: Results) -> Sequence[Block]:
     # The sections list themselves after this module is read.
     from ghostkv.report.sections import SECTIONS
 
-    figures = headline(results, SECTIONS)
+    figures = headline(results, SECTIONS, _QUOTED)
     rows = []
     for target in TARGETS:
         value, verdict = judge(target, figures)
@@ -130,4 +132,6 @@ def _table(results: Results, data: pl.DataFrame) -> Table:
     )
 
 
-SECTION = Section("targets", "Targets", build, needs=("frontier.layer_head", "frontier.safe_points"))
+SECTION = Section(
+    "targets", "Targets", build, needs=("frontier.layer_head", "frontier.safe_points"), quotes=_QUOTED
+)

@@ -1,0 +1,28 @@
+"""Each stage beyond the frontier is a target of its own, with its chapter of the report."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ghostkv.stages.report import EXTRA_STAGES
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("stage", EXTRA_STAGES)
+def test_the_target_of_a_stage_asks_for_its_tables_and_the_report(stage):
+    target = re.search(
+        rf"^rule {stage}:\n    input:\n((?: +.*\n)+)", (ROOT / "Snakefile").read_text(), re.MULTILINE
+    )
+    wanted = [line.strip() for line in target[1].splitlines()]
+    assert wanted == [f'stage_tables("{stage}").values(),', "rules.report.output,"]
+
+
+# Asked of the real Snakemake for two of them only: a dry run takes seconds.
+@pytest.mark.parametrize("stage", ["bandwidth", "retrieval"])
+def test_a_target_runs_its_stage_and_the_report_and_no_other_stage(project, stage):
+    rules = re.findall(r"^rule (\w+):", (ROOT / f"workflow/rules/{stage}.smk").read_text(), re.MULTILINE)
+    assert project.planned("--", stage).keys() == {stage, "report", *rules}

@@ -13,6 +13,8 @@ from ghostkv.call_views import View, cold_mask, views
 from ghostkv.codecs import Codec, Decoded
 from ghostkv.compensation import cold_means, compensate
 from ghostkv.deciders import Call, Decider
+from ghostkv.errors import ModelError
+from ghostkv.observations import Observations, joined
 from ghostkv.peers import Buffers
 from ghostkv.selectors.base import Budget, Scene, Selection, Selector
 from ghostkv.traffic import rows_of
@@ -21,28 +23,48 @@ from ghostkv.traffic import rows_of
 # queries add to one accumulated observation, the most recent ones are kept each for itself.
 OBSERVERS = ("h2o", "snapkv")
 OBSERVE_EVERY, OBSERVE_LAST = 16, 32
+# Decoded queries beyond those that are also kept each for itself, so that a rejected draft takes its own with it.
+UNDO = 32
+# Selectors that spend a mean budget over the queries of a call: what one reads depends on which others are fed with it.
+POOLED = ("ghost", "magicpig", "oracle_topp", "token_picker")
 
 
 @dataclass
 class SeatState:
     """What a peer remembers of a sequence: observed attention, and records for those that read ghost records."""
 
-    base: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    base: Observations = field(default_factory=Observations)
     base_tokens: int = 0
-    rows: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
-    tokens: int = 0
+    seen: Observations = field(default_factory=Observations)
     decoded: dict[tuple, Decoded] = field(default_factory=dict)
     first: np.ndarray | None = None
 
+    @property
+    def rows(self) -> Mapping[tuple[int, int], np.ndarray]:
+        """Observed attention by row and KV head, [group, observations, tokens]."""
+        return self.seen.rows
+
     def truncate(self, tokens: int) -> None:
-        """Forget what lies beyond; observations go back to those of the prefill."""
+        """Forget what lies beyond: records, and what queries from `tokens` on gave their attention to."""
         if tokens < self.base_tokens:
-            self.base, self.base_tokens = {}, 0
-        if tokens < self.tokens:
-            self.rows, self.tokens = dict(self.base), self.base_tokens
+            self.base, self.base_tokens = self.base.before(tokens), tokens
+        # What the prefill left is kept apart, as decoded queries may have been summed into it since.
+        self.seen = self.base if tokens == self.base_tokens else self.seen.before(tokens)
         for key, found in self.decoded.items():
             left = max(tokens - int(self.first[key[0]]), 0)
             self.decoded[key] = Decoded(found.coordinates[:left], found.radius[:left])
+
+
+@dataclass(frozen=True)
+class OwnBudget(Budget):
+    """A budget of which each query has its own share alone: in the model a query is decided as if it came by itself."""
+
+    def allowance(self, index_bytes: np.ndarray | float = 0.0) -> np.ndarray:
+        """Bytes left for cold keys; NaN for a query whose index and kept keys alone exceed its share."""
+        exact = self.visible.visible - self.visible.cold
+        fixed = exact * self.pair_bytes + np.broadcast_to(index_bytes, exact.shape)
+        slack = np.stack([ratio - fixed / self.full for ratio in self.ratios])
+        return np.where(slack < 0, np.nan, slack) * self.full
 
 
 @dataclass(frozen=True)
@@ -71,25 +93,38 @@ class Seated(Decider):
     def observes(self) -> bool:
         return self.name in OBSERVERS
 
+    @property
+    def pools(self) -> bool:
+        """Whether what a query reads depends on the other queries of its call."""
+        return self.name in POOLED
+
+    @property
+    def window(self) -> int:
+        """Latest observations that are kept each for itself."""
+        return max(OBSERVE_LAST, getattr(self.selector, "observe", 0))
+
     def start(self) -> SeatState:
         return SeatState()
 
     def observe(self, state: SeatState, call: Call) -> None:
-        some = np.arange(call.query.shape[2])
-        sampled = (some % OBSERVE_EVERY == 0) | (some >= len(some) - OBSERVE_LAST)
+        state.seen = Observations()
         for b, h, part, view in views(call):
-            few = np.flatnonzero(sampled[part])
+            # Places in the row: left padding must not move the sample.
+            place, tokens = view.positions, call.past + call.query.shape[2] - int(call.first[b])
+            few = np.flatnonzero((place % OBSERVE_EVERY == 0) | (place >= tokens - self.window))
             visible = ColdRange(
                 *(getattr(view.visible, name)[few] for name in ("first", "last", "start", "stop"))
             )
             mass = _mass(replace(view, queries=view.queries[:, few], visible=visible).scores())
-            _remember(state, b, h, mass)
-        state.base, state.base_tokens = dict(state.rows), call.past + len(some)
-        state.tokens = state.base_tokens
+            state.seen.add(b, h, mass, call.past + part.start + few, self.window)
+        state.base, state.base_tokens = state.seen, call.past + call.query.shape[2]
 
     def attend(self, state: SeatState, call: Call) -> tuple[np.ndarray, np.ndarray]:
         out = np.zeros_like(call.empty())
         counts, state.first = Ledger(call), call.first
+        if self.observes:
+            self._enough(state)
+            state.seen = state.seen.copy()
         for b, h, some, view in views(call):
             scores = view.scores(
                 self.buffers.get("scores", (call.group, len(view.positions), len(view.keys)))
@@ -107,9 +142,20 @@ class Seated(Decider):
             united = index.max(axis=0) if selection.index_bytes_gqa is None else selection.index_bytes_gqa[0]
             counts.add(b, h, some, view.visible, own, united, index.sum(axis=0))
             if self.observes:
-                _remember(state, b, h, _mass(scores))
-        state.tokens = call.past + call.query.shape[2]
+                places = call.past + np.arange(some.start, some.stop)
+                state.seen.add(b, h, _mass(scores), places, self.window + UNDO)
         return out, counts.rows()
+
+    def _enough(self, state: SeatState) -> None:
+        """Refuse to go on where the latest observations cannot be told from older ones."""
+        wanted, apart = getattr(self.selector, "observe", 0), 0 if state.seen.lost else state.seen.apart
+        if state.seen.lost or apart < wanted:
+            raise ModelError(
+                f"{self.name}: of the latest queries {wanted or 'all'} must be observed each for itself, and {apart} were; "
+                f"older ones are one sum. Accepted: a prompt that is read under this policy, and a cache that is cut back by "
+                f"at most {UNDO} tokens, to the end of the prompt, or altogether.\n"
+                "  Write: set_policy(model, policy), then read the prompt again"
+            )
 
     def _scene(
         self, state: SeatState, b: int, h: int, view: View, scores: np.ndarray, call: Call
@@ -119,7 +165,7 @@ class Seated(Decider):
         if self.observes:
             before = state.rows.get((b, h), earlier)
             seen = before.shape[1]
-            earlier = np.concatenate([_widened(before, shape[2]), _mass(scores)], axis=1)
+            earlier = joined(before, _mass(scores))
         known = self.buffers.get("known", shape)
         known[...] = scores
         known[:, cold_mask(view.visible, shape[2])] = -np.inf
@@ -129,7 +175,8 @@ class Seated(Decider):
             self.buffers.get("reads", shape, np.uint8), self._records(state, b, h, view.keys),
             scores if self.selector.kind == "oracle" else None,
         )  # fmt: skip
-        return scene, Budget((self.ratio,), view.visible, int(call.pair))
+        budget = Budget if self.pools else OwnBudget
+        return scene, budget((self.ratio,), view.visible, int(call.pair))
 
     def _records(self, state: SeatState, b: int, h: int, keys: np.ndarray) -> Callable[[str, int], tuple]:
         def of(name: str, size: int) -> tuple[Codec, Decoded]:
@@ -211,20 +258,6 @@ def _mass(scores: np.ndarray) -> np.ndarray:
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
     return weights
-
-
-def _widened(rows: np.ndarray, tokens: int) -> np.ndarray:
-    return np.pad(rows, ((0, 0), (0, 0), (0, tokens - rows.shape[2])))
-
-
-def _remember(state: SeatState, b: int, h: int, mass: np.ndarray) -> None:
-    """Add observations [group, queries, tokens]: the last ones stay, older ones are summed into the first row."""
-    before = state.rows.get((b, h))
-    rows = mass if before is None else np.concatenate([_widened(before, mass.shape[2]), mass], axis=1)
-    if rows.shape[1] > OBSERVE_LAST + 1:
-        older = rows[:, :-OBSERVE_LAST].sum(axis=1, keepdims=True)
-        rows = np.concatenate([older, rows[:, -OBSERVE_LAST:]], axis=1)
-    state.rows[b, h] = rows.copy()
 
 
 @dataclass(frozen=True)

@@ -166,4 +166,4 @@ def _fix(key: str, accepted: Collection[str], value: Any) -> str:
 
 
 def _near(word: str, known: Collection[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.5)), None)
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.6)), None)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from ghostkv.config.base import PositiveInt, Section, Share
+from ghostkv.config.policies import check_policy
 from ghostkv.errors import ConfigError
 
 # Beside ghostkv.tasks.TASKS, which a config need not import; a test compares them.
@@ -14,6 +15,10 @@ TASK_NAMES = (
     "niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3",
     "niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe", "qa_squad", "qa_hotpotqa",
 )  # fmt: skip
+# What keeps a policy from answering all questions.
+_OWN = ("tasks", "lengths", "contexts")
+# Unlike other shares it may be all or nothing: a needle may stand first or last.
+Depth = Annotated[float, Field(ge=0, le=1)]
 POLICIES = ("identity", "ghost", "calibrated", "certified_mass", "oracle_mass", "selector")
 
 
@@ -63,9 +68,11 @@ def _policies() -> list[RetrievalPolicy]:
     # What other tasks are asked under is the least that compares: ours and the nearest peer.
     single = {"tasks": ["niah_single_2"]}
     once = single | {"contexts": 1}
+    # Whom the headline is about answers every single needle that is asked.
+    needles = {"tasks": ["niah_single_1", "niah_single_2"]}
     lines: list[dict[str, Any]] = [
         {"label": "ghost_015", "policy": "ghost", "ratio": 0.15},
-        {"label": "ghost_019", "policy": "ghost", "ratio": 0.19} | single,
+        {"label": "ghost_019", "policy": "ghost", "ratio": 0.19} | needles,
     ]
     for name, ratio, options, about in (
         ("quest", 0.2, {"page": 16}, {}),
@@ -98,10 +105,10 @@ class Retrieval(Section):
             "other tasks at 1k; docs/retrieval.md has a full list for larger machines."
         ),
     )
-    depths: list[Share] = Field(
+    depths: list[Depth] = Field(
         default=[0.05, 0.25, 0.5, 0.75, 0.95],
         min_length=1,
-        description="Depths of single needles, as shares of the haystack.",
+        description="Depths of single needles, as shares of the haystack from 0 to 1.",
     )
     policies: list[RetrievalPolicy] = Field(
         default=_policies(),
@@ -138,6 +145,29 @@ class Retrieval(Section):
                     "always answers.\n  Write: one entry, with more contexts or another label"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _policies_can_be_made(self) -> Retrieval:
+        for entry in self.policies:
+            # The section's prefill holds for all of them.
+            check_policy(entry.plain(), "retrieval.policies", _OWN, ("prefill",))
+        return self
+
+    def check_lengths(self, max_context: int | None, model: str) -> None:
+        """Refuse tasks that are longer than the model takes.
+
+        Raises
+        ------
+        ConfigError
+            One of them is.
+        """
+        long = [entry for entry in self.tasks if max_context and entry.length > max_context]
+        if long:
+            raise ConfigError(
+                f"config: retrieval.tasks has {', '.join(f'{entry.task} at {entry.length}' for entry in long)} tokens, but "
+                f"{model} takes at most {max_context}. Accepted: lengths up to that, prompt and answer together.\n"
+                f"  Write: {{task: {long[0].task}, length: {max_context}}}   (under retrieval.tasks)"
+            )
 
     def jobs(self) -> dict[str, dict[str, Any]]:
         """Job name -> its entry."""

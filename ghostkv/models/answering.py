@@ -2,11 +2,13 @@
 
 Decoding is greedy and exact. A draft of the answer is fed together with the question, and what the model would
 have said itself is read off every position; the draft's wrong part is thrown away. So a right answer costs one
-forward pass, a wrong one no more than ordinary decoding, and the tokens are those of ordinary decoding.
+forward pass, a wrong one no more than ordinary decoding, and the tokens are those of ordinary decoding. A policy that
+spends one budget over all queries of a call would read otherwise beside a draft: it gets none.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from ghostkv.models.ghost_attention import dense_attention, set_policy
 from ghostkv.models.policy import Policy
+from ghostkv.seated import UNDO, Seated
 from ghostkv.traffic import COLUMNS
 
 # Tokens of a context that are read at once: with a mask, attention computes its upper triangle too.
@@ -79,7 +82,7 @@ class Reader:
                 piece = len(ids) if own else _PIECE
                 for start in range(shared, len(ids), piece):
                     block = torch.tensor([ids[start : min(start + piece, len(ids))]])
-                    self.model.base_model(block, past_key_values=held.cache, use_cache=True)
+                    self.model.base_model(block, cache=held.cache, use_cache=True)
         held.ids = ids
         return len(ids) - shared
 
@@ -110,17 +113,16 @@ class Reader:
         policy = policy or self.dense
         held = self._now
         base, said, feed, guess = len(held.ids), [], list(question), list(draft)
+        longest = _longest_draft(policy)
         # A policy that observed the prefill keeps its state: setting it again would not lose it.
         traffic, read, forwards, ended = set_policy(self.model, policy), [], 0, False
         while not ended:
-            guess = guess[: limit - len(said)]
+            fed = guess[: min(limit - len(said), longest)]
             traffic.reset()
-            hidden = self.model.base_model(
-                torch.tensor([feed + guess]), past_key_values=held.cache, use_cache=True
-            )[0]
+            hidden = self.model.base_model(torch.tensor([feed + fed]), cache=held.cache, use_cache=True)[0]
             forwards += 1
             chosen = self.model.get_output_embeddings()(hidden[0, len(feed) - 1 :]).argmax(-1).tolist()
-            right = _shared(chosen, guess)
+            right = _shared(chosen, fed)
             fresh = chosen[: right + 1]
             base += len(feed) + right
             read.append(traffic.queries().filter(pl.col("position") < base))
@@ -155,6 +157,16 @@ class _Held:
 
 def _must_read(policy: Policy) -> bool:
     return policy.prefill == "sparse" or any(decider.observes for decider in policy.deciders.values())
+
+
+def _longest_draft(policy: Policy) -> int:
+    """Tokens that may be fed before it is known that the model would have said them."""
+    seats = [decider for decider in policy.deciders.values() if isinstance(decider, Seated)]
+    # The box of a page that reaches beyond the hot window would hold keys of the draft.
+    wide = any(getattr(seat.selector, "page", 0) > policy.hot for seat in seats)
+    if wide or any(seat.pools for seat in seats):
+        return 0
+    return UNDO if any(seat.observes for seat in seats) else sys.maxsize
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:

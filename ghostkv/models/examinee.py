@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,15 @@ class Examinee:
         self._before, self._after = self._form()
         self._policies = [(entry, self._load(entry, thetas)) for entry in policies]
 
-    def answers(self, sample: Mapping[str, Any], least: float) -> list[tuple[dict, dict]]:
-        """Who answered, and what; dense first, the policies only if it scores at least `least`.
+    def answers(self, sample: Mapping[str, Any], worth: Callable[[float], bool]) -> list[tuple[dict, dict]]:
+        """Who answered, and what; dense first, the policies only if its score makes that worth while.
+
+        Parameters
+        ----------
+        sample : mapping
+            A row of `SAMPLE_SCHEMA`.
+        worth : callable
+            Whether the policies shall answer too, given the dense model's score.
 
         Returns
         -------
@@ -72,10 +79,10 @@ class Examinee:
         draft = self._encode(sample["draft"])
         if self._params["prefill"] == "sparse":
             # Nothing is read before the policy decides; what starts from an empty cache is its own.
-            return self._all(sample, [], context + question, draft, least)
-        return self._all(sample, context, question, draft, least)
+            return self._all(sample, [], context + question, draft, worth)
+        return self._all(sample, context, question, draft, worth)
 
-    def _all(self, sample, context: list[int], question: list[int], draft: list[int], least: float) -> list:
+    def _all(self, sample, context: list[int], question: list[int], draft: list[int], worth) -> list:
         limit = min(sample["limit"], len(draft) + self._params["slack"])
 
         def enough(tokens: list[int]) -> bool:
@@ -83,7 +90,7 @@ class Examinee:
 
         found: list[tuple[dict, dict]] = []
         for entry, policy in [({"policy": DENSE}, None), *self._policies]:
-            if found and score(found[0][1]["answer"], sample["references"], sample["rule"]) < least:
+            if found and not worth(score(found[0][1]["answer"], sample["references"], sample["rule"])):
                 break
             if sample["context_number"] >= (entry.get("contexts") or math.inf):
                 continue

@@ -9,6 +9,7 @@ from typing import Any
 from ghostkv.certified import CertifiedMass
 from ghostkv.models.load_policy import Sources, load_policy
 from ghostkv.models.policy import Policy
+from ghostkv.seated import OBSERVERS
 
 # Keys of an entry that are this stage's own.
 OWN = ("positions",)
@@ -82,12 +83,15 @@ class Policies:
         )
 
     def observer(self) -> Policy | None:
-        """A policy that watches the prefill, if any of them must."""
-        for label, entry in self.entries.items():
-            watches = entry["policy"] == "selector" and entry["selector"]["name"] in ("h2o", "snapkv")
-            if watches and entry.get("prefill", "dense") == "dense":
-                return self.make(label)
-        return None
+        """A policy that watches the prefill for all that must, if any does: the one that looks back furthest."""
+        watching = {
+            label: entry["selector"].get("observe", 0)
+            for label, entry in self.entries.items()
+            if entry["policy"] == "selector"
+            and entry["selector"]["name"] in OBSERVERS
+            and entry.get("prefill", "dense") == "dense"
+        }
+        return self.make(max(watching, key=watching.__getitem__)) if watching else None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)

@@ -13,6 +13,7 @@ import yaml
 from ghostkv import __version__
 from ghostkv.downloads import PipDownload
 from ghostkv.io import read_metadata, read_table, stable_seed, write_table
+from ghostkv.logs import progress
 from ghostkv.retrieval_tables import (
     ANSWER_SCHEMA,
     CELL_SCHEMA,
@@ -23,6 +24,7 @@ from ghostkv.retrieval_tables import (
     THETA_SCHEMA,
     cells,
     frame,
+    may_measure,
     summarise,
 )
 from ghostkv.tasks import TASKS
@@ -112,14 +114,13 @@ def answer(params: Mapping[str, Any], job: str, inputs: Mapping[str, str], outpu
         if length in (entry.get("lengths") or [length]) and task in (entry.get("tasks") or [task]):
             wanted.append(entry)
     examinee = Examinee(inputs["model"], params, wanted, thetas)
-    allowed = int(np.floor((1 - params["measurable"]) * samples.height + 1e-9))
-    rows, failed = [], 0.0
+    rows, failed, of, least = [], 0.0, samples.height, params["measurable"]
     # From the deepest needle up: each context then shares its beginning with the one before.
     order = samples.sort("context_number", "depth", descending=[False, True], maintain_order=True)
-    for done, sample in enumerate(order.iter_rows(named=True), 1):
+    asked = progress(order.iter_rows(named=True), total=order.height, desc=job, unit="question")
+    for done, sample in enumerate(asked, 1):
         keys = {name: sample[name] for name, _ in _plain(ANSWER_SCHEMA) if name in sample}
-        # The least dense score with which the task may still measure something.
-        found = examinee.answers(sample, 1 - (allowed - failed) - 1e-9)
+        found = examinee.answers(sample, lambda dense, lost=failed: may_measure(lost + 1 - dense, of, least))
         for who, said in found:
             rows.append({**keys, **who, **said, "score": _score(said["answer"], sample)})
             failed += 1 - rows[-1]["score"] if who["policy"] == DENSE else 0

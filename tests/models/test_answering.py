@@ -1,14 +1,17 @@
 """Answers: drafts change the cost and never the tokens, caches are shared and come out equal."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from ghostkv.models.answering import Reader
 from ghostkv.models.ghost_attention import set_policy
 from ghostkv.models.policy import Policy, identity_policy
-from ghostkv.seated import Seated
+from ghostkv.seated import POOLED, Seated
 from ghostkv.selectors import make
-from tests.models.ghost_fixtures import HEADS, LAYERS, ghostly, tiny
+from tests.models.ghost_fixtures import HEADS, LAYERS, captured, ghostly, tiny
+from tests.models.test_policies import seated_policy
 
 CONTEXT, QUESTION, LIMIT = list(range(3, 103)), [5, 9, 11, 7], 10
 
@@ -33,17 +36,23 @@ def step_by_step(model, policy, context, question, limit):
     """Plain greedy decoding, a token a forward pass after the question."""
     set_policy(model, policy)
     with torch.inference_mode():
-        cache = model(torch.tensor([context]), use_cache=True).past_key_values
+        cache = model(torch.tensor([context]), use_cache=True).cache
         said, feed = [], question
         for _ in range(limit):
-            logits = model(torch.tensor([feed]), past_key_values=cache, use_cache=True).logits
+            logits = model(torch.tensor([feed]), cache=cache, use_cache=True).logits
             said.append(int(logits[0, -1].argmax()))
             feed = said[-1:]
     return said
 
 
-@pytest.mark.parametrize("policy", [full(), quest()], ids=["dense", "quest"])
-def test_any_draft_gives_the_tokens_of_plain_greedy_decoding(model, policy):
+@pytest.fixture(scope="module")
+def captures():
+    return captured(tiny())
+
+
+@pytest.mark.parametrize("name", ["dense", "quest", "h2o", "snapkv", "streaming_llm", *POOLED])
+def test_any_draft_gives_the_tokens_of_plain_greedy_decoding(model, captures, name):
+    policy = full() if name == "dense" else seated_policy(name, captures, 0.25)
     expected = step_by_step(model, policy, CONTEXT, QUESTION, LIMIT)
     wrong = [(token + 1) % 128 for token in expected]
     drafts = {
@@ -51,12 +60,13 @@ def test_any_draft_gives_the_tokens_of_plain_greedy_decoding(model, policy):
         "a slip": [*expected[:2], wrong[2], *expected[3:]],
     }  # fmt: skip
     reader, forwards, traffic = Reader(model, full(), []), {}, {}
-    for name, draft in drafts.items():
+    for kind, draft in drafts.items():
         reader.read(CONTEXT, policy)
         answer = reader.answer(QUESTION, draft, LIMIT, policy)
-        assert answer.tokens == expected, name
-        forwards[name], traffic[name] = answer.forwards, answer.traffic
-    assert forwards["right"] <= 2 < forwards["none"]
+        assert answer.tokens == expected, kind
+        forwards[kind], traffic[kind] = answer.forwards, answer.traffic
+    # Where what is read depends on all that is fed at once, nothing is fed on trial.
+    assert forwards["right"] == LIMIT if name in POOLED else forwards["right"] <= 2 < forwards["none"]
     # What a wrong draft read is not counted: it would not have been read.
     assert traffic["wrong"]["full"] == pytest.approx(traffic["none"]["full"])
     assert traffic["wrong"]["survivors"] == pytest.approx(traffic["none"]["survivors"])
@@ -89,3 +99,24 @@ def test_all_sparse_reads_the_context_under_the_policy(model):
     answer = reader.answer(CONTEXT + QUESTION, [], LIMIT, identity)
     assert answer.tokens == step_by_step(model, full(), CONTEXT, QUESTION, LIMIT)
     assert answer.traffic["head_full"] >= HEADS * len(CONTEXT)
+
+
+def test_a_page_that_reaches_beyond_the_hot_window_gets_no_draft(model):
+    """Its box would hold keys of the draft."""
+    for hot, expected in ((4, LIMIT), (8, 1)):
+        policy = replace(quest(), hot=hot)
+        said = step_by_step(model, policy, CONTEXT, QUESTION, LIMIT)
+        reader = Reader(model, full(), [])
+        reader.read(CONTEXT, policy)
+        answer = reader.answer(QUESTION, said, LIMIT, policy)
+        assert (answer.tokens, answer.forwards) == (said, expected)
+
+
+def test_an_observer_answers_alike_when_everything_is_read_under_it(model, captures):
+    policy = replace(seated_policy("h2o", captures, 0.3), prefill="sparse")
+    answers = []
+    for draft in ([], list(range(20, 20 + LIMIT))):
+        reader = Reader(model, full(prefill="sparse"), [])
+        reader.read([], policy)
+        answers.append(reader.answer(CONTEXT + QUESTION, draft, LIMIT, policy).tokens)
+    assert answers[0] == answers[1]

@@ -6,8 +6,9 @@ import pytest
 from ghostkv.io import write_table
 from ghostkv.report.document import Figure, Prose, Table
 from ghostkv.report.headline import headline
+from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results
-from ghostkv.report.sections.retrieval import SECTION
+from ghostkv.report.sections.retrieval import SECTION, _reading
 from ghostkv.retrieval_tables import ANSWER_SCHEMA, CELL_SCHEMA, SUMMARY_SCHEMA, cells, frame, summarise
 from tests.report.fixtures import make_params
 
@@ -84,6 +85,72 @@ def test_the_headline_takes_the_most_bytes_within_the_budget_and_not_the_best_an
     figure = found["retrieval.single_needle_at_025.relative_accuracy"]
     assert (figure["value"], figure["n"]) == (1.0, 12)
     assert found["retrieval.measurable_tasks"]["value"] == 2
+
+
+def summary_of(folder, *lines):
+    """Results with single needles of (policy, kind, bytes ratio, n, right)."""
+    results = results_of(folder)
+    pooled = {
+        "task": "single_needle",
+        "length": 0,
+        "certificate": "none",
+        "prefill": "dense",
+        "measurable": True,
+    }
+    rows = [
+        pooled
+        | {
+            "policy": policy,
+            "kind": kind,
+            "bytes_ratio_gqa": ratio,
+            "n": n,
+            "right": right,
+            "accuracy": right / n,
+        }
+        | {
+            "relative_accuracy": right / n,
+            "relative_low": 0.5,
+            "relative_high": 1.0,
+            "dense_accuracy": 1.0,
+            "lost": 0,
+        }
+        for policy, kind, ratio, n, right in lines
+    ]
+    path = folder / "summary.parquet"
+    write_table(frame(rows, SUMMARY_SCHEMA), str(path), SUMMARY_SCHEMA)
+    return Results(
+        {"retrieval_summary": str(path), "retrieval_cells": str(folder / "cells.parquet")}, results.params
+    )
+
+
+SIZED = ("ghost_019", "ours", 0.24, 50, 48)
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        # A task more does not make a cheaper policy the one that the budget was sized for, however well it answers.
+        ([("ghost_015", "ours", 0.19, 55, 55)], 0.96),
+        # A slow policy that was asked a few questions is not quoted, though it has more bytes.
+        ([("mass_5pct", "ours", 0.249, 5, 5)], 0.96),
+        ([("mass_5pct", "ours", 0.249, 49, 49)], 0.96),
+        ([("ghost_022", "ours", 0.26, 60, 60), ("quest", "peer", 0.25, 60, 60)], 0.96),
+        ([("ghost_020", "ours", 0.245, 50, 40)], 0.8),
+    ],
+)
+def test_the_headline_is_about_the_policy_sized_for_the_budget(tmp_path, others, expected):
+    for lines in ([SIZED, *others], [*others, SIZED]):
+        results = summary_of(tmp_path / "found", *lines)
+        figure = headline(results, [SECTION])["retrieval.single_needle_at_025.relative_accuracy"]
+        assert (figure["value"], figure["n"]) == (pytest.approx(expected), 50)
+        # The chapter quotes the same policy.
+        assert f"relative accuracy {percent(expected)}" in _reading(results)
+
+
+def test_with_few_questions_the_policy_that_answered_most_is_quoted(tmp_path):
+    lines = [("ghost_015", "ours", 0.19, 12, 12), ("mass_5pct", "ours", 0.24, 4, 2)]
+    figure = headline(summary_of(tmp_path / "few", *lines), [SECTION])
+    assert figure["retrieval.single_needle_at_025.relative_accuracy"]["n"] == 12
 
 
 def test_losses_are_named(results):

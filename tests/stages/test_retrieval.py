@@ -2,10 +2,21 @@
 
 import polars as pl
 import pytest
+from pydantic import ValidationError
 
 from ghostkv.config.retrieval import Retrieval
 from ghostkv.errors import ConfigError
-from ghostkv.retrieval_tables import cells, summarise
+from ghostkv.io import read_table, write_table
+from ghostkv.retrieval_tables import (
+    DENSE,
+    SAMPLE_SCHEMA,
+    THETA_SCHEMA,
+    cells,
+    frame,
+    may_measure,
+    summarise,
+)
+from ghostkv.stages.retrieval import answer
 from tests.report.test_retrieval import answer_rows
 
 
@@ -59,6 +70,97 @@ def test_a_task_or_label_twice_is_refused():
         Retrieval(tasks=[entry, entry])
     with pytest.raises(ConfigError, match="dense always answers"):
         Retrieval(policies=[{"label": "dense", "policy": "identity"}])
+
+
+class Scripted:
+    """An examinee whose dense answers have the scores of a script, of ten references each."""
+
+    scores = ()
+
+    def __init__(self, *_):
+        pass
+
+    def answers(self, sample, worth):
+        dense = self.scores[sample["context_number"]]
+        found = [(DENSE, dense), ("ghost", 1.0)]
+        return [
+            (
+                {"policy": who, "kind": "ours", "certificate": "none", "prefill": "dense"},
+                {"tokens": 9, "answer": "".join(sample["references"][: round(10 * score)]), "answer_tokens": 1, "forwards": 1}
+                | {f"{head}bytes_{kind}": 1.0 for head in ("", "head_") for kind in ("read", "full")},
+            )
+            for who, score in (found if worth(dense) else found[:1])
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scores", "least", "expected"),
+    [
+        # Measurable at 0.933, though a tenth of three questions is no whole question.
+        ((0.8, 1.0, 1.0), 0.9, [2, 2, 2]),
+        ((1.0, 1.0, 0.7), 0.9, [2, 2, 2]),
+        # Exactly at the limit.
+        ((0.7, 0.7, 1.0), 0.8, [2, 2, 2]),
+        ((0.5, 0.9, 1.0), 0.8, [2, 2, 2]),
+        # Hopeless from the second question on, and so are the others.
+        ((0.5, 0.8, 1.0), 0.8, [2, 1, 1]),
+        ((0.0, 1.0, 1.0), 0.8, [1, 1, 1]),
+    ],
+)
+def test_policies_answer_as_long_as_a_task_may_be_measurable(tmp_path, monkeypatch, scores, least, expected):
+    monkeypatch.setattr("ghostkv.models.examinee.Examinee", Scripted)
+    monkeypatch.setattr(Scripted, "scores", scores)
+    sample = {
+        "job": "vt_512",
+        "task": "vt",
+        "length": 512,
+        "question_number": 0,
+        "context": "",
+        "question": "",
+    }
+    sample |= {"answer_start": "", "draft": "", "references": list("abcdefghij"), "rule": "all", "limit": 9}
+    paths = {name: str(tmp_path / f"{name}.parquet") for name in ("samples", "thetas", "answers")}
+    rows = [sample | {"context_number": number} for number in range(len(scores))]
+    write_table(frame(rows, SAMPLE_SCHEMA), paths["samples"], SAMPLE_SCHEMA, {})
+    write_table(frame([], THETA_SCHEMA), paths["thetas"], THETA_SCHEMA, {})
+    params = {"policies": [], "measurable": least}
+    inputs = {"model": "", "samples": paths["samples"], "thetas": paths["thetas"]}
+    answer(params, "vt_512", inputs, paths["answers"])
+    found = read_table(paths["answers"])
+    assert found.group_by("context_number").len().sort("context_number")["len"].to_list() == expected
+    # Who answered to the end is whom the summary measures.
+    measured = row(summarise(found, least), task="vt", policy=DENSE)["measurable"]
+    assert measured == (expected[-1] == 2)
+
+
+def test_a_task_may_measure_until_too_much_is_lost():
+    assert may_measure(0.6, 3, 0.8)
+    assert not may_measure(0.61, 3, 0.8)
+    # What 1 - 0.9 leaves over in binary is no question.
+    assert may_measure(1.0, 10, 0.9)
+
+
+def test_needles_may_stand_first_and_last():
+    assert Retrieval(depths=[0.0, 1.0]).depths == [0.0, 1.0]
+    for depth in (-0.1, 1.1):
+        with pytest.raises(ValidationError, match="depths"):
+            Retrieval(depths=[depth])
+
+
+def test_a_task_that_the_model_cannot_hold_is_refused():
+    section = Retrieval(tasks=[{"task": "vt", "length": 512}, {"task": "cwe", "length": 2048}])
+    section.check_lengths(2048, "mine")
+    section.check_lengths(None, "mine")
+    with pytest.raises(ConfigError, match="cwe at 2048.*mine takes at most 1024.*\n.*length: 1024"):
+        section.check_lengths(1024, "mine")
+
+
+def test_whom_the_headline_is_about_answers_every_single_needle():
+    default = Retrieval()
+    asked = {entry.task for entry in default.tasks if entry.task.startswith("niah_single")}
+    (sized,) = [entry for entry in default.policies if entry.label == "ghost_019"]
+    assert asked <= set(sized.tasks)
+    assert sized.lengths is sized.contexts is None
 
 
 def test_the_default_asks_fifty_single_needles_up_to_4k():

@@ -1,0 +1,73 @@
+"""What earlier queries attended to, for selectors that look at it: the latest each for itself, older ones as a sum."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass
+class Observations:
+    """Attention mass of queries by row of the batch and KV head.
+
+    Arrays are never written to, so that copies may share them.
+
+    Attributes
+    ----------
+    rows : dict of (row, KV head) to ndarray of float32, shape [group, observations, tokens]
+        In order of position.
+    places : dict of (row, KV head) to ndarray of int64, shape [observations]
+        Token of the cache whose query it was; of a sum, the last one that went into it.
+    summed : set of (row, KV head)
+        Whose first observation is a sum of several.
+    lost : bool
+        A sum held queries that had to go.
+    """
+
+    rows: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    places: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    summed: set[tuple[int, int]] = field(default_factory=set)
+    lost: bool = False
+
+    @property
+    def apart(self) -> int:
+        """Latest observations that are no sum, at least; without a sum nothing is missing."""
+        return min((len(self.places[key]) - 1 for key in self.summed), default=sys.maxsize)
+
+    def copy(self) -> Observations:
+        """The same observations, to add others to."""
+        return Observations(dict(self.rows), dict(self.places), set(self.summed), self.lost)
+
+    def add(self, b: int, h: int, mass: np.ndarray, places: np.ndarray, keep: int) -> None:
+        """Add the mass [group, queries, tokens] of later queries; of all, those before the last `keep` become one sum."""
+        key, rows = (b, h), mass
+        if key in self.rows:
+            rows, places = joined(self.rows[key], mass), np.concatenate([self.places[key], places])
+        if len(places) > keep + 1:
+            older = rows[:, :-keep].sum(axis=1, keepdims=True)
+            rows, places = np.concatenate([older, rows[:, -keep:]], axis=1), places[-keep - 1 :]
+            self.summed.add(key)
+        # The mass is often a part of something larger, or of a buffer.
+        self.rows[key], self.places[key] = rows.copy(), places
+
+    def before(self, tokens: int) -> Observations:
+        """Those of queries before a token of the cache."""
+        if all(places[-1] < tokens for places in self.places.values()):
+            return self
+        found = Observations(lost=self.lost and tokens > 0)
+        for key, places in self.places.items():
+            left = int(np.searchsorted(places, tokens))
+            if left:
+                found.rows[key], found.places[key] = self.rows[key][:, :left], places[:left]
+                found.summed |= self.summed & {key}
+            else:
+                found.lost |= key in self.summed and tokens > 0
+        return found
+
+
+def joined(earlier: np.ndarray, later: np.ndarray) -> np.ndarray:
+    """Observations one after the other; the later ones know at least as many tokens."""
+    wider = later.shape[2] - earlier.shape[2]
+    return np.concatenate([np.pad(earlier, ((0, 0), (0, 0), (0, wider))), later], axis=1)

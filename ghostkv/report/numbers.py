@@ -41,8 +41,10 @@ def integer(value: float | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """A quantity with a unit of its own, three significant digits."""
-    return NONE if value is None else f"{value:.3g}"
+    """A quantity with a unit of its own, three significant digits; large ones in full, with thousands separators."""
+    if value is None:
+        return NONE
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def yes_no(value: bool | None) -> str:

@@ -404,8 +404,8 @@ def test_two_runs_are_the_same_to_the_byte(files, inputs, tmp_path):
 
 
 def test_progress_ends_where_it_said_it_would(inputs, tmp_path, monkeypatch):
-    bars, tqdm = [], stage.tqdm
-    monkeypatch.setattr(stage, "tqdm", lambda **named: bars.append(tqdm(**named)) or bars[-1])
+    bars, progress = [], stage.progress
+    monkeypatch.setattr(stage, "progress", lambda **named: bars.append(progress(**named)) or bars[-1])
     outputs = {name: str(tmp_path / f"{name}.parquet") for name in SCHEMAS}
     stage.measure_layer(inputs[1], 1, PARAMS, outputs)
     stage.measure_synthetic(PARAMS, {name: path for name, path in outputs.items() if name != "store"})

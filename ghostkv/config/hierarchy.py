@@ -60,7 +60,10 @@ class Hierarchy(Section):
     )
     compare_every: PositiveInt = Field(
         default=3,
-        description="Indexes that a KV head was not given are measured on the trace in every how-manieth layer.",
+        description=(
+            "In every how-manieth layer the trace is also scanned with the indexes that a KV head was not given, with its "
+            "own built by appending alone, and for the dropped mass."
+        ),
     )
     block: PositiveInt = Field(default=2048, description="Keys of a prompt that are clustered together.")
     chunk: PositiveInt = Field(

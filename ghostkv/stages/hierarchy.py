@@ -193,14 +193,16 @@ class _Head:
         flat, found, about = self._flat(view), {}, self._about(text, context)
         longest = context == self.loaded[text].tokens
         every = text.role == "trace" and self.layer % self.params["compare_every"] == 0
-        for spec in self.specs:
-            if every or spec.name in chosen.values():
-                found[spec.name] = self._scan(view, about, self._index(view, spec), flat)
-        if text.role == "trace":
-            spec = next(spec for spec in self.specs if spec.name == chosen["reads"])
-            found[spec.name] += self._mass(view, about, self._index(view, spec))
-            index = self._index(view, spec, appended=True)
-            found[spec.name] += self._scan(view, {**about, "mode": "appended"}, index, flat)
+        indexes = {
+            spec.name: self._index(view, spec) for spec in self.specs if every or spec.name in chosen.values()
+        }
+        for name, index in indexes.items():
+            found[name] = self._scan(view, about, index, flat)
+        if every:
+            best = indexes[chosen["reads"]]
+            found[best.spec.name] += self._mass(view, about, best)
+            index = self._index(view, best.spec, appended=True)
+            found[best.spec.name] += self._scan(view, {**about, "mode": "appended"}, index, flat)
         _mark(found, chosen)
         if longest:
             self._statistical(view, about, flat, share)

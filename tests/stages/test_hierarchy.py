@@ -111,9 +111,11 @@ def test_appended_blocks_alone_are_measured_on_the_trace(tables):
     assert appended["chosen_for_reads"].all()
 
 
-def test_other_indexes_are_measured_on_the_trace_of_every_few_layers(captures, trace, tables, tmp_path):
+def test_comparisons_are_made_on_the_trace_of_every_few_layers(captures, trace, tables, tmp_path):
     sparser = run(captures, trace, tmp_path, params=PARAMS | {"compare_every": 2})["heads"]
-    given = pl.col("chosen_for_reads") | pl.col("chosen_for_bytes") | (pl.col("certificate") != "topk")
+    given = (pl.col("chosen_for_reads") | pl.col("chosen_for_bytes")) & (pl.col("mode") == "grown")
+    given &= pl.col("certificate") == "topk"
+    given |= pl.col("certificate") == "calibrated"
     elsewhere = (pl.col("layer") == 0) | (pl.col("role") == "threshold") | given
     assert sparser.equals(tables["heads"].filter(elsewhere))
     assert sparser.height < tables["heads"].height

@@ -78,7 +78,13 @@ class Draws:
         return cls(weights)
 
     def means(self, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Mean of every replicate, shape [..., replicates], from sums and counts [..., blocks]; NaN without a count."""
+        """Mean of every replicate, shape [..., replicates], from sums and counts [..., blocks]; NaN without a count.
+
+        NaN too where every replicate is the same draw, as with one block of one document a domain: that they agree
+        says nothing of how sure the mean is.
+        """
+        if (self.weights == self.weights[:1]).all():
+            return np.full((*sums.shape[:-1], len(self.weights)), np.nan)
         total = counts @ self.weights.T
         return np.divide(sums @ self.weights.T, total, out=np.full(total.shape, np.nan), where=total > 0)
 

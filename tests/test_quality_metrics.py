@@ -160,3 +160,10 @@ def test_a_power_law_is_interpolated_exactly():
 def test_one_point_is_no_curve():
     assert np.isnan(at_bytes(np.array([0.2]), np.array([1.0]), 0.3)[0])
     assert at_bytes(np.array([0.2]), np.array([1.0]), 0.2)[0] == 1
+
+
+def test_one_block_of_one_document_has_no_interval():
+    """Every replicate draws that block: that they agree is no sign of being sure."""
+    alone = Draws.make([1, 1], ["a", "b"], 100, 0)
+    assert np.isnan(alone.means(np.ones((3, 2)), np.ones((3, 2)))).all()
+    assert np.isfinite(Draws.make([1, 1], ["a", "a"], 100, 0).means(np.ones((3, 2)), np.ones((3, 2)))).all()

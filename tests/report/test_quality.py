@@ -7,6 +7,8 @@ from ghostkv.report.document import Figure, Prose, Table
 from ghostkv.report.headline import headline
 from ghostkv.report.quality import FLOOR
 from ghostkv.report.render import printed
+from ghostkv.report.results import Results
+from ghostkv.report.sections.answer import _in_the_loop
 from ghostkv.report.sections.quality import SECTION
 from tests.report.chart_fields import fields
 from tests.report.quality_fixtures import POLICIES, START, changed, make_rows, write
@@ -156,3 +158,10 @@ def test_the_worst_positions_are_those_of_the_budget_policy_with_tokens_quoted(r
     assert worst.data["position"].to_list()[:2] == [START + 63] * 2
     assert printed(worst).rows[0][3:6] == ["'a|b'", r"'\n'", "–"]
     assert set(named(results)["quality_generations"].data["output"]) == {"one / two"}
+
+
+def test_the_answer_quotes_the_model_in_the_loop_where_it_was_run(results, tmp_path):
+    (said,) = _in_the_loop(results)
+    for piece in ("reads 0.290 of", "99.0 %", "128 positions", "2.0e-03 nats", "8.00x below Quest"):
+        assert piece in said, piece
+    assert _in_the_loop(Results({}, results.params)) == []

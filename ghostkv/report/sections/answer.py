@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import polars as pl
 
 from ghostkv.report.document import Block, Column, Prose, Section, Table
-from ghostkv.report.numbers import FORMATS, counted, listed, percent, ratio
+from ghostkv.report.numbers import FORMATS, counted, factor, listed, percent, ratio, tiny
+from ghostkv.report.peers import NAMES
 from ghostkv.report.results import Results, at_target
 from ghostkv.report.summaries import (
     BYTES_GQA,
@@ -37,7 +38,17 @@ def build(results: Results) -> Sequence[Block]:
         if (target := results.tightest(metric)) is not None
     ]
     blocks: list[Block] = [
-        Prose("\n\n".join([_verdict(results), *_numbers(results), _sureness(results), _limits(results)]))
+        Prose(
+            "\n\n".join(
+                [
+                    _verdict(results),
+                    *_numbers(results),
+                    *_in_the_loop(results),
+                    _sureness(results),
+                    _limits(results),
+                ]
+            )
+        )
     ]
     blocks += [_spread_table(results, *point) for point in points]
     return [*blocks, *(_domain_table(results, *point) for point in points)]
@@ -176,10 +187,34 @@ def _sureness(results: Results) -> str:
 def _limits(results: Results) -> str:
     tokens = results.config["capture"]["tokens"]
     return (
-        f"**What it does not say.** One model, contexts of {tokens:,} tokens, attention of single heads "
-        "under teacher forcing: nothing is generated with keys eliminated, so no figure here is a quality of "
-        "text. Bytes are counted by the traffic model of docs/methods.md and no time is saved by counting."
+        f"**What it does not say.** One model, contexts of {tokens:,} tokens. Heads are judged one by one under teacher forcing, "
+        "so the tables of this chapter are no quality of text. Bytes are counted by the traffic model of docs/methods.md and "
+        "no time is saved by counting."
     )
+
+
+def _in_the_loop(results: Results) -> list[str]:
+    """What the model itself says at the bytes that the config allows; nothing where that stage was not run."""
+    if not results.has("quality.summary"):
+        return []
+    rows = results.table("quality.summary").filter(pl.col("role") == "budget", pl.col("domain") == "all")
+    held = results.table("quality.equal_bytes").filter(
+        pl.col("role") == "budget",
+        pl.col("domain") == "all",
+        pl.col("against") == results.config["quality"]["headline"]["peer"],
+        pl.col("kl_ratio").is_not_null(),
+    )
+    if rows.is_empty():
+        return []
+    row = rows.row(0, named=True)
+    text = (
+        f"**The model itself**, decoding with one threshold for all heads, reads {ratio(row['bytes_ratio_gqa'])} of the full K "
+        f"and V GQA-true; its first choice is then the dense model's at {percent(row['top1'])} of {row['positions']} positions, "
+        f"with a KL of {tiny(row['kl'])} nats a token"
+    )
+    if held.height:
+        text += f", {factor(held['kl_ratio'][0])} below {NAMES[held['against'][0]]} at the same bytes"
+    return [text + ". What it finds, and where it breaks, are chapters of their own."]
 
 
 def _spread_table(results: Results, metric: str, target: float) -> Table:
@@ -261,5 +296,6 @@ SECTION = Section(
             "safe_head_share", "elimination_at_fer_1pct", "fer_at_fer_1pct", "bytes_ratio_at_fer_1pct",
             "bytes_ratio_gqa_at_fer_1pct", "elimination_at_dropped_mass_1pct", "bytes_ratio_gqa_at_dropped_mass_1pct",
         )
-    ),
+    )
+    + tuple(f"quality.at_030.{name}" for name in ("bytes_ratio_gqa", "kl", "top1", "kl_ratio_to_quest")),
 )  # fmt: skip

@@ -128,3 +128,11 @@ EQUAL_BYTES_SCHEMA = pa.schema(
         ("positions", pa.int32()),
     ]
 )
+# What each text's job leaves.
+TEXT_TABLES = {
+    "positions": POSITION_SCHEMA,
+    "traffic": TRAFFIC_SCHEMA,
+    "runs": RUN_SCHEMA,
+    "ablation": ABLATION_SCHEMA,
+    "generations": GENERATION_SCHEMA,
+}

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pyarrow as pa
 
 from ghostkv import __version__
 from ghostkv.errors import ConfigError, TextError
-from ghostkv.io import read_metadata, read_table, write_table
+from ghostkv.io import read_table, write_table
 from ghostkv.logs import progress
 from ghostkv.quality_rows import Reader, ablate, generate
 from ghostkv.quality_schemas import (
-    ABLATION_SCHEMA,
-    EQUAL_BYTES_SCHEMA,
-    GENERATION_SCHEMA,
-    POSITION_SCHEMA,
-    RUN_SCHEMA,
-    SUMMARY_SCHEMA,
-    TRAFFIC_SCHEMA,
+    TEXT_TABLES,
 )
-from ghostkv.quality_tables import Measured, compare_at_equal_bytes, summarise
 from ghostkv.stages.capture import text_row
 from ghostkv.tables import table_of
 
@@ -39,13 +31,6 @@ SPEED_SCHEMA = pa.schema(
         ("milliseconds", pa.float64()),
     ]
 )
-_TEXT_TABLES = {
-    "positions": POSITION_SCHEMA,
-    "traffic": TRAFFIC_SCHEMA,
-    "runs": RUN_SCHEMA,
-    "ablation": ABLATION_SCHEMA,
-    "generations": GENERATION_SCHEMA,
-}
 
 
 def fit_thetas(sketch: str, params: Mapping[str, Any], output: str) -> None:
@@ -127,7 +112,7 @@ def measure_text(
         model, ids[: params["context"] + params["continuation"]], params["context"], policies.observer()
     )
     reader = Reader(tokenizer, ids, params["context"], begun.own())
-    found: dict[str, list[dict]] = {name: [] for name in _TEXT_TABLES}
+    found: dict[str, list[dict]] = {name: [] for name in TEXT_TABLES}
     work = progress(policies, total=len(policies.entries), desc=text, unit="policy")
     for label in work:
         work.set_postfix_str(label)
@@ -149,7 +134,7 @@ def measure_text(
         )  # fmt: skip
     found["ablation"] = [who | one for one in ablate(begun, policies, reader, params)]
     found["generations"] = [who | one for one in generate(begun, policies, reader, params)]
-    for name, schema in _TEXT_TABLES.items():
+    for name, schema in TEXT_TABLES.items():
         write_table(table_of(found[name], schema), outputs[name], schema, _metadata(params) | {"text": text})
 
 
@@ -185,36 +170,6 @@ def time_decode(
         for part, milliseconds in parts.items()
     ]  # fmt: skip
     write_table(table_of(rows, SPEED_SCHEMA), output, SPEED_SCHEMA, _metadata(params))
-
-
-def gather(
-    tables: Mapping[str, Sequence[str]], params: Mapping[str, Any], outputs: Mapping[str, str]
-) -> None:
-    """Join all texts, and derive summary and comparison at equal bytes.
-
-    Parameters
-    ----------
-    tables : mapping
-        Files of each table of a text, one a text.
-    params : mapping
-        `block`, `replicates`, `seed`, `headline`.
-    outputs : mapping
-        Those tables joined, `summary` and `equal_bytes`.
-    """
-    metadata = read_metadata(tables["positions"][0])
-    metadata.pop("text", None)
-    joined = {name: pl.concat([read_table(path) for path in tables[name]]) for name in _TEXT_TABLES}
-    measured = Measured.read(joined["positions"], params["block"], params["replicates"], params["seed"])
-    summary = summarise(joined["positions"], joined["runs"], measured)
-    for name, schema in _TEXT_TABLES.items():
-        write_table(joined[name], outputs[name], schema, metadata)
-    # A policy may be quoted for one thing only: the last named wins.
-    roles = {label: role for role, label in params["headline"].items() if role != "peer"}
-    quoted = pl.col("policy").replace_strict(roles, default=None, return_dtype=pl.String).alias("role")
-    summary = summary.with_columns(quoted)
-    write_table(summary, outputs["summary"], SUMMARY_SCHEMA, metadata)
-    equal = compare_at_equal_bytes(summary, measured).with_columns(quoted)
-    write_table(equal, outputs["equal_bytes"], EQUAL_BYTES_SCHEMA, metadata)
 
 
 def _token_ids(tokenizer: Any, content: str, params: Mapping, text: str) -> list[int]:

@@ -197,7 +197,11 @@ BRANCHES = {
     | BANDWIDTH_POINT
     | {"codecs": CONFIG.sketch.plain()["codecs"], "captures": CAPTURES, "chosen": bandwidth_layers()},
     "bandwidth": CONFIG.bandwidth.plain() | BANDWIDTH_POINT | {"model": CONFIG.model.name, "layers": LAYERS},
-    "quality": CONFIG.quality.plain(without=("threads",))
+    "quality_gather": {
+        name: CONFIG.quality.plain()[name] for name in ("headline", "block", "replicates", "seed")
+    },
+    # Decoded apart: another interval decodes nothing again.
+    "quality": CONFIG.quality.plain(without=("threads", "block", "replicates", "seed"))
     | {
         "context": CONFIG.capture.tokens - CONFIG.quality.continuation,
         "texts": QUALITY_TEXTS,

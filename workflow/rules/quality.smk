@@ -93,6 +93,6 @@ rule gather_quality:
     resources:
         mem_mb=2000,
     params:
-        run=stage_params("quality"),
+        run=stage_params("quality_gather"),
     script:
         "../scripts/gather_quality.py"

@@ -58,8 +58,9 @@ class RetrievalPolicy(Section):
 def _tasks() -> list[TaskEntry]:
     grid = [("niah_single_2", 1024, 6), ("niah_single_2", 2048, 2), ("niah_single_2", 4096, 2)]
     rest = [("niah_single_1", 1024, 1), ("niah_multikey_1", 1024, 2), ("niah_multikey_2", 1024, 1)]
-    rest += [(name, 1024, 3) for name in ("niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe")]
-    rest += [(name, 1024, 3) for name in ("qa_squad", "qa_hotpotqa")]
+    # The default model answers none of these well enough to measure anything; two contexts show that.
+    rest += [(name, 1024, 2) for name in ("niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe")]
+    rest += [(name, 1024, 2) for name in ("qa_squad", "qa_hotpotqa")]
     return [TaskEntry(task=task, length=length, contexts=count) for task, length, count in grid + rest]
 
 
@@ -76,7 +77,7 @@ def _policies() -> list[RetrievalPolicy]:
     ]
     for name, ratio, options, about in (
         ("quest", 0.2, {"page": 16}, {}),
-        ("oracle_topk", 0.15, {}, single),
+        ("oracle_topk", 0.15, {}, once),
         ("streaming_llm", 0.2, {}, once),
         ("snapkv", 0.15, {"observe": 32, "kernel": 5}, once | {"lengths": [1024]}),
     ):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from ghostkv.captures import LayerCapture
+from ghostkv.captures.capture_files import LayerCapture
 
 # Bits of `ExactAttention.needed`.
 TOP_K, MASS_95, MASS_99 = np.uint8(1), np.uint8(2), np.uint8(4)

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 from ghostkv.attention import ColdRange, cap, cold_range, hide
-from ghostkv.captures import LayerCapture
+from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Codec, Records
 from ghostkv.codecs.base import Decoded
 from ghostkv.compensation import cold_means, compensate

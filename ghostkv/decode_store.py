@@ -13,7 +13,7 @@ from time import perf_counter
 
 import numpy as np
 
-from ghostkv.captures import LayerCapture
+from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Records
 from ghostkv.lifecycle import Reads
 from ghostkv.memory import touched

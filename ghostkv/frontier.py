@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ghostkv.attention import ColdRange, ExactAttention, cap, cold_range, exact_attention
-from ghostkv.captures import LayerCapture
+from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Codec, Records
 from ghostkv.metrics import per_query, relevant_counts
 from ghostkv.sweep import Grid, Sweep, sweep

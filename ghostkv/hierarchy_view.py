@@ -9,7 +9,7 @@ import numpy as np
 
 from ghostkv.attention import cap, cold_range, hide, scores
 from ghostkv.bounds import narrow
-from ghostkv.captures import LayerCapture
+from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.certificates import Costs
 from ghostkv.codecs.nested import Nested
 from ghostkv.truth import Truth

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from ghostkv.attention import cold_range
-from ghostkv.captures import LayerCapture
+from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Codec
 
 # Neighbouring keys that share an anchor (their mean) and a radius.

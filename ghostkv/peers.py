@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 from ghostkv.attention import ColdRange, cap, cold_range, hide, kth_largest
-from ghostkv.captures import LayerCapture
+from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.metrics import ELEMENT_BYTES
 from ghostkv.selectors.base import Budget, Scene, Selector
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ghostkv.attention import cap, cold_range, hide, scores
-from ghostkv.captures import LayerCapture
+from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Codec
 from ghostkv.errors import ConfigError
 from ghostkv.metrics import ELEMENT_BYTES

@@ -10,15 +10,15 @@ import numpy as np
 
 from ghostkv import codecs
 from ghostkv import expectations as expect
+from ghostkv.captures.generated import Drawn, Shape, last_queries
+from ghostkv.captures.generators import Drifting, Generator, HeavyTailed, Needles, Sinks
 from ghostkv.codec_expectations import estimate_law
 from ghostkv.codecs import Codec
 from ghostkv.frontier import ORACLE_MARGIN, Design, GroupView, Setting, estimate_group, sweep_rule, view_group
-from ghostkv.generators import Drifting, Generator, HeavyTailed, Needles, Sinks
 from ghostkv.io import stable_seed
 from ghostkv.records import CodecSpec
 from ghostkv.summaries import bound_columns
 from ghostkv.sweep import Grid
-from ghostkv.synthetic import Drawn, draw
 from ghostkv.synthetic_measures import ColdScores
 
 ORACLE = Design("exact", 0, None)
@@ -26,15 +26,6 @@ ORACLE = Design("exact", 0, None)
 _THETAS = np.array([-1.0, 0.0, 1.0, 2.0, 2.5])
 _FIT_QUERIES = 128
 _MASS = 0.05
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of generated tensors: tokens, query heads that share the KV head, head dimension."""
-
-    tokens: int
-    group: int
-    width: int
 
 
 @dataclass(frozen=True)
@@ -209,13 +200,6 @@ def below_thetas(
     location = view.capture.scale * (view.queries @ step)[..., None] * position
     below = expect.share_below(thetas[:, None, None, None], location, spread[..., None])
     return below @ weights / 2
-
-
-def last_queries(generator: Generator, seed: int, text: str, shape: Shape, queries: int) -> Drawn:
-    """A text with the queries of its last positions."""
-    count = min(queries, shape.tokens // 2)
-    positions = np.arange(shape.tokens - count, shape.tokens)
-    return draw(generator, seed, text, shape.tokens, positions, group=shape.group, width=shape.width)
 
 
 def fit(spec: CodecSpec, text: Drawn, seed: int) -> Codec:

@@ -13,11 +13,11 @@ import numpy as np
 
 from ghostkv import __version__
 from ghostkv.attention import cold_range, exact_attention
-from ghostkv.captures import CaptureWriter, LayerCapture
+from ghostkv.captures.capture_files import CaptureWriter, LayerCapture
+from ghostkv.captures.generated import draw
+from ghostkv.captures.generators import GENERATORS, Generator, make
 from ghostkv.errors import GhostKVError
-from ghostkv.generators import GENERATORS, Generator, make
 from ghostkv.io import atomic_path
-from ghostkv.synthetic import draw
 
 # There is no model whose output could be compared; the tensors are their own truth.
 _PROOF = dict.fromkeys(

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ghostkv import expectations as expect
+from ghostkv.captures.generated import Asks, Drawn, Shape, choose_asks, draw, last_queries
+from ghostkv.captures.generators import Generator
 from ghostkv.codec_expectations import estimate_law
 from ghostkv.frontier import (
     Choice,
@@ -19,12 +21,10 @@ from ghostkv.frontier import (
     sweep_rule,
     view_group,
 )
-from ghostkv.generators import Generator
 from ghostkv.io import stable_seed
 from ghostkv.records import CodecSpec
 from ghostkv.summaries import point_queries, summarise, sweep_columns
-from ghostkv.synthetic import Asks, Drawn, choose_asks, draw
-from ghostkv.synthetic_audit import ORACLE, Shape, fit, last_queries
+from ghostkv.synthetic_audit import ORACLE, fit
 from ghostkv.synthetic_measures import step_columns
 
 _ROLES = ("threshold", "held_out")

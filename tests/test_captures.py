@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from ghostkv.captures import CaptureWriter, LayerCapture, capture_metadata, read_layer, read_layers_table
+from ghostkv.captures.capture_files import (
+    CaptureWriter,
+    LayerCapture,
+    capture_metadata,
+    read_layer,
+    read_layers_table,
+)
 from ghostkv.errors import TableError
 from ghostkv.io import sha256_file
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ghostkv.captures import read_layer
-from ghostkv.generators import make
+from ghostkv.captures.capture_files import read_layer
+from ghostkv.captures.generators import make
 from ghostkv.synthetic_files import main, write_capture
 from ghostkv.tensor_import import layers_in
 

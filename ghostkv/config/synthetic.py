@@ -10,7 +10,7 @@ from ghostkv.config.base import PositiveInt, Section, Share
 from ghostkv.config.sketch import Codec
 from ghostkv.errors import ConfigError
 
-# Parameters of each generator of ghostkv/generators.py, which is not imported here, as it brings NumPy.
+# Parameters of each generator of ghostkv/captures/generators.py, which is not imported here, as it brings NumPy.
 PARAMETERS = {
     "gaussian": (),
     "anisotropic": ("decay", "query_decay"),
@@ -27,7 +27,7 @@ class GeneratorEntry(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    name: str = Field(description="A generator of ghostkv/generators.py.", examples=["gaussian"])
+    name: str = Field(description="A generator of ghostkv/captures/generators.py.", examples=["gaussian"])
 
     def plain(self, without=()) -> dict[str, Any]:
         """The entry, name first."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ghostkv.captures import LayerCapture
+from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.errors import CaptureError, ConfigError
 from ghostkv.models.interface import attention_through, ordinary_attention, refuse_foreign_terms
 from ghostkv.models.proof import prove, visible_keys

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ghostkv.captures import read_layers_table
+from ghostkv.captures.capture_files import read_layers_table
 from ghostkv.models.answering import Answer, Reader
 from ghostkv.models.ghost_attention import NAME, register
 from ghostkv.models.load import load_model, load_tokenizer

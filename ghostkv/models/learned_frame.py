@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ghostkv.attention import cold_range
-from ghostkv.captures import LayerCapture
+from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Codec
 
 # Queries of a text that training draws from.

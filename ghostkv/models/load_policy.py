@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ghostkv.captures import LayerCapture, read_layer
+from ghostkv.captures.capture_files import LayerCapture, read_layer
 from ghostkv.certified import CertifiedMass
 from ghostkv.codecs.nested import Nested
 from ghostkv.deciders import Decider, GhostFrames

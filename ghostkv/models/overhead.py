@@ -12,8 +12,8 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedModel
 
+from ghostkv.captures.proven_writer import ProvenWriter
 from ghostkv.models.capture import record_attention
-from ghostkv.proven_writer import ProvenWriter
 
 OVERHEAD_SCHEMA = pa.schema(
     [

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ghostkv.captures import LayerCapture
+from ghostkv.captures.capture_files import LayerCapture
 
 # Recomputing twice for every query would cost a tenth of the forward pass.
 _STORAGE_STRIDE = 4

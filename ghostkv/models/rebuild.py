@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ghostkv.captures import LayerCapture
+from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.models.interface import attention_through, ordinary_attention
 
 

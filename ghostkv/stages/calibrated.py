@@ -14,15 +14,16 @@ from ghostkv.calibrated_tables import (
     summarise_dependence,
     summarise_points,
 )
-from ghostkv.captures import LayerCapture, read_layer
+from ghostkv.captures.capture_files import LayerCapture, read_layer
+from ghostkv.captures.captured_texts import CapturedText, _from_position, _measured_texts, sketch_metadata
 from ghostkv.codecs import Codec, Records
 from ghostkv.codecs.learned import Learned
 from ghostkv.frontier import Design, Setting, view_group
 from ghostkv.io import read_metadata, read_table, stable_seed, write_table
 from ghostkv.records import CodecSpec, load_codecs, read_records, specs
 from ghostkv.stages.calibrated_group import CalibratedGroup
-from ghostkv.stages.frontier import _from_position, _measured_texts, _setting
-from ghostkv.stages.sketch import CapturedText, fit_codecs, sketch_metadata
+from ghostkv.stages.frontier import _setting
+from ghostkv.stages.sketch import fit_codecs
 
 
 def calibrate_layer(

@@ -20,11 +20,11 @@ from ghostkv.calibrated_rows import (
 )
 from ghostkv.calibrated_tables import CalibratedTables
 from ghostkv.calibration import Calibration, Goal, calibrate, floor, goals, plug_in, shifts
-from ghostkv.captures import LayerCapture
+from ghostkv.captures.capture_files import LayerCapture
+from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs import Codec, Records
 from ghostkv.compensated_sweep import Tail, tail
 from ghostkv.frontier import Design, Estimates, GroupView, Setting, estimate_group, view_group
-from ghostkv.stages.sketch import CapturedText
 from ghostkv.summaries import bound_columns
 from ghostkv.sweep import Grid
 

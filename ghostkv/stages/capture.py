@@ -12,9 +12,9 @@ import numpy as np
 import polars as pl
 
 from ghostkv import __version__
+from ghostkv.captures.proven_writer import FILES, ProvenWriter
 from ghostkv.errors import CaptureError, ConfigError, ModelError, TextError
 from ghostkv.io import read_table, sha256_file, stable_seed
-from ghostkv.proven_writer import FILES, ProvenWriter
 from ghostkv.tensor_import import layers_in, load_layer
 
 

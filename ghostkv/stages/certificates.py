@@ -10,7 +10,8 @@ import numpy as np
 from ghostkv.attention import ColdRange, cap, cold_range, hide, scores
 from ghostkv.bounders import Clusters, LowBit, PageBoxes
 from ghostkv.bounds import Bounder, CodecBounds, count_violations, narrow
-from ghostkv.captures import LayerCapture, read_layer
+from ghostkv.captures.capture_files import LayerCapture, read_layer
+from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
 from ghostkv.certificate_tables import NESTED, SCHEMAS, Tables
 from ghostkv.certificates import STORAGES, Costs, Powers, certify_mass, certify_topk
 from ghostkv.codecs.base import RHO_BYTES
@@ -20,7 +21,6 @@ from ghostkv.frontier_tables import concatenate
 from ghostkv.io import read_metadata, stable_seed
 from ghostkv.metrics import ELEMENT_BYTES
 from ghostkv.records import CodecSpec, load_codecs, specs
-from ghostkv.stages.sketch import CapturedText, sketch_metadata
 from ghostkv.truth import Truth, oracle_mass, oracle_topk
 
 

@@ -10,7 +10,9 @@ import numpy as np
 import polars as pl
 
 from ghostkv import __version__
-from ghostkv.captures import LayerCapture, capture_metadata, read_layer
+from ghostkv.captures.capture_files import LayerCapture, capture_metadata, read_layer
+from ghostkv.captures.generated import Shape, draw, last_queries
+from ghostkv.captures.generators import make
 from ghostkv.codecs import Codec, Records
 from ghostkv.decode_steps import LOSSES, Decided, Policy, decide
 from ghostkv.decode_store import Archive, run_store
@@ -27,13 +29,11 @@ from ghostkv.decode_tables import (
 )
 from ghostkv.errors import TableError
 from ghostkv.frontier import Design, Grid, Setting, choices, estimate_group, sweep_rule, view_group
-from ghostkv.generators import make
 from ghostkv.io import read_metadata, read_table, stable_seed, write_table
 from ghostkv.lifecycle import ARCHIVE, GHOST, POLICIES, WARM, Capacity, Reads, ceiling, live, prefilled
 from ghostkv.logs import progress
 from ghostkv.records import CodecSpec, load_codecs
-from ghostkv.synthetic import draw
-from ghostkv.synthetic_audit import Shape, fit, last_queries
+from ghostkv.synthetic_audit import fit
 from ghostkv.tables import table_of
 
 # Bytes of a number in the cache.

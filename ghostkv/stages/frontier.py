@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from ghostkv.captures import LayerCapture, read_layer
+from ghostkv.captures.capture_files import LayerCapture, read_layer
+from ghostkv.captures.captured_texts import CapturedText, _from_position, _measured_texts, sketch_metadata
 from ghostkv.codecs import Records
-from ghostkv.errors import ConfigError
 from ghostkv.frontier import (
     Choice,
     Design,
@@ -31,7 +31,6 @@ from ghostkv.frontier_tables import (
 )
 from ghostkv.io import read_metadata, read_table, write_table
 from ghostkv.records import load_codecs, read_records, specs
-from ghostkv.stages.sketch import CapturedText, sketch_metadata
 from ghostkv.summaries import bound_columns, point_queries, summarise, sweep_columns
 from ghostkv.sweep import Grid
 
@@ -246,30 +245,6 @@ def _setting(params: Mapping) -> Setting:
         if grid is not None
     }
     return Setting(params["sinks"], params["hot"], params["top_k"], grids)
-
-
-def _measured_texts(texts: Sequence[CapturedText]) -> list[CapturedText]:
-    for role in ("threshold", "held_out"):
-        if not any(text.role == role for text in texts):
-            raise ConfigError(f"texts: no text has the role {role!r}; set texts.per_role.{role}: 1")
-    return [text for text in texts if text.role != "codec"]
-
-
-def _from_position(capture: LayerCapture, text: CapturedText, start: int) -> LayerCapture:
-    """A capture with its queries from position `start` on."""
-    wanted = capture.positions >= start
-    if not wanted.any():
-        raise ConfigError(
-            f"frontier.headline_start is {start}, but the last captured query of {text.text} is at "
-            f"{capture.positions.max()}; write a smaller headline_start, or raise capture.tokens "
-            "and query_bands"
-        )
-    return replace(
-        capture,
-        positions=capture.positions[wanted],
-        queries=capture.queries[:, wanted],
-        outputs=None if capture.outputs is None else capture.outputs[:, wanted],
-    )
 
 
 def _about(text: CapturedText, swept: RuleSweep) -> dict[str, str | int]:

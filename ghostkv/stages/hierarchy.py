@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from ghostkv.captures import LayerCapture, read_layer
+from ghostkv.captures.capture_files import LayerCapture, read_layer
+from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
 from ghostkv.codecs.nested import Nested
 from ghostkv.errors import ConfigError
 from ghostkv.hierarchy import Index, IndexSpec
@@ -18,7 +19,6 @@ from ghostkv.hierarchy_tables import FIT_SCHEMA, HEAD_SCHEMA, SCHEMAS, fits
 from ghostkv.hierarchy_view import View, look
 from ghostkv.io import read_metadata, read_table, write_table
 from ghostkv.stages.certificates import Space, level_bytes
-from ghostkv.stages.sketch import CapturedText, sketch_metadata
 
 _TOPK = {"certificate": "topk", "target": 0.0}
 

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from ghostkv import __version__, codecs
-from ghostkv.captures import LayerCapture, capture_metadata, read_layer
+from ghostkv.captures.capture_files import LayerCapture, capture_metadata, read_layer
 from ghostkv.codecs import Codec
 from ghostkv.errors import ConfigError, TextError
 from ghostkv.historical import HISTORICAL, Constants, Protocol, at_thetas, follow, pool

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from ghostkv.captures import LayerCapture, read_layer
+from ghostkv.captures.capture_files import LayerCapture, read_layer
+from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
 from ghostkv.codecs import Codec, Decoded
 from ghostkv.errors import ConfigError
 from ghostkv.io import read_metadata, read_table, stable_seed, write_table
@@ -30,7 +31,7 @@ from ghostkv.peers import Buffers, budget_of, calibration_view, for_selector, vi
 from ghostkv.records import CodecSpec, load_codecs, read_records
 from ghostkv.selectors import make
 from ghostkv.selectors.base import Budget, Calibration, Scene
-from ghostkv.stages.sketch import CapturedText, fit_codecs, sketch_metadata
+from ghostkv.stages.sketch import fit_codecs
 
 
 def measure_layer(

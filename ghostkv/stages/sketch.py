@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from ghostkv import codecs
-from ghostkv.captures import LayerCapture, capture_metadata, read_layer
+from ghostkv.captures.capture_files import LayerCapture, read_layer
+from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
 from ghostkv.codecs import Codec
 from ghostkv.errors import ConfigError
 from ghostkv.io import stable_seed
 from ghostkv.records import CodecSpec, RecordWriter, save_codecs, specs
-
-
-@dataclass(frozen=True)
-class CapturedText:
-    """One capture and what it may be used for."""
-
-    text: str
-    domain: str
-    role: str
-    folder: str
 
 
 def sketch_layer(
@@ -85,13 +75,3 @@ def fit_codecs(
             codec = codecs.make(spec.name, spec.code_bytes, stable_seed(seed, layer, kv_head, spec.key))
             fitted[spec, kv_head] = codec.fit(keys, queries)
     return fitted
-
-
-def sketch_metadata(texts: Sequence[CapturedText], fingerprint: str) -> dict[str, str]:
-    """Provenance of a layer's outputs: the captures' own, less what differs per text, plus all text names."""
-    shared = {
-        key: value
-        for key, value in capture_metadata(texts[0].folder).items()
-        if key not in ("text", "text_sha256", "fingerprint")
-    }
-    return shared | {"texts": ",".join(text.text for text in texts), "fingerprint": fingerprint}

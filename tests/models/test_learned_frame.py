@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from ghostkv.captures import LayerCapture
+from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs.frames import TransformCode
 from ghostkv.models.learned_frame import train_frame, training_text
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ghostkv.captures import LAYER_SCHEMA
+from ghostkv.captures.capture_files import LAYER_SCHEMA
 from ghostkv.config.experiment import load_config
 from ghostkv.frontier_tables import (
     BOUND_SCHEMA,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from ghostkv.captures import LayerCapture
+from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import make as make_codec
 from ghostkv.peer_metrics import evaluate
 from ghostkv.peers import Buffers, Truth, budget_of, calibration_view, for_selector, view

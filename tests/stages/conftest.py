@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ghostkv.captures import CaptureWriter, LayerCapture
+from ghostkv.captures.capture_files import CaptureWriter, LayerCapture
 from ghostkv.io import stable_seed
 
 PROOF = dict.fromkeys(

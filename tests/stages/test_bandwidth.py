@@ -11,7 +11,7 @@ import pytest
 from ghostkv import bandwidth_model as model
 from ghostkv.attention import ColdRange
 from ghostkv.bandwidth_tables import MODEL_TABLES, PATTERN_SCHEMA, SAMPLE_SCHEMA
-from ghostkv.captures import read_layer
+from ghostkv.captures.capture_files import read_layer
 from ghostkv.config.bandwidth import Bandwidth
 from ghostkv.config.experiment import load_config
 from ghostkv.errors import ConfigError, TableError

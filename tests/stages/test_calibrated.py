@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from ghostkv.calibrated_tables import CalibratedTables
-from ghostkv.captures import read_layer
+from ghostkv.captures.capture_files import read_layer
 from ghostkv.config.calibrated import Calibrated
 from ghostkv.io import read_table, sha256_file
 from ghostkv.records import load_codecs, read_records, specs

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 
-from ghostkv.captures import capture_metadata, read_layer, read_layers_table  # noqa: E402
+from ghostkv.captures.capture_files import capture_metadata, read_layer, read_layers_table  # noqa: E402
 from ghostkv.errors import CaptureError, ConfigError, ModelError, TextError  # noqa: E402
 from ghostkv.stages.capture import capture_text, sample_positions  # noqa: E402
 from ghostkv.stages.model import fetch_model  # noqa: E402
@@ -154,7 +154,7 @@ def test_a_capture_killed_at_any_moment_leaves_no_output(place, tmp_path):
 
 
 def test_a_file_that_reads_back_differently_is_removed(place, tmp_path, monkeypatch):
-    from ghostkv import proven_writer
+    from ghostkv.captures import proven_writer
 
     def damaged(folder, layer):
         capture = read_layer(folder, layer)

@@ -9,7 +9,7 @@ import pytest
 
 from ghostkv import codecs
 from ghostkv.attention import cold_range
-from ghostkv.captures import CaptureWriter
+from ghostkv.captures.capture_files import CaptureWriter
 from ghostkv.config.decode import Decode
 from ghostkv.config.frontier import Frontier
 from ghostkv.decode_steps import Policy, decide

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ghostkv.captures import read_layer
+from ghostkv.captures.capture_files import read_layer
 from ghostkv.errors import ConfigError
 from ghostkv.io import read_table, sha256_file
 from ghostkv.records import load_codecs, read_records, specs

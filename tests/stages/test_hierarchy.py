@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ghostkv.captures import CaptureWriter
+from ghostkv.captures.capture_files import CaptureWriter
 from ghostkv.config.hierarchy import Hierarchy
 from ghostkv.errors import ConfigError
 from ghostkv.io import read_table, sha256_file

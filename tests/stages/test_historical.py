@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghostkv.captures import LayerCapture
+from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import make
 from ghostkv.errors import ConfigError, TextError
 from ghostkv.historical import (
@@ -320,7 +320,7 @@ def test_rebuilt_queries_are_projections_of_the_raw_hidden_state(place):
 
 
 def test_true_queries_and_keys_are_those_of_a_capture(place):
-    from ghostkv.captures import read_layer
+    from ghostkv.captures.capture_files import read_layer
     from ghostkv.models.load import load_model, load_tokenizer
     from ghostkv.models.rebuild import rebuilt_and_true
 

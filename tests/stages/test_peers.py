@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 import ghostkv.selectors
-from ghostkv.captures import read_layer
+from ghostkv.captures.capture_files import read_layer
 from ghostkv.config.peers import Peers
 from ghostkv.errors import ConfigError
 from ghostkv.io import read_table, sha256_file

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ghostkv.captures import read_layer
+from ghostkv.captures.capture_files import read_layer
 from ghostkv.errors import ConfigError, TableError
 from ghostkv.io import read_metadata, read_table, sha256_file
 from ghostkv.records import CodecSpec, load_codecs, read_records, specs

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from ghostkv.captures import capture_metadata, read_layer  # noqa: E402
+from ghostkv.captures.capture_files import capture_metadata, read_layer  # noqa: E402
 from ghostkv.config.experiment import load_config  # noqa: E402
 from ghostkv.errors import ConfigError, TextError  # noqa: E402
 from ghostkv.stages.capture import capture_text  # noqa: E402

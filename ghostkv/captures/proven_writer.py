@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ghostkv.captures import CaptureWriter, LayerCapture, read_layer
+from ghostkv.captures.capture_files import CaptureWriter, LayerCapture, read_layer
 from ghostkv.errors import CaptureError
 
 FILES = ("kv", "queries", "layers")

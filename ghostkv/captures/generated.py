@@ -1,6 +1,6 @@
 """Generated captures: tensors whose law is known, so that what the lab measures can be held against what must come out.
 
-`draw` makes a `LayerCapture` from one of `ghostkv.generators`, and every function of the lab runs on it unchanged.
+`draw` makes a `LayerCapture` from one of `ghostkv.captures.generators`, and every function of the lab runs on it unchanged.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ghostkv.captures import LayerCapture
-from ghostkv.generators import Generator, Needles, World
+from ghostkv.captures.capture_files import LayerCapture
+from ghostkv.captures.generators import Generator, Needles, World
 from ghostkv.io import stable_seed
 
 
@@ -163,3 +163,19 @@ def _own_asks(generator: Generator, rng: np.random.Generator, positions: np.ndar
     # A key within the hot window or among the sinks could not be lost.
     margin = min(256, int(positions.min()) // 4)
     return choose_asks(rng, positions, asking, margin, score)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of generated tensors: tokens, query heads that share the KV head, head dimension."""
+
+    tokens: int
+    group: int
+    width: int
+
+
+def last_queries(generator: Generator, seed: int, text: str, shape: Shape, queries: int) -> Drawn:
+    """A text with the queries of its last positions."""
+    count = min(queries, shape.tokens // 2)
+    positions = np.arange(shape.tokens - count, shape.tokens)
+    return draw(generator, seed, text, shape.tokens, positions, group=shape.group, width=shape.width)

@@ -18,8 +18,8 @@ import numpy as np
 
 from ghostkv.attention import cap
 from ghostkv.bounds import score_slack
+from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.codecs.nested import Nested
-from ghostkv.metrics import ELEMENT_BYTES
 
 BOUNDS = ("ball", "cone", "box", "wide")
 # Level of the nested code that centres are written with: three levels, 24 bytes at head_dim 64.

@@ -21,7 +21,7 @@ import numpy as np
 
 from ghostkv import certificate_loops as loops
 from ghostkv.certificate_mass_loop import EXP_SLACK, mass_loop
-from ghostkv.metrics import ELEMENT_BYTES
+from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.truth import Truth
 
 STORAGES = ("nested", "additive")

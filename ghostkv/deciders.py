@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from ghostkv.codecs import Codec
+from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.errors import ConfigError
 from ghostkv.fused_attention import COLD, HEADS, UNITED, VISIBLE, ghost_attend
 from ghostkv.fused_records import write_records
-from ghostkv.metrics import ELEMENT_BYTES
 from ghostkv.traffic import rows_of
 
 _FIRST_CAPACITY = 256

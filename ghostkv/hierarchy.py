@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ghostkv.anchors import Anchors, anchor_bytes, upper_bounds, write
+from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.codecs.nested import Nested
-from ghostkv.metrics import ELEMENT_BYTES
 from ghostkv.partitions import partition
 
 # Clusters under one coarse anchor.

@@ -6,9 +6,8 @@ import numpy as np
 from numba import njit
 
 from ghostkv.attention import MASS_95, MASS_99, TOP_K, ColdRange
+from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.sweep import Sweep
-
-ELEMENT_BYTES = 2  # the full cache that bytes ratios refer to is fp16
 
 
 def bytes_ratio(

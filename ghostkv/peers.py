@@ -10,7 +10,7 @@ from numba import njit
 
 from ghostkv.attention import ColdRange, cap, cold_range, hide, kth_largest
 from ghostkv.captures.capture_files import LayerCapture
-from ghostkv.metrics import ELEMENT_BYTES
+from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.selectors.base import Budget, Scene, Selector
 
 # Bits of `Stage.relevant`: the top-k of all visible keys, and the 32 best cold ones.

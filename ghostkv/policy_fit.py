@@ -16,8 +16,8 @@ import numpy as np
 from ghostkv.attention import cap, cold_range, hide, scores
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Codec
+from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.errors import ConfigError
-from ghostkv.metrics import ELEMENT_BYTES
 from ghostkv.picking import ThresholdHistogram
 from ghostkv.thresholds import kept_or_estimated, reference, statistic
 

@@ -8,15 +8,14 @@ from functools import lru_cache
 
 import numpy as np
 
-from ghostkv import codecs
 from ghostkv import expectations as expect
 from ghostkv.captures.generated import Drawn, Shape, last_queries
 from ghostkv.captures.generators import Drifting, Generator, HeavyTailed, Needles, Sinks
 from ghostkv.codec_expectations import estimate_law
 from ghostkv.codecs import Codec
+from ghostkv.codecs.fitting import fit
+from ghostkv.codecs.records import CodecSpec
 from ghostkv.frontier import ORACLE_MARGIN, Design, GroupView, Setting, estimate_group, sweep_rule, view_group
-from ghostkv.io import stable_seed
-from ghostkv.records import CodecSpec
 from ghostkv.summaries import bound_columns
 from ghostkv.sweep import Grid
 from ghostkv.synthetic_measures import ColdScores
@@ -200,12 +199,6 @@ def below_thetas(
     location = view.capture.scale * (view.queries @ step)[..., None] * position
     below = expect.share_below(thetas[:, None, None, None], location, spread[..., None])
     return below @ weights / 2
-
-
-def fit(spec: CodecSpec, text: Drawn, seed: int) -> Codec:
-    """A codec fitted on a generated text."""
-    codec = codecs.make(spec.name, spec.code_bytes, stable_seed(seed, spec.key))
-    return codec.fit(text.capture.keys[0], text.capture.queries.reshape(-1, text.capture.keys.shape[2]))
 
 
 def _row(codec: str, code_bytes: int, measure: str, at, value: float, expected, kind) -> dict:

@@ -11,6 +11,8 @@ from ghostkv import expectations as expect
 from ghostkv.captures.generated import Asks, Drawn, Shape, choose_asks, draw, last_queries
 from ghostkv.captures.generators import Generator
 from ghostkv.codec_expectations import estimate_law
+from ghostkv.codecs.fitting import fit
+from ghostkv.codecs.records import CodecSpec
 from ghostkv.frontier import (
     Choice,
     Design,
@@ -22,9 +24,8 @@ from ghostkv.frontier import (
     view_group,
 )
 from ghostkv.io import stable_seed
-from ghostkv.records import CodecSpec
 from ghostkv.summaries import point_queries, summarise, sweep_columns
-from ghostkv.synthetic_audit import ORACLE, fit
+from ghostkv.synthetic_audit import ORACLE
 from ghostkv.synthetic_measures import step_columns
 
 _ROLES = ("threshold", "held_out")

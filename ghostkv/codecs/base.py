@@ -270,3 +270,6 @@ def _round_up(values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         narrow = values.astype(np.float32)
     return np.where(narrow < values, np.nextafter(narrow, np.float32(np.inf)), narrow)
+
+
+ELEMENT_BYTES = 2  # the full cache that bytes ratios refer to is fp16

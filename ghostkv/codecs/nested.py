@@ -13,13 +13,14 @@ the stored key itself ("nested" storage), of which a survivor reads only the rem
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 from numba import njit
 
-from ghostkv.codecs.base import _FRAME_SLACK, _RHO_MAX, RHO_BYTES, Decoded, _round_up
+from ghostkv.codecs.base import _FRAME_SLACK, _RHO_MAX, ELEMENT_BYTES, RHO_BYTES, Decoded, _round_up
 from ghostkv.codecs.frames import Whitened
 from ghostkv.errors import TableError
 
@@ -295,3 +296,13 @@ def _unpack(stream, order, codes):
             for t in range(8 * byte, 8 * byte + 8):
                 bit = (value >> (7 - (t - 8 * byte))) & 1
                 codes[j, order[t]] |= np.uint16(bit << shift[t])
+
+
+def level_bytes(bits: Sequence[float], head_dim: int) -> tuple[int, ...]:
+    """Bytes of code of the cascade's levels and of the last planes.
+
+    With all residual bytes the record is as long as the float16 key, so that it can be stored in its place.
+    """
+    levels = [max(1, round(each * head_dim / 8)) for each in bits]
+    rest = ELEMENT_BYTES * head_dim - sum(levels) - RHO_BYTES * (len(levels) + 1)
+    return (*levels, max(1, rest))

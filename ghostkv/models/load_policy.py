@@ -13,13 +13,13 @@ import polars as pl
 from ghostkv.captures.capture_files import LayerCapture, read_layer
 from ghostkv.certified import CertifiedMass
 from ghostkv.codecs.nested import Nested
+from ghostkv.codecs.records import CodecSpec, load_codecs
 from ghostkv.deciders import Decider, GhostFrames
 from ghostkv.errors import ConfigError
 from ghostkv.io import read_table, stable_seed
 from ghostkv.models.policy import Policy, ghost_policy
 from ghostkv.peers import Buffers, budget_of, calibration_view
 from ghostkv.policy_fit import fit_theta
-from ghostkv.records import CodecSpec, load_codecs
 from ghostkv.seated import OracleMass, Seated
 from ghostkv.selectors import make
 from ghostkv.selectors.base import Calibration, Selector

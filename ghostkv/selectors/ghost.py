@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ghostkv.attention import cap
-from ghostkv.metrics import ELEMENT_BYTES
+from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.picking import ThresholdHistogram, pick_top, threshold_counts
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector, per_ratio
 from ghostkv.selectors.estimates import normalise

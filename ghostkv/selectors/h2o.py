@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from ghostkv.metrics import ELEMENT_BYTES
+from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.picking import pick_top
 from ghostkv.selectors.base import Budget, Scene, Selection, Selector, read_best
 

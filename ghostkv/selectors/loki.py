@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ghostkv.metrics import ELEMENT_BYTES
+from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector, read_best
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numba import njit
 
 from ghostkv.attention import ColdRange
-from ghostkv.metrics import ELEMENT_BYTES
+from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.selectors.base import Budget, Scene, Selection, Selector, per_ratio
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from ghostkv.metrics import ELEMENT_BYTES
+from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.picking import ThresholdHistogram
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector
 from ghostkv.selectors.estimates import normalise

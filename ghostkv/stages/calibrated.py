@@ -17,13 +17,13 @@ from ghostkv.calibrated_tables import (
 from ghostkv.captures.capture_files import LayerCapture, read_layer
 from ghostkv.captures.captured_texts import CapturedText, _from_position, _measured_texts, sketch_metadata
 from ghostkv.codecs import Codec, Records
+from ghostkv.codecs.fitting import fit_codecs
 from ghostkv.codecs.learned import Learned
+from ghostkv.codecs.records import CodecSpec, load_codecs, read_records, specs
 from ghostkv.frontier import Design, Setting, view_group
 from ghostkv.io import read_metadata, read_table, stable_seed, write_table
-from ghostkv.records import CodecSpec, load_codecs, read_records, specs
 from ghostkv.stages.calibrated_group import CalibratedGroup
 from ghostkv.stages.frontier import _setting
-from ghostkv.stages.sketch import fit_codecs
 
 
 def calibrate_layer(

@@ -14,13 +14,11 @@ from ghostkv.captures.capture_files import LayerCapture, read_layer
 from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
 from ghostkv.certificate_tables import NESTED, SCHEMAS, Tables
 from ghostkv.certificates import STORAGES, Costs, Powers, certify_mass, certify_topk
-from ghostkv.codecs.base import RHO_BYTES
-from ghostkv.codecs.nested import Nested
+from ghostkv.codecs.nested import Nested, level_bytes
+from ghostkv.codecs.records import CodecSpec, load_codecs, specs
 from ghostkv.errors import ConfigError
 from ghostkv.frontier_tables import concatenate
 from ghostkv.io import read_metadata, stable_seed
-from ghostkv.metrics import ELEMENT_BYTES
-from ghostkv.records import CodecSpec, load_codecs, specs
 from ghostkv.truth import Truth, oracle_mass, oracle_topk
 
 
@@ -228,16 +226,6 @@ def _peers(params: Mapping, keys: np.ndarray, seed: int) -> list[Bounder]:
         "cluster_cone": lambda: Clusters("cone", seed=seed),
     }
     return [known[name]() for name in params["bounds"]]
-
-
-def level_bytes(bits: Sequence[float], head_dim: int) -> tuple[int, ...]:
-    """Bytes of code of the cascade's levels and of the last planes.
-
-    With all residual bytes the record is as long as the float16 key, so that it can be stored in its place.
-    """
-    levels = [max(1, round(each * head_dim / 8)) for each in bits]
-    rest = ELEMENT_BYTES * head_dim - sum(levels) - RHO_BYTES * (len(levels) + 1)
-    return (*levels, max(1, rest))
 
 
 def _late(capture: LayerCapture, text: CapturedText, params: Mapping) -> LayerCapture:

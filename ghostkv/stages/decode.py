@@ -14,6 +14,8 @@ from ghostkv.captures.capture_files import LayerCapture, capture_metadata, read_
 from ghostkv.captures.generated import Shape, draw, last_queries
 from ghostkv.captures.generators import make
 from ghostkv.codecs import Codec, Records
+from ghostkv.codecs.fitting import fit
+from ghostkv.codecs.records import CodecSpec, load_codecs
 from ghostkv.decode_steps import LOSSES, Decided, Policy, decide
 from ghostkv.decode_store import Archive, run_store
 from ghostkv.decode_tables import (
@@ -32,8 +34,6 @@ from ghostkv.frontier import Design, Grid, Setting, choices, estimate_group, swe
 from ghostkv.io import read_metadata, read_table, stable_seed, write_table
 from ghostkv.lifecycle import ARCHIVE, GHOST, POLICIES, WARM, Capacity, Reads, ceiling, live, prefilled
 from ghostkv.logs import progress
-from ghostkv.records import CodecSpec, load_codecs
-from ghostkv.synthetic_audit import fit
 from ghostkv.tables import table_of
 
 # Bytes of a number in the cache.

@@ -10,6 +10,7 @@ import numpy as np
 from ghostkv.captures.capture_files import LayerCapture, read_layer
 from ghostkv.captures.captured_texts import CapturedText, _from_position, _measured_texts, sketch_metadata
 from ghostkv.codecs import Records
+from ghostkv.codecs.records import load_codecs, read_records, specs
 from ghostkv.frontier import (
     Choice,
     Design,
@@ -30,7 +31,6 @@ from ghostkv.frontier_tables import (
     safe_points,
 )
 from ghostkv.io import read_metadata, read_table, write_table
-from ghostkv.records import load_codecs, read_records, specs
 from ghostkv.summaries import bound_columns, point_queries, summarise, sweep_columns
 from ghostkv.sweep import Grid
 

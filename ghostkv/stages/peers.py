@@ -11,6 +11,8 @@ import polars as pl
 from ghostkv.captures.capture_files import LayerCapture, read_layer
 from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
 from ghostkv.codecs import Codec, Decoded
+from ghostkv.codecs.fitting import fit_codecs
+from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
 from ghostkv.errors import ConfigError
 from ghostkv.io import read_metadata, read_table, stable_seed, write_table
 from ghostkv.peer_metrics import evaluate
@@ -28,10 +30,8 @@ from ghostkv.peer_tables import (
     verdicts,
 )
 from ghostkv.peers import Buffers, budget_of, calibration_view, for_selector, view
-from ghostkv.records import CodecSpec, load_codecs, read_records
 from ghostkv.selectors import make
 from ghostkv.selectors.base import Budget, Calibration, Scene
-from ghostkv.stages.sketch import fit_codecs
 
 
 def measure_layer(

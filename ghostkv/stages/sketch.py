@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from ghostkv import codecs
-from ghostkv.captures.capture_files import LayerCapture, read_layer
+from ghostkv.captures.capture_files import read_layer
 from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
-from ghostkv.codecs import Codec
+from ghostkv.codecs.fitting import fit_codecs
+from ghostkv.codecs.records import RecordWriter, save_codecs, specs
 from ghostkv.errors import ConfigError
-from ghostkv.io import stable_seed
-from ghostkv.records import CodecSpec, RecordWriter, save_codecs, specs
 
 
 def sketch_layer(
@@ -56,22 +52,3 @@ def sketch_layer(
             }
             writer.add(text.text, capture.tokens, written)
             print(f"layer {layer}: records of {text.text} written", flush=True)
-
-
-def fit_codecs(
-    calibration: Sequence[LayerCapture], chosen: Sequence[CodecSpec], layer: int, seed: int
-) -> dict[tuple[CodecSpec, int], Codec]:
-    """Fit each codec for each KV head on all calibration captures together."""
-    fitted = {}
-    for kv_head in range(calibration[0].kv_heads):
-        keys = np.concatenate([capture.keys[kv_head].astype(np.float64) for capture in calibration])
-        queries = np.concatenate(
-            [
-                capture.group_queries(kv_head).reshape(-1, keys.shape[1]).astype(np.float64)
-                for capture in calibration
-            ]
-        )
-        for spec in chosen:
-            codec = codecs.make(spec.name, spec.code_bytes, stable_seed(seed, layer, kv_head, spec.key))
-            fitted[spec, kv_head] = codec.fit(keys, queries)
-    return fitted

@@ -6,9 +6,9 @@ import pytest
 
 from ghostkv.calibrated_tables import CalibratedTables
 from ghostkv.captures.capture_files import read_layer
+from ghostkv.codecs.records import load_codecs, read_records, specs
 from ghostkv.config.calibrated import Calibrated
 from ghostkv.io import read_table, sha256_file
-from ghostkv.records import load_codecs, read_records, specs
 from ghostkv.stages.calibrated import calibrate_layer, gather
 from ghostkv.stages.sketch import sketch_layer
 

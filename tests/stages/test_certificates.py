@@ -5,10 +5,11 @@ import polars as pl
 import pytest
 
 from ghostkv.captures.capture_files import read_layer
+from ghostkv.codecs.nested import level_bytes
 from ghostkv.config.certificates import Certificates
 from ghostkv.errors import ConfigError
 from ghostkv.io import read_table, sha256_file
-from ghostkv.stages.certificates import certify_layer, gather, level_bytes
+from ghostkv.stages.certificates import certify_layer, gather
 from ghostkv.stages.sketch import sketch_layer
 
 SINKS, HOT, START = 2, 8, 150

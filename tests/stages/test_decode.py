@@ -10,6 +10,7 @@ import pytest
 from ghostkv import codecs
 from ghostkv.attention import cold_range
 from ghostkv.captures.capture_files import CaptureWriter
+from ghostkv.codecs.records import CodecSpec, save_codecs
 from ghostkv.config.decode import Decode
 from ghostkv.config.frontier import Frontier
 from ghostkv.decode_steps import Policy, decide
@@ -18,7 +19,6 @@ from ghostkv.decode_tables import MEASURES, SCHEMAS, Sizes, step_measures
 from ghostkv.errors import ConfigError, TableError
 from ghostkv.io import read_table, sha256_file
 from ghostkv.lifecycle import ARCHIVE, POLICIES, Capacity, live
-from ghostkv.records import CodecSpec, save_codecs
 from ghostkv.stages import decode as stage
 from ghostkv.store import GhostStore
 from tests.stages.conftest import PROOF, make_layer

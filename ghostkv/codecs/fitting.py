@@ -1,0 +1,39 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ghostkv import codecs
+from ghostkv.captures.capture_files import LayerCapture
+from ghostkv.captures.generated import Drawn
+from ghostkv.codecs import Codec
+from ghostkv.codecs.records import CodecSpec
+from ghostkv.io import stable_seed
+
+
+def fit_codecs(
+    calibration: Sequence[LayerCapture], chosen: Sequence[CodecSpec], layer: int, seed: int
+) -> dict[tuple[CodecSpec, int], Codec]:
+    """Fit each codec for each KV head on all calibration captures together."""
+    fitted = {}
+    for kv_head in range(calibration[0].kv_heads):
+        keys = np.concatenate([capture.keys[kv_head].astype(np.float64) for capture in calibration])
+        queries = np.concatenate(
+            [
+                capture.group_queries(kv_head).reshape(-1, keys.shape[1]).astype(np.float64)
+                for capture in calibration
+            ]
+        )
+        for spec in chosen:
+            codec = codecs.make(spec.name, spec.code_bytes, stable_seed(seed, layer, kv_head, spec.key))
+            fitted[spec, kv_head] = codec.fit(keys, queries)
+    return fitted
+
+
+def fit(spec: CodecSpec, text: Drawn, seed: int) -> Codec:
+    """A codec fitted on a generated text."""
+    codec = codecs.make(spec.name, spec.code_bytes, stable_seed(seed, spec.key))
+    return codec.fit(text.capture.keys[0], text.capture.queries.reshape(-1, text.capture.keys.shape[2]))

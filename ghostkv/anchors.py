@@ -16,10 +16,10 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from ghostkv.attention import cap
-from ghostkv.bounds import score_slack
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.codecs.nested import Nested
+from ghostkv.elimination.attention import cap
+from ghostkv.elimination.bounds import score_slack
 
 BOUNDS = ("ball", "cone", "box", "wide")
 # Level of the nested code that centres are written with: three levels, 24 bytes at head_dim 64.

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from ghostkv.bounds import Bounds, from_estimates, score_slack
 from ghostkv.codecs.base import ELEMENT_BYTES
+from ghostkv.elimination.bounds import Bounds, from_estimates, score_slack
 
 
 @dataclass

@@ -9,10 +9,10 @@ import numpy as np
 
 from ghostkv.calibration import Calibration, Goal, group_statistic
 from ghostkv.compensated_sweep import Tail, output_errors
-from ghostkv.frontier import Design, Estimates, GroupView, RuleSweep, Setting, sweep_rule
-from ghostkv.metrics import per_query
-from ghostkv.summaries import point_queries, summarise
-from ghostkv.sweep import Grid, sweep
+from ghostkv.elimination.frontier import Design, Estimates, GroupView, RuleSweep, Setting, sweep_rule
+from ghostkv.elimination.metrics import per_query
+from ghostkv.elimination.summaries import point_queries, summarise
+from ghostkv.elimination.sweep import Grid, sweep
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def queries_at(
 ) -> dict[str, np.ndarray]:
     """Per-query metrics of each calibration, arrays of shape [group, queries, calibrations].
 
-    Beside those of `ghostkv.summaries.point_queries`: `achieved`, the risk that each goal bounds, and the
+    Beside those of `ghostkv.elimination.summaries.point_queries`: `achieved`, the risk that each goal bounds, and the
     output errors by compensation. Bytes include what compensation reads.
 
     Parameters

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ghostkv.calibration import dependence, floor
-from ghostkv.frontier_tables import BOUND_SCHEMA, LayerTables
+from ghostkv.elimination.summaries import BOUND_SCHEMA
+from ghostkv.frontier_tables import LayerTables
 from ghostkv.io import write_table
 
 _DESIGN = [

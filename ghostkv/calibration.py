@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from ghostkv.thresholds import conformal_index
+from ghostkv.elimination.thresholds import conformal_index
 
 # What may stand in for eliminated values; see `ghostkv.compensated_sweep`.
 COMPENSATIONS = ("none", "mean", "pages")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ghostkv.attention import ColdRange, cap, cold_range, hide
 from ghostkv.deciders import Call
+from ghostkv.elimination.attention import ColdRange, cap, cold_range, hide
 
 # Queries decided at once: bounds the size of [group, queries, tokens].
 _BLOCK = 256

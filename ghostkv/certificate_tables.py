@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from ghostkv.certificates import Outcome
+from ghostkv.elimination.certificates import Outcome
 from ghostkv.io import write_table
 
 # The design whose record is read level by level.

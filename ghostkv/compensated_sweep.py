@@ -7,7 +7,7 @@ only its value is not read. Standing in for the values with a mean costs no byte
 
 Divided by the softmax denominator this is ``(o - L + w v_bar) / (1 - m + w)`` with ``m`` the dropped mass,
 ``L = sum_E p v`` and ``w = sum_E exp(s_hat - lse)``. Thresholds eliminate nested sets, so running sums of
-``m``, ``L`` and ``w`` over bins (see `ghostkv.sweep`) give every threshold's output in one pass.
+``m``, ``L`` and ``w`` over bins (see `ghostkv.elimination.sweep`) give every threshold's output in one pass.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from ghostkv.attention import ColdRange
-from ghostkv.compensation import cold_means
-from ghostkv.sweep import Grid, _bin_row
+from ghostkv.elimination.attention import ColdRange
+from ghostkv.elimination.compensation import cold_means
+from ghostkv.elimination.sweep import Grid, _bin_row
 
 # An estimate this far above the exact log-sum-exp is garbage; sums and squares of e to it stay in float32.
 # One this far below weighs nothing; e to it is far from the denormal numbers that a processor is slow at.
@@ -117,7 +117,7 @@ def output_errors(
     Parameters
     ----------
     statistic, mass : ndarray of float32, shape [group, queries, keys]
-        As `ghostkv.sweep.sweep` takes them.
+        As `ghostkv.elimination.sweep.sweep` takes them.
     stand_in : Tail
     visible : ColdRange
     grid : Grid

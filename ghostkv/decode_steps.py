@@ -2,7 +2,7 @@
 
 A step's queries see exact scores of sinks and hot window and estimates of all else. A cold key is read when for some
 head of the group the statistic of the rule reaches the head's threshold; every head then attends to all that the
-group reads. The eliminated keys are compensated by the mean of V (`ghostkv.compensation`).
+group reads. The eliminated keys are compensated by the mean of V (`ghostkv.elimination.compensation`).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from ghostkv.attention import ColdRange, cap, cold_range, hide
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Codec, Records
 from ghostkv.codecs.base import Decoded
-from ghostkv.compensation import cold_means, compensate
+from ghostkv.elimination.attention import ColdRange, cap, cold_range, hide
+from ghostkv.elimination.compensation import cold_means, compensate
+from ghostkv.elimination.thresholds import kept_or_estimated, reference, statistic
 from ghostkv.lifecycle import Reads
-from ghostkv.thresholds import kept_or_estimated, reference, statistic
 
 LOSSES = ("lost_mass", "output_error", "output_error_plain")
 # An estimate of a score far above all others stands for a mass that float32 can hold.

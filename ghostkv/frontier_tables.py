@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ghostkv.elimination.summaries import BOUND_SCHEMA
 from ghostkv.io import ParquetAppender, write_table
 
 KEYS = [
@@ -56,22 +57,6 @@ CONTEXT_SCHEMA = pa.schema(
         ("band_stop", pa.int32()),
         ("cold_keys", pa.float32()),
         *METRICS,
-    ]
-)
-BOUND_SCHEMA = pa.schema(
-    [
-        ("layer", pa.int16()),
-        ("kv_head", pa.int16()),
-        ("codec", pa.string()),
-        ("code_bytes", pa.int16()),
-        ("record_bytes", pa.int16()),
-        ("text", pa.string()),
-        ("domain", pa.string()),
-        ("pairs", pa.int64()),
-        ("violations", pa.int64()),  # errors above the margin; a proof says 0
-        ("score_rmse", pa.float32()),
-        ("margin_mean", pa.float32()),
-        ("score_spread", pa.float32()),  # standard deviation of the exact scores
     ]
 )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ghostkv.certificate_loops import (
+from ghostkv.elimination.topk_loop import (
     BYTES_NESTED,
     DEPTH_NESTED,
     FULL_NESTED,
@@ -19,7 +19,7 @@ from ghostkv.certificate_loops import (
     charge,
     unite,
 )
-from ghostkv.certificate_loops import COLUMNS as _LEDGER_COLUMNS
+from ghostkv.elimination.topk_loop import COLUMNS as _LEDGER_COLUMNS
 
 ANCHORS, RECORDS, LEVEL_READS, SURVIVORS, BYTES, SCAN_BYTES, MISSED, FIRST_THETA = range(8)
 COLUMNS = 8

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from ghostkv.certificates import Costs, Outcome, Powers, certify_mass
+from ghostkv.elimination.certificates import Costs, Outcome, Powers, certify_mass
 from ghostkv.hierarchy import Index, Reach, key_bounds, members_above
 from ghostkv.hierarchy_scan import Counts
 from ghostkv.hierarchy_tables import SCHEMAS

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ghostkv import hierarchy_loop as loops
-from ghostkv.certificates import Costs
+from ghostkv.elimination.certificates import Costs
+from ghostkv.elimination.truth import Truth
 from ghostkv.hierarchy import Index, Reach
-from ghostkv.truth import Truth
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def scan_topk(
     Parameters
     ----------
     lower, upper : ndarray of float32, shape [levels + 1, group, queries, keys]
-        As for `ghostkv.certificates.certify_topk`.
+        As for `ghostkv.elimination.certificates.certify_topk`.
     truth : Truth
         Read for the exact keys, and to verify.
     costs : Costs

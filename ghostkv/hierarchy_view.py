@@ -7,12 +7,12 @@ from functools import cached_property
 
 import numpy as np
 
-from ghostkv.attention import cap, cold_range, hide, scores
-from ghostkv.bounds import narrow
 from ghostkv.captures.capture_files import LayerCapture
-from ghostkv.certificates import Costs
 from ghostkv.codecs.nested import Nested
-from ghostkv.truth import Truth
+from ghostkv.elimination.attention import cap, cold_range, hide, scores
+from ghostkv.elimination.bounds import narrow
+from ghostkv.elimination.certificates import Costs
+from ghostkv.elimination.truth import Truth
 
 # Queries are taken from the last eighth before a context length, or from its last quarter where that holds too few.
 _LATE = (0.125, 0.25)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.stats import rankdata
 
-from ghostkv.attention import cold_range
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Codec
+from ghostkv.elimination.attention import cold_range
 
 # Neighbouring keys that share an anchor (their mean) and a radius.
 CLUSTER = 8

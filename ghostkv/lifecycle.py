@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from ghostkv.attention import ColdRange
+from ghostkv.elimination.attention import ColdRange
 
 NONE, HOT, WARM, GHOST, ARCHIVE = range(5)
 STATES = ("none", "hot", "warm", "ghost", "archive")

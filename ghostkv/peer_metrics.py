@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ghostkv.compensation import cold_means, compensate
+from ghostkv.elimination.compensation import cold_means, compensate
 from ghostkv.peers import Truth
 from ghostkv.selectors.base import Budget, Scene, Selection
 

@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 from scipy.special import stdtrit
 
-from ghostkv.metrics import upper_quantile
+from ghostkv.elimination.metrics import upper_quantile
 
 KEYS = [
     ("layer", pa.int16()),

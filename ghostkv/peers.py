@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numba import njit
 
-from ghostkv.attention import ColdRange, cap, cold_range, hide, kth_largest
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs.base import ELEMENT_BYTES
+from ghostkv.elimination.attention import ColdRange, cap, cold_range, hide, kth_largest
 from ghostkv.selectors.base import Budget, Scene, Selector
 
 # Bits of `Stage.relevant`: the top-k of all visible keys, and the 32 best cold ones.

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ghostkv.attention import cap, cold_range, hide, scores
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Codec
 from ghostkv.codecs.base import ELEMENT_BYTES
+from ghostkv.elimination.attention import cap, cold_range, hide, scores
+from ghostkv.elimination.thresholds import kept_or_estimated, reference, statistic
 from ghostkv.errors import ConfigError
 from ghostkv.picking import ThresholdHistogram
-from ghostkv.thresholds import kept_or_estimated, reference, statistic
 
 LOWEST, HIGHEST = -16.0, 8.0
 

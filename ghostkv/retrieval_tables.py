@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import polars as pl
 import pyarrow as pa
 
-from ghostkv.intervals import clopper_pearson, mcnemar, relative_interval, wilson
+from ghostkv.elimination.intervals import clopper_pearson, mcnemar, relative_interval, wilson
 
 DENSE = "dense"
 # What keeps a policy from answering all questions.

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ghostkv.attention import ColdRange
 from ghostkv.call_views import View, cold_mask, views
 from ghostkv.codecs import Codec, Decoded
-from ghostkv.compensation import cold_means, compensate
 from ghostkv.deciders import Call, Decider
+from ghostkv.elimination.attention import ColdRange
+from ghostkv.elimination.compensation import cold_means, compensate
 from ghostkv.errors import ModelError
 from ghostkv.observations import Observations, joined
 from ghostkv.peers import Buffers

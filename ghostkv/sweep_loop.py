@@ -1,11 +1,11 @@
-"""The sweep as one would first write it, as loops: the reference that `ghostkv.sweep` must equal."""
+"""The sweep as one would first write it, as loops: the reference that `ghostkv.elimination.sweep` must equal."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ghostkv.attention import MASS_95, MASS_99, TOP_K
-from ghostkv.sweep import Sweep
+from ghostkv.elimination.attention import MASS_95, MASS_99, TOP_K
+from ghostkv.elimination.sweep import Sweep
 
 
 def sweep_by_loop(
@@ -18,7 +18,7 @@ def sweep_by_loop(
 ) -> Sweep:
     """One head, query and threshold after the other, as the experiment is described; no output error.
 
-    Parameters and result are those of `ghostkv.sweep.sweep`, with `thetas` in place of its grid.
+    Parameters and result are those of `ghostkv.elimination.sweep.sweep`, with `thetas` in place of its grid.
     """
     group, queries, _ = statistic.shape
     counts = np.zeros((4, group, queries, len(thetas)), np.int32)
@@ -50,7 +50,7 @@ def sweep_by_theta(
 ) -> Sweep:
     """What each threshold eliminates, one threshold after the other, vectorised over heads and queries.
 
-    Parameters and result are those of `ghostkv.sweep.sweep`, with `thetas` in place of its grid.
+    Parameters and result are those of `ghostkv.elimination.sweep.sweep`, with `thetas` in place of its grid.
     """
     position = np.arange(statistic.shape[-1])
     cold = (position >= start[:, None]) & (position < stop[:, None])

@@ -15,9 +15,17 @@ from ghostkv.codec_expectations import estimate_law
 from ghostkv.codecs import Codec
 from ghostkv.codecs.fitting import fit
 from ghostkv.codecs.records import CodecSpec
-from ghostkv.frontier import ORACLE_MARGIN, Design, GroupView, Setting, estimate_group, sweep_rule, view_group
-from ghostkv.summaries import bound_columns
-from ghostkv.sweep import Grid
+from ghostkv.elimination.frontier import (
+    ORACLE_MARGIN,
+    Design,
+    GroupView,
+    Setting,
+    estimate_group,
+    sweep_rule,
+    view_group,
+)
+from ghostkv.elimination.summaries import bound_columns
+from ghostkv.elimination.sweep import Grid
 from ghostkv.synthetic_measures import ColdScores
 
 ORACLE = Design("exact", 0, None)

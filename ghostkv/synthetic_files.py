@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from ghostkv import __version__
-from ghostkv.attention import cold_range, exact_attention
 from ghostkv.captures.capture_files import CaptureWriter, LayerCapture
 from ghostkv.captures.generated import draw
 from ghostkv.captures.generators import GENERATORS, Generator, make
+from ghostkv.elimination.attention import cold_range, exact_attention
 from ghostkv.errors import GhostKVError
 from ghostkv.io import atomic_path
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ghostkv.attention import TOP_K
-from ghostkv.frontier import Design, Estimates, GroupView, Setting
-from ghostkv.metrics import bytes_ratio
-from ghostkv.thresholds import reference, statistic, union_survivors
+from ghostkv.elimination.attention import TOP_K
+from ghostkv.elimination.frontier import Design, Estimates, GroupView, Setting
+from ghostkv.elimination.metrics import bytes_ratio
+from ghostkv.elimination.thresholds import reference, statistic, union_survivors
 
 # Rank correlations take every so-manieth query: sorting all keys is the dearest thing here, and queries of one
 # projection repeat each other.

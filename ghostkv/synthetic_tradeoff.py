@@ -13,7 +13,7 @@ from ghostkv.captures.generators import Generator
 from ghostkv.codec_expectations import estimate_law
 from ghostkv.codecs.fitting import fit
 from ghostkv.codecs.records import CodecSpec
-from ghostkv.frontier import (
+from ghostkv.elimination.frontier import (
     Choice,
     Design,
     GroupView,
@@ -23,8 +23,8 @@ from ghostkv.frontier import (
     sweep_rule,
     view_group,
 )
+from ghostkv.elimination.summaries import point_queries, summarise, sweep_columns
 from ghostkv.io import stable_seed
-from ghostkv.summaries import point_queries, summarise, sweep_columns
 from ghostkv.synthetic_audit import ORACLE
 from ghostkv.synthetic_measures import step_columns
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ghostkv.attention import cold_range, hide, scores
 from ghostkv.captures.capture_files import LayerCapture
+from ghostkv.elimination.attention import cold_range, hide, scores
 from ghostkv.errors import CaptureError
 from ghostkv.tensor_files import SUFFIXES, TensorFile, opened
 

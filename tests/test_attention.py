@@ -4,8 +4,16 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghostkv.attention import MASS_95, MASS_99, TOP_K, cap, cold_range, exact_attention, kth_largest
 from ghostkv.captures.capture_files import LayerCapture
+from ghostkv.elimination.attention import (
+    MASS_95,
+    MASS_99,
+    TOP_K,
+    cap,
+    cold_range,
+    exact_attention,
+    kth_largest,
+)
 
 
 def capture(seed=0, group=3, kv_heads=2, tokens=120, width=8, window=0, softcap=0.0):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest
 
-from ghostkv.intervals import clopper_pearson, mcnemar, relative_interval, wilson
+from ghostkv.elimination.intervals import clopper_pearson, mcnemar, relative_interval, wilson
 
 
 def test_known_values():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghostkv.attention import cold_range
+from ghostkv.elimination.attention import cold_range
 from ghostkv.lifecycle import (
     ARCHIVE,
     GHOST,

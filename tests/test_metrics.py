@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ghostkv.attention import TOP_K, cold_range
-from ghostkv.metrics import bound_errors, bytes_ratio, relevant_counts, upper_quantile
+from ghostkv.elimination.attention import TOP_K, cold_range
+from ghostkv.elimination.metrics import bound_errors, bytes_ratio, relevant_counts, upper_quantile
 
 VISIBLE = cold_range(np.array([999, 99]), np.zeros(2), 4, 64)
 

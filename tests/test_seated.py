@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from ghostkv.attention import cold_range  # noqa: E402
 from ghostkv.certified import CertifiedMass  # noqa: E402
+from ghostkv.elimination.attention import cold_range  # noqa: E402
 from ghostkv.errors import ModelError  # noqa: E402
 from ghostkv.models.ghost_attention import set_policy  # noqa: E402
 from ghostkv.models.policy import Policy  # noqa: E402

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghostkv.sweep import Grid, sweep
+from ghostkv.elimination.sweep import Grid, sweep
 from ghostkv.sweep_loop import sweep_by_loop, sweep_by_theta
 
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from ghostkv.attention import cold_range, exact_attention, scores
 from ghostkv.captures.generated import Asks, choose_asks, draw, plant
 from ghostkv.captures.generators import GENERATORS, make
 from ghostkv.config.synthetic import PARAMETERS
+from ghostkv.elimination.attention import cold_range, exact_attention, scores
 from ghostkv.errors import ConfigError
 
 WIDTH, TOKENS = 32, 2048

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghostkv.attention import cold_range
-from ghostkv.errors import ConfigError
-from ghostkv.thresholds import (
+from ghostkv.elimination.attention import cold_range
+from ghostkv.elimination.thresholds import (
     RULES,
     conformal_index,
     kept_or_estimated,
@@ -15,6 +14,7 @@ from ghostkv.thresholds import (
     statistic,
     union_survivors,
 )
+from ghostkv.errors import ConfigError
 
 VISIBLE = cold_range(np.array([30, 39]), np.zeros(2), 2, 6)
 

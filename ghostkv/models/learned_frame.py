@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ghostkv.attention import cold_range
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Codec
+from ghostkv.elimination.attention import cold_range
 
 # Queries of a text that training draws from.
 _QUERIES = 128

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ghostkv.attention import ColdRange
 from ghostkv.codecs import Codec, Decoded
+from ghostkv.elimination.attention import ColdRange
 from ghostkv.picking import pick_top
 
 # `extended` is a peer with something that its paper does not have; it is shown and not counted as the peer.

@@ -8,7 +8,7 @@ Rule: the query-aware transform code of the sketch stage (code and one byte of r
     reaches theta, so that sharp queries read little and broad ones much. Theta is chosen per head on texts of
     role `threshold` such that the mean budget is spent, and a token bucket makes the budget hard on the text
     that is measured. The eliminated keys' estimated mass goes to the running mean of V
-    (`ghostkv.compensation`), at no bytes per token; `page` > 0 uses a mean per page of that many keys, whose
+    (`ghostkv.elimination.compensation`), at no bytes per token; `page` > 0 uses a mean per page of that many keys, whose
     bytes are counted.
 Index bytes: (code_bytes + 1) per cold key, once per KV head; with page means 2 value_dim / page on top.
 Calibration: codec and frame on role `codec` (as Loki's, Double Sparsity's and PQ's), theta on role
@@ -22,8 +22,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ghostkv.attention import cap
 from ghostkv.codecs.base import ELEMENT_BYTES
+from ghostkv.elimination.attention import cap
 from ghostkv.picking import ThresholdHistogram, pick_top, threshold_counts
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector, per_ratio
 from ghostkv.selectors.estimates import normalise

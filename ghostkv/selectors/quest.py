@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from ghostkv.attention import ColdRange
 from ghostkv.codecs.base import ELEMENT_BYTES
+from ghostkv.elimination.attention import ColdRange
 from ghostkv.selectors.base import Budget, Scene, Selection, Selector, per_ratio
 
 

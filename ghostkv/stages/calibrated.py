@@ -20,10 +20,9 @@ from ghostkv.codecs import Codec, Records
 from ghostkv.codecs.fitting import fit_codecs
 from ghostkv.codecs.learned import Learned
 from ghostkv.codecs.records import CodecSpec, load_codecs, read_records, specs
-from ghostkv.frontier import Design, Setting, view_group
+from ghostkv.elimination.frontier import Design, Setting, _setting, view_group
 from ghostkv.io import read_metadata, read_table, stable_seed, write_table
 from ghostkv.stages.calibrated_group import CalibratedGroup
-from ghostkv.stages.frontier import _setting
 
 
 def calibrate_layer(

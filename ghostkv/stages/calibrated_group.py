@@ -24,9 +24,9 @@ from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs import Codec, Records
 from ghostkv.compensated_sweep import Tail, tail
-from ghostkv.frontier import Design, Estimates, GroupView, Setting, estimate_group, view_group
-from ghostkv.summaries import bound_columns
-from ghostkv.sweep import Grid
+from ghostkv.elimination.frontier import Design, Estimates, GroupView, Setting, estimate_group, view_group
+from ghostkv.elimination.summaries import bound_columns
+from ghostkv.elimination.sweep import Grid
 
 # Common shifts of a group's thresholds: in margins, in nats, in score units.
 _SHIFTS = {

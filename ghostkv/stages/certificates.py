@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ghostkv.attention import ColdRange, cap, cold_range, hide, scores
 from ghostkv.bounders import Clusters, LowBit, PageBoxes
-from ghostkv.bounds import Bounder, CodecBounds, count_violations, narrow
 from ghostkv.captures.capture_files import LayerCapture, read_layer
 from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
 from ghostkv.certificate_tables import NESTED, SCHEMAS, Tables
-from ghostkv.certificates import STORAGES, Costs, Powers, certify_mass, certify_topk
 from ghostkv.codecs.nested import Nested, level_bytes
 from ghostkv.codecs.records import CodecSpec, load_codecs, specs
+from ghostkv.elimination.attention import ColdRange, cap, cold_range, hide, scores
+from ghostkv.elimination.bounds import Bounder, CodecBounds, count_violations, narrow
+from ghostkv.elimination.certificates import STORAGES, Costs, Powers, certify_mass, certify_topk
+from ghostkv.elimination.truth import Truth, oracle_mass, oracle_topk
 from ghostkv.errors import ConfigError
 from ghostkv.frontier_tables import concatenate
 from ghostkv.io import read_metadata, stable_seed
-from ghostkv.truth import Truth, oracle_mass, oracle_topk
 
 
 def certify_layer(

@@ -29,8 +29,16 @@ from ghostkv.decode_tables import (
     step_measures,
     step_rows,
 )
+from ghostkv.elimination.frontier import (
+    Design,
+    Grid,
+    Setting,
+    choices,
+    estimate_group,
+    sweep_rule,
+    view_group,
+)
 from ghostkv.errors import TableError
-from ghostkv.frontier import Design, Grid, Setting, choices, estimate_group, sweep_rule, view_group
 from ghostkv.io import read_metadata, read_table, stable_seed, write_table
 from ghostkv.lifecycle import ARCHIVE, GHOST, POLICIES, WARM, Capacity, Reads, ceiling, live, prefilled
 from ghostkv.logs import progress

@@ -11,17 +11,20 @@ from ghostkv.captures.capture_files import LayerCapture, read_layer
 from ghostkv.captures.captured_texts import CapturedText, _from_position, _measured_texts, sketch_metadata
 from ghostkv.codecs import Records
 from ghostkv.codecs.records import load_codecs, read_records, specs
-from ghostkv.frontier import (
+from ghostkv.elimination.frontier import (
     Choice,
     Design,
     GroupView,
     RuleSweep,
     Setting,
+    _setting,
     choices,
     estimate_group,
     sweep_rule,
     view_group,
 )
+from ghostkv.elimination.summaries import bound_columns, point_queries, summarise, sweep_columns
+from ghostkv.elimination.sweep import Grid
 from ghostkv.frontier_tables import (
     LAYER_HEAD_SCHEMA,
     SAFE_SCHEMA,
@@ -31,8 +34,6 @@ from ghostkv.frontier_tables import (
     safe_points,
 )
 from ghostkv.io import read_metadata, read_table, write_table
-from ghostkv.summaries import bound_columns, point_queries, summarise, sweep_columns
-from ghostkv.sweep import Grid
 
 # Every how-manieth theta of the grid goes into sweep.parquet; thresholds are chosen on the full grid.
 _SWEEP_EVERY = 4
@@ -236,15 +237,6 @@ def gather(layers: Mapping[str, Sequence[str]], params: Mapping, outputs: Mappin
         safe_points(points, safe["fer"], safe["elimination"]), outputs["safe_points"], SAFE_SCHEMA, metadata
     )
     write_table(layer_head(points), outputs["layer_head"], LAYER_HEAD_SCHEMA, metadata)
-
-
-def _setting(params: Mapping) -> Setting:
-    grids = {
-        rule: Grid.of(np.linspace(grid["start"], grid["stop"], grid["count"]))
-        for rule, grid in params["rules"].items()
-        if grid is not None
-    }
-    return Setting(params["sinks"], params["hot"], params["top_k"], grids)
 
 
 def _about(text: CapturedText, swept: RuleSweep) -> dict[str, str | int]:

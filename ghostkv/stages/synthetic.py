@@ -14,11 +14,11 @@ from ghostkv import __version__
 from ghostkv.captures.generated import Shape
 from ghostkv.captures.generators import make
 from ghostkv.codecs.records import CodecSpec, specs
+from ghostkv.elimination.frontier import Setting
+from ghostkv.elimination.sweep import Grid
 from ghostkv.errors import ConfigError
-from ghostkv.frontier import Setting
 from ghostkv.io import read_metadata, read_table, stable_seed, write_table
 from ghostkv.logs import progress
-from ghostkv.sweep import Grid
 from ghostkv.synthetic_audit import Audit
 from ghostkv.synthetic_tables import (
     AUDIT_SCHEMA,

@@ -28,10 +28,10 @@ from ghost_fixtures import (  # noqa: E402
 )
 
 from ghostkv import seated  # noqa: E402
-from ghostkv.attention import scores  # noqa: E402
 from ghostkv.call_views import views  # noqa: E402
 from ghostkv.certified import CertifiedMass  # noqa: E402
 from ghostkv.deciders import Call  # noqa: E402
+from ghostkv.elimination.attention import scores  # noqa: E402
 from ghostkv.errors import ConfigError  # noqa: E402
 from ghostkv.models.ghost_attention import set_policy  # noqa: E402
 from ghostkv.models.load_policy import Sources, load_policy  # noqa: E402

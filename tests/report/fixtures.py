@@ -10,8 +10,8 @@ import polars as pl
 
 from ghostkv.captures.capture_files import LAYER_SCHEMA
 from ghostkv.config.experiment import load_config
+from ghostkv.elimination.summaries import BOUND_SCHEMA
 from ghostkv.frontier_tables import (
-    BOUND_SCHEMA,
     CONTEXT_SCHEMA,
     LAYER_HEAD_SCHEMA,
     METRICS,

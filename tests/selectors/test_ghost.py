@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ghostkv.compensation import compensate
+from ghostkv.elimination.compensation import compensate
 
 
 def estimated_mass(bench, size=2):

@@ -9,14 +9,14 @@ import polars as pl
 import pytest
 
 from ghostkv import bandwidth_model as model
-from ghostkv.attention import ColdRange
 from ghostkv.bandwidth_tables import MODEL_TABLES, PATTERN_SCHEMA, SAMPLE_SCHEMA
 from ghostkv.captures.capture_files import read_layer
 from ghostkv.codecs.records import load_codecs, read_records, specs
 from ghostkv.config.bandwidth import Bandwidth
 from ghostkv.config.experiment import load_config
+from ghostkv.elimination.attention import ColdRange
+from ghostkv.elimination.frontier import Estimates, Setting
 from ghostkv.errors import ConfigError, TableError
-from ghostkv.frontier import Estimates, Setting
 from ghostkv.io import read_metadata, read_table, write_table
 from ghostkv.memory import Tier
 from ghostkv.schemes import NESTED, Shape, World, step

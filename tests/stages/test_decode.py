@@ -8,7 +8,6 @@ import polars as pl
 import pytest
 
 from ghostkv import codecs
-from ghostkv.attention import cold_range
 from ghostkv.captures.capture_files import CaptureWriter
 from ghostkv.codecs.records import CodecSpec, save_codecs
 from ghostkv.config.decode import Decode
@@ -16,6 +15,7 @@ from ghostkv.config.frontier import Frontier
 from ghostkv.decode_steps import Policy, decide
 from ghostkv.decode_store import Archive, Device, run_store
 from ghostkv.decode_tables import MEASURES, SCHEMAS, Sizes, step_measures
+from ghostkv.elimination.attention import cold_range
 from ghostkv.errors import ConfigError, TableError
 from ghostkv.io import read_table, sha256_file
 from ghostkv.lifecycle import ARCHIVE, POLICIES, Capacity, live

@@ -13,11 +13,11 @@ from ghostkv.codecs.fitting import fit
 from ghostkv.codecs.records import CodecSpec
 from ghostkv.config.experiment import load_config
 from ghostkv.config.synthetic import Synthetic
+from ghostkv.elimination.frontier import Design, Setting, estimate_group, view_group
+from ghostkv.elimination.sweep import Grid
 from ghostkv.errors import ConfigError
-from ghostkv.frontier import Design, Setting, estimate_group, view_group
 from ghostkv.io import read_table, sha256_file
 from ghostkv.stages.synthetic import SCHEMAS, gather, measure_generator
-from ghostkv.sweep import Grid
 from ghostkv.synthetic_measures import ColdScores, average_ranks, step_columns
 from ghostkv.synthetic_tables import compare, normal_sigma
 

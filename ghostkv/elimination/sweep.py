@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from ghostkv.attention import MASS_95, MASS_99, TOP_K
+from ghostkv.elimination.attention import MASS_95, MASS_99, TOP_K
 
 # Cells of the look-up table per threshold; more only makes the first guess of a bin better, the correction is
 # exact.
@@ -126,7 +126,7 @@ def sweep(
     mass : ndarray of float32, shape [group, queries, keys]
         Exact softmax probabilities.
     needed : ndarray of uint8, shape [group, queries, keys]
-        Flags of `ghostkv.attention.ExactAttention`.
+        Flags of `ghostkv.elimination.attention.ExactAttention`.
     start, stop : ndarray of int64, shape [queries]
         Cold keys of each query.
     grid : Grid

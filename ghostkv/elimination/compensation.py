@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ghostkv.attention import ColdRange
+from ghostkv.elimination.attention import ColdRange
 
 
 def compensate(

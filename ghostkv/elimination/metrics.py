@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ghostkv.attention import MASS_95, MASS_99, TOP_K, ColdRange
 from ghostkv.codecs.base import ELEMENT_BYTES
-from ghostkv.sweep import Sweep
+from ghostkv.elimination.attention import MASS_95, MASS_99, TOP_K, ColdRange
+from ghostkv.elimination.sweep import Sweep
 
 
 def bytes_ratio(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ghostkv.attention import ColdRange, kth_largest
+from ghostkv.elimination.attention import ColdRange, kth_largest
 from ghostkv.errors import ConfigError
 
 RULES = ("absolute", "relative_topk", "relative_lse")

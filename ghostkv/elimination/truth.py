@@ -8,8 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from ghostkv.attention import ColdRange, kth_largest
-from ghostkv.bounds import score_slack
+from ghostkv.elimination.attention import ColdRange, kth_largest
+from ghostkv.elimination.bounds import score_slack
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Truth:
         queries : ndarray of float32, shape [group, queries, head_dim]
         keys : ndarray, shape [keys, head_dim]
         scores : ndarray of float32, shape [group, queries, keys]
-            As `ghostkv.attention.scores` gives them, hidden keys at -inf.
+            As `ghostkv.elimination.attention.scores` gives them, hidden keys at -inf.
         values : ndarray, shape [keys, value_dim], or None
         """
         norms = np.linalg.norm(keys.astype(np.float64), axis=1)

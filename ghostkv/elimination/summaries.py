@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pyarrow as pa
 
-from ghostkv.frontier import Design, Estimates, GroupView, RuleSweep
-from ghostkv.metrics import bound_errors, bytes_ratio, upper_quantile
-from ghostkv.sweep import Grid
-from ghostkv.thresholds import union_survivors
+from ghostkv.elimination.frontier import Design, Estimates, GroupView, RuleSweep
+from ghostkv.elimination.metrics import bound_errors, bytes_ratio, upper_quantile
+from ghostkv.elimination.sweep import Grid
+from ghostkv.elimination.thresholds import union_survivors
 
 # Metrics that are a mean over queries of a per-query rate.
 MEANS = ("elimination", "fer", "dropped_mass", "lost_95", "lost_99")
@@ -108,3 +109,21 @@ def bound_columns(view: GroupView, estimates: Estimates) -> dict[str, float]:
 
 def _ratio(view: GroupView, kept: np.ndarray, design: Design) -> np.ndarray:
     return bytes_ratio(view.visible, kept, design.record_bytes, view.capture.keys.shape[2], view.value_dim)
+
+
+BOUND_SCHEMA = pa.schema(
+    [
+        ("layer", pa.int16()),
+        ("kv_head", pa.int16()),
+        ("codec", pa.string()),
+        ("code_bytes", pa.int16()),
+        ("record_bytes", pa.int16()),
+        ("text", pa.string()),
+        ("domain", pa.string()),
+        ("pairs", pa.int64()),
+        ("violations", pa.int64()),  # errors above the margin; a proof says 0
+        ("score_rmse", pa.float32()),
+        ("margin_mean", pa.float32()),
+        ("score_spread", pa.float32()),  # standard deviation of the exact scores
+    ]
+)

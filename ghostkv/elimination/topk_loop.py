@@ -29,7 +29,7 @@ COLUMNS = 10
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def topk_loop(upper, lower, exact_low, ranges, k, probes, costs, scores, tau, out, group_bytes, kept):
-    """Cascade of the top-k certificate; see `ghostkv.certificates.certify_topk`."""
+    """Cascade of the top-k certificate; see `ghostkv.elimination.certificates.certify_topk`."""
     levels, group, queries, keys = upper.shape[0] - 1, upper.shape[1], upper.shape[2], upper.shape[3]
     first, start, stop, last = ranges
     open_, best = np.empty(keys, np.int64), np.empty(k, np.float32)

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ghostkv import certificate_loops as loops
-from ghostkv.certificate_mass_loop import EXP_SLACK, mass_loop
 from ghostkv.codecs.base import ELEMENT_BYTES
-from ghostkv.truth import Truth
+from ghostkv.elimination import topk_loop as loops
+from ghostkv.elimination.mass_loop import EXP_SLACK, mass_loop
+from ghostkv.elimination.truth import Truth
 
 STORAGES = ("nested", "additive")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ghostkv.certificate_loops import (
+from ghostkv.elimination.topk_loop import (
     CERTIFIED,
     DEPTH_ADDITIVE,
     DEPTH_NESTED,
@@ -38,7 +38,7 @@ def mass_loop(
     group_bytes,
     kept_keys,
 ):  # fmt: skip
-    """Cascade of the dropped-mass certificate; see `ghostkv.certificates.certify_mass`.
+    """Cascade of the dropped-mass certificate; see `ghostkv.elimination.certificates.certify_mass`.
 
     `powers` holds exp(upper - top), exp(middle - top) of every level and exp(lower - top) of the last.
     """

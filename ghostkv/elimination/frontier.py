@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ghostkv.attention import ColdRange, ExactAttention, cap, cold_range, exact_attention
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Codec, Records
-from ghostkv.metrics import per_query, relevant_counts
-from ghostkv.sweep import Grid, Sweep, sweep
-from ghostkv.thresholds import conformal_index, kept_or_estimated, reference, statistic
+from ghostkv.elimination.attention import ColdRange, ExactAttention, cap, cold_range, exact_attention
+from ghostkv.elimination.metrics import per_query, relevant_counts
+from ghostkv.elimination.sweep import Grid, Sweep, sweep
+from ghostkv.elimination.thresholds import conformal_index, kept_or_estimated, reference, statistic
 
 # The oracle has no margin; `relative_topk` divides by one, so the oracle's theta counts in steps of 4 score
 # units, which lets a grid made for margins reach as far down.
@@ -253,3 +253,12 @@ def mean_risk(swept: Sequence[RuleSweep], metric: str) -> tuple[np.ndarray, int]
     total = sum(one.rates[metric].sum(axis=1) for one in swept)
     samples = sum(one.rates[metric].shape[1] for one in swept)
     return total / samples, samples
+
+
+def _setting(params: Mapping) -> Setting:
+    grids = {
+        rule: Grid.of(np.linspace(grid["start"], grid["stop"], grid["count"]))
+        for rule, grid in params["rules"].items()
+        if grid is not None
+    }
+    return Setting(params["sinks"], params["hot"], params["top_k"], grids)

@@ -1,0 +1,1 @@
+"""The mathematics: exact attention, thresholds, sweeps, metrics, bounds, certificates, intervals."""

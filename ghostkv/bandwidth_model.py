@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from ghostkv.errors import TableError
+from ghostkv.files.errors import TableError
 from ghostkv.memory import Tier, expected
 from ghostkv.memory_fit import LEAST, fit, foretell, halves
 from ghostkv.schemes import FULL, INT4, INT8, NESTED, OURS, QUEST, SCHEMES, Clustering, Shape, World, step

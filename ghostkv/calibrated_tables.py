@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
@@ -12,8 +11,6 @@ import pyarrow.parquet as pq
 
 from ghostkv.calibration import dependence, floor
 from ghostkv.elimination.summaries import BOUND_SCHEMA
-from ghostkv.frontier_tables import LayerTables
-from ghostkv.io import write_table
 
 _DESIGN = [
     ("layer", pa.int16()),
@@ -91,24 +88,13 @@ DEPENDENCE_SCHEMA = pa.schema(
 )
 
 
-class CalibratedTables(LayerTables):
-    """Rows of one layer; a layer without a learned codec leaves that table empty."""
-
-    SCHEMAS: ClassVar[Mapping[str, pa.Schema]] = {
-        "calibrated": POINT_SCHEMA,
-        "bands": BAND_SCHEMA,
-        "cross_domain": CROSS_SCHEMA,
-        "texts": TEXT_SCHEMA,
-        "learned": LEARNED_SCHEMA,
-    }
-
-    def write(self, outputs: Mapping[str, str], metadata: Mapping[str, str]) -> None:
-        """Write the tables; a metric that a block lacks and NaN are null."""
-        for table, schema in self.SCHEMAS.items():
-            rows = schema.empty_table()
-            if self.blocks[table]:
-                rows = pa.Table.from_arrays([self._column(table, field) for field in schema], schema=schema)
-            write_table(rows, outputs[table], schema, metadata)
+LAYER_SCHEMAS = {
+    "calibrated": POINT_SCHEMA,
+    "bands": BAND_SCHEMA,
+    "cross_domain": CROSS_SCHEMA,
+    "texts": TEXT_SCHEMA,
+    "learned": LEARNED_SCHEMA,
+}
 
 
 def join_layers(files: Sequence[str]) -> pa.Table:

@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from ghostkv.elimination.certificates import Outcome
-from ghostkv.io import write_table
+from ghostkv.files.io import write_table
 
 # The design whose record is read level by level.
 NESTED = "nested"

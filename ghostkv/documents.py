@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from ghostkv.config.base import Section
 from ghostkv.downloads import PipDownload, check_sha256, fetch_hub, fetch_wheel, members, read_member
-from ghostkv.errors import ConfigError, TextError
+from ghostkv.files.errors import ConfigError, TextError
 
 _NEEDS = {
     "wheel": {"package": "networkx==3.4.2", "sha256": "df5d...", "members": "'networkx/*.py'"},

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
-from ghostkv.errors import GhostKVError, ModelError
-from ghostkv.io import sha256_file
+from ghostkv.files.errors import GhostKVError, ModelError
+from ghostkv.files.io import sha256_file
 
 PipDownload = Callable[[str, Path], None]
 

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from pydantic import Field, model_validator
 
 from ghostkv.config.base import PositiveInt, Section
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 Architecture = Literal["llama", "gpt2", "gpt_neox", "mistral", "qwen2", "qwen3", "gemma2"]
 ARCHITECTURES: tuple[str, ...] = get_args(Architecture)

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
-
-import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ghostkv.elimination.summaries import BOUND_SCHEMA
-from ghostkv.io import ParquetAppender, write_table
 
 KEYS = [
     ("layer", pa.int16()),
@@ -60,6 +54,13 @@ CONTEXT_SCHEMA = pa.schema(
     ]
 )
 
+LAYER_SCHEMAS = {
+    "sweep": SWEEP_SCHEMA,
+    "points": POINT_SCHEMA,
+    "context": CONTEXT_SCHEMA,
+    "bounds": BOUND_SCHEMA,
+}
+
 _HEAD = ["layer", "head", "kv_head", "codec", "code_bytes", "record_bytes", "rule"]
 SAFE_SCHEMA = pa.schema(
     [
@@ -95,52 +96,6 @@ LAYER_HEAD_SCHEMA = pa.schema(
         ("elimination_worst_text", pa.float32()),
     ]
 )
-
-
-class LayerTables:
-    """Rows of one layer's tables as they come; a block is a few keys and columns of equal shape."""
-
-    SCHEMAS: ClassVar[Mapping[str, pa.Schema]] = {
-        "sweep": SWEEP_SCHEMA,
-        "points": POINT_SCHEMA,
-        "context": CONTEXT_SCHEMA,
-        "bounds": BOUND_SCHEMA,
-    }
-
-    def __init__(self) -> None:
-        self.blocks: dict[str, list[tuple[int, dict]]] = {table: [] for table in self.SCHEMAS}
-
-    def add(self, table: str, keys: Mapping, columns: Mapping[str, np.ndarray]) -> None:
-        """Append a block: scalars of `keys` are repeated, arrays of `columns` are flattened."""
-        flat = {name: np.ravel(np.asarray(values)) for name, values in columns.items()}
-        self.blocks[table].append((len(next(iter(flat.values()))), dict(keys) | flat))
-
-    def write(self, outputs: Mapping[str, str], metadata: Mapping[str, str]) -> None:
-        """Write the four tables; a metric that a block lacks (no values captured) and NaN are null."""
-        for table, schema in self.SCHEMAS.items():
-            columns = [self._column(table, field) for field in schema]
-            write_table(pa.Table.from_arrays(columns, schema=schema), outputs[table], schema, metadata)
-
-    def _column(self, table: str, field: pa.Field) -> pa.Array:
-        if pa.types.is_string(field.type):
-            return pa.concat_arrays([_strings(block[field.name], rows) for rows, block in self.blocks[table]])
-        values = np.concatenate(
-            [np.broadcast_to(block.get(field.name, np.nan), rows) for rows, block in self.blocks[table]]
-        )
-        return pa.array(values.astype(field.type.to_pandas_dtype()), mask=np.isnan(values))
-
-
-def _strings(value: str | np.ndarray, rows: int) -> pa.Array:
-    if isinstance(value, str):
-        return pa.repeat(pa.scalar(value, pa.string()), rows)
-    return pa.array(value, pa.string())
-
-
-def concatenate(files: Sequence[str], output: str, metadata: Mapping[str, str]) -> None:
-    """Join the layers' files of one table, a row group each, without holding them together."""
-    with ParquetAppender(output, pq.read_schema(files[0]).remove_metadata(), metadata) as appender:
-        for file in files:
-            appender.append(dict(zip(*_columns(pq.read_table(file)), strict=True)))
 
 
 def layer_head(points: pl.DataFrame) -> pl.DataFrame:
@@ -210,7 +165,3 @@ def _weighted(name: str) -> pl.Expr:
     """Mean over texts, each weighing as many queries as it has; texts without a value are left out."""
     weight = pl.when(pl.col(name).is_not_null()).then(pl.col("queries"))
     return ((pl.col(name).cast(pl.Float64) * weight).sum() / weight.sum()).fill_nan(None).alias(name)
-
-
-def _columns(table: pa.Table) -> tuple[list[str], list[pa.Array]]:
-    return table.column_names, [pa.concat_arrays(column.chunks) for column in table.columns]

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from ghostkv.elimination.certificates import Costs, Outcome, Powers, certify_mass
+from ghostkv.files.io import write_table
 from ghostkv.hierarchy import Index, Reach, key_bounds, members_above
 from ghostkv.hierarchy_scan import Counts
 from ghostkv.hierarchy_tables import SCHEMAS
 from ghostkv.hierarchy_view import View
-from ghostkv.io import write_table
 
 # Shares of the margins that the statistical variant may keep.
 SHARES = np.linspace(0.0, 1.0, 41)

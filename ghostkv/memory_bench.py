@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ghostkv.io import stable_seed
+from ghostkv.files.io import stable_seed
 from ghostkv.memory import expected, touched
 from ghostkv.memory_fit import features
 from ghostkv.memory_probes import LINE, PAGE, DiskFile, Memory, random_rows, rows_at, tiled

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from scipy.optimize import least_squares
 
-from ghostkv.errors import TableError
-from ghostkv.io import stable_seed
+from ghostkv.files.errors import TableError
+from ghostkv.files.io import stable_seed
 from ghostkv.memory import Tier, Touched, touched
 
 # Units after which a prefetcher has caught up, of which the best on the fitted half is taken.

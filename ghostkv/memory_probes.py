@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ghostkv.io import stable_seed
+from ghostkv.files.io import stable_seed
 from ghostkv.memory_loops import gather, marked_gather, scan
 
 LINE, PAGE = 64, mmap.PAGESIZE

@@ -11,25 +11,12 @@ from numba import njit
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.elimination.attention import ColdRange, cap, cold_range, hide, kth_largest
+from ghostkv.files.buffers import Buffers
 from ghostkv.selectors.base import Budget, Scene, Selector
 
 # Bits of `Stage.relevant`: the top-k of all visible keys, and the 32 best cold ones.
 TOP_K, COLD_32 = np.uint8(1), np.uint8(2)
 RECALL_KEYS = 32
-
-
-class Buffers:
-    """Arrays that all scenes of a layer share, so that memory is asked for once."""
-
-    def __init__(self) -> None:
-        self._pool: dict[tuple, np.ndarray] = {}
-
-    def get(self, name: str, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
-        """An array of that name and shape with whatever it last held."""
-        key = (name, shape, dtype)
-        if key not in self._pool:
-            self._pool[key] = np.zeros(shape, dtype)
-        return self._pool[key]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ghostkv.codecs import Codec
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.elimination.attention import cap, cold_range, hide, scores
 from ghostkv.elimination.thresholds import kept_or_estimated, reference, statistic
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 from ghostkv.picking import ThresholdHistogram
 
 LOWEST, HIGHEST = -16.0, 8.0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ghostkv.io import stable_seed
+from ghostkv.files.io import stable_seed
 
 LEVEL = 0.95
 

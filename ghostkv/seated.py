@@ -13,9 +13,9 @@ from ghostkv.codecs import Codec, Decoded
 from ghostkv.deciders import Call, Decider
 from ghostkv.elimination.attention import ColdRange
 from ghostkv.elimination.compensation import cold_means, compensate
-from ghostkv.errors import ModelError
+from ghostkv.files.buffers import Buffers
+from ghostkv.files.errors import ModelError
 from ghostkv.observations import Observations, joined
-from ghostkv.peers import Buffers
 from ghostkv.selectors.base import Budget, Scene, Selection, Selector
 from ghostkv.traffic import rows_of
 

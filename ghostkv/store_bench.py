@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ghostkv.errors import StoreError
+from ghostkv.files.errors import StoreError
 from ghostkv.memory_bench import Bench, Counts
 from ghostkv.memory_probes import PAGE, bytes_read, random_rows
 from ghostkv.store import GhostStore, StoreShape

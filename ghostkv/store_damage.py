@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ghostkv.errors import StoreError
-from ghostkv.io import stable_seed
+from ghostkv.files.errors import StoreError
+from ghostkv.files.io import stable_seed
 from ghostkv.store import GhostStore, StoreShape, repair
 from ghostkv.store.layout import HEADER_BYTES, LOG_FILE, MARK_BYTES, MARK_OFFSETS, PAGE, ROWS_FILE
 from ghostkv.store_workload import Contents

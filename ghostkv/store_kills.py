@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ghostkv.errors import StoreError
-from ghostkv.io import stable_seed
+from ghostkv.files.errors import StoreError
+from ghostkv.files.io import stable_seed
 from ghostkv.store import GhostStore
 from ghostkv.store.files import Files
 from ghostkv.store.layout import LOG_FILE, PAGE, ROWS_FILE

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ghostkv.io import stable_seed
+from ghostkv.files.io import stable_seed
 from ghostkv.store import GhostStore
 from ghostkv.store_workload import Contents, store_shape
 

@@ -16,8 +16,8 @@ from ghostkv.captures.capture_files import CaptureWriter, LayerCapture
 from ghostkv.captures.generated import draw
 from ghostkv.captures.generators import GENERATORS, Generator, make
 from ghostkv.elimination.attention import cold_range, exact_attention
-from ghostkv.errors import GhostKVError
-from ghostkv.io import atomic_path
+from ghostkv.files.errors import GhostKVError
+from ghostkv.files.io import atomic_path
 
 # There is no model whose output could be compared; the tensors are their own truth.
 _PROOF = dict.fromkeys(

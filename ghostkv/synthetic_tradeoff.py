@@ -24,7 +24,7 @@ from ghostkv.elimination.frontier import (
     view_group,
 )
 from ghostkv.elimination.summaries import point_queries, summarise, sweep_columns
-from ghostkv.io import stable_seed
+from ghostkv.files.io import stable_seed
 from ghostkv.synthetic_audit import ORACLE
 from ghostkv.synthetic_measures import step_columns
 

@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from ghostkv.errors import CaptureError
+from ghostkv.files.errors import CaptureError
 
 SUFFIXES = (".npz", ".safetensors")
 _NAMED = {

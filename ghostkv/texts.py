@@ -18,8 +18,8 @@ import polars as pl
 import pyarrow as pa
 
 from ghostkv.documents import Document
-from ghostkv.errors import TextError
-from ghostkv.io import read_table, stable_seed
+from ghostkv.files.errors import TextError
+from ghostkv.files.io import read_table, stable_seed
 from ghostkv.passages import PASSAGE, passages, repeated_share, shared_share
 
 # `trace` is held out like `held_out`: one long text, read query by query.

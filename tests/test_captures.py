@@ -10,8 +10,8 @@ from ghostkv.captures.capture_files import (
     read_layer,
     read_layers_table,
 )
-from ghostkv.errors import TableError
-from ghostkv.io import sha256_file
+from ghostkv.files.errors import TableError
+from ghostkv.files.io import sha256_file
 
 PROOF = {
     "max_relative_error": 1e-6,

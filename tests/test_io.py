@@ -10,8 +10,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from ghostkv.errors import TableError
-from ghostkv.io import (
+from ghostkv.files.errors import TableError
+from ghostkv.files.io import (
     ParquetAppender,
     atomic_path,
     fixed_list,
@@ -46,7 +46,7 @@ def test_a_killed_write_leaves_no_file_under_the_name(tmp_path):
     path = tmp_path / "x.txt"
     code = f"""
 import sys, time
-from ghostkv.io import atomic_path
+from ghostkv.files.io import atomic_path
 with atomic_path({str(path)!r}) as temporary:
     temporary.write_text("half")
     print("ready", flush=True)

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from ghostkv.logs import progress
+from ghostkv.files.logs import progress
 
 ROOT = Path(__file__).parents[1]
 BODY = """
 import os, sys
 from types import SimpleNamespace
-from ghostkv.errors import ConfigError
-from ghostkv.logs import job
+from ghostkv.files.errors import ConfigError
+from ghostkv.files.logs import job
 snakemake = SimpleNamespace(log=[sys.argv[1]], output=[sys.argv[2]], threads=3)
 with job(snakemake):
     {body}
@@ -91,7 +91,9 @@ def run_on_terminal(tmp_path: Path, body: str, size: tuple[int, int] = (24, 80))
         os.close(keyboard)
 
 
-COUNT = "from ghostkv.logs import progress; print(sum(progress(iter(range(5)), total=5, desc='layer 3')))"
+COUNT = (
+    "from ghostkv.files.logs import progress; print(sum(progress(iter(range(5)), total=5, desc='layer 3')))"
+)
 
 
 @pytest.mark.parametrize("size", [(24, 80), (0, 0), (0, 80)], ids=["known", "unknown", "width only"])
@@ -124,7 +126,7 @@ def test_progress_outside_a_job_is_lines_of_standard_error(capsys):
 
 
 def test_after_a_job_the_terminal_is_let_go(tmp_path):
-    body = "pass\nfrom ghostkv.logs import progress; list(progress([1], desc='after'))"
+    body = "pass\nfrom ghostkv.files.logs import progress; list(progress([1], desc='after'))"
     shown, log = run_on_terminal(tmp_path, body)
     assert shown == ""
     assert log.startswith("after: ")

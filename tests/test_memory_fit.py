@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ghostkv.errors import TableError
+from ghostkv.files.errors import TableError
 from ghostkv.memory import Tier
 from ghostkv.memory_fit import RAMPS, features, fit, foretell, halves
 

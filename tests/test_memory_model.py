@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from ghostkv import bandwidth_model as model
-from ghostkv.errors import TableError
+from ghostkv.files.errors import TableError
 from ghostkv.memory import Tier
 from ghostkv.schemes import ADDITIVE, FULL, INT4, NESTED, Clustering, Shape, World, step
 from tests.report.bandwidth_fixtures import bands, samples

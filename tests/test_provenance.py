@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from ghostkv import provenance
+from ghostkv.files import provenance
 
 STAGES = sorted(path.stem for path in (provenance.PACKAGE / "stages").glob("[a-z]*.py"))
 FILES = {
     "__init__.py": '"""The package."""\n',
     "stages/__init__.py": "",
     "stages/sketch.py": (
-        '"""Sketch."""\nfrom ghostkv.codecs import pca\nfrom ..io import write\n\n\n'
+        '"""Sketch."""\nfrom ghostkv.codecs import pca\nfrom ..files.io import write\n\n\n'
         'def run():\n    """Do it."""\n    from ghostkv.models.load import load\n'
         "    return pca, write, load  # all\n"
     ),
-    "stages/capture.py": "from ghostkv import io\n",
+    "stages/capture.py": "from ghostkv.files import io\n",
     "codecs/__init__.py": 'MODULES = ["ghostkv.codecs.low_bit"]\n',
     "codecs/pca.py": "def fit(x):\n    return x + 1\n",
     "codecs/low_bit.py": "def fit(x):\n    return x\n",
@@ -31,7 +31,8 @@ FILES = {
     "report/__init__.py": "",
     "report/page.html.jinja": "<html></html>\n",
     "stages/report.py": "import ghostkv.report\n",
-    "io.py": "def write():\n    pass\n",
+    "files/__init__.py": "",
+    "files/io.py": "def write():\n    pass\n",
 }
 
 
@@ -44,11 +45,13 @@ class Package:
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        shutil.copy(provenance.__file__, self.folder / "provenance.py")
+        shutil.copy(provenance.__file__, self.folder / "files/provenance.py")
 
     def fresh(self):
         """provenance.py as a new process would load it."""
-        spec = importlib.util.spec_from_file_location("copied_provenance", self.folder / "provenance.py")
+        spec = importlib.util.spec_from_file_location(
+            "copied_provenance", self.folder / "files/provenance.py"
+        )
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module
@@ -73,7 +76,8 @@ def test_closure_holds_all_that_runs_and_no_more(package):
         "ghostkv.codecs",
         "ghostkv.codecs.low_bit",
         "ghostkv.codecs.pca",
-        "ghostkv.io",
+        "ghostkv.files",
+        "ghostkv.files.io",
         "ghostkv.models",
         "ghostkv.models.load",
         "ghostkv.stages",
@@ -110,7 +114,7 @@ def test_a_touch_changes_nothing(package):
         ("codecs/pca.py", "+ 1", "+ 2"),
         ("codecs/low_bit.py", "return x", "return -x"),
         ("models/load.py", "nothing", "all"),
-        ("io.py", "pass", "return 1"),
+        ("files/io.py", "pass", "return 1"),
         ("codecs/__init__.py", "MODULES", "NAMES"),
     ],
     ids=["itself", "imported", "named as text", "imported lazily", "imported relatively", "parent package"],
@@ -139,7 +143,7 @@ def test_a_missing_stage_is_refused(package):
 
 
 def test_fingerprint_does_not_depend_on_the_process():
-    code = "from ghostkv.provenance import fingerprint; print(fingerprint('ghostkv.stages.sketch'))"
+    code = "from ghostkv.files.provenance import fingerprint; print(fingerprint('ghostkv.stages.sketch'))"
     seeds = [
         os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(provenance.PACKAGE.parent)} for seed in "12"
     ]
@@ -189,7 +193,7 @@ def test_all_stages_together_read_each_module_once():
     provenance.closure.cache_clear()
     for stage in STAGES:
         provenance.fingerprint(f"ghostkv.stages.{stage}")
-    modules = len(list(Path(provenance.__file__).parent.rglob("*.py")))
+    modules = len(list(provenance.PACKAGE.rglob("*.py")))
     read = provenance._read.cache_info()
     assert 0 < read.misses <= modules < read.hits + read.misses
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from ghostkv.entries import SHAPE, ModelEntry
-from ghostkv.errors import ConfigError, ModelError
+from ghostkv.files.errors import ConfigError, ModelError
 from ghostkv.registry import check_domains, read_models, read_sources, resolve_model, shape_of
 
 ROOT = Path(__file__).resolve().parents[1]

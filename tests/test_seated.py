@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 
 from ghostkv.certified import CertifiedMass  # noqa: E402
 from ghostkv.elimination.attention import cold_range  # noqa: E402
-from ghostkv.errors import ModelError  # noqa: E402
+from ghostkv.files.errors import ModelError  # noqa: E402
 from ghostkv.models.ghost_attention import set_policy  # noqa: E402
 from ghostkv.models.policy import Policy  # noqa: E402
 from ghostkv.observations import Observations  # noqa: E402

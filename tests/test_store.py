@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ghostkv.errors import StoreError
+from ghostkv.files.errors import StoreError
 from ghostkv.store import GhostStore, StoreShape
 from ghostkv.store_kills import fork
 from tests.store_fixtures import CONTENTS, SHAPE, fill

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from ghostkv.errors import StoreError
+from ghostkv.files.errors import StoreError
 from ghostkv.store import GhostStore, repair
 from ghostkv.store.files import Files
 from ghostkv.store.layout import HEADER_BYTES, LOG_FILE, LOG_START, MARK_OFFSETS, PAGE, ROWS_FILE

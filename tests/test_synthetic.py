@@ -12,7 +12,7 @@ from ghostkv.captures.generated import Asks, choose_asks, draw, plant
 from ghostkv.captures.generators import GENERATORS, make
 from ghostkv.config.synthetic import PARAMETERS
 from ghostkv.elimination.attention import cold_range, exact_attention, scores
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 WIDTH, TOKENS = 32, 2048
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import ghostkv.tasks
 from ghostkv.config.retrieval import TASK_NAMES
-from ghostkv.errors import ConfigError, TextError
+from ghostkv.files.errors import ConfigError, TextError
 from ghostkv.tasks import TASKS
 from ghostkv.tasks.base import Workshop
 from ghostkv.tasks.material import Material, Source

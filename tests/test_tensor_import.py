@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 
 from ghostkv.captures.capture_files import read_layer, read_layers_table
-from ghostkv.errors import CaptureError
+from ghostkv.files.errors import CaptureError
 from ghostkv.stages.capture import import_tensors
 from ghostkv.tensor_import import layers_in, load_layer
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from ghostkv import documents as documents_module
 from ghostkv.documents import Document, TextSource, local_files, read_documents, read_own
-from ghostkv.errors import ConfigError, TextError
-from ghostkv.io import sha256_file, write_table
+from ghostkv.files.errors import ConfigError, TextError
+from ghostkv.files.io import sha256_file, write_table
 from ghostkv.passages import PASSAGE, passages, repeated_share, shared_share
 from ghostkv.texts import TEXT_SCHEMA, Pool, Text, make_texts, read_text, refuse_overlaps, text_table
 

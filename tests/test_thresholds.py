@@ -14,7 +14,7 @@ from ghostkv.elimination.thresholds import (
     statistic,
     union_survivors,
 )
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 VISIBLE = cold_range(np.array([30, 39]), np.zeros(2), 2, 6)
 

@@ -18,8 +18,15 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ghostkv.errors import TableError
-from ghostkv.io import ParquetAppender, fixed_list, from_fixed_list, read_metadata, read_table, write_table
+from ghostkv.files.errors import TableError
+from ghostkv.files.io import (
+    ParquetAppender,
+    fixed_list,
+    from_fixed_list,
+    read_metadata,
+    read_table,
+    write_table,
+)
 
 LAYER_SCHEMA = pa.schema(
     [

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ghostkv.captures.capture_files import LayerCapture, capture_metadata
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 
 @dataclass(frozen=True)

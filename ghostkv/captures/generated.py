@@ -11,7 +11,7 @@ import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.captures.generators import Generator, Needles, World
-from ghostkv.io import stable_seed
+from ghostkv.files.io import stable_seed
 
 
 @dataclass(frozen=True)

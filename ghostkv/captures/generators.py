@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 
 @dataclass(frozen=True)

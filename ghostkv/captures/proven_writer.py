@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ghostkv.captures.capture_files import CaptureWriter, LayerCapture, read_layer
-from ghostkv.errors import CaptureError
+from ghostkv.files.errors import CaptureError
 
 FILES = ("kv", "queries", "layers")
 

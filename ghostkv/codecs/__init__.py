@@ -8,7 +8,7 @@ import numpy as np
 
 from ghostkv.codecs.base import Codec, Decoded, ProjectedQueries, Records
 from ghostkv.codecs.frames import PCA, Gaussian, RandomOrthogonal, TransformCode, Whitened
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 CODECS: Mapping[str, type[Codec]] = {
     codec.name: codec for codec in (Gaussian, RandomOrthogonal, PCA, Whitened, TransformCode)

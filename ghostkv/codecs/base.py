@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 from ghostkv.codecs.quantiser import UniformQuantiser
-from ghostkv.errors import TableError
+from ghostkv.files.errors import TableError
 
 # rho is one byte: 0..254 count steps, 255 says "larger than that" and makes the bound infinite.
 RHO_BYTES = 1

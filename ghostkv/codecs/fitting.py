@@ -11,7 +11,7 @@ from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.captures.generated import Drawn
 from ghostkv.codecs import Codec
 from ghostkv.codecs.records import CodecSpec
-from ghostkv.io import stable_seed
+from ghostkv.files.io import stable_seed
 
 
 def fit_codecs(

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from ghostkv.codecs.frames import TransformCode
-from ghostkv.errors import TableError
+from ghostkv.files.errors import TableError
 
 # Above this condition number a frame bounds nothing in float32 that is worth having.
 _WORST_CONDITION = 1e6

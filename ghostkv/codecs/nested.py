@@ -22,7 +22,7 @@ from numba import njit
 
 from ghostkv.codecs.base import _FRAME_SLACK, _RHO_MAX, ELEMENT_BYTES, RHO_BYTES, Decoded, _round_up
 from ghostkv.codecs.frames import Whitened
-from ghostkv.errors import TableError
+from ghostkv.files.errors import TableError
 
 TREE_BITS, CODE_BITS = 8, 16
 _LEAVES = 1 << TREE_BITS

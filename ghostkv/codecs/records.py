@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from ghostkv import codecs
 from ghostkv.codecs import Codec, Records
-from ghostkv.errors import TableError
-from ghostkv.io import ParquetAppender, atomic_path
+from ghostkv.files.errors import TableError
+from ghostkv.files.io import ParquetAppender, atomic_path
 
 
 @dataclass(frozen=True, order=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ghostkv.config.base import PositiveInt, Section, Share
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from ghostkv.config.base import PositiveInt, Section, Share
 from ghostkv.config.frontier import RuleName
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 
 class CalibratedTargets(Section):

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from ghostkv.config.base import PositiveInt, Section
 from ghostkv.config.texts import Domain, Role
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 
 class QueryBand(Section):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ghostkv.config.base import PositiveInt, Section, Share
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 BoundName = Literal["low_bit_2", "low_bit_4", "page_box", "cluster_ball", "cluster_cone"]
 BudgetShare = Annotated[float, Field(gt=0, le=1)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ghostkv.config.experiment import Config
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 
 def check_model(config: Config, layers: int, max_context: int | None = None) -> list[int]:

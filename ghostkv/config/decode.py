@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from ghostkv.config.base import PositiveInt, Section, Share
 from ghostkv.config.synthetic import GeneratorEntry
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 _Decay = Annotated[float, Field(gt=0.0, le=1.0)]
 

@@ -30,7 +30,7 @@ from ghostkv.config.store import Store
 from ghostkv.config.synthetic import Synthetic
 from ghostkv.config.texts import ROLES, Texts
 from ghostkv.config.trace import Trace
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 __all__ = ["Config", "load_config", "read_config"]
 

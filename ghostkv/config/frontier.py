@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from ghostkv.config.base import Grid, PositiveInt, Section, Share
 from ghostkv.config.sketch import CodecName
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 RuleName = Literal["absolute", "relative_topk", "relative_lse"]
 

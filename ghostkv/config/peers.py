@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ConfigDict, Field, model_validator
 
 from ghostkv.config.base import Section, Share
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 # By file name: importing the selectors would cost every use of the config a second.
 _FOLDER = Path(__file__).parents[1] / "selectors"

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from ghostkv.config.peers import selector_names
 from ghostkv.config.sketch import CodecName
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 # Beside ghostkv.models.load_policy, which a config need not import; a test compares them.
 COMMON = ("label", "dense_layers", "sinks", "hot", "prefill", "shared")

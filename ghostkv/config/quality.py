@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from ghostkv.config.base import PositiveInt, Section, Share
 from ghostkv.config.policies import check_policy
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 PolicyKind = Literal["identity", "ghost", "calibrated", "certified_mass", "oracle_mass", "selector"]
 # What the report quotes figures for; each is looked up by name.

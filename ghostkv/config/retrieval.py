@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from ghostkv.config.base import PositiveInt, Section, Share
 from ghostkv.config.policies import check_policy
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 # Beside ghostkv.tasks.TASKS, which a config need not import; a test compares them.
 TASK_NAMES = (

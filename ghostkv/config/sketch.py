@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ghostkv.config.base import PositiveInt, Section
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 CodecName = Literal["gaussian", "random_orthogonal", "pca", "whitened", "transform_code"]
 

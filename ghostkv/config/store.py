@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from ghostkv.config.base import PositiveInt, Section
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 
 class Store(Section):

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from ghostkv.config.base import PositiveInt, Section, Share
 from ghostkv.config.sketch import Codec
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 # Parameters of each generator of ghostkv/captures/generators.py, which is not imported here, as it brings NumPy.
 PARAMETERS = {

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from ghostkv.config.base import Section
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 Role = Literal["codec", "threshold", "held_out"]
 ROLES: tuple[Role, ...] = ("codec", "threshold", "held_out")

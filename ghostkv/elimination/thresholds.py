@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from ghostkv.elimination.attention import ColdRange, kth_largest
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 RULES = ("absolute", "relative_topk", "relative_lse")
 _KIND = {rule: kind for kind, rule in enumerate(RULES)}

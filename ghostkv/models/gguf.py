@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from unittest import mock
 
-from ghostkv.errors import ModelError
+from ghostkv.files.errors import ModelError
 
 
 def dequantise(gguf: str | Path, folder: str | Path) -> None:

@@ -23,7 +23,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 
 from ghostkv.deciders import Call
-from ghostkv.errors import ModelError
+from ghostkv.files.errors import ModelError
 from ghostkv.models.ghost_cache import ghost_layer
 from ghostkv.models.interface import ordinary_attention, refuse_foreign_terms
 from ghostkv.models.policy import Policy

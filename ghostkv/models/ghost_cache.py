@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from ghostkv.deciders import Decider
-from ghostkv.errors import ModelError
+from ghostkv.files.errors import ModelError
 
 
 class GhostLayer(DynamicLayer):

@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from ghostkv.errors import CaptureError
+from ghostkv.files.errors import CaptureError
 
 # Not "ghostkv", which is the name under which a model decodes with elimination (ghost_attention.py).
 NAME = "ghostkv_capture"

@@ -15,10 +15,11 @@ from ghostkv.certified import CertifiedMass
 from ghostkv.codecs.nested import Nested
 from ghostkv.codecs.records import CodecSpec, load_codecs
 from ghostkv.deciders import Decider, GhostFrames
-from ghostkv.errors import ConfigError
-from ghostkv.io import read_table, stable_seed
+from ghostkv.files.buffers import Buffers
+from ghostkv.files.errors import ConfigError
+from ghostkv.files.io import read_table, stable_seed
 from ghostkv.models.policy import Policy, ghost_policy
-from ghostkv.peers import Buffers, budget_of, calibration_view
+from ghostkv.peers import budget_of, calibration_view
 from ghostkv.policy_fit import fit_theta
 from ghostkv.seated import OracleMass, Seated
 from ghostkv.selectors import make

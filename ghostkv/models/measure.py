@@ -14,7 +14,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from ghostkv import deciders
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 from ghostkv.models.ghost_attention import NAME, register, set_policy
 from ghostkv.models.interface import own_implementation
 from ghostkv.models.load import load_model

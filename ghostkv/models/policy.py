@@ -10,7 +10,7 @@ import numpy as np
 
 from ghostkv import codecs
 from ghostkv.deciders import Decider, Ghost, GhostFrames
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 PREFILLS = ("dense", "sparse")
 

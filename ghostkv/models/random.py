@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ghostkv.io import stable_seed
+from ghostkv.files.io import stable_seed
 from ghostkv.models.tokenizer import BYTE_VOCABULARY, save_byte_tokenizer
 
 # Rows of unit scale times weights of gain / sqrt(width) give queries and keys of scale `gain`, and scores of

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from ghostkv.errors import ModelError
-from ghostkv.io import write_json
+from ghostkv.files.errors import ModelError
+from ghostkv.files.io import write_json
 
 END_OF_TEXT = "<|endoftext|>"
 BYTE_VOCABULARY = 257

@@ -11,8 +11,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from ghostkv.errors import GhostKVError, TableError
-from ghostkv.io import write_text
+from ghostkv.files.errors import GhostKVError, TableError
+from ghostkv.files.io import write_text
 from ghostkv.report.numbers import FORMATS
 
 BEGIN, END = "<!-- results: written by `python -m ghostkv.report` -->", "<!-- end of results -->"

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import vl_convert
 
-from ghostkv.io import atomic_path, write_text
+from ghostkv.files.io import atomic_path, write_text
 from ghostkv.report.document import Figure
 from ghostkv.report.theme import configure
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from ghostkv.errors import TableError
+from ghostkv.files.errors import TableError
 from ghostkv.report.document import HeadlineFigure, Section
 from ghostkv.report.results import Results
 

@@ -10,8 +10,8 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from ghostkv.errors import TableError
-from ghostkv.io import read_metadata, read_table
+from ghostkv.files.errors import TableError
+from ghostkv.files.io import read_metadata, read_table
 from ghostkv.report.document import moment
 
 ORACLE = "exact"

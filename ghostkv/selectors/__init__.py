@@ -11,7 +11,7 @@ from dataclasses import fields
 from importlib import import_module
 from typing import Any
 
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 from ghostkv.selectors.base import Selector
 
 __all__ = ["Selector", "make"]

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector, read_best
 from ghostkv.selectors.estimates import with_tail
 

@@ -16,12 +16,12 @@ from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs.records import load_codecs, read_records, specs
 from ghostkv.elimination.frontier import Design, Setting, estimate_group, view_group
 from ghostkv.elimination.thresholds import reference, statistic
-from ghostkv.errors import TableError
-from ghostkv.io import read_metadata, read_table, write_table
+from ghostkv.files.errors import TableError
+from ghostkv.files.io import read_metadata, read_table, write_table
+from ghostkv.files.tables import table_of
 from ghostkv.memory_bench import Bench, Counts, disk_configurations, dram_configurations
 from ghostkv.memory_probes import DiskFile, Memory
 from ghostkv.store_bench import store_configurations
-from ghostkv.tables import table_of
 
 # A working set with small pages, whose accessed bits are counted.
 _COUNTED_BYTES = 1 << 26

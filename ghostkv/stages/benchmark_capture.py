@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from ghostkv import __version__
-from ghostkv.io import read_table, write_table
+from ghostkv.files.io import read_table, write_table
 from ghostkv.stages.capture import token_ids_of
 
 # Sampled queries per token in the default capture, so that the proof weighs what it weighs there.

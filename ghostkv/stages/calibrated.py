@@ -8,8 +8,8 @@ import numpy as np
 
 from ghostkv.calibrated_tables import (
     DEPENDENCE_SCHEMA,
+    LAYER_SCHEMAS,
     SUMMARY_SCHEMA,
-    CalibratedTables,
     join_layers,
     summarise_dependence,
     summarise_points,
@@ -21,7 +21,8 @@ from ghostkv.codecs.fitting import fit_codecs
 from ghostkv.codecs.learned import Learned
 from ghostkv.codecs.records import CodecSpec, load_codecs, read_records, specs
 from ghostkv.elimination.frontier import Design, Setting, _setting, view_group
-from ghostkv.io import read_metadata, read_table, stable_seed, write_table
+from ghostkv.files.io import read_metadata, read_table, stable_seed, write_table
+from ghostkv.files.tables import LayerTables
 from ghostkv.stages.calibrated_group import CalibratedGroup
 
 
@@ -61,7 +62,7 @@ def calibrate_layer(
         text: _from_position(capture, text, frontier["headline_start"]) for text, capture in loaded.items()
     }
     learned = _train(texts, layer, fitted, sizes[0], params)
-    tables, setting = CalibratedTables(), _refined(params)
+    tables, setting = LayerTables(LAYER_SCHEMAS), _refined(params)
     for kv_head in range(loaded[measured[0]].kv_heads):
         views = {text: view_group(capture, kv_head, setting, True) for text, capture in late.items()}
         group = CalibratedGroup(tables, layer, kv_head, views, loaded, setting, params)
@@ -86,7 +87,7 @@ def gather(layers: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> N
     """
     metadata = read_metadata(layers["calibrated"][0])
     for table, files in layers.items():
-        write_table(join_layers(files), outputs[table], CalibratedTables.SCHEMAS[table], metadata)
+        write_table(join_layers(files), outputs[table], LAYER_SCHEMAS.SCHEMAS[table], metadata)
     summary = summarise_points(read_table(outputs["calibrated"]))
     write_table(summary, outputs["summary"], SUMMARY_SCHEMA, metadata)
     dependence = summarise_dependence(read_table(outputs["texts"]))

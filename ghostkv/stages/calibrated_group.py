@@ -18,7 +18,6 @@ from ghostkv.calibrated_rows import (
     text_columns,
     thetas,
 )
-from ghostkv.calibrated_tables import CalibratedTables
 from ghostkv.calibration import Calibration, Goal, calibrate, floor, goals, plug_in, shifts
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.captures.captured_texts import CapturedText
@@ -27,6 +26,7 @@ from ghostkv.compensated_sweep import Tail, tail
 from ghostkv.elimination.frontier import Design, Estimates, GroupView, Setting, estimate_group, view_group
 from ghostkv.elimination.summaries import bound_columns
 from ghostkv.elimination.sweep import Grid
+from ghostkv.files.tables import LayerTables
 
 # Common shifts of a group's thresholds: in margins, in nats, in score units.
 _SHIFTS = {
@@ -44,7 +44,7 @@ class CalibratedGroup:
 
     Attributes
     ----------
-    tables : CalibratedTables
+    tables : LayerTables
     layer, kv_head : int
     views : mapping of CapturedText to GroupView
         Headline queries.
@@ -55,7 +55,7 @@ class CalibratedGroup:
         Of `ghostkv.stages.calibrated.calibrate_layer`.
     """
 
-    tables: CalibratedTables
+    tables: LayerTables
     layer: int
     kv_head: int
     views: Mapping[CapturedText, GroupView]

@@ -13,8 +13,8 @@ import polars as pl
 
 from ghostkv import __version__
 from ghostkv.captures.proven_writer import FILES, ProvenWriter
-from ghostkv.errors import CaptureError, ConfigError, ModelError, TextError
-from ghostkv.io import read_table, sha256_file, stable_seed
+from ghostkv.files.errors import CaptureError, ConfigError, ModelError, TextError
+from ghostkv.files.io import read_table, sha256_file, stable_seed
 from ghostkv.tensor_import import layers_in, load_layer
 
 

@@ -17,9 +17,10 @@ from ghostkv.elimination.attention import ColdRange, cap, cold_range, hide, scor
 from ghostkv.elimination.bounds import Bounder, CodecBounds, count_violations, narrow
 from ghostkv.elimination.certificates import STORAGES, Costs, Powers, certify_mass, certify_topk
 from ghostkv.elimination.truth import Truth, oracle_mass, oracle_topk
-from ghostkv.errors import ConfigError
-from ghostkv.frontier_tables import concatenate
-from ghostkv.io import read_metadata, stable_seed
+from ghostkv.files.buffers import Space
+from ghostkv.files.errors import ConfigError
+from ghostkv.files.io import read_metadata, stable_seed
+from ghostkv.files.tables import concatenate
 
 
 def certify_layer(
@@ -86,20 +87,6 @@ def gather(layers: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> N
     """Concatenate the layers' tables; both mappings have the keys of `SCHEMAS`."""
     for name in SCHEMAS:
         concatenate(layers[name], outputs[name], read_metadata(layers[name][0]))
-
-
-class Space:
-    """Buffers by name that grow when a larger view comes; fresh memory costs as much as filling it."""
-
-    def __init__(self) -> None:
-        self.buffers: dict[str, np.ndarray] = {}
-
-    def of(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """A float32 array of this shape with arbitrary content, valid until the next call with this name."""
-        size = int(np.prod(shape))
-        if name not in self.buffers or self.buffers[name].size < size:
-            self.buffers[name] = np.empty(size, np.float32)
-        return self.buffers[name][:size].reshape(shape)
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,11 @@ from ghostkv.elimination.frontier import (
     sweep_rule,
     view_group,
 )
-from ghostkv.errors import TableError
-from ghostkv.io import read_metadata, read_table, stable_seed, write_table
+from ghostkv.files.errors import TableError
+from ghostkv.files.io import read_metadata, read_table, stable_seed, write_table
+from ghostkv.files.logs import progress
+from ghostkv.files.tables import table_of
 from ghostkv.lifecycle import ARCHIVE, GHOST, POLICIES, WARM, Capacity, Reads, ceiling, live, prefilled
-from ghostkv.logs import progress
-from ghostkv.tables import table_of
 
 # Bytes of a number in the cache.
 _NUMBER = 2

@@ -25,15 +25,9 @@ from ghostkv.elimination.frontier import (
 )
 from ghostkv.elimination.summaries import bound_columns, point_queries, summarise, sweep_columns
 from ghostkv.elimination.sweep import Grid
-from ghostkv.frontier_tables import (
-    LAYER_HEAD_SCHEMA,
-    SAFE_SCHEMA,
-    LayerTables,
-    concatenate,
-    layer_head,
-    safe_points,
-)
-from ghostkv.io import read_metadata, read_table, write_table
+from ghostkv.files.io import read_metadata, read_table, write_table
+from ghostkv.files.tables import LayerTables, concatenate
+from ghostkv.frontier_tables import LAYER_HEAD_SCHEMA, LAYER_SCHEMAS, SAFE_SCHEMA, layer_head, safe_points
 
 # Every how-manieth theta of the grid goes into sweep.parquet; thresholds are chosen on the full grid.
 _SWEEP_EVERY = 4
@@ -73,7 +67,7 @@ def sweep_layer(
     measured = _measured_texts(texts)
     loaded = {text: read_layer(text.folder, layer) for text in measured}
     records = {text: read_records(sketch["records"], text.text, chosen) for text in measured}
-    tables = LayerTables()
+    tables = LayerTables(LAYER_SCHEMAS)
     for kv_head in range(loaded[measured[0]].kv_heads):
         views = {
             text: view_group(

@@ -11,14 +11,14 @@ import polars as pl
 from ghostkv.captures.capture_files import LayerCapture, read_layer
 from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
 from ghostkv.codecs.nested import Nested, level_bytes
-from ghostkv.errors import ConfigError
+from ghostkv.files.buffers import Space
+from ghostkv.files.errors import ConfigError
+from ghostkv.files.io import read_metadata, read_table, write_table
 from ghostkv.hierarchy import Index, IndexSpec
 from ghostkv.hierarchy_rows import Rows, calibrate_share, needed_share
 from ghostkv.hierarchy_scan import Counts, Scan, scan_topk
 from ghostkv.hierarchy_tables import FIT_SCHEMA, HEAD_SCHEMA, SCHEMAS, fits
 from ghostkv.hierarchy_view import View, look
-from ghostkv.io import read_metadata, read_table, write_table
-from ghostkv.stages.certificates import Space
 
 _TOPK = {"certificate": "topk", "target": 0.0}
 

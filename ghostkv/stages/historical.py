@@ -13,7 +13,8 @@ import polars as pl
 from ghostkv import __version__, codecs
 from ghostkv.captures.capture_files import LayerCapture, capture_metadata, read_layer
 from ghostkv.codecs import Codec
-from ghostkv.errors import ConfigError, TextError
+from ghostkv.files.errors import ConfigError, TextError
+from ghostkv.files.io import read_table, stable_seed, write_table
 from ghostkv.historical import HISTORICAL, Constants, Protocol, at_thetas, follow, pool
 from ghostkv.historical_tables import (
     COMPARISON_SCHEMA,
@@ -24,7 +25,6 @@ from ghostkv.historical_tables import (
     protocols,
 )
 from ghostkv.historical_view import View, gaussian_projection, see
-from ghostkv.io import read_table, stable_seed, write_table
 
 # The lab's own codec, beside the random projections.
 _FITTED = "transform_code"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ghostkv.entries import ModelEntry
-from ghostkv.io import write_json
+from ghostkv.files.io import write_json
 from ghostkv.models.fetch import bring, describe
 
 

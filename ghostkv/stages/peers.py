@@ -13,8 +13,9 @@ from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
 from ghostkv.codecs import Codec, Decoded
 from ghostkv.codecs.fitting import fit_codecs
 from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
-from ghostkv.errors import ConfigError
-from ghostkv.io import read_metadata, read_table, stable_seed, write_table
+from ghostkv.files.buffers import Buffers
+from ghostkv.files.errors import ConfigError
+from ghostkv.files.io import read_metadata, read_table, stable_seed, write_table
 from ghostkv.peer_metrics import evaluate
 from ghostkv.peer_tables import (
     COMPARISON_SCHEMA,
@@ -29,7 +30,7 @@ from ghostkv.peer_tables import (
     summarise,
     verdicts,
 )
-from ghostkv.peers import Buffers, budget_of, calibration_view, for_selector, view
+from ghostkv.peers import budget_of, calibration_view, for_selector, view
 from ghostkv.selectors import make
 from ghostkv.selectors.base import Budget, Calibration, Scene
 

@@ -9,15 +9,15 @@ from typing import Any
 import pyarrow as pa
 
 from ghostkv import __version__
-from ghostkv.errors import ConfigError, TextError
-from ghostkv.io import read_table, write_table
-from ghostkv.logs import progress
+from ghostkv.files.errors import ConfigError, TextError
+from ghostkv.files.io import read_table, write_table
+from ghostkv.files.logs import progress
+from ghostkv.files.tables import table_of
 from ghostkv.quality_rows import Reader, ablate, generate
 from ghostkv.quality_schemas import (
     TEXT_TABLES,
 )
 from ghostkv.stages.capture import text_row
-from ghostkv.tables import table_of
 
 THETA_SCHEMA = pa.schema([("policy", pa.string()), ("ratio", pa.float64()), ("theta", pa.float64())])
 SPEED_SCHEMA = pa.schema(

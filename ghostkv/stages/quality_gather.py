@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from ghostkv.io import read_metadata, read_table, write_table
+from ghostkv.files.io import read_metadata, read_table, write_table
 from ghostkv.quality_schemas import EQUAL_BYTES_SCHEMA, SUMMARY_SCHEMA, TEXT_TABLES
 from ghostkv.quality_tables import Measured, compare_at_equal_bytes, summarise
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ghostkv.errors import TableError
-from ghostkv.io import write_json, write_text
+from ghostkv.files.errors import TableError
+from ghostkv.files.io import write_json, write_text
 from ghostkv.report.document import Figure, Section
 from ghostkv.report.figures import write_figure
 from ghostkv.report.headline import measure

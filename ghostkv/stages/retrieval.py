@@ -12,8 +12,8 @@ import yaml
 
 from ghostkv import __version__
 from ghostkv.downloads import PipDownload
-from ghostkv.io import read_metadata, read_table, stable_seed, write_table
-from ghostkv.logs import progress
+from ghostkv.files.io import read_metadata, read_table, stable_seed, write_table
+from ghostkv.files.logs import progress
 from ghostkv.retrieval_tables import (
     ANSWER_SCHEMA,
     CELL_SCHEMA,

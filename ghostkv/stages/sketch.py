@@ -8,7 +8,7 @@ from ghostkv.captures.capture_files import read_layer
 from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
 from ghostkv.codecs.fitting import fit_codecs
 from ghostkv.codecs.records import RecordWriter, save_codecs, specs
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 
 def sketch_layer(

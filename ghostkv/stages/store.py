@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from ghostkv import __version__
-from ghostkv.io import write_table
+from ghostkv.files.io import write_table
 from ghostkv.store import GhostStore
 from ghostkv.store_damage import damage
 from ghostkv.store_kills import Trials

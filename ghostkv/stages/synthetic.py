@@ -16,9 +16,9 @@ from ghostkv.captures.generators import make
 from ghostkv.codecs.records import CodecSpec, specs
 from ghostkv.elimination.frontier import Setting
 from ghostkv.elimination.sweep import Grid
-from ghostkv.errors import ConfigError
-from ghostkv.io import read_metadata, read_table, stable_seed, write_table
-from ghostkv.logs import progress
+from ghostkv.files.errors import ConfigError
+from ghostkv.files.io import read_metadata, read_table, stable_seed, write_table
+from ghostkv.files.logs import progress
 from ghostkv.synthetic_audit import Audit
 from ghostkv.synthetic_tables import (
     AUDIT_SCHEMA,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ghostkv.errors import StoreError
+from ghostkv.files.errors import StoreError
 from ghostkv.store.layout import StoreShape
 
 Batch = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]

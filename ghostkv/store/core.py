@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ghostkv.errors import StoreError
+from ghostkv.files.errors import StoreError
 from ghostkv.store.batches import checked, rows_of
 from ghostkv.store.checksums import checksums
 from ghostkv.store.files import Files

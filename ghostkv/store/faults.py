@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ghostkv.errors import StoreError
+from ghostkv.files.errors import StoreError
 
 RESTORE = "Restore the folder from a copy, or delete it and append again."
 REPAIR = (

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ghostkv.errors import StoreError
+from ghostkv.files.errors import StoreError
 from ghostkv.store.checksums import checksum
 from ghostkv.store.faults import damaged
 

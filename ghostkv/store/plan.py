@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ghostkv.errors import StoreError
+from ghostkv.files.errors import StoreError
 from ghostkv.store.layout import WORD
 
 

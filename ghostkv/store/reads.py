@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ghostkv.errors import StoreError
+from ghostkv.files.errors import StoreError
 from ghostkv.store.checksums import checksums, copy_rows
 from ghostkv.store.faults import REPAIR, damaged
 from ghostkv.store.files import read_into

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ghostkv.errors import StoreError
+from ghostkv.files.errors import StoreError
 from ghostkv.store.checksums import checksums
 from ghostkv.store.faults import REPAIR, damaged
 from ghostkv.store.files import Files, read_at, read_into

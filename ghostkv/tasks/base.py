@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 
 Count = Callable[[Sequence[str]], np.ndarray]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ghostkv.downloads import PipDownload, fetch_wheel, read_member
-from ghostkv.errors import TextError
+from ghostkv.files.errors import TextError
 from ghostkv.passages import passages, shared_share
 from ghostkv.tasks.questions import Asked, hotpot_questions, squad_questions
 

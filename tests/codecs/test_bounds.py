@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghostkv import codecs
-from ghostkv.errors import ConfigError, TableError
+from ghostkv.files.errors import ConfigError, TableError
 
 WIDTH = 16
 NAMES = sorted(codecs.CODECS)

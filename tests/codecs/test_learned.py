@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ghostkv.codecs.frames import TransformCode
 from ghostkv.codecs.learned import Learned
-from ghostkv.errors import TableError
+from ghostkv.files.errors import TableError
 
 WIDTH = 16
 

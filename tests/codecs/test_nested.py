@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ghostkv import codecs
 from ghostkv.codecs.nested import Nested
-from ghostkv.errors import TableError
+from ghostkv.files.errors import TableError
 
 WIDTH, LEVELS = 16, (2, 2, 4, 24)
 

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from ghostkv.errors import CaptureError, ConfigError  # noqa: E402
+from ghostkv.files.errors import CaptureError, ConfigError  # noqa: E402
 from ghostkv.models.capture import record_attention  # noqa: E402
 from ghostkv.models.interface import attention_through, ordinary_attention  # noqa: E402
 from ghostkv.models.proof import recompute  # noqa: E402

@@ -32,11 +32,12 @@ from ghostkv.call_views import views  # noqa: E402
 from ghostkv.certified import CertifiedMass  # noqa: E402
 from ghostkv.deciders import Call  # noqa: E402
 from ghostkv.elimination.attention import scores  # noqa: E402
-from ghostkv.errors import ConfigError  # noqa: E402
+from ghostkv.files.buffers import Buffers  # noqa: E402
+from ghostkv.files.errors import ConfigError  # noqa: E402
 from ghostkv.models.ghost_attention import set_policy  # noqa: E402
 from ghostkv.models.load_policy import Sources, load_policy  # noqa: E402
 from ghostkv.models.policy import Policy  # noqa: E402
-from ghostkv.peers import Buffers, budget_of, calibration_view  # noqa: E402
+from ghostkv.peers import budget_of, calibration_view  # noqa: E402
 from ghostkv.policy_fit import fit_theta  # noqa: E402
 from ghostkv.seated import OracleMass, Seated  # noqa: E402
 from ghostkv.selectors import make  # noqa: E402

@@ -11,6 +11,7 @@ import polars as pl
 from ghostkv.captures.capture_files import LAYER_SCHEMA
 from ghostkv.config.experiment import load_config
 from ghostkv.elimination.summaries import BOUND_SCHEMA
+from ghostkv.files.io import write_json, write_table
 from ghostkv.frontier_tables import (
     CONTEXT_SCHEMA,
     LAYER_HEAD_SCHEMA,
@@ -23,7 +24,6 @@ from ghostkv.frontier_tables import (
 )
 from ghostkv.historical_tables import COMPARISON_SCHEMA
 from ghostkv.historical_tables import SWEEP_SCHEMA as HISTORICAL_SWEEP_SCHEMA
-from ghostkv.io import write_json, write_table
 from ghostkv.stages.benchmark import SPEED_SCHEMA
 from ghostkv.texts import TEXT_SCHEMA
 from tests.report.calibrated_fixtures import calibrated_tables

@@ -1,7 +1,8 @@
 """Tables of stage `quality` in which every gate is reached."""
 
 from ghostkv.config.experiment import Config
-from ghostkv.io import write_table
+from ghostkv.files.io import write_table
+from ghostkv.files.tables import table_of
 from ghostkv.quality_schemas import (
     ABLATION_SCHEMA,
     EQUAL_BYTES_SCHEMA,
@@ -11,7 +12,6 @@ from ghostkv.quality_schemas import (
 )
 from ghostkv.report.results import Results
 from ghostkv.stages.quality import SPEED_SCHEMA
-from ghostkv.tables import table_of
 
 SCHEMAS = {
     "positions": POSITION_SCHEMA,

@@ -2,12 +2,12 @@
 
 import pytest
 
-from ghostkv.io import write_table
+from ghostkv.files.io import write_table
+from ghostkv.files.tables import table_of
 from ghostkv.report.document import Figure, Prose, Table
 from ghostkv.report.headline import headline
 from ghostkv.report.results import Results
 from ghostkv.report.sections.bandwidth import SECTION
-from ghostkv.tables import table_of
 from tests.report.bandwidth_fixtures import bandwidth_tables
 from tests.report.fixtures import make_params
 

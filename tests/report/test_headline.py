@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from ghostkv.errors import TableError
+from ghostkv.files.errors import TableError
 from ghostkv.report.document import HeadlineFigure, Section
 from ghostkv.report.headline import headline
 from ghostkv.report.results import Results

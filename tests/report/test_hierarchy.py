@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 
 from ghostkv.config.experiment import Config
+from ghostkv.files.io import write_table
 from ghostkv.hierarchy_tables import CHECK_SCHEMA, FIT_SCHEMA, HEAD_SCHEMA, fits
-from ghostkv.io import write_table
 from ghostkv.report.document import Figure, Prose, Table
 from ghostkv.report.headline import headline
 from ghostkv.report.results import Results

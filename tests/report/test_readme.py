@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ghostkv.errors import TableError
+from ghostkv.files.errors import TableError
 from ghostkv.report.__main__ import BEGIN, END, FIGURE, ROWS, main, renew
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import jinja2
 import polars as pl
 import pytest
 
-from ghostkv.io import write_table
+from ghostkv.files.io import write_table
 from ghostkv.report.document import Column, HeadlineFigure, Prose, Section, Table
 from ghostkv.report.figures import inline
 from ghostkv.report.headline import measure

@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from ghostkv.io import write_table
+from ghostkv.files.io import write_table
 from ghostkv.report.document import Figure, Prose, Table
 from ghostkv.report.headline import headline
 from ghostkv.report.numbers import percent

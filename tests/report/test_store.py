@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from ghostkv.io import read_metadata, read_table, write_table
+from ghostkv.files.io import read_metadata, read_table, write_table
 from ghostkv.report.document import Figure, Prose, Table
 from ghostkv.report.figures import write_figure
 from ghostkv.report.headline import headline

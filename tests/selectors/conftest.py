@@ -9,8 +9,9 @@ import pytest
 
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import make as make_codec
+from ghostkv.files.buffers import Buffers
 from ghostkv.peer_metrics import evaluate
-from ghostkv.peers import Buffers, Truth, budget_of, calibration_view, for_selector, view
+from ghostkv.peers import Truth, budget_of, calibration_view, for_selector, view
 from ghostkv.selectors import make
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector
 

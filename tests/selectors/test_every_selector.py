@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ghostkv.config.peers import Peers, selector_names
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 from ghostkv.selectors import make
 from ghostkv.selectors.base import KINDS
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ghostkv.errors import ConfigError
+from ghostkv.files.errors import ConfigError
 from ghostkv.selectors.pq import _kmeans, _nearest
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ghostkv.captures.capture_files import CaptureWriter, LayerCapture
-from ghostkv.io import stable_seed
+from ghostkv.files.io import stable_seed
 
 PROOF = dict.fromkeys(
     (

@@ -16,14 +16,14 @@ from ghostkv.config.bandwidth import Bandwidth
 from ghostkv.config.experiment import load_config
 from ghostkv.elimination.attention import ColdRange
 from ghostkv.elimination.frontier import Estimates, Setting
-from ghostkv.errors import ConfigError, TableError
-from ghostkv.io import read_metadata, read_table, write_table
+from ghostkv.files.errors import ConfigError, TableError
+from ghostkv.files.io import read_metadata, read_table, write_table
+from ghostkv.files.tables import table_of
 from ghostkv.memory import Tier
 from ghostkv.schemes import NESTED, Shape, World, step
 from ghostkv.stages.bandwidth import model_bandwidth
 from ghostkv.stages.bandwidth_measure import _survived, measure, survivor_patterns
 from ghostkv.stages.sketch import sketch_layer
-from ghostkv.tables import table_of
 from tests.report.bandwidth_fixtures import samples
 
 MEASURE = {

@@ -4,11 +4,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ghostkv.calibrated_tables import CalibratedTables
+from ghostkv.calibrated_tables import LAYER_SCHEMAS
 from ghostkv.captures.capture_files import read_layer
 from ghostkv.codecs.records import load_codecs, read_records, specs
 from ghostkv.config.calibrated import Calibrated
-from ghostkv.io import read_table, sha256_file
+from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.calibrated import calibrate_layer, gather
 from ghostkv.stages.sketch import sketch_layer
 
@@ -39,19 +39,16 @@ PARAMS = Calibrated(
     "seed": 0,
     "code": "f",
 }
-TABLES = (*CalibratedTables.SCHEMAS, "summary", "dependence")
+TABLES = (*LAYER_SCHEMAS, "summary", "dependence")
 
 
 def run(captures, folder, layers=(0, 1), params=PARAMS):
     for layer in layers:
         sketch = {name: str(folder / f"{name}_{layer}") for name in ("codecs", "records")}
         sketch_layer(captures, layer, {"codecs": CODECS, "seed": 0}, sketch)
-        outputs = {name: str(folder / f"{name}_{layer}.parquet") for name in CalibratedTables.SCHEMAS}
+        outputs = {name: str(folder / f"{name}_{layer}.parquet") for name in LAYER_SCHEMAS}
         calibrate_layer(captures, sketch, layer, params, outputs)
-    files = {
-        name: [str(folder / f"{name}_{layer}.parquet") for layer in layers]
-        for name in CalibratedTables.SCHEMAS
-    }
+    files = {name: [str(folder / f"{name}_{layer}.parquet") for layer in layers] for name in LAYER_SCHEMAS}
     whole = {name: str(folder / f"{name}.parquet") for name in TABLES}
     gather(files, whole)
     return {name: read_table(path) for name, path in whole.items()}
@@ -242,7 +239,7 @@ def test_sizes_that_sketch_did_not_make_are_fitted_alike(captures, tables, tmp_p
     made = [{"name": "transform_code", "bytes": [4, 6, 8]}]
     sketch = {name: str(tmp_path / name) for name in ("codecs", "records")}
     sketch_layer(captures, 1, {"codecs": made, "seed": 0}, sketch)
-    outputs = {name: str(tmp_path / f"{name}.parquet") for name in CalibratedTables.SCHEMAS}
+    outputs = {name: str(tmp_path / f"{name}.parquet") for name in LAYER_SCHEMAS}
     calibrate_layer(captures, sketch, 1, PARAMS | {"codecs": made}, outputs)
     found = read_table(outputs["calibrated"])
     assert found.equals(tables["calibrated"].filter(pl.col("layer") == 1).select(found.columns))

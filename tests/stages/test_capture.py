@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 pytest.importorskip("torch")
 
 from ghostkv.captures.capture_files import capture_metadata, read_layer, read_layers_table  # noqa: E402
-from ghostkv.errors import CaptureError, ConfigError, ModelError, TextError  # noqa: E402
+from ghostkv.files.errors import CaptureError, ConfigError, ModelError, TextError  # noqa: E402
 from ghostkv.stages.capture import capture_text, sample_positions  # noqa: E402
 from ghostkv.stages.model import fetch_model  # noqa: E402
 

@@ -7,8 +7,8 @@ import pytest
 from ghostkv.captures.capture_files import read_layer
 from ghostkv.codecs.nested import level_bytes
 from ghostkv.config.certificates import Certificates
-from ghostkv.errors import ConfigError
-from ghostkv.io import read_table, sha256_file
+from ghostkv.files.errors import ConfigError
+from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.certificates import certify_layer, gather
 from ghostkv.stages.sketch import sketch_layer
 

@@ -16,8 +16,8 @@ from ghostkv.decode_steps import Policy, decide
 from ghostkv.decode_store import Archive, Device, run_store
 from ghostkv.decode_tables import MEASURES, SCHEMAS, Sizes, step_measures
 from ghostkv.elimination.attention import cold_range
-from ghostkv.errors import ConfigError, TableError
-from ghostkv.io import read_table, sha256_file
+from ghostkv.files.errors import ConfigError, TableError
+from ghostkv.files.io import read_table, sha256_file
 from ghostkv.lifecycle import ARCHIVE, POLICIES, Capacity, live
 from ghostkv.stages import decode as stage
 from ghostkv.store import GhostStore

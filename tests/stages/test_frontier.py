@@ -6,8 +6,8 @@ import pytest
 
 from ghostkv.captures.capture_files import read_layer
 from ghostkv.codecs.records import load_codecs, read_records, specs
-from ghostkv.errors import ConfigError
-from ghostkv.io import read_table, sha256_file
+from ghostkv.files.errors import ConfigError
+from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.frontier import gather, sweep_layer
 from ghostkv.stages.sketch import sketch_layer
 

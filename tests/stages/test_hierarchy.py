@@ -6,8 +6,8 @@ import pytest
 
 from ghostkv.captures.capture_files import CaptureWriter
 from ghostkv.config.hierarchy import Hierarchy
-from ghostkv.errors import ConfigError
-from ghostkv.io import read_table, sha256_file
+from ghostkv.files.errors import ConfigError
+from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.hierarchy import gather, measure_layer
 from tests.stages.conftest import PROOF, make_layer
 

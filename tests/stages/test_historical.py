@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import make
-from ghostkv.errors import ConfigError, TextError
+from ghostkv.files.errors import ConfigError, TextError
 from ghostkv.historical import (
     CORRECT,
     HISTORICAL,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ghostkv.entries import ARCHITECTURES
-from ghostkv.errors import ModelError
-from ghostkv.io import sha256_file
+from ghostkv.files.errors import ModelError
+from ghostkv.files.io import sha256_file
 from ghostkv.models import fetch
 from ghostkv.models.tokenizer import load_tokenizer
 from ghostkv.registry import resolve_model

@@ -9,8 +9,8 @@ import pytest
 import ghostkv.selectors
 from ghostkv.captures.capture_files import read_layer
 from ghostkv.config.peers import Peers
-from ghostkv.errors import ConfigError
-from ghostkv.io import read_table, sha256_file
+from ghostkv.files.errors import ConfigError
+from ghostkv.files.io import read_table, sha256_file
 from ghostkv.peer_tables import compare, interval, verdicts
 from ghostkv.stages.peers import gather, measure_layer
 from ghostkv.stages.sketch import sketch_layer

@@ -9,8 +9,8 @@ import yaml
 
 from ghostkv.config.experiment import load_config
 from ghostkv.config.quality import Quality
-from ghostkv.errors import ConfigError, TextError
-from ghostkv.io import read_table, sha256_file, write_table
+from ghostkv.files.errors import ConfigError, TextError
+from ghostkv.files.io import read_table, sha256_file, write_table
 from ghostkv.quality_tables import Measured, compare_at_equal_bytes
 from ghostkv.stages.quality import _token_ids, fit_thetas, measure_text, time_decode
 from ghostkv.stages.quality_gather import gather

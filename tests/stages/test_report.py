@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from ghostkv.errors import TableError
+from ghostkv.files.errors import TableError
 from ghostkv.report.sections import SECTIONS
 from ghostkv.report.sections.targets import TARGETS
 from ghostkv.stages.report import EXTRA_STAGES, write_report

@@ -5,8 +5,8 @@ import pytest
 from pydantic import ValidationError
 
 from ghostkv.config.retrieval import Retrieval
-from ghostkv.errors import ConfigError
-from ghostkv.io import read_table, write_table
+from ghostkv.files.errors import ConfigError
+from ghostkv.files.io import read_table, write_table
 from ghostkv.retrieval_tables import (
     DENSE,
     SAMPLE_SCHEMA,

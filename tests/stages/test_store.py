@@ -5,8 +5,8 @@ import pytest
 
 from ghostkv.config.experiment import load_config
 from ghostkv.config.store import Store
-from ghostkv.errors import ConfigError
-from ghostkv.io import read_metadata, read_table
+from ghostkv.files.errors import ConfigError
+from ghostkv.files.io import read_metadata, read_table
 from ghostkv.stages.store import time_store, try_store
 from ghostkv.store import StoreShape
 from ghostkv.store_damage import _part

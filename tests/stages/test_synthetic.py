@@ -15,8 +15,8 @@ from ghostkv.config.experiment import load_config
 from ghostkv.config.synthetic import Synthetic
 from ghostkv.elimination.frontier import Design, Setting, estimate_group, view_group
 from ghostkv.elimination.sweep import Grid
-from ghostkv.errors import ConfigError
-from ghostkv.io import read_table, sha256_file
+from ghostkv.files.errors import ConfigError
+from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.synthetic import SCHEMAS, gather, measure_generator
 from ghostkv.synthetic_measures import ColdScores, average_ranks, step_columns
 from ghostkv.synthetic_tables import compare, normal_sigma

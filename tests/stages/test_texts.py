@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ghostkv.errors import ModelError, TextError
-from ghostkv.io import read_metadata, read_table, sha256_file
+from ghostkv.files.errors import ModelError, TextError
+from ghostkv.files.io import read_metadata, read_table, sha256_file
 from ghostkv.models.tokenizer import byte_tokenizer, load_tokenizer, save_byte_tokenizer
 from ghostkv.stages.texts import assemble_texts
 

@@ -1,6 +1,6 @@
 from os.path import dirname
 
-from ghostkv.logs import job
+from ghostkv.files.logs import job
 
 with job(snakemake):
     from ghostkv.stages.capture import capture_text

@@ -1,4 +1,4 @@
-from ghostkv.logs import job
+from ghostkv.files.logs import job
 
 with job(snakemake):
     from ghostkv.stages.quality_gather import gather

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from ghostkv.logs import job
+from ghostkv.files.logs import job
 
 with job(snakemake):
     from ghostkv.stages.retrieval import plan

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ghostkv.errors import GhostKVError
+from ghostkv.files.errors import GhostKVError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -147,7 +147,7 @@ def _leave() -> None:
 
 
 def _remove_leftovers(outputs: Any) -> None:
-    """Temporary files that a killed run of this job left beside its outputs; see `ghostkv.io.atomic_path`."""
+    """Temporary files that a killed run of this job left beside its outputs; see `ghostkv.files.io.atomic_path`."""
     for output in map(Path, outputs):
         for leftover in output.parent.glob(f".{output.name}.*.part"):
             with suppress(OSError):

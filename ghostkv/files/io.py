@@ -20,7 +20,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ghostkv.errors import TableError
+from ghostkv.files.errors import TableError
 
 # Vectors of fp16 or fp32 noise do not compress; dictionary and statistics would only cost time and bytes.
 _PARQUET = {"compression": "zstd", "compression_level": 1, "store_schema": True}

@@ -1,0 +1,1 @@
+"""Ground floor: errors, atomic files, tables, buffers, logs and provenance."""

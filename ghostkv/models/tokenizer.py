@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from ghostkv.files.errors import ModelError
+from ghostkv.files.errors import ModelError, TextError
 from ghostkv.files.io import write_json
 
 END_OF_TEXT = "<|endoftext|>"
@@ -66,3 +66,21 @@ def save_byte_tokenizer(folder: str | Path, max_context: int) -> None:
         },
         folder / "tokenizer_config.json",
     )
+
+
+def token_ids_of(tokenizer, content: str, tokens: int, text: str) -> list[int]:
+    """The first `tokens` token ids of a text.
+
+    Raises
+    ------
+    TextError
+        The text is shorter than that.
+    """
+    ids = tokenizer(content, truncation=True, max_length=tokens, verbose=False)["input_ids"]
+    if len(ids) < tokens:
+        raise TextError(
+            f"text {text!r} has {len(ids)} tokens with this model's tokenizer, fewer than capture.tokens: "
+            f"{tokens}.\n"
+            f"  Write: tokens: {len(ids)}   (or less) under capture, or give the text more documents"
+        )
+    return ids

@@ -11,7 +11,7 @@ import polars as pl
 
 from ghostkv import __version__
 from ghostkv.files.io import read_table, write_table
-from ghostkv.stages.capture import token_ids_of
+from ghostkv.models.tokenizer import token_ids_of
 
 # Sampled queries per token in the default capture, so that the proof weighs what it weighs there.
 _QUERY_SHARE = 160 / 4096

@@ -15,6 +15,7 @@ from ghostkv import __version__
 from ghostkv.captures.proven_writer import FILES, ProvenWriter
 from ghostkv.files.errors import CaptureError, ConfigError, ModelError, TextError
 from ghostkv.files.io import read_table, sha256_file, stable_seed
+from ghostkv.models.tokenizer import token_ids_of
 from ghostkv.tensor_import import layers_in, load_layer
 
 
@@ -171,24 +172,6 @@ def sample_positions(bands: list[Mapping[str, int]], tokens: int, text: str, see
             "before it"
         )
     return positions
-
-
-def token_ids_of(tokenizer, content: str, tokens: int, text: str) -> list[int]:
-    """The first `tokens` token ids of a text.
-
-    Raises
-    ------
-    TextError
-        The text is shorter than that.
-    """
-    ids = tokenizer(content, truncation=True, max_length=tokens, verbose=False)["input_ids"]
-    if len(ids) < tokens:
-        raise TextError(
-            f"text {text!r} has {len(ids)} tokens with this model's tokenizer, fewer than capture.tokens: "
-            f"{tokens}.\n"
-            f"  Write: tokens: {len(ids)}   (or less) under capture, or give the text more documents"
-        )
-    return ids
 
 
 def _folder(outputs: Mapping[str, str]) -> Path:

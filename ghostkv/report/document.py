@@ -3,7 +3,6 @@ format."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,18 +10,10 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import polars as pl
 
+from ghostkv.report.results import moment
+
 if TYPE_CHECKING:
     from ghostkv.report.results import Results
-
-_moments = itertools.count()
-
-
-def moment() -> int:
-    """A number that grows from call to call.
-
-    Blocks and reads of tables carry one, so that a block can be told what was read for it without saying so.
-    """
-    return next(_moments)
 
 
 def _made() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,6 @@ import pyarrow.parquet as pq
 
 from ghostkv.files.errors import TableError
 from ghostkv.files.io import read_metadata, read_table
-from ghostkv.report.document import moment
 
 ORACLE = "exact"
 # Targets are stored in float32; two of them never lie this close.
@@ -198,3 +198,14 @@ def words(name: str) -> str:
 
 def _key(name: str) -> str:
     return name.replace(".", "_", 1)
+
+
+_moments = itertools.count()
+
+
+def moment() -> int:
+    """A number that grows from call to call.
+
+    Blocks and reads of tables carry one, so that a block can be told what was read for it without saying so.
+    """
+    return next(_moments)

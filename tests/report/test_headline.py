@@ -10,7 +10,7 @@ from ghostkv.report.document import HeadlineFigure, Section
 from ghostkv.report.headline import headline
 from ghostkv.report.results import Results
 from ghostkv.report.sections import SECTIONS
-from ghostkv.stages.report import EXTRA_STAGES
+from ghostkv.report.stage import EXTRA_STAGES
 from tests.report.fixtures import make_params, make_tables
 
 

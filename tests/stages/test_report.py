@@ -14,7 +14,7 @@ import pytest
 from ghostkv.files.errors import TableError
 from ghostkv.report.sections import SECTIONS
 from ghostkv.report.sections.targets import TARGETS
-from ghostkv.stages.report import EXTRA_STAGES, write_report
+from ghostkv.report.stage import EXTRA_STAGES, write_report
 from tests.report.fixtures import make_params, make_tables
 
 

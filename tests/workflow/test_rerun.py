@@ -33,7 +33,7 @@ EDIT = "from __future__ import annotations\nCHANGED = 1\n"
     ("file", "reruns", "spares"),
     [
         (
-            "ghostkv/stages/report.py",
+            "ghostkv/report/stage.py",
             {"report"},
             {"sweep_layer", "gather_frontier", "historical", "capture_text"},
         ),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ghostkv.stages.report import EXTRA_STAGES
+from ghostkv.report.stage import EXTRA_STAGES
 
 ROOT = Path(__file__).parents[2]
 

@@ -241,7 +241,8 @@ def stage_params(stage, module=None):
 
     One dict of plain values per rule: Snakemake compares the params of a rule as an unordered set of reprs.
     """
-    return {"code": fingerprint(f"ghostkv.stages.{module or stage}")} | BRANCHES[stage]
+    code = "ghostkv.report.stage" if stage == "report" else f"ghostkv.stages.{module or stage}"
+    return {"code": fingerprint(code)} | BRANCHES[stage]
 
 
 def import_params(wildcards):

@@ -1,6 +1,6 @@
 from ghostkv.files.logs import job
 
 with job(snakemake):
-    from ghostkv.stages.report import write_report
+    from ghostkv.report.stage import write_report
 
     write_report(dict(snakemake.input.items()), snakemake.params.run, dict(snakemake.output.items()))

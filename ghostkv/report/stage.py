@@ -9,12 +9,12 @@ from typing import Any
 
 from ghostkv.files.errors import TableError
 from ghostkv.files.io import write_json, write_text
+from ghostkv.report.chapters import SECTIONS
 from ghostkv.report.document import Figure, Section
 from ghostkv.report.figures import write_figure
 from ghostkv.report.headline import measure
 from ghostkv.report.render import Chapter, as_html, as_markdown
 from ghostkv.report.results import Results
-from ghostkv.report.sections import SECTIONS
 
 # What imported tensors have no model for, and stages that a run may leave out; every other table must be there.
 _MODEL_STAGES = ("model", "texts", "historical", "benchmark.capture_overhead")

@@ -7,7 +7,7 @@ from ghostkv.files.tables import table_of
 from ghostkv.report.document import Figure, Prose, Table
 from ghostkv.report.headline import headline
 from ghostkv.report.results import Results
-from ghostkv.report.sections.bandwidth import SECTION
+from ghostkv.report.sections.bandwidth.section import SECTION
 from tests.report.bandwidth_fixtures import bandwidth_tables
 from tests.report.fixtures import make_params
 

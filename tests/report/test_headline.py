@@ -6,10 +6,10 @@ import polars as pl
 import pytest
 
 from ghostkv.files.errors import TableError
+from ghostkv.report.chapters import SECTIONS
 from ghostkv.report.document import HeadlineFigure, Section
 from ghostkv.report.headline import headline
 from ghostkv.report.results import Results
-from ghostkv.report.sections import SECTIONS
 from ghostkv.report.stage import EXTRA_STAGES
 from tests.report.fixtures import make_params, make_tables
 

@@ -11,13 +11,13 @@ import polars as pl
 import pytest
 
 from ghostkv.files.io import write_table
+from ghostkv.report.chapters import SECTIONS
 from ghostkv.report.document import Column, HeadlineFigure, Prose, Section, Table
 from ghostkv.report.figures import inline
 from ghostkv.report.headline import measure
 from ghostkv.report.numbers import counted, factor, listed, percent, tiny
 from ghostkv.report.render import Chapter, as_html, as_markdown, printed
 from ghostkv.report.results import Results
-from ghostkv.report.sections import SECTIONS
 from tests.report.fixtures import make_params, make_tables
 
 TABLE = Table(

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from ghostkv.files.errors import TableError
-from ghostkv.report.sections import SECTIONS
+from ghostkv.report.chapters import SECTIONS
 from ghostkv.report.sections.targets import TARGETS
 from ghostkv.report.stage import EXTRA_STAGES, write_report
 from tests.report.fixtures import make_params, make_tables

@@ -76,7 +76,7 @@ def judge(target: Target, figures: Mapping[str, Mapping]) -> tuple[float | None,
 def build(results: Results) -> Sequence[Block]:
     """Every target with the measured figure, misses named as misses."""
     # The sections list themselves after this module is read.
-    from ghostkv.report.sections import SECTIONS
+    from ghostkv.report.chapters import SECTIONS
 
     figures = headline(results, SECTIONS, _QUOTED)
     rows = []

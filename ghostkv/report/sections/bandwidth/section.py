@@ -6,12 +6,18 @@ from collections.abc import Callable, Sequence
 
 import polars as pl
 
-from ghostkv.report.bandwidth import error_chart, map_chart, scheme_words, step_chart, tornado_chart
-from ghostkv.report.bandwidth_figures import HEADLINE, TARGETS, missing_note, tiers_table, timed_places
 from ghostkv.report.document import Block, Column, Figure, Prose, Section, Table
 from ghostkv.report.headline import headline
 from ghostkv.report.numbers import FORMATS, integer, percent
 from ghostkv.report.results import Results
+from ghostkv.report.sections.bandwidth.figures import (
+    error_chart,
+    map_chart,
+    scheme_words,
+    step_chart,
+    tornado_chart,
+)
+from ghostkv.report.sections.bandwidth.maps import HEADLINE, TARGETS, missing_note, tiers_table, timed_places
 from ghostkv.report.sections.targets import judge
 
 # Schemes that depend on survivors are drawn for both scenarios, others once.

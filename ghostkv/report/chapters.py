@@ -1,0 +1,54 @@
+"""The report's chapters, in the order in which they are read. A new chapter is a module in `sections/` and a line below."""
+
+from __future__ import annotations
+
+from ghostkv.report.document import Section
+from ghostkv.report.sections import (
+    answer,
+    benchmark,
+    calibrated,
+    calibration,
+    capture,
+    certificates,
+    context,
+    decode,
+    frontier,
+    hierarchy,
+    historical,
+    layers,
+    peers,
+    provenance,
+    quality,
+    records,
+    retrieval,
+    safe_points,
+    store,
+    synthetic,
+    targets,
+)
+from ghostkv.report.sections.bandwidth import section as bandwidth
+
+SECTIONS: tuple[Section, ...] = (
+    answer.SECTION,
+    targets.SECTION,
+    frontier.SECTION,
+    records.SECTION,
+    layers.SECTION,
+    safe_points.SECTION,
+    context.SECTION,
+    calibration.SECTION,
+    certificates.SECTION,
+    calibrated.SECTION,
+    peers.SECTION,
+    quality.SECTION,
+    hierarchy.SECTION,
+    decode.SECTION,
+    store.SECTION,
+    historical.SECTION,
+    synthetic.SECTION,
+    bandwidth.SECTION,
+    retrieval.SECTION,
+    capture.SECTION,
+    benchmark.SECTION,
+    provenance.SECTION,
+)

@@ -6,7 +6,6 @@ from ghostkv.report.document import Section
 from ghostkv.report.sections import (
     answer,
     benchmark,
-    calibrated,
     calibration,
     capture,
     certificates,
@@ -27,6 +26,7 @@ from ghostkv.report.sections import (
     targets,
 )
 from ghostkv.report.sections.bandwidth import section as bandwidth
+from ghostkv.report.sections.calibrated import section as calibrated
 
 SECTIONS: tuple[Section, ...] = (
     answer.SECTION,

@@ -5,7 +5,7 @@ import pytest
 from ghostkv.report.document import Figure, Prose, Table
 from ghostkv.report.headline import headline
 from ghostkv.report.results import Results
-from ghostkv.report.sections.calibrated import SECTION
+from ghostkv.report.sections.calibrated.section import SECTION
 from tests.report.fixtures import make_params, make_tables
 
 

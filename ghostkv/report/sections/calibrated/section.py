@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.calibrated import (
+from ghostkv.report.document import Block, Column, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.numbers import percent, ratio
+from ghostkv.report.results import Results, words
+from ghostkv.report.sections.calibrated.figures import (
     RISKS,
     about_compensation,
     bands_figure,
@@ -17,9 +20,6 @@ from ghostkv.report.calibrated import (
     own_codec,
     summary,
 )
-from ghostkv.report.document import Block, Column, HeadlineFigure, Prose, Section, Table
-from ghostkv.report.numbers import percent, ratio
-from ghostkv.report.results import Results, words
 from ghostkv.report.summaries import head_name
 
 # The code size that the FER figures are quoted at: chosen on other texts than those of a run, see

@@ -8,7 +8,6 @@ from ghostkv.report.sections import (
     benchmark,
     calibration,
     capture,
-    certificates,
     context,
     decode,
     frontier,
@@ -27,6 +26,7 @@ from ghostkv.report.sections import (
 )
 from ghostkv.report.sections.bandwidth import section as bandwidth
 from ghostkv.report.sections.calibrated import section as calibrated
+from ghostkv.report.sections.certificates import section as certificates
 
 SECTIONS: tuple[Section, ...] = (
     answer.SECTION,

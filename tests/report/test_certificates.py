@@ -6,7 +6,7 @@ import pytest
 from ghostkv.report.document import Figure, Prose, Table
 from ghostkv.report.headline import headline
 from ghostkv.report.results import Results
-from ghostkv.report.sections.certificates import SECTION
+from ghostkv.report.sections.certificates.section import SECTION
 from tests.report.certificates_fixtures import certificate_tables
 from tests.report.fixtures import DOMAINS, HEADS, LAYERS, _write, make_params, make_tables
 

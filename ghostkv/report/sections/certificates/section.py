@@ -9,12 +9,12 @@ import altair as alt
 import polars as pl
 
 from ghostkv.certificate_tables import NESTED, held
-from ghostkv.report.certified import CHECKS, HEADLINE, TABLE, TARGETS, pooled
 from ghostkv.report.charts import layer_strip
 from ghostkv.report.document import Block, Column, Figure, Prose, Section, Table
 from ghostkv.report.headline import headline
 from ghostkv.report.numbers import FORMATS, integer, percent
 from ghostkv.report.results import Results
+from ghostkv.report.sections.certificates.headline import CHECKS, HEADLINE, TABLE, TARGETS, pooled
 from ghostkv.report.sections.targets import judge
 from ghostkv.report.theme import percent_axis
 

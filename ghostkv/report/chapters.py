@@ -9,7 +9,6 @@ from ghostkv.report.sections import (
     calibration,
     capture,
     context,
-    decode,
     frontier,
     hierarchy,
     historical,
@@ -27,6 +26,7 @@ from ghostkv.report.sections import (
 from ghostkv.report.sections.bandwidth import section as bandwidth
 from ghostkv.report.sections.calibrated import section as calibrated
 from ghostkv.report.sections.certificates import section as certificates
+from ghostkv.report.sections.decode import section as decode
 
 SECTIONS: tuple[Section, ...] = (
     answer.SECTION,

@@ -16,7 +16,7 @@ from ghostkv.report.document import Figure, Prose, Table
 from ghostkv.report.headline import headline
 from ghostkv.report.render import printed
 from ghostkv.report.results import Results
-from ghostkv.report.sections.decode import SECTION
+from ghostkv.report.sections.decode.section import SECTION
 from tests.report.chart_fields import fields
 
 STEPS = 128

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.decode import (
+from ghostkv.report.document import Block, Column, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.numbers import counted, number, percent
+from ghostkv.report.results import Results
+from ghostkv.report.sections.decode.figures import (
     LOSS_WORDS,
     TIERS,
     budget_figure,
@@ -18,9 +21,6 @@ from ghostkv.report.decode import (
     losses_figure,
     steps_figure,
 )
-from ghostkv.report.document import Block, Column, HeadlineFigure, Prose, Section, Table
-from ghostkv.report.numbers import counted, number, percent
-from ghostkv.report.results import Results
 
 _STATES = {
     "hot_held": "hot",

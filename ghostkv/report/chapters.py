@@ -10,7 +10,6 @@ from ghostkv.report.sections import (
     capture,
     context,
     frontier,
-    hierarchy,
     historical,
     layers,
     peers,
@@ -27,6 +26,7 @@ from ghostkv.report.sections.bandwidth import section as bandwidth
 from ghostkv.report.sections.calibrated import section as calibrated
 from ghostkv.report.sections.certificates import section as certificates
 from ghostkv.report.sections.decode import section as decode
+from ghostkv.report.sections.hierarchy import section as hierarchy
 
 SECTIONS: tuple[Section, ...] = (
     answer.SECTION,

@@ -11,7 +11,7 @@ from ghostkv.hierarchy_tables import CHECK_SCHEMA, FIT_SCHEMA, HEAD_SCHEMA, fits
 from ghostkv.report.document import Figure, Prose, Table
 from ghostkv.report.headline import headline
 from ghostkv.report.results import Results
-from ghostkv.report.sections.hierarchy import SECTION
+from ghostkv.report.sections.hierarchy.section import SECTION
 
 
 def head_rows(reads, context):

@@ -8,10 +8,10 @@ import polars as pl
 
 from ghostkv.report.document import Block, Column, Prose, Section, Table
 from ghostkv.report.headline import headline
-from ghostkv.report.hierarchy import bytes_figure, chosen, layers_figure, reads_figure
-from ghostkv.report.hierarchy_headline import HEADLINE, TARGETS
 from ghostkv.report.numbers import FORMATS, counted, integer, number, percent
 from ghostkv.report.results import Results
+from ghostkv.report.sections.hierarchy.figures import bytes_figure, chosen, layers_figure, reads_figure
+from ghostkv.report.sections.hierarchy.headline import HEADLINE, TARGETS
 from ghostkv.report.sections.targets import judge
 
 # The goal: less than half of the flat scan's records, on at least half of the heads.

@@ -12,7 +12,6 @@ from ghostkv.report.sections import (
     frontier,
     historical,
     layers,
-    peers,
     provenance,
     quality,
     records,
@@ -27,6 +26,7 @@ from ghostkv.report.sections.calibrated import section as calibrated
 from ghostkv.report.sections.certificates import section as certificates
 from ghostkv.report.sections.decode import section as decode
 from ghostkv.report.sections.hierarchy import section as hierarchy
+from ghostkv.report.sections.peers import section as peers
 
 SECTIONS: tuple[Section, ...] = (
     answer.SECTION,

@@ -7,8 +7,8 @@ import polars as pl
 
 from ghostkv.report.document import Figure
 from ghostkv.report.numbers import counted
-from ghostkv.report.peers import NAMES
 from ghostkv.report.results import Results, words
+from ghostkv.report.sections.peers.words import NAMES
 from ghostkv.report.theme import BLUE, GREEN, INK, ORACLE_GREY, ORANGE, PURPLE, SKY, VERMILION, WIDTH
 
 _OWN = {

@@ -6,7 +6,7 @@ import pytest
 from ghostkv.report.document import Figure, Prose, Table
 from ghostkv.report.headline import headline
 from ghostkv.report.results import Results
-from ghostkv.report.sections.peers import SECTION
+from ghostkv.report.sections.peers.section import SECTION
 from tests.report.fixtures import make_params
 from tests.report.peers_fixtures import peer_tables
 

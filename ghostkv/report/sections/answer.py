@@ -8,8 +8,8 @@ import polars as pl
 
 from ghostkv.report.document import Block, Column, Prose, Section, Table
 from ghostkv.report.numbers import FORMATS, counted, factor, listed, percent, ratio, tiny
-from ghostkv.report.peers import NAMES
 from ghostkv.report.results import Results, at_target
+from ghostkv.report.sections.peers.words import NAMES
 from ghostkv.report.summaries import (
     BYTES_GQA,
     ELIMINATION,

@@ -9,7 +9,8 @@ import polars as pl
 
 from ghostkv.report.document import Block, Column, Figure, HeadlineFigure, Prose, Section, Table
 from ghostkv.report.numbers import counted, listed
-from ghostkv.report.peers import (
+from ghostkv.report.results import Results
+from ghostkv.report.sections.peers.words import (
     METRICS,
     NOUNS,
     best_settings,
@@ -25,7 +26,6 @@ from ghostkv.report.peers import (
     why_not_beaten,
     with_interval,
 )
-from ghostkv.report.results import Results
 from ghostkv.report.theme import BLUE, GREEN, ORACLE_GREY, ORANGE, PURPLE, SKY, VERMILION, percent_axis
 
 _PANEL, _HEIGHT = 232, 360

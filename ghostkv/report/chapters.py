@@ -13,7 +13,6 @@ from ghostkv.report.sections import (
     historical,
     layers,
     provenance,
-    quality,
     records,
     retrieval,
     safe_points,
@@ -27,6 +26,7 @@ from ghostkv.report.sections.certificates import section as certificates
 from ghostkv.report.sections.decode import section as decode
 from ghostkv.report.sections.hierarchy import section as hierarchy
 from ghostkv.report.sections.peers import section as peers
+from ghostkv.report.sections.quality import section as quality
 
 SECTIONS: tuple[Section, ...] = (
     answer.SECTION,

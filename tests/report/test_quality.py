@@ -5,11 +5,11 @@ import pytest
 
 from ghostkv.report.document import Figure, Prose, Table
 from ghostkv.report.headline import headline
-from ghostkv.report.quality import FLOOR
 from ghostkv.report.render import printed
 from ghostkv.report.results import Results
 from ghostkv.report.sections.answer import _in_the_loop
-from ghostkv.report.sections.quality import SECTION
+from ghostkv.report.sections.quality.figures import FLOOR
+from ghostkv.report.sections.quality.section import SECTION
 from tests.report.chart_fields import fields
 from tests.report.quality_fixtures import POLICIES, START, changed, make_rows, write
 

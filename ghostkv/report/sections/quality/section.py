@@ -8,7 +8,8 @@ import polars as pl
 
 from ghostkv.report.document import Block, Column, HeadlineFigure, Prose, Section, Table
 from ghostkv.report.numbers import factor, percent, ratio, tiny
-from ghostkv.report.quality import (
+from ghostkv.report.results import Results
+from ghostkv.report.sections.quality.figures import (
     ablation_figure,
     bytes_figure,
     family_name,
@@ -17,7 +18,6 @@ from ghostkv.report.quality import (
     role,
     speed_figure,
 )
-from ghostkv.report.results import Results
 
 _WORST = 12
 

@@ -8,7 +8,7 @@ from ghostkv.report.document import Figure, Prose, Table
 from ghostkv.report.figures import write_figure
 from ghostkv.report.headline import headline
 from ghostkv.report.results import Results
-from ghostkv.report.sections.store import SECTION
+from ghostkv.report.sections.store.section import SECTION
 from tests.stages.test_store import CONFIG, run
 
 

@@ -10,8 +10,8 @@ from ghostkv.report.document import Block, Column, Figure, HeadlineFigure, Prose
 from ghostkv.report.headline import headline
 from ghostkv.report.numbers import FORMATS, counted, factor, integer
 from ghostkv.report.results import Results
+from ghostkv.report.sections.store.figures import METHOD_WORDS, gather_chart, kill_chart, kill_frame
 from ghostkv.report.sections.targets import Target, judge
-from ghostkv.report.store import METHOD_WORDS, gather_chart, kill_chart, kill_frame
 
 TARGETS = (
     Target("Kills that the store did not survive", "store.kills_not_survived", 0, False, "integer"),

@@ -16,7 +16,6 @@ from ghostkv.report.sections import (
     records,
     retrieval,
     safe_points,
-    synthetic,
     targets,
 )
 from ghostkv.report.sections.bandwidth import section as bandwidth
@@ -27,6 +26,7 @@ from ghostkv.report.sections.hierarchy import section as hierarchy
 from ghostkv.report.sections.peers import section as peers
 from ghostkv.report.sections.quality import section as quality
 from ghostkv.report.sections.store import section as store
+from ghostkv.report.sections.synthetic import section as synthetic
 
 SECTIONS: tuple[Section, ...] = (
     answer.SECTION,

@@ -8,7 +8,7 @@ from ghostkv.report.document import Figure, Prose, Table
 from ghostkv.report.figures import write_figure
 from ghostkv.report.headline import headline
 from ghostkv.report.results import Results
-from ghostkv.report.sections.synthetic import SECTION
+from ghostkv.report.sections.synthetic.section import SECTION
 from tests.stages.test_synthetic import CONFIG, run
 
 

@@ -9,7 +9,7 @@ from ghostkv.report.charts import DECADES, FLOOR, LOSS_TOP, floored
 from ghostkv.report.document import Figure
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import ORACLE, Results, words
-from ghostkv.report.synthetic_checks import panels
+from ghostkv.report.sections.synthetic.checks import panels
 from ghostkv.report.theme import (
     BLUE,
     GREEN,

@@ -9,8 +9,8 @@ import polars as pl
 from ghostkv.report.document import Block, Column, HeadlineFigure, Prose, Section, Table
 from ghostkv.report.numbers import counted, number, percent
 from ghostkv.report.results import Results, words
-from ghostkv.report.synthetic import bytes_figure, decode_figure, tradeoff_figure
-from ghostkv.report.synthetic_checks import design_named, deviation_figure, overlap_figure
+from ghostkv.report.sections.synthetic.checks import design_named, deviation_figure, overlap_figure
+from ghostkv.report.sections.synthetic.figures import bytes_figure, decode_figure, tradeoff_figure
 
 # What the stage set out to reach: a planted key that is asked for is lost no more often than any top key may be.
 _RECALL = 0.99

@@ -61,7 +61,7 @@ def test_a_fault_is_named_with_what_to_write(fault):
 
 
 def test_options_are_those_of_load_policy():
-    load_policy = pytest.importorskip("ghostkv.models.load_policy")
+    load_policy = pytest.importorskip("ghostkv.runtime.load_policy")
     assert load_policy._OPTIONS == OPTIONS
     assert set(load_policy._COMMON) == {"policy", *COMMON}
     assert set(load_policy.KINDS) == set(OPTIONS)

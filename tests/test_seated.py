@@ -10,13 +10,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from ghostkv.certified import CertifiedMass  # noqa: E402
 from ghostkv.elimination.attention import cold_range  # noqa: E402
 from ghostkv.files.errors import ModelError  # noqa: E402
-from ghostkv.models.ghost_attention import set_policy  # noqa: E402
-from ghostkv.models.policy import Policy  # noqa: E402
-from ghostkv.observations import Observations  # noqa: E402
-from ghostkv.seated import UNDO, OwnBudget  # noqa: E402
+from ghostkv.runtime.certified import CertifiedMass  # noqa: E402
+from ghostkv.runtime.ghost_attention import set_policy  # noqa: E402
+from ghostkv.runtime.observations import Observations  # noqa: E402
+from ghostkv.runtime.policy import Policy  # noqa: E402
+from ghostkv.runtime.seated import UNDO, OwnBudget  # noqa: E402
 from ghostkv.selectors import make  # noqa: E402
 from ghostkv.selectors.base import Budget  # noqa: E402
 from tests.models.ghost_fixtures import (  # noqa: E402

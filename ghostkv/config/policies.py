@@ -13,7 +13,7 @@ from ghostkv.config.peers import selector_names
 from ghostkv.config.sketch import CodecName
 from ghostkv.files.errors import ConfigError
 
-# Beside ghostkv.models.load_policy, which a config need not import; a test compares them.
+# Beside ghostkv.runtime.load_policy, which a config need not import; a test compares them.
 COMMON = ("label", "dense_layers", "sinks", "hot", "prefill", "shared")
 OPTIONS = {
     "full": (),
@@ -77,7 +77,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
 def check_policy(
     entry: Mapping[str, Any], where: str, own: Collection[str] = (), without: Collection[str] = ()
 ) -> None:
-    """Refuse a policy that `ghostkv.models.load_policy` would refuse, or fail on, after hours.
+    """Refuse a policy that `ghostkv.runtime.load_policy` would refuse, or fail on, after hours.
 
     Parameters
     ----------

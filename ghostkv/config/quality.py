@@ -16,7 +16,7 @@ _HEADLINE = ("identity", "mass", "budget", "peer")
 
 
 class PolicyEntry(Section):
-    """One policy, as `ghostkv.models.load_policy` takes it, with a name of its own."""
+    """One policy, as `ghostkv.runtime.load_policy` takes it, with a name of its own."""
 
     model_config = ConfigDict(extra="allow")
 

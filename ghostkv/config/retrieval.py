@@ -34,7 +34,7 @@ class TaskEntry(Section):
 
 
 class RetrievalPolicy(Section):
-    """One policy, as `ghostkv.models.load_policy` takes it, with a name of its own."""
+    """One policy, as `ghostkv.runtime.load_policy` takes it, with a name of its own."""
 
     model_config = ConfigDict(extra="allow")
 

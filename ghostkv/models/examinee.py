@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ghostkv.captures.capture_files import read_layers_table
-from ghostkv.models.answering import Answer, Reader
-from ghostkv.models.ghost_attention import NAME, register
 from ghostkv.models.load import load_model, load_tokenizer
-from ghostkv.models.load_policy import Sources, load_policy
-from ghostkv.models.policy import Policy
 from ghostkv.retrieval_tables import DENSE, LIMITS
+from ghostkv.runtime.answering import Answer, Reader
+from ghostkv.runtime.ghost_attention import NAME, register
+from ghostkv.runtime.load_policy import Sources, load_policy
+from ghostkv.runtime.policy import Policy
 from ghostkv.tasks.scoring import score
 
 _OURS = ("identity", "ghost", "calibrated", "certified_mass")

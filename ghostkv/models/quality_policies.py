@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ghostkv.certified import CertifiedMass
-from ghostkv.models.load_policy import Sources, load_policy
-from ghostkv.models.policy import Policy
-from ghostkv.seated import OBSERVERS
+from ghostkv.runtime.certified import CertifiedMass
+from ghostkv.runtime.load_policy import Sources, load_policy
+from ghostkv.runtime.policy import Policy
+from ghostkv.runtime.seated import OBSERVERS
 
 # Keys of an entry that are this stage's own.
 OWN = ("positions",)

@@ -45,7 +45,7 @@ def fit_thetas(sketch: str, params: Mapping[str, Any], output: str) -> None:
     output : str
         Table of `THETA_SCHEMA`.
     """
-    from ghostkv.models.load_policy import fit_budgets
+    from ghostkv.runtime.load_policy import fit_budgets
 
     sources, rows = _sources(sketch, params), []
     wanted = [entry for entry in params["policies"] if entry["policy"] == "ghost" and "ratio" in entry]
@@ -98,9 +98,9 @@ def measure_text(
     ConfigError
         A policy asks for what the sketch or the frontier does not have.
     """
-    from ghostkv.models.continuation import Continuation
     from ghostkv.models.load import load_model, load_tokenizer
     from ghostkv.models.quality_policies import Policies, family_of, kind_of, target_of
+    from ghostkv.runtime.continuation import Continuation
 
     row, tokenizer = text_row(texts_table, text), load_tokenizer(model_folder)
     ids = _token_ids(tokenizer, row["content"], params, text)
@@ -150,8 +150,8 @@ def time_decode(
 ) -> None:
     """Time a decode step under the headline policy against a dense one; arguments as `measure_text`."""
     from ghostkv.models.load import load_model, load_tokenizer
-    from ghostkv.models.measure import measure_slowdown
     from ghostkv.models.quality_policies import Policies
+    from ghostkv.runtime.measure import measure_slowdown
 
     row = text_row(texts_table, text)
     ids = _token_ids(load_tokenizer(model_folder), row["content"], params, text)
@@ -186,7 +186,7 @@ def _token_ids(tokenizer: Any, content: str, params: Mapping, text: str) -> list
 
 
 def _sources(sketch: str, params: Mapping) -> Any:
-    from ghostkv.models.load_policy import Sources
+    from ghostkv.runtime.load_policy import Sources
 
     if list(params["layers"]) != list(range(params["model_layers"])):
         raise ConfigError(

@@ -97,7 +97,7 @@ def answer(params: Mapping[str, Any], job: str, inputs: Mapping[str, str], outpu
     ----------
     params : mapping
         Config section `retrieval`; `sources`: layers, heads, sketch, captures, points and start of
-        `ghostkv.models.load_policy.Sources`; `dtype`; `code`.
+        `ghostkv.runtime.load_policy.Sources`; `dtype`; `code`.
     job : str
         Of `Retrieval.jobs()`.
     inputs : mapping
@@ -185,7 +185,7 @@ def _samples(name: str, job: Mapping, params: Mapping, material: Material, count
 def _thetas(params: Mapping[str, Any]) -> list[dict]:
     """Thresholds of ghost policies that are given by their bytes; one fit for all with the same records."""
     from ghostkv.models.examinee import sources_of
-    from ghostkv.models.load_policy import fit_budgets
+    from ghostkv.runtime.load_policy import fit_budgets
 
     groups: dict[str, list[Mapping]] = {}
     for entry in params["policies"]:

@@ -8,9 +8,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from ghostkv import codecs
 from ghostkv.codecs.nested import Nested
-from ghostkv.deciders import GhostFrames
 from ghostkv.models.capture import record_attention
-from ghostkv.models.ghost_attention import NAME, register
+from ghostkv.runtime.deciders import GhostFrames
+from ghostkv.runtime.ghost_attention import NAME, register
 
 HEADS, KV_HEADS, HEAD_DIM, LAYERS = 4, 2, 16, 2
 BASE = {

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ghostkv.models.answering import Reader
-from ghostkv.models.ghost_attention import set_policy
-from ghostkv.models.policy import Policy, identity_policy
-from ghostkv.seated import POOLED, Seated
+from ghostkv.runtime.answering import Reader
+from ghostkv.runtime.ghost_attention import set_policy
+from ghostkv.runtime.policy import Policy, identity_policy
+from ghostkv.runtime.seated import POOLED, Seated
 from ghostkv.selectors import make
 from tests.models.ghost_fixtures import HEADS, LAYERS, captured, ghostly, tiny
 from tests.models.test_policies import seated_policy

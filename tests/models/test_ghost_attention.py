@@ -32,12 +32,12 @@ from ghost_fixtures import (  # noqa: E402
 )
 from transformers import AutoModelForCausalLM, StaticCache  # noqa: E402
 
-from ghostkv import deciders  # noqa: E402
 from ghostkv.files.errors import CaptureError, ConfigError, ModelError  # noqa: E402
-from ghostkv.models.continuation import Continuation  # noqa: E402
-from ghostkv.models.ghost_attention import dense_attention, register, set_policy, traffic_of  # noqa: E402
-from ghostkv.models.measure import measure_identity, measure_slowdown  # noqa: E402
-from ghostkv.models.policy import Policy, ghost_policy, identity_policy  # noqa: E402
+from ghostkv.runtime import deciders  # noqa: E402
+from ghostkv.runtime.continuation import Continuation  # noqa: E402
+from ghostkv.runtime.ghost_attention import dense_attention, register, set_policy, traffic_of  # noqa: E402
+from ghostkv.runtime.measure import measure_identity, measure_slowdown  # noqa: E402
+from ghostkv.runtime.policy import Policy, ghost_policy, identity_policy  # noqa: E402
 
 SMALL = {"sinks": 2, "hot": 8}
 

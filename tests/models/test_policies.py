@@ -27,19 +27,19 @@ from ghost_fixtures import (  # noqa: E402
     tiny,
 )
 
-from ghostkv import seated  # noqa: E402
-from ghostkv.call_views import views  # noqa: E402
-from ghostkv.certified import CertifiedMass  # noqa: E402
-from ghostkv.deciders import Call  # noqa: E402
 from ghostkv.elimination.attention import scores  # noqa: E402
 from ghostkv.files.buffers import Buffers  # noqa: E402
 from ghostkv.files.errors import ConfigError  # noqa: E402
-from ghostkv.models.ghost_attention import set_policy  # noqa: E402
-from ghostkv.models.load_policy import Sources, load_policy  # noqa: E402
-from ghostkv.models.policy import Policy  # noqa: E402
 from ghostkv.peers import budget_of, calibration_view  # noqa: E402
-from ghostkv.policy_fit import fit_theta  # noqa: E402
-from ghostkv.seated import OracleMass, Seated  # noqa: E402
+from ghostkv.runtime import seated  # noqa: E402
+from ghostkv.runtime.call_views import views  # noqa: E402
+from ghostkv.runtime.certified import CertifiedMass  # noqa: E402
+from ghostkv.runtime.deciders import Call  # noqa: E402
+from ghostkv.runtime.ghost_attention import set_policy  # noqa: E402
+from ghostkv.runtime.load_policy import Sources, load_policy  # noqa: E402
+from ghostkv.runtime.policy import Policy  # noqa: E402
+from ghostkv.runtime.policy_fit import fit_theta  # noqa: E402
+from ghostkv.runtime.seated import OracleMass, Seated  # noqa: E402
 from ghostkv.selectors import make  # noqa: E402
 from ghostkv.selectors.base import Calibration  # noqa: E402
 
@@ -132,8 +132,8 @@ def test_dropped_mass_is_below_delta_for_every_query(captures, delta, decider, m
             read_sets.append(kept)
             return original(selection, scene, exact, kept, read, cold, view)
 
-        monkeypatch.setattr("ghostkv.certified.combine", watch)
-        monkeypatch.setattr("ghostkv.seated.combine", watch)
+        monkeypatch.setattr("ghostkv.runtime.certified.combine", watch)
+        monkeypatch.setattr("ghostkv.runtime.seated.combine", watch)
         _, rows = one.attend(state, some)
         monkeypatch.undo()
         for (_, _, _, view), kept in zip(views(some, 64), read_sets, strict=True):
@@ -163,7 +163,7 @@ def test_certified_mass_runs_in_the_model_on_both_paths(captures):
 def test_the_fitted_threshold_spends_the_budget_on_the_text_it_was_fitted_on(captures):
     from ghost_fixtures import frames
 
-    from ghostkv.models.policy import ghost_policy
+    from ghostkv.runtime.policy import ghost_policy
 
     layers = [([one], fitted(one)) for one in captures]
     theta = fit_theta(layers, [0.5, 0.6], sinks=2, hot=8, start=CONTEXT)

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
-from ghostkv.deciders import Call
 from ghostkv.files.errors import ModelError
-from ghostkv.models.ghost_cache import ghost_layer
 from ghostkv.models.interface import ordinary_attention, refuse_foreign_terms
-from ghostkv.models.policy import Policy
-from ghostkv.traffic import Traffic, dense_rows
+from ghostkv.runtime.deciders import Call
+from ghostkv.runtime.ghost_cache import ghost_layer
+from ghostkv.runtime.policy import Policy
+from ghostkv.runtime.traffic import Traffic, dense_rows
 
 NAME = "ghostkv"
 _SEAT = "_ghostkv_seat"

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from ghostkv.call_views import View, cold_mask, views
 from ghostkv.codecs import Codec, Decoded
-from ghostkv.deciders import Call, Decider
 from ghostkv.elimination.attention import ColdRange
 from ghostkv.elimination.compensation import cold_means, compensate
 from ghostkv.files.buffers import Buffers
 from ghostkv.files.errors import ModelError
-from ghostkv.observations import Observations, joined
+from ghostkv.runtime.call_views import View, cold_mask, views
+from ghostkv.runtime.deciders import Call, Decider
+from ghostkv.runtime.observations import Observations, joined
+from ghostkv.runtime.traffic import rows_of
 from ghostkv.selectors.base import Budget, Scene, Selection, Selector
-from ghostkv.traffic import rows_of
 
 # Selectors that look at the attention of earlier queries, and how a dense prefill is sampled for them: every so many
 # queries add to one accumulated observation, the most recent ones are kept each for itself.

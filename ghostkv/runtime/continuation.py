@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from ghostkv.models.ghost_attention import NAME, register, set_policy
-from ghostkv.models.ghost_cache import ghost_layer
 from ghostkv.models.interface import own_implementation
-from ghostkv.models.policy import Policy
-from ghostkv.traffic import Traffic
+from ghostkv.runtime.ghost_attention import NAME, register, set_policy
+from ghostkv.runtime.ghost_cache import ghost_layer
+from ghostkv.runtime.policy import Policy
+from ghostkv.runtime.traffic import Traffic
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ghostkv.call_views import View, cold_mask, views
 from ghostkv.codecs.nested import Nested, NestedRecords
-from ghostkv.deciders import Call, Decider
 from ghostkv.elimination.attention import cap
 from ghostkv.elimination.bounds import narrow
 from ghostkv.elimination.certificates import Costs, Outcome, Powers, certify_mass
 from ghostkv.elimination.compensation import cold_means, compensate
 from ghostkv.elimination.truth import Truth
-from ghostkv.seated import combine
-from ghostkv.traffic import rows_of
+from ghostkv.runtime.call_views import View, cold_mask, views
+from ghostkv.runtime.deciders import Call, Decider
+from ghostkv.runtime.seated import combine
+from ghostkv.runtime.traffic import rows_of
 
 # Queries certified at once: bounds of every level are held for all of them.
 _BLOCK = 64

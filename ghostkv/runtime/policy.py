@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ghostkv import codecs
-from ghostkv.deciders import Decider, Ghost, GhostFrames
 from ghostkv.files.errors import ConfigError
+from ghostkv.runtime.deciders import Decider, Ghost, GhostFrames
 
 PREFILLS = ("dense", "sparse")
 

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from ghostkv import deciders
 from ghostkv.files.errors import ConfigError
-from ghostkv.models.ghost_attention import NAME, register, set_policy
 from ghostkv.models.interface import own_implementation
 from ghostkv.models.load import load_model
-from ghostkv.models.policy import Policy, identity_policy
+from ghostkv.runtime import deciders
+from ghostkv.runtime.ghost_attention import NAME, register, set_policy
+from ghostkv.runtime.policy import Policy, identity_policy
 
 
 def measure_identity(

@@ -17,10 +17,10 @@ import polars as pl
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from ghostkv.models.ghost_attention import dense_attention, set_policy
-from ghostkv.models.policy import Policy
-from ghostkv.seated import UNDO, Seated
-from ghostkv.traffic import COLUMNS
+from ghostkv.runtime.ghost_attention import dense_attention, set_policy
+from ghostkv.runtime.policy import Policy
+from ghostkv.runtime.seated import UNDO, Seated
+from ghostkv.runtime.traffic import COLUMNS
 
 # Tokens of a context that are read at once: with a mask, attention computes its upper triangle too.
 _PIECE = 512
@@ -35,7 +35,7 @@ class Answer:
     tokens : list of int
         Without the stop token.
     traffic : dict of str to float
-        Sums of `ghostkv.traffic.COLUMNS` over layers and over the queries of question and answer.
+        Sums of `ghostkv.runtime.traffic.COLUMNS` over layers and over the queries of question and answer.
     forwards : int
         Forward passes.
     """

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ghostkv.deciders import Call
 from ghostkv.elimination.attention import ColdRange, cap, cold_range, hide
+from ghostkv.runtime.deciders import Call
 
 # Queries decided at once: bounds the size of [group, queries, tokens].
 _BLOCK = 256

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from ghostkv.deciders import Decider
 from ghostkv.files.errors import ModelError
+from ghostkv.runtime.deciders import Decider
 
 
 class GhostLayer(DynamicLayer):

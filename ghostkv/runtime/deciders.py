@@ -17,9 +17,9 @@ import numpy as np
 from ghostkv.codecs import Codec
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.files.errors import ConfigError
-from ghostkv.fused_attention import COLD, HEADS, UNITED, VISIBLE, ghost_attend
-from ghostkv.fused_records import write_records
-from ghostkv.traffic import rows_of
+from ghostkv.runtime.fused_attention import COLD, HEADS, UNITED, VISIBLE, ghost_attend
+from ghostkv.runtime.fused_records import write_records
+from ghostkv.runtime.traffic import rows_of
 
 _FIRST_CAPACITY = 256
 

@@ -11,17 +11,17 @@ import numpy as np
 import polars as pl
 
 from ghostkv.captures.capture_files import LayerCapture, read_layer
-from ghostkv.certified import CertifiedMass
 from ghostkv.codecs.nested import Nested
 from ghostkv.codecs.records import CodecSpec, load_codecs
-from ghostkv.deciders import Decider, GhostFrames
 from ghostkv.files.buffers import Buffers
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, stable_seed
-from ghostkv.models.policy import Policy, ghost_policy
 from ghostkv.peers import budget_of, calibration_view
-from ghostkv.policy_fit import fit_theta
-from ghostkv.seated import OracleMass, Seated
+from ghostkv.runtime.certified import CertifiedMass
+from ghostkv.runtime.deciders import Decider, GhostFrames
+from ghostkv.runtime.policy import Policy, ghost_policy
+from ghostkv.runtime.policy_fit import fit_theta
+from ghostkv.runtime.seated import OracleMass, Seated
 from ghostkv.selectors import make
 from ghostkv.selectors.base import Calibration, Selector
 

@@ -1,0 +1,1 @@
+"""A model under elimination: policies, attention seat, cache, deciders, traffic, measurement."""

@@ -16,7 +16,6 @@ from ghostkv.codecs.records import CodecSpec, load_codecs
 from ghostkv.files.buffers import Buffers
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, stable_seed
-from ghostkv.peers import budget_of, calibration_view
 from ghostkv.runtime.certified import CertifiedMass
 from ghostkv.runtime.deciders import Decider, GhostFrames
 from ghostkv.runtime.policy import Policy, ghost_policy
@@ -24,6 +23,7 @@ from ghostkv.runtime.policy_fit import fit_theta
 from ghostkv.runtime.seated import OracleMass, Seated
 from ghostkv.selectors import make
 from ghostkv.selectors.base import Calibration, Selector
+from ghostkv.selectors.scenes import budget_of, calibration_view
 
 KINDS = ("full", "identity", "ghost", "calibrated", "certified_mass", "oracle_mass", "selector")
 # Bits a coordinate of the nested record's levels, and the shares of the budget: those of the certificates stage.

@@ -19,7 +19,7 @@ from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.elimination.attention import cap, cold_range, hide, scores
 from ghostkv.elimination.thresholds import kept_or_estimated, reference, statistic
 from ghostkv.files.errors import ConfigError
-from ghostkv.picking import ThresholdHistogram
+from ghostkv.selectors.picking import ThresholdHistogram
 
 LOWEST, HIGHEST = -16.0, 8.0
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from ghostkv.codecs import Codec, Decoded
 from ghostkv.elimination.attention import ColdRange
-from ghostkv.picking import pick_top
+from ghostkv.selectors.picking import pick_top
 
 # `extended` is a peer with something that its paper does not have; it is shown and not counted as the peer.
 KINDS = ("oracle", "peer", "extended", "ours")

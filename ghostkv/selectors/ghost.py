@@ -24,9 +24,9 @@ import numpy as np
 
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.elimination.attention import cap
-from ghostkv.picking import ThresholdHistogram, pick_top, threshold_counts
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector, per_ratio
 from ghostkv.selectors.estimates import normalise
+from ghostkv.selectors.picking import ThresholdHistogram, pick_top, threshold_counts
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ import numpy as np
 from numba import njit
 
 from ghostkv.codecs.base import ELEMENT_BYTES
-from ghostkv.picking import pick_top
 from ghostkv.selectors.base import Budget, Scene, Selection, Selector, read_best
+from ghostkv.selectors.picking import pick_top
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from ghostkv.picking import pick_top, threshold_counts
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector
+from ghostkv.selectors.picking import pick_top, threshold_counts
 
 _ENDS, _IDENTITY = 8, 2
 _NEVER = np.uint8(255)

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ghostkv.picking import ThresholdHistogram
 from ghostkv.selectors.base import Budget, Scene, Selection, Selector, per_ratio
+from ghostkv.selectors.picking import ThresholdHistogram
 
 # Log of the missing mass below which all keys are alike.
 _LOW = -24.0

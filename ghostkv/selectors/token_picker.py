@@ -24,9 +24,9 @@ import numpy as np
 from numba import njit
 
 from ghostkv.codecs.base import ELEMENT_BYTES
-from ghostkv.picking import ThresholdHistogram
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector
 from ghostkv.selectors.estimates import normalise
+from ghostkv.selectors.picking import ThresholdHistogram
 
 _LOW, _HIGH = -24.0, 12.0
 

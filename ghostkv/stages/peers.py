@@ -16,7 +16,6 @@ from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
 from ghostkv.files.buffers import Buffers
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_metadata, read_table, stable_seed, write_table
-from ghostkv.peer_metrics import evaluate
 from ghostkv.peer_tables import (
     COMPARISON_SCHEMA,
     LAYER_SCHEMA,
@@ -30,9 +29,10 @@ from ghostkv.peer_tables import (
     summarise,
     verdicts,
 )
-from ghostkv.peers import budget_of, calibration_view, for_selector, view
 from ghostkv.selectors import make
 from ghostkv.selectors.base import Budget, Calibration, Scene
+from ghostkv.selectors.evaluate import evaluate
+from ghostkv.selectors.scenes import budget_of, calibration_view, for_selector, view
 
 
 def measure_layer(

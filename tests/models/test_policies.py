@@ -30,7 +30,6 @@ from ghost_fixtures import (  # noqa: E402
 from ghostkv.elimination.attention import scores  # noqa: E402
 from ghostkv.files.buffers import Buffers  # noqa: E402
 from ghostkv.files.errors import ConfigError  # noqa: E402
-from ghostkv.peers import budget_of, calibration_view  # noqa: E402
 from ghostkv.runtime import seated  # noqa: E402
 from ghostkv.runtime.call_views import views  # noqa: E402
 from ghostkv.runtime.certified import CertifiedMass  # noqa: E402
@@ -42,6 +41,7 @@ from ghostkv.runtime.policy_fit import fit_theta  # noqa: E402
 from ghostkv.runtime.seated import OracleMass, Seated  # noqa: E402
 from ghostkv.selectors import make  # noqa: E402
 from ghostkv.selectors.base import Calibration  # noqa: E402
+from ghostkv.selectors.scenes import budget_of, calibration_view  # noqa: E402
 
 SMALL = {"sinks": 2, "hot": 8}
 EXACT = {"sinks": 2, "hot": 8, "headline_start": 40}

@@ -10,10 +10,10 @@ import pytest
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import make as make_codec
 from ghostkv.files.buffers import Buffers
-from ghostkv.peer_metrics import evaluate
-from ghostkv.peers import Truth, budget_of, calibration_view, for_selector, view
 from ghostkv.selectors import make
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector
+from ghostkv.selectors.evaluate import evaluate
+from ghostkv.selectors.scenes import Truth, budget_of, calibration_view, for_selector, view
 
 EXACT = {"sinks": 2, "hot": 8, "top_k": 6, "headline_start": 150}
 RATIOS = (0.1, 0.2, 0.4, 0.8)

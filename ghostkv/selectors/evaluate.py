@@ -6,8 +6,8 @@ import numpy as np
 from numba import njit
 
 from ghostkv.elimination.compensation import cold_means, compensate
-from ghostkv.peers import Truth
 from ghostkv.selectors.base import Budget, Scene, Selection
+from ghostkv.selectors.scenes import Truth
 
 # Kept mass below this, as a share of all, is recomputed from scores: float32 probabilities underflow.
 _TINY = 1e-30

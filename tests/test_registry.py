@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ghostkv.entries import SHAPE, ModelEntry
 from ghostkv.files.errors import ConfigError, ModelError
-from ghostkv.registry import check_domains, read_models, read_sources, resolve_model, shape_of
+from ghostkv.sources.entries import SHAPE, ModelEntry
+from ghostkv.sources.registry import check_domains, read_models, read_sources, resolve_model, shape_of
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS, TEXTS = ROOT / "resources/models.yaml", ROOT / "resources/texts.yaml"
@@ -46,7 +46,7 @@ def test_the_default_model_has_thirty_layers_and_270_heads():
 
 def test_resolving_imports_neither_torch_nor_transformers():
     code = (
-        "import sys; from ghostkv.registry import resolve_model, check_domains;"
+        "import sys; from ghostkv.sources.registry import resolve_model, check_domains;"
         f"resolve_model('gpt2', None, {str(MODELS)!r}); check_domains(['qa'], {str(TEXTS)!r});"
         "heavy = {'torch', 'transformers', 'gguf', 'huggingface_hub'} & set(sys.modules); assert not heavy, "
         "heavy"

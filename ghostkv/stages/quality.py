@@ -17,7 +17,7 @@ from ghostkv.quality_rows import Reader, ablate, generate
 from ghostkv.quality_schemas import (
     TEXT_TABLES,
 )
-from ghostkv.stages.capture import text_row
+from ghostkv.sources.texts import text_row
 
 THETA_SCHEMA = pa.schema([("policy", pa.string()), ("ratio", pa.float64()), ("theta", pa.float64())])
 SPEED_SCHEMA = pa.schema(

@@ -11,7 +11,6 @@ import polars as pl
 import yaml
 
 from ghostkv import __version__
-from ghostkv.downloads import PipDownload
 from ghostkv.files.io import read_metadata, read_table, stable_seed, write_table
 from ghostkv.files.logs import progress
 from ghostkv.retrieval_tables import (
@@ -27,6 +26,7 @@ from ghostkv.retrieval_tables import (
     may_measure,
     summarise,
 )
+from ghostkv.sources.downloads import PipDownload
 from ghostkv.tasks import TASKS
 from ghostkv.tasks.base import Workshop
 from ghostkv.tasks.material import Material, Source

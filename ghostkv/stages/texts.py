@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ghostkv import __version__
-from ghostkv.documents import TextSource, read_documents, read_own
-from ghostkv.downloads import PipDownload
 from ghostkv.files.io import write_table
 from ghostkv.models.tokenizer import load_tokenizer
-from ghostkv.texts import TEXT_SCHEMA, Pool, make_texts, text_table
+from ghostkv.sources.documents import TextSource, read_documents, read_own
+from ghostkv.sources.downloads import PipDownload
+from ghostkv.sources.texts import TEXT_SCHEMA, Pool, make_texts, text_table
 
 
 def assemble_texts(

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ghostkv.stages.capture import record_text, text_row
+from ghostkv.sources.texts import text_row
+from ghostkv.stages.capture import record_text
 
 
 def trace_text(

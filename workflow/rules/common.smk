@@ -20,10 +20,10 @@ for limit in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
 
 from ghostkv.config.checks import check_files, check_model
 from ghostkv.config.experiment import load_config
-from ghostkv.documents import local_files
+from ghostkv.sources.documents import local_files
 from ghostkv.files.errors import GhostKVError
 from ghostkv.files.provenance import fingerprint
-from ghostkv.registry import check_domains, read_sources, resolve_model
+from ghostkv.sources.registry import check_domains, read_sources, resolve_model
 
 # A killed run leaves Snakemake's lock behind, and every later one would stop at it. The kernel knows better: while a
 # run lives it shares this file, so whoever gets it alone may clear what the dead left.

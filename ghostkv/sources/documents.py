@@ -15,8 +15,8 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from ghostkv.config.base import Section
-from ghostkv.downloads import PipDownload, check_sha256, fetch_hub, fetch_wheel, members, read_member
 from ghostkv.files.errors import ConfigError, TextError
+from ghostkv.sources.downloads import PipDownload, check_sha256, fetch_hub, fetch_wheel, members, read_member
 
 _NEEDS = {
     "wheel": {"package": "networkx==3.4.2", "sha256": "df5d...", "members": "'networkx/*.py'"},

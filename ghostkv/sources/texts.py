@@ -12,15 +12,16 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from ghostkv.documents import Document
 from ghostkv.files.errors import TextError
 from ghostkv.files.io import read_table, stable_seed
-from ghostkv.passages import PASSAGE, passages, repeated_share, shared_share
+from ghostkv.sources.documents import Document
+from ghostkv.sources.passages import PASSAGE, passages, repeated_share, shared_share
 
 # `trace` is held out like `held_out`: one long text, read query by query.
 ROLES = ("codec", "threshold", "held_out", "trace")
@@ -287,3 +288,12 @@ def _need(entry: Mapping[str, object], tokens: int) -> int:
 
 def _place(entry: Mapping[str, object]) -> tuple[str, str]:
     return str(entry["domain"]), str(entry["role"])
+
+
+def text_row(texts_table: str, text: str) -> dict[str, Any]:
+    """One row of `texts.parquet`."""
+    rows = read_table(texts_table).filter(pl.col("text") == text)
+    if rows.height != 1:
+        names = read_table(texts_table)["text"].to_list()
+        raise TextError(f"{texts_table}: {rows.height} texts named {text!r}. Accepted: {', '.join(names)}")
+    return rows.row(0, named=True)

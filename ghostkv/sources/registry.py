@@ -19,9 +19,9 @@ from pydantic import ValidationError
 
 from ghostkv.config.base import Section
 from ghostkv.config.messages import explain
-from ghostkv.documents import TextSource
-from ghostkv.entries import ModelEntry
 from ghostkv.files.errors import ConfigError, ModelError
+from ghostkv.sources.documents import TextSource
+from ghostkv.sources.entries import ModelEntry
 
 _Entry = TypeVar("_Entry", bound=Section)
 _RANDOM = {"layers": 2, "heads": 4, "head_dim": 16, "max_context": 4096, "seed": 0, "license": "none"}

@@ -16,8 +16,8 @@ import numpy as np
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Records
 from ghostkv.lifecycle import Reads
-from ghostkv.memory import touched
-from ghostkv.memory_probes import bytes_read
+from ghostkv.stages.bandwidth.probes import bytes_read
+from ghostkv.stages.bandwidth.tiers import touched
 from ghostkv.store import GhostStore, StoreShape
 from ghostkv.store.layout import PAGE
 

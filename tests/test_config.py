@@ -11,11 +11,11 @@ from packaging.requirements import Requirement
 from pydantic import BaseModel
 
 from ghostkv.config.__main__ import CONFIG, ROOT, SCHEMA
-from ghostkv.config.checks import check_files, check_model
 from ghostkv.config.experiment import Config, load_config, read_config
 from ghostkv.config.messages import _model_in
 from ghostkv.config.render import default_yaml, json_schema
 from ghostkv.files.errors import ConfigError
+from ghostkv.stages.checks import check_files, check_model
 
 TENSORS = [
     {"folder": "/data/qkv", "domain": "mine", "role": role} for role in ("codec", "threshold", "held_out")

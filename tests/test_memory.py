@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghostkv.memory import Tier, expected, touched
-from ghostkv.memory_probes import PAGE, DiskFile, Memory, random_rows, rows_at, tiled
+from ghostkv.stages.bandwidth.probes import PAGE, DiskFile, Memory, random_rows, rows_at, tiled
+from ghostkv.stages.bandwidth.tiers import Tier, expected, touched
 
 AMOUNT = st.floats(1e-3, 1e6)
 TIERS = st.builds(

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ghostkv import memory_probes
-from ghostkv.memory_bench import Bench, Counts, disk_configurations
-from ghostkv.memory_probes import PAGE, DiskFile, bytes_read
-from ghostkv.store_bench import store_configurations
+from ghostkv.stages.bandwidth import probes as memory_probes
+from ghostkv.stages.bandwidth.bench import Bench, Counts, disk_configurations
+from ghostkv.stages.bandwidth.probes import PAGE, DiskFile, bytes_read
+from ghostkv.stages.bandwidth.store_bench import store_configurations
 
 PARAMS = {
     "file_mb": 4,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ghostkv.files.errors import TableError
-from ghostkv.memory import Tier
-from ghostkv.memory_fit import RAMPS, features, fit, foretell, halves
+from ghostkv.stages.bandwidth.fit import RAMPS, features, fit, foretell, halves
+from ghostkv.stages.bandwidth.tiers import Tier
 
 
 def sizes():

@@ -6,10 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ghostkv import bandwidth_model as model
 from ghostkv.files.errors import TableError
-from ghostkv.memory import Tier
-from ghostkv.schemes import ADDITIVE, FULL, INT4, NESTED, Clustering, Shape, World, step
+from ghostkv.stages.bandwidth import step_times as model
+from ghostkv.stages.bandwidth.schemes import ADDITIVE, FULL, INT4, NESTED, Clustering, Shape, World, step
+from ghostkv.stages.bandwidth.tiers import Tier
 from tests.report.bandwidth_fixtures import bands, samples
 
 

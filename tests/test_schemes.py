@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ghostkv.memory import Tier
-from ghostkv.schemes import (
+from ghostkv.stages.bandwidth.schemes import (
     ADDITIVE,
     FULL,
     INT4,
@@ -23,6 +22,7 @@ from ghostkv.schemes import (
     gather,
     step,
 )
+from ghostkv.stages.bandwidth.tiers import Tier
 
 SHAPE = Shape("made", 2, 8, 2, 64, 1_000_000)
 TIERS = {

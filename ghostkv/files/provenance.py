@@ -83,6 +83,13 @@ def metadata(code: str | None = None, **facts: object) -> dict[str, str]:
     return {key: str(value) for key, value in known.items() if value is not None}
 
 
+def inherited(path: str | os.PathLike, code: str | None) -> dict[str, str]:
+    """Provenance of what is made from a Parquet file: its metadata, with this package's version and the job's fingerprint."""
+    from ghostkv.files.io import read_metadata
+
+    return read_metadata(path) | metadata(code)
+
+
 def _file(module: str) -> Path | None:
     head, *rest = module.split(".")
     if head != _NAME:

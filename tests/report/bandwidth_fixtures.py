@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from ghostkv import bandwidth_model as model
-from ghostkv.bandwidth_tables import COUNT_SCHEMA, MODEL_TABLES, SAMPLE_SCHEMA
 from ghostkv.config.bandwidth import Bandwidth
-from ghostkv.memory import Tier
-from ghostkv.memory_fit import features, foretell
-from ghostkv.schemes import Clustering, Shape, World
+from ghostkv.stages.bandwidth import step_times as model
+from ghostkv.stages.bandwidth.fit import features, foretell
+from ghostkv.stages.bandwidth.schemes import Clustering, Shape, World
+from ghostkv.stages.bandwidth.tables import COUNT_SCHEMA, MODEL_TABLES, SAMPLE_SCHEMA
+from ghostkv.stages.bandwidth.tiers import Tier
 
 TRUE = Tier("dram", 8e9, 1e-8, 64, 1.0, 0.0, 2e-8, 3.0)
 

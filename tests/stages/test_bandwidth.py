@@ -8,8 +8,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ghostkv import bandwidth_model as model
-from ghostkv.bandwidth_tables import MODEL_TABLES, PATTERN_SCHEMA, SAMPLE_SCHEMA
 from ghostkv.captures.capture_files import read_layer
 from ghostkv.codecs.records import load_codecs, read_records, specs
 from ghostkv.config.bandwidth import Bandwidth
@@ -19,10 +17,13 @@ from ghostkv.elimination.frontier import Estimates, Setting
 from ghostkv.files.errors import ConfigError, TableError
 from ghostkv.files.io import read_metadata, read_table, write_table
 from ghostkv.files.tables import table_of
-from ghostkv.memory import Tier
-from ghostkv.schemes import NESTED, Shape, World, step
-from ghostkv.stages.bandwidth import model_bandwidth
-from ghostkv.stages.bandwidth_measure import _survived, measure, survivor_patterns
+from ghostkv.stages.bandwidth import step_times as model
+from ghostkv.stages.bandwidth.measure import measure
+from ghostkv.stages.bandwidth.model import model_bandwidth
+from ghostkv.stages.bandwidth.patterns import _survived, survivor_patterns
+from ghostkv.stages.bandwidth.schemes import NESTED, Shape, World, step
+from ghostkv.stages.bandwidth.tables import MODEL_TABLES, PATTERN_SCHEMA, SAMPLE_SCHEMA
+from ghostkv.stages.bandwidth.tiers import Tier
 from ghostkv.stages.sketch import sketch_layer
 from tests.report.bandwidth_fixtures import samples
 

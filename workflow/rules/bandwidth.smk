@@ -19,7 +19,7 @@ rule survivor_patterns:
     resources:
         mem_mb=1500,
     params:
-        run=stage_params("bandwidth_measure"),
+        run=stage_params("bandwidth_measure", "bandwidth.patterns"),
     script:
         "../scripts/survivor_patterns.py"
 
@@ -41,7 +41,7 @@ rule measure_memory:
         # The working set and a tenth as much beside it.
         mem_mb=500 + 2 * CONFIG.bandwidth.measure.memory_mb,
     params:
-        run=stage_params("bandwidth_measure"),
+        run=stage_params("bandwidth_measure", "bandwidth.measure"),
     script:
         "../scripts/measure_memory.py"
 
@@ -64,6 +64,6 @@ rule model_bandwidth:
     resources:
         mem_mb=1000,
     params:
-        run=stage_params("bandwidth"),
+        run=stage_params("bandwidth", "bandwidth.model"),
     script:
         "../scripts/model_bandwidth.py"

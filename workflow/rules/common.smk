@@ -18,7 +18,7 @@ sys.dont_write_bytecode = False
 for limit in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
     os.environ.setdefault(limit, str(1 << 32))
 
-from ghostkv.config.checks import check_files, check_model
+from ghostkv.stages.checks import check_files, check_model
 from ghostkv.config.experiment import load_config
 from ghostkv.sources.documents import local_files
 from ghostkv.files.errors import GhostKVError

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import polars as pl
 
-from ghostkv.bandwidth_tables import DIRECT, DROPPED
 from ghostkv.report.document import Column, HeadlineFigure, Prose, Table
 from ghostkv.report.results import Results
 from ghostkv.report.sections.targets import Target
+from ghostkv.stages.bandwidth.tables import DIRECT, DROPPED
 
 TARGETS = (
     Target(

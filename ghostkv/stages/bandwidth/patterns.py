@@ -1,30 +1,22 @@
-"""Stage `bandwidth`, first half: real survivors' index patterns, and this machine's memory and disk measured."""
+"""TODO"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from ghostkv import __version__
-from ghostkv.bandwidth_tables import COUNT_SCHEMA, DIRECT, DROPPED, PATTERN_SCHEMA, SAMPLE_SCHEMA
 from ghostkv.captures.capture_files import read_layer
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs.records import load_codecs, read_records, specs
 from ghostkv.elimination.frontier import Design, Setting, estimate_group, view_group
 from ghostkv.elimination.thresholds import reference, statistic
 from ghostkv.files.errors import TableError
-from ghostkv.files.io import read_metadata, read_table, write_table
+from ghostkv.files.io import read_table, write_table
+from ghostkv.files.provenance import inherited
 from ghostkv.files.tables import table_of
-from ghostkv.memory_bench import Bench, Counts, disk_configurations, dram_configurations
-from ghostkv.memory_probes import DiskFile, Memory
-from ghostkv.store_bench import store_configurations
-
-# A working set with small pages, whose accessed bits are counted.
-_COUNTED_BYTES = 1 << 26
+from ghostkv.stages.bandwidth.tables import PATTERN_SCHEMA
 
 
 def survivor_patterns(inputs: Mapping[str, Sequence[str] | str], params: Mapping, output: str) -> None:
@@ -75,7 +67,7 @@ def survivor_patterns(inputs: Mapping[str, Sequence[str] | str], params: Mapping
                     row |= {"cold": view.visible.cold[query], "survivors": np.flatnonzero(survived[query])}
                     rows.append(about | row)
         print(f"layer {layer}: {len(rows)} patterns so far", flush=True)
-    write_table(table_of(rows, PATTERN_SCHEMA), output, PATTERN_SCHEMA, _metadata(points, params))
+    write_table(table_of(rows, PATTERN_SCHEMA), output, PATTERN_SCHEMA, inherited(points, params.get("code")))
 
 
 def _thetas(points: str, params: Mapping) -> dict[tuple[int, int], float | None]:
@@ -110,53 +102,3 @@ def _survived(view, known, rule: str, setting: Setting, thetas: Mapping, layer: 
         # No threshold met the target: nothing is eliminated.
         found |= compared[head] >= (-np.inf if theta is None else theta)
     return found & cold
-
-
-def measure(patterns: str, params: Mapping, outputs: Mapping[str, str]) -> None:
-    """Time gathers from this machine's memory, disk and store, and count what they touch.
-
-    Parameters
-    ----------
-    patterns : str
-        Output of `survivor_patterns`.
-    params : mapping
-        The config section `bandwidth.measure`, and `code`.
-    outputs : mapping
-        Paths of `samples` and `counts`; the file and the store on disk lie beside them, and are removed. Disk and
-        store are left out where their file system keeps pages that are dropped (tmpfs).
-    """
-    table, folder = read_table(patterns), Path(outputs["samples"]).parent
-    tokens = int(table["tokens"].max())
-    survivors = [np.asarray(row, np.int64) for row in table["survivors"].to_list() if len(row)]
-    if not survivors:  # a design that eliminates everything leaves no index to read
-        survivors = [np.zeros(1, np.int64)]
-    bench, counts = Bench(params), Counts()
-    memory = Memory(params["memory_mb"] << 20)
-    disk = DiskFile(folder / ".measured.bin", params["file_mb"] << 20)
-    store_folder = folder / ".measured_store"
-    try:
-        cold = disk.cold()
-        print(f"O_DIRECT {disk.direct}, page cache dropped {cold}", flush=True)
-        dram_configurations(bench, memory, survivors, tokens)
-        on_disk = nullcontext()
-        if cold:  # else the files lie in memory, and their times would pass for those of a disk
-            disk_configurations(bench, disk, survivors, tokens)
-            on_disk = store_configurations(bench, counts, store_folder, survivors, tokens)
-        with on_disk:
-            samples = bench.run()
-        memory.close()
-        small = Memory(min(_COUNTED_BYTES, params["memory_mb"] << 20), huge=False)
-        counts.memory(small, survivors, tokens, params)
-        small.close()
-        counts.disk(disk, survivors, tokens, params)
-    finally:
-        disk.close()
-    # What the report says of tiers that are missing.
-    metadata = _metadata(patterns, params) | {DROPPED: str(cold).lower(), DIRECT: str(disk.direct).lower()}
-    write_table(table_of(samples, SAMPLE_SCHEMA), outputs["samples"], SAMPLE_SCHEMA, metadata)
-    write_table(table_of(counts.rows, COUNT_SCHEMA), outputs["counts"], COUNT_SCHEMA, metadata)
-
-
-def _metadata(path: str, params: Mapping) -> dict[str, str]:
-    kept = {key: value for key, value in read_metadata(path).items() if key != "fingerprint"}
-    return kept | {"package_version": __version__, "fingerprint": str(params.get("code", ""))}

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from ghostkv.files.errors import StoreError
-from ghostkv.memory_bench import Bench, Counts
-from ghostkv.memory_probes import PAGE, bytes_read, random_rows
+from ghostkv.stages.bandwidth.bench import Bench, Counts
+from ghostkv.stages.bandwidth.probes import PAGE, bytes_read, random_rows
 from ghostkv.store import GhostStore, StoreShape
 
 # Rows of 256 B, as of a head of width 64; no more of them than these.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from ghostkv.memory_fit import RAMPS
+from ghostkv.stages.bandwidth.fit import RAMPS
 
 # Metadata of `samples` and of all tables made of them, "true" or "false": whether the file system of the results
 # forgets a file's pages when asked, without which nothing on disk is measured; whether it has O_DIRECT.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ghostkv.codecs.base import ELEMENT_BYTES
-from ghostkv.memory import Tier, expected
+from ghostkv.stages.bandwidth.tiers import Tier, expected
 
 FULL, INT8, INT4, QUEST, ADDITIVE, NESTED, NEAR = (
     "full", "int8", "int4", "quest", "additive", "nested", "near_memory",

@@ -9,9 +9,21 @@ import numpy as np
 import polars as pl
 
 from ghostkv.files.errors import TableError
-from ghostkv.memory import Tier, expected
-from ghostkv.memory_fit import LEAST, fit, foretell, halves
-from ghostkv.schemes import FULL, INT4, INT8, NESTED, OURS, QUEST, SCHEMES, Clustering, Shape, World, step
+from ghostkv.stages.bandwidth.fit import LEAST, fit, foretell, halves
+from ghostkv.stages.bandwidth.schemes import (
+    FULL,
+    INT4,
+    INT8,
+    NESTED,
+    OURS,
+    QUEST,
+    SCHEMES,
+    Clustering,
+    Shape,
+    World,
+    step,
+)
+from ghostkv.stages.bandwidth.tiers import Tier, expected
 
 CONSTANT, TREND = "constant", "trend"
 # Contexts tried for a crossing, per octave; points on each axis of a map; a small change for an elasticity.

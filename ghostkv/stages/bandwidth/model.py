@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ghostkv import bandwidth_model as model
-from ghostkv.bandwidth_tables import MODEL_TABLES
 from ghostkv.files.io import read_metadata, read_table, write_table
 from ghostkv.files.tables import table_of
-from ghostkv.memory import Tier
-from ghostkv.schemes import Shape, World
+from ghostkv.stages.bandwidth import step_times as model
+from ghostkv.stages.bandwidth.schemes import Shape, World
+from ghostkv.stages.bandwidth.tables import MODEL_TABLES
+from ghostkv.stages.bandwidth.tiers import Tier
 
 _GIGA, _MICRO = 1e9, 1e-6
 # Weights of a layer of the captured model, which its capture does not say: those of a transformer of that width.

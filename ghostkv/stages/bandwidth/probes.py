@@ -1,6 +1,6 @@
 """What this machine's memory and disk really do: gathers timed, and the units that they touch counted by others.
 
-Four instruments know nothing of the counts in `ghostkv.memory`: the page cache (`mincore`) says which pages of a file
+Four instruments know nothing of the counts in `ghostkv.stages.bandwidth.tiers`: the page cache (`mincore`) says which pages of a file
 a cold gather brought in; the kernel's account of the process (`/proc/self/io`) says how many bytes came from the
 device; the accessed bits that the MMU sets (`Referenced` in smaps) say which pages of memory a gather touched; and a
 loop that marks the unit of every word it loads does so for lines, which no counter of a virtual machine sees.
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ghostkv.files.io import stable_seed
-from ghostkv.memory_loops import gather, marked_gather, scan
+from ghostkv.stages.bandwidth.loops import gather, marked_gather, scan
 
 LINE, PAGE = 64, mmap.PAGESIZE
 _CHUNK = 1 << 26

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghostkv.elimination.sweep import Grid, sweep
-from ghostkv.sweep_loop import sweep_by_loop, sweep_by_theta
+from ghostkv.stages.benchmark.sweep_loop import sweep_by_loop, sweep_by_theta
 
 
 def tensors(seed, group=2, queries=5, keys=90, width=6, ties=False):

@@ -25,7 +25,7 @@ from ghostkv.frontier_tables import (
 from ghostkv.historical_tables import COMPARISON_SCHEMA
 from ghostkv.historical_tables import SWEEP_SCHEMA as HISTORICAL_SWEEP_SCHEMA
 from ghostkv.sources.texts import TEXT_SCHEMA
-from ghostkv.stages.benchmark import SPEED_SCHEMA
+from ghostkv.stages.benchmark.sweep_speed import SPEED_SCHEMA
 from tests.report.calibrated_fixtures import calibrated_tables
 from tests.report.certificates_fixtures import certificate_tables
 from tests.report.peers_fixtures import peer_tables

@@ -20,7 +20,7 @@ rule capture_overhead:
         # Peak 1.2 GB at 4,096 tokens, as for a capture.
         mem_mb=2500,
     params:
-        run=stage_params("benchmark", "benchmark_capture"),
+        run=stage_params("benchmark", "benchmark.capture_overhead"),
     script:
         "../scripts/capture_overhead.py"
 
@@ -40,6 +40,6 @@ rule sweep_speed:
         # Peak 0.3 GB.
         mem_mb=1500,
     params:
-        run=stage_params("benchmark"),
+        run=stage_params("benchmark", "benchmark.sweep_speed"),
     script:
         "../scripts/sweep_speed.py"

@@ -3,7 +3,7 @@ from os.path import dirname
 from ghostkv.files.logs import job
 
 with job(snakemake):
-    from ghostkv.stages.benchmark_capture import capture_overhead
+    from ghostkv.stages.benchmark.capture_overhead import capture_overhead
 
     capture_overhead(
         dirname(snakemake.input.manifest),

@@ -1,6 +1,6 @@
 from ghostkv.files.logs import job
 
 with job(snakemake):
-    from ghostkv.stages.benchmark import sweep_speed
+    from ghostkv.stages.benchmark.sweep_speed import sweep_speed
 
     sweep_speed(snakemake.params.run, snakemake.output.table)

@@ -14,7 +14,7 @@ from ghostkv import __version__
 from ghostkv.elimination.attention import MASS_95, MASS_99, TOP_K
 from ghostkv.elimination.sweep import Grid, Sweep, sweep
 from ghostkv.files.io import write_table
-from ghostkv.sweep_loop import sweep_by_loop, sweep_by_theta
+from ghostkv.stages.benchmark.sweep_loop import sweep_by_loop, sweep_by_theta
 
 SPEED_SCHEMA = pa.schema(
     [

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghostkv.calibration import (
+from ghostkv.stages.calibrated.conformal import (
     Goal,
     calibrate,
     dependence,

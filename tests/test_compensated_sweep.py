@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghostkv.compensated_sweep import output_errors, tail
 from ghostkv.elimination.attention import cold_range
 from ghostkv.elimination.compensation import cold_means, compensate
 from ghostkv.elimination.sweep import Grid
+from ghostkv.stages.calibrated.compensated_sweep import output_errors, tail
 
 GROUP, KEYS, WIDTH, PAGE = 2, 70, 5, 16
 GRID = Grid.of(np.linspace(-2, 2, 17))

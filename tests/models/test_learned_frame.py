@@ -59,8 +59,6 @@ def test_training_lowers_its_loss_and_repeats_itself(fitted):
 
 
 def test_torch_stays_out_until_a_frame_is_trained():
-    code = (
-        "import ghostkv.models.learned_frame, ghostkv.stages.calibrated, sys; print('torch' in sys.modules)"
-    )
+    code = "import ghostkv.models.learned_frame, ghostkv.stages.calibrated.layer, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.calibrated_tables import (
+from ghostkv.stages.calibrated.conformal import DECISIONS
+from ghostkv.stages.calibrated.tables import (
     BAND_SCHEMA,
     CROSS_SCHEMA,
     DEPENDENCE_SCHEMA,
@@ -18,7 +19,6 @@ from ghostkv.calibrated_tables import (
     summarise_dependence,
     summarise_points,
 )
-from ghostkv.calibration import DECISIONS
 
 QUERIES, FLOOR = 32, 1 / 97
 _GOALS = [("fer", "none", 0.01), ("fer", "none", 0.05), ("dropped_mass", "none", 0.01)]

@@ -4,12 +4,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ghostkv.calibrated_tables import LAYER_SCHEMAS
 from ghostkv.captures.capture_files import read_layer
 from ghostkv.codecs.records import load_codecs, read_records, specs
 from ghostkv.config.calibrated import Calibrated
 from ghostkv.files.io import read_table, sha256_file
-from ghostkv.stages.calibrated import calibrate_layer, gather
+from ghostkv.stages.calibrated.gather import gather
+from ghostkv.stages.calibrated.layer import calibrate_layer
+from ghostkv.stages.calibrated.tables import LAYER_SCHEMAS
 from ghostkv.stages.sketch import sketch_layer
 
 CODECS = [{"name": "gaussian", "bytes": [4]}, {"name": "transform_code", "bytes": [4, 8]}]

@@ -17,7 +17,7 @@ rule calibrate_layer:
     resources:
         mem_mb=2500,
     params:
-        run=stage_params("calibrated"),
+        run=stage_params("calibrated", "calibrated.layer"),
     script:
         "../scripts/calibrate_layer.py"
 
@@ -42,6 +42,6 @@ rule gather_calibrated:
     resources:
         mem_mb=1500,
     params:
-        run=stage_params("calibrated"),
+        run=stage_params("calibrated", "calibrated.gather"),
     script:
         "../scripts/gather_calibrated.py"

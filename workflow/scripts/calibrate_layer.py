@@ -1,7 +1,7 @@
 from ghostkv.files.logs import job
 
 with job(snakemake):
-    from ghostkv.stages.calibrated import calibrate_layer
+    from ghostkv.stages.calibrated.layer import calibrate_layer
 
     calibrate_layer(
         snakemake.params.run["captures"],

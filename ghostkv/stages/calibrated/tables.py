@@ -9,8 +9,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ghostkv.calibration import dependence, floor
 from ghostkv.elimination.summaries import BOUND_SCHEMA
+from ghostkv.stages.calibrated.conformal import dependence, floor
 
 _DESIGN = [
     ("layer", pa.int16()),

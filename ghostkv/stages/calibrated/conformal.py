@@ -10,7 +10,7 @@ from numba import njit
 
 from ghostkv.elimination.thresholds import conformal_index
 
-# What may stand in for eliminated values; see `ghostkv.compensated_sweep`.
+# What may stand in for eliminated values; see `ghostkv.stages.calibrated.compensated_sweep`.
 COMPENSATIONS = ("none", "mean", "pages")
 # Risks that grow with theta and are at most 1, as conformal risk control demands.
 _CONTROLLED = ("fer", "dropped_mass")

@@ -6,14 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ghostkv.calibrated_tables import (
-    DEPENDENCE_SCHEMA,
-    LAYER_SCHEMAS,
-    SUMMARY_SCHEMA,
-    join_layers,
-    summarise_dependence,
-    summarise_points,
-)
 from ghostkv.captures.capture_files import LayerCapture, read_layer
 from ghostkv.captures.captured_texts import CapturedText, _from_position, _measured_texts, sketch_metadata
 from ghostkv.codecs import Codec, Records
@@ -21,9 +13,12 @@ from ghostkv.codecs.fitting import fit_codecs
 from ghostkv.codecs.learned import Learned
 from ghostkv.codecs.records import CodecSpec, load_codecs, read_records, specs
 from ghostkv.elimination.frontier import Design, Setting, _setting, view_group
-from ghostkv.files.io import read_metadata, read_table, stable_seed, write_table
+from ghostkv.files.io import stable_seed
 from ghostkv.files.tables import LayerTables
-from ghostkv.stages.calibrated_group import CalibratedGroup
+from ghostkv.stages.calibrated.group import CalibratedGroup
+from ghostkv.stages.calibrated.tables import (
+    LAYER_SCHEMAS,
+)
 
 
 def calibrate_layer(
@@ -73,25 +68,6 @@ def calibrate_layer(
             group.compare(fitted[sizes[0], kv_head], *learned[kv_head])
         print(f"layer {layer}: KV head {kv_head} calibrated", flush=True)
     tables.write(outputs, sketch_metadata(texts, params.get("code", "")))
-
-
-def gather(layers: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
-    """Join all layers, and summarise them.
-
-    Parameters
-    ----------
-    layers : mapping
-        For each table of `calibrate_layer` the layers' files, in order.
-    outputs : mapping
-        Paths of those, and of `summary` and `dependence`.
-    """
-    metadata = read_metadata(layers["calibrated"][0])
-    for table, files in layers.items():
-        write_table(join_layers(files), outputs[table], LAYER_SCHEMAS.SCHEMAS[table], metadata)
-    summary = summarise_points(read_table(outputs["calibrated"]))
-    write_table(summary, outputs["summary"], SUMMARY_SCHEMA, metadata)
-    dependence = summarise_dependence(read_table(outputs["texts"]))
-    write_table(dependence, outputs["dependence"], DEPENDENCE_SCHEMA, metadata)
 
 
 def _sizes(params: Mapping) -> list[CodecSpec]:

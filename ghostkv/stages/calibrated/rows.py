@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ghostkv.calibration import Calibration, Goal, group_statistic
-from ghostkv.compensated_sweep import Tail, output_errors
 from ghostkv.elimination.frontier import Design, Estimates, GroupView, RuleSweep, Setting, sweep_rule
 from ghostkv.elimination.metrics import per_query
 from ghostkv.elimination.summaries import point_queries, summarise
 from ghostkv.elimination.sweep import Grid, sweep
+from ghostkv.stages.calibrated.compensated_sweep import Tail, output_errors
+from ghostkv.stages.calibrated.conformal import Calibration, Goal, group_statistic
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ghostkv.calibrated_rows import (
+from ghostkv.captures.capture_files import LayerCapture
+from ghostkv.captures.captured_texts import CapturedText
+from ghostkv.codecs import Codec, Records
+from ghostkv.elimination.frontier import Design, Estimates, GroupView, Setting, estimate_group, view_group
+from ghostkv.elimination.summaries import bound_columns
+from ghostkv.elimination.sweep import Grid
+from ghostkv.files.tables import LayerTables
+from ghostkv.stages.calibrated.compensated_sweep import Tail, tail
+from ghostkv.stages.calibrated.conformal import Calibration, Goal, calibrate, floor, goals, plug_in, shifts
+from ghostkv.stages.calibrated.rows import (
     Curves,
     at,
     choice_columns,
@@ -18,15 +27,6 @@ from ghostkv.calibrated_rows import (
     text_columns,
     thetas,
 )
-from ghostkv.calibration import Calibration, Goal, calibrate, floor, goals, plug_in, shifts
-from ghostkv.captures.capture_files import LayerCapture
-from ghostkv.captures.captured_texts import CapturedText
-from ghostkv.codecs import Codec, Records
-from ghostkv.compensated_sweep import Tail, tail
-from ghostkv.elimination.frontier import Design, Estimates, GroupView, Setting, estimate_group, view_group
-from ghostkv.elimination.summaries import bound_columns
-from ghostkv.elimination.sweep import Grid
-from ghostkv.files.tables import LayerTables
 
 # Common shifts of a group's thresholds: in margins, in nats, in score units.
 _SHIFTS = {
@@ -52,7 +52,7 @@ class CalibratedGroup:
         All queries.
     setting : Setting
     params : mapping
-        Of `ghostkv.stages.calibrated.calibrate_layer`.
+        Of `ghostkv.stages.calibrated.layer.calibrate_layer`.
     """
 
     tables: LayerTables

@@ -8,8 +8,8 @@ import safetensors.numpy
 
 from ghostkv.captures.capture_files import read_layer, read_layers_table
 from ghostkv.files.errors import CaptureError
-from ghostkv.stages.capture import import_tensors
-from ghostkv.tensor_import import layers_in, load_layer
+from ghostkv.stages.capture.imported import import_tensors
+from ghostkv.stages.capture.tensor_import import layers_in, load_layer
 
 TOKENS, WIDTH = 64, 8
 RNG = np.random.default_rng(0)

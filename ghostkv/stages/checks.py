@@ -66,7 +66,7 @@ def check_files(config: Config) -> None:
 
 def _imported_layers(config: Config) -> list[int]:
     # Only here, as it brings NumPy.
-    from ghostkv.tensor_import import layers_in
+    from ghostkv.stages.capture.tensor_import import layers_in
 
     wanted, folders = config.capture.layers, [item.folder for item in config.capture.import_]
     held = {folder: set(layers_in(folder)) for folder in folders}

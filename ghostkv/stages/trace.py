@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ghostkv.sources.texts import text_row
-from ghostkv.stages.capture import record_text
+from ghostkv.stages.capture.text import record_text
 
 
 def trace_text(

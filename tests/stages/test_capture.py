@@ -19,7 +19,7 @@ pytest.importorskip("torch")
 
 from ghostkv.captures.capture_files import capture_metadata, read_layer, read_layers_table  # noqa: E402
 from ghostkv.files.errors import CaptureError, ConfigError, ModelError, TextError  # noqa: E402
-from ghostkv.stages.capture import capture_text, sample_positions  # noqa: E402
+from ghostkv.stages.capture.text import capture_text, sample_positions  # noqa: E402
 from ghostkv.stages.model import fetch_model  # noqa: E402
 
 BANDS = [{"start": 16, "stop": 64, "count": 4}, {"start": 64, "stop": 128, "count": 12}]
@@ -140,7 +140,7 @@ def test_a_capture_killed_at_any_moment_leaves_no_output(place, tmp_path):
         "    append(self, capture, proof)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "captures.CaptureWriter.append = killed\n"
-        "from ghostkv.stages.capture import capture_text\n"
+        "from ghostkv.stages.capture.text import capture_text\n"
         "capture_text(*json.loads(sys.argv[1]))\n"
     )
     arguments = [str(place / "llama"), str(place / "texts.parquet"), "a_held_out_0", PARAMS, files(tmp_path)]
@@ -211,8 +211,6 @@ def test_positions_are_distinct_ascending_in_band_and_stable(seed, text, count):
 
 
 def test_naming_the_stage_does_not_import_torch():
-    code = (
-        "import ghostkv.stages.capture, sys; print('torch' in sys.modules or 'transformers' in sys.modules)"
-    )
+    code = "import ghostkv.stages.capture.text, sys; print('torch' in sys.modules or 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -225,7 +225,7 @@ PARAMS = {
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
 def place(request, tmp_path_factory) -> Path:
     pytest.importorskip("torch")
-    from ghostkv.stages.capture import capture_text
+    from ghostkv.stages.capture.text import capture_text
     from ghostkv.stages.model import fetch_model
 
     folder = tmp_path_factory.mktemp(request.param)

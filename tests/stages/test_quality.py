@@ -37,7 +37,7 @@ POLICIES = [
 def stage(tmp_path_factory):
     """A run of the whole stage: tables by name, and what it was made from."""
     from ghostkv.models.random import make_random
-    from ghostkv.stages.capture import capture_text
+    from ghostkv.stages.capture.text import capture_text
     from ghostkv.stages.sketch import sketch_layer
 
     folder = tmp_path_factory.mktemp("quality")

@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 from ghostkv.captures.capture_files import capture_metadata, read_layer  # noqa: E402
 from ghostkv.config.experiment import load_config  # noqa: E402
 from ghostkv.files.errors import ConfigError, TextError  # noqa: E402
-from ghostkv.stages.capture import capture_text  # noqa: E402
+from ghostkv.stages.capture.text import capture_text  # noqa: E402
 from ghostkv.stages.model import fetch_model  # noqa: E402
 from ghostkv.stages.trace import trace_text  # noqa: E402
 

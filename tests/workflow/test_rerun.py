@@ -13,7 +13,7 @@ def test_a_touch_a_comment_and_a_docstring_rerun_nothing(project):
     for path in (project.root / "ghostkv").rglob("*.py"):
         os.utime(path)
     comment = project.edited("ghostkv/codecs/frames.py", "from __future__", "# A comment.\nfrom __future__")
-    docstring = project.edited("ghostkv/stages/capture.py", '"""', '"""Said better. ')
+    docstring = project.edited("ghostkv/stages/capture/text.py", '"""', '"""Said better. ')
     with comment, docstring:
         assert project.planned() == {}
 
@@ -39,7 +39,7 @@ EDIT = "from __future__ import annotations\nCHANGED = 1\n"
         ),
         ("ghostkv/stages/frontier.py", {"sweep_layer", "report"}, {"sketch_layer", "capture_text"}),
         (
-            "ghostkv/stages/capture.py",
+            "ghostkv/stages/capture/text.py",
             {"capture_text", "sketch_layer", "sweep_layer"},
             {"fetch_model", "assemble_texts"},
         ),

@@ -23,7 +23,7 @@ rule capture_text:
         # its weights on top: --set-resources capture_text:mem_mb=32000
         mem_mb=2000,
     params:
-        run=stage_params("capture"),
+        run=stage_params("capture", "capture.text"),
     script:
         "../scripts/capture_text.py"
 

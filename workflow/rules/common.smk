@@ -247,7 +247,7 @@ def stage_params(stage, module=None):
 
 def import_params(wildcards):
     """The params of one imported text, which depends on its own folder alone."""
-    return stage_params("capture") | {"text": wildcards.text} | IMPORTS[wildcards.text]
+    return stage_params("capture", "capture.imported") | {"text": wildcards.text} | IMPORTS[wildcards.text]
 
 
 def synthetic_params(wildcards):

@@ -3,7 +3,7 @@ from os.path import dirname
 from ghostkv.files.logs import job
 
 with job(snakemake):
-    from ghostkv.stages.capture import capture_text
+    from ghostkv.stages.capture.text import capture_text
 
     capture_text(
         dirname(snakemake.input.manifest),

@@ -17,7 +17,7 @@ import numpy as np
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.elimination.attention import cold_range, hide, scores
 from ghostkv.files.errors import CaptureError
-from ghostkv.tensor_files import SUFFIXES, TensorFile, opened
+from ghostkv.stages.capture.tensor_files import SUFFIXES, TensorFile, opened
 
 _DTYPES = {"float16": np.float16, "float32": np.float32, "F16": np.float16, "F32": np.float32}
 _TENSORS, _SCALARS = ("q", "k", "v"), ("layer_idx", "head_idx")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ import numpy as np
 
 from ghostkv import __version__
 from ghostkv.captures.proven_writer import FILES, ProvenWriter
-from ghostkv.files.errors import CaptureError, ConfigError, ModelError
-from ghostkv.files.io import sha256_file, stable_seed
+from ghostkv.files.errors import ConfigError, ModelError
+from ghostkv.files.io import stable_seed
 from ghostkv.models.tokenizer import token_ids_of
 from ghostkv.sources.texts import text_row
-from ghostkv.tensor_import import layers_in, load_layer
 
 
 def capture_text(
@@ -82,47 +80,6 @@ def record_text(
     }
     with ProvenWriter(_folder(outputs), metadata, params["tolerance"]) as writer:
         record_attention(model, token_ids, positions, writer.append, layers, metadata["cache_dtype"])
-
-
-def import_tensors(params: Mapping[str, Any], outputs: Mapping[str, str]) -> None:
-    """Turn a folder of captured tensors into a capture.
-
-    Parameters
-    ----------
-    params : mapping
-        `text`, the name that the tensors go by; `folder`, `domain`, `role` and `scale` (None for
-        1/sqrt(head_dim)) of its entry in `capture.import`; `tokens`, `layers`, `query_bands` and `seed` of
-        config section `capture`; `code`.
-    outputs : mapping
-        As for `capture_text`.
-
-    Raises
-    ------
-    CaptureError
-        A tensor is malformed, too short, or a layer is missing; the message names the file and key.
-    """
-    text, folder = params["text"], _folder(outputs)
-    found = layers_in(params["folder"])
-    positions = sample_positions(params["query_bands"], params["tokens"], text, params["seed"])
-    metadata = _metadata(params) | {
-        "model": f"imported from {Path(params['folder']).name}",
-        "weight_sha256": "",
-        "text": text,
-        "text_sha256": _sha256_of_files(found),
-        "domain": params["domain"],
-        "role": params["role"],
-        "cache_dtype": "float16",
-    }
-    with ProvenWriter(folder, metadata, tolerance=None) as writer:
-        for layer in sorted(found if params["layers"] == "all" else params["layers"]):
-            tensors = load_layer(found, layer)
-            if tensors.keys.shape[1] < params["tokens"]:
-                raise CaptureError(
-                    f"{found[layer][0].path}: has {tensors.keys.shape[1]} tokens, fewer than capture.tokens: "
-                    f"{params['tokens']}.\n"
-                    f"  Write: tokens: {tensors.keys.shape[1]}   and query_bands within it, under capture"
-                )
-            writer.append(*tensors.first(params["tokens"]).capture(positions, params.get("scale")))
 
 
 def sample_positions(bands: list[Mapping[str, int]], tokens: int, text: str, seed: int) -> np.ndarray:
@@ -196,8 +153,3 @@ def _manifest(model_folder: str) -> dict[str, Any]:
             f"{path}: no readable manifest ({error}), so what was captured could not be named.\n  Rerun the "
             "model rule"
         ) from error
-
-
-def _sha256_of_files(found: Mapping[int, Any]) -> str:
-    paths = sorted({part.path for parts in found.values() for part in parts})
-    return sha256("".join(sha256_file(path) for path in paths).encode()).hexdigest()

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghostkv import codecs
-from ghostkv.bounders import Clusters, LowBit, PageBoxes
 from ghostkv.codecs.nested import Nested
 from ghostkv.elimination.attention import cold_range, hide, scores
 from ghostkv.elimination.bounds import CodecBounds, narrow
 from ghostkv.elimination.certificates import Costs, Powers, certify_mass, certify_topk
 from ghostkv.elimination.truth import Truth, oracle_mass, oracle_topk
+from ghostkv.stages.certificates.bounders import Clusters, LowBit, PageBoxes
 
 WIDTH, KEYS, GROUP, SINKS, HOT, TOP_K = 16, 160, 2, 2, 8, 6
 LEVELS = (2, 2, 4, 24)

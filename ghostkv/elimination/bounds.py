@@ -1,7 +1,7 @@
 """Upper and lower bounds of scores, whatever they come from, behind one interface.
 
 A *bounder* writes an index of one KV head's keys and then bounds every score from it: `write(keys)`, then
-`bounds(queries, scale)`, at `record_bytes` per key. Any codec is one (estimate and margin). `ghostkv.bounders`
+`bounds(queries, scale)`, at `record_bytes` per key. Any codec is one (estimate and margin). `ghostkv.stages.certificates.bounders`
 holds others: boxes around pages, balls and cones around clusters, low-bit keys.
 
 Every bound holds for the score in real arithmetic and for any float32 evaluation of it: all add `slack`, derived in

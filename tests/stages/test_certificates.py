@@ -9,7 +9,8 @@ from ghostkv.codecs.nested import level_bytes
 from ghostkv.config.certificates import Certificates
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, sha256_file
-from ghostkv.stages.certificates import certify_layer, gather
+from ghostkv.stages.certificates.gather import gather
+from ghostkv.stages.certificates.layer import certify_layer
 from ghostkv.stages.sketch import sketch_layer
 
 SINKS, HOT, START = 2, 8, 150

@@ -17,7 +17,7 @@ rule certify_layer:
     resources:
         mem_mb=2000,
     params:
-        run=stage_params("certificates"),
+        run=stage_params("certificates", "certificates.layer"),
     script:
         "../scripts/certify_layer.py"
 
@@ -40,6 +40,6 @@ rule gather_certificates:
     resources:
         mem_mb=1000,
     params:
-        run=stage_params("certificates"),
+        run=stage_params("certificates", "certificates.gather"),
     script:
         "../scripts/gather_certificates.py"

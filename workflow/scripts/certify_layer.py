@@ -1,7 +1,7 @@
 from ghostkv.files.logs import job
 
 with job(snakemake):
-    from ghostkv.stages.certificates import certify_layer
+    from ghostkv.stages.certificates.layer import certify_layer
 
     certify_layer(
         snakemake.params.run["captures"],

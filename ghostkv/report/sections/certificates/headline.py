@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.certificate_tables import NESTED
 from ghostkv.report.document import HeadlineFigure
 from ghostkv.report.sections.targets import Target
+from ghostkv.stages.certificates.tables import NESTED
 
 TABLE, CHECKS = "certificates.certificates", "certificates.checks"
 _MEANS = ("elimination", "values_unread", "oracle_elimination", "bytes_ratio", "bytes_ratio_gqa")

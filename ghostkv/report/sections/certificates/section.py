@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from ghostkv.certificate_tables import NESTED, held
 from ghostkv.report.charts import layer_strip
 from ghostkv.report.document import Block, Column, Figure, Prose, Section, Table
 from ghostkv.report.headline import headline
@@ -17,6 +16,7 @@ from ghostkv.report.results import Results
 from ghostkv.report.sections.certificates.headline import CHECKS, HEADLINE, TABLE, TARGETS, pooled
 from ghostkv.report.sections.targets import judge
 from ghostkv.report.theme import percent_axis
+from ghostkv.stages.certificates.tables import NESTED, held
 
 _KINDS = {
     "margin": "score of a (query, key) pair lies within its bounds, level by level",

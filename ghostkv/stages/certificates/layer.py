@@ -7,10 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ghostkv.bounders import Clusters, LowBit, PageBoxes
 from ghostkv.captures.capture_files import LayerCapture, read_layer
 from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
-from ghostkv.certificate_tables import NESTED, SCHEMAS, Tables
 from ghostkv.codecs.nested import Nested, level_bytes
 from ghostkv.codecs.records import CodecSpec, load_codecs, specs
 from ghostkv.elimination.attention import ColdRange, cap, cold_range, hide, scores
@@ -19,8 +17,9 @@ from ghostkv.elimination.certificates import STORAGES, Costs, Powers, certify_ma
 from ghostkv.elimination.truth import Truth, oracle_mass, oracle_topk
 from ghostkv.files.buffers import Space
 from ghostkv.files.errors import ConfigError
-from ghostkv.files.io import read_metadata, stable_seed
-from ghostkv.files.tables import concatenate
+from ghostkv.files.io import stable_seed
+from ghostkv.stages.certificates.bounders import Clusters, LowBit, PageBoxes
+from ghostkv.stages.certificates.tables import NESTED, Tables
 
 
 def certify_layer(
@@ -81,12 +80,6 @@ def certify_layer(
                 _one_level(tables, about, few, bounder, params, space)
         print(f"layer {layer}: KV head {kv_head} certified, {len(measured)} texts", flush=True)
     tables.write(outputs, sketch_metadata(texts, params.get("code", "")))
-
-
-def gather(layers: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
-    """Concatenate the layers' tables; both mappings have the keys of `SCHEMAS`."""
-    for name in SCHEMAS:
-        concatenate(layers[name], outputs[name], read_metadata(layers[name][0]))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghostkv.elimination.attention import cold_range
-from ghostkv.lifecycle import (
+from ghostkv.stages.decode.lifecycle import (
     ARCHIVE,
     GHOST,
     HOT,

@@ -7,16 +7,16 @@ import polars as pl
 import pytest
 
 from ghostkv.config.experiment import Config
-from ghostkv.decode_steps import LOSSES
-from ghostkv.decode_tables import CEILING, MEASURES, QUANTILES, SCHEMAS
 from ghostkv.files.io import write_table
 from ghostkv.files.tables import table_of
-from ghostkv.lifecycle import POLICIES
 from ghostkv.report.document import Figure, Prose, Table
 from ghostkv.report.headline import headline
 from ghostkv.report.render import printed
 from ghostkv.report.results import Results
 from ghostkv.report.sections.decode.section import SECTION
+from ghostkv.stages.decode.lifecycle import POLICIES
+from ghostkv.stages.decode.steps import LOSSES
+from ghostkv.stages.decode.tables import CEILING, MEASURES, QUANTILES, SCHEMAS
 from tests.report.chart_fields import fields
 
 STEPS = 128

@@ -12,14 +12,14 @@ from ghostkv.captures.capture_files import CaptureWriter
 from ghostkv.codecs.records import CodecSpec, save_codecs
 from ghostkv.config.decode import Decode
 from ghostkv.config.frontier import Frontier
-from ghostkv.decode_steps import Policy, decide
-from ghostkv.decode_store import Archive, Device, run_store
-from ghostkv.decode_tables import MEASURES, SCHEMAS, Sizes, step_measures
 from ghostkv.elimination.attention import cold_range
 from ghostkv.files.errors import ConfigError, TableError
 from ghostkv.files.io import read_table, sha256_file
-from ghostkv.lifecycle import ARCHIVE, POLICIES, Capacity, live
-from ghostkv.stages import decode as stage
+from ghostkv.stages.decode import layer as stage
+from ghostkv.stages.decode.lifecycle import ARCHIVE, POLICIES, Capacity, live
+from ghostkv.stages.decode.on_disk import Archive, Device, run_store
+from ghostkv.stages.decode.steps import Policy, decide
+from ghostkv.stages.decode.tables import MEASURES, SCHEMAS, Sizes, step_measures
 from ghostkv.store import GhostStore
 from tests.stages.conftest import PROOF, make_layer
 
@@ -263,7 +263,7 @@ def test_a_disk_without_direct_reads_is_read_through_the_map(tmp_path, monkeypat
 
 
 def test_a_kernel_that_keeps_no_account_is_no_agreement(tmp_path, monkeypatch):
-    monkeypatch.setattr("ghostkv.decode_store.bytes_read", lambda: 0)
+    monkeypatch.setattr("ghostkv.stages.decode.on_disk.bytes_read", lambda: 0)
     asked = stored(tmp_path)[0].filter(pl.col("archived_rows") > 0)
     assert asked["archived_wrong_rows"].sum() == 0
     assert asked["read_bytes"].null_count() == asked.height

@@ -18,7 +18,7 @@ rule decode_layer:
     resources:
         mem_mb=1500,
     params:
-        run=stage_params("decode"),
+        run=stage_params("decode", "decode.layer"),
     script:
         "../scripts/decode_layer.py"
 
@@ -36,7 +36,7 @@ rule decode_synthetic:
     resources:
         mem_mb=1000,
     params:
-        run=stage_params("decode"),
+        run=stage_params("decode", "decode.generated"),
     script:
         "../scripts/decode_synthetic.py"
 
@@ -60,6 +60,6 @@ rule gather_decode:
     resources:
         mem_mb=1000,
     params:
-        run=stage_params("decode"),
+        run=stage_params("decode", "decode.gather"),
     script:
         "../scripts/gather_decode.py"

@@ -3,7 +3,7 @@ from ghostkv.files.logs import job
 with job(snakemake):
     from pathlib import Path
 
-    from ghostkv.stages.decode import measure_layer
+    from ghostkv.stages.decode.layer import measure_layer
 
     measure_layer(
         {

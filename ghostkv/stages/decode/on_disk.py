@@ -15,9 +15,9 @@ import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Records
-from ghostkv.lifecycle import Reads
 from ghostkv.stages.bandwidth.probes import bytes_read
 from ghostkv.stages.bandwidth.tiers import touched
+from ghostkv.stages.decode.lifecycle import Reads
 from ghostkv.store import GhostStore, StoreShape
 from ghostkv.store.layout import PAGE
 

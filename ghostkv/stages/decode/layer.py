@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from ghostkv import __version__
 from ghostkv.captures.capture_files import LayerCapture, capture_metadata, read_layer
-from ghostkv.captures.generated import Shape, draw, last_queries
-from ghostkv.captures.generators import make
 from ghostkv.codecs import Codec, Records
-from ghostkv.codecs.fitting import fit
 from ghostkv.codecs.records import CodecSpec, load_codecs
-from ghostkv.decode_steps import LOSSES, Decided, Policy, decide
-from ghostkv.decode_store import Archive, run_store
-from ghostkv.decode_tables import (
+from ghostkv.elimination.frontier import (
+    Grid,
+    Setting,
+)
+from ghostkv.files.errors import TableError
+from ghostkv.files.io import read_table, write_table
+from ghostkv.files.logs import progress
+from ghostkv.files.tables import table_of
+from ghostkv.stages.decode.lifecycle import (
+    ARCHIVE,
+    GHOST,
+    POLICIES,
+    WARM,
+    Capacity,
+    Reads,
+    ceiling,
+    live,
+    prefilled,
+)
+from ghostkv.stages.decode.on_disk import Archive, run_store
+from ghostkv.stages.decode.steps import LOSSES, Decided, Policy, decide
+from ghostkv.stages.decode.tables import (
     CEILING,
     SCHEMAS,
     Sizes,
@@ -29,20 +44,6 @@ from ghostkv.decode_tables import (
     step_measures,
     step_rows,
 )
-from ghostkv.elimination.frontier import (
-    Design,
-    Grid,
-    Setting,
-    choices,
-    estimate_group,
-    sweep_rule,
-    view_group,
-)
-from ghostkv.files.errors import TableError
-from ghostkv.files.io import read_metadata, read_table, stable_seed, write_table
-from ghostkv.files.logs import progress
-from ghostkv.files.tables import table_of
-from ghostkv.lifecycle import ARCHIVE, GHOST, POLICIES, WARM, Capacity, Reads, ceiling, live, prefilled
 
 # Bytes of a number in the cache.
 _NUMBER = 2
@@ -91,49 +92,6 @@ def measure_layer(inputs: Mapping[str, str], layer: int, params: Mapping, output
             tables.rows["store"] += [{"layer": layer, **row} for row in rows]
     kept = {k: v for k, v in capture_metadata(inputs["trace"]).items() if k != "fingerprint"}
     tables.write(outputs, kept | {"fingerprint": str(params.get("code", ""))})
-
-
-def measure_synthetic(params: Mapping, outputs: Mapping[str, str]) -> None:
-    """Decode generated tensors: codec and thresholds from texts of their own, as long as what precedes the first step.
-
-    Parameters
-    ----------
-    params : mapping
-        As for `measure_layer`, with the whole section `frontier` under `frontier`.
-    outputs : mapping
-        Paths of the tables of `SCHEMAS` but for `store`.
-    """
-    options, rows = params["synthetic"], None
-    setting, rule = _setting(params["frontier"])
-    for entry in options["generators"]:
-        label, tokens, steps = entry["name"], options["tokens"], options["steps"]
-        seed, shape = stable_seed("decode", label), Shape(tokens, options["group"], options["head_dim"])
-        generator = make(entry, span=tokens)
-        codec = fit(_spec(params), last_queries(generator, seed, "codec", shape, tokens // 4), seed)
-        text = last_queries(generator, seed, "threshold", shape, tokens // 4).capture
-        view = view_group(text, 0, setting, False)
-        design = Design(params["headline"]["codec"], params["headline"]["bytes"], codec)
-        swept = sweep_rule(view, estimate_group(view, design, codec.encode(text.keys[0])), rule, setting)
-        found = choices([swept], [swept], {"fer": [params["target"]]}, params["frontier"]["safe"])[0]
-        grid = setting.grids[rule].theta
-        theta = np.where(found.index >= 0, grid[np.maximum(found.index, 0)], -np.inf)
-        positions = np.arange(tokens, tokens + steps)
-        capture = draw(
-            generator, seed, "held_out", tokens + steps, positions, group=shape.group, width=shape.width
-        ).capture
-        tables = _Tables(params, {"source": label, "layer": 0}, rows)
-        with progress(total=steps * tables.passes(0, 1), desc=label, unit="step") as bar:
-            tables.add(capture, 0, codec, codec.encode(capture.keys[0]), theta, bar.update)
-        rows = tables.rows
-    metadata = {"package_version": __version__, "fingerprint": str(params.get("code", ""))}
-    tables.write(outputs, metadata)
-
-
-def gather(tables: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
-    """Join all layers and the generated decodes; the first file of each table lends its metadata."""
-    for name, schema in SCHEMAS.items():
-        found = pl.concat([read_table(path) for path in tables[name]])
-        write_table(found, outputs[name], schema, read_metadata(tables[name][0]))
 
 
 @dataclass

@@ -19,7 +19,7 @@ from ghostkv.codecs.base import Decoded
 from ghostkv.elimination.attention import ColdRange, cap, cold_range, hide
 from ghostkv.elimination.compensation import cold_means, compensate
 from ghostkv.elimination.thresholds import kept_or_estimated, reference, statistic
-from ghostkv.lifecycle import Reads
+from ghostkv.stages.decode.lifecycle import Reads
 
 LOSSES = ("lost_mass", "output_error", "output_error_plain")
 # An estimate of a score far above all others stands for a mass that float32 can hold.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ghostkv.lifecycle import ARCHIVE, GHOST, HOT, NONE, WARM, Life, Reads
+from ghostkv.stages.decode.lifecycle import ARCHIVE, GHOST, HOT, NONE, WARM, Life, Reads
 
 QUANTILES = {"p01": 0.01, "p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 # Bytes that a policy keeps of a hot and of a cold token: 4 for the number of the step that read it last, 4 for the attention

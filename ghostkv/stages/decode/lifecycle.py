@@ -9,7 +9,7 @@ ghost     slow memory, copy on disk                  fast memory             if 
 archive   disk                                       fast memory             the same, from disk
 ========  =========================================  ======================  =====================================
 
-Which keys a step reads follows from records and thresholds alone (`ghostkv.decode_steps`); a policy decides where a
+Which keys a step reads follows from records and thresholds alone (`ghostkv.stages.decode.steps`); a policy decides where a
 key lies when it is read. Copies below are clean, as K and V never change, so eviction moves nothing. A resurrected
 token may be re-heated; what the policy ranks lowest makes room. A policy knows the past alone; `ceiling` knows the
 future, and is a bound and no policy.

@@ -27,7 +27,7 @@ def fingerprint(module: str) -> str:
     Parameters
     ----------
     module : str
-        Dotted name, such as "ghostkv.stages.frontier".
+        Dotted name, such as "ghostkv.stages.frontier.layer".
 
     Returns
     -------

@@ -8,7 +8,8 @@ from ghostkv.captures.capture_files import read_layer
 from ghostkv.codecs.records import load_codecs, read_records, specs
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, sha256_file
-from ghostkv.stages.frontier import gather, sweep_layer
+from ghostkv.stages.frontier.gather import gather
+from ghostkv.stages.frontier.layer import sweep_layer
 from ghostkv.stages.sketch import sketch_layer
 
 CODECS = [{"name": "gaussian", "bytes": [4]}, {"name": "transform_code", "bytes": [4]}]

@@ -37,7 +37,7 @@ EDIT = "from __future__ import annotations\nCHANGED = 1\n"
             {"report"},
             {"sweep_layer", "gather_frontier", "historical", "capture_text"},
         ),
-        ("ghostkv/stages/frontier.py", {"sweep_layer", "report"}, {"sketch_layer", "capture_text"}),
+        ("ghostkv/stages/frontier/layer.py", {"sweep_layer", "report"}, {"sketch_layer", "capture_text"}),
         (
             "ghostkv/stages/capture/text.py",
             {"capture_text", "sketch_layer", "sweep_layer"},

@@ -18,7 +18,7 @@ rule sweep_layer:
         # Peak 0.8 GB at 4,096 tokens, and grows with them.
         mem_mb=2000,
     params:
-        run=stage_params("frontier"),
+        run=stage_params("frontier", "frontier.layer"),
     script:
         "../scripts/sweep_layer.py"
 
@@ -41,6 +41,6 @@ rule gather_frontier:
     resources:
         mem_mb=3000,
     params:
-        run=stage_params("frontier"),
+        run=stage_params("frontier", "frontier.gather"),
     script:
         "../scripts/gather_frontier.py"

@@ -1,7 +1,7 @@
 from ghostkv.files.logs import job
 
 with job(snakemake):
-    from ghostkv.stages.frontier import sweep_layer
+    from ghostkv.stages.frontier.layer import sweep_layer
 
     sweep_layer(
         snakemake.params.run["captures"],

@@ -25,9 +25,10 @@ from ghostkv.elimination.frontier import (
 )
 from ghostkv.elimination.summaries import bound_columns, point_queries, summarise, sweep_columns
 from ghostkv.elimination.sweep import Grid
-from ghostkv.files.io import read_metadata, read_table, write_table
-from ghostkv.files.tables import LayerTables, concatenate
-from ghostkv.frontier_tables import LAYER_HEAD_SCHEMA, LAYER_SCHEMAS, SAFE_SCHEMA, layer_head, safe_points
+from ghostkv.files.tables import LayerTables
+from ghostkv.stages.frontier.tables import (
+    LAYER_SCHEMAS,
+)
 
 # Every how-manieth theta of the grid goes into sweep.parquet; thresholds are chosen on the full grid.
 _SWEEP_EVERY = 4
@@ -209,28 +210,6 @@ def _choice_columns(found: Sequence[Choice], index: np.ndarray, heads: np.ndarra
         for column, name in per_choice.items()
     }
     return named | {"theta": theta, "head": np.repeat(heads, len(found))}
-
-
-def gather(layers: Mapping[str, Sequence[str]], params: Mapping, outputs: Mapping[str, str]) -> None:
-    """Concatenate all layers and derive the tables per head.
-
-    Parameters
-    ----------
-    layers : mapping
-        For each of `sweep`, `points`, `context`, `bounds` the layers' files, in order.
-    params : mapping
-        `safe` of the config section: `fer` and `elimination`.
-    outputs : mapping
-        Paths of those four, and of `safe_points` and `layer_head`.
-    """
-    metadata = read_metadata(layers["points"][0])
-    for table, files in layers.items():
-        concatenate(files, outputs[table], metadata)
-    points, safe = read_table(outputs["points"]), params["safe"]
-    write_table(
-        safe_points(points, safe["fer"], safe["elimination"]), outputs["safe_points"], SAFE_SCHEMA, metadata
-    )
-    write_table(layer_head(points), outputs["layer_head"], LAYER_HEAD_SCHEMA, metadata)
 
 
 def _about(text: CapturedText, swept: RuleSweep) -> dict[str, str | int]:

@@ -1,0 +1,31 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ghostkv.files.io import read_metadata, read_table, write_table
+from ghostkv.files.tables import concatenate
+from ghostkv.stages.frontier.tables import LAYER_HEAD_SCHEMA, SAFE_SCHEMA, layer_head, safe_points
+
+
+def gather(layers: Mapping[str, Sequence[str]], params: Mapping, outputs: Mapping[str, str]) -> None:
+    """Concatenate all layers and derive the tables per head.
+
+    Parameters
+    ----------
+    layers : mapping
+        For each of `sweep`, `points`, `context`, `bounds` the layers' files, in order.
+    params : mapping
+        `safe` of the config section: `fer` and `elimination`.
+    outputs : mapping
+        Paths of those four, and of `safe_points` and `layer_head`.
+    """
+    metadata = read_metadata(layers["points"][0])
+    for table, files in layers.items():
+        concatenate(files, outputs[table], metadata)
+    points, safe = read_table(outputs["points"]), params["safe"]
+    write_table(
+        safe_points(points, safe["fer"], safe["elimination"]), outputs["safe_points"], SAFE_SCHEMA, metadata
+    )
+    write_table(layer_head(points), outputs["layer_head"], LAYER_HEAD_SCHEMA, metadata)

@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghostkv.anchors import BOUNDS, upper_bounds, write
 from ghostkv.codecs.nested import Nested
 from ghostkv.elimination.attention import cold_range, hide, scores
 from ghostkv.elimination.bounds import narrow
 from ghostkv.elimination.certificates import Costs, certify_topk
 from ghostkv.elimination.truth import Truth
-from ghostkv.hierarchy import Index, IndexSpec, members_above
-from ghostkv.hierarchy_rows import SHARES, calibrate_share, compare_mass, needed_share
-from ghostkv.hierarchy_scan import Scan, scan_topk
-from ghostkv.hierarchy_tables import pays_from, power_law
-from ghostkv.hierarchy_view import View
-from ghostkv.partitions import PARTITIONS, partition
+from ghostkv.stages.hierarchy.anchors import BOUNDS, upper_bounds, write
+from ghostkv.stages.hierarchy.index import Index, IndexSpec, members_above
+from ghostkv.stages.hierarchy.partitions import PARTITIONS, partition
+from ghostkv.stages.hierarchy.rows import SHARES, calibrate_share, compare_mass, needed_share
+from ghostkv.stages.hierarchy.scan import Scan, scan_topk
+from ghostkv.stages.hierarchy.tables import pays_from, power_law
+from ghostkv.stages.hierarchy.view import View
 
 WIDTH, LEVELS = 8, (1, 1, 1, 2, 4)
 SINKS, HOT, TOP_K = 2, 4, 6

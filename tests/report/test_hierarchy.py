@@ -7,11 +7,11 @@ import pytest
 
 from ghostkv.config.experiment import Config
 from ghostkv.files.io import write_table
-from ghostkv.hierarchy_tables import CHECK_SCHEMA, FIT_SCHEMA, HEAD_SCHEMA, fits
 from ghostkv.report.document import Figure, Prose, Table
 from ghostkv.report.headline import headline
 from ghostkv.report.results import Results
 from ghostkv.report.sections.hierarchy.section import SECTION
+from ghostkv.stages.hierarchy.tables import CHECK_SCHEMA, FIT_SCHEMA, HEAD_SCHEMA, fits
 
 
 def head_rows(reads, context):

@@ -8,7 +8,8 @@ from ghostkv.captures.capture_files import CaptureWriter
 from ghostkv.config.hierarchy import Hierarchy
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, sha256_file
-from ghostkv.stages.hierarchy import gather, measure_layer
+from ghostkv.stages.hierarchy.gather import gather
+from ghostkv.stages.hierarchy.layer import measure_layer
 from tests.stages.conftest import PROOF, make_layer
 
 TOKENS = 300

@@ -17,7 +17,7 @@ rule hierarchy_layer:
     resources:
         mem_mb=2000,
     params:
-        run=stage_params("hierarchy"),
+        run=stage_params("hierarchy", "hierarchy.layer"),
     script:
         "../scripts/hierarchy_layer.py"
 
@@ -42,6 +42,6 @@ rule gather_hierarchy:
     resources:
         mem_mb=1000,
     params:
-        run=stage_params("hierarchy"),
+        run=stage_params("hierarchy", "hierarchy.gather"),
     script:
         "../scripts/gather_hierarchy.py"

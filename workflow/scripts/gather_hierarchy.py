@@ -1,6 +1,6 @@
 from ghostkv.files.logs import job
 
 with job(snakemake):
-    from ghostkv.stages.hierarchy import gather
+    from ghostkv.stages.hierarchy.gather import gather
 
     gather(dict(snakemake.input.items()), dict(snakemake.output.items()))

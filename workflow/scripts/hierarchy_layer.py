@@ -1,7 +1,7 @@
 from ghostkv.files.logs import job
 
 with job(snakemake):
-    from ghostkv.stages.hierarchy import measure_layer
+    from ghostkv.stages.hierarchy.layer import measure_layer
 
     measure_layer(
         snakemake.params.run["captures"],

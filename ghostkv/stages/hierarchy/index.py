@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ghostkv.anchors import Anchors, anchor_bytes, upper_bounds, write
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.codecs.nested import Nested
-from ghostkv.partitions import partition
+from ghostkv.stages.hierarchy.anchors import Anchors, anchor_bytes, upper_bounds, write
+from ghostkv.stages.hierarchy.partitions import partition
 
 # Clusters under one coarse anchor.
 BRANCH = 8
@@ -28,11 +28,11 @@ class IndexSpec:
     Parameters
     ----------
     partition : str
-        One of `ghostkv.partitions.PARTITIONS`.
+        One of `ghostkv.stages.hierarchy.partitions.PARTITIONS`.
     leaf : int
         Keys a cluster.
     bound : str
-        One of `ghostkv.anchors.BOUNDS`.
+        One of `ghostkv.stages.hierarchy.anchors.BOUNDS`.
     levels : int
         1, or 2 for coarser anchors over `BRANCH` clusters each.
     """

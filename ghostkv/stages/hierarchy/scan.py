@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ghostkv import hierarchy_loop as loops
 from ghostkv.elimination.certificates import Costs
 from ghostkv.elimination.truth import Truth
-from ghostkv.hierarchy import Index, Reach
+from ghostkv.stages.hierarchy import scan_loop as loops
+from ghostkv.stages.hierarchy.index import Index, Reach
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 
 from ghostkv.captures.capture_files import LayerCapture, read_layer
 from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
 from ghostkv.codecs.nested import Nested, level_bytes
 from ghostkv.files.buffers import Space
 from ghostkv.files.errors import ConfigError
-from ghostkv.files.io import read_metadata, read_table, write_table
-from ghostkv.hierarchy import Index, IndexSpec
-from ghostkv.hierarchy_rows import Rows, calibrate_share, needed_share
-from ghostkv.hierarchy_scan import Counts, Scan, scan_topk
-from ghostkv.hierarchy_tables import FIT_SCHEMA, HEAD_SCHEMA, SCHEMAS, fits
-from ghostkv.hierarchy_view import View, look
+from ghostkv.stages.hierarchy.index import Index, IndexSpec
+from ghostkv.stages.hierarchy.rows import Rows, calibrate_share, needed_share
+from ghostkv.stages.hierarchy.scan import Counts, Scan, scan_topk
+from ghostkv.stages.hierarchy.view import View, look
 
 _TOPK = {"certificate": "topk", "target": 0.0}
 
@@ -67,23 +64,6 @@ def measure_layer(
         _Head(loaded, by_role, layer, kv_head, params, rows, space).measure()
         print(f"layer {layer}: KV head {kv_head} measured", flush=True)
     rows.write(outputs, sketch_metadata(texts, params.get("code", "")))
-
-
-def gather(tables: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
-    """Join all layers and fit reads and bytes against the context length.
-
-    Parameters
-    ----------
-    tables : mapping
-        Files of `heads` and `checks`, one a layer.
-    outputs : mapping
-        Paths of `heads`, `checks` and `fits`.
-    """
-    metadata = read_metadata(tables["heads"][0])
-    heads, checks = (pl.concat([read_table(path) for path in tables[name]]) for name in SCHEMAS)
-    write_table(heads, outputs["heads"], HEAD_SCHEMA, metadata)
-    write_table(checks, outputs["checks"], SCHEMAS["checks"], metadata)
-    write_table(fits(heads), outputs["fits"], FIT_SCHEMA, metadata)
 
 
 @dataclass

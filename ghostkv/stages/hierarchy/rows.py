@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from ghostkv.elimination.certificates import Costs, Outcome, Powers, certify_mass
 from ghostkv.files.io import write_table
-from ghostkv.hierarchy import Index, Reach, key_bounds, members_above
-from ghostkv.hierarchy_scan import Counts
-from ghostkv.hierarchy_tables import SCHEMAS
-from ghostkv.hierarchy_view import View
+from ghostkv.stages.hierarchy.index import Index, Reach, key_bounds, members_above
+from ghostkv.stages.hierarchy.scan import Counts
+from ghostkv.stages.hierarchy.tables import SCHEMAS
+from ghostkv.stages.hierarchy.view import View
 
 # Shares of the margins that the statistical variant may keep.
 SHARES = np.linspace(0.0, 1.0, 41)

@@ -32,7 +32,7 @@ def scan_loop(
     upper, lower, exact_low, ranges, rule, reach, ready, tree, costs, anchor_costs, scores, tau, out, group_bytes, kept,
     seeded,
 ):  # fmt: skip
-    """See `ghostkv.hierarchy_scan.scan_topk`; with no cluster ready every record is read (the flat scan)."""
+    """See `ghostkv.stages.hierarchy.scan.scan_topk`; with no cluster ready every record is read (the flat scan)."""
     levels, group, queries, keys = upper.shape[0] - 1, upper.shape[1], upper.shape[2], upper.shape[3]
     first, start, stop, last = ranges
     k, probes, seeds, bypass, refresh = rule

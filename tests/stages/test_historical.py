@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import make
 from ghostkv.files.errors import ConfigError, TextError
-from ghostkv.historical import (
+from ghostkv.stages.historical.protocol import (
     CORRECT,
     HISTORICAL,
     KNOBS,
@@ -26,9 +26,9 @@ from ghostkv.historical import (
     follow,
     pool,
 )
-from ghostkv.historical_tables import COMPARISON_SCHEMA, SWEEP_SCHEMA, ladder, protocols
-from ghostkv.historical_view import gaussian_projection, see
-from ghostkv.stages.historical import cut_prompts, run
+from ghostkv.stages.historical.run import cut_prompts, run
+from ghostkv.stages.historical.tables import COMPARISON_SCHEMA, SWEEP_SCHEMA, ladder, protocols
+from ghostkv.stages.historical.view import gaussian_projection, see
 
 CONSTANTS = Constants(dims=8, epsilon=0.05, sigma=0.05, top_k=8, sinks=2, hot=8)
 WIDTH = 32

@@ -21,6 +21,6 @@ rule historical:
         # Peak 1.1 GB: the model, then one layer of the captures.
         mem_mb=2500,
     params:
-        run=stage_params("historical"),
+        run=stage_params("historical", "historical.run"),
     script:
         "../scripts/historical.py"

@@ -3,7 +3,7 @@ from os.path import dirname
 from ghostkv.files.logs import job
 
 with job(snakemake):
-    from ghostkv.stages.historical import run
+    from ghostkv.stages.historical.run import run
 
     run(
         dirname(snakemake.input.manifest),

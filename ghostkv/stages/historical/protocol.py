@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from ghostkv.historical_view import View
+from ghostkv.stages.historical.view import View
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from ghostkv.captures.capture_files import LayerCapture, capture_metadata, read_
 from ghostkv.codecs import Codec
 from ghostkv.files.errors import ConfigError, TextError
 from ghostkv.files.io import read_table, stable_seed, write_table
-from ghostkv.historical import HISTORICAL, Constants, Protocol, at_thetas, follow, pool
-from ghostkv.historical_tables import (
+from ghostkv.stages.historical.protocol import HISTORICAL, Constants, Protocol, at_thetas, follow, pool
+from ghostkv.stages.historical.tables import (
     COMPARISON_SCHEMA,
     SWEEP_SCHEMA,
     Tally,
@@ -24,7 +24,7 @@ from ghostkv.historical_tables import (
     knob_rows,
     protocols,
 )
-from ghostkv.historical_view import View, gaussian_projection, see
+from ghostkv.stages.historical.view import View, gaussian_projection, see
 
 # The lab's own codec, beside the random projections.
 _FITTED = "transform_code"

@@ -8,8 +8,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ghostkv.historical import CORRECT, HISTORICAL, KNOBS, REASONS, Outcome, Protocol, at_thetas, best
-from ghostkv.historical_view import View
+from ghostkv.stages.historical.protocol import (
+    CORRECT,
+    HISTORICAL,
+    KNOBS,
+    REASONS,
+    Outcome,
+    Protocol,
+    at_thetas,
+    best,
+)
+from ghostkv.stages.historical.view import View
 
 SWEEP_SCHEMA = pa.schema(
     [

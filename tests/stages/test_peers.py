@@ -11,8 +11,9 @@ from ghostkv.captures.capture_files import read_layer
 from ghostkv.config.peers import Peers
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, sha256_file
-from ghostkv.peer_tables import compare, interval, verdicts
-from ghostkv.stages.peers import gather, measure_layer
+from ghostkv.stages.peers.gather import gather
+from ghostkv.stages.peers.layer import measure_layer
+from ghostkv.stages.peers.tables import compare, interval, verdicts
 from ghostkv.stages.sketch import sketch_layer
 
 CODECS = [{"name": "transform_code", "bytes": [4]}]

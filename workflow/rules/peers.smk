@@ -17,7 +17,7 @@ rule peers_layer:
     resources:
         mem_mb=2000,
     params:
-        run=stage_params("peers"),
+        run=stage_params("peers", "peers.layer"),
     script:
         "../scripts/peers_layer.py"
 
@@ -40,6 +40,6 @@ rule gather_peers:
     resources:
         mem_mb=2000,
     params:
-        run=stage_params("peers"),
+        run=stage_params("peers", "peers.gather"),
     script:
         "../scripts/gather_peers.py"

@@ -1,7 +1,7 @@
 from ghostkv.files.logs import job
 
 with job(snakemake):
-    from ghostkv.stages.peers import measure_layer
+    from ghostkv.stages.peers.layer import measure_layer
 
     measure_layer(
         snakemake.params.run["captures"],

@@ -5,10 +5,10 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from ghostkv.peer_tables import interval
 from ghostkv.report.document import Figure
 from ghostkv.report.results import Results, words
 from ghostkv.report.theme import BLUE, INK, ORACLE_GREY, VERMILION, codec_scale, percent_axis
+from ghostkv.stages.peers.tables import interval
 
 _PANEL = {"width": 170, "height": 150}
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 
 from ghostkv.captures.capture_files import LayerCapture, read_layer
 from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
@@ -15,24 +14,18 @@ from ghostkv.codecs.fitting import fit_codecs
 from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
 from ghostkv.files.buffers import Buffers
 from ghostkv.files.errors import ConfigError
-from ghostkv.files.io import read_metadata, read_table, stable_seed, write_table
-from ghostkv.peer_tables import (
-    COMPARISON_SCHEMA,
-    LAYER_SCHEMA,
-    PEER_SCHEMA,
-    SUMMARY_SCHEMA,
-    VERDICT_SCHEMA,
-    compare,
-    frame,
-    head_rows,
-    layer_rows,
-    summarise,
-    verdicts,
-)
+from ghostkv.files.io import stable_seed, write_table
 from ghostkv.selectors import make
 from ghostkv.selectors.base import Budget, Calibration, Scene
 from ghostkv.selectors.evaluate import evaluate
 from ghostkv.selectors.scenes import budget_of, calibration_view, for_selector, view
+from ghostkv.stages.peers.tables import (
+    LAYER_SCHEMA,
+    PEER_SCHEMA,
+    frame,
+    head_rows,
+    layer_rows,
+)
 
 
 def measure_layer(
@@ -91,29 +84,6 @@ def measure_layer(
     write_table(frame(rows, PEER_SCHEMA), outputs["peers"], PEER_SCHEMA, metadata)
     pooled = _pooled(found, layer, some, params["ratios"])
     write_table(frame(pooled, LAYER_SCHEMA), outputs["layers"], LAYER_SCHEMA, metadata)
-
-
-def gather(tables: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
-    """Join all layers, and derive summary, comparison and verdicts.
-
-    Parameters
-    ----------
-    tables : mapping
-        Files of `peers` and `layers`, one a layer.
-    outputs : mapping
-        Paths of `peers`, `layers`, `summary`, `comparison`, `verdicts`.
-    """
-    metadata = read_metadata(tables["peers"][0])
-    peers, layers = (pl.concat([read_table(path) for path in tables[name]]) for name in ("peers", "layers"))
-    comparison = compare(peers)
-    for name, table, schema in (
-        ("peers", peers, PEER_SCHEMA),
-        ("layers", layers, LAYER_SCHEMA),
-        ("summary", summarise(peers, layers), SUMMARY_SCHEMA),
-        ("comparison", comparison, COMPARISON_SCHEMA),
-        ("verdicts", verdicts(peers, comparison), VERDICT_SCHEMA),
-    ):
-        write_table(table, outputs[name], schema, metadata)
 
 
 def _pooled(found: Mapping, layer: int, some: LayerCapture, ratios: Sequence[float]) -> list[dict]:

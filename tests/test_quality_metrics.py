@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ghostkv.quality_intervals import Draws, at_bytes, block_sums, span
-from ghostkv.quality_metrics import NO_TOKEN, divergence
+from ghostkv.stages.quality.intervals import Draws, at_bytes, block_sums, span
+from ghostkv.stages.quality.metrics import NO_TOKEN, divergence
 
 LOGITS = arrays(np.float32, (3, 7), elements=st.floats(-60, 60, width=32))
 

@@ -3,15 +3,15 @@
 from ghostkv.config.experiment import Config
 from ghostkv.files.io import write_table
 from ghostkv.files.tables import table_of
-from ghostkv.quality_schemas import (
+from ghostkv.report.results import Results
+from ghostkv.stages.quality.schemas import (
     ABLATION_SCHEMA,
     EQUAL_BYTES_SCHEMA,
     GENERATION_SCHEMA,
     POSITION_SCHEMA,
     SUMMARY_SCHEMA,
 )
-from ghostkv.report.results import Results
-from ghostkv.stages.quality import SPEED_SCHEMA
+from ghostkv.stages.quality.text import SPEED_SCHEMA
 
 SCHEMAS = {
     "positions": POSITION_SCHEMA,

@@ -11,9 +11,10 @@ from ghostkv.config.experiment import load_config
 from ghostkv.config.quality import Quality
 from ghostkv.files.errors import ConfigError, TextError
 from ghostkv.files.io import read_table, sha256_file, write_table
-from ghostkv.quality_tables import Measured, compare_at_equal_bytes
-from ghostkv.stages.quality import _token_ids, fit_thetas, measure_text, time_decode
-from ghostkv.stages.quality_gather import gather
+from ghostkv.stages.quality.gather import gather
+from ghostkv.stages.quality.tables import Measured, compare_at_equal_bytes
+from ghostkv.stages.quality.text import _token_ids, measure_text, time_decode
+from ghostkv.stages.quality.thetas import fit_thetas
 
 TOKENS, CONTINUATION = 320, 48
 TEXT_TABLES = ("positions", "traffic", "runs", "ablation", "generations")

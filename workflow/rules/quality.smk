@@ -17,7 +17,7 @@ rule fit_quality:
     resources:
         mem_mb=2000,
     params:
-        run=stage_params("quality"),
+        run=stage_params("quality", "quality.thetas"),
     script:
         "../scripts/fit_quality.py"
 
@@ -45,7 +45,7 @@ rule quality_text:
         # Weights, one cache of 4,096 tokens, logits of the continuation, nested records of all layers.
         mem_mb=5000,
     params:
-        run=stage_params("quality"),
+        run=stage_params("quality", "quality.text"),
     script:
         "../scripts/quality_text.py"
 
@@ -70,7 +70,7 @@ rule quality_speed:
     resources:
         mem_mb=3000,
     params:
-        run=stage_params("quality"),
+        run=stage_params("quality", "quality.speed"),
     script:
         "../scripts/quality_speed.py"
 
@@ -93,6 +93,6 @@ rule gather_quality:
     resources:
         mem_mb=2000,
     params:
-        run=stage_params("quality_gather"),
+        run=stage_params("quality_gather", "quality.gather"),
     script:
         "../scripts/gather_quality.py"

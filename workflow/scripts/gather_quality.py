@@ -1,6 +1,6 @@
 from ghostkv.files.logs import job
 
 with job(snakemake):
-    from ghostkv.stages.quality_gather import gather
+    from ghostkv.stages.quality.gather import gather
 
     gather(dict(snakemake.input.items()), snakemake.params.run, dict(snakemake.output.items()))

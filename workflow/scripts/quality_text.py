@@ -3,7 +3,7 @@ from pathlib import Path
 from ghostkv.files.logs import job
 
 with job(snakemake):
-    from ghostkv.stages.quality import measure_text
+    from ghostkv.stages.quality.text import measure_text
 
     measure_text(
         str(Path(snakemake.input.manifest).parent),

@@ -13,13 +13,12 @@ from ghostkv.files.errors import ConfigError, TextError
 from ghostkv.files.io import read_table, write_table
 from ghostkv.files.logs import progress
 from ghostkv.files.tables import table_of
-from ghostkv.quality_rows import Reader, ablate, generate
-from ghostkv.quality_schemas import (
+from ghostkv.sources.texts import text_row
+from ghostkv.stages.quality.rows import Reader, ablate, generate
+from ghostkv.stages.quality.schemas import (
     TEXT_TABLES,
 )
-from ghostkv.sources.texts import text_row
 
-THETA_SCHEMA = pa.schema([("policy", pa.string()), ("ratio", pa.float64()), ("theta", pa.float64())])
 SPEED_SCHEMA = pa.schema(
     [
         ("text", pa.string()),
@@ -31,39 +30,6 @@ SPEED_SCHEMA = pa.schema(
         ("milliseconds", pa.float64()),
     ]
 )
-
-
-def fit_thetas(sketch: str, params: Mapping[str, Any], output: str) -> None:
-    """Fit the threshold of every ghost policy that names a bytes ratio, on texts of role `threshold`.
-
-    Parameters
-    ----------
-    sketch : str
-        ``results/sketch``.
-    params : mapping
-        The config section `quality`; `captures`, `layers`, `model_layers`, `start`, `points`; `code`.
-    output : str
-        Table of `THETA_SCHEMA`.
-    """
-    from ghostkv.runtime.load_policy import fit_budgets
-
-    sources, rows = _sources(sketch, params), []
-    wanted = [entry for entry in params["policies"] if entry["policy"] == "ghost" and "ratio" in entry]
-    kinds: dict[tuple, list[Mapping]] = {}
-    for entry in wanted:
-        key = tuple(
-            sorted((k, str(v)) for k, v in entry.items() if k not in ("label", "ratio", "compensate"))
-        )
-        kinds.setdefault(key, []).append(entry)
-    for entries in kinds.values():
-        ratios = sorted({float(entry["ratio"]) for entry in entries})
-        options = {key: value for key, value in entries[0].items() if key != "label"}
-        found = fit_budgets(options, sources, ratios)
-        rows += [
-            {"policy": entry["label"], "ratio": entry["ratio"], "theta": found[float(entry["ratio"])]}
-            for entry in entries
-        ]
-    write_table(table_of(rows, THETA_SCHEMA), output, THETA_SCHEMA, _metadata(params))
 
 
 def measure_text(
@@ -99,8 +65,8 @@ def measure_text(
         A policy asks for what the sketch or the frontier does not have.
     """
     from ghostkv.models.load import load_model, load_tokenizer
-    from ghostkv.models.quality_policies import Policies, family_of, kind_of, target_of
     from ghostkv.runtime.continuation import Continuation
+    from ghostkv.stages.quality.policies import Policies, family_of, kind_of, target_of
 
     row, tokenizer = text_row(texts_table, text), load_tokenizer(model_folder)
     ids = _token_ids(tokenizer, row["content"], params, text)
@@ -150,8 +116,8 @@ def time_decode(
 ) -> None:
     """Time a decode step under the headline policy against a dense one; arguments as `measure_text`."""
     from ghostkv.models.load import load_model, load_tokenizer
-    from ghostkv.models.quality_policies import Policies
     from ghostkv.runtime.measure import measure_slowdown
+    from ghostkv.stages.quality.policies import Policies
 
     row = text_row(texts_table, text)
     ids = _token_ids(load_tokenizer(model_folder), row["content"], params, text)

@@ -11,8 +11,8 @@ from typing import Any
 import polars as pl
 
 from ghostkv.files.io import read_metadata, read_table, write_table
-from ghostkv.quality_schemas import EQUAL_BYTES_SCHEMA, SUMMARY_SCHEMA, TEXT_TABLES
-from ghostkv.quality_tables import Measured, compare_at_equal_bytes, summarise
+from ghostkv.stages.quality.schemas import EQUAL_BYTES_SCHEMA, SUMMARY_SCHEMA, TEXT_TABLES
+from ghostkv.stages.quality.tables import Measured, compare_at_equal_bytes, summarise
 
 
 def gather(

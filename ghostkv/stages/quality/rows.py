@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ghostkv.quality_metrics import NO_TOKEN, Divergence, divergence
+from ghostkv.stages.quality.metrics import NO_TOKEN, Divergence, divergence
 
 # Characters of the prompt that stand before a generated continuation.
 _PROMPT = 300

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from ghostkv.quality_intervals import Draws, at_bytes, block_sums, span
-from ghostkv.quality_schemas import EQUAL_BYTES_SCHEMA
+from ghostkv.stages.quality.intervals import Draws, at_bytes, block_sums, span
+from ghostkv.stages.quality.schemas import EQUAL_BYTES_SCHEMA
 
 ALL = "all"
 _MEASURES = ("kl", "top1", "dense_nll", "sparse_nll")

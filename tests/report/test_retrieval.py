@@ -9,7 +9,14 @@ from ghostkv.report.headline import headline
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results
 from ghostkv.report.sections.retrieval import SECTION, _reading
-from ghostkv.retrieval_tables import ANSWER_SCHEMA, CELL_SCHEMA, SUMMARY_SCHEMA, cells, frame, summarise
+from ghostkv.stages.retrieval.tables import (
+    ANSWER_SCHEMA,
+    CELL_SCHEMA,
+    SUMMARY_SCHEMA,
+    cells,
+    frame,
+    summarise,
+)
 from tests.report.fixtures import make_params
 
 # Label -> kind, bytes ratio, and whether it fails the deepest needle.

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from ghostkv.config.retrieval import Retrieval
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, write_table
-from ghostkv.retrieval_tables import (
+from ghostkv.stages.retrieval.tables import (
     DENSE,
     SAMPLE_SCHEMA,
     THETA_SCHEMA,
@@ -16,7 +16,7 @@ from ghostkv.retrieval_tables import (
     may_measure,
     summarise,
 )
-from ghostkv.stages.retrieval import answer
+from ghostkv.stages.retrieval.task import answer
 from tests.report.test_retrieval import answer_rows
 
 
@@ -108,7 +108,7 @@ class Scripted:
     ],
 )
 def test_policies_answer_as_long_as_a_task_may_be_measurable(tmp_path, monkeypatch, scores, least, expected):
-    monkeypatch.setattr("ghostkv.models.examinee.Examinee", Scripted)
+    monkeypatch.setattr("ghostkv.stages.retrieval.examinee.Examinee", Scripted)
     monkeypatch.setattr(Scripted, "scores", scores)
     sample = {
         "job": "vt_512",

@@ -22,7 +22,7 @@ rule retrieval_plan:
     resources:
         mem_mb=2000,
     params:
-        run=stage_params("retrieval"),
+        run=stage_params("retrieval", "retrieval.plan"),
     script:
         "../scripts/retrieval_plan.py"
 
@@ -50,7 +50,7 @@ rule retrieval_task:
         # Weights, and the cache of a context in float32: 46 MB for 1,024 tokens of the default model.
         mem_mb=3000,
     params:
-        run=stage_params("retrieval"),
+        run=stage_params("retrieval", "retrieval.task"),
     script:
         "../scripts/retrieval_task.py"
 
@@ -70,6 +70,6 @@ rule gather_retrieval:
     resources:
         mem_mb=1000,
     params:
-        run=stage_params("retrieval"),
+        run=stage_params("retrieval", "retrieval.gather"),
     script:
         "../scripts/gather_retrieval.py"

@@ -3,7 +3,7 @@ from pathlib import Path
 from ghostkv.files.logs import job
 
 with job(snakemake):
-    from ghostkv.stages.retrieval import plan
+    from ghostkv.stages.retrieval.plan import plan
 
     files = {"tokenizer": str(Path(snakemake.input.manifest).parent)}
     files |= {"texts": snakemake.input.texts, "tasks": snakemake.input.tasks}

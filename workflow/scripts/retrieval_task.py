@@ -3,7 +3,7 @@ from pathlib import Path
 from ghostkv.files.logs import job
 
 with job(snakemake):
-    from ghostkv.stages.retrieval import answer
+    from ghostkv.stages.retrieval.task import answer
 
     files = {"model": str(Path(snakemake.input.manifest).parent)}
     files |= {"samples": snakemake.input.samples, "thetas": snakemake.input.thetas}

@@ -10,11 +10,11 @@ from typing import Any
 
 from ghostkv.captures.capture_files import read_layers_table
 from ghostkv.models.load import load_model, load_tokenizer
-from ghostkv.retrieval_tables import DENSE, LIMITS
 from ghostkv.runtime.answering import Answer, Reader
 from ghostkv.runtime.ghost_attention import NAME, register
 from ghostkv.runtime.load_policy import Sources, load_policy
 from ghostkv.runtime.policy import Policy
+from ghostkv.stages.retrieval.tables import DENSE, LIMITS
 from ghostkv.tasks.scoring import score
 
 _OURS = ("identity", "ghost", "calibrated", "certified_mass")

@@ -12,15 +12,15 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import ghostkv.tasks
+import ghostkv.stages.retrieval.tasks
 from ghostkv.config.retrieval import TASK_NAMES
 from ghostkv.files.errors import ConfigError, TextError
-from ghostkv.tasks import TASKS
-from ghostkv.tasks.base import Workshop
-from ghostkv.tasks.material import Material, Source
-from ghostkv.tasks.scoring import score
+from ghostkv.stages.retrieval.tasks import TASKS
+from ghostkv.stages.retrieval.tasks.base import Workshop
+from ghostkv.stages.retrieval.tasks.material import Material, Source
+from ghostkv.stages.retrieval.tasks.scoring import score
 
-ENTRY = yaml.safe_load((Path(ghostkv.tasks.__file__).parent / "ruler.yaml").read_text())
+ENTRY = yaml.safe_load((Path(ghostkv.stages.retrieval.tasks.__file__).parent / "ruler.yaml").read_text())
 NEEDLE = re.compile(r"One of the special magic \w+ for (\S+) is: (\S+)\.")
 
 

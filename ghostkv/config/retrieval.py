@@ -10,7 +10,7 @@ from ghostkv.config.base import PositiveInt, Section, Share
 from ghostkv.config.policies import check_policy
 from ghostkv.files.errors import ConfigError
 
-# Beside ghostkv.tasks.TASKS, which a config need not import; a test compares them.
+# Beside ghostkv.stages.retrieval.tasks.TASKS, which a config need not import; a test compares them.
 TASK_NAMES = (
     "niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3",
     "niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe", "qa_squad", "qa_hotpotqa",
@@ -96,7 +96,7 @@ class Retrieval(Section):
 
     data: str = Field(
         default="ruler",
-        description="ruler: the wheel of ghostkv/tasks/ruler.yaml; else a folder with files of the same names.",
+        description="ruler: the wheel of ghostkv/stages/retrieval/tasks/ruler.yaml; else a folder with files of the same names.",
     )
     tasks: list[TaskEntry] = Field(
         default=_tasks(),

@@ -5,7 +5,7 @@ rule retrieval_plan:
     input:
         manifest=f"{MODEL_FOLDER}/manifest.json",
         texts="results/texts/texts.parquet",
-        tasks=os.path.relpath(f"{ROOT}/ghostkv/tasks/ruler.yaml"),
+        tasks=os.path.relpath(f"{ROOT}/ghostkv/stages/retrieval/tasks/ruler.yaml"),
         data=retrieval_files,
         captures=captures().values(),
         codecs=per_layer(sketch_files()["codecs"]),

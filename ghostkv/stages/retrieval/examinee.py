@@ -15,7 +15,7 @@ from ghostkv.runtime.ghost_attention import NAME, register
 from ghostkv.runtime.load_policy import Sources, load_policy
 from ghostkv.runtime.policy import Policy
 from ghostkv.stages.retrieval.tables import DENSE, LIMITS
-from ghostkv.tasks.scoring import score
+from ghostkv.stages.retrieval.tasks.scoring import score
 
 _OURS = ("identity", "ghost", "calibrated", "certified_mass")
 # Stands for the message while the chat template is written; no template and no text holds it.

@@ -14,9 +14,9 @@ from ghostkv import __version__
 from ghostkv.files.io import read_table, stable_seed, write_table
 from ghostkv.sources.downloads import PipDownload
 from ghostkv.stages.retrieval.tables import LIMITS, SAMPLE_SCHEMA, THETA_SCHEMA, frame
-from ghostkv.tasks import TASKS
-from ghostkv.tasks.base import Workshop
-from ghostkv.tasks.material import Material, Source
+from ghostkv.stages.retrieval.tasks import TASKS
+from ghostkv.stages.retrieval.tasks.base import Workshop
+from ghostkv.stages.retrieval.tasks.material import Material, Source
 
 # What chat templates and special tokens put around a prompt, in tokens: left free in every length.
 _FRAME = 56
@@ -39,7 +39,7 @@ def plan(
     params : mapping
         Config section `retrieval` with `jobs`; `sources` as in `answer`; `code`.
     inputs : mapping
-        `tokenizer` (the model's folder), `texts`, `tasks` (ghostkv/tasks/ruler.yaml).
+        `tokenizer` (the model's folder), `texts`, `tasks` (ghostkv/stages/retrieval/tasks/ruler.yaml).
     outputs : mapping
         `samples` and `thetas`.
 

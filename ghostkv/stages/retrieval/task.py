@@ -16,7 +16,7 @@ from ghostkv.stages.retrieval.tables import (
     frame,
     may_measure,
 )
-from ghostkv.tasks.scoring import score
+from ghostkv.stages.retrieval.tasks.scoring import score
 
 
 def answer(params: Mapping[str, Any], job: str, inputs: Mapping[str, str], output: str | Path) -> None:

@@ -7,7 +7,7 @@ import string
 import numpy as np
 from scipy.special import zeta
 
-from ghostkv.tasks.base import Example, Workshop, fill
+from ghostkv.stages.retrieval.tasks.base import Example, Workshop, fill
 
 _COMMON, _OFTEN, _SELDOM = 10, 30, 3
 _ALPHA, _ASKED = 2.0, 3

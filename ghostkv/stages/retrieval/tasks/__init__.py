@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from ghostkv.tasks.needles import multi_key, multi_query, multi_value, single
-from ghostkv.tasks.questions import question_answering
-from ghostkv.tasks.tracing import variable_tracking
-from ghostkv.tasks.words import common_words, frequent_words
+from ghostkv.stages.retrieval.tasks.needles import multi_key, multi_query, multi_value, single
+from ghostkv.stages.retrieval.tasks.questions import question_answering
+from ghostkv.stages.retrieval.tasks.tracing import variable_tracking
+from ghostkv.stages.retrieval.tasks.words import common_words, frequent_words
 
 __all__ = ["TASKS", "Task"]
 
@@ -24,7 +24,7 @@ class Task:
         `build(workshop, rng)` or, with depths, `build(workshop, rng, depths)`: the examples of one context.
     about : str
     rule : str
-        Of `ghostkv.tasks.scoring`.
+        Of `ghostkv.stages.retrieval.tasks.scoring`.
     tokens : int
         Tokens that an answer may take, RULER's own.
     per_context : int

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ghostkv.tasks.base import Example, Hay, Workshop, fill, placed
-from ghostkv.tasks.vocabulary import ADJECTIVES, NOUNS
+from ghostkv.stages.retrieval.tasks.base import Example, Hay, Workshop, fill, placed
+from ghostkv.stages.retrieval.tasks.vocabulary import ADJECTIVES, NOUNS
 
 NOISE = " The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 _MANY = 4  # keys, values or queries of the tasks that have several

@@ -15,7 +15,7 @@ import numpy as np
 from ghostkv.files.errors import TextError
 from ghostkv.sources.downloads import PipDownload, fetch_wheel, read_member
 from ghostkv.sources.passages import passages, shared_share
-from ghostkv.tasks.questions import Asked, hotpot_questions, squad_questions
+from ghostkv.stages.retrieval.tasks.questions import Asked, hotpot_questions, squad_questions
 
 # Of a haystack's passages of 32 tokens, those that a fitting text may have: a quotation, not a page.
 _SHARED = 0.01
@@ -43,7 +43,7 @@ class Source:
 
     @classmethod
     def of(cls, entry: dict[str, Any], folder: str | None = None) -> Source:
-        """From the entries of ghostkv/tasks/ruler.yaml, or the folder that stands for the wheel."""
+        """From the entries of ghostkv/stages/retrieval/tasks/ruler.yaml, or the folder that stands for the wheel."""
         files = {name: entry[name] for name in ("essays", "squad", "hotpotqa")}
         if folder is not None:
             return cls(files, folder)
@@ -66,7 +66,7 @@ class Source:
         except (OSError, ValueError, KeyError) as error:
             raise TextError(
                 f"{self.wheel or 'config: retrieval.data'}: {path} cannot be read ({error}).\n  Write: data: ruler   "
-                f"(the wheel of ghostkv/tasks/ruler.yaml), or a folder with {', '.join(self.files.values())}"
+                f"(the wheel of ghostkv/stages/retrieval/tasks/ruler.yaml), or a folder with {', '.join(self.files.values())}"
             ) from error
 
 

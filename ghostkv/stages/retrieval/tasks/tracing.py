@@ -6,8 +6,8 @@ import string
 
 import numpy as np
 
-from ghostkv.tasks.base import Example, Workshop, fill
-from ghostkv.tasks.needles import NOISE
+from ghostkv.stages.retrieval.tasks.base import Example, Workshop, fill
+from ghostkv.stages.retrieval.tasks.needles import NOISE
 
 _HOPS = 4
 _TASK = (

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ghostkv.tasks.base import Example, Workshop, fill
+from ghostkv.stages.retrieval.tasks.base import Example, Workshop, fill
 
 _TASK = "Answer the question based on the given documents. Only give me the answer and do not output any other words."
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ghostkv.stages.store.workload import Contents
 from ghostkv.store import GhostStore, StoreShape
-from ghostkv.store_workload import Contents
 
 # Two layers of two heads; segments of four tokens, so that a few tokens meet every part of the format.
 SHAPE = StoreShape(

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ghostkv.files.errors import StoreError
+from ghostkv.stages.store.kills import fork
 from ghostkv.store import GhostStore, StoreShape
-from ghostkv.store_kills import fork
 from tests.store_fixtures import CONTENTS, SHAPE, fill
 
 

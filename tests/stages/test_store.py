@@ -7,10 +7,11 @@ from ghostkv.config.experiment import load_config
 from ghostkv.config.store import Store
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_metadata, read_table
-from ghostkv.stages.store import time_store, try_store
+from ghostkv.stages.store.damage import _part
+from ghostkv.stages.store.timing import time_store
+from ghostkv.stages.store.trials import try_store
+from ghostkv.stages.store.workload import batches
 from ghostkv.store import StoreShape
-from ghostkv.store_damage import _part
-from ghostkv.store_workload import batches
 
 SMALL = {
     "kill_points": 6, "kill_delays": 2, "kill_tokens": 34, "corruptions": 60, "gather_tokens": 512, "batches": [4, 64],

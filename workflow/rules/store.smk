@@ -15,7 +15,7 @@ rule store_trials:
         # Peak 0.3 GB.
         mem_mb=1000,
     params:
-        run=stage_params("store"),
+        run=stage_params("store", "store.trials"),
     script:
         "../scripts/store_trials.py"
 
@@ -34,6 +34,6 @@ rule store_speed:
         # Peak 0.5 GB.
         mem_mb=1500,
     params:
-        run=stage_params("store"),
+        run=stage_params("store", "store.timing"),
     script:
         "../scripts/store_speed.py"

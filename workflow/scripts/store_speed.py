@@ -1,6 +1,6 @@
 from ghostkv.files.logs import job
 
 with job(snakemake):
-    from ghostkv.stages.store import time_store
+    from ghostkv.stages.store.timing import time_store
 
     time_store(snakemake.params.run, dict(snakemake.output.items()))

@@ -1,6 +1,6 @@
 from ghostkv.files.logs import job
 
 with job(snakemake):
-    from ghostkv.stages.store import try_store
+    from ghostkv.stages.store.trials import try_store
 
     try_store(snakemake.params.run, dict(snakemake.output.items()))

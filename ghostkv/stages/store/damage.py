@@ -10,9 +10,9 @@ import numpy as np
 
 from ghostkv.files.errors import StoreError
 from ghostkv.files.io import stable_seed
+from ghostkv.stages.store.workload import Contents
 from ghostkv.store import GhostStore, StoreShape, repair
 from ghostkv.store.layout import HEADER_BYTES, LOG_FILE, MARK_BYTES, MARK_OFFSETS, PAGE, ROWS_FILE
-from ghostkv.store_workload import Contents
 
 KINDS = ("flip", "stretch", "zeros", "cut")
 _STRETCH, _ZEROS = 64, 512

@@ -17,10 +17,10 @@ import numpy as np
 
 from ghostkv.files.errors import StoreError
 from ghostkv.files.io import stable_seed
+from ghostkv.stages.store.workload import Contents, batches
 from ghostkv.store import GhostStore
 from ghostkv.store.files import Files
 from ghostkv.store.layout import LOG_FILE, PAGE, ROWS_FILE
-from ghostkv.store_workload import Contents, batches
 
 # What a kill interrupted, by number, as the child leaves it in shared memory before it dies.
 PHASES = ("between", "create", "log", "segment", "mark", "empty_log", "sync")

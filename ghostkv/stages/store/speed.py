@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ghostkv.files.io import stable_seed
+from ghostkv.stages.store.workload import Contents, store_shape
 from ghostkv.store import GhostStore
-from ghostkv.store_workload import Contents, store_shape
 
 # A timing is the mean over as many calls as fill this many seconds.
 _LEAST_SECONDS = 0.004

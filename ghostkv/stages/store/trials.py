@@ -11,12 +11,11 @@ import pyarrow as pa
 
 from ghostkv import __version__
 from ghostkv.files.io import write_table
+from ghostkv.stages.store.damage import damage
+from ghostkv.stages.store.kills import Trials
+from ghostkv.stages.store.tables import CORRUPTION_SCHEMA, KILL_SCHEMA
+from ghostkv.stages.store.workload import Contents, store_shape
 from ghostkv.store import GhostStore
-from ghostkv.store_damage import damage
-from ghostkv.store_kills import Trials
-from ghostkv.store_speed import appends, gathers
-from ghostkv.store_tables import APPEND_SCHEMA, CORRUPTION_SCHEMA, GATHER_SCHEMA, KILL_SCHEMA
-from ghostkv.store_workload import Contents, store_shape
 
 # Rows of contents; a prime, so that no two segments hold the same.
 _ROWS = 251
@@ -48,23 +47,6 @@ def try_store(params: Mapping, outputs: Mapping[str, str]) -> None:
         print(f"{len(found)} corruptions, {silent} silent", flush=True)
     _write(kills, outputs["kills"], KILL_SCHEMA, params)
     _write(found, outputs["corruptions"], CORRUPTION_SCHEMA, params)
-
-
-def time_store(params: Mapping, outputs: Mapping[str, str]) -> None:
-    """Time gathers and appends.
-
-    Parameters
-    ----------
-    params : mapping
-        The config section `store`, and `code`.
-    outputs : mapping
-        Paths of `gathers` and `appends`.
-    """
-    with _workplace(outputs["gathers"]) as folder:
-        _write(gathers(Path(folder), params), outputs["gathers"], GATHER_SCHEMA, params)
-        print("gathers timed", flush=True)
-        _write(appends(Path(folder), params), outputs["appends"], APPEND_SCHEMA, params)
-        print("appends timed", flush=True)
 
 
 def _workplace(output: str) -> tempfile.TemporaryDirectory:

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
 from ghostkv import codecs
-from ghostkv import expectations as expect
-from ghostkv.codec_expectations import estimate_law, quantised_moments
 from ghostkv.codecs.quantiser import UniformQuantiser
+from ghostkv.stages.synthetic import expectations as expect
+from ghostkv.stages.synthetic.codec_expectations import estimate_law, quantised_moments
 
 RNG = np.random.default_rng(7)
 

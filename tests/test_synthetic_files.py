@@ -5,7 +5,7 @@ import numpy as np
 from ghostkv.captures.capture_files import read_layer
 from ghostkv.captures.generators import make
 from ghostkv.stages.capture.tensor_import import layers_in
-from ghostkv.synthetic_files import main, write_capture
+from ghostkv.stages.synthetic.files import main, write_capture
 
 
 def test_a_capture_folder_is_read_back_and_its_outputs_are_attention(tmp_path):

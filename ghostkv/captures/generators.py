@@ -13,7 +13,7 @@ generators are scaled so that the scores of a query vary with a standard deviati
 | drifting | gaussian, mean moves with position | normal, mean grows linearly with position |
 | sinks | gaussian beside a fixed axis | the first keys have one chosen score for every query |
 
-`ghostkv.expectations` holds the closed forms.
+`ghostkv.stages.synthetic.expectations` holds the closed forms.
 """
 
 from __future__ import annotations

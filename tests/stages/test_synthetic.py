@@ -17,9 +17,10 @@ from ghostkv.elimination.frontier import Design, Setting, estimate_group, view_g
 from ghostkv.elimination.sweep import Grid
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, sha256_file
-from ghostkv.stages.synthetic import SCHEMAS, gather, measure_generator
-from ghostkv.synthetic_measures import ColdScores, average_ranks, step_columns
-from ghostkv.synthetic_tables import compare, normal_sigma
+from ghostkv.stages.synthetic.gather import gather
+from ghostkv.stages.synthetic.generator import measure_generator
+from ghostkv.stages.synthetic.measures import ColdScores, average_ranks, step_columns
+from ghostkv.stages.synthetic.tables import SCHEMAS, compare, normal_sigma
 
 TINY = {
     "tokens": 512,

@@ -253,7 +253,7 @@ def import_params(wildcards):
 def synthetic_params(wildcards):
     """The params of one generator, which depends on its own entry alone."""
     entry = SYNTHETIC_GENERATORS[wildcards.generator]
-    return stage_params("synthetic") | {"label": wildcards.generator, "generator": entry}
+    return stage_params("synthetic", "synthetic.generator") | {"label": wildcards.generator, "generator": entry}
 
 
 def retrieval_files(wildcards):

@@ -41,6 +41,6 @@ rule gather_synthetic:
     resources:
         mem_mb=1000,
     params:
-        run=stage_params("synthetic"),
+        run=stage_params("synthetic", "synthetic.gather"),
     script:
         "../scripts/gather_synthetic.py"

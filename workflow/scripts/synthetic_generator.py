@@ -1,6 +1,6 @@
 from ghostkv.files.logs import job
 
 with job(snakemake):
-    from ghostkv.stages.synthetic import measure_generator
+    from ghostkv.stages.synthetic.generator import measure_generator
 
     measure_generator(snakemake.params.run, dict(snakemake.output.items()))

@@ -152,3 +152,6 @@ def normal_sigma(gap: np.ndarray, error: np.ndarray, draws: np.ndarray) -> np.nd
         t = np.where(np.abs(gap) <= 1e-9, 0.0, np.abs(gap) / error)
     sigma = -ndtri(np.maximum(stdtr(freedom, -t), 1e-300))
     return np.where(np.asarray(draws) > 1, sigma, np.nan)
+
+
+SCHEMAS = {"audit": AUDIT_SCHEMA, "sweep": SWEEP_SCHEMA, "points": POINT_SCHEMA, "decode": DECODE_SCHEMA}

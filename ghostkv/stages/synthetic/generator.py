@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,20 +17,13 @@ from ghostkv.codecs.records import CodecSpec, specs
 from ghostkv.elimination.frontier import Setting
 from ghostkv.elimination.sweep import Grid
 from ghostkv.files.errors import ConfigError
-from ghostkv.files.io import read_metadata, read_table, stable_seed, write_table
+from ghostkv.files.io import stable_seed, write_table
 from ghostkv.files.logs import progress
-from ghostkv.synthetic_audit import Audit
-from ghostkv.synthetic_tables import (
-    AUDIT_SCHEMA,
-    CHECK_SCHEMA,
-    DECODE_SCHEMA,
-    POINT_SCHEMA,
-    SWEEP_SCHEMA,
-    compare,
+from ghostkv.stages.synthetic.audit import Audit
+from ghostkv.stages.synthetic.tables import (
+    SCHEMAS,
 )
-from ghostkv.synthetic_tradeoff import Decode, Rule, Tradeoff
-
-SCHEMAS = {"audit": AUDIT_SCHEMA, "sweep": SWEEP_SCHEMA, "points": POINT_SCHEMA, "decode": DECODE_SCHEMA}
+from ghostkv.stages.synthetic.tradeoff import Decode, Rule, Tradeoff
 
 
 def measure_generator(params: Mapping[str, Any], outputs: Mapping[str, str]) -> None:
@@ -60,24 +53,6 @@ def measure_generator(params: Mapping[str, Any], outputs: Mapping[str, str]) -> 
     metadata |= {"generator": str(params["generator"]), "seed": str(params["seed"])}
     for name, schema in SCHEMAS.items():
         write_table(study.table(name), outputs[name], schema, metadata)
-
-
-def gather(tables: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
-    """Join all generators, and compare what was measured with what closed forms expect.
-
-    Parameters
-    ----------
-    tables : mapping
-        Files of `audit`, `sweep`, `points` and `decode`, one a generator.
-    outputs : mapping
-        Paths of those and of `checks`.
-    """
-    kept = ("package_version", "fingerprint", "seed")
-    metadata = {key: value for key, value in read_metadata(tables["audit"][0]).items() if key in kept}
-    joined = {name: pl.concat([read_table(path) for path in tables[name]]) for name in SCHEMAS}
-    for name, schema in SCHEMAS.items():
-        write_table(joined[name], outputs[name], schema, metadata)
-    write_table(compare(joined["audit"]), outputs["checks"], CHECK_SCHEMA, metadata)
 
 
 @dataclass

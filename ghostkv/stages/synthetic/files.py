@@ -1,6 +1,6 @@
 """Generated tensors as files: a capture folder, or `.npz` that `capture.import` reads, so that every stage runs on them.
 
-`python -m ghostkv.synthetic_files needles /data/needles --tokens 4096 --text codec`
+`python -m ghostkv.stages.synthetic.files needles /data/needles --tokens 4096 --text codec`
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ def _layer(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write `.npz` files of a generator."""
-    parser = argparse.ArgumentParser(prog="python -m ghostkv.synthetic_files", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m ghostkv.stages.synthetic.files", description=main.__doc__
+    )
     parser.add_argument("generator", choices=sorted(GENERATORS))
     parser.add_argument("folder")
     parser.add_argument("--text", default="held_out", help="name of the text; another name is another draw")

@@ -8,10 +8,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from ghostkv import expectations as expect
 from ghostkv.captures.generated import Drawn, Shape, last_queries
 from ghostkv.captures.generators import Drifting, Generator, HeavyTailed, Needles, Sinks
-from ghostkv.codec_expectations import estimate_law
 from ghostkv.codecs import Codec
 from ghostkv.codecs.fitting import fit
 from ghostkv.codecs.records import CodecSpec
@@ -26,7 +24,9 @@ from ghostkv.elimination.frontier import (
 )
 from ghostkv.elimination.summaries import bound_columns
 from ghostkv.elimination.sweep import Grid
-from ghostkv.synthetic_measures import ColdScores
+from ghostkv.stages.synthetic import expectations as expect
+from ghostkv.stages.synthetic.codec_expectations import estimate_law
+from ghostkv.stages.synthetic.measures import ColdScores
 
 ORACLE = Design("exact", 0, None)
 # Thetas of the elimination check, in standard deviations of a score.

@@ -7,10 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ghostkv import expectations as expect
 from ghostkv.captures.generated import Asks, Drawn, Shape, choose_asks, draw, last_queries
 from ghostkv.captures.generators import Generator
-from ghostkv.codec_expectations import estimate_law
 from ghostkv.codecs.fitting import fit
 from ghostkv.codecs.records import CodecSpec
 from ghostkv.elimination.frontier import (
@@ -25,8 +23,10 @@ from ghostkv.elimination.frontier import (
 )
 from ghostkv.elimination.summaries import point_queries, summarise, sweep_columns
 from ghostkv.files.io import stable_seed
-from ghostkv.synthetic_audit import ORACLE
-from ghostkv.synthetic_measures import step_columns
+from ghostkv.stages.synthetic import expectations as expect
+from ghostkv.stages.synthetic.audit import ORACLE
+from ghostkv.stages.synthetic.codec_expectations import estimate_law
+from ghostkv.stages.synthetic.measures import step_columns
 
 _ROLES = ("threshold", "held_out")
 _SWEEP_EVERY = 2

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghostkv.stages.bandwidth.probes import PAGE, DiskFile, Memory, random_rows, rows_at, tiled
-from ghostkv.stages.bandwidth.tiers import Tier, expected, touched
+from ghostkv.stages.bandwidth.tiers import Tier, expected
+from ghostkv.store.touched import touched
 
 AMOUNT = st.floats(1e-3, 1e6)
 TIERS = st.builds(

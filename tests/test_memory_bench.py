@@ -8,8 +8,9 @@ import pytest
 
 from ghostkv.stages.bandwidth import probes as memory_probes
 from ghostkv.stages.bandwidth.bench import Bench, Counts, disk_configurations
-from ghostkv.stages.bandwidth.probes import PAGE, DiskFile, bytes_read
+from ghostkv.stages.bandwidth.probes import PAGE, DiskFile
 from ghostkv.stages.bandwidth.store_bench import store_configurations
+from ghostkv.store.touched import bytes_read
 
 PARAMS = {
     "file_mb": 4,

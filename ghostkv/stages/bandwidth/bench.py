@@ -10,7 +10,8 @@ import numpy as np
 from ghostkv.files.io import stable_seed
 from ghostkv.stages.bandwidth.fit import features
 from ghostkv.stages.bandwidth.probes import LINE, PAGE, DiskFile, Memory, random_rows, rows_at, tiled
-from ghostkv.stages.bandwidth.tiers import expected, touched
+from ghostkv.stages.bandwidth.tiers import expected
+from ghostkv.store.touched import touched
 
 # Rows as a cache stores them: K of one head of width 64 in fp16, K and V of it, and K and V at width 128.
 SURVIVOR_ROWS = (128, 256, 512)

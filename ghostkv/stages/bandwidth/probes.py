@@ -21,6 +21,7 @@ import numpy as np
 
 from ghostkv.files.io import stable_seed
 from ghostkv.stages.bandwidth.loops import gather, marked_gather, scan
+from ghostkv.store.touched import bytes_read
 
 LINE, PAGE = 64, mmap.PAGESIZE
 _CHUNK = 1 << 26
@@ -216,15 +217,6 @@ def _resident(data: np.ndarray) -> int:
     if _LIBC.mincore(address, length, ctypes.c_void_p(pages.ctypes.data)):
         raise OSError(ctypes.get_errno(), "mincore failed")
     return int(np.count_nonzero(pages & 1))
-
-
-def bytes_read() -> int:
-    """Bytes that the kernel fetched from a device for this process so far; always 0 where it keeps no account."""
-    try:
-        with open("/proc/self/io") as file:
-            return int(next(line for line in file if line.startswith("read_bytes:")).split()[1])
-    except (OSError, StopIteration):
-        return 0
 
 
 def _referenced(address: int) -> int:

@@ -12,8 +12,9 @@ import numpy as np
 
 from ghostkv.files.errors import StoreError
 from ghostkv.stages.bandwidth.bench import Bench, Counts
-from ghostkv.stages.bandwidth.probes import PAGE, bytes_read, random_rows
+from ghostkv.stages.bandwidth.probes import PAGE, random_rows
 from ghostkv.store import GhostStore, StoreShape
+from ghostkv.store.touched import bytes_read
 
 # Rows of 256 B, as of a head of width 64; no more of them than these.
 _WIDTH, _TOKENS, _CHUNK = 64, 1 << 17, 1 << 13

@@ -15,11 +15,10 @@ import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Records
-from ghostkv.stages.bandwidth.probes import bytes_read
-from ghostkv.stages.bandwidth.tiers import touched
 from ghostkv.stages.decode.lifecycle import Reads
 from ghostkv.store import GhostStore, StoreShape
 from ghostkv.store.layout import PAGE
+from ghostkv.store.touched import bytes_read, touched
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def package(tmp_path):
 
 
 def test_closure_holds_all_that_runs_and_no_more(package):
-    assert package.fresh().closure("ghostkv.stages.sketch") == (
+    assert package.fresh().closure("ghostkv.stages.sketch.layer") == (
         "ghostkv",
         "ghostkv.codecs",
         "ghostkv.codecs.low_bit",
@@ -81,7 +81,7 @@ def test_closure_holds_all_that_runs_and_no_more(package):
         "ghostkv.models",
         "ghostkv.models.load",
         "ghostkv.stages",
-        "ghostkv.stages.sketch",
+        "ghostkv.stages.sketch.layer",
     )
 
 
@@ -143,14 +143,16 @@ def test_a_missing_stage_is_refused(package):
 
 
 def test_fingerprint_does_not_depend_on_the_process():
-    code = "from ghostkv.files.provenance import fingerprint; print(fingerprint('ghostkv.stages.sketch'))"
+    code = (
+        "from ghostkv.files.provenance import fingerprint; print(fingerprint('ghostkv.stages.sketch.layer'))"
+    )
     seeds = [
         os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(provenance.PACKAGE.parent)} for seed in "12"
     ]
     found = {
         subprocess.check_output([sys.executable, "-c", code], env=env, text=True).strip() for env in seeds
     }
-    assert found == {provenance.fingerprint("ghostkv.stages.sketch")}
+    assert found == {provenance.fingerprint("ghostkv.stages.sketch.layer")}
 
 
 @pytest.mark.parametrize("stage", STAGES)

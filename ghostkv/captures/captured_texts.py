@@ -1,4 +1,4 @@
-"""TODO"""
+"""Captured texts: which there are, what each may be used for, and the queries that a stage measures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Codecs fitted to the keys and queries of captures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Memory that is asked for once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Pages and bytes that a read of rows touches, and the kernel's own account of them."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from ghostkv.stages.quality.schemas import (
     POSITION_SCHEMA,
     SUMMARY_SCHEMA,
 )
-from ghostkv.stages.quality.text import SPEED_SCHEMA
+from ghostkv.stages.quality.speed import SPEED_SCHEMA
 
 SCHEMAS = {
     "positions": POSITION_SCHEMA,

@@ -24,7 +24,7 @@ from ghostkv.stages.bandwidth.patterns import _survived, survivor_patterns
 from ghostkv.stages.bandwidth.schemes import NESTED, Shape, World, step
 from ghostkv.stages.bandwidth.tables import MODEL_TABLES, PATTERN_SCHEMA, SAMPLE_SCHEMA
 from ghostkv.stages.bandwidth.tiers import Tier
-from ghostkv.stages.sketch import sketch_layer
+from ghostkv.stages.sketch.layer import sketch_layer
 from tests.report.bandwidth_fixtures import samples
 
 MEASURE = {

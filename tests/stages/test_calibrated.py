@@ -11,7 +11,7 @@ from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.calibrated.gather import gather
 from ghostkv.stages.calibrated.layer import calibrate_layer
 from ghostkv.stages.calibrated.tables import LAYER_SCHEMAS
-from ghostkv.stages.sketch import sketch_layer
+from ghostkv.stages.sketch.layer import sketch_layer
 
 CODECS = [{"name": "gaussian", "bytes": [4]}, {"name": "transform_code", "bytes": [4, 8]}]
 SINKS, HOT, TOP_K, START = 2, 8, 6, 150

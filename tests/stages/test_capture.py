@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 pytest.importorskip("torch")
 
 from ghostkv.captures.capture_files import capture_metadata, read_layer, read_layers_table  # noqa: E402
+from ghostkv.captures.positions import sample_positions  # noqa: E402
 from ghostkv.files.errors import CaptureError, ConfigError, ModelError, TextError  # noqa: E402
-from ghostkv.stages.capture.text import capture_text, sample_positions  # noqa: E402
-from ghostkv.stages.model import fetch_model  # noqa: E402
+from ghostkv.stages.capture.text import capture_text  # noqa: E402
+from ghostkv.stages.model.fetch import fetch_model  # noqa: E402
 
 BANDS = [{"start": 16, "stop": 64, "count": 4}, {"start": 64, "stop": 128, "count": 12}]
 PARAMS = {

@@ -11,7 +11,7 @@ from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.certificates.gather import gather
 from ghostkv.stages.certificates.layer import certify_layer
-from ghostkv.stages.sketch import sketch_layer
+from ghostkv.stages.sketch.layer import sketch_layer
 
 SINKS, HOT, START = 2, 8, 150
 CODECS = [{"name": "transform_code", "bytes": [4]}, {"name": "gaussian", "bytes": [4]}]

@@ -10,7 +10,7 @@ from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.frontier.gather import gather
 from ghostkv.stages.frontier.layer import sweep_layer
-from ghostkv.stages.sketch import sketch_layer
+from ghostkv.stages.sketch.layer import sketch_layer
 
 CODECS = [{"name": "gaussian", "bytes": [4]}, {"name": "transform_code", "bytes": [4]}]
 SINKS, HOT, TOP_K, START = 2, 8, 6, 150

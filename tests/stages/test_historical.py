@@ -226,7 +226,7 @@ PARAMS = {
 def place(request, tmp_path_factory) -> Path:
     pytest.importorskip("torch")
     from ghostkv.stages.capture.text import capture_text
-    from ghostkv.stages.model import fetch_model
+    from ghostkv.stages.model.fetch import fetch_model
 
     folder = tmp_path_factory.mktemp(request.param)
     entry = {"source": "random", "architecture": request.param, "layers": 2, "heads": 4, "head_dim": 16}

@@ -15,8 +15,8 @@ from ghostkv.models import fetch
 from ghostkv.models.tokenizer import load_tokenizer
 from ghostkv.sources.entries import ARCHITECTURES
 from ghostkv.sources.registry import resolve_model
-from ghostkv.stages import model as stage
-from ghostkv.stages.model import fetch_model
+from ghostkv.stages.model import fetch as stage
+from ghostkv.stages.model.fetch import fetch_model
 
 LIST = Path(__file__).resolve().parents[2] / "resources/models.yaml"
 

@@ -14,7 +14,7 @@ from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.peers.gather import gather
 from ghostkv.stages.peers.layer import measure_layer
 from ghostkv.stages.peers.tables import compare, interval, verdicts
-from ghostkv.stages.sketch import sketch_layer
+from ghostkv.stages.sketch.layer import sketch_layer
 
 CODECS = [{"name": "transform_code", "bytes": [4]}]
 SINKS, HOT, TOP_K, START, RATIOS = 2, 8, 6, 150, [0.1, 0.3, 0.6]

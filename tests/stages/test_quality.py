@@ -12,8 +12,10 @@ from ghostkv.config.quality import Quality
 from ghostkv.files.errors import ConfigError, TextError
 from ghostkv.files.io import read_table, sha256_file, write_table
 from ghostkv.stages.quality.gather import gather
+from ghostkv.stages.quality.setup import token_ids
+from ghostkv.stages.quality.speed import time_decode
 from ghostkv.stages.quality.tables import Measured, compare_at_equal_bytes
-from ghostkv.stages.quality.text import _token_ids, measure_text, time_decode
+from ghostkv.stages.quality.text import measure_text
 from ghostkv.stages.quality.thetas import fit_thetas
 
 TOKENS, CONTINUATION = 320, 48
@@ -39,7 +41,7 @@ def stage(tmp_path_factory):
     """A run of the whole stage: tables by name, and what it was made from."""
     from ghostkv.models.random import make_random
     from ghostkv.stages.capture.text import capture_text
-    from ghostkv.stages.sketch import sketch_layer
+    from ghostkv.stages.sketch.layer import sketch_layer
 
     folder = tmp_path_factory.mktemp("quality")
     entry = {"architecture": "llama", "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "window": None,
@@ -223,7 +225,7 @@ def test_a_text_that_is_too_short_is_refused_with_the_length_it_has():
             return {"input_ids": list(range(len(content.split())))}
 
     with pytest.raises(TextError, match=r"has 3 tokens.*\n.*Write: tokens: 3"):
-        _token_ids(Words(), "one two three", {"context": 4, "continuation": 2}, "prose_held_out_0")
+        token_ids(Words(), "one two three", {"context": 4, "continuation": 2}, "prose_held_out_0")
 
 
 def test_layers_that_were_not_captured_are_refused(stage, tmp_path):

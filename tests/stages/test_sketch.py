@@ -9,7 +9,7 @@ from ghostkv.captures.capture_files import read_layer
 from ghostkv.codecs.records import CodecSpec, load_codecs, read_records, specs
 from ghostkv.files.errors import ConfigError, TableError
 from ghostkv.files.io import read_metadata, read_table, sha256_file
-from ghostkv.stages.sketch import sketch_layer
+from ghostkv.stages.sketch.layer import sketch_layer
 
 CODECS = [{"name": "gaussian", "bytes": [4]}, {"name": "transform_code", "bytes": [2, 4]}]
 PARAMS = {"codecs": CODECS, "seed": 0, "code": "fingerprint"}

@@ -6,7 +6,7 @@ import pytest
 from ghostkv.files.errors import ModelError, TextError
 from ghostkv.files.io import read_metadata, read_table, sha256_file
 from ghostkv.models.tokenizer import byte_tokenizer, load_tokenizer, save_byte_tokenizer
-from ghostkv.stages.texts import assemble_texts
+from ghostkv.stages.texts.assemble import assemble_texts
 
 
 def prose(seed: int, length: int) -> str:

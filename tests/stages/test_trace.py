@@ -14,8 +14,8 @@ from ghostkv.captures.capture_files import capture_metadata, read_layer  # noqa:
 from ghostkv.config.experiment import load_config  # noqa: E402
 from ghostkv.files.errors import ConfigError, TextError  # noqa: E402
 from ghostkv.stages.capture.text import capture_text  # noqa: E402
-from ghostkv.stages.model import fetch_model  # noqa: E402
-from ghostkv.stages.trace import trace_text  # noqa: E402
+from ghostkv.stages.model.fetch import fetch_model  # noqa: E402
+from ghostkv.stages.trace.text import trace_text  # noqa: E402
 
 ENTRY = {"source": "random", "architecture": "llama", "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16}
 PARAMS = {

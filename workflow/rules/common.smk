@@ -236,13 +236,12 @@ BRANCHES = {
 }
 
 
-def stage_params(stage, module=None):
-    """A stage's branch of the config and the fingerprint of its code, which is in `module` where that differs.
+def stage_params(branch, job):
+    """A branch of the config and the fingerprint of a job's code, such as "frontier.layer".
 
     One dict of plain values per rule: Snakemake compares the params of a rule as an unordered set of reprs.
     """
-    code = "ghostkv.report.stage" if stage == "report" else f"ghostkv.stages.{module or stage}"
-    return {"code": fingerprint(code)} | BRANCHES[stage]
+    return {"code": fingerprint(f"ghostkv.stages.{job}")} | BRANCHES[branch]
 
 
 def import_params(wildcards):

@@ -17,6 +17,6 @@ rule fetch_model:
         # Peak 0.5 GB for the default model; a model from the hub is copied, not loaded.
         mem_mb=2500,
     params:
-        run=stage_params("model"),
+        run=stage_params("model", "model.fetch"),
     script:
         "../scripts/fetch_model.py"

@@ -40,6 +40,6 @@ rule report:
     resources:
         mem_mb=2000,
     params:
-        run=stage_params("report"),
+        run={"code": fingerprint("ghostkv.report.stage")} | BRANCHES["report"],
     script:
         "../scripts/report.py"

@@ -17,6 +17,6 @@ rule sketch_layer:
         # Peak 0.25 GB at 4,096 tokens.
         mem_mb=2000,
     params:
-        run=stage_params("sketch"),
+        run=stage_params("sketch", "sketch.layer"),
     script:
         "../scripts/sketch_layer.py"

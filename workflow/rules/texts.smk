@@ -20,6 +20,6 @@ rule assemble_texts:
         # Peak 0.2 GB.
         mem_mb=1000,
     params:
-        run=stage_params("texts"),
+        run=stage_params("texts", "texts.assemble"),
     script:
         "../scripts/assemble_texts.py"

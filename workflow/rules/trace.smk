@@ -20,6 +20,6 @@ rule trace_text:
         # Peak 2 GB at 8,192 tokens.
         mem_mb=3000,
     params:
-        run=stage_params("trace"),
+        run=stage_params("trace", "trace.text"),
     script:
         "../scripts/trace_text.py"

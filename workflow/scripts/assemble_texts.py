@@ -3,7 +3,7 @@ from os.path import dirname
 from ghostkv.files.logs import job
 
 with job(snakemake):
-    from ghostkv.stages.texts import assemble_texts
+    from ghostkv.stages.texts.assemble import assemble_texts
 
     assemble_texts(
         snakemake.params.run,

@@ -3,7 +3,7 @@ from pathlib import Path
 from ghostkv.files.logs import job
 
 with job(snakemake):
-    from ghostkv.stages.quality.text import time_decode
+    from ghostkv.stages.quality.speed import time_decode
 
     time_decode(
         str(Path(snakemake.input.manifest).parent),

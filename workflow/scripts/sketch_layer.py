@@ -1,7 +1,7 @@
 from ghostkv.files.logs import job
 
 with job(snakemake):
-    from ghostkv.stages.sketch import sketch_layer
+    from ghostkv.stages.sketch.layer import sketch_layer
 
     sketch_layer(
         snakemake.params.run["captures"],

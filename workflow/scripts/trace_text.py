@@ -3,7 +3,7 @@ from os.path import dirname
 from ghostkv.files.logs import job
 
 with job(snakemake):
-    from ghostkv.stages.trace import trace_text
+    from ghostkv.stages.trace.text import trace_text
 
     trace_text(
         dirname(snakemake.input.manifest),

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Index patterns of real survivors: which keys the headline design reads."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ghostkv import __version__
+from ghostkv.files import provenance
 from ghostkv.files.io import read_table, write_table
 from ghostkv.models.tokenizer import token_ids_of
 
@@ -52,5 +52,5 @@ def capture_overhead(
     folder = Path(output).parent
     folder.mkdir(parents=True, exist_ok=True)
     rows = time_pairs(model, token_ids, positions, params["repeats"], folder)
-    metadata = {"text": row["text"], "package_version": __version__, "fingerprint": params.get("code", "")}
+    metadata = provenance.metadata(params.get("code"), text=row["text"])
     write_table(pl.DataFrame(rows), output, OVERHEAD_SCHEMA, metadata)

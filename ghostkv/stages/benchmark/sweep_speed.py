@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from ghostkv import __version__
 from ghostkv.elimination.attention import MASS_95, MASS_99, TOP_K
 from ghostkv.elimination.sweep import Grid, Sweep, sweep
+from ghostkv.files import provenance
 from ghostkv.files.io import write_table
 from ghostkv.stages.benchmark.sweep_loop import sweep_by_loop, sweep_by_theta
 
@@ -54,7 +54,7 @@ def sweep_speed(params: Mapping[str, Any], output: str) -> None:
             rows += _compare(inputs, theta, with_output, params["repeats"])
             last = rows[-1]
             print(f"{thetas} thetas, output error {with_output}: {last['sweep_seconds']:.4f} s", flush=True)
-    metadata = {"package_version": __version__, "fingerprint": params.get("code", "")}
+    metadata = provenance.metadata(params.get("code"))
     write_table(pl.DataFrame(rows, infer_schema_length=None), output, SPEED_SCHEMA, metadata)
 
 

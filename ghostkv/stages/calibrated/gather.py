@@ -1,4 +1,4 @@
-"""TODO"""
+"""All layers of the calibrated points, what they achieved, and how dependent the queries are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""A capture from tensors that a lab already has."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ghostkv.captures.proven_writer import ProvenWriter
+from ghostkv.captures.positions import sample_positions
+from ghostkv.captures.proven_writer import ProvenWriter, folder_of
+from ghostkv.files import provenance
 from ghostkv.files.errors import CaptureError
 from ghostkv.files.io import sha256_file
 from ghostkv.stages.capture.tensor_import import layers_in, load_layer
-from ghostkv.stages.capture.text import _folder, _metadata, sample_positions
 
 
 def import_tensors(params: Mapping[str, Any], outputs: Mapping[str, str]) -> None:
@@ -31,10 +32,10 @@ def import_tensors(params: Mapping[str, Any], outputs: Mapping[str, str]) -> Non
     CaptureError
         A tensor is malformed, too short, or a layer is missing; the message names the file and key.
     """
-    text, folder = params["text"], _folder(outputs)
+    text, folder = params["text"], folder_of(outputs)
     found = layers_in(params["folder"])
     positions = sample_positions(params["query_bands"], params["tokens"], text, params["seed"])
-    metadata = _metadata(params) | {
+    metadata = provenance.metadata(params.get("code")) | {
         "model": f"imported from {Path(params['folder']).name}",
         "weight_sha256": "",
         "text": text,

@@ -1,4 +1,4 @@
-"""TODO"""
+"""All layers of the certificates in one table each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""All layers of the decode in one table each."""
 
 from __future__ import annotations
 

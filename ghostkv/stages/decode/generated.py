@@ -1,4 +1,4 @@
-"""TODO"""
+"""The lifecycle on generated tensors, for tests without a model."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ghostkv import __version__
 from ghostkv.captures.generated import Shape, draw, last_queries
 from ghostkv.captures.generators import make
 from ghostkv.codecs.fitting import fit
 from ghostkv.elimination.frontier import Design, choices, estimate_group, sweep_rule, view_group
+from ghostkv.files import provenance
 from ghostkv.files.io import stable_seed
 from ghostkv.files.logs import progress
 from ghostkv.stages.decode.layer import _setting, _spec, _Tables
@@ -48,5 +48,5 @@ def measure_synthetic(params: Mapping, outputs: Mapping[str, str]) -> None:
         with progress(total=steps * tables.passes(0, 1), desc=label, unit="step") as bar:
             tables.add(capture, 0, codec, codec.encode(capture.keys[0]), theta, bar.update)
         rows = tables.rows
-    metadata = {"package_version": __version__, "fingerprint": str(params.get("code", ""))}
+    metadata = provenance.metadata(params.get("code"))
     tables.write(outputs, metadata)

@@ -1,4 +1,4 @@
-"""TODO"""
+"""All layers of the frontier in one table each, and the tables per head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""All layers of the hierarchy in one table each, and fits of its reads over the context's length."""
 
 from __future__ import annotations
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ghostkv import __version__, codecs
+from ghostkv import codecs
 from ghostkv.captures.capture_files import LayerCapture, capture_metadata, read_layer
 from ghostkv.codecs import Codec
+from ghostkv.files import provenance
 from ghostkv.files.errors import ConfigError, TextError
 from ghostkv.files.io import read_table, stable_seed, write_table
 from ghostkv.stages.historical.protocol import HISTORICAL, Constants, Protocol, at_thetas, follow, pool
@@ -254,5 +255,6 @@ def _gaussian(dims: int) -> str:
 
 def _metadata(folder: str, params: Mapping[str, Any]) -> dict[str, str]:
     found = capture_metadata(folder)
-    kept = {key: found[key] for key in ("model", "weight_sha256") if key in found}
-    return kept | {"package_version": __version__, "fingerprint": params.get("code", "")}
+    return provenance.metadata(
+        params.get("code"), **{key: found.get(key) for key in ("model", "weight_sha256")}
+    )

@@ -1,4 +1,4 @@
-"""TODO"""
+"""All layers of the peers, intervals over documents, and verdicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The threshold of every policy that names a bytes ratio, fitted on threshold texts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 from ghostkv.files.io import write_table
+from ghostkv.files.provenance import metadata
 from ghostkv.files.tables import table_of
-from ghostkv.stages.quality.text import _metadata, _sources
+from ghostkv.stages.quality.setup import sources_of
 
 THETA_SCHEMA = pa.schema([("policy", pa.string()), ("ratio", pa.float64()), ("theta", pa.float64())])
 
@@ -28,7 +29,7 @@ def fit_thetas(sketch: str, params: Mapping[str, Any], output: str) -> None:
     """
     from ghostkv.runtime.load_policy import fit_budgets
 
-    sources, rows = _sources(sketch, params), []
+    sources, rows = sources_of(sketch, params), []
     wanted = [entry for entry in params["policies"] if entry["policy"] == "ghost" and "ratio" in entry]
     kinds: dict[tuple, list[Mapping]] = {}
     for entry in wanted:
@@ -44,4 +45,4 @@ def fit_thetas(sketch: str, params: Mapping[str, Any], output: str) -> None:
             {"policy": entry["label"], "ratio": entry["ratio"], "theta": found[float(entry["ratio"])]}
             for entry in entries
         ]
-    write_table(table_of(rows, THETA_SCHEMA), output, THETA_SCHEMA, _metadata(params))
+    write_table(table_of(rows, THETA_SCHEMA), output, THETA_SCHEMA, metadata(params.get("code")))

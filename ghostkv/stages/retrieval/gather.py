@@ -1,4 +1,4 @@
-"""TODO"""
+"""All answers, accuracy by cell, and its summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""All prompts of all tasks at once, and the thresholds of the policies that answer them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import yaml
 
-from ghostkv import __version__
+from ghostkv.files import provenance
 from ghostkv.files.io import read_table, stable_seed, write_table
 from ghostkv.sources.downloads import PipDownload
 from ghostkv.stages.retrieval.tables import LIMITS, SAMPLE_SCHEMA, THETA_SCHEMA, frame
@@ -67,11 +67,7 @@ def plan(
     rows = [
         row for name, job in params["jobs"].items() for row in _samples(name, job, params, material, count)
     ]
-    metadata = {
-        "package_version": __version__,
-        "fingerprint": str(params.get("code", "")),
-        "data": params["data"],
-    }
+    metadata = provenance.metadata(params.get("code"), data=params["data"])
     write_table(frame(rows, SAMPLE_SCHEMA), outputs["samples"], SAMPLE_SCHEMA, metadata)
     write_table(frame(_thetas(params), THETA_SCHEMA), outputs["thetas"], THETA_SCHEMA, metadata)
 

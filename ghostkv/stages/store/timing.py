@@ -1,4 +1,4 @@
-"""TODO"""
+"""The store timed, alone on the machine."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ghostkv.stages.store.speed import appends, gathers
-from ghostkv.stages.store.tables import APPEND_SCHEMA, GATHER_SCHEMA
-from ghostkv.stages.store.trials import _workplace, _write
+from ghostkv.stages.store.tables import APPEND_SCHEMA, GATHER_SCHEMA, write_rows
+from ghostkv.stages.store.workload import workplace
 
 
 def time_store(params: Mapping, outputs: Mapping[str, str]) -> None:
@@ -20,8 +20,8 @@ def time_store(params: Mapping, outputs: Mapping[str, str]) -> None:
     outputs : mapping
         Paths of `gathers` and `appends`.
     """
-    with _workplace(outputs["gathers"]) as folder:
-        _write(gathers(Path(folder), params), outputs["gathers"], GATHER_SCHEMA, params)
+    with workplace(outputs["gathers"]) as folder:
+        write_rows(gathers(Path(folder), params), outputs["gathers"], GATHER_SCHEMA, params)
         print("gathers timed", flush=True)
-        _write(appends(Path(folder), params), outputs["appends"], APPEND_SCHEMA, params)
+        write_rows(appends(Path(folder), params), outputs["appends"], APPEND_SCHEMA, params)
         print("appends timed", flush=True)

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import polars as pl
-import pyarrow as pa
-
-from ghostkv import __version__
-from ghostkv.files.io import write_table
 from ghostkv.stages.store.damage import damage
 from ghostkv.stages.store.kills import Trials
-from ghostkv.stages.store.tables import CORRUPTION_SCHEMA, KILL_SCHEMA
-from ghostkv.stages.store.workload import Contents, store_shape
+from ghostkv.stages.store.tables import CORRUPTION_SCHEMA, KILL_SCHEMA, write_rows
+from ghostkv.stages.store.workload import Contents, store_shape, workplace
 from ghostkv.store import GhostStore
 
 # Rows of contents; a prime, so that no two segments hold the same.
@@ -34,7 +28,7 @@ def try_store(params: Mapping, outputs: Mapping[str, str]) -> None:
     """
     shape = store_shape(params, params["kill_layers"], params["kill_segment_tokens"])
     contents = Contents.random(shape, _ROWS, params["seed"])
-    with _workplace(outputs["kills"]) as folder:
+    with workplace(outputs["kills"]) as folder:
         # Compiled here, once, and not in every child.
         _warm(Path(folder) / "warm", contents)
         trials = Trials(Path(folder), contents, params["kill_tokens"], params["seed"])
@@ -45,23 +39,11 @@ def try_store(params: Mapping, outputs: Mapping[str, str]) -> None:
         found = list(damage(Path(folder), contents, tokens, params["corruptions"], params["seed"]))
         silent = sum(row["outcome"] == "silent" for row in found)
         print(f"{len(found)} corruptions, {silent} silent", flush=True)
-    _write(kills, outputs["kills"], KILL_SCHEMA, params)
-    _write(found, outputs["corruptions"], CORRUPTION_SCHEMA, params)
-
-
-def _workplace(output: str) -> tempfile.TemporaryDirectory:
-    folder = Path(output).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(dir=folder, prefix=".trial-")
+    write_rows(kills, outputs["kills"], KILL_SCHEMA, params)
+    write_rows(found, outputs["corruptions"], CORRUPTION_SCHEMA, params)
 
 
 def _warm(folder: Path, contents: Contents) -> None:
     with GhostStore.create(folder, contents.shape) as store:
         store.append(*contents.tokens(0, 3))
         contents.same(store, 3)
-
-
-def _write(rows: Iterable[dict], path: str, schema: pa.Schema, params: Mapping) -> None:
-    table = pl.DataFrame(list(rows), infer_schema_length=None)
-    metadata = {"package_version": __version__, "fingerprint": params.get("code", "")}
-    write_table(table, path, schema, metadata)

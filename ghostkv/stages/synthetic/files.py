@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ghostkv import __version__
 from ghostkv.captures.capture_files import CaptureWriter, LayerCapture
 from ghostkv.captures.generated import draw
 from ghostkv.captures.generators import GENERATORS, Generator, make
 from ghostkv.elimination.attention import cold_range, exact_attention
+from ghostkv.files import provenance
 from ghostkv.files.errors import GhostKVError
 from ghostkv.files.io import atomic_path
 
@@ -57,7 +57,7 @@ def write_capture(
     positions : ndarray of int, shape [queries]
     layers, kv_heads, group, width : int
     """
-    metadata = {"model": f"synthetic {generator}", "text": text, "package_version": __version__}
+    metadata = provenance.metadata(model=f"synthetic {generator}", text=text)
     with CaptureWriter(folder, width, width, metadata) as writer:
         for layer in range(layers):
             writer.append(

@@ -1,4 +1,4 @@
-"""TODO"""
+"""All generators in one table each, and the checks against closed forms."""
 
 from __future__ import annotations
 

@@ -10,12 +10,12 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from ghostkv import __version__
 from ghostkv.captures.generated import Shape
 from ghostkv.captures.generators import make
 from ghostkv.codecs.records import CodecSpec, specs
 from ghostkv.elimination.frontier import Setting
 from ghostkv.elimination.sweep import Grid
+from ghostkv.files import provenance
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import stable_seed, write_table
 from ghostkv.files.logs import progress
@@ -49,8 +49,7 @@ def measure_generator(params: Mapping[str, Any], outputs: Mapping[str, str]) -> 
     ):
         experiment()
         print(f"{params['label']}: {experiment.__name__} done", flush=True)
-    metadata = {"package_version": __version__, "fingerprint": params.get("code", "")}
-    metadata |= {"generator": str(params["generator"]), "seed": str(params["seed"])}
+    metadata = provenance.metadata(params.get("code"), generator=params["generator"], seed=params["seed"])
     for name, schema in SCHEMAS.items():
         write_table(study.table(name), outputs[name], schema, metadata)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ghostkv import __version__
+from ghostkv.files import provenance
 from ghostkv.files.io import write_table
 from ghostkv.models.tokenizer import load_tokenizer
 from ghostkv.sources.documents import TextSource, read_documents, read_own
@@ -64,9 +64,5 @@ def assemble_texts(
         return np.asarray(tokenizer.encode(content, add_special_tokens=False).ids, np.int64)
 
     texts = make_texts(names, pools, own, params["tokens"], encode, params.get("seed", 0))
-    metadata = {
-        "package_version": __version__,
-        "fingerprint": str(params.get("code", "")),
-        "tokenizer": Path(tokenizer_folder).name,
-    }
+    metadata = provenance.metadata(params.get("code"), tokenizer=Path(tokenizer_folder).name)
     write_table(text_table(texts), output, TEXT_SCHEMA, metadata)

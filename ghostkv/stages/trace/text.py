@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from ghostkv.sources.texts import text_row
-from ghostkv.stages.capture.text import record_text
 
 
 def trace_text(
@@ -42,6 +41,8 @@ def trace_text(
     ConfigError, ModelError, TextError, CaptureError
         With nothing left behind.
     """
+    from ghostkv.models.record import record_text
+
     tokens, steps = params["tokens"], params["steps"]
     positions = np.arange(tokens - steps, tokens, dtype=np.int32)
     record_text(model_folder, text_row(texts_table, params["text"]), positions, params, outputs, threads)

@@ -9,7 +9,7 @@ from ghostkv.report.figures import write_figure
 from ghostkv.report.headline import headline
 from ghostkv.report.results import Results
 from ghostkv.report.sections.store.section import SECTION
-from tests.stages.test_store import CONFIG, run
+from tests.stages.store.test_stage import CONFIG, run
 
 
 @pytest.fixture(scope="module")

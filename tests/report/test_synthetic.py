@@ -9,7 +9,7 @@ from ghostkv.report.figures import write_figure
 from ghostkv.report.headline import headline
 from ghostkv.report.results import Results
 from ghostkv.report.sections.synthetic.section import SECTION
-from tests.stages.test_synthetic import CONFIG, run
+from tests.stages.synthetic.test_stage import CONFIG, run
 
 
 @pytest.fixture(scope="module")

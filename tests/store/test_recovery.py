@@ -12,7 +12,7 @@ from ghostkv.stages.store.kills import PHASES, Trials, inspect
 from ghostkv.store import GhostStore, repair
 from ghostkv.store.files import Files
 from ghostkv.store.layout import HEADER_BYTES, LOG_FILE, LOG_START, MARK_OFFSETS, PAGE, ROWS_FILE
-from tests.store_fixtures import CONTENTS, SHAPE, fill
+from tests.store.store_fixtures import CONTENTS, SHAPE, fill
 
 # Three segments, and two tokens in the log.
 TOKENS = 14

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from contextlib import nullcontext
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
-sys.path.insert(0, str(Path(__file__).parent))
 
-from ghost_fixtures import (  # noqa: E402
+from transformers import AutoModelForCausalLM, StaticCache  # noqa: E402
+
+from ghostkv.files.errors import CaptureError, ConfigError, ModelError  # noqa: E402
+from ghostkv.runtime import deciders  # noqa: E402
+from ghostkv.runtime.continuation import Continuation  # noqa: E402
+from ghostkv.runtime.ghost_attention import dense_attention, register, set_policy, traffic_of  # noqa: E402
+from ghostkv.runtime.measure import measure_identity, measure_slowdown  # noqa: E402
+from ghostkv.runtime.policy import Policy, ghost_policy, identity_policy  # noqa: E402
+from tests.runtime.ghost_fixtures import (  # noqa: E402
     CONTEXT,
     HEAD_DIM,
     HEADS,
@@ -30,14 +35,6 @@ from ghost_fixtures import (  # noqa: E402
     text,
     tiny,
 )
-from transformers import AutoModelForCausalLM, StaticCache  # noqa: E402
-
-from ghostkv.files.errors import CaptureError, ConfigError, ModelError  # noqa: E402
-from ghostkv.runtime import deciders  # noqa: E402
-from ghostkv.runtime.continuation import Continuation  # noqa: E402
-from ghostkv.runtime.ghost_attention import dense_attention, register, set_policy, traffic_of  # noqa: E402
-from ghostkv.runtime.measure import measure_identity, measure_slowdown  # noqa: E402
-from ghostkv.runtime.policy import Policy, ghost_policy, identity_policy  # noqa: E402
 
 SMALL = {"sinks": 2, "hot": 8}
 

@@ -12,7 +12,7 @@ import pytest
 
 from ghostkv.files.logs import progress
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BODY = """
 import os, sys
 from types import SimpleNamespace

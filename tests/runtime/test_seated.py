@@ -19,7 +19,7 @@ from ghostkv.runtime.policy import Policy  # noqa: E402
 from ghostkv.runtime.seated import UNDO, OwnBudget  # noqa: E402
 from ghostkv.selectors import make  # noqa: E402
 from ghostkv.selectors.base import Budget  # noqa: E402
-from tests.models.ghost_fixtures import (  # noqa: E402
+from tests.runtime.ghost_fixtures import (  # noqa: E402
     CONTEXT,
     block,
     captured,
@@ -29,7 +29,7 @@ from tests.models.ghost_fixtures import (  # noqa: E402
     text,
     tiny,
 )
-from tests.models.test_policies import SHARES, SMALL, seated_policy  # noqa: E402
+from tests.runtime.test_policies import SHARES, SMALL, seated_policy  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from ghostkv.files.errors import ConfigError, ModelError
 from ghostkv.sources.entries import SHAPE, ModelEntry
 from ghostkv.sources.registry import check_domains, read_models, read_sources, resolve_model, shape_of
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MODELS, TEXTS = ROOT / "resources/models.yaml", ROOT / "resources/texts.yaml"
 
 

@@ -10,8 +10,8 @@ from ghostkv.runtime.ghost_attention import set_policy
 from ghostkv.runtime.policy import Policy, identity_policy
 from ghostkv.runtime.seated import POOLED, Seated
 from ghostkv.selectors import make
-from tests.models.ghost_fixtures import HEADS, LAYERS, captured, ghostly, tiny
-from tests.models.test_policies import seated_policy
+from tests.runtime.ghost_fixtures import HEADS, LAYERS, captured, ghostly, tiny
+from tests.runtime.test_policies import seated_policy
 
 CONTEXT, QUESTION, LIMIT = list(range(3, 103)), [5, 9, 11, 7], 10
 

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from ghostkv.files.errors import StoreError
 from ghostkv.stages.store.kills import fork
 from ghostkv.store import GhostStore, StoreShape
-from tests.store_fixtures import CONTENTS, SHAPE, fill
+from tests.store.store_fixtures import CONTENTS, SHAPE, fill
 
 
 class AgainstADict(RuleBasedStateMachine):

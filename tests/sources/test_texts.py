@@ -363,5 +363,5 @@ def test_the_table_holds_every_text_and_reads_back(tmp_path):
 def test_the_default_domains_are_three_and_need_no_hub():
     from ghostkv.sources.registry import read_sources
 
-    sources = read_sources(Path(__file__).resolve().parents[1] / "resources/texts.yaml")
+    sources = read_sources(Path(__file__).resolve().parents[2] / "resources/texts.yaml")
     assert {sources[domain].kind for domain in ("essays", "qa", "code")} == {"wheel"}

@@ -75,9 +75,7 @@ def test_the_versions_that_make_installs_lie_in_the_ranges_of_pyproject():
     assert not set(held) & {"torch", "ghostkv"}
 
 
-@pytest.mark.parametrize(
-    "file", sorted((Path(__file__).parent / "config").glob("*.yaml")), ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("file", sorted(Path(__file__).parent.glob("*.yaml")), ids=lambda path: path.stem)
 def test_bundled_configs_are_valid(file):
     read_config(file)
 

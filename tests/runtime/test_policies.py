@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
-sys.path.insert(0, str(Path(__file__).parent))
-
-from ghost_fixtures import (  # noqa: E402
-    CONTEXT,
-    HEADS,
-    KV_HEADS,
-    LAYERS,
-    block,
-    captured,
-    fitted,
-    ghostly,
-    nested,
-    stepwise,
-    text,
-    tiny,
-)
 
 from ghostkv.elimination.attention import scores  # noqa: E402
 from ghostkv.files.buffers import Buffers  # noqa: E402
@@ -42,6 +23,20 @@ from ghostkv.runtime.seated import OracleMass, Seated  # noqa: E402
 from ghostkv.selectors import make  # noqa: E402
 from ghostkv.selectors.base import Calibration  # noqa: E402
 from ghostkv.selectors.scenes import budget_of, calibration_view  # noqa: E402
+from tests.runtime.ghost_fixtures import (  # noqa: E402
+    CONTEXT,
+    HEADS,
+    KV_HEADS,
+    LAYERS,
+    block,
+    captured,
+    fitted,
+    ghostly,
+    nested,
+    stepwise,
+    text,
+    tiny,
+)
 
 SMALL = {"sinks": 2, "hot": 8}
 EXACT = {"sinks": 2, "hot": 8, "headline_start": 40}
@@ -161,9 +156,8 @@ def test_certified_mass_runs_in_the_model_on_both_paths(captures):
 
 
 def test_the_fitted_threshold_spends_the_budget_on_the_text_it_was_fitted_on(captures):
-    from ghost_fixtures import frames
-
     from ghostkv.runtime.policy import ghost_policy
+    from tests.runtime.ghost_fixtures import frames
 
     layers = [([one], fitted(one)) for one in captures]
     theta = fit_theta(layers, [0.5, 0.6], sinks=2, hot=8, start=CONTEXT)

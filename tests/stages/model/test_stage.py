@@ -18,7 +18,7 @@ from ghostkv.sources.registry import resolve_model
 from ghostkv.stages.model import fetch as stage
 from ghostkv.stages.model.fetch import fetch_model
 
-LIST = Path(__file__).resolve().parents[2] / "resources/models.yaml"
+LIST = Path(__file__).resolve().parents[3] / "resources/models.yaml"
 
 
 def fetched(root, custom, name="mine", **rest):

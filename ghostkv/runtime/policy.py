@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ class Policy:
     dense_layers : tuple of int
         Layers that read everything, and count in full.
     sinks, hot : int
-        First and most recent tokens that are always read.
+        First and most recent tokens that are always read; a query's own key at the least.
     prefill : {"dense", "sparse"}
         What starts from an empty cache is dense, or decided query by query like the rest.
     shared : bool
@@ -40,12 +40,11 @@ class Policy:
     name: str
     deciders: Mapping[int, Decider]
     dense_layers: tuple[int, ...] = ()
-    sinks: int = 4
-    hot: int = 64
+    sinks: int = 0
+    hot: int = 1
     prefill: str = "dense"
     shared: bool = True
     certificate: str = "none"
-    about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.prefill not in PREFILLS:
@@ -53,10 +52,10 @@ class Policy:
                 f"policy {self.name}: prefill is {self.prefill!r}. Accepted: {', '.join(PREFILLS)}.\n"
                 "  Write: prefill: dense"
             )
-        if self.sinks < 0 or self.hot < 1:
+        if self.sinks is None or self.hot is None or self.sinks < 0 or self.hot < 1:
             raise ConfigError(
                 f"policy {self.name}: sinks is {self.sinks} and hot is {self.hot}. Accepted: sinks >= 0 and hot >= 1, "
-                "since a query always reads its own key.\n  Write: sinks: 4, hot: 64"
+                "since a query always reads its own key.\n  Write: sinks: 4, hot: 64   (or resolve the policy in a config)"
             )
 
     def decider(self, layer: int) -> Decider | None:

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from ghostkv.stages.quality.intervals import Draws, at_bytes, block_sums, span
-from ghostkv.stages.quality.schemas import EQUAL_BYTES_SCHEMA
+from ghostkv.stages.quality.summary_schemas import EQUAL_BYTES_SCHEMA
 
 ALL = "all"
 _MEASURES = ("kl", "top1", "dense_nll", "sparse_nll")
@@ -21,14 +21,11 @@ class Measured:
 
     Attributes
     ----------
-    policies : list of str
     documents : list of (text, domain)
     sums, counts : dict of str to ndarray, shape [policies, blocks]
         Of kl, top1, dense_nll and sparse_nll.
     owner : ndarray of int, shape [blocks]
         Document of each block.
-    replicates : int
-    seed : int
     """
 
     policies: list[str]

@@ -191,8 +191,8 @@ class Config(Section):
     def _policies_have_what_they_read(self) -> Config:
         # Imported tensors have no model that could decode.
         if not self.capture.import_:
-            check_fitted("quality.policies", self.quality.policies, self)
-            check_fitted("retrieval.policies", self.retrieval.policies, self)
+            check_fitted("quality.policies", self.quality.policies, self.sketch, self.frontier)
+            check_fitted("retrieval.policies", self.retrieval.policies, self.sketch, self.frontier)
         return self
 
     @model_validator(mode="after")

@@ -7,18 +7,16 @@ import difflib
 from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Field, StrictBool, create_model, model_serializer, model_validator
 
 from ghostkv.config.base import PositiveInt, Section
 from ghostkv.config.certificates import BudgetShare, LevelBits
+from ghostkv.config.frontier import Frontier
 from ghostkv.config.peers import SelectorEntry, selector_names
-from ghostkv.config.sketch import CodecName
+from ghostkv.config.sketch import CodecName, Sketch
 from ghostkv.files.errors import ConfigError
-
-if TYPE_CHECKING:
-    from ghostkv.config.experiment import Config
 
 Portion = Annotated[float, Field(gt=0, le=1)]
 Layer = Annotated[int, Field(ge=0)]
@@ -111,7 +109,7 @@ class GhostPolicy(RecordPolicy):
         description="GQA-true bytes of the whole model that theta is fitted for, over full fp16 K and V.",
         examples=[0.3],
     )
-    theta: Annotated[float, Field(allow_inf_nan=True)] | None = Field(
+    theta: float | None = Field(
         default=None, description="The threshold itself, in place of ratio.", examples=[0.0]
     )
     compensate: Compensate = True
@@ -119,9 +117,8 @@ class GhostPolicy(RecordPolicy):
 
     @model_validator(mode="after")
     def _one_budget(self) -> GhostPolicy:
-        if (self.ratio is None) == (self.theta is None) or self.theta != self.theta:
+        if (self.ratio is None) == (self.theta is None):
             found = "neither ratio nor theta" if self.ratio is None else "both ratio and theta"
-            found = found if self.theta == self.theta else "theta: nan"
             raise ConfigError(
                 f"config: policy {self.name} has {found}. Accepted: one of them, the bytes or the threshold.\n"
                 "  Write: ratio: 0.3"
@@ -235,31 +232,13 @@ def entries_of(own: type[PolicyOptions]) -> Any:
     return Annotated[Union[branches], Field(discriminator="policy")]  # noqa: UP007
 
 
-def usual(config: Config) -> dict[str, Any]:
-    """What a policy takes from other sections where it says nothing itself."""
-    return {
-        "sinks": config.frontier.sinks,
-        "hot": config.frontier.hot,
-        "levels": tuple(config.certificates.levels),
-        "shares": tuple(config.certificates.shares),
-        "seed": config.peers.seed,
-    }
-
-
-def resolve(entry: PolicyOptions, config: Config, **changes: Any) -> SomePolicy:
-    """The policy that an entry means in a config: no option is left open, and the section's own keys are gone."""
-    branch, given = next(one for one in BRANCHES if isinstance(entry, one)), usual(config)
-    values = {name: given.get(name) if value is None else value for name, value in entry}
-    return branch(**{name: values[name] for name in branch.model_fields} | changes)
-
-
 def selector_modules(policies: Iterable[PolicyOptions]) -> tuple[str, ...]:
     """Modules that policies find by name: those of the selectors they seat."""
     names = {one.selector.name for one in policies if isinstance(one, SelectorPolicy)}
     return tuple(f"ghostkv.selectors.{name}" for name in sorted(names))
 
 
-def check_fitted(where: str, entries: Iterable[PolicyOptions], config: Config) -> None:
+def check_fitted(where: str, entries: Iterable[PolicyOptions], sketch: Sketch, frontier: Frontier) -> None:
     """Refuse policies whose records or thresholds no earlier stage makes, before those stages have run for hours.
 
     Raises
@@ -267,7 +246,7 @@ def check_fitted(where: str, entries: Iterable[PolicyOptions], config: Config) -
     ConfigError
         With the line to write under `sketch` or `frontier`.
     """
-    sizes = {codec.name: codec.bytes for codec in config.sketch.codecs}
+    sizes = {codec.name: codec.bytes for codec in sketch.codecs}
     for entry in entries:
         codec, size = entry.record or (None, None)
         if codec and size not in sizes.get(codec, []):
@@ -278,12 +257,12 @@ def check_fitted(where: str, entries: Iterable[PolicyOptions], config: Config) -
                 "(under sketch.codecs, or leave the policy out)"
             )
         if isinstance(entry, CalibratedPolicy):
-            _check_calibrated(f"{where} {entry.name}", entry, config)
+            _check_calibrated(f"{where} {entry.name}", entry, frontier)
 
 
-def _check_calibrated(place: str, entry: CalibratedPolicy, config: Config) -> None:
-    targets = getattr(config.frontier.targets, entry.target_metric)
-    if config.frontier.rules.relative_lse is None:
+def _check_calibrated(place: str, entry: CalibratedPolicy, frontier: Frontier) -> None:
+    targets = getattr(frontier.targets, entry.target_metric)
+    if frontier.rules.relative_lse is None:
         raise ConfigError(
             f"config: {place} takes thetas of the rule relative_lse, which frontier.rules leaves out. Accepted: a grid.\n"
             "  Write: relative_lse: {start: -20, stop: 0, count: 126}   (under frontier.rules, or leave the policy out)"

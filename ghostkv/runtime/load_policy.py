@@ -106,7 +106,7 @@ class Sources:
 
 
 def load_policy(policy: SomePolicy, sources: Sources) -> Policy:
-    """Build what runs from a policy whose options are all decided (`ghostkv.config.policies.resolve`).
+    """Build what runs from a policy whose options are all decided (`ghostkv.config.resolved.resolve`).
 
     Raises
     ------
@@ -235,7 +235,7 @@ def _seated(policy: SelectorPolicy, sources: Sources, layer: int) -> Seated:
             Calibration(
                 np.concatenate([one.keys[head].astype(np.float32) for one in calibration]),
                 np.concatenate([one.group_queries(head) for one in calibration], axis=1),
-                _Scenes(threshold, codecs, exact, policy.ratio, head),
+                _ThresholdScenes(threshold, codecs, exact, policy.ratio, head),
                 stable_seed(policy.seed, layer, head),
             )
         )
@@ -245,7 +245,7 @@ def _seated(policy: SelectorPolicy, sources: Sources, layer: int) -> Seated:
 
 
 @dataclass(frozen=True)
-class _Scenes:
+class _ThresholdScenes:
     """Threshold texts one after the other; may be gone through again."""
 
     captures: Sequence[LayerCapture]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ghostkv.config.policies import SelectorPolicy, SomePolicy, selector_options, usual
+from ghostkv.config.experiment import Config
+from ghostkv.config.policies import SelectorPolicy, SomePolicy, selector_options
 from ghostkv.config.quality import Quality
-
-if TYPE_CHECKING:
-    from ghostkv.config.experiment import Config
+from ghostkv.config.resolved import usual
 
 # What a policy is called, and what sets its bytes.
 _APART = ("label", "policy", "selector", "ratio", "theta", "delta", "target")

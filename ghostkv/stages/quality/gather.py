@@ -14,7 +14,7 @@ from ghostkv.files.io import read_metadata, read_table, write_table
 from ghostkv.files.provenance import metadata
 from ghostkv.stages.quality.schemas import TEXT_TABLES
 from ghostkv.stages.quality.summary_schemas import SUMMARY_TABLES
-from ghostkv.stages.quality.tables import Measured, compare_at_equal_bytes, summarise
+from ghostkv.stages.quality.tables import MeasuredBlocks, compare_at_equal_bytes, summarise
 
 if TYPE_CHECKING:
     from ghostkv.stages.quality.jobs import GatherQuality
@@ -33,7 +33,7 @@ def gather(job: GatherQuality, inputs: Mapping[str, Sequence[str]], outputs: Map
     about = read_metadata(inputs["positions"][0]) | metadata(job.code)
     about.pop("text", None)
     joined = {name: pl.concat([read_table(path) for path in inputs[name]]) for name in TEXT_TABLES}
-    measured = Measured.read(joined["positions"], job.block, job.replicates, job.seed)
+    measured = MeasuredBlocks.read(joined["positions"], job.block, job.replicates, job.seed)
     summary = summarise(joined["positions"], joined["runs"], measured)
     # A policy may be quoted for one thing only: the last named wins.
     roles = {label: role for role, label in job.headline.items() if role != "peer"}

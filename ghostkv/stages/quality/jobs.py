@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ghostkv.captures.captured_texts import CapturedText
-from ghostkv.config.policies import GhostPolicy, SomePolicy, resolve, selector_modules
+from ghostkv.config.policies import GhostPolicy, SomePolicy, selector_modules
 from ghostkv.config.quality import Ablation, Generation, QualityEntry
+from ghostkv.config.resolved import resolve
 from ghostkv.files.jobs import Job
 from ghostkv.stages.quality.families import family_of
 from ghostkv.stages.quality.schemas import TEXT_TABLES

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _PROMPT = 300
 
 
-class Reader:
+class TextReader:
     """A text's dense logits and its tokens as words; turns a policy's logits into rows."""
 
     def __init__(self, tokenizer: Any, ids: Sequence[int], context: int, dense: np.ndarray):
@@ -54,7 +54,7 @@ class Reader:
         return rows
 
 
-def ablate(begun: Continuation, policies: Policies, reader: Reader, job: QualityText) -> list[dict]:
+def ablate(begun: Continuation, policies: Policies, reader: TextReader, job: QualityText) -> list[dict]:
     """The policy in one band of layers at a time, all other layers dense: rows of `ABLATION_SCHEMA`."""
     label, band = job.ablation.policy, job.ablation.band
     if label is None:
@@ -76,7 +76,7 @@ def ablate(begun: Continuation, policies: Policies, reader: Reader, job: Quality
     return rows
 
 
-def generate(begun: Continuation, policies: Policies, reader: Reader, job: QualityText) -> list[dict]:
+def generate(begun: Continuation, policies: Policies, reader: TextReader, job: QualityText) -> list[dict]:
     """Greedy continuations of the same context, step by step: rows of `GENERATION_SCHEMA`."""
     count, rows = job.generation.tokens, []
     if not count:

@@ -16,7 +16,7 @@ _MEASURES = ("kl", "top1", "dense_nll", "sparse_nll")
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredBlocks:
     """What the texts' jobs left, as arrays over policies and positions, and bootstrap draws shared by all.
 
     Attributes
@@ -37,7 +37,7 @@ class Measured:
     seed: int
 
     @classmethod
-    def read(cls, positions: pl.DataFrame, block: int, replicates: int, seed: int) -> Measured:
+    def read(cls, positions: pl.DataFrame, block: int, replicates: int, seed: int) -> MeasuredBlocks:
         """Arrange rows of `POSITION_SCHEMA`."""
         policies = positions["policy"].unique(maintain_order=True).to_list()
         documents = list(positions.select("text", "domain").unique(maintain_order=True).iter_rows())
@@ -104,7 +104,7 @@ class Measured:
         return out
 
 
-def summarise(positions: pl.DataFrame, runs: pl.DataFrame, measured: Measured) -> pl.DataFrame:
+def summarise(positions: pl.DataFrame, runs: pl.DataFrame, measured: MeasuredBlocks) -> pl.DataFrame:
     """Rows of `SUMMARY_SCHEMA`: every policy, over all texts and by domain."""
     rows = []
     for domain in measured.domains():
@@ -125,7 +125,7 @@ def summarise(positions: pl.DataFrame, runs: pl.DataFrame, measured: Measured) -
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def compare_at_equal_bytes(summary: pl.DataFrame, measured: Measured) -> pl.DataFrame:
+def compare_at_equal_bytes(summary: pl.DataFrame, measured: MeasuredBlocks) -> pl.DataFrame:
     """Rows of `EQUAL_BYTES_SCHEMA`: what each family of peers and oracles loses at a policy's own bytes.
 
     A family's curve goes through its budgets at the bytes that were measured, straight between them in log
@@ -154,7 +154,7 @@ def compare_at_equal_bytes(summary: pl.DataFrame, measured: Measured) -> pl.Data
 
 
 def _at_equal_bytes(
-    measured: Measured, blocks: np.ndarray, every: list[int], curve: pl.DataFrame, wanted: float
+    measured: MeasuredBlocks, blocks: np.ndarray, every: list[int], curve: pl.DataFrame, wanted: float
 ) -> dict[str, float]:
     """One policy (the first of `every`) and one family's curve, on the blocks that all of them decoded."""
     ratios = curve["bytes_ratio_gqa"].to_numpy()

@@ -12,7 +12,7 @@ from ghostkv.files.provenance import metadata
 from ghostkv.files.tables import table_of
 from ghostkv.sources.texts import text_row
 from ghostkv.stages.quality.policies import Policies
-from ghostkv.stages.quality.rows import Reader, ablate, generate
+from ghostkv.stages.quality.rows import TextReader, ablate, generate
 from ghostkv.stages.quality.schemas import TEXT_TABLES
 from ghostkv.stages.quality.setup import sources_of, token_ids
 
@@ -50,7 +50,7 @@ def measure_text(
     model = load_model(folder, job.dtype, threads)
     begun = Continuation(model, ids[: job.context + job.continuation], job.context, policies.observer())
     reader, who = (
-        Reader(tokenizer, ids, job.context, begun.own()),
+        TextReader(tokenizer, ids, job.context, begun.own()),
         {"text": job.text, "domain": row["domain"]},
     )
     found: dict[str, list[dict]] = {name: [] for name in TEXT_TABLES}
@@ -68,7 +68,7 @@ def measure_text(
 
 
 def _decode(
-    begun: Continuation, policies: Policies, reader: Reader, one: DecodedPolicy
+    begun: Continuation, policies: Policies, reader: TextReader, one: DecodedPolicy
 ) -> dict[str, list[dict]]:
     """One policy's rows of `positions`, `traffic` and `runs`."""
     policy, who = policies.make(one.policy.label), {"policy": one.policy.label}

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from ghostkv.captures.captured_texts import CapturedText
-from ghostkv.config.policies import FullPolicy, GhostPolicy, SomePolicy, resolve, selector_modules
+from ghostkv.config.policies import FullPolicy, GhostPolicy, SomePolicy, selector_modules
+from ghostkv.config.resolved import resolve
 from ghostkv.config.retrieval import TaskEntry
 from ghostkv.files.jobs import Job
 from ghostkv.stages.retrieval.schemas import DENSE

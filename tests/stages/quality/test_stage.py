@@ -9,14 +9,13 @@ import polars as pl
 import pytest
 import yaml
 
-from ghostkv.captures.captured_texts import CapturedText
-from ghostkv.codecs.records import CodecSpec
 from ghostkv.config.experiment import load_config
 from ghostkv.config.policies import CertifiedMassPolicy, GhostPolicy, IdentityPolicy, SelectorPolicy
 from ghostkv.config.quality import Quality
 from ghostkv.config.resolved import resolve
 from ghostkv.files.errors import ConfigError, TextError
 from ghostkv.files.io import read_table, sha256_file, write_table
+from ghostkv.stages.capture.jobs import CaptureText
 from ghostkv.stages.quality.families import family_of
 from ghostkv.stages.quality.gather import gather
 from ghostkv.stages.quality.jobs import FitThetas, GatherQuality, QualitySpeed, QualityText
@@ -26,6 +25,7 @@ from ghostkv.stages.quality.tables import MeasuredBlocks, compare_at_equal_bytes
 from ghostkv.stages.quality.text import measure_text
 from ghostkv.stages.quality.thetas import fit_thetas
 from ghostkv.stages.run import Run
+from ghostkv.stages.sketch.jobs import SketchLayer
 
 TOKENS, CONTINUATION = 320, 48
 POLICIES = [
@@ -68,41 +68,34 @@ def stage(tmp_path_factory):
     """A run of the whole stage: tables by name, and what it was made from."""
     from ghostkv.models.random import make_random
     from ghostkv.stages.capture.text import capture_text
-    from ghostkv.stages.sketch.jobs import SketchLayer
     from ghostkv.stages.sketch.layer import sketch_layer
 
-    folder = tmp_path_factory.mktemp("quality")
+    folder, whole = tmp_path_factory.mktemp("quality"), Run.resolve(CONFIG, "resources")
+    # The captures of this folder stand where the workflow has its own.
+    vars(whole)["captures"] = tuple(
+        replace(one, folder=str(folder / "capture" / one.text)) for one in whole.captures
+    )
     entry = {"architecture": "llama", "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "window": None,
              "max_context": 512, "seed": 0}  # fmt: skip
     model = folder / "model"
     model.mkdir()
     make_random(entry, model)
     (model / "manifest.json").write_text('{"model": "tiny", "weight_sha256": "0"}')
-    config = load_config(CONFIG)
     rows = [
         {"text": name, "domain": "prose", "role": text["role"], "sha256": "0",
          "content": Path(text["custom"]["path"]).read_text(encoding="utf-8")}
-        for name, text in config.text_names().items()
+        for name, text in whole.texts.items()
     ]  # fmt: skip
     write_table(pl.DataFrame(rows), folder / "texts.parquet")
-    captures = []
-    band = {"start": 32, "stop": TOKENS, "count": 40}
-    for row in rows:
-        where = folder / "capture" / row["text"]
-        files = {name: str(where / f"{name}.parquet") for name in ("kv", "queries", "layers")}
-        params = {"tokens": TOKENS, "layers": "all", "query_bands": [band], "tolerance": 1e-3, "seed": 0}
-        capture_text(str(model), str(folder / "texts.parquet"), row["text"], params, files)
-        captures.append(CapturedText(row["text"], "prose", row["role"], str(where)))
     inputs = {"manifest": str(model / "manifest.json"), "texts": str(folder / "texts.parquet"), "codecs": []}
     inputs |= {"thetas": str(folder / "thetas.parquet"), "points": str(folder / "points.parquet")}
-    for layer in range(2):
-        where = folder / "sketch" / f"layer_{layer:02d}"
-        files = {"codecs": str(where / "codecs.safetensors"), "records": str(where / "records.parquet")}
-        sketch_layer(SketchLayer(layer, tuple(captures), (CodecSpec("transform_code", 8),), 0), {}, files)
+    for one in whole.captures:
+        files = {name: f"{one.folder}/{name}.parquet" for name in ("kv", "queries", "layers")}
+        capture_text(CaptureText.of(whole, text=one.text), inputs, files)
+    for layer in whole.layer_names():
+        files = {name: str(folder / layer / name) for name in ("codecs", "records")}
+        sketch_layer(SketchLayer.of(whole, layer=layer), {}, files)
         inputs["codecs"].append(files["codecs"])
-    whole = Run.resolve(CONFIG, "resources")
-    # The captures of this folder stand where the workflow has its own.
-    vars(whole)["captures"] = tuple(captures)
     return run(folder, whole, inputs)
 
 

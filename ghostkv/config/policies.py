@@ -163,10 +163,12 @@ class CertifiedMassPolicy(PolicyOptions):
 
     @model_validator(mode="after")
     def _a_share_for_each_level(self) -> CertifiedMassPolicy:
-        if len(self.levels or ()) != len(self.shares or ()):
+        levels, shares = self.levels or (), self.shares or ()
+        if len(levels) != len(shares) or list(shares) != sorted(shares) or sum(levels) >= 16:
             raise ConfigError(
-                f"config: policy {self.name} has levels: {self.levels} and shares: {self.shares}. Accepted: as many "
-                "shares as levels, or neither for those of certificates.\n  Write: levels: [2, 4], shares: [0.3, 0.9]"
+                f"config: policy {self.name} has levels: {list(levels)} and shares: {list(shares)}. Accepted: less than 16 "
+                "bits in all, and a share for each level, not descending; or neither, for those of certificates.\n"
+                "  Write: levels: [2, 4], shares: [0.3, 0.9]"
             )
         return self
 

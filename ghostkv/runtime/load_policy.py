@@ -111,12 +111,12 @@ def load_policy(policy: SomePolicy, sources: Sources) -> Policy:
     Raises
     ------
     ConfigError
-        A budget that index and kept keys alone exceed, or a theta that the frontier stage did not calibrate.
+        An option is left open, index and kept keys alone exceed a budget, or the frontier calibrated no such theta.
     TableError
         A file of an earlier stage is missing.
     """
-    full = policy.policy == "full"
-    dense = tuple(sources.layers) if full else policy.dense_layers
+    _check_decided(policy)
+    dense = tuple(sources.layers) if policy.policy == "full" else policy.dense_layers
     active, certificate = [layer for layer in sources.layers if layer not in dense], "none"
     match policy.policy:
         case "full":
@@ -143,6 +143,16 @@ def load_policy(policy: SomePolicy, sources: Sources) -> Policy:
     return Policy(
         policy.name, deciders, dense, policy.sinks, policy.hot, policy.prefill, policy.shared, certificate
     )
+
+
+def _check_decided(policy: SomePolicy) -> None:
+    names = ("sinks", "hot", "levels", "shares", "seed")
+    undecided = [name for name in names if getattr(policy, name, name) is None]
+    if undecided:
+        raise ConfigError(
+            f"policy {policy.name} leaves {', '.join(undecided)} to the config. Accepted: a policy whose options are decided.\n"
+            "  Write: load_policy(resolve(policy, Config()), sources)   (ghostkv.config.resolved, ghostkv.config.experiment)"
+        )
 
 
 def fit_budgets(policies: Sequence[GhostPolicy], sources: Sources) -> list[float]:

@@ -52,10 +52,10 @@ class Policy:
                 f"policy {self.name}: prefill is {self.prefill!r}. Accepted: {', '.join(PREFILLS)}.\n"
                 "  Write: prefill: dense"
             )
-        if self.sinks is None or self.hot is None or self.sinks < 0 or self.hot < 1:
+        if self.sinks < 0 or self.hot < 1:
             raise ConfigError(
                 f"policy {self.name}: sinks is {self.sinks} and hot is {self.hot}. Accepted: sinks >= 0 and hot >= 1, "
-                "since a query always reads its own key.\n  Write: sinks: 4, hot: 64   (or resolve the policy in a config)"
+                "since a query always reads its own key.\n  Write: sinks: 4, hot: 64"
             )
 
     def decider(self, layer: int) -> Decider | None:

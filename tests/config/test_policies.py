@@ -64,7 +64,10 @@ FAULTS = {
     "no hot window": ({"policy": "ghost", "ratio": 0.2, "hot": 0}, ["hot is 0", "equal to 1", "Write: hot: 64"]),
     "one layer": ({"policy": "identity", "dense_layers": 3}, ["dense_layers is 3", "Write: dense_layers: [0, 1]"]),
     "codec": ({"policy": "identity", "codec": "pcaa"}, ["codec is \"pcaa\"", "'whitened'", "Write: codec: pca"]),
-    "levels without shares": ({"policy": "certified_mass", "levels": [2]}, ["as many shares as levels", "Write: levels:"]),
+    "levels without shares": ({"policy": "certified_mass", "levels": [2]}, ["a share for each level", "Write: levels: [2, 4]"]),
+    "levels wider than a key": (
+        {"policy": "certified_mass", "levels": [8, 8], "shares": [0.3, 0.9]}, ["less than 16 bits in all", "Write: levels:"],
+    ),
 }  # fmt: skip
 
 

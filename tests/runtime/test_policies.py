@@ -187,7 +187,7 @@ def test_policies_of_a_config_say_what_they_lack():
     for policy, message in (
         (GhostPolicy(theta=0.0, **kept), "no sketch of layer 0"),
         (CertifiedMassPolicy(levels=[2], shares=[0.5], **kept), "role 'codec'"),
-        (OracleMassPolicy(), "hot is None.*\n.*hot: 64"),
+        (OracleMassPolicy(), "leaves sinks, hot to the config.*\n.*resolve"),
     ):
         with pytest.raises(ConfigError, match=message):
             load_policy(policy, sources)

@@ -22,6 +22,8 @@ from ghostkv.files.errors import TableError
 
 # rho is one byte: 0..254 count steps, 255 says "larger than that" and makes the bound infinite.
 RHO_BYTES = 1
+# Bytes of a number in the full cache that bytes ratios refer to, which is fp16.
+ELEMENT_BYTES = 2
 _RHO_MAX = 254
 # Calibration keys that the step of rho is set from.
 _RHO_KEYS = 4096
@@ -113,7 +115,12 @@ class Codec:
         Width of one step of the stored residual norm.
     """
 
+    # The file's, set for every subclass.
     name: ClassVar[str] = ""
+    # Of its lines in charts; a codec without one gets one.
+    colour: ClassVar[str] = ""
+    # Whether `sketch.codecs` can name it; not where it needs more than bytes and a seed.
+    in_config: ClassVar[bool] = True
 
     code_bytes: int
     seed: int = 0
@@ -123,6 +130,9 @@ class Codec:
     metric_: np.ndarray = field(default=None, repr=False)
     quantiser_: UniformQuantiser = field(default=None, repr=False)
     rho_step_: float = 0.0
+
+    def __init_subclass__(cls) -> None:
+        cls.name = cls.__module__.rpartition(".")[2]
 
     @property
     def record_bytes(self) -> int:
@@ -272,4 +282,9 @@ def _round_up(values: np.ndarray) -> np.ndarray:
     return np.where(narrow < values, np.nextafter(narrow, np.float32(np.inf)), narrow)
 
 
-ELEMENT_BYTES = 2  # the full cache that bytes ratios refer to is fp16
+def eigen(symmetric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues (descending) and eigenvectors, signs fixed so that the same input gives the same basis."""
+    values, vectors = np.linalg.eigh((symmetric + symmetric.T) / 2)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    largest = np.abs(vectors).argmax(axis=0)
+    return values, vectors * np.sign(vectors[largest, np.arange(vectors.shape[1])])

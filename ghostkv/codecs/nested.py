@@ -21,7 +21,7 @@ import numpy as np
 from numba import njit
 
 from ghostkv.codecs.base import _FRAME_SLACK, _RHO_MAX, ELEMENT_BYTES, RHO_BYTES, Decoded, _round_up
-from ghostkv.codecs.frames import Whitened
+from ghostkv.codecs.whitened import Whitened
 from ghostkv.files.errors import TableError
 
 TREE_BITS, CODE_BITS = 8, 16
@@ -77,7 +77,7 @@ class Nested(Whitened):
         Largest residual norm that each level can state.
     """
 
-    name: ClassVar[str] = "nested"
+    in_config: ClassVar[bool] = False
 
     levels: tuple[int, ...] = ()
     edges_: np.ndarray = field(default=None, repr=False)

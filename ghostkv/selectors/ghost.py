@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ghostkv.codecs.base import ELEMENT_BYTES
+from ghostkv.codecs.transform_code import TransformCode
 from ghostkv.elimination.attention import cap
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector, per_ratio
 from ghostkv.selectors.estimates import normalise
@@ -81,7 +82,7 @@ class Ghost(Selector):
         return Selection(reads, ~np.isnan(share[:, 0]), index, tail=tail, page=self.page)
 
     def _index(self, scene: Scene, budget: Budget) -> np.ndarray:
-        codec, _ = scene.records("transform_code", self.code_bytes)
+        codec, _ = scene.records(TransformCode.name, self.code_bytes)
         index = scene.visible.cold * float(codec.record_bytes)
         if self.page and self.compensate:
             value_bytes = budget.pair_bytes - ELEMENT_BYTES * scene.keys.shape[1]
@@ -93,7 +94,7 @@ class Ghost(Selector):
 
     def _log_mass(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         """Estimated log mass of cold keys, and the offset of the mass itself in `scene.spare`."""
-        codec, decoded = scene.records("transform_code", self.code_bytes)
+        codec, decoded = scene.records(TransformCode.name, self.code_bytes)
         flat = scene.scratch.reshape(-1, scene.shape[2])
         projected = codec.project(scene.queries.reshape(-1, scene.queries.shape[2]))
         codec.estimate(projected, decoded, scene.scale, flat)

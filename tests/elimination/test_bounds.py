@@ -9,7 +9,7 @@ from ghostkv import codecs
 from ghostkv.files.errors import ConfigError, TableError
 
 WIDTH = 16
-NAMES = sorted(codecs.CODECS)
+NAMES = codecs.names()
 
 
 def fitted(name, code_bytes=4, seed=0, scale=1.0):

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ghostkv import codecs
 from ghostkv.captures.capture_files import LayerCapture, capture_metadata, read_layer
 from ghostkv.codecs import Codec
+from ghostkv.codecs.transform_code import TransformCode
 from ghostkv.files import provenance
 from ghostkv.files.errors import ConfigError, TextError
 from ghostkv.files.io import read_table, stable_seed, write_table
@@ -28,7 +28,7 @@ from ghostkv.stages.historical.tables import (
 from ghostkv.stages.historical.view import View, gaussian_projection, see
 
 # The lab's own codec, beside the random projections.
-_FITTED = "transform_code"
+_FITTED = TransformCode.name
 _QUERIES_PER_PROMPT = 4
 # 1,536 keys of three texts fit a frame of 64 dimensions as well as all 12,288, and the stage fits 90 of them.
 _FIT_STRIDE = 8
@@ -191,7 +191,7 @@ def _fit(calibration: Sequence[LayerCapture], layer: int, params: Mapping[str, A
         queries = np.concatenate(
             [capture.group_queries(kv_head).reshape(-1, keys.shape[1]) for capture in calibration]
         )
-        codec = codecs.make(_FITTED, params["dimensions"][0], stable_seed(params["seed"], layer, kv_head))
+        codec = TransformCode(params["dimensions"][0], stable_seed(params["seed"], layer, kv_head))
         fitted.append(codec.fit(keys, queries))
     return fitted
 

@@ -63,4 +63,4 @@ class DoubleSparsity(Selector):
         if not self.compensate:
             return read
         priority += (scene.queries @ (rest * np.float32(scene.scale)))[..., None]
-        return with_tail(read, scene)
+        return with_tail(read, priority, scene)

@@ -68,7 +68,7 @@ class PQ(Selector):
         priority = scene.score(scene.queries, np.concatenate(stood_for, axis=1))
         index = scene.visible.cold * (self.parts * self.bits / 8)
         read = read_best(priority, scene, budget, index)
-        return with_tail(read, scene) if self.compensate else read
+        return with_tail(read, priority, scene) if self.compensate else read
 
 
 def _nearest(points: np.ndarray, centroids: np.ndarray) -> np.ndarray:

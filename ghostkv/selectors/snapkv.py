@@ -42,8 +42,8 @@ class SnapKV(Selector):
             raise ValueError("observe must be at least 1, and kernel odd; write observe: 16, kernel: 5")
 
     def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
-        windowed(scene.earlier, scene.observed, self.observe, self.kernel // 2, scene.scratch)
-        return read_best(scene.scratch, scene, budget)
+        mass = windowed(scene.earlier, scene.observed, self.observe, self.kernel // 2, scene.empty())
+        return read_best(mass, scene, budget)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -72,3 +72,4 @@ def windowed(earlier, observed, observe, reach, out):
                 moved = padded[shift : shift + keys]
                 for j in range(keys):
                     line[j] = max(line[j], moved[j])
+    return out

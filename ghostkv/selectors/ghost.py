@@ -24,6 +24,7 @@ import numpy as np
 
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.codecs.transform_code import TransformCode
+from ghostkv.config.options import Amount, Count, Whole
 from ghostkv.elimination.attention import cap
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector, per_ratio
 from ghostkv.selectors.estimates import normalise
@@ -50,11 +51,11 @@ class Ghost(Selector):
 
     kind: ClassVar[str] = "ours"
 
-    code_bytes: int = 8
+    code_bytes: Count = 8
     compensate: bool = True
     adaptive: bool = True
-    page: int = 0
-    depth: float = 1.0
+    page: Whole = 0
+    depth: Amount = 1.0
 
     def fit(self, calibration: Calibration) -> Any:
         """Thetas of each ratio and head, shape [ratios, group]."""

@@ -21,6 +21,7 @@ import numpy as np
 from numba import njit
 
 from ghostkv.codecs.base import ELEMENT_BYTES
+from ghostkv.config.options import Part
 from ghostkv.selectors.base import Budget, Scene, Selection, Selector, read_best
 
 
@@ -34,7 +35,7 @@ class H2O(Selector):
         Share of the keys read that are simply the most recent ones.
     """
 
-    recent: float = 0.0
+    recent: Part = 0.0
 
     def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
         mass = accumulate(scene.earlier, scene.observed, scene.empty())

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from ghostkv.config.options import Annotated, Field
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector, read_at
 from ghostkv.selectors.picking import threshold_counts
 
@@ -42,13 +43,9 @@ class MagicPIG(Selector):
         Importance weights in the output; False renormalises the sample as top-k methods do.
     """
 
-    bits: int = 8
-    tables: int = 128
+    bits: Annotated[int, Field(ge=1, le=8)] = 8
+    tables: Annotated[int, Field(ge=2, le=254)] = 128
     weigh: bool = True
-
-    def __post_init__(self) -> None:
-        if not (1 <= self.bits <= 8 and 2 <= self.tables <= 254):
-            raise ValueError("bits must be 1 to 8 and tables 2 to 254; write bits: 8, tables: 128")
 
     def fit(self, calibration: Calibration) -> Any:
         """Mean key, planes, and tables L of each ratio and head, shape [ratios, group]."""

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ghostkv.codecs.base import ELEMENT_BYTES
+from ghostkv.config.options import Count
 from ghostkv.elimination.attention import ColdRange
 from ghostkv.selectors.base import Budget, Scene, Selection, Selector, per_ratio
 
@@ -33,7 +34,7 @@ class Quest(Selector):
         Tokens per page.
     """
 
-    page: int = 16
+    page: Count = 16
 
     def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
         order = np.argsort(-self.bounds(scene), axis=-1, kind="stable")

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ghostkv.codecs.base import ELEMENT_BYTES
+from ghostkv.config.options import Width
 from ghostkv.selectors.base import Budget, Scene, Selection, Selector, read_best
 from ghostkv.selectors.estimates import normalise
 
@@ -37,7 +38,7 @@ class SparQ(Selector):
         Give the missing mass to the mean of V, as the paper does.
     """
 
-    components: int = 8
+    components: Width = 8
     reallocate: bool = True
 
     def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:

@@ -24,6 +24,7 @@ import numpy as np
 from numba import njit
 
 from ghostkv.codecs.base import ELEMENT_BYTES
+from ghostkv.config.options import Amount, Annotated, Field
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector
 from ghostkv.selectors.estimates import normalise
 from ghostkv.selectors.picking import ThresholdHistogram
@@ -45,9 +46,9 @@ class TokenPicker(Selector):
         Size of the token bucket, in queries.
     """
 
-    chunks: tuple[int, ...] = (4, 4, 4)
-    slack: float = 0.2
-    depth: float = 1.0
+    chunks: Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1)] = (4, 4, 4)
+    slack: Amount = 0.2
+    depth: Amount = 1.0
 
     def fit(self, calibration: Calibration) -> Any:
         """Least value and range of each channel, and thetas of each ratio and head."""

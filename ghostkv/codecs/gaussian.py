@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -19,7 +18,7 @@ class Gaussian(Codec):
     range.
     """
 
-    colour: ClassVar[str] = "#d55e00"
+    colour = "#d55e00"
 
     def fit_frame(self, keys: np.ndarray, queries: np.ndarray) -> None:
         width = keys.shape[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 
@@ -26,7 +25,7 @@ class Learned(TransformCode):
     frame : ndarray, shape [head_dim, head_dim]
     """
 
-    in_config: ClassVar[bool] = False
+    in_config = False
 
     frame: np.ndarray = field(default=None, repr=False)
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 from numba import njit
@@ -77,7 +76,7 @@ class Nested(Whitened):
         Largest residual norm that each level can state.
     """
 
-    in_config: ClassVar[bool] = False
+    in_config = False
 
     levels: tuple[int, ...] = ()
     edges_: np.ndarray = field(default=None, repr=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from ghostkv.codecs.base import Codec, eigen
 class PCA(Codec):
     """Principal components of the centred keys, 8 bits each (as Loki uses them: Singhania et al. 2024)."""
 
-    colour: ClassVar[str] = "#e69f00"
+    colour = "#e69f00"
 
     def fit_frame(self, keys: np.ndarray, queries: np.ndarray) -> None:
         self.mean_ = keys.mean(axis=0)

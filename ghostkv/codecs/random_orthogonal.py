@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from ghostkv.codecs.base import Codec
 class RandomOrthogonal(Codec):
     """The first rows of a random rotation, 8 bits each: a random subspace, but an exact one."""
 
-    colour: ClassVar[str] = "#aa4499"
+    colour = "#aa4499"
 
     def fit_frame(self, keys: np.ndarray, queries: np.ndarray) -> None:
         width = keys.shape[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -20,7 +19,7 @@ class TransformCode(Whitened):
     most coordinates get none and are dropped.
     """
 
-    colour: ClassVar[str] = "#0072b2"
+    colour = "#0072b2"
 
     def fit_quantiser(self, coordinates: np.ndarray) -> UniformQuantiser:
         return UniformQuantiser.fit(coordinates, allocate_bits(coordinates, 8 * self.code_bytes))

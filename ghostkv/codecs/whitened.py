@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -22,7 +21,7 @@ class Whitened(Codec):
     ``E[(q.k - q.k_hat)^2] = ||y - y_hat||^2``: least squared score error is least squared coordinate error.
     """
 
-    colour: ClassVar[str] = "#009e73"
+    colour = "#009e73"
 
     def fit_frame(self, keys: np.ndarray, queries: np.ndarray) -> None:
         self.mean_ = keys.mean(axis=0)

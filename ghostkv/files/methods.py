@@ -28,7 +28,7 @@ class Method:
     options : dict
         Field -> its annotation and its default, as text; the default is empty where there is none.
     constants : dict
-        `ClassVar` -> its value, those that are literals.
+        What the class sets beside its fields -> its value, where that is a literal.
     """
 
     name: str
@@ -78,11 +78,11 @@ def load(room: str, name: str, base: type) -> type:
 def _method(name: str, node: ast.ClassDef) -> Method:
     options, constants = {}, {}
     for line in node.body:
-        if not (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)):
-            continue
-        annotation = ast.unparse(line.annotation)
-        if not annotation.startswith("ClassVar"):
-            options[line.target.id] = annotation, ast.unparse(line.value) if line.value else ""
-        elif isinstance(line.value, ast.Constant):
-            constants[line.target.id] = line.value.value
+        match line:
+            case ast.AnnAssign(ast.Name(key), annotation, value) if "ClassVar" not in ast.unparse(annotation):
+                options[key] = ast.unparse(annotation), ast.unparse(value) if value else ""
+            case ast.Assign([ast.Name(key)], ast.Constant(value)) | ast.AnnAssign(
+                ast.Name(key), _, ast.Constant(value)
+            ):
+                constants[key] = value
     return Method(name, options, constants)

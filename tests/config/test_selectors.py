@@ -57,5 +57,7 @@ def test_a_whole_number_is_a_number():
 def test_an_annotation_that_options_does_not_define_names_the_file(monkeypatch):
     stranger = {"stranger": Method("stranger", {"page": ("PageSize", "16")}, {})}
     monkeypatch.setattr("ghostkv.config.selectors.methods", lambda room, base: stranger)
-    with pytest.raises(ConfigError, match=r"ghostkv/selectors/stranger.py: page is annotated with PageSize[\s\S]*Count"):
+    with pytest.raises(
+        ConfigError, match=r"ghostkv/selectors/stranger.py: page is annotated with PageSize[\s\S]*Count"
+    ):
         check_selector({"name": "stranger", "page": 8}, "here")

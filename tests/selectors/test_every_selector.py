@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ghostkv.config.peers import Peers, selector_names
+from ghostkv.config.peers import Peers
+from ghostkv.config.selectors import selector_names
 from ghostkv.files.errors import ConfigError
 from ghostkv.selectors import make
 from ghostkv.selectors.base import KINDS
@@ -101,10 +102,9 @@ def test_cards_name_paper_rule_and_index(entry):
     assert selector.kind in KINDS
 
 
-def test_every_selector_has_a_test_file_and_runs_here(every_entry):
+def test_every_selector_has_a_test_file():
     files = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
     assert set(selector_names()) <= files
-    assert set(selector_names()) == {entry["name"] for entry in every_entry}
 
 
 def test_the_default_selectors_can_all_be_made():

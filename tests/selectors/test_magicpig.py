@@ -50,5 +50,7 @@ def test_weights_are_the_inverse_chance_of_two_collisions():
 
 
 def test_too_many_bits_are_refused(selector):
-    with pytest.raises(ConfigError, match=r"bits is 10\. Accepted: less than or equal to 8\.\n  Write: bits: 8"):
+    with pytest.raises(
+        ConfigError, match=r"bits is 10\. Accepted: less than or equal to 8\.\n  Write: bits: 8"
+    ):
         selector("magicpig", bits=10)

@@ -62,7 +62,7 @@ from tests.elimination.test_bounds import fitted, worst_excess
 config = read_config("hadamard.yaml")
 rng = np.random.default_rng(1)
 excess = [worst_excess(fitted("hadamard")[0], rng.standard_t(1.5, (200, 16)) * size, rng.normal(size=(30, 16))) for size in (0.1, 1, 30)]
-codec = codecs.load("hadamard", 4, fitted("hadamard")[0].arrays())
+codec = codecs.make("hadamard", 4).load(fitted("hadamard")[0].arrays())
 print(json.dumps({
     "home": codecs.__file__,
     "names": codecs.names(),

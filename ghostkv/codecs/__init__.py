@@ -6,16 +6,13 @@ in the config. Nothing else lists codecs.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
-import numpy as np
-
-from ghostkv.codecs.base import Codec, Decoded, ProjectedQueries, Records
+from ghostkv.codecs.base import Codec, Decoded, Records
 from ghostkv.files.errors import ConfigError
-from ghostkv.files.methods import load as load_class
-from ghostkv.files.methods import methods
+from ghostkv.files.methods import load, methods
 
-__all__ = ["Codec", "Decoded", "ProjectedQueries", "Records", "load", "make", "modules", "names"]
+__all__ = ["Codec", "Decoded", "Records", "make", "modules", "names"]
 
 # A text that ends with a dot: code that finds codecs by name depends on all of them, unless a job says which it uses.
 _ROOM = "ghostkv.codecs."
@@ -41,9 +38,4 @@ def make(name: str, code_bytes: int, seed: int = 0) -> Codec:
     """
     if name not in names():
         raise ConfigError(f"sketch.codecs: no codec {name!r}; the codecs are {', '.join(names())}")
-    return load_class("codecs", name, Codec)(code_bytes=code_bytes, seed=seed)
-
-
-def load(name: str, code_bytes: int, arrays: Mapping[str, np.ndarray]) -> Codec:
-    """A fitted codec from the arrays that `Codec.arrays` gave."""
-    return make(name, code_bytes).load(dict(arrays))
+    return load("codecs", name, Codec)(code_bytes=code_bytes, seed=seed)

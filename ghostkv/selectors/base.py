@@ -19,9 +19,6 @@ from ghostkv.codecs import Codec, Decoded
 from ghostkv.elimination.attention import ColdRange
 from ghostkv.selectors.picking import pick_above, pick_pages, pick_top, sum_left
 
-# `extended` is a peer with something that its paper does not have; it is shown and not counted as the peer.
-KINDS = ("oracle", "peer", "extended", "ours")
-
 
 @dataclass(frozen=True)
 class Scene:
@@ -33,7 +30,9 @@ class Scene:
         Of which a selector may only use what its index stores, and the index bytes it reports.
     queries : ndarray of float32, shape [group, queries, head_dim]
     scale, softcap : float
+        The model's own.
     visible : ColdRange
+        What each query sees, and what of it is cold.
     known : ndarray of float32, shape [group, queries, tokens]
         Exact scores of sinks and hot window; -inf for all other keys.
     earlier : ndarray of float32, shape [group, observations, tokens]
@@ -148,7 +147,6 @@ class Budget:
     ----------
     ratios : tuple of float
         At most 8.
-    visible : ColdRange
     pair_bytes : int
         Bytes of one key and one value.
     """
@@ -194,6 +192,7 @@ class Budget:
         ----------
         allowance : ndarray, shape [ratios, queries]
         group : int
+            Heads.
         key_bytes : float, optional
             What reading one key costs; `pair_bytes` unless a method pays more.
 
@@ -264,7 +263,6 @@ class Calibration:
         Queries of its heads on those texts.
     scenes : sequence of (Scene, Budget)
         Texts of role `threshold`, for rules that spend a mean budget.
-    seed : int
     """
 
     keys: np.ndarray
@@ -277,6 +275,7 @@ class Calibration:
 class Selector:
     """Base of all selectors; subclasses add hyperparameters as fields."""
 
+    # Or "oracle", "ours", "extended": a peer with something that its paper does not have, shown and not counted as the peer.
     kind = "peer"
 
     @property
@@ -312,8 +311,6 @@ def read_best(
     Parameters
     ----------
     priority : ndarray, shape [group, queries, tokens] or one that broadcasts to it
-    scene : Scene
-    budget : Budget
     index_bytes : ndarray, shape [queries], or float
         Index bytes per query.
     key_bytes : float

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
-MAX_BUDGETS = 8
-
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def pick_top(priority, counts, start, stop, reads):
@@ -207,6 +205,7 @@ class ThresholdHistogram:
     low, high : float
         Range of thetas; statistics outside fall to its ends.
     cells : int
+        Thetas to choose from.
     """
 
     def __init__(self, low: float, high: float, cells: int = 4096):

@@ -212,7 +212,9 @@ def test_jobs_depend_on_every_codec_or_on_those_that_they_say_they_use(job):
     assert {f"ghostkv.codecs.{name}" for name in codecs.names()} <= _closure(job)
     used = set(provenance.closure(f"ghostkv.stages.{job}", codecs.modules(["transform_code"])))
     assert {"ghostkv.codecs.transform_code", "ghostkv.codecs.whitened"} <= used
-    assert not used & {"ghostkv.codecs.pca", "ghostkv.codecs.learned", "ghostkv.codecs.fitting"} - _direct(job)
+    assert not used & {"ghostkv.codecs.pca", "ghostkv.codecs.learned", "ghostkv.codecs.fitting"} - _direct(
+        job
+    )
 
 
 def _direct(job: str) -> set[str]:

@@ -12,7 +12,9 @@ SKETCH = {"sketch_layer": 2, "sweep_layer": 2, "gather_frontier": 1, "report": 1
 def test_a_touch_a_comment_and_a_docstring_rerun_nothing(project):
     for path in (project.root / "ghostkv").rglob("*.py"):
         os.utime(path)
-    comment = project.edited("ghostkv/codecs/transform_code.py", "from __future__", "# A comment.\nfrom __future__")
+    comment = project.edited(
+        "ghostkv/codecs/transform_code.py", "from __future__", "# A comment.\nfrom __future__"
+    )
     docstring = project.edited("ghostkv/stages/capture/text.py", '"""', '"""Said better. ')
     with comment, docstring:
         assert project.planned() == {}

@@ -49,7 +49,7 @@ def methods(room: str, base: str) -> Mapping[str, Method]:
         class whose `in_config` is False.
     """
     trees = {
-        path.stem: ast.parse(path.read_text(encoding="utf-8"))
+        path.stem: ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
         for path in sorted((PACKAGE / room).glob("*.py"))
         if path.stem != "base"
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from typing import Any, ClassVar, Self
@@ -47,7 +47,8 @@ class Job:
         """
         module = self.call.rpartition(".")[0]
         name = f"{type(self).__module__}.{type(self).__qualname__}"
-        return {"job": name} | asdict(self) | {"code": fingerprint(module, *self.uses)}
+        plain = _adapter(type(self)).dump_python(self, mode="json", by_alias=True, warnings=False)
+        return {"job": name} | plain | {"code": fingerprint(module, *self.uses)}
 
     @classmethod
     def read(cls, plain: Mapping[str, Any]) -> Self:

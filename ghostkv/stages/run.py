@@ -79,6 +79,14 @@ class Run:
             for name, entry in self.texts.items()
         )
 
+    @cached_property
+    def traces(self) -> tuple[CapturedText, ...]:
+        """The capture of the long text; none where tensors are imported."""
+        return tuple(
+            CapturedText(name, entry["domain"], "trace", "results/trace")
+            for name, entry in self.trace.items()
+        )
+
     @property
     def codecs(self) -> tuple[CodecSpec, ...]:
         """Codecs of `sketch`, one a record size, in the config's order."""

@@ -172,7 +172,7 @@ SENSITIVITY_SCHEMA = pa.schema(
         ("elasticity", pa.float64()),  # d log seconds / d log parameter; null for parameters that may be 0
     ]
 )
-MODEL_TABLES = {
+MODEL_SCHEMAS = {
     "fits": FIT_SCHEMA,
     "errors": ERROR_SCHEMA,
     "survivors": SURVIVOR_SCHEMA,
@@ -181,3 +181,4 @@ MODEL_TABLES = {
     "maps": MAP_SCHEMA,
     "sensitivity": SENSITIVITY_SCHEMA,
 }
+MEASURED_SCHEMAS = {"samples": SAMPLE_SCHEMA, "counts": COUNT_SCHEMA}

@@ -14,7 +14,6 @@ from ghostkv.files.methods import load, methods
 
 __all__ = ["Codec", "Decoded", "Records", "make", "modules", "names"]
 
-# A text that ends with a dot: code that finds codecs by name depends on all of them, unless a job says which it uses.
 _ROOM = "ghostkv.codecs."
 
 
@@ -38,4 +37,4 @@ def make(name: str, code_bytes: int, seed: int = 0) -> Codec:
     """
     if name not in names():
         raise ConfigError(f"sketch.codecs: no codec {name!r}; the codecs are {', '.join(names())}")
-    return load("codecs", name, Codec)(code_bytes=code_bytes, seed=seed)
+    return load(_ROOM, name, Codec)(code_bytes=code_bytes, seed=seed)

@@ -66,8 +66,12 @@ def methods(room: str, base: str) -> Mapping[str, Method]:
 
 
 def load(room: str, name: str, base: type) -> type:
-    """The class of a method: the first that its file defines."""
-    module = import_module(f"{PACKAGE.name}.{room}.{name}")
+    """The class of a method: the first that its file defines.
+
+    `room` is a text such as "ghostkv.codecs.", dot included: by it `ghostkv.files.provenance` knows that whoever calls
+    this depends on every method of the room, unless a job says which it uses.
+    """
+    module = import_module(f"{room}{name}")
     return next(
         value
         for value in vars(module).values()

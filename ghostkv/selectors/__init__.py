@@ -27,4 +27,4 @@ def make(entry: Mapping[str, Any]) -> tuple[str, Selector]:
     check_selector(entry, "peers.selectors")
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
     name = options.pop("name")
-    return name, load("selectors", name, Selector)(**options)
+    return name, load("ghostkv.selectors.", name, Selector)(**options)

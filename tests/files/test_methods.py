@@ -27,7 +27,7 @@ def test_codecs_that_need_more_than_bytes_and_a_seed_are_not_for_the_config():
 )
 def test_a_source_says_what_its_class_says(room, name):
     base = ROOMS[room]
-    method, cls = methods(room, base.__name__)[name], load(room, name, base)
+    method, cls = methods(room, base.__name__)[name], load(f"ghostkv.{room}.", name, base)
     own = [field for field in fields(cls) if field.name not in {field.name for field in fields(base)}]
     assert list(method.options) == [field.name for field in own]
     assert [ast.literal_eval(default) for _, default in method.options.values()] == [
@@ -37,7 +37,7 @@ def test_a_source_says_what_its_class_says(room, name):
 
 
 def test_every_codec_is_named_as_its_file():
-    assert [load("codecs", name, Codec).name for name in methods("codecs", "Codec")] == [
+    assert [load("ghostkv.codecs.", name, Codec).name for name in methods("codecs", "Codec")] == [
         *methods("codecs", "Codec")
     ]
 

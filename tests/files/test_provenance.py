@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ghostkv import codecs
+from ghostkv.config.selectors import selector_names
 from ghostkv.files import provenance
 
 ROOT = Path(__file__).parents[2]
@@ -220,6 +221,14 @@ def test_jobs_depend_on_every_codec_or_on_those_that_they_say_they_use(job):
 def _direct(job: str) -> set[str]:
     """What a job imports whatever it finds by name."""
     return set(provenance.closure(f"ghostkv.stages.{job}", ("ghostkv.codecs.base",)))
+
+
+@pytest.mark.parametrize("job", ["peers.layer", "quality.text"])
+def test_jobs_depend_on_every_selector_or_on_those_that_they_say_they_use(job):
+    everything = {f"ghostkv.selectors.{name}" for name in selector_names()}
+    assert everything <= _closure(job)
+    used = set(provenance.closure(f"ghostkv.stages.{job}", ("ghostkv.selectors.quest",)))
+    assert used & everything == {"ghostkv.selectors.quest"}
 
 
 @pytest.mark.parametrize(("edited", "changes"), [("low_bit", True), ("pca", False), ("more", False)])

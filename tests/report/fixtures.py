@@ -10,7 +10,7 @@ import polars as pl
 
 from ghostkv.captures.capture_files import LAYER_SCHEMA
 from ghostkv.config.experiment import load_config
-from ghostkv.elimination.summaries import BOUND_SCHEMA
+from ghostkv.elimination.schemas import BOUND_SCHEMA
 from ghostkv.files.io import write_json, write_table
 from ghostkv.sources.texts import TEXT_SCHEMA
 from ghostkv.stages.benchmark.schemas import SPEED_SCHEMA

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from ghostkv.elimination.summaries import BOUND_SCHEMA
+from ghostkv.elimination.schemas import BOUND_SCHEMA
 
 DESIGN = [
     ("layer", pa.int16()),

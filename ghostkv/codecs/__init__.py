@@ -1,20 +1,30 @@
-"""Codecs: write a key small, estimate its score, bound the error. `make` finds one by its config name."""
+"""Codecs: write a key small, estimate its score, bound the error. One module each; the config names the module.
+
+To add one, write `ghostkv/codecs/<name>.py` with one dataclass derived from `Codec`, and a line under `sketch.codecs`
+in the config. Nothing else lists codecs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 
-import numpy as np
-
-from ghostkv.codecs.base import Codec, Decoded, ProjectedQueries, Records
-from ghostkv.codecs.frames import PCA, Gaussian, RandomOrthogonal, TransformCode, Whitened
+from ghostkv.codecs.base import Codec, Decoded, Records
 from ghostkv.files.errors import ConfigError
+from ghostkv.files.methods import load, methods
 
-CODECS: Mapping[str, type[Codec]] = {
-    codec.name: codec for codec in (Gaussian, RandomOrthogonal, PCA, Whitened, TransformCode)
-}
+__all__ = ["Codec", "Decoded", "Records", "make", "modules", "names"]
 
-__all__ = ["CODECS", "Codec", "Decoded", "ProjectedQueries", "Records", "load", "make"]
+_ROOM = "ghostkv.codecs."
+
+
+def names() -> list[str]:
+    """Codecs that a config can name."""
+    return list(methods("codecs", "Codec"))
+
+
+def modules(chosen: Collection[str]) -> tuple[str, ...]:
+    """The modules of codecs, for `Job.uses`: its fingerprint then covers these codecs instead of all."""
+    return tuple(sorted(f"{_ROOM}{name}" for name in set(chosen)))
 
 
 def make(name: str, code_bytes: int, seed: int = 0) -> Codec:
@@ -25,11 +35,6 @@ def make(name: str, code_bytes: int, seed: int = 0) -> Codec:
     ConfigError
         No codec has that name.
     """
-    if name not in CODECS:
-        raise ConfigError(f"sketch.codecs: no codec {name!r}; the codecs are {', '.join(CODECS)}")
-    return CODECS[name](code_bytes=code_bytes, seed=seed)
-
-
-def load(name: str, code_bytes: int, arrays: Mapping[str, np.ndarray]) -> Codec:
-    """A fitted codec from the arrays that `Codec.arrays` gave."""
-    return make(name, code_bytes).load(dict(arrays))
+    if name not in names():
+        raise ConfigError(f"sketch.codecs: no codec {name!r}; the codecs are {', '.join(names())}")
+    return load(_ROOM, name, Codec)(code_bytes=code_bytes, seed=seed)

@@ -78,7 +78,7 @@ def load_codecs(path: str | Path, chosen: Sequence[CodecSpec]) -> dict[tuple[Cod
     if missing:
         raise TableError(f"{path}: lacks codecs {sorted(missing)}. Delete it and rerun sketch.")
     return {
-        (spec, kv_head): codecs.load(spec.name, spec.code_bytes, found)
+        (spec, kv_head): codecs.make(spec.name, spec.code_bytes).load(found)
         for (spec, kv_head), found in arrays.items()
     }
 

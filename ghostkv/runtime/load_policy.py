@@ -13,6 +13,7 @@ import polars as pl
 from ghostkv.captures.capture_files import LayerCapture, read_layer
 from ghostkv.codecs.nested import Nested
 from ghostkv.codecs.records import CodecSpec, load_codecs
+from ghostkv.codecs.transform_code import TransformCode
 from ghostkv.files.buffers import Buffers
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, stable_seed
@@ -28,7 +29,7 @@ from ghostkv.selectors.scenes import budget_of, calibration_view
 KINDS = ("full", "identity", "ghost", "calibrated", "certified_mass", "oracle_mass", "selector")
 # Bits a coordinate of the nested record's levels, and the shares of the budget: those of the certificates stage.
 LEVELS, SHARES = (1.0, 1.0, 1.0, 1.0, 2.0, 2.0), (0.03, 0.08, 0.16, 0.32, 0.6, 0.97)
-HEADLINE_CODEC = "transform_code"
+HEADLINE_CODEC = TransformCode.name
 _COMMON = ("policy", "label", "dense_layers", "sinks", "hot", "prefill", "shared")
 _OPTIONS = {
     "full": (),
@@ -244,7 +245,7 @@ def _seated(entry: Mapping[str, Any], sources: Sources, layer: int) -> Seated:
     ratio, codecs, fitted = float(entry["ratio"]), {}, None
     size = getattr(selector, "code_bytes", None)
     if size is not None:
-        codecs["transform_code", size] = sources.codecs(layer, size)
+        codecs[HEADLINE_CODEC, size] = sources.codecs(layer, size)
     if type(selector).fit is Selector.fit:
         kv_heads = int(read_table(Path(sources.captures[0]["folder"]) / "layers.parquet")["kv_heads"][0])
         fitted = [None] * kv_heads

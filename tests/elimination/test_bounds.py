@@ -9,7 +9,7 @@ from ghostkv import codecs
 from ghostkv.files.errors import ConfigError, TableError
 
 WIDTH = 16
-NAMES = sorted(codecs.CODECS)
+NAMES = codecs.names()
 
 
 def fitted(name, code_bytes=4, seed=0, scale=1.0):
@@ -106,7 +106,7 @@ def test_same_calibration_gives_the_same_bytes(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_codec_survives_its_arrays(name):
     codec, keys, queries = fitted(name)
-    again = codecs.load(name, codec.code_bytes, codec.arrays())
+    again = codecs.make(name, codec.code_bytes).load(codec.arrays())
     records = codec.encode(keys)
     for field in ("code", "rho"):
         assert np.array_equal(getattr(records, field), getattr(again.encode(keys), field))

@@ -146,7 +146,7 @@ def test_quantised_moments_are_those_of_samples(bits):
     assert q.var() == pytest.approx(power, abs=0.02)
 
 
-@pytest.mark.parametrize("name", list(codecs.CODECS))
+@pytest.mark.parametrize("name", codecs.names())
 def test_the_law_of_estimates_is_that_of_a_fitted_codec(name):
     width = 8
     keys, _, a, b = moments(width, seed=5)

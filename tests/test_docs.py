@@ -24,7 +24,7 @@ _PATH = re.compile(
     r"(?<![\w./<-])(?:ghostkv|tests|workflow|docs|profiles)/(?:[\w./*-]|\{[\w,]+\}|<\w+>)*(?<![.,])"
 )
 _MODULE = re.compile(r"(?<![\w./])ghostkv(?:\.[a-z_]\w*)+")
-_SHORT = re.compile(r"`(\w+\.(?:py|smk))`")
+_SHORT = re.compile(r"`((?!__init__)\w+\.(?:py|smk))`")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -88,7 +88,11 @@ def anchors(page):
 def named(pattern):
     """Each page with what the pattern finds in it."""
     return [
-        pytest.param(page, sorted(set(pattern.findall(page.read_text(encoding="utf-8")))), id=str(page.relative_to(ROOT)))
+        pytest.param(
+            page,
+            sorted(set(pattern.findall(page.read_text(encoding="utf-8")))),
+            id=str(page.relative_to(ROOT)),
+        )
         for page in PAGES
     ]
 
@@ -105,9 +109,7 @@ def test_a_config_in_the_docs_loads(block):
 @pytest.mark.parametrize(("page", "paths"), named(_PATH))
 def test_every_path_exists(page, paths):
     to_be_written = page.name == "extending.md"
-    assert [
-        one for path in paths for one in expanded(path) if not exists(one, to_be_written)
-    ] == []
+    assert [one for path in paths for one in expanded(path) if not exists(one, to_be_written)] == []
 
 
 @pytest.mark.parametrize(("page", "modules"), named(_MODULE))
@@ -140,7 +142,10 @@ def test_the_readme_links_to_every_page(page):
 
 def test_the_checks_would_notice():
     assert expanded("ghostkv/{files,config}/io.py") == ["ghostkv/files/io.py", "ghostkv/config/io.py"]
-    assert _PATH.findall("see `ghostkv/nowhere/at_all.py`, or tests/none.") == ["ghostkv/nowhere/at_all.py", "tests/none"]
+    assert _PATH.findall("see `ghostkv/nowhere/at_all.py`, or tests/none.") == [
+        "ghostkv/nowhere/at_all.py",
+        "tests/none",
+    ]
     assert exists("ghostkv/files/io.py", False)
     assert not exists("ghostkv/nowhere/at_all.py", True)
     assert exists("ghostkv/codecs/mine.py", True)

@@ -21,17 +21,17 @@ ANSWER_BEGIN, ANSWER_END = "<!-- answer: written by `python -m ghostkv.report` -
 FIGURE = "frontier_by_codec.svg"
 # What the README says first. `{name:format}` is a figure of headline.json; a sentence that lacks one is left out.
 ANSWER = (
-    "**Proved for every query:** none of the 32 keys of largest score is lost ([the proof](docs/certificates.md#3-top-k-fer--0)), while "
-    "{certificates.topk.elimination:percent} of the cold keys are never read and all that is read, records included, is "
-    "{certificates.topk.bytes_ratio_gqa:percent} of the full cache's bytes.",
-    "**True on average:** thresholds calibrated to lose at most 1 % of those 32 keys leave {frontier.elimination_at_fer_1pct:percent} unread and read "
-    "{frontier.bytes_ratio_gqa_at_fer_1pct:percent} of the bytes, but what they leave unread holds "
-    "{frontier.dropped_mass_at_fer_1pct:percent} of the softmax mass.",
+    "**Proved for every query:** none of the 32 keys of largest score is lost "
+    "([the proof](docs/certificates.md#3-top-k-fer--0)), while {certificates.topk.elimination:percent} of the cold keys "
+    "are never read and all that is read, records included, is {certificates.topk.bytes_ratio_gqa:percent} of the full "
+    "cache's bytes.",
+    "**True on average:** thresholds calibrated to lose at most 1 % of those 32 keys leave "
+    "{frontier.elimination_at_fer_1pct:percent} unread and read {frontier.bytes_ratio_gqa_at_fer_1pct:percent} of the "
+    "bytes, but what they leave unread holds {frontier.dropped_mass_at_fer_1pct:percent} of the softmax mass.",
     "**The price of losing little mass:** to prove for every query that at most 5 % of it is lost, a step reads "
     "{certificates.mass_5pct.bytes_ratio_gqa:percent} of the bytes, and thresholds calibrated for 1 % on average read "
     "{frontier.bytes_ratio_gqa_at_dropped_mass_1pct:percent}.",
 )
-# What the README shows, in its words: label, figure of headline.json, format.
 _MASS = "Elimination with thresholds calibrated for dropped mass ≤ 1 %"
 _CERTIFIED = "Certificate for dropped mass ≤ 5 % of every query: elimination"
 _NEEDLE = "retrieval.single_needle_at_025."

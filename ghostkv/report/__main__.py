@@ -24,7 +24,7 @@ ANSWER = (
     "**Proved for every query:** none of the 32 keys of largest score is lost "
     "([the proof](docs/certificates.md#3-top-k-fer--0)), while {certificates.topk.elimination:percent} of the cold keys "
     "are never read and all that is read, records included, is {certificates.topk.bytes_ratio_gqa:percent} of the full "
-    "cache's bytes.",
+    "cache's bytes; the proof says nothing about the softmax mass of the keys that are not read.",
     "**True on average:** thresholds calibrated to lose at most 1 % of those 32 keys leave "
     "{frontier.elimination_at_fer_1pct:percent} unread and read {frontier.bytes_ratio_gqa_at_fer_1pct:percent} of the "
     "bytes, but what they leave unread holds {frontier.dropped_mass_at_fer_1pct:percent} of the softmax mass.",

@@ -85,6 +85,11 @@ class Frontier(Section):
     safe: Safe = Field(default=Safe(), description="When a head counts as having a safe point.")
     headline: Headline = Field(default=Headline(), description="The one design that the report leads with.")
 
+    def grids(self) -> dict[str, Grid]:
+        """Thetas of the rules that are on."""
+        on = {name: getattr(self.rules, name) for name in type(self.rules).model_fields}
+        return {name: grid for name, grid in on.items() if grid is not None}
+
     @model_validator(mode="after")
     def _headline_is_measured(self) -> Frontier:
         on = [rule for rule in type(self.rules).model_fields if getattr(self.rules, rule) is not None]

@@ -6,13 +6,16 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow.parquet as pq
 
 from ghostkv.files.errors import TableError
 from ghostkv.files.io import read_metadata, read_table
+
+if TYPE_CHECKING:
+    from ghostkv.report.jobs import WriteReport
 
 ORACLE = "exact"
 # Targets are stored in float32; two of them never lie this close.
@@ -30,8 +33,7 @@ class Results:
     tables : mapping of str to path or list of paths
         `stage_table` to Parquet file (`model_manifest`: JSON). `capture_layers` is a list, one file a
         capture.
-    params : mapping
-        The config section `report`, beside it the whole `config`.
+    job : WriteReport
 
     Attributes
     ----------
@@ -39,8 +41,8 @@ class Results:
         The moment of each use (`document.moment`), and the table.
     """
 
-    def __init__(self, tables: Mapping[str, str | Sequence[str]], params: Mapping[str, Any]):
-        self.params, self.config = params, params["config"]
+    def __init__(self, tables: Mapping[str, str | Sequence[str]], job: WriteReport):
+        self.job, self.config = job, job.config
         self._paths = {name: [path] if isinstance(path, str) else list(path) for name, path in tables.items()}
         self._read: dict[str, pl.DataFrame] = {}
         self.reads: list[tuple[int, str]] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ghostkv.files.errors import TableError
 from ghostkv.files.io import write_json, write_text
@@ -16,23 +16,25 @@ from ghostkv.report.headline import measure
 from ghostkv.report.render import Chapter, as_html, as_markdown
 from ghostkv.report.results import Results
 
+if TYPE_CHECKING:
+    from ghostkv.report.jobs import WriteReport
+
 # What imported tensors have no model for, and stages that a run may leave out; every other table must be there.
 _MODEL_STAGES = ("model", "texts", "historical", "benchmark.capture_overhead")
 EXTRA_STAGES = ("synthetic", "hierarchy", "decode", "store", "bandwidth", "quality", "retrieval")
 
 
 def write_report(
-    tables: Mapping[str, str | Sequence[str]], params: Mapping[str, Any], outputs: Mapping[str, str]
+    job: WriteReport, inputs: Mapping[str, str | Sequence[str]], outputs: Mapping[str, str]
 ) -> None:
     """Write the report from tables alone.
 
     Parameters
     ----------
-    tables : mapping of str to path or list of paths
+    job : WriteReport
+    inputs : mapping of str to path or list of paths
         `stage_table` to Parquet file: `frontier_sweep` ... `benchmark_sweep_speed`; `capture_layers` is a
         list; `model_manifest` is JSON.
-    params : mapping
-        Config section `report` (`title`, `png_scale`, `table_rows`), the whole `config`, and `code`.
     outputs : mapping
         Paths of `markdown`, `html`, `headline`, and the folder `figures`.
 
@@ -41,23 +43,21 @@ def write_report(
     TableError
         A table that the pipeline always makes was not given, or cannot be read.
     """
-    results = Results(tables, params)
+    results = Results(inputs, job)
     sections, left_out = _present(results)
     measured = measure(results, sections)
     chapters = [Chapter.of(section, results, measured) for section in sections]
     folder = Path(outputs["figures"])
     folder.mkdir(parents=True, exist_ok=True)
     figures = [block for chapter in chapters for block in chapter.blocks if isinstance(block, Figure)]
-    svgs = {figure.name: write_figure(figure, folder, params["png_scale"]) for figure in figures}
+    svgs = {figure.name: write_figure(figure, folder, job.png_scale) for figure in figures}
     for path in folder.iterdir():
         if path.stem not in svgs:  # of an earlier run with another config
             path.unlink()
-    title, subtitle = params["title"], _subtitle(results)
+    title, subtitle = job.title, _subtitle(results)
     write_json({name: figure.plain() for name, figure in measured.items()}, outputs["headline"])
     beside = Path(os.path.relpath(folder, Path(outputs["markdown"]).parent)).as_posix()
-    write_text(
-        as_markdown(title, subtitle, chapters, left_out, params["table_rows"], beside), outputs["markdown"]
-    )
+    write_text(as_markdown(title, subtitle, chapters, left_out, job.table_rows, beside), outputs["markdown"])
     write_text(as_html(title, subtitle, chapters, left_out, svgs), outputs["html"])
 
 

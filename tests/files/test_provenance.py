@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -16,11 +15,15 @@ import pytest
 from ghostkv.files import provenance
 
 ROOT = Path(__file__).parents[2]
-# The modules whose functions the workflow's scripts call.
+# The modules whose functions the workflow calls, as the dataclasses of the jobs name them.
 JOBS = sorted(
     {
-        re.search(r"from (ghostkv\.(?:stages|report)\.[\w.]+) import", path.read_text())[1]
-        for path in (ROOT / "workflow/scripts").glob("*.py")
+        value.call.rpartition(".")[0]
+        for file in provenance.PACKAGE.rglob("jobs.py")
+        for value in vars(
+            importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
+        ).values()
+        if isinstance(value, type) and hasattr(value, "call")
     }
 )
 FILES = {

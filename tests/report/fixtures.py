@@ -13,19 +13,12 @@ from ghostkv.config.experiment import load_config
 from ghostkv.elimination.summaries import BOUND_SCHEMA
 from ghostkv.files.io import write_json, write_table
 from ghostkv.sources.texts import TEXT_SCHEMA
-from ghostkv.stages.benchmark.sweep_speed import SPEED_SCHEMA
-from ghostkv.stages.frontier.tables import (
-    CONTEXT_SCHEMA,
-    LAYER_HEAD_SCHEMA,
-    METRICS,
-    POINT_SCHEMA,
-    SAFE_SCHEMA,
-    SWEEP_SCHEMA,
-    layer_head,
-    safe_points,
-)
-from ghostkv.stages.historical.tables import COMPARISON_SCHEMA
-from ghostkv.stages.historical.tables import SWEEP_SCHEMA as HISTORICAL_SWEEP_SCHEMA
+from ghostkv.stages.benchmark.schemas import SPEED_SCHEMA
+from ghostkv.stages.frontier.schemas import CONTEXT_SCHEMA, METRICS, POINT_SCHEMA, SWEEP_SCHEMA
+from ghostkv.stages.frontier.summary_schemas import LAYER_HEAD_SCHEMA, SAFE_SCHEMA
+from ghostkv.stages.frontier.tables import layer_head, safe_points
+from ghostkv.stages.historical.schemas import COMPARISON_SCHEMA
+from ghostkv.stages.historical.schemas import SWEEP_SCHEMA as HISTORICAL_SWEEP_SCHEMA
 from tests.report.calibrated_fixtures import calibrated_tables
 from tests.report.certificates_fixtures import certificate_tables
 from tests.report.peers_fixtures import peer_tables

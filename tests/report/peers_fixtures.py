@@ -7,7 +7,8 @@ import itertools
 import polars as pl
 import pyarrow.parquet as pq
 
-from ghostkv.stages.peers.tables import LAYER_SCHEMA, PEER_SCHEMA, compare, frame, summarise, verdicts
+from ghostkv.stages.peers.schemas import LAYER_SCHEMA, PEER_SCHEMA
+from ghostkv.stages.peers.tables import compare, frame, summarise, verdicts
 
 # Loss at 1/8 of the bytes by selector and setting: (output error, dropped mass); None where not feasible.
 LOSSES = {

@@ -15,8 +15,9 @@ from ghostkv.report.render import printed
 from ghostkv.report.results import Results
 from ghostkv.report.sections.decode.section import SECTION
 from ghostkv.stages.decode.lifecycle import POLICIES
+from ghostkv.stages.decode.schemas import MEASURES, QUANTILES, SCHEMAS
 from ghostkv.stages.decode.steps import LOSSES
-from ghostkv.stages.decode.tables import CEILING, MEASURES, QUANTILES, SCHEMAS
+from ghostkv.stages.decode.tables import CEILING
 from tests.report.chart_fields import fields
 
 STEPS = 128

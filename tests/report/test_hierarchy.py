@@ -11,7 +11,9 @@ from ghostkv.report.document import Figure, Prose, Table
 from ghostkv.report.headline import headline
 from ghostkv.report.results import Results
 from ghostkv.report.sections.hierarchy.section import SECTION
-from ghostkv.stages.hierarchy.tables import CHECK_SCHEMA, FIT_SCHEMA, HEAD_SCHEMA, fits
+from ghostkv.stages.hierarchy.schemas import CHECK_SCHEMA, HEAD_SCHEMA
+from ghostkv.stages.hierarchy.summary_schemas import FIT_SCHEMA
+from ghostkv.stages.hierarchy.tables import fits
 
 
 def head_rows(reads, context):

@@ -24,9 +24,7 @@ def build(results: Results) -> Sequence[Block]:
 
 def _reading(results: Results) -> str:
     manifest = results.manifest()
-    lines = [
-        f"- Package ghostkv {__version__}, report code `{results.params.get('code', '') or 'not stated'}`."
-    ]
+    lines = [f"- Package ghostkv {__version__}, report code `{results.job.code or 'not stated'}`."]
     if manifest:
         lines.append(
             f"- Model {manifest['model']} ({manifest['architecture']}, {manifest['layers']} layers, "

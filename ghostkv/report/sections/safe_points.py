@@ -147,7 +147,7 @@ def _counts(results: Results) -> Table:
 
 
 def _table(results: Results) -> Table:
-    rows = results.params["table_rows"]
+    rows = results.job.table_rows
     data = _headline(results).sort("safe", "safe_every_text", "elimination", "layer", "head")
     return Table(
         "safe_points",

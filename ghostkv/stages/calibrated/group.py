@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from ghostkv.stages.calibrated.rows import (
     thetas,
 )
 
+if TYPE_CHECKING:
+    from ghostkv.stages.calibrated.jobs import CalibrateLayer
+
 # Common shifts of a group's thresholds: in margins, in nats, in score units.
 _SHIFTS = {
     "relative_topk": Grid.of(shifts(0.02, 50)),
@@ -45,23 +49,21 @@ class CalibratedGroup:
     Attributes
     ----------
     tables : LayerTables
-    layer, kv_head : int
+    kv_head : int
     views : mapping of CapturedText to GroupView
         Headline queries.
     loaded : mapping of CapturedText to LayerCapture
         All queries.
     setting : Setting
-    params : mapping
-        Of `ghostkv.stages.calibrated.layer.calibrate_layer`.
+    job : CalibrateLayer
     """
 
     tables: LayerTables
-    layer: int
     kv_head: int
     views: Mapping[CapturedText, GroupView]
     loaded: Mapping[CapturedText, LayerCapture]
     setting: Setting
-    params: Mapping
+    job: CalibrateLayer
     scratch: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)
 
     def measure(self, design: Design, records: Mapping[CapturedText, Records], headline: bool) -> None:
@@ -118,19 +120,16 @@ class CalibratedGroup:
     def _tail(self, view: GroupView, estimates: Estimates) -> Tail | None:
         if view.values is None:
             return None
-        return tail(estimates.scores, view.exact.lse, view.values, view.visible, self.params["page"])
+        return tail(estimates.scores, view.exact.lse, view.values, view.visible, self.job.page)
 
     def _calibrate(self, curves: _Curves) -> list[Calibration]:
         risks = next(iter(curves.values())).risks
         kinds = [name.removeprefix("output_error_") for name in risks if name.startswith("output_error_")]
-        return [
-            calibrate(_risks(curves, goal, "threshold"), goal)
-            for goal in goals(self.params["targets"], kinds)
-        ]
+        return [calibrate(_risks(curves, goal, "threshold"), goal) for goal in goals(self.job.targets, kinds)]
 
     def _keys(self, design: Design) -> dict:
         return {
-            "layer": self.layer,
+            "layer": self.job.layer,
             "kv_head": self.kv_head,
             "codec": design.name,
             "code_bytes": design.code_bytes,
@@ -145,7 +144,7 @@ class CalibratedGroup:
         self, keys: Mapping, design: Design, curves: _Curves, found: _Found, shared: bool = False
     ) -> None:
         for text, one in _held_out(curves):
-            queries = queries_at(one, design, found, self.params["page"], shared)
+            queries = queries_at(one, design, found, self.job.page, shared)
             columns = point_columns(one, queries) | choice_columns(found, self._heads(), one.grid)
             self.tables.add("calibrated", {**keys, **_about(text, one)}, columns)
 
@@ -161,9 +160,9 @@ class CalibratedGroup:
         """Held-out points by the queries' position."""
         for text, one in _held_out(curves):
             positions = one.view.capture.positions
-            queries = queries_at(one, design, found, self.params["page"])
+            queries = queries_at(one, design, found, self.job.page)
             named = choice_columns(found, self._heads(), one.grid)
-            edges = self.params["bands"]
+            edges = self.job.bands
             for start, stop in zip(edges, edges[1:], strict=False):
                 inside = (positions >= start) & (positions < stop)
                 if inside.any():
@@ -174,8 +173,8 @@ class CalibratedGroup:
 
     def _early(self, design: Design, records: Mapping[CapturedText, Records]) -> dict:
         """Held-out queries before the headline ones, on no more keys than they see."""
-        start = max(self.params["bands"][0], self.setting.sinks + self.setting.hot)
-        stop = self.params["frontier"]["headline_start"]
+        start = max(self.job.bands[0], self.setting.sinks + self.setting.hot)
+        stop = self.job.headline_start
         found = {}
         for text, capture in self.loaded.items():
             wanted = (capture.positions >= start) & (capture.positions < stop)
@@ -188,7 +187,7 @@ class CalibratedGroup:
     def _add_cross_domain(self, keys: Mapping, curves: _Curves) -> None:
         """Thresholds of each domain's threshold texts, tested on each domain's held-out texts."""
         domains = {role: _domains(curves, role) for role in ("threshold", "held_out")}
-        for goal in goals(self.params["cross_domain"]):
+        for goal in goals(self.job.cross_domain):
             for source in domains["threshold"]:
                 risks = _risks(curves, goal, "threshold", source)
                 conformal = goal.target >= floor(sum(risk.shape[1] for risk in risks))
@@ -214,7 +213,7 @@ class CalibratedGroup:
     def _add_shared(self, keys: Mapping, design: Design, curves: _Curves) -> None:
         """What a group takes together, beside its heads' own decisions."""
         group = len(self._heads())
-        wanted = goals(self.params["group"])
+        wanted = goals(self.job.group)
         if not wanted:
             return
         plain = self._shared(curves, np.zeros(group), next(iter(curves.values())).grid)

@@ -11,7 +11,7 @@ from ghostkv.elimination.certificates import Costs, Outcome, Powers, certify_mas
 from ghostkv.files.io import write_table
 from ghostkv.stages.hierarchy.index import Index, Reach, key_bounds, members_above
 from ghostkv.stages.hierarchy.scan import Counts
-from ghostkv.stages.hierarchy.tables import SCHEMAS
+from ghostkv.stages.hierarchy.schemas import SCHEMAS
 from ghostkv.stages.hierarchy.view import View
 
 # Shares of the margins that the statistical variant may keep.

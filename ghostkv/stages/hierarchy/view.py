@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from ghostkv.elimination.attention import cap, cold_range, hide, scores
 from ghostkv.elimination.bounds import narrow
 from ghostkv.elimination.certificates import Costs
 from ghostkv.elimination.truth import Truth
+
+if TYPE_CHECKING:
+    from ghostkv.stages.hierarchy.jobs import HierarchyLayer
 
 # Queries are taken from the last eighth before a context length, or from its last quarter where that holds too few.
 _LATE = (0.125, 0.25)
@@ -73,7 +77,7 @@ def late_queries(capture: LayerCapture, context: int, count: int) -> np.ndarray:
 
 
 def look(
-    capture: LayerCapture, kv_head: int, codec: Nested, context: int, params: dict, count: int, space
+    capture: LayerCapture, kv_head: int, codec: Nested, context: int, job: HierarchyLayer, count: int, space
 ) -> View | None:
     """The view of a KV head's late queries, or None where the text has none that see cold keys.
 
@@ -85,8 +89,7 @@ def look(
         Fitted on other texts.
     context : int
         Keys beyond are left out.
-    params : mapping
-        `sinks`, `hot`, `top_k`.
+    job : HierarchyLayer
     count : int
         Queries a head, at most.
     space : Space
@@ -96,14 +99,14 @@ def look(
     if not len(late):
         return None
     seen = replace(capture, positions=capture.positions[late], queries=capture.queries[:, late], outputs=None)
-    visible = cold_range(seen.positions, seen.first_visible(), params["sinks"], params["hot"])
-    if visible.cold.min() <= params["top_k"]:
+    visible = cold_range(seen.positions, seen.first_visible(), job.sinks, job.hot)
+    if visible.cold.min() <= job.top_k:
         return None
     keys = capture.keys[kv_head, :context]
     queries = np.ascontiguousarray(seen.group_queries(kv_head))
     logits = scores(queries, keys.astype(np.float32), capture.scale, capture.softcap)
     hide(logits, visible)
-    truth = Truth.of(queries, keys, logits, None, visible, capture.scale, params["top_k"])
+    truth = Truth.of(queries, keys, logits, None, visible, capture.scale, job.top_k)
     lower, upper, escaped = _record_bounds(codec, keys, queries, capture, space)
     # A key beyond the range of the last planes, as positions beyond the calibration's make it, is kept in float16.
     lower[-1][..., escaped] = truth.low[..., escaped]

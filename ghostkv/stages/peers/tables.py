@@ -10,97 +10,9 @@ import pyarrow as pa
 from scipy.special import stdtrit
 
 from ghostkv.elimination.metrics import upper_quantile
+from ghostkv.stages.peers.schemas import MEANS, METRICS
+from ghostkv.stages.peers.summary_schemas import COMPARISON_SCHEMA, SUMMARY_SCHEMA, VERDICT_SCHEMA
 
-KEYS = [
-    ("layer", pa.int16()),
-    ("selector", pa.string()),
-    ("variant", pa.string()),  # hyperparameters
-    ("kind", pa.string()),  # oracle, peer, extended or ours
-    ("text", pa.string()),
-    ("domain", pa.string()),
-    ("ratio", pa.float64()),  # the budget
-    ("feasible", pa.bool_()),  # false: index and kept keys alone exceed the budget, metrics are null
-    ("queries", pa.int32()),
-]
-MEANS = (
-    "recall_32", "fer", "dropped_mass", "output_error", "bytes_ratio", "bytes_ratio_gqa", "index_ratio",
-)  # fmt: skip
-METRICS = [
-    (name, pa.float32())
-    for name in (
-        "recall_32",
-        "fer",
-        "dropped_mass_mean",
-        "dropped_mass_p99",
-        "output_error_mean",
-        "output_error_p99",
-        "bytes_ratio",
-        "bytes_ratio_gqa",
-        "index_ratio",
-    )
-]
-PEER_SCHEMA = pa.schema([*KEYS, ("head", pa.int16()), ("kv_head", pa.int16()), *METRICS])
-# One row a layer and text: its queries pooled over heads, so that a p99 is one of all of them.
-LAYER_SCHEMA = pa.schema([*KEYS, ("heads", pa.int16()), *METRICS, ("output_error_worst_head", pa.float32())])
-SUMMARY_SCHEMA = pa.schema(
-    [
-        ("selector", pa.string()),
-        ("variant", pa.string()),
-        ("kind", pa.string()),
-        ("ratio", pa.float64()),
-        ("domain", pa.string()),  # "all", or one domain
-        ("metric", pa.string()),
-        ("mean", pa.float64()),  # of document means; null where a head is not feasible
-        ("low", pa.float64()),  # 95 % t interval over documents; null for a single one
-        ("high", pa.float64()),
-        ("documents", pa.int32()),
-        ("heads", pa.int32()),
-        ("queries", pa.int64()),
-        ("feasible_share", pa.float64()),
-        ("head_p05", pa.float64()),  # spread over heads, each pooled over documents
-        ("head_p50", pa.float64()),
-        ("head_p95", pa.float64()),
-        ("head_worst", pa.float64()),
-    ]
-)
-COMPARISON_SCHEMA = pa.schema(
-    [
-        ("selector", pa.string()),
-        ("variant", pa.string()),
-        ("kind", pa.string()),
-        ("ratio", pa.float64()),
-        ("metric", pa.string()),
-        ("ours", pa.float64()),
-        ("ours_low", pa.float64()),
-        ("ours_high", pa.float64()),
-        ("theirs", pa.float64()),
-        ("theirs_low", pa.float64()),
-        ("theirs_high", pa.float64()),
-        ("difference", pa.float64()),  # theirs - ours, mean over documents
-        ("difference_low", pa.float64()),  # 95 % paired t interval
-        ("difference_high", pa.float64()),
-        ("documents", pa.int32()),
-        ("documents_won", pa.int32()),
-        ("heads_won", pa.float64()),  # share of (layer, head) where ours is lower, pooled over documents
-        ("separate", pa.bool_()),  # ours lower, intervals do not overlap; null for a single document
-        ("separate_paired", pa.bool_()),  # the paired interval lies above 0
-    ]
-)
-VERDICT_SCHEMA = pa.schema(
-    [
-        ("selector", pa.string()),
-        ("kind", pa.string()),
-        ("ratio", pa.float64()),
-        ("variants", pa.int16()),  # feasible ones
-        ("output_error", pa.float64()),  # of the best variant, in hindsight
-        ("dropped_mass", pa.float64()),
-        ("ours_output_error", pa.float64()),
-        ("ours_dropped_mass", pa.float64()),
-        ("beaten", pa.bool_()),  # all variants, both metrics, intervals not overlapping; null if unknown
-        ("beaten_paired", pa.bool_()),  # the same with paired intervals
-        ("lower", pa.bool_()),  # the same by means alone
-    ]
-)
 COMPARED = ("output_error_mean", "dropped_mass_mean")
 SHOWN = tuple(name for name, _ in METRICS)
 _WHO = ["selector", "variant", "kind"]

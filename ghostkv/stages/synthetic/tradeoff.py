@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from ghostkv.stages.synthetic.audit import ORACLE
 from ghostkv.stages.synthetic.codec_expectations import estimate_law
 from ghostkv.stages.synthetic.measures import step_columns
 
+if TYPE_CHECKING:
+    from ghostkv.config.frontier import Safe
+
 _ROLES = ("threshold", "held_out")
 _SWEEP_EVERY = 2
 # Steps evaluated at once.
@@ -41,7 +45,7 @@ class Rule:
     name: str
     setting: Setting
     targets: Mapping[str, Sequence[float]]
-    safe: Mapping[str, float]
+    safe: Safe
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from ghostkv.stages.bandwidth import step_times as model
 from ghostkv.stages.bandwidth.measure import measure
 from ghostkv.stages.bandwidth.model import model_bandwidth
 from ghostkv.stages.bandwidth.patterns import _survived, survivor_patterns
+from ghostkv.stages.bandwidth.schemas import MODEL_SCHEMAS, PATTERN_SCHEMA, SAMPLE_SCHEMA
 from ghostkv.stages.bandwidth.schemes import NESTED, Shape, World, step
-from ghostkv.stages.bandwidth.tables import MODEL_TABLES, PATTERN_SCHEMA, SAMPLE_SCHEMA
 from ghostkv.stages.bandwidth.tiers import Tier
 from ghostkv.stages.sketch.layer import sketch_layer
 from tests.report.bandwidth_fixtures import samples
@@ -194,7 +194,7 @@ def test_the_model_joins_what_was_measured_and_what_is_configured(tmp_path):
     inputs = {
         name: str(tmp_path / f"{name}.parquet") for name in ("patterns", "samples", "context", "layers")
     }
-    outputs = {name: str(tmp_path / f"{name}_out.parquet") for name in MODEL_TABLES}
+    outputs = {name: str(tmp_path / f"{name}_out.parquet") for name in MODEL_SCHEMAS}
     config = Bandwidth(contexts=[4096, 16384], headline_context=16384).plain()
     point = {
         "headline": {"codec": "transform_code", "bytes": 8},
@@ -206,7 +206,7 @@ def test_the_model_joins_what_was_measured_and_what_is_configured(tmp_path):
     model_bandwidth(inputs, config | point, outputs)
     tables = {name: read_table(path) for name, path in outputs.items()}
     for name, path in outputs.items():
-        assert tables[name].columns == MODEL_TABLES[name].names
+        assert tables[name].columns == MODEL_SCHEMAS[name].names
         assert tables[name].height
         assert read_metadata(path)["fingerprint"] == "f"
         assert read_metadata(path)["o_direct"] == "false"

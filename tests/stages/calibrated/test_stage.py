@@ -10,7 +10,7 @@ from ghostkv.config.calibrated import Calibrated
 from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.calibrated.gather import gather
 from ghostkv.stages.calibrated.layer import calibrate_layer
-from ghostkv.stages.calibrated.tables import LAYER_SCHEMAS
+from ghostkv.stages.calibrated.schemas import LAYER_SCHEMAS
 from ghostkv.stages.sketch.layer import sketch_layer
 
 CODECS = [{"name": "gaussian", "bytes": [4]}, {"name": "transform_code", "bytes": [4, 8]}]

@@ -18,8 +18,9 @@ from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.decode import layer as stage
 from ghostkv.stages.decode.lifecycle import ARCHIVE, POLICIES, Capacity, live
 from ghostkv.stages.decode.on_disk import Archive, Device, run_store
+from ghostkv.stages.decode.schemas import MEASURES, SCHEMAS
 from ghostkv.stages.decode.steps import Policy, decide
-from ghostkv.stages.decode.tables import MEASURES, SCHEMAS, Sizes, step_measures
+from ghostkv.stages.decode.tables import Sizes, step_measures
 from ghostkv.store import GhostStore
 from tests.stages.conftest import PROOF, make_layer
 

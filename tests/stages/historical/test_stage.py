@@ -27,7 +27,8 @@ from ghostkv.stages.historical.protocol import (
     pool,
 )
 from ghostkv.stages.historical.run import cut_prompts, run
-from ghostkv.stages.historical.tables import COMPARISON_SCHEMA, SWEEP_SCHEMA, ladder, protocols
+from ghostkv.stages.historical.schemas import COMPARISON_SCHEMA, SWEEP_SCHEMA
+from ghostkv.stages.historical.tables import ladder, protocols
 from ghostkv.stages.historical.view import gaussian_projection, see
 
 CONSTANTS = Constants(dims=8, epsilon=0.05, sigma=0.05, top_k=8, sinks=2, hot=8)

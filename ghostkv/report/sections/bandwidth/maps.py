@@ -7,7 +7,7 @@ import polars as pl
 from ghostkv.report.document import Column, HeadlineFigure, Prose, Table
 from ghostkv.report.results import Results
 from ghostkv.report.sections.targets import Target
-from ghostkv.stages.bandwidth.tables import DIRECT, DROPPED
+from ghostkv.stages.bandwidth.schemas import DIRECT, DROPPED
 
 TARGETS = (
     Target(

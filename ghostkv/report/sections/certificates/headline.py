@@ -8,7 +8,7 @@ import polars as pl
 
 from ghostkv.report.document import HeadlineFigure
 from ghostkv.report.sections.targets import Target
-from ghostkv.stages.certificates.tables import NESTED
+from ghostkv.stages.certificates.schemas import NESTED
 
 TABLE, CHECKS = "certificates.certificates", "certificates.checks"
 _MEANS = ("elimination", "values_unread", "oracle_elimination", "bytes_ratio", "bytes_ratio_gqa")

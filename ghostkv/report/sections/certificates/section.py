@@ -16,7 +16,8 @@ from ghostkv.report.results import Results
 from ghostkv.report.sections.certificates.headline import CHECKS, HEADLINE, TABLE, TARGETS, pooled
 from ghostkv.report.sections.targets import judge
 from ghostkv.report.theme import percent_axis
-from ghostkv.stages.certificates.tables import NESTED, held
+from ghostkv.stages.certificates.schemas import NESTED
+from ghostkv.stages.certificates.tables import held
 
 _KINDS = {
     "margin": "score of a (query, key) pair lies within its bounds, level by level",

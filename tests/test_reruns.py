@@ -41,14 +41,28 @@ def rerun_by(module: str) -> set[str]:
     return {
         name
         for name, job in JOBS.items()
-        if any(module in provenance.closure(one) for one in (job.call.rpartition(".")[0], *job.uses))
+        if any(
+            module in provenance.closure(one, job.uses) for one in (job.call.rpartition(".")[0], *job.uses)
+        )
     }
 
 
+DECODED = {
+    "CalibrateLayer",
+    "CertifyLayer",
+    "SurvivorPatterns",
+    "DecodeLayer",
+    "DecodeGenerated",
+    "HistoricalRun",
+}
+CODED = {"SketchLayer", "SweepLayer", "PeersLayer", "MeasureGenerator"}
 EDITS = {
     "a table that a stage derives": ("stages.frontier.tables", {"GatherFrontier"}),
     "its columns": ("stages.frontier.summary_schemas", {"GatherFrontier"}),
     "a job": ("stages.certificates.layer", {"CertifyLayer"}),
+    "the headline codec": ("codecs.transform_code", CODED | DECODED),
+    "a codec beside it": ("codecs.gaussian", CODED),
+    "a codec that the config does not name": ("codecs.learned", {"CalibrateLayer"}),
     "a selector": ("selectors.quest", {"PeersLayer"}),
     "a selector that the config does not name": ("selectors.loki", set()),
     "a section of the report": ("report.sections.capture", {"WriteReport"}),
@@ -61,9 +75,3 @@ EDITS = {
 def test_an_edit_reruns_the_jobs_that_it_can_change(module, jobs):
     assert (ROOT / "ghostkv" / f"{module.replace('.', '/')}.py").is_file()
     assert rerun_by(f"ghostkv.{module}") == jobs
-
-
-def test_a_codec_reruns_what_codes_keys_and_no_capture():
-    found = rerun_by("ghostkv.codecs.base")
-    assert found >= {"SketchLayer", "SweepLayer", "CertifyLayer", "CalibrateLayer", "PeersLayer"}
-    assert not found & {"FetchModel", "AssembleTexts", "CaptureText", "TraceText", "GatherFrontier"}

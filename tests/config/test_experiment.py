@@ -47,7 +47,7 @@ def test_every_field_is_described(model):
 
 
 def test_codec_names_are_those_of_the_registry():
-    from ghostkv.codecs import names
+    from ghostkv.codecs.by_name import names
 
     assert {codec.name for codec in Config().sketch.codecs} == set(names())
 

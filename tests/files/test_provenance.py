@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ghostkv import codecs
+from ghostkv.codecs import by_name
 from ghostkv.config.selectors import selector_names
 from ghostkv.files import provenance
 
@@ -210,8 +210,8 @@ def test_jobs_after_capture_do_not_depend_on_torch(job):
 
 @pytest.mark.parametrize("job", ["sketch.layer", "frontier.layer"])
 def test_jobs_depend_on_every_codec_or_on_those_that_they_say_they_use(job):
-    assert {f"ghostkv.codecs.{name}" for name in codecs.names()} <= _closure(job)
-    used = set(provenance.closure(f"ghostkv.stages.{job}", codecs.modules(["transform_code"])))
+    assert {f"ghostkv.codecs.{name}" for name in by_name.names()} <= _closure(job)
+    used = set(provenance.closure(f"ghostkv.stages.{job}", by_name.modules(["transform_code"])))
     assert {"ghostkv.codecs.transform_code", "ghostkv.codecs.whitened"} <= used
     assert not used & {"ghostkv.codecs.pca", "ghostkv.codecs.learned", "ghostkv.codecs.fitting"} - _direct(
         job

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ghostkv.captures.capture_files import LayerCapture
-from ghostkv.codecs import make as make_codec
+from ghostkv.codecs.by_name import make as make_codec
 from ghostkv.config.selectors import selector_names
 from ghostkv.files.buffers import Buffers
 from ghostkv.selectors import make

@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ghostkv import codecs
 from ghostkv.captures.capture_files import CaptureWriter
+from ghostkv.codecs import by_name
 from ghostkv.codecs.records import CodecSpec, save_codecs
 from ghostkv.config.decode import Decode
 from ghostkv.elimination.attention import cold_range
@@ -53,7 +53,7 @@ def make_trace(layer, window=0, seed=0):
 
 def fitted(capture, kv_head, seed=0):
     queries = capture.group_queries(kv_head).reshape(-1, 16)
-    return codecs.make(SPEC.name, SPEC.code_bytes, seed).fit(capture.keys[kv_head], queries)
+    return by_name.make(SPEC.name, SPEC.code_bytes, seed).fit(capture.keys[kv_head], queries)
 
 
 def decided(capture, theta=(-0.3, -0.2), kv_head=0, codec=None, **options):

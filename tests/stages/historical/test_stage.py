@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghostkv.captures.capture_files import LayerCapture
-from ghostkv.codecs import make
+from ghostkv.codecs.by_name import make
 from ghostkv.files.errors import ConfigError, TextError
 from ghostkv.stages.historical.jobs import HistoricalRun
 from ghostkv.stages.historical.protocol import (

@@ -115,7 +115,7 @@ class HeadlineFigure:
 
 
 @dataclass(frozen=True)
-class Section:
+class Chapter:
     """One chapter of the report.
 
     Attributes

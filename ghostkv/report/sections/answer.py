@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Column, Prose, Section, Table
+from ghostkv.report.document import Block, Chapter, Column, Prose, Table
 from ghostkv.report.numbers import FORMATS, counted, factor, listed, percent, ratio, tiny
 from ghostkv.report.results import Results, at_target
 from ghostkv.report.sections.peers.words import NAMES
@@ -25,8 +25,7 @@ from ghostkv.report.summaries import (
     worst,
 )
 
-# From here on a share of heads, or a saving, is called what the sentence calls it.
-_NEARLY_ALL, _MOST, _HALF = 0.9, 0.5, 0.5
+# A smaller gain in elimination is not worth a sentence.
 _NOTABLE = 0.01
 
 
@@ -41,7 +40,7 @@ def build(results: Results) -> Sequence[Block]:
         Prose(
             "\n\n".join(
                 [
-                    _verdict(results),
+                    _opening(results),
                     *_numbers(results),
                     *_in_the_loop(results),
                     _sureness(results),
@@ -54,36 +53,24 @@ def build(results: Results) -> Sequence[Block]:
     return [*blocks, *(_domain_table(results, *point) for point in points)]
 
 
-def _verdict(results: Results) -> str:
+def _opening(results: Results) -> str:
     safe = results.table("frontier.safe_points").filter(results.is_headline)
-    share = safe["safe"].mean()
+    count, share = int(safe["safe"].sum()), safe["safe"].mean()
     model = results.manifest().get("model", "this model")
-    mass_bytes = _bytes_at(results, "dropped_mass")
     if safe["theta"].is_null().all():
         answer = "This run cannot tell: it has too few threshold queries to promise anything."
-    elif share >= _NEARLY_ALL and mass_bytes is not None and mass_bytes <= _HALF:
-        answer = "Yes."
-    elif share >= _NEARLY_ALL:
-        answer = (
-            "Yes, if losing few of the top keys is what counts; much less so if no softmax mass may be lost."
-        )
-    elif share >= _MOST:
-        answer = "For part of the heads."
+    elif count == safe.height:
+        answer = "Yes, in every head."
     else:
-        answer = "No, not with this design."
+        answer = f"In {count} of {safe.height} heads." if count else "Not with this design, in no head."
     rules = results.frontier["safe"]
     return (
         f"**{answer}** Can meaningful elimination happen with acceptable loss on {model}? With the "
-        f"{results.design} as ghost record, {safe['safe'].sum()} of {safe.height} heads ({percent(share)}) "
+        f"{results.design} as ghost record, {count} of {safe.height} heads ({percent(share)}) "
         "have a safe point: on text that neither the codec nor the threshold has seen, at least "
         f"{percent(rules['elimination'], 0)} of the cold keys are eliminated while at most "
         f"{percent(rules['fer'], 0)} of the {results.frontier['top_k']} keys of largest exact score are lost."
     )
-
-
-def _bytes_at(results: Results, metric: str) -> float | None:
-    target = results.tightest(metric)
-    return None if target is None else mean(operating_point(results, metric, target), "bytes_ratio_gqa")
 
 
 def _numbers(results: Results) -> list[str]:
@@ -285,7 +272,7 @@ def _domain_table(results: Results, metric: str, target: float) -> Table:
     )
 
 
-SECTION = Section(
+CHAPTER = Chapter(
     "answer",
     "The answer",
     build,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Column, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table
 from ghostkv.report.results import Results
 
 _SEVERAL = (
@@ -80,7 +80,7 @@ def _speed(results: Results) -> Table:
     )
 
 
-SECTION = Section(
+CHAPTER = Chapter(
     "benchmark",
     "Benchmarks",
     build,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from ghostkv.report.document import Block, Column, Figure, Prose, Section, Table
+from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results
 from ghostkv.report.summaries import ACHIEVED, TARGET_LABELS, calibration_queries, head_name, points_by_text
@@ -149,4 +149,4 @@ def _table(achieved: pl.DataFrame) -> Table:
     )
 
 
-SECTION = Section("calibration", "Calibration", build, needs=("frontier.points", "frontier.sweep"))
+CHAPTER = Chapter("calibration", "Calibration", build, needs=("frontier.points", "frontier.sweep"))

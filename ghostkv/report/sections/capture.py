@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Column, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table
 from ghostkv.report.numbers import counted, percent, tiny
 from ghostkv.report.results import Results
 
@@ -76,7 +76,7 @@ def _table(results: Results) -> Table:
     )
 
 
-SECTION = Section(
+CHAPTER = Chapter(
     "capture",
     "Captures",
     build,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from ghostkv.report.document import Block, Figure, Section
+from ghostkv.report.document import Block, Chapter, Figure
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import ORACLE, Results, at_target, words
 from ghostkv.report.summaries import TARGET_LABELS
@@ -104,4 +104,4 @@ def _panel(data: pl.DataFrame, name: str, title: str, domain: list[str]) -> alt.
     return alt.layer(area, line, dots).properties(width=182, height=220, title=alt.Title(title, fontSize=12))
 
 
-SECTION = Section("context", "Context length", build, needs=("frontier.context",))
+CHAPTER = Chapter("context", "Context length", build, needs=("frontier.context",))

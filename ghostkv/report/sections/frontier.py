@@ -19,7 +19,7 @@ from ghostkv.report.charts import (
     labels,
     share,
 )
-from ghostkv.report.document import Block, Figure, HeadlineFigure, Prose, Section
+from ghostkv.report.document import Block, Chapter, Figure, HeadlineFigure, Prose
 from ghostkv.report.results import ORACLE, Results, words
 from ghostkv.report.summaries import codec_order, pooled_curve
 from ghostkv.report.theme import WIDTH
@@ -188,7 +188,7 @@ HEADLINE = (
     ),
 )
 
-SECTION = Section(
+CHAPTER = Chapter(
     "frontier",
     "The frontier",
     build,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from ghostkv.report.document import Block, Column, Figure, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.document import Block, Chapter, Column, Figure, HeadlineFigure, Prose, Table
 from ghostkv.report.numbers import counted, percent, ratio
 from ghostkv.report.results import Results
 from ghostkv.report.theme import BLUE, INK, ORACLE_GREY, VERMILION, percent_axis
@@ -197,7 +197,7 @@ def _reasons(alone: pl.DataFrame) -> Table:
     )
 
 
-SECTION = Section(
+CHAPTER = Chapter(
     "historical",
     "The historical experiment",
     build,

@@ -9,7 +9,7 @@ import altair as alt
 import polars as pl
 
 from ghostkv.report.charts import DECADES, FLOOR, LOSS_TOP, above_floor, crossing, layer_strip, share
-from ghostkv.report.document import Block, Figure, Section
+from ghostkv.report.document import Block, Chapter, Figure
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results
 from ghostkv.report.summaries import ACHIEVED, TARGET_LABELS, operating_point, pooled_curve
@@ -114,4 +114,4 @@ def _layer_spread(own: pl.DataFrame, oracle: pl.DataFrame, column: str) -> pl.Da
     )
 
 
-SECTION = Section("layers", "Layer by layer", build, needs=("frontier.sweep", "frontier.layer_head"))
+CHAPTER = Chapter("layers", "Layer by layer", build, needs=("frontier.sweep", "frontier.layer_head"))

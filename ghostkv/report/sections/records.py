@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from ghostkv.report.charts import apart, labels
-from ghostkv.report.document import Block, Column, Figure, Section, Table
+from ghostkv.report.document import Block, Chapter, Column, Figure, Table
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import ORACLE, Results, at_target, words
 from ghostkv.report.summaries import TARGET_LABELS, codec_order
@@ -144,4 +144,4 @@ def _bounds_table(results: Results) -> Table:
     )
 
 
-SECTION = Section("records", "Records and rules", build, needs=("frontier.layer_head", "frontier.bounds"))
+CHAPTER = Chapter("records", "Records and rules", build, needs=("frontier.layer_head", "frontier.bounds"))

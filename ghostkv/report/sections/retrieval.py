@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from ghostkv.report.document import Block, Column, Figure, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.document import Block, Chapter, Column, Figure, HeadlineFigure, Prose, Table
 from ghostkv.report.numbers import counted, listed, percent, ratio
 from ghostkv.report.results import Results
 from ghostkv.report.theme import SEQUENTIAL
@@ -236,7 +236,7 @@ HEADLINE = (
         "SELECT sum(CAST(measurable AS INT)) AS value, count(*) AS n FROM self WHERE policy = 'dense' AND length > 0",
     ),
 )
-SECTION = Section(
+CHAPTER = Chapter(
     "retrieval",
     "What the model still finds",
     build,

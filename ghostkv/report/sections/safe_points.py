@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from ghostkv.report.document import Block, Column, Figure, Prose, Section, Table
+from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import ORACLE, Results, words
 from ghostkv.report.theme import SEQUENTIAL, VERMILION, WIDTH
@@ -170,4 +170,4 @@ def _table(results: Results) -> Table:
     )
 
 
-SECTION = Section("safe_points", "Safe points", build, needs=("frontier.safe_points",))
+CHAPTER = Chapter("safe_points", "Safe points", build, needs=("frontier.safe_points",))

@@ -1,4 +1,4 @@
-"""Figures of the memory model: the headline, what the check had to reach, and the tiers."""
+"""Figures of the memory model: the headline and the tiers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,8 @@ import polars as pl
 
 from ghostkv.report.document import Column, HeadlineFigure, Prose, Table
 from ghostkv.report.results import Results
-from ghostkv.report.sections.targets import Target
 from ghostkv.stages.bandwidth.tables import DIRECT, DROPPED
 
-TARGETS = (
-    Target(
-        "Median error of time, held-out configurations", "bandwidth.time_error_median", 0.15, False, "percent"
-    ),
-    Target("Largest error of counted bytes", "bandwidth.bytes_error", 0.01, False, "percent"),
-)
 _HEADLINE_CROSSING = (
     "SELECT {column} AS value, 1 AS n FROM self WHERE shape IN (SELECT shape FROM self LIMIT 1) AND placement = '{placement}' "
     "AND scenario = '{scenario}' AND scheme = 'nested' AND against = '{against}'"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Column, Figure, Prose, Section, Table
-from ghostkv.report.headline import headline
-from ghostkv.report.numbers import FORMATS, integer, percent
+from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table
+from ghostkv.report.numbers import integer, percent
 from ghostkv.report.results import Results
 from ghostkv.report.sections.bandwidth.figures import (
     error_chart,
@@ -17,8 +16,7 @@ from ghostkv.report.sections.bandwidth.figures import (
     step_chart,
     tornado_chart,
 )
-from ghostkv.report.sections.bandwidth.maps import HEADLINE, TARGETS, missing_note, tiers_table, timed_places
-from ghostkv.report.sections.targets import judge
+from ghostkv.report.sections.bandwidth.maps import HEADLINE, missing_note, tiers_table, timed_places
 
 # Schemes that depend on survivors are drawn for both scenarios, others once.
 _DEPENDENT = ("quest", "additive", "nested", "near_memory")
@@ -29,7 +27,6 @@ def build(results: Results) -> Sequence[Block]:
     return [
         Prose(_reading(results)),
         *missing_note(results),
-        _targets(results),
         _errors(results),
         _fits(results),
         _counts(results),
@@ -67,28 +64,6 @@ def _point(results: Results) -> str:
     metric = {"fer": "FER", "dropped_mass": "dropped mass"}[results.config["bandwidth"]["point"]]
     target = results.tightest(results.config["bandwidth"]["point"])
     return f"{results.design}, {metric} ≤ {percent(target, 0)}"
-
-
-def _targets(results: Results) -> Table:
-    figures = headline(results, [SECTION])
-    rows = []
-    for target in TARGETS:
-        value, verdict = judge(target, figures)
-        show: Callable = FORMATS[target.format]
-        rows.append({"what": target.what, "target": f"≤ {show(target.bound)}", "measured": show(value),
-                     "verdict": verdict, "n": figures[target.figure]["n"]})  # fmt: skip
-    return Table(
-        "bandwidth_targets",
-        "What the check had to reach. n counts held-out configurations, and gathers whose bytes were counted.",
-        pl.DataFrame(rows),
-        {
-            "what": Column("Target"),
-            "target": Column("At most", "figure"),
-            "measured": Column("Measured", "figure"),
-            "n": Column("n", "integer"),
-            "verdict": Column("Verdict"),
-        },
-    )
 
 
 def _errors(results: Results) -> Figure:
@@ -289,7 +264,7 @@ def _tornado(results: Results) -> Figure:
     )
 
 
-SECTION = Section(
+CHAPTER = Chapter(
     "bandwidth",
     "Memory tiers",
     build,

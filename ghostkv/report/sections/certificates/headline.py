@@ -1,4 +1,4 @@
-"""Figures of the certificates: pooled means, the headline, and what they had to reach."""
+"""Figures of the certificates: pooled means and the headline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import polars as pl
 
 from ghostkv.report.document import HeadlineFigure
-from ghostkv.report.sections.targets import Target
 from ghostkv.stages.certificates.tables import NESTED
 
 TABLE, CHECKS = "certificates.certificates", "certificates.checks"
@@ -77,25 +76,3 @@ HEADLINE = (
     _figure("mass_1pct.bytes_ratio", "ratio", _mean("bytes_ratio"), "mass", 0.01),
     _figure("mass_1pct.tightness", "ratio", _TIGHTNESS, "mass", 0.01),
 )
-
-_BYTES = "certificates.{}.bytes_ratio"
-TARGETS = (
-    Target("Checks of certificates", "certificates.checks", 1e9, True, "integer"),
-    Target("Violations among them", "certificates.violations", 0.0, False, "integer"),
-    Target("Top-k: elimination", "certificates.topk.elimination", 0.95, True, "percent"),
-    Target("Top-k: bytes ratio per head", _BYTES.format("topk"), 0.12, False, "ratio"),
-    Target("Top-k, stretch: elimination", "certificates.topk.elimination", 0.98, True, "percent"),
-    Target("Top-k, stretch: bytes ratio per head", _BYTES.format("topk"), 0.095, False, "ratio"),
-    Target("Mass ≤ 5 %: elimination", "certificates.mass_5pct.elimination", 0.85, True, "percent"),
-    Target("Mass ≤ 5 %: bytes ratio per head", _BYTES.format("mass_5pct"), 0.25, False, "ratio"),
-    Target(
-        "Mass ≤ 5 %, all but the densest layer: elimination",
-        "certificates.mass_5pct.elimination_but_densest", 0.90, True, "percent",
-    ),
-    Target(
-        "Mass ≤ 5 %, all but the densest layer: bytes ratio",
-        "certificates.mass_5pct.bytes_ratio_but_densest", 0.20, False, "ratio",
-    ),
-    Target("Mass ≤ 5 %: tightness", "certificates.mass_5pct.tightness", 0.95, True, "ratio"),
-    Target("Mass ≤ 1 %: tightness", "certificates.mass_1pct.tightness", 0.93, True, "ratio"),
-)  # fmt: skip

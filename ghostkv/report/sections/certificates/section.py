@@ -9,12 +9,10 @@ import altair as alt
 import polars as pl
 
 from ghostkv.report.charts import layer_strip
-from ghostkv.report.document import Block, Column, Figure, Prose, Section, Table
-from ghostkv.report.headline import headline
-from ghostkv.report.numbers import FORMATS, integer, percent
+from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table
+from ghostkv.report.numbers import integer, percent
 from ghostkv.report.results import Results
-from ghostkv.report.sections.certificates.headline import CHECKS, HEADLINE, TABLE, TARGETS, pooled
-from ghostkv.report.sections.targets import judge
+from ghostkv.report.sections.certificates.headline import CHECKS, HEADLINE, TABLE, pooled
 from ghostkv.report.theme import percent_axis
 from ghostkv.stages.certificates.tables import NESTED, held
 
@@ -37,7 +35,6 @@ def build(results: Results) -> Sequence[Block]:
         _layers(frame, deltas[0]),
         _domains(frame, deltas),
         _designs(frame, deltas[0]),
-        _targets(results),
         _checks(results),
     ]
 
@@ -219,28 +216,6 @@ def _designs(frame: pl.DataFrame, delta: float) -> Table:
     )
 
 
-def _targets(results: Results) -> Table:
-    figures = headline(results, [SECTION])
-    rows = []
-    for target in TARGETS:
-        value, verdict = judge(target, figures)
-        show = FORMATS[target.format]
-        goal = f"{'≥' if target.at_least else '≤'} {show(target.bound)}"
-        rows.append({"what": target.what, "goal": goal, "measured": show(value), "verdict": verdict})
-    return Table(
-        "certificates_targets",
-        "What the certificates set out to reach, and whether they did; nested storage. The densest layer is the one where "
-        "even exact scores eliminate least.",
-        pl.DataFrame(rows),
-        {
-            "what": Column("What"),
-            "goal": Column("Target", "figure"),
-            "measured": Column("Measured", "figure"),
-            "verdict": Column("Verdict"),
-        },
-    )
-
-
 def _checks(results: Results) -> Table:
     counts = (
         results.table(CHECKS)
@@ -269,4 +244,4 @@ def _checks(results: Results) -> Table:
     )
 
 
-SECTION = Section("certificates", "What can be proved", build, needs=(TABLE, CHECKS), headline=HEADLINE)
+CHAPTER = Chapter("certificates", "What can be proved", build, needs=(TABLE, CHECKS), headline=HEADLINE)

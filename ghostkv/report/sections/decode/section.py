@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Column, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table
 from ghostkv.report.numbers import counted, number, percent
 from ghostkv.report.results import Results
 from ghostkv.report.sections.decode.figures import (
@@ -279,7 +279,7 @@ def _losses(losses: pl.DataFrame) -> Table:
 
 
 _LRU = " FROM self WHERE source = 'trace' AND policy = 'lru' AND measure "
-SECTION = Section(
+CHAPTER = Chapter(
     "decode",
     "What does a long decode read, move and lose?",
     build,

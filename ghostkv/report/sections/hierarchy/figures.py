@@ -56,7 +56,7 @@ def reads_figure(heads: pl.DataFrame) -> Figure:
         "How much of a flat scan is read, by context length",
         alt.layer(half, dots, bars).properties(width=560, height=300),
         pl.concat([data, means], how="diagonal"),
-        "A dot is a head (mean over its held-out texts), the bar the mean over heads; the dashed line is the goal of one half. "
+        "A dot is a head (mean over its held-out texts), the bar the mean over heads; the dashed line is one half. "
         "Each KV head uses the index that read least on threshold text. An anchor counts as one read, however many bytes "
         "it has. The statistical variant promises a mean FER and not one of every query; it is measured at the longest "
         "contexts alone.",

@@ -1,9 +1,8 @@
-"""Headline figures of the chapter on hierarchies, and what they set out to reach."""
+"""Headline figures of the chapter on hierarchies."""
 
 from __future__ import annotations
 
 from ghostkv.report.document import HeadlineFigure
-from ghostkv.report.sections.targets import Target
 
 _AT = " AS value, count(*) AS n FROM self WHERE role = 'trace' AND context >= 8192 AND mode = 'grown' AND certificate = "
 _PROVEN, _BYTES = _AT + "'topk' AND chosen_for_reads", _AT + "'topk' AND chosen_for_bytes"
@@ -32,19 +31,3 @@ HEADLINE = (
     _figure("statistical_heads_reading_under_half_at_8k", "share of heads", _UNDER_HALF + _STATISTICAL),
     _figure("statistical_fer_at_8k", "of the exact top-k", "SELECT avg(fer)" + _STATISTICAL),
 )
-TARGETS = (
-    Target("Bounds and certificates violated", "hierarchy.violations", 0.0, False, "integer"),
-    Target(
-        "Heads that read under half of a flat scan's records at 8k, certified",
-        "hierarchy.heads_reading_under_half_at_8k", 0.5, True, "percent",
-    ),
-    Target(
-        "Heads that read fewer bytes with an index at 8k, certified",
-        "hierarchy.heads_cheaper_in_bytes_at_8k", 0.5, True, "percent",
-    ),
-    Target(
-        "Heads under half at 8k, statistical variant (weaker)",
-        "hierarchy.statistical_heads_reading_under_half_at_8k", 0.5, True, "percent",
-    ),
-    Target("FER of the statistical variant at 8k", "hierarchy.statistical_fer_at_8k", 0.01, False, "percent"),
-)  # fmt: skip

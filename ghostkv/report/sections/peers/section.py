@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from ghostkv.report.document import Block, Column, Figure, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.document import Block, Chapter, Column, Figure, HeadlineFigure, Prose, Table
 from ghostkv.report.numbers import counted, listed
 from ghostkv.report.results import Results
 from ghostkv.report.sections.peers.words import (
@@ -289,7 +289,7 @@ HEADLINE = (
     HeadlineFigure("peers.beaten_paired_at_1_8", _PEERS, "peers.verdicts", _count("beaten_paired", 0.125)),
     HeadlineFigure("peers.beaten_paired_at_1_4", _PEERS, "peers.verdicts", _count("beaten_paired", 0.25)),
 )
-SECTION = Section(
+CHAPTER = Chapter(
     "peers",
     "What peers do at the same bytes",
     build,

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Column, Figure, HeadlineFigure, Prose, Section, Table
-from ghostkv.report.headline import headline
-from ghostkv.report.numbers import FORMATS, counted, factor, integer
+from ghostkv.report.document import Block, Chapter, Column, Figure, HeadlineFigure, Prose, Table
+from ghostkv.report.numbers import counted, factor, integer
 from ghostkv.report.results import Results
 from ghostkv.report.sections.store.figures import METHOD_WORDS, gather_chart, kill_chart, kill_frame
-from ghostkv.report.sections.targets import Target, judge
 
-TARGETS = (
-    Target("Kills that the store did not survive", "store.kills_not_survived", 0, False, "integer"),
-    Target("Acknowledged tokens lost", "store.acknowledged_records_lost", 0, False, "integer"),
-    Target("Damage that changed contents and was not noticed", "store.silent_corruptions", 0, False, "integer"),
-    Target("Refusals without file, offset or remedy", "store.unhelpful_refusals", 0, False, "integer"),
-)  # fmt: skip
 _KEPT = "CASE WHEN readable AND identical THEN recovered_tokens ELSE 0 END"
 _REFUSED = "outcome LIKE 'refused%'"
 
@@ -27,7 +19,6 @@ def build(results: Results) -> Sequence[Block]:
     """Kills first, then damage, then what it costs."""
     return [
         Prose(_reading(results)),
-        _targets(results),
         _kills(results),
         _damage(results),
         _gathers(results),
@@ -42,6 +33,8 @@ def _reading(results: Results) -> str:
     outside = kills.filter(pl.col("kind") == "delay")
     damage = results.table("store.corruptions")
     failed = kills.height - int(kills["survived"].sum())
+    kept = pl.when(pl.col("readable") & pl.col("identical")).then("recovered_tokens").otherwise(0)
+    lost = int(kills.select((pl.col("acknowledged_tokens") - kept).clip(lower_bound=0).sum()).item())
     silent = damage.filter(pl.col("outcome") == "silent").height
     refused = damage.filter(pl.col("outcome").str.starts_with("refused")).height
     return (
@@ -51,33 +44,13 @@ def _reading(results: Results) -> str:
         f"bytes of a random call, and {counted(outside.height, 'time')} from outside; each store was then opened with every "
         "row checked, compared bit by bit with what was appended, appended to, and opened again. "
         + (f"**{failed} of {kills.height} kills were not survived.** " if failed else f"All {kills.height} were survived. ")
+        + (f"**{lost:,} acknowledged tokens were lost.** " if lost else "No acknowledged token was lost. ")
         + f"Copies of a whole store were damaged {damage.height} times: {refused} were refused, "
         f"{damage.height - refused - silent} fell where nothing lies or a second mark stands in, and "
         + (f"**{silent} went unnoticed**. " if silent else "none went unnoticed. ")
         + f"Kills and damage try stores of {config['kill_layers']} layers and {config['kv_heads']} KV heads in segments of "
         f"{config['kill_segment_tokens']} tokens. A kill leaves the page cache alone: what a power cut leaves was not tried."
     )  # fmt: skip
-
-
-def _targets(results: Results) -> Table:
-    figures, rows = headline(results, [SECTION]), []
-    for target in TARGETS:
-        value, verdict = judge(target, figures)
-        show: Callable = FORMATS[target.format]
-        rows.append({"what": target.what, "target": show(target.bound), "measured": show(value), "verdict": verdict,
-                     "n": figures[target.figure]["n"]})  # fmt: skip
-    return Table(
-        "store_targets",
-        "What must never happen. n counts kills, damages and refusals.",
-        pl.DataFrame(rows),
-        {
-            "what": Column("What"),
-            "target": Column("At most", "figure"),
-            "measured": Column("Measured", "figure"),
-            "n": Column("n", "integer"),
-            "verdict": Column("Verdict"),
-        },
-    )
 
 
 def _kills(results: Results) -> Figure:
@@ -267,7 +240,7 @@ HEADLINE = (
     ),
 )  # fmt: skip
 
-SECTION = Section(
+CHAPTER = Chapter(
     "store",
     "A store that survives",
     build,

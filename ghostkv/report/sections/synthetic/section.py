@@ -6,14 +6,11 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Column, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table
 from ghostkv.report.numbers import counted, number, percent
 from ghostkv.report.results import Results, words
 from ghostkv.report.sections.synthetic.checks import design_named, deviation_figure, overlap_figure
 from ghostkv.report.sections.synthetic.figures import bytes_figure, decode_figure, tradeoff_figure
-
-# What the stage set out to reach: a planted key that is asked for is lost no more often than any top key may be.
-_RECALL = 0.99
 
 
 def build(results: Results) -> Sequence[Block]:
@@ -46,7 +43,7 @@ def _reading(results: Results) -> str:
     )
     if exact.height:
         worst, limit = exact["sigma"].max(), exact["limit"][0]
-        kept = "and it keeps to it" if worst <= limit else "**and it is missed**"
+        kept = "and all keep to it" if worst <= limit else "**and it is passed**"
         text += (
             f"Of {counted(exact.height, 'comparison')} with an exact closed form the worst lies {number(worst)} standard "
             f"errors off; so many comparisons pass {number(limit)} by chance once in a hundred runs, which is the limit, "
@@ -57,10 +54,9 @@ def _reading(results: Results) -> str:
     asked = results.table("synthetic.decode").drop_nulls("needle_found")
     if asked.height:
         recall = asked["needle_found"].mean()
-        verdict = "reached" if recall >= _RECALL else "**missed**"
         text += (
             f"In the decode, {percent(recall, 2)} of the heads that asked for a planted key still had it "
-            f"({counted(asked.height, 'question')}; the aim of {percent(_RECALL, 0)} is {verdict}); a group as a whole "
+            f"({counted(asked.height, 'question')}); a group as a whole "
             f"had it in {percent(asked['needle_found_group'].mean())}."
         )
     return text
@@ -73,7 +69,7 @@ def _honesty(results: Results) -> str:
         f"{counted(options['audit']['draws'], 'draw')} for closed forms, {options['tradeoff']['draws']} for trade-offs and "
         f"{options['decode']['draws']} for decodes, each with worlds of its own. *Exact* forms hold for every size but for "
         "rounding; *approximate* ones leave out higher orders or take a coarse code's estimates as normal, and are no part "
-        "of the verdict. Generated tensors show that the lab measures what it says. They are no evidence about models: "
+        "of that count. Generated tensors show that the lab measures what it says. They are no evidence about models: "
         "isotropic keys are the worst that a codec can meet, and no head of a real model is isotropic."
     )
 
@@ -229,7 +225,7 @@ def _needle_table(decode: pl.DataFrame) -> Table:
     )
 
 
-SECTION = Section(
+CHAPTER = Chapter(
     "synthetic",
     "Tensors whose law is known",
     build,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import altair as alt
 import numpy as np
 import polars as pl
 
 from ghostkv.report.results import ORACLE
-from ghostkv.report.theme import BLUE, INK, ORACLE_GREY, codec_scale, percent_axis
+from ghostkv.report.theme import BLUE, INK, ORACLE_GREY, codec_colours, percent_axis, scale_of, top_legend
 
 # A share below this is drawn at it: on a logarithmic axis zero has no place.
 FLOOR = 1e-4
@@ -48,12 +51,8 @@ def curves(
     legend : bool
         Whether a legend names the lines; else name them with `labels`.
     """
-    top = (
-        alt.Legend(title=None, orient="top", symbolStrokeWidth=3, symbolSize=180, columnPadding=14)
-        if legend
-        else None
-    )
-    scale = codec_scale(domain)
+    top = top_legend(symbolStrokeWidth=3, symbolSize=180, columnPadding=14) if legend else None
+    scale = scale_of(codec_colours(domain))
     dashes = alt.Scale(domain=scale.domain, range=[[5, 3] if name == ORACLE else [1, 0] for name in domain])
     return (
         alt.Chart(data)
@@ -72,7 +71,7 @@ def curves(
 def labels(positions: pl.DataFrame, x: alt.X, y: alt.Y, domain: list[str], **mark) -> alt.Chart:
     """Names of codecs (`label`) at the given points, in their colours."""
     style = {"align": "left", "dx": 6, "fontSize": 11, "fontWeight": "bold"} | mark
-    colour = alt.Color("label:N", scale=codec_scale(domain), legend=None)
+    colour = alt.Color("label:N", scale=scale_of(codec_colours(domain)), legend=None)
     return alt.Chart(positions).mark_text(**style).encode(x=x, y=y, text="label:N", color=colour)
 
 
@@ -93,6 +92,31 @@ def crossing(data: pl.DataFrame, x: str, y: str, at: float) -> pl.DataFrame:
         height = float(np.interp(np.log(at), np.log(line[x].to_numpy()), line[y].to_numpy()))
         rows.append({"codec": codec, "label": label, x: at, y: height})
     return pl.DataFrame(rows)
+
+
+def line_at(dash: Sequence[int] = (2, 2), color: str = INK, **at: float) -> alt.Chart:
+    """A dashed line across the chart at one value, `x=` or `y=`."""
+    ((axis, value),) = at.items()
+    line = alt.Chart(pl.DataFrame({"at": [value]})).mark_rule(color=color, strokeDash=list(dash))
+    return line.encode(**{axis: "at:Q"})
+
+
+def layer_spread(rows: pl.DataFrame, column: str, oracle: pl.DataFrame | None = None) -> pl.DataFrame:
+    """Lowest, mean and highest head of each layer, and what exact scores give in the mean: as `layer_strip` draws it."""
+    value = pl.col(column).cast(pl.Float64)
+    heads = rows.group_by("layer").agg(
+        value.min().alias("low"), value.mean().alias("mean"), value.max().alias("high")
+    )
+    if oracle is None:
+        heads = heads.with_columns(pl.lit(None, pl.Float64).alias("oracle"))
+    else:
+        heads = heads.join(oracle.group_by("layer").agg(value.mean().alias("oracle")), on="layer", how="left")
+    return heads.sort("layer")
+
+
+def share_scale(lowest: float) -> alt.Scale:
+    """From the tenth below the lowest share up to 1."""
+    return alt.Scale(domain=[math.floor(10 * lowest) / 10, 1])
 
 
 def layer_strip(
@@ -135,8 +159,7 @@ def layer_strip(
         base.mark_circle(color=BLUE, size=42, opacity=1).encode(x=across("mean")),
     ]
     if target is not None:
-        line = alt.Chart(pl.DataFrame({"target": [target]})).mark_rule(color=INK, strokeDash=[2, 2])
-        parts.append(line.encode(x=across("target")))
+        parts.append(line_at(x=target))
     return alt.layer(*parts).properties(width=width, height=alt.Step(12), title=alt.Title(title, fontSize=12))
 
 

@@ -15,8 +15,6 @@ from ghostkv.files.errors import TableError
 from ghostkv.files.io import read_metadata, read_table
 
 ORACLE = "exact"
-# Targets are stored in float32; two of them never lie this close.
-_SAME = 1e-6
 
 
 class Results:
@@ -180,15 +178,6 @@ class Results:
     def tightest(self, metric: str) -> float | None:
         """The smallest of them, if there is any."""
         return next(iter(self.targets(metric)), None)
-
-
-def at_target(metric: str, target: float, method: str = "calibrated") -> pl.Expr:
-    """Rows of operating points that were chosen for `metric` <= `target`."""
-    return (
-        (pl.col("target_metric") == metric)
-        & ((pl.col("target") - target).abs() < _SAME)
-        & (pl.col("method") == method)
-    )
 
 
 def words(name: str) -> str:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from ghostkv.report.results import Results, at_target
+from ghostkv.report.expressions import at_target
+from ghostkv.report.results import Results
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,6 @@ METRICS = (
     BYTES,
     BYTES_GQA,
 )
-TARGET_LABELS = {"fer": "FER", "dropped_mass": "dropped mass"}
 # The metric that a target bounds.
 ACHIEVED = {"fer": "fer", "dropped_mass": "dropped_mass_mean"}
 

@@ -3,6 +3,9 @@ frame."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+
 import altair as alt
 
 from ghostkv.report.results import words
@@ -29,12 +32,30 @@ SEQUENTIAL = "viridis"
 WIDTH = 620
 
 
-def codec_scale(codecs: list[str]) -> alt.Scale:
-    """The colour of each codec by its words, the same in every figure; a codec unknown here takes a spare
-    colour."""
-    spare = iter(_SPARE * (1 + len(codecs) // len(_SPARE)))
-    colours = [CODEC_COLOURS.get(codec) or next(spare) for codec in codecs]
-    return alt.Scale(domain=[words(codec) for codec in codecs], range=colours)
+def colours(names: Iterable[str], fixed: Mapping[str, str], spare: Sequence[str] = _SPARE) -> dict[str, str]:
+    """A colour a name: its own where it has one, else one of the spare ones in turn."""
+    rest = itertools.cycle(spare)
+    return {name: fixed.get(name) or next(rest) for name in names}
+
+
+def codec_colours(codecs: Iterable[str]) -> dict[str, str]:
+    """The colour of each codec by its words, the same in every figure."""
+    return {words(codec): colour for codec, colour in colours(codecs, CODEC_COLOURS).items()}
+
+
+def scale_of(colours: Mapping[str, str]) -> alt.Scale:
+    """Names and their colours as a scale."""
+    return alt.Scale(domain=list(colours), range=list(colours.values()))
+
+
+def top_legend(**options) -> alt.Legend:
+    """A legend above the chart, without a title of its own unless one is given."""
+    return alt.Legend(**{"title": None, "orient": "top"} | options)
+
+
+def coloured(field: str, colours: Mapping[str, str], **legend) -> alt.Color:
+    """The encoding of names as colours, with a legend above the chart."""
+    return alt.Color(f"{field}:N", scale=scale_of(colours), legend=top_legend(**legend))
 
 
 def percent_axis(title: str, **options) -> alt.Axis:

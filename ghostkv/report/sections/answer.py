@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import polars as pl
 
 from ghostkv.report.document import Block, Chapter, Column, Prose, Table
+from ghostkv.report.expressions import RISKS, at_target, means
 from ghostkv.report.numbers import FORMATS, counted, factor, listed, percent, ratio, tiny
-from ghostkv.report.results import Results, at_target
+from ghostkv.report.results import Results
 from ghostkv.report.sections.peers.words import NAMES
 from ghostkv.report.summaries import (
     BYTES_GQA,
     ELIMINATION,
     FER,
     MASS,
-    TARGET_LABELS,
     calibration_queries,
     head_name,
     mean,
@@ -90,14 +90,14 @@ def _numbers(results: Results) -> list[str]:
         achieved = mean(point, "fer" if metric == "fer" else "dropped_mass_mean")
         loss = "fer" if metric == "fer" else "dropped_mass_mean"
         text = (
-            f"**With thresholds calibrated for {TARGET_LABELS[metric]} ≤ {percent(target, 0)}** the mean "
+            f"**With thresholds calibrated for {RISKS[metric]} ≤ {percent(target, 0)}** the mean "
             f"head eliminates {percent(mean(point, 'elimination'))} of its cold keys (exact scores would "
-            f"allow {percent(mean(oracle, 'elimination'))}) at a measured {TARGET_LABELS[metric]} of "
+            f"allow {percent(mean(oracle, 'elimination'))}) at a measured {RISKS[metric]} of "
             f"{percent(achieved)}. A step then reads {ratio(mean(point, 'bytes_ratio'))} of the full fp16 K "
             f"and V per head, and {ratio(mean(point, 'bytes_ratio_gqa'))} when the heads that share a KV "
             "head are united, which is what hardware would see. The head that eliminates least is "
             f"{head_name(low)} with {percent(low['elimination'])}; the one that loses most is "
-            f"{head_name(lossy)} with a {TARGET_LABELS[metric]} of {percent(lossy[loss])}."
+            f"{head_name(lossy)} with a {RISKS[metric]} of {percent(lossy[loss])}."
         )
         said.append(
             text + (_price_of_fer(results, point) if metric == "fer" else _better_rule(results, target))
@@ -108,7 +108,7 @@ def _numbers(results: Results) -> list[str]:
 def _no_threshold(results: Results, metric: str, target: float) -> str:
     queries = calibration_queries(results)
     return (
-        f"**With thresholds calibrated for {TARGET_LABELS[metric]} ≤ {percent(target, 0)}** nothing is "
+        f"**With thresholds calibrated for {RISKS[metric]} ≤ {percent(target, 0)}** nothing is "
         f"eliminated, for no threshold qualifies on any head. {queries} threshold queries a head can promise "
         f"no loss below {percent(1 / (queries + 1))}; longer or more threshold texts can."
     )
@@ -142,7 +142,7 @@ def _better_rule(results: Results, target: float) -> str:
         results.table("frontier.layer_head")
         .filter(own, at_target("dropped_mass", target))
         .group_by("rule", maintain_order=True)
-        .agg(pl.col("elimination", "bytes_ratio_gqa").cast(pl.Float64).mean())
+        .agg(means("elimination", "bytes_ratio_gqa"))
         .sort("elimination", descending=True)
         .row(0, named=True)
     )
@@ -219,7 +219,7 @@ def _spread_table(results: Results, metric: str, target: float) -> Table:
     return Table(
         f"spread_{metric}",
         f"The {results.design} under rule `{results.headline['rule']}`, thresholds calibrated per head for "
-        f"{TARGET_LABELS[metric]} ≤ {percent(target, 0)}, measured on held-out texts. Mean, median and "
+        f"{RISKS[metric]} ≤ {percent(target, 0)}, measured on held-out texts. Mean, median and "
         f"standard deviation run over {point.height} heads; a p99 is that of the worst text. Exact scores: "
         "the oracle, calibrated by the same procedure; where it eliminates more it may also drop more mass.",
         data,
@@ -241,11 +241,8 @@ def _domain_table(results: Results, metric: str, target: float) -> Table:
     data = rows.group_by("domain", maintain_order=True).agg(
         pl.col("text").n_unique().alias("texts"),
         pl.len().alias("heads"),
-        *[
-            pl.col(name).cast(pl.Float64).mean()
-            for name in ("elimination", "fer", "dropped_mass_mean", "output_error_mean")
-        ],
-        pl.col("bytes_ratio", "bytes_ratio_gqa").cast(pl.Float64).mean(),
+        means("elimination", "fer", "dropped_mass_mean", "output_error_mean"),
+        means("bytes_ratio", "bytes_ratio_gqa"),
         pl.col("elimination").min().alias("elimination_worst"),
         pl.col(loss.name).max().alias("loss_worst"),
     )
@@ -256,7 +253,7 @@ def _domain_table(results: Results, metric: str, target: float) -> Table:
         "elimination_worst": Column("worst head", "percent"),
         "fer": Column("FER", "percent"),
         "dropped_mass_mean": Column("Dropped mass", "percent"),
-        "loss_worst": Column(f"{TARGET_LABELS[metric]}, worst head", "percent"),
+        "loss_worst": Column(f"{RISKS[metric]}, worst head", "percent"),
         "output_error_mean": Column("Output error", "percent"),
         "bytes_ratio": Column("Bytes ratio", "ratio"),
         "bytes_ratio_gqa": Column(BYTES_GQA.label.split(", ")[1], "ratio"),
@@ -265,7 +262,7 @@ def _domain_table(results: Results, metric: str, target: float) -> Table:
         del columns["output_error_mean"]
     return Table(
         f"domains_{metric}",
-        f"Each text domain alone, thresholds calibrated for {TARGET_LABELS[metric]} ≤ {percent(target, 0)} "
+        f"Each text domain alone, thresholds calibrated for {RISKS[metric]} ≤ {percent(target, 0)} "
         "on texts of all domains together. A worst head here is the worst on one text.",
         data,
         columns,

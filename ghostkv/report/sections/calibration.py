@@ -8,9 +8,10 @@ import altair as alt
 import polars as pl
 
 from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table
+from ghostkv.report.expressions import RISKS, in_words, promise
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results
-from ghostkv.report.summaries import ACHIEVED, TARGET_LABELS, calibration_queries, head_name, points_by_text
+from ghostkv.report.summaries import ACHIEVED, calibration_queries, head_name, points_by_text
 from ghostkv.report.theme import BLUE, INK, VERMILION, WIDTH, percent_axis
 
 _FLOOR = 1e-4
@@ -58,11 +59,7 @@ def _reading(results: Results) -> str:
 
 def _figure(achieved: pl.DataFrame) -> Figure:
     data = achieved.with_columns(
-        pl.format(
-            "{} ≤ {} %",
-            pl.col("metric").replace(TARGET_LABELS),
-            (pl.col("goal") * 100).round(4).cast(pl.String).str.strip_suffix(".0"),
-        ).alias("promise"),
+        promise("metric", "goal"),
         pl.col("achieved").clip(lower_bound=_FLOOR).alias("drawn"),
         (pl.col("achieved") > pl.col("goal")).alias("above"),
     )
@@ -125,9 +122,9 @@ def _table(achieved: pl.DataFrame) -> Table:
             (pl.col("achieved") > pl.col("goal")).mean().alias("above"),
         )
         .with_columns(
-            pl.col("metric").replace(TARGET_LABELS),
+            pl.col("metric").replace(RISKS),
             (pl.col("mean") <= pl.col("goal")).alias("kept"),
-            pl.col("where").map_elements(head_name, return_dtype=pl.String),
+            in_words("where", head_name),
         )
     )
     return Table(

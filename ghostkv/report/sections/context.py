@@ -8,10 +8,11 @@ import altair as alt
 import polars as pl
 
 from ghostkv.report.document import Block, Chapter, Figure
+from ghostkv.report.expressions import RISKS, at_target, in_words, means
 from ghostkv.report.numbers import percent
-from ghostkv.report.results import ORACLE, Results, at_target, words
-from ghostkv.report.summaries import TARGET_LABELS
-from ghostkv.report.theme import codec_scale, percent_axis
+from ghostkv.report.results import ORACLE, Results
+from ghostkv.report.summaries import ACHIEVED
+from ghostkv.report.theme import codec_colours, coloured, percent_axis
 
 _MEASURES = {
     "elimination": "Elimination",
@@ -32,19 +33,14 @@ def bands(results: Results, metric: str, target: float) -> pl.DataFrame:
     domain."""
     rows = results.table("frontier.context").with_columns(pl.lit("calibrated").alias("method"))
     rows = rows.filter(at_target(metric, target), results.is_headline | results.is_oracle)
-    measures = [*_MEASURES, metric if metric == "fer" else "dropped_mass_mean"]
-    means = [pl.col(name).cast(pl.Float64).mean() for name in measures]
-    by_domain = rows.group_by("codec", "band_start", "band_stop", "domain", maintain_order=True).agg(means)
-    edges = [pl.col(name).min().alias(f"{name}_low") for name in _MEASURES] + [
-        pl.col(name).max().alias(f"{name}_high") for name in _MEASURES
-    ]
-    data = rows.group_by("codec", "band_start", "band_stop", maintain_order=True).agg(
-        *means, pl.col("cold_keys").mean(), pl.col("queries").max()
+    measured = means(*_MEASURES, ACHIEVED[metric])
+    band = ["codec", "band_start", "band_stop"]
+    data = rows.group_by(band).agg(measured, pl.col("cold_keys").mean(), pl.col("queries").max())
+    domains = rows.group_by(*band, "domain").agg(measured)
+    edges = domains.group_by(band).agg(
+        pl.col(*_MEASURES).min().name.suffix("_low"), pl.col(*_MEASURES).max().name.suffix("_high")
     )
-    return data.join(
-        by_domain.group_by("codec", "band_start", "band_stop", maintain_order=True).agg(edges),
-        on=["codec", "band_start", "band_stop"],
-    ).sort("codec", "band_start")
+    return data.join(edges, on=band).sort("codec", "band_start")
 
 
 def _figure(results: Results, metric: str) -> Figure:
@@ -52,13 +48,13 @@ def _figure(results: Results, metric: str) -> Figure:
     data = bands(results, metric, target).with_columns(
         ((pl.col("band_start") * pl.col("band_stop")).cast(pl.Float64).sqrt()).alias("centre"),
         pl.format("{}–{}", "band_start", "band_stop").alias("band"),
-        pl.col("codec").map_elements(words, return_dtype=pl.String).alias("label"),
+        in_words("codec").alias("label"),
     )
     domain = [name for name in (results.headline["codec"], ORACLE) if name in set(data["codec"])]
     panels = [_panel(data, name, title, domain) for name, title in _MEASURES.items()]
     return Figure(
         f"context_{metric}",
-        f"Elimination against context length, thresholds calibrated for {TARGET_LABELS[metric]} ≤ "
+        f"Elimination against context length, thresholds calibrated for {RISKS[metric]} ≤ "
         f"{percent(target, 0)}",
         alt.hconcat(*panels, spacing=16),
         data.drop("centre", "label"),
@@ -90,13 +86,8 @@ def _panel(data: pl.DataFrame, name: str, title: str, domain: list[str]) -> alt.
         else alt.Axis(title=None, format="~g", tickCount=5)
     )
     y = alt.Y(f"{name}:Q", axis=axis, scale=alt.Scale(domain=[0, top]))
-    colour = alt.Color(
-        "label:N",
-        scale=codec_scale(domain),
-        legend=alt.Legend(
-            title=None, orient="top", symbolType="stroke", symbolOpacity=1, symbolStrokeWidth=3
-        ),
-    )
+    stroke = {"symbolType": "stroke", "symbolOpacity": 1, "symbolStrokeWidth": 3}
+    colour = coloured("label", codec_colours(domain), **stroke)
     base = alt.Chart(data).encode(x=x, color=colour)
     area = base.mark_area(opacity=0.16).encode(y=alt.Y(f"{name}_low:Q", axis=axis), y2=f"{name}_high:Q")
     line = base.mark_line(strokeWidth=2).encode(y=y)

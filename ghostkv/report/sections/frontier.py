@@ -20,7 +20,8 @@ from ghostkv.report.charts import (
     share,
 )
 from ghostkv.report.document import Block, Chapter, Figure, HeadlineFigure, Prose
-from ghostkv.report.results import ORACLE, Results, words
+from ghostkv.report.expressions import in_words
+from ghostkv.report.results import ORACLE, Results
 from ghostkv.report.summaries import codec_order, pooled_curve
 from ghostkv.report.theme import WIDTH
 
@@ -52,7 +53,7 @@ def _headline_sizes(results: Results) -> pl.Expr:
 
 def _codec_curves(results: Results) -> pl.DataFrame:
     data = pooled_curve(results, _headline_sizes(results), ["codec"])
-    return data.with_columns(pl.col("codec").map_elements(words, return_dtype=pl.String).alias("label"))
+    return data.with_columns(in_words("codec").alias("label"))
 
 
 def _by_codec(results: Results) -> Figure:

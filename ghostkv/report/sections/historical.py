@@ -8,6 +8,7 @@ import altair as alt
 import polars as pl
 
 from ghostkv.report.document import Block, Chapter, Column, Figure, HeadlineFigure, Prose, Table
+from ghostkv.report.expressions import in_words
 from ghostkv.report.numbers import counted, percent, ratio
 from ghostkv.report.results import Results
 from ghostkv.report.theme import BLUE, INK, ORACLE_GREY, VERMILION, percent_axis
@@ -44,9 +45,7 @@ def build(results: Results) -> Sequence[Block]:
 
 
 def _labelled(table: pl.DataFrame) -> pl.DataFrame:
-    return table.sort("direction", "step").with_columns(
-        pl.col("knob").map_elements(_named, return_dtype=pl.String).alias("label")
-    )
+    return table.sort("direction", "step").with_columns(in_words("knob", _named).alias("label"))
 
 
 def _reading(results: Results, ladder: pl.DataFrame) -> str:

@@ -8,11 +8,22 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from ghostkv.report.charts import DECADES, FLOOR, LOSS_TOP, above_floor, crossing, layer_strip, share
+from ghostkv.report.charts import (
+    DECADES,
+    FLOOR,
+    LOSS_TOP,
+    above_floor,
+    crossing,
+    layer_spread,
+    layer_strip,
+    share,
+    share_scale,
+)
 from ghostkv.report.document import Block, Chapter, Figure
+from ghostkv.report.expressions import RISKS
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results
-from ghostkv.report.summaries import ACHIEVED, TARGET_LABELS, operating_point, pooled_curve
+from ghostkv.report.summaries import ACHIEVED, operating_point, pooled_curve
 from ghostkv.report.theme import INK, ORACLE_GREY, SEQUENTIAL, WIDTH, percent_axis
 
 
@@ -75,23 +86,22 @@ def _by_layer(results: Results, metric: str) -> Figure:
     panels, frames = [], []
     titles = {
         "elimination": "Elimination",
-        loss: f"Measured {TARGET_LABELS[metric]}",
+        loss: f"Measured {RISKS[metric]}",
         "bytes_ratio": "Bytes ratio per head",
     }
     for position, (column, title) in enumerate(titles.items()):
-        data = _layer_spread(own, oracle, column)
+        data = layer_spread(own, column, oracle)
         frames.append(data.select(pl.lit(column).alias("measured"), pl.all()))
         plain = alt.Axis(title=None, format="~g", tickCount=3)
         axis = plain if column == "bytes_ratio" else percent_axis(None, tickCount=3)
-        lowest = math.floor(10 * float(data["low"].min())) / 10
-        scale = alt.Scale(domain=[lowest, 1]) if column == "elimination" else alt.Scale(zero=True)
+        scale = share_scale(data["low"].min()) if column == "elimination" else alt.Scale(zero=True)
         panels.append(
             layer_strip(data, title, axis, scale, target if column == loss else None, position == 0, 185)
         )
     data = pl.concat(frames)
     return Figure(
         f"layers_{metric}",
-        f"Layer by layer, thresholds calibrated for {TARGET_LABELS[metric]} ≤ {percent(target, 0)}",
+        f"Layer by layer, thresholds calibrated for {RISKS[metric]} ≤ {percent(target, 0)}",
         alt.hconcat(*panels, spacing=14).resolve_scale(y="shared"),
         data,
         "A row is a layer: the dot is the mean of its heads, the bar runs from the lowest to the highest "
@@ -100,17 +110,6 @@ def _by_layer(results: Results, metric: str) -> Figure:
         "are heads whose calibration did not carry over to unseen text. Layers whose bars lie low on the "
         "left are dense: there attention itself is spread out, the grey tick moves along, and no codec will "
         "help. The elimination axis does not start at zero.",
-    )
-
-
-def _layer_spread(own: pl.DataFrame, oracle: pl.DataFrame, column: str) -> pl.DataFrame:
-    value = pl.col(column).cast(pl.Float64)
-    means = oracle.group_by("layer", maintain_order=True).agg(value.mean().alias("oracle"))
-    return (
-        own.group_by("layer", maintain_order=True)
-        .agg(value.min().alias("low"), value.mean().alias("mean"), value.max().alias("high"))
-        .join(means, on="layer", how="left")
-        .sort("layer")
     )
 
 

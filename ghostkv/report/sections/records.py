@@ -9,10 +9,11 @@ import polars as pl
 
 from ghostkv.report.charts import apart, labels
 from ghostkv.report.document import Block, Chapter, Column, Figure, Table
+from ghostkv.report.expressions import RISKS, at_target, in_words, means, promise
 from ghostkv.report.numbers import percent
-from ghostkv.report.results import ORACLE, Results, at_target, words
-from ghostkv.report.summaries import TARGET_LABELS, codec_order
-from ghostkv.report.theme import MUTED, ORACLE_GREY, WIDTH, codec_scale
+from ghostkv.report.results import ORACLE, Results
+from ghostkv.report.summaries import codec_order
+from ghostkv.report.theme import MUTED, ORACLE_GREY, WIDTH, codec_colours, scale_of
 
 
 def build(results: Results) -> Sequence[Block]:
@@ -26,9 +27,9 @@ def _by_record_size(results: Results) -> Figure:
     table = results.table("frontier.layer_head").filter(results.is_rule, at_target(metric, target))
     columns = ["elimination", "fer", "dropped_mass_mean", "bytes_ratio", "bytes_ratio_gqa"]
     data = table.group_by("codec", "code_bytes", "record_bytes", maintain_order=True).agg(
-        *[pl.col(name).cast(pl.Float64).mean() for name in columns], pl.len().alias("heads")
+        means(*columns), pl.len().alias("heads")
     )
-    data = data.with_columns(pl.col("codec").map_elements(words, return_dtype=pl.String).alias("label"))
+    data = data.with_columns(in_words("codec").alias("label"))
     order = codec_order(results, data["codec"])
     own = data.filter(pl.col("codec") != ORACLE).sort("codec", "code_bytes")
     sizes = sorted(own["code_bytes"].unique())
@@ -37,7 +38,7 @@ def _by_record_size(results: Results) -> Figure:
     y = alt.Y(
         "bytes_ratio:Q", axis=alt.Axis(title="Bytes ratio per head", format="~g"), scale=alt.Scale(zero=True)
     )
-    colour = alt.Color("label:N", scale=codec_scale(order), legend=None)
+    colour = alt.Color("label:N", scale=scale_of(codec_colours(order)), legend=None)
     lines = alt.Chart(own).mark_line(strokeWidth=2).encode(x=x, y=y, color=colour)
     dots = alt.Chart(own).mark_circle(size=50, opacity=1).encode(x=x, y=y, color=colour)
     ends = apart(
@@ -51,10 +52,10 @@ def _by_record_size(results: Results) -> Figure:
         chart += line + label.encode(x=alt.value(WIDTH - 4), y="bytes_ratio:Q", text="label:N")
     return Figure(
         "record_size",
-        f"Which record pays for itself, at {TARGET_LABELS[metric]} ≤ {percent(target, 0)}",
+        f"Which record pays for itself, at {RISKS[metric]} ≤ {percent(target, 0)}",
         chart,
         data.drop("label"),
-        f"Lower is better. Thresholds are calibrated per head for {TARGET_LABELS[metric]} ≤ "
+        f"Lower is better. Thresholds are calibrated per head for {RISKS[metric]} ≤ "
         f"{percent(target, 0)}; a dot is the mean bytes ratio over {results.heads} heads on held-out texts. "
         "More bytes per record make estimates sharper and leave fewer survivors, until the records "
         "themselves cost more than the survivors they save: a line's lowest dot is that codec's best size. "
@@ -76,19 +77,15 @@ def _rules_table(results: Results) -> Table:
         results.table("frontier.layer_head")
         .filter(own | (pl.col("codec") == ORACLE), pl.col("method") == "calibrated")
         .group_by("target_metric", "target", "codec", "rule", maintain_order=True)
-        .agg(*[pl.col(name).cast(pl.Float64).mean() for name in columns])
+        .agg(means(*columns))
         .sort("target_metric", "target", "codec", "rule", descending=[True, False, True, True])
         .with_columns(
-            pl.col("codec").map_elements(words, return_dtype=pl.String),
-            pl.format(
-                "{} ≤ {} %",
-                pl.col("target_metric").replace(TARGET_LABELS),
-                (pl.col("target").cast(pl.Float64) * 100).round(4).cast(pl.String).str.strip_suffix(".0"),
-            ).alias("goal"),
+            in_words("codec"),
+            promise(),
         )
     )
     shown = {
-        "goal": Column("Calibrated for"),
+        "promise": Column("Calibrated for"),
         "codec": Column("Codec"),
         "rule": Column("Rule"),
         "elimination": Column("Elimination", "percent"),
@@ -116,11 +113,11 @@ def _bounds_table(results: Results) -> Table:
         .group_by("codec", "code_bytes", "record_bytes", maintain_order=True)
         .agg(
             pl.col("pairs", "violations").sum(),
-            *[pl.col(name).cast(pl.Float64).mean() for name in ("score_rmse", "margin_mean", "score_spread")],
+            means("score_rmse", "margin_mean", "score_spread"),
         )
         .with_columns(
             (pl.col("margin_mean") / pl.col("score_rmse")).alias("looseness"),
-            pl.col("codec").map_elements(words, return_dtype=pl.String),
+            in_words("codec"),
         )
     )
     return Table(

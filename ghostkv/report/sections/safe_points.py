@@ -9,9 +9,10 @@ import altair as alt
 import polars as pl
 
 from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table
+from ghostkv.report.expressions import in_words, means
 from ghostkv.report.numbers import percent
-from ghostkv.report.results import ORACLE, Results, words
-from ghostkv.report.theme import SEQUENTIAL, VERMILION, WIDTH
+from ghostkv.report.results import ORACLE, Results
+from ghostkv.report.theme import SEQUENTIAL, VERMILION, WIDTH, top_legend
 
 _VERDICTS = {
     "every text": "safe on every held-out text",
@@ -73,8 +74,8 @@ def _map(results: Results) -> Figure:
     colour = alt.Color(
         "elimination:Q",
         scale=alt.Scale(scheme=SEQUENTIAL, domain=[lowest, 1.0]),
-        legend=alt.Legend(
-            title="Elimination at the safe point", orient="top", gradientLength=220, tickCount=4, format=".0%"
+        legend=top_legend(
+            title="Elimination at the safe point", gradientLength=220, tickCount=4, format=".0%"
         ),
     )
     step = max(12, min(34, WIDTH // max(data["layer"].n_unique(), 1)))
@@ -89,9 +90,7 @@ def _map(results: Results) -> Figure:
     marks = (
         alt.Chart(flawed)
         .mark_point(size=52, filled=True, fill="white", stroke=VERMILION, strokeWidth=2, opacity=1)
-        .encode(
-            x=x, y=y, shape=alt.Shape("meaning:N", scale=shapes, legend=alt.Legend(title=None, orient="top"))
-        )
+        .encode(x=x, y=y, shape=alt.Shape("meaning:N", scale=shapes, legend=top_legend()))
     )
     chart = (cells + marks if flawed.height else cells).properties(
         width=alt.Step(step), height=alt.Step(max(16, min(step, 22)))
@@ -119,11 +118,11 @@ def _counts(results: Results) -> Table:
         .agg(
             pl.len().alias("heads"),
             *[pl.col(name).sum() for name in ("safe", "safe_every_text", "safe_hindsight")],
-            pl.col("elimination", "fer", "bytes_ratio").cast(pl.Float64).mean(),
+            means("elimination", "fer", "bytes_ratio"),
         )
         .filter(results.is_rule)
         .sort(pl.col("codec") == ORACLE, "safe", "elimination", descending=[False, True, True])
-        .with_columns(pl.col("codec").map_elements(words, return_dtype=pl.String))
+        .with_columns(in_words("codec"))
     )
     return Table(
         "safe_counts",

@@ -6,7 +6,19 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from ghostkv.report.theme import BLUE, GREEN, INK, ORACLE_GREY, ORANGE, PURPLE, SKY, VERMILION, percent_axis
+from ghostkv.report.theme import (
+    BLUE,
+    GREEN,
+    INK,
+    ORACLE_GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    coloured,
+    percent_axis,
+    top_legend,
+)
 
 SCHEME_WORDS = {
     "full": "full fp16",
@@ -38,12 +50,12 @@ def _contexts(values: list[int]) -> alt.X:
 def step_chart(data: pl.DataFrame, placements: list[str]) -> alt.ConcatChart:
     """Attention time of a step against context, a panel a placement."""
     values = sorted(set(data["context"]))
-    scale = alt.Scale(domain=list(SCHEME_WORDS.values()), range=list(_COLOURS))
-    legend = alt.Legend(title=None, orient="top", columns=4, symbolStrokeWidth=3, symbolSize=160)
+    schemes = dict(zip(SCHEME_WORDS.values(), _COLOURS, strict=True))
+    legend = {"columns": 4, "symbolStrokeWidth": 3, "symbolSize": 160}
     dash = alt.StrokeDash(
         "scenario:N",
         scale=alt.Scale(domain=["constant", "trend"], range=[[1, 0], [4, 3]]),
-        legend=alt.Legend(title="survivors", orient="top", symbolStrokeColor=INK),
+        legend=top_legend(title="survivors", symbolStrokeColor=INK),
     )
     panels = [
         alt.Chart(data.filter(pl.col("placement") == placement))
@@ -55,7 +67,7 @@ def step_chart(data: pl.DataFrame, placements: list[str]) -> alt.ConcatChart:
                 axis=alt.Axis(title="ms a step", format="~g", tickCount=6),
                 scale=alt.Scale(type="log", nice=True),
             ),
-            color=alt.Color("label:N", scale=scale, legend=legend),
+            color=coloured("label", schemes, **legend),
             strokeDash=dash,
         )
         .properties(width=_PANEL, height=210, title=alt.Title(placement.replace("_", " "), fontSize=12))
@@ -131,11 +143,8 @@ def error_chart(data: pl.DataFrame) -> alt.LayerChart:
     x = alt.X("milliseconds:Q", axis=alt.Axis(title="Measured (ms)", format="~g", tickCount=6), scale=scale)
     y = alt.Y("modelled:Q", axis=alt.Axis(title="Modelled (ms)", format="~g", tickCount=6), scale=scale)
     line = alt.Chart(ends).mark_line(color=ORACLE_GREY, strokeDash=[4, 3]).encode(x=x, y=y)
-    colour = alt.Color(
-        "tier:N",
-        scale=alt.Scale(domain=tiers, range=list(_TIER_COLOURS[: len(tiers)])),
-        legend=alt.Legend(title=None, orient="top", symbolType="circle", symbolOpacity=1),
-    )
+    named = dict(zip(tiers, _TIER_COLOURS, strict=False))
+    colour = coloured("tier", named, symbolType="circle", symbolOpacity=1)
     dots = [
         alt.Chart(data.filter(pl.col("held_out") == held_out))
         .mark_point(filled=held_out, opacity=0.85, size=42)
@@ -158,11 +167,7 @@ def tornado_chart(data: pl.DataFrame, placements: list[str]) -> alt.ConcatChart:
             axis=alt.Axis(title="time / as configured", format="~g", values=[0.5, 0.7, 1, 1.4, 2]),
             scale=alt.Scale(type="log", domain=[0.4, 2.5], clamp=True),
         )
-        colour = alt.Color(
-            "change:N",
-            scale=alt.Scale(domain=["halved (overlap 0)", "doubled (overlap 1)"], range=[SKY, BLUE]),
-            legend=alt.Legend(title=None, orient="top"),
-        )
+        colour = coloured("change", {"halved (overlap 0)": SKY, "doubled (overlap 1)": BLUE})
         bars = alt.Chart(rows.with_columns(pl.lit(1.0).alias("one"))).mark_bar(height=9, opacity=0.9)
         bars = bars.encode(x=x, x2="one:Q", y=y, color=colour)
         middle = alt.Chart(pl.DataFrame({"factor": [1.0]})).mark_rule(color=INK).encode(x=x)

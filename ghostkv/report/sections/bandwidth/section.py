@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table
+from ghostkv.report.expressions import in_words
 from ghostkv.report.numbers import integer, percent
 from ghostkv.report.results import Results
 from ghostkv.report.sections.bandwidth.figures import (
@@ -204,7 +205,7 @@ def _crossings(results: Results) -> Table:
         pl.col("placement").str.replace_all("_", " "),
         pl.when(pl.col("context").is_null()).then(pl.lit("never"))
         .when(pl.col("always")).then(pl.lit("all"))
-        .otherwise(pl.col("context").map_elements(integer, return_dtype=pl.String)).alias("from"),
+        .otherwise(in_words("context", integer)).alias("from"),
     )  # fmt: skip
     context = results.config["bandwidth"]["headline_context"]
     return Table(

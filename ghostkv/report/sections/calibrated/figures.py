@@ -5,21 +5,18 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
+from ghostkv.report.charts import line_at
 from ghostkv.report.document import Figure
+from ghostkv.report.expressions import aimed_at, in_words, means, near, promise
 from ghostkv.report.numbers import percent, ratio
 from ghostkv.report.results import Results, words
-from ghostkv.report.theme import BLUE, INK, MUTED, ORANGE, VERMILION, WIDTH
+from ghostkv.report.theme import BLUE, INK, MUTED, ORANGE, VERMILION, WIDTH, coloured, top_legend
 
-RISKS = {"fer": "FER", "dropped_mass": "dropped mass", "output_error": "output error"}
 INSTEAD = {"none": "nothing", "mean": "running mean of V", "pages": "page means of V"}
 
 
 def summary(results: Results, *rows: pl.Expr, domain: str = "all") -> pl.DataFrame:
     return results.table("calibrated.summary").filter(pl.col("domain") == domain, *rows)
-
-
-def goal(metric: str, target: float) -> pl.Expr:
-    return (pl.col("target_metric") == metric) & ((pl.col("target") - target).abs() < 1e-6)
 
 
 def own_codec(results: Results) -> pl.Expr:
@@ -37,7 +34,7 @@ def about_compensation(results: Results) -> str:
         "head, whatever the context; page means cost one vector a page. Both are counted."
     )
     target = results.config["calibrated"]["targets"]["output_error"][0]
-    rows = output_goals(results).filter((pl.col("target") - target).abs() < 1e-6)
+    rows = output_goals(results).filter(near("target", target))
     best = rows.filter(pl.col("compensation") == "mean").sort("bytes_ratio")
     without = rows.filter(pl.col("compensation") == "none").sort("bytes_ratio")
     if best.height and without.height:
@@ -58,29 +55,25 @@ def compensation_figure(results: Results) -> Figure:
         results.table("calibrated.calibrated")
         .filter(
             own_codec(results),
-            goal("output_error", target),
+            aimed_at("output_error", target),
             pl.col("code_bytes") == results.headline["bytes"],
         )
         .group_by("rule", "layer", "compensation", maintain_order=True)
-        .agg(*[pl.col(name).cast(pl.Float64).mean() for name in ("elimination", "achieved", "bytes_ratio")])
+        .agg(means("elimination", "achieved", "bytes_ratio"))
         .with_columns(
             pl.col("compensation").replace(INSTEAD).alias("instead"),
-            pl.col("rule").map_elements(words, return_dtype=pl.String),
+            in_words("rule"),
         )
     )
     order = [name for kind, name in INSTEAD.items() if kind in set(data["compensation"])]
-    colour = alt.Color(
-        "instead:N",
-        scale=alt.Scale(domain=order, range=[MUTED, BLUE, ORANGE][: len(order)]),
-        legend=alt.Legend(title="In the place of eliminated values", orient="top"),
-    )
+    named = dict(zip(order, (MUTED, BLUE, ORANGE), strict=False))
     chart = (
         alt.Chart(data)
         .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=25))
         .encode(
             x=alt.X("layer:Q", axis=alt.Axis(title="Layer", tickMinStep=1, grid=False)),
             y=alt.Y("bytes_ratio:Q", axis=alt.Axis(title="Bytes ratio per head", format="~g")),
-            color=colour,
+            color=coloured("instead", named, title="In the place of eliminated values"),
         )
         .properties(width=(WIDTH - 60) // 2, height=230)
         .facet(column=alt.Column("rule:N", header=alt.Header(title=None)))
@@ -107,16 +100,11 @@ def cross_domain_figure(results: Results) -> Figure:
         .agg(
             pl.col("share").mean().alias("mean"),
             pl.col("share").max().alias("worst"),
-            pl.col("elimination").cast(pl.Float64).mean(),
+            means("elimination"),
             pl.len().alias("heads"),
         )
         .with_columns(
-            pl.format(
-                "{} ≤ {} %, {}",
-                pl.col("target_metric").replace(RISKS),
-                (pl.col("target").cast(pl.Float64) * 100).round(4).cast(pl.String).str.strip_suffix(".0"),
-                pl.col("rule").map_elements(words, return_dtype=pl.String),
-            ).alias("promise"),
+            pl.format("{}, {}", promise(), in_words("rule")).alias("promise"),
             pl.format("{} ({})", pl.col("mean").round(2), pl.col("worst").round(1)).alias("label"),
         )
     )
@@ -128,7 +116,7 @@ def cross_domain_figure(results: Results) -> Figure:
     colour = alt.Color(
         "mean:Q",
         scale=alt.Scale(domain=[0, 1, 2], range=[BLUE, "#f7f7f7", VERMILION], clamp=True),
-        legend=alt.Legend(title="Achieved / target", orient="top"),
+        legend=top_legend(title="Achieved / target"),
     )
     size = alt.Step(26)
     cells = base.mark_rect().encode(color=colour) + base.mark_text(color=INK, fontSize=10).encode(
@@ -165,7 +153,7 @@ def bands_figure(results: Results) -> Figure:
         .group_by("target_metric", "target", "band_start", "band_stop", "position", "layer", "head")
         .agg(
             pl.col("share").mean(),
-            *[pl.col(n).cast(pl.Float64).mean() for n in ("elimination", "bytes_ratio")],
+            means("elimination", "bytes_ratio"),
         )
     )
     data = (
@@ -178,13 +166,7 @@ def bands_figure(results: Results) -> Figure:
             pl.col("bytes_ratio").mean(),
         )
         .sort("target_metric", "target", "position")
-        .with_columns(
-            pl.format(
-                "{} ≤ {} %",
-                pl.col("target_metric").replace(RISKS),
-                (pl.col("target").cast(pl.Float64) * 100).round(4).cast(pl.String).str.strip_suffix(".0"),
-            ).alias("promise")
-        )
+        .with_columns(promise())
     )
     span = [data["band_start"].min(), data["band_stop"].max()]
     base = alt.Chart(data).encode(
@@ -193,17 +175,16 @@ def bands_figure(results: Results) -> Figure:
             scale=alt.Scale(type="log", nice=False, domain=span),
             axis=alt.Axis(title="Position of the query", format="~s", grid=False),
         ),
-        color=alt.Color("promise:N", legend=alt.Legend(title=None, orient="top")),
+        color=alt.Color("promise:N", legend=top_legend()),
     )
     y = alt.Axis(title="Achieved / target", format="~g")
     chart = base.mark_line(strokeWidth=2, point=True).encode(y=alt.Y("mean:Q", axis=y))
     chart += base.mark_line(strokeDash=[3, 3], strokeWidth=1).encode(y=alt.Y("p95:Q", axis=y))
-    line = alt.Chart(pl.DataFrame({"one": [1.0]})).mark_rule(color=INK, strokeDash=[2, 2]).encode(y="one:Q")
     start = results.frontier["headline_start"]
     return Figure(
         "calibrated_bands",
         "Whether the promise holds at every position",
-        (chart + line).properties(width=WIDTH, height=260),
+        (chart + line_at(y=1.0)).properties(width=WIDTH, height=260),
         data.drop("promise"),
         "Achieved risk over target by the query's position, mean over heads (solid) and 95th percentile of "
         f"heads (dashed), {results.design}, rule {words(results.headline['rule'])}. Thresholds were "

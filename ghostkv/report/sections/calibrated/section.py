@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import polars as pl
 
 from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table
+from ghostkv.report.expressions import RISKS, aimed_at, in_words, means
 from ghostkv.report.numbers import percent, ratio
 from ghostkv.report.results import Results, words
 from ghostkv.report.sections.calibrated.figures import (
-    RISKS,
     about_compensation,
     bands_figure,
     compensation_figure,
     cross_domain_figure,
-    goal,
     output_goals,
     own_codec,
     summary,
@@ -61,7 +60,7 @@ def _reading(results: Results) -> str:
         "are a plug-in: the same rule, no promise."
     )
     size = pl.col("code_bytes") == _FER_BYTES
-    row = summary(results, own_codec(results), results.is_rule, goal("fer", 0.01), size)
+    row = summary(results, own_codec(results), results.is_rule, aimed_at("fer", 0.01), size)
     if row.height:
         found = row.row(0, named=True)
         text += (
@@ -84,7 +83,7 @@ def _goals(results: Results) -> Table:
         )
         .with_columns(
             pl.col("target_metric").replace(RISKS),
-            pl.col("rule").map_elements(words, return_dtype=pl.String),
+            in_words("rule"),
             pl.struct(pl.col("worst_layer").alias("layer"), pl.col("worst_head").alias("head"))
             .map_elements(head_name, return_dtype=pl.String)
             .alias("where"),
@@ -156,7 +155,7 @@ def _decisions(results: Results) -> Table:
             pl.col("decision").replace_strict(list(_DECISIONS), range(len(_DECISIONS))).alias("order"),
             pl.col("decision").replace(_DECISIONS),
             pl.col("target_metric").replace(RISKS),
-            pl.col("rule").map_elements(words, return_dtype=pl.String),
+            in_words("rule"),
         )
         .sort("target_metric", "target", "rule", "order", descending=[True, False, True, False])
     )
@@ -193,10 +192,7 @@ def _learned(results: Results) -> Table:
     layers = bounds["layer"].unique().to_list()
     quality = bounds.group_by("codec", maintain_order=True).agg(
         pl.col("pairs", "violations").sum(),
-        *[
-            pl.col(name).cast(pl.Float64).mean()
-            for name in ("score_rmse", "margin_mean", "loss_first", "loss_last")
-        ],
+        means("score_rmse", "margin_mean", "loss_first", "loss_last"),
     )
     points = results.table("calibrated.calibrated").filter(
         pl.col("layer").is_in(layers),
@@ -206,19 +202,16 @@ def _learned(results: Results) -> Table:
     data = quality
     for name, metric, target in (("fer", "fer", 0.01), ("mass", "dropped_mass", 0.05)):
         rule = results.headline["rule"] if metric == "fer" else "relative_lse"
-        found = points.filter(goal(metric, target), pl.col("rule") == rule)
-        means = [
-            pl.col(column).cast(pl.Float64).mean().alias(f"{name}_{column}")
-            for column in ("elimination", "achieved")
-        ]
-        data = data.join(found.group_by("codec").agg(*means), on="codec", how="left")
+        found = points.filter(aimed_at(metric, target), pl.col("rule") == rule)
+        both = means("elimination", "achieved").name.prefix(f"{name}_")
+        data = data.join(found.group_by("codec").agg(both), on="codec", how="left")
     return Table(
         "calibrated_learned",
         f"A frame trained for elimination beside the derived one, {results.headline['bytes']} code bytes, "
         f"layers {', '.join(map(str, layers))}. Training starts from the derived frame and minimises a "
         "smooth count of needless survivors at a fixed share of lost top keys on codec texts. Loss: first "
         "and last step. The bound is measured in each codec's own frame, so violations must be 0 for both.",
-        data.with_columns(pl.col("codec").map_elements(words, return_dtype=pl.String)),
+        data.with_columns(in_words("codec")),
         {
             "codec": Column("Codec"),
             "loss_first": Column("Loss before", "number"),

@@ -10,6 +10,7 @@ import polars as pl
 
 from ghostkv.report.charts import layer_strip
 from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table
+from ghostkv.report.expressions import most, near
 from ghostkv.report.numbers import integer, percent
 from ghostkv.report.results import Results
 from ghostkv.report.sections.certificates.headline import CHECKS, HEADLINE, TABLE, pooled
@@ -62,15 +63,9 @@ def _reading(results: Results, frame: pl.DataFrame) -> str:
     )
 
 
-def _promise(column: str = "target") -> pl.Expr:
-    share = (pl.col(column).cast(pl.Float64) * 100).round(4).cast(pl.String).str.strip_suffix(".0")
-    mass = pl.format("dropped mass ≤ {} %", share)
-    return (
-        pl.when(pl.col("certificate") == "topk")
-        .then(pl.lit("top-k, FER = 0"))
-        .otherwise(mass)
-        .alias("promise")
-    )
+def _promise() -> pl.Expr:
+    topk = pl.when(pl.col("certificate") == "topk").then(pl.lit("top-k, FER = 0"))
+    return topk.otherwise(pl.format("dropped mass {}", most("target"))).alias("promise")
 
 
 def _summary(frame: pl.DataFrame) -> Table:
@@ -194,7 +189,7 @@ def _domains(frame: pl.DataFrame, deltas: Sequence[float]) -> Table:
 def _designs(frame: pl.DataFrame, delta: float) -> Table:
     additive = frame.filter(pl.col("storage") == "additive")
     topk = additive.filter(pl.col("certificate") == "topk")
-    mass = additive.filter((pl.col("certificate") == "mass") & ((pl.col("target") - delta).abs() < 1e-6))
+    mass = additive.filter((pl.col("certificate") == "mass") & near("target", delta))
     data = pooled(topk, ["design"]).join(pooled(mass, ["design"]), on="design", suffix="_mass")
     data = data.sort("bytes_ratio").with_columns(pl.col("design").str.replace_all("_", " "))
     return Table(

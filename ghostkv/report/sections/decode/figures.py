@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import altair as alt
 import polars as pl
 
 from ghostkv.report.document import Figure
-from ghostkv.report.theme import BLUE, GREEN, MUTED, ORANGE, PURPLE, VERMILION, percent_axis
+from ghostkv.report.theme import BLUE, GREEN, MUTED, ORANGE, PURPLE, VERMILION, coloured, percent_axis
 
 POLICIES = ("age", "lru", "attention", "ceiling")
 TIERS = ("fast", "slow", "disk")
@@ -17,9 +17,8 @@ LOSS_WORDS = {
     "output_error": "output error",
     "output_error_plain": "output error, not compensated",
 }
-_COLOURS = alt.Scale(domain=list(POLICIES), range=[ORANGE, BLUE, GREEN, MUTED])
+_COLOURS = dict(zip(POLICIES, (ORANGE, BLUE, GREEN, MUTED), strict=True))
 _TRACE = pl.col("source") == "trace"
-_TOP = {"title": None, "orient": "top"}
 _BUDGET_PANELS = (
     "hits of survivors",
     "re-resurrected share",
@@ -27,7 +26,7 @@ _BUDGET_PANELS = (
 )
 
 
-def _lines(data: pl.DataFrame, y: alt.Y, colour: str, scale: alt.Scale, height: int) -> alt.Chart:
+def _lines(data: pl.DataFrame, y: alt.Y, field: str, named: Mapping[str, str], height: int) -> alt.Chart:
     """Lines along the steps."""
     return (
         alt.Chart(data)
@@ -35,14 +34,10 @@ def _lines(data: pl.DataFrame, y: alt.Y, colour: str, scale: alt.Scale, height: 
         .encode(
             x=alt.X("step:Q", axis=alt.Axis(title="Step")),
             y=y,
-            color=alt.Color(f"{colour}:N", scale=scale, legend=alt.Legend(**_TOP)),
+            color=coloured(field, named),
         )
         .properties(width=560, height=height)
     )
-
-
-def _coloured(names: Sequence[str], *colours: str) -> alt.Scale:
-    return alt.Scale(domain=list(names), range=list(colours))
 
 
 def eliminated_figure(steps: pl.DataFrame) -> Figure:
@@ -67,7 +62,7 @@ def eliminated_figure(steps: pl.DataFrame) -> Figure:
         .sort("of", "step")
     )
     y = alt.Y("share:Q", axis=percent_axis("Eliminated of the cold keys"))
-    chart = _lines(data, y, "of", _coloured(heads, BLUE, VERMILION), 240)
+    chart = _lines(data, y, "of", dict(zip(heads, (BLUE, VERMILION), strict=True)), 240)
     return Figure(
         "decode_eliminated",
         "What a step eliminates",
@@ -113,7 +108,7 @@ def layers_figure(spread: pl.DataFrame) -> Figure:
             x=alt.X("layer:O", axis=alt.Axis(title="Layer", labelAngle=0)),
             xOffset=alt.XOffset("policy:N", scale=alt.Scale(domain=list(POLICIES))),
             y=alt.Y("p99:Q", axis=alt.Axis(title="Resurrected a step, p99 over steps")),
-            color=alt.Color("policy:N", scale=_COLOURS, legend=alt.Legend(**_TOP)),
+            color=coloured("policy", _COLOURS),
         )
         .properties(width=560, height=260)
     )
@@ -142,9 +137,7 @@ def bytes_figure(steps: pl.DataFrame) -> Figure:
         .encode(
             x=alt.X("step:Q", axis=alt.Axis(title="Step", tickCount=3)),
             y=alt.Y("kilobytes:Q", stack="zero", axis=alt.Axis(title="Read a step and KV head (kB)")),
-            color=alt.Color(
-                "tier:N", scale=_coloured(TIERS, BLUE, ORANGE, VERMILION), legend=alt.Legend(**_TOP)
-            ),
+            color=coloured("tier", dict(zip(TIERS, (BLUE, ORANGE, VERMILION), strict=True))),
             order=alt.Order("order:Q"),
         )
         .properties(width=170, height=220)
@@ -185,7 +178,7 @@ def budget_figure(budgets: pl.DataFrame) -> Figure:
             axis=percent_axis("Warm slots, share of the tokens", values=shares),
         ),
         y=alt.Y("value:Q", title=None, axis=alt.Axis(format=",~f")),
-        color=alt.Color("policy:N", scale=_COLOURS, legend=alt.Legend(**_TOP)),
+        color=coloured("policy", _COLOURS),
     )
     chart = (
         alt.layer(base.mark_line(strokeWidth=2), base.mark_circle(size=45, opacity=1))
@@ -242,7 +235,7 @@ def loss_steps_figure(loss_steps: pl.DataFrame) -> Figure:
     )
     y = alt.Y("value:Q", axis=percent_axis("Loss of a step"))
     chart = (
-        _lines(data, y, "line", _coloured(lines, BLUE, ORANGE, VERMILION), 140)
+        _lines(data, y, "line", dict(zip(lines, (BLUE, ORANGE, VERMILION), strict=True)), 140)
         .facet(row=alt.Row("loss:N", title=None, sort=list(LOSS_WORDS.values())))
         .resolve_scale(y="independent")
     )
@@ -258,9 +251,9 @@ def loss_steps_figure(loss_steps: pl.DataFrame) -> Figure:
 
 def losses_figure(losses: pl.DataFrame) -> Figure:
     """Quantiles of each head's losses, by layer."""
-    order = ["p50", "p90", "p99", "max"]
+    named = {"p50": MUTED, "p90": BLUE, "p99": ORANGE, "max": PURPLE}
     data = losses.filter(_TRACE).with_columns(pl.col("measure").replace(LOSS_WORDS).alias("loss"))
-    data = data.unpivot(order, index=["loss", "layer", "head"], variable_name="quantile").sort(
+    data = data.unpivot(list(named), index=["loss", "layer", "head"], variable_name="quantile").sort(
         "loss", "layer", "head", "quantile"
     )
     chart = (
@@ -268,13 +261,9 @@ def losses_figure(losses: pl.DataFrame) -> Figure:
         .mark_circle(size=22, opacity=0.6)
         .encode(
             x=alt.X("layer:O", axis=alt.Axis(title="Layer", labelAngle=0)),
-            xOffset=alt.XOffset("quantile:N", scale=alt.Scale(domain=order)),
+            xOffset=alt.XOffset("quantile:N", scale=alt.Scale(domain=list(named))),
             y=alt.Y("value:Q", axis=percent_axis("Loss of a step")),
-            color=alt.Color(
-                "quantile:N",
-                scale=_coloured(order, MUTED, BLUE, ORANGE, PURPLE),
-                legend=alt.Legend(title="Over steps", orient="top"),
-            ),
+            color=coloured("quantile", named, title="Over steps"),
         )
         .properties(width=560, height=150)
         .facet(row=alt.Row("loss:N", title=None))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from ghostkv.report.expressions import in_words
 from ghostkv.report.numbers import NONE, percent
 from ghostkv.report.results import Results, words
 
@@ -42,7 +43,7 @@ def fraction(ratio: float) -> str:
 
 
 def budget_label() -> pl.Expr:
-    return pl.col("ratio").map_elements(fraction, return_dtype=pl.String).alias("budget")
+    return in_words("ratio", fraction).alias("budget")
 
 
 def shown_metrics(results: Results) -> list[str]:

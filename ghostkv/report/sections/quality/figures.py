@@ -5,11 +5,25 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
+from ghostkv.report.charts import line_at
 from ghostkv.report.document import Figure
+from ghostkv.report.expressions import in_words
 from ghostkv.report.numbers import counted
 from ghostkv.report.results import Results, words
 from ghostkv.report.sections.peers.words import NAMES
-from ghostkv.report.theme import BLUE, GREEN, INK, ORACLE_GREY, ORANGE, PURPLE, SKY, VERMILION, WIDTH
+from ghostkv.report.theme import (
+    BLUE,
+    GREEN,
+    ORACLE_GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    WIDTH,
+    coloured,
+    colours,
+    top_legend,
+)
 
 _OWN = {
     "ghost": "ghost (ours)",
@@ -65,32 +79,27 @@ def bytes_figure(results: Results) -> Figure:
         overall(results)
         .filter(pl.col("kind") != "identity")
         .with_columns(
-            pl.col("family").map_elements(family_name, return_dtype=pl.String).alias("label"),
+            in_words("family", family_name).alias("label"),
             pl.col("kl", "kl_low", "kl_high").clip(lower_bound=FLOOR),
         )
         .sort("family", "bytes_ratio_gqa")
     )
-    families = data["family"].unique(maintain_order=True).to_list()
-    spare = iter(_SPARE * (1 + len(families) // len(_SPARE)))
-    scale = alt.Scale(
-        domain=[family_name(one) for one in families],
-        range=[_COLOURS.get(one) or next(spare) for one in families],
-    )
-    legend = alt.Legend(title=None, orient="bottom", columns=4, symbolStrokeWidth=3, symbolSize=140)
+    families = data["family"].unique(maintain_order=True)
+    named = {family_name(family): colour for family, colour in colours(families, _COLOURS, _SPARE).items()}
+    legend = {"orient": "bottom", "columns": 4, "symbolStrokeWidth": 3, "symbolSize": 140}
     base = alt.Chart(data).encode(
         x=alt.X(
             "bytes_ratio_gqa:Q",
             scale=alt.Scale(zero=False, nice=False, padding=12),
             axis=alt.Axis(title="Bytes read over full K and V (GQA-true, whole model)", format=".2f"),
         ),
-        color=alt.Color("label:N", scale=scale, legend=legend),
+        color=coloured("label", named, **legend),
     )
     y = alt.Y("kl:Q", **_log("KL to the dense model (nats a token)"))
     lines = base.mark_line(strokeWidth=2).encode(y=y)
     points = base.mark_circle(size=46, opacity=1).encode(y=y)
     bars = base.mark_rule(strokeWidth=1).encode(y=alt.Y("kl_low:Q"), y2="kl_high:Q")
-    budget = alt.Chart(pl.DataFrame({"x": [results.config["quality"]["budget"]]}))
-    budget = budget.mark_rule(color=INK, strokeDash=[2, 2]).encode(x="x:Q")
+    budget = line_at(x=results.config["quality"]["budget"])
     documents = int(data["documents"].max())
     return Figure(
         "quality_bytes",
@@ -138,11 +147,7 @@ def positions_figure(results: Results) -> Figure:
         .encode(
             x=alt.X("from:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title="Position", format="d")),
             y=alt.Y("kl:Q", **_log("KL (nats a token)")),
-            color=alt.Color(
-                "policy:N",
-                scale=alt.Scale(domain=shown, range=[BLUE, VERMILION][: len(shown)]),
-                legend=alt.Legend(title=None, orient="top"),
-            ),
+            color=coloured("policy", dict(zip(shown, (BLUE, VERMILION), strict=False))),
         )
         .properties(width=170, height=220)
         .facet(column=alt.Column("domain:N", title=None))
@@ -177,7 +182,7 @@ def ablation_figure(results: Results) -> Figure:
             color=alt.Color(
                 "domain:N",
                 scale=alt.Scale(range=[BLUE, ORANGE, GREEN, PURPLE]),
-                legend=alt.Legend(title=None, orient="top"),
+                legend=top_legend(),
             ),
         )
         .properties(width=WIDTH - 60, height=240)
@@ -209,10 +214,8 @@ def speed_figure(results: Results) -> Figure:
         .encode(
             x=alt.X("milliseconds:Q", axis=alt.Axis(title="Milliseconds a step")),
             y=alt.Y("step:N", axis=alt.Axis(title=None)),
-            color=alt.Color(
-                "what:N",
-                scale=alt.Scale(domain=list(named.values()), range=[ORANGE, BLUE, "#b8c4ce", ORACLE_GREY]),
-                legend=alt.Legend(title=None, orient="top"),
+            color=coloured(
+                "what", dict(zip(named.values(), (ORANGE, BLUE, "#b8c4ce", ORACLE_GREY), strict=True))
             ),
         )
         .properties(width=WIDTH - 60, height=70)

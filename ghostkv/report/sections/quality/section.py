@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table
+from ghostkv.report.expressions import in_words
 from ghostkv.report.numbers import factor, percent, ratio, tiny
 from ghostkv.report.results import Results
 from ghostkv.report.sections.quality.figures import (
@@ -106,7 +107,7 @@ def _equal(results: Results) -> Table:
     data = (
         results.table("quality.equal_bytes")
         .filter(pl.col("domain") == "all", pl.col("their_kl").is_not_null())
-        .with_columns(pl.col("against").map_elements(family_name, return_dtype=pl.String))
+        .with_columns(in_words("against", family_name))
         .sort("against", "bytes_ratio_gqa")
     )
     return Table(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from ghostkv.report.theme import BLUE, INK, MUTED, ORACLE_GREY, ORANGE, SKY, VERMILION
+from ghostkv.report.charts import line_at
+from ghostkv.report.theme import BLUE, INK, MUTED, ORACLE_GREY, ORANGE, SKY, VERMILION, coloured
 
 PHASE_WORDS = {
     "create": "making the files",
@@ -35,11 +36,7 @@ def kill_chart(data: pl.DataFrame) -> alt.HConcatChart:
     data : DataFrame
         Columns `acknowledged_tokens`, `recovered_tokens`, `beyond`, `under_way` (tokens), `phase_words`, `result`.
     """
-    colour = alt.Color(
-        "result:N",
-        scale=alt.Scale(domain=[_SURVIVED, _LOST], range=[BLUE, VERMILION]),
-        legend=alt.Legend(title=None, orient="top", symbolSize=90),
-    )
+    colour = coloured("result", {_SURVIVED: BLUE, _LOST: VERMILION}, symbolSize=90)
     top = int(max(data["recovered_tokens"].max(), data["acknowledged_tokens"].max(), 1))
     line = alt.Chart(pl.DataFrame({"at": [0, top]})).mark_line(color=INK, strokeDash=[3, 3], strokeWidth=1)
     dots = alt.Chart(data).mark_circle(size=34, opacity=0.6).encode(
@@ -50,7 +47,7 @@ def kill_chart(data: pl.DataFrame) -> alt.HConcatChart:
     left = alt.layer(line.encode(x="at:Q", y="at:Q"), dots).properties(width=_PANEL, height=250)
     order = [word for word in PHASE_WORDS.values() if word in set(data["phase_words"])]
     rows = alt.Y("phase_words:N", sort=order, title=None, axis=alt.Axis(labelLimit=150, grid=True))
-    zero = alt.Chart(pl.DataFrame({"at": [0]})).mark_rule(color=INK, strokeDash=[3, 3]).encode(x="at:Q")
+    zero = line_at(x=0, dash=(3, 3))
     # Room for the dots on the line; a loss would lie to the left of it.
     wide = alt.Scale(domain=[min(-1, data["beyond"].min()), data["under_way"].max() + 1], nice=False)
     base = alt.Chart(data).encode(
@@ -87,8 +84,8 @@ def gather_chart(data: pl.DataFrame) -> alt.HConcatChart:
     data : DataFrame
         Columns `spread`, `label`, `rows`, and `low`, `median`, `high` in millions of rows a second.
     """
-    scale = alt.Scale(domain=list(METHOD_WORDS.values()), range=list(_METHOD_COLOURS))
-    legend = alt.Legend(title=None, orient="top", symbolStrokeWidth=3, symbolSize=120, symbolOpacity=1)
+    methods = dict(zip(METHOD_WORDS.values(), _METHOD_COLOURS, strict=True))
+    legend = {"symbolStrokeWidth": 3, "symbolSize": 120, "symbolOpacity": 1}
     batches = sorted(set(data["rows"]))
     domain = [float(data["low"].min()) / 1.2, float(data["high"].max()) * 1.2]
     across = alt.Axis(title="Survivors in one gather", values=batches, grid=False, format=",d")
@@ -96,7 +93,7 @@ def gather_chart(data: pl.DataFrame) -> alt.HConcatChart:
     for spread in ("scattered", "clustered"):
         base = alt.Chart(data.filter(pl.col("spread") == spread)).encode(
             x=alt.X("rows:Q", scale=alt.Scale(type="log", base=2), axis=across),
-            color=alt.Color("label:N", scale=scale, legend=legend),
+            color=coloured("label", methods, **legend),
         )  # fmt: skip
         title = None if panels else "Million rows a second"
         axis = alt.Axis(title=title, format="~g", tickCount=5)

@@ -6,8 +6,9 @@ import altair as alt
 import polars as pl
 
 from ghostkv.report.document import Figure
+from ghostkv.report.expressions import in_words
 from ghostkv.report.results import Results, words
-from ghostkv.report.theme import BLUE, INK, ORACLE_GREY, VERMILION, codec_scale, percent_axis
+from ghostkv.report.theme import BLUE, INK, ORACLE_GREY, VERMILION, codec_colours, coloured, percent_axis
 from ghostkv.stages.peers.tables import interval
 
 _PANEL = {"width": 170, "height": 150}
@@ -15,7 +16,7 @@ _PANEL = {"width": 170, "height": 150}
 
 def design_named() -> pl.Expr:
     """Codec and size in words; the oracle has no size."""
-    name = pl.col("codec").map_elements(words, return_dtype=pl.String)
+    name = in_words("codec")
     return (
         pl.when(pl.col("code_bytes") > 0)
         .then(pl.concat_str(name, pl.lit(", "), pl.col("code_bytes").cast(pl.String), pl.lit(" B")))
@@ -51,9 +52,9 @@ def overlap_figure(results: Results) -> Figure:
                 return_dtype=pl.Struct({"mean": pl.Float64, "low": pl.Float64, "high": pl.Float64}))
         )
         .unnest("value")
-        .with_columns(pl.col("codec").map_elements(words, return_dtype=pl.String).alias("label"))
+        .with_columns(in_words("codec").alias("label"))
     )  # fmt: skip
-    scale = codec_scale(data["codec"].unique(maintain_order=True).to_list())
+    codecs = codec_colours(data["codec"].unique(maintain_order=True))
     sizes = sorted(data["code_bytes"].unique().to_list())
     known = checks.filter(pl.col("measure") == "overlap", pl.col("kind") == "exact").height
 
@@ -68,9 +69,7 @@ def overlap_figure(results: Results) -> Figure:
             scale=alt.Scale(domain=[0, 1]),
             axis=percent_axis("Overlap" if first else None, tickCount=5),
         )
-        legend = alt.Legend(title=None, orient="top", symbolStrokeWidth=3)
-        colour = alt.Color("label:N", scale=scale, legend=legend)
-        base = alt.Chart(rows).encode(x=x, color=colour)
+        base = alt.Chart(rows).encode(x=x, color=coloured("label", codecs, symbolStrokeWidth=3))
         ticks = (
             alt.Chart(rows.drop_nulls("expected"))
             .mark_point(shape="circle", size=70, strokeWidth=1.2, color=INK, filled=False)
@@ -96,7 +95,7 @@ def overlap_figure(results: Results) -> Figure:
 def deviation_figure(checks: pl.DataFrame) -> Figure:
     """Every comparison with a closed form, by measure."""
     data = checks.filter(pl.col("sigma").is_not_null()).with_columns(
-        pl.col("measure").map_elements(words, return_dtype=pl.String).alias("label"),
+        in_words("measure").alias("label"),
         pl.col("sigma").clip(upper_bound=6.0).alias("drawn"),
     )
     order = ["overlap", "spearman", "squared error", "elimination", "fer"]
@@ -105,11 +104,7 @@ def deviation_figure(checks: pl.DataFrame) -> Figure:
         scale=alt.Scale(domain=[0, 6]),
         axis=alt.Axis(title="Deviation in standard errors", values=list(range(7))),
     )
-    colour = alt.Color(
-        "kind:N",
-        scale=alt.Scale(domain=["exact", "approximate"], range=[BLUE, ORACLE_GREY]),
-        legend=alt.Legend(title=None, orient="top"),
-    )
+    colour = coloured("kind", {"exact": BLUE, "approximate": ORACLE_GREY})
     points = (
         alt.Chart(data)
         .mark_tick(thickness=1.5, size=15, opacity=0.55)

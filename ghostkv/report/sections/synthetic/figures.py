@@ -5,8 +5,9 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from ghostkv.report.charts import DECADES, FLOOR, LOSS_TOP, floored
+from ghostkv.report.charts import DECADES, FLOOR, LOSS_TOP, floored, line_at
 from ghostkv.report.document import Figure
+from ghostkv.report.expressions import in_words, near
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import ORACLE, Results, words
 from ghostkv.report.sections.synthetic.checks import panels
@@ -19,6 +20,8 @@ from ghostkv.report.theme import (
     PURPLE,
     SKY,
     VERMILION,
+    coloured,
+    colours,
     percent_axis,
 )
 
@@ -42,7 +45,7 @@ def tradeoff_figure(results: Results, target: float) -> Figure:
     points = (
         results.table("synthetic.points")
         .filter(chosen, pl.col("method") == "calibrated", pl.col("target_metric") == "fer")
-        .filter((pl.col("target") - target).abs() < 1e-6)
+        .filter(near("target", target))
         .group_by(keys, maintain_order=True)
         .agg(means)
         .with_columns(pl.lit(None, pl.Float32).alias("theta"))
@@ -55,7 +58,7 @@ def tradeoff_figure(results: Results, target: float) -> Figure:
         ]
     )
     data = data.with_columns(floored("fer"), _sized().alias("label"))
-    scale = _size_scale(data)
+    sizes = _size_colours(data)
 
     def draw(rows: pl.DataFrame, first: bool) -> alt.LayerChart:
         x = alt.X(
@@ -65,7 +68,7 @@ def tradeoff_figure(results: Results, target: float) -> Figure:
         )
         axis = percent_axis("FER" if first else None, values=list(DECADES))
         y = alt.Y("fer_drawn:Q", scale=alt.Scale(type="log", domain=[FLOOR, LOSS_TOP]), axis=axis)
-        colour = alt.Color("label:N", scale=scale, legend=alt.Legend(title="Bytes of code", orient="top"))
+        colour = coloured("label", sizes, title="Bytes of code")
         swept = rows.filter(pl.col("kind") == "sweep", pl.col("fer") > FLOOR)
         line = (
             alt.Chart(swept)
@@ -73,11 +76,8 @@ def tradeoff_figure(results: Results, target: float) -> Figure:
             .encode(x=x, y=y, color=colour, order="theta:Q")
         )
         dots = alt.Chart(rows.filter(pl.col("kind") == "calibrated"))
-        rule = (
-            alt.Chart(pl.DataFrame({"at": [target]})).mark_rule(color=INK, strokeDash=[2, 2]).encode(y="at:Q")
-        )
         dots = dots.mark_circle(size=55, opacity=1, stroke="white", clip=True).encode(x=x, y=y, color=colour)
-        return alt.layer(rule, line, dots)
+        return alt.layer(line_at(y=target), line, dots)
 
     return Figure(
         "synthetic_tradeoff",
@@ -97,7 +97,7 @@ def bytes_figure(results: Results, target: float) -> Figure:
     data = (
         results.table("synthetic.points")
         .filter(pl.col("codec") == results.headline["codec"], pl.col("target_metric") == "fer")
-        .filter(pl.col("method") == "calibrated", (pl.col("target") - target).abs() < 1e-6)
+        .filter(pl.col("method") == "calibrated", near("target", target))
         .group_by(keys, maintain_order=True)
         .agg(
             pl.col("bytes_ratio").mean(),
@@ -109,7 +109,7 @@ def bytes_figure(results: Results, target: float) -> Figure:
         .sort("tokens", maintain_order=True)
         .with_columns(_sized().alias("label"))
     )
-    scale, contexts = _size_scale(data), sorted(data["tokens"].unique().to_list())
+    sizes, contexts = _size_colours(data), sorted(data["tokens"].unique().to_list())
 
     def draw(rows: pl.DataFrame, first: bool) -> alt.LayerChart:
         x = alt.X(
@@ -124,7 +124,7 @@ def bytes_figure(results: Results, target: float) -> Figure:
             scale=alt.Scale(domain=[0, 1.1]),
             axis=alt.Axis(title="Bytes ratio" if first else None, tickCount=5),
         )
-        colour = alt.Color("label:N", scale=scale, legend=alt.Legend(title="Bytes of code", orient="top"))
+        colour = coloured("label", sizes, title="Bytes of code")
         base = alt.Chart(rows).encode(x=x, color=colour)
         own = base.mark_line(strokeWidth=1.5, strokeDash=[4, 3]).encode(y="bytes_ratio:Q")
         return alt.layer(base.mark_line(strokeWidth=2, point=True).encode(y=y), own)
@@ -160,10 +160,9 @@ def decode_figure(decode: pl.DataFrame, bins: int = 24) -> Figure:
             pl.col("needle_found").count().alias("asked"),
         )
         .sort("middle", maintain_order=True)
-        .with_columns(pl.col("generator").map_elements(words, return_dtype=pl.String).alias("label"))
+        .with_columns(in_words("generator").alias("label"))
     )
-    names = data["label"].unique(maintain_order=True).to_list()
-    scale = alt.Scale(domain=names, range=[_GENERATORS[i % len(_GENERATORS)] for i in range(len(names))])
+    names = colours(data["label"].unique(maintain_order=True), {}, _GENERATORS)
     titles = {
         "elimination": "Cold keys eliminated",
         "fer": "FER",
@@ -172,7 +171,6 @@ def decode_figure(decode: pl.DataFrame, bins: int = 24) -> Figure:
     }
 
     def draw(column: str) -> alt.Chart:
-        legend = alt.Legend(title=None, orient="top", symbolStrokeWidth=3, columns=6)
         return (
             alt.Chart(data.drop_nulls(column), title=alt.Title(titles[column], fontSize=12))
             .mark_line(strokeWidth=2)
@@ -183,7 +181,7 @@ def decode_figure(decode: pl.DataFrame, bins: int = 24) -> Figure:
                     axis=percent_axis(None, tickCount=5),
                     scale=alt.Scale(zero=column != "needle_found"),
                 ),
-                color=alt.Color("label:N", scale=scale, legend=legend),
+                color=coloured("label", names, symbolStrokeWidth=3, columns=6),
             )
             .properties(width=270, height=150)
         )
@@ -208,11 +206,8 @@ def _sized() -> pl.Expr:
     )
 
 
-def _size_scale(data: pl.DataFrame) -> alt.Scale:
+def _size_colours(data: pl.DataFrame) -> dict[str, str]:
     """Sizes from light to dark, exact scores grey."""
-    sizes = sorted({row["code_bytes"] for row in data.iter_rows(named=True) if row["codec"] != ORACLE})
-    names = [str(size) for size in sizes]
-    colours = [_SIZES[i % len(_SIZES)] for i in range(len(sizes))]
-    if (data["codec"] == ORACLE).any():
-        names, colours = [*names, "exact scores"], [*colours, ORACLE_GREY]
-    return alt.Scale(domain=names, range=colours)
+    sizes = data.filter(pl.col("codec") != ORACLE)["code_bytes"].unique().sort()
+    found = colours(map(str, sizes), {}, _SIZES)
+    return found | {"exact scores": ORACLE_GREY} if (data["codec"] == ORACLE).any() else found

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import polars as pl
 
 from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table
+from ghostkv.report.expressions import in_words, near
 from ghostkv.report.numbers import counted, number, percent
-from ghostkv.report.results import Results, words
+from ghostkv.report.results import Results
 from ghostkv.report.sections.synthetic.checks import design_named, deviation_figure, overlap_figure
 from ghostkv.report.sections.synthetic.figures import bytes_figure, decode_figure, tradeoff_figure
 
@@ -81,8 +82,8 @@ def _deviation_table(checks: pl.DataFrame) -> Table:
         .head(8)
         .with_columns(
             design_named().alias("design"),
-            pl.col("generator").map_elements(words, return_dtype=pl.String).alias("what"),
-            pl.col("measure").map_elements(words, return_dtype=pl.String).alias("measured_what"),
+            in_words("generator").alias("what"),
+            in_words("measure").alias("measured_what"),
         )
     )
     return Table(
@@ -113,7 +114,7 @@ def _points_table(results: Results, points: pl.DataFrame, target: float) -> Tabl
         points.filter(own, pl.col("tokens") == results.config["synthetic"]["tokens"])
         .filter(
             pl.col("target_metric") == "fer",
-            ((pl.col("target") - target).abs() < 1e-6) | (pl.col("method") == "safe"),
+            near("target", target) | (pl.col("method") == "safe"),
         )
         .group_by("generator", "method", maintain_order=True)
         .agg(
@@ -128,7 +129,7 @@ def _points_table(results: Results, points: pl.DataFrame, target: float) -> Tabl
             pl.col("bytes_ratio").mean(),
             pl.col("bytes_ratio_gqa").mean(),
         )
-        .with_columns(pl.col("generator").map_elements(words, return_dtype=pl.String))
+        .with_columns(in_words("generator"))
     )
     return Table(
         "synthetic_points",
@@ -169,7 +170,7 @@ def _decode_table(decode: pl.DataFrame) -> Table:
             pl.col("dropped_mass").mean(),
             pl.col("dropped_mass_worst").quantile(0.99, "higher").alias("mass_p99"),
         )
-        .with_columns(pl.col("generator").map_elements(words, return_dtype=pl.String))
+        .with_columns(in_words("generator"))
     )
     return Table(
         "synthetic_decode",
@@ -204,7 +205,7 @@ def _needle_table(decode: pl.DataFrame) -> Table:
         )
         .sort("needle_wanted", maintain_order=True)
         .sort("generator", maintain_order=True)
-        .with_columns(pl.col("generator").map_elements(words, return_dtype=pl.String))
+        .with_columns(in_words("generator"))
     )
     return Table(
         "synthetic_needles",

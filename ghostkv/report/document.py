@@ -3,7 +3,7 @@ format."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +112,26 @@ class HeadlineFigure:
     unit: str
     table: str
     query: str
+
+
+def figures(
+    table: str, rows: str, values: Mapping[str, tuple[str, str]], n: str = "count(*)"
+) -> tuple[HeadlineFigure, ...]:
+    """Headline figures that are aggregates of the same rows of one table.
+
+    Parameters
+    ----------
+    rows : str
+        What follows FROM in their queries: `self WHERE ...`.
+    values : mapping of str to tuple of str and str
+        By name of the figure, its unit and the SQL of its value.
+    n : str
+        SQL of what was counted.
+    """
+    return tuple(
+        HeadlineFigure(name, unit, table, f"SELECT {value} AS value, {n} AS n FROM {rows}")
+        for name, (unit, value) in values.items()
+    )
 
 
 @dataclass(frozen=True)

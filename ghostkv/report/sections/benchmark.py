@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table
+from ghostkv.report.document import Block, Chapter, Column, Prose, Table, figures
 from ghostkv.report.results import Results
 
-_SEVERAL = (
-    "SELECT median({column}) AS value, count(*) AS n FROM self WHERE thetas = 19 AND NOT with_output_error"
+_IDENTICAL = "share of comparisons with identical counts"
+_AT_MOST, _AT_FEWEST = (
+    f"median(CASE WHEN thetas = (SELECT {end}(thetas) FROM self) THEN sweep_seconds END)"
+    for end in ("max", "min")
 )
 
 
@@ -86,25 +88,26 @@ CHAPTER = Chapter(
     build,
     needs=("benchmark.sweep_speed",),
     headline=(
-        HeadlineFigure(
-            "frontier.sweep_speedup",
-            "loop seconds / sweep seconds at 19 thetas",
+        *figures(
             "benchmark.sweep_speed",
-            _SEVERAL.replace("{column}", "ratio"),
+            "self WHERE thetas = 19 AND NOT with_output_error",
+            {"frontier.sweep_speedup": ("loop seconds / sweep seconds at 19 thetas", "median(ratio)")},
         ),
-        HeadlineFigure(
-            "frontier.sweep_identical_share",
-            "share of comparisons with identical counts",
+        *figures(
             "benchmark.sweep_speed",
-            "SELECT avg(CAST(identical_counts AS DOUBLE)) AS value, count(identical_counts) AS n FROM self",
+            "self",
+            {"frontier.sweep_identical_share": (_IDENTICAL, "avg(CAST(identical_counts AS DOUBLE))")},
+            "count(identical_counts)",
         ),
-        HeadlineFigure(
-            "frontier.sweep_cost_growth",
-            "median seconds at most thetas / at fewest",
+        *figures(
             "benchmark.sweep_speed",
-            "SELECT median(CASE WHEN thetas = (SELECT max(thetas) FROM self) THEN sweep_seconds END) / "
-            "median(CASE WHEN thetas = (SELECT min(thetas) FROM self) THEN sweep_seconds END) AS value, "
-            "count(*) AS n FROM self WHERE NOT with_output_error",
+            "self WHERE NOT with_output_error",
+            {
+                "frontier.sweep_cost_growth": (
+                    "median seconds at most thetas / at fewest",
+                    f"{_AT_MOST} / {_AT_FEWEST}",
+                )
+            },
         ),
     ),
 )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table
+from ghostkv.report.document import Block, Chapter, Column, Prose, Table, figures
 from ghostkv.report.numbers import counted, percent, tiny
 from ghostkv.report.results import Results
 
@@ -82,18 +82,16 @@ CHAPTER = Chapter(
     build,
     needs=("capture.layers",),
     headline=(
-        HeadlineFigure(
-            "capture.max_relative_error",
-            "relative to the output's norm",
+        *figures(
             "capture.layers",
-            "SELECT max(max_relative_error) AS value, count(DISTINCT text) AS n FROM self WHERE recomputed > "
-            "0",
+            "self WHERE recomputed > 0",
+            {"capture.max_relative_error": ("relative to the output's norm", "max(max_relative_error)")},
+            "count(DISTINCT text)",
         ),
-        HeadlineFigure(
-            "capture.overhead_ratio",
-            "capture seconds / plain forward seconds",
+        *figures(
             "benchmark.capture_overhead",
-            "SELECT median(ratio) AS value, count(*) AS n FROM self",
+            "self",
+            {"capture.overhead_ratio": ("capture seconds / plain forward seconds", "median(ratio)")},
         ),
     ),
 )

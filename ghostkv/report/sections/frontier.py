@@ -19,7 +19,7 @@ from ghostkv.report.charts import (
     labels,
     share,
 )
-from ghostkv.report.document import Block, Chapter, Figure, HeadlineFigure, Prose
+from ghostkv.report.document import Block, Chapter, Figure, HeadlineFigure, Prose, figures
 from ghostkv.report.expressions import in_words
 from ghostkv.report.results import ORACLE, Results
 from ghostkv.report.summaries import codec_order, pooled_curve
@@ -123,69 +123,50 @@ def _by_bytes(results: Results) -> Figure:
 _DESIGN = "codec = '{codec}' AND code_bytes = {bytes} AND rule = '{rule}'"
 
 
-def _at(metric: str, target: float, column: str, aggregate: str = "avg") -> str:
-    return (
-        f"SELECT {aggregate}(CAST({column} AS DOUBLE)) AS value, count(*) AS n FROM self WHERE {_DESIGN} AND "
-        f"method = 'calibrated' AND target_metric = '{metric}' AND abs(target - {target}) < 0.000001"
-    )
+def _mean(column: str) -> str:
+    return f"avg(CAST({column} AS DOUBLE))"
 
 
-def _calibrated(
-    name: str, unit: str, metric: str, target: float, column: str, aggregate: str = "avg"
-) -> HeadlineFigure:
-    return HeadlineFigure(
-        f"frontier.{name}", unit, "frontier.layer_head", _at(metric, target, column, aggregate)
-    )
+def _calibrated(metric: str, values: dict[str, tuple[str, str]]) -> tuple[HeadlineFigure, ...]:
+    """Figures of the headline design calibrated for a loss of 1 %."""
+    chosen = f"method = 'calibrated' AND target_metric = '{metric}' AND abs(target - 0.01) < 0.000001"
+    named = {f"frontier.{name}": value for name, value in values.items()}
+    return figures("frontier.layer_head", f"self WHERE {_DESIGN} AND {chosen}", named)
 
 
-_COLD, _TOP, _FULL = (
-    "share of cold keys",
-    "share of exact top-k keys",
-    "bytes read / bytes of full fp16 K and V",
-)
-_SAFE = f"SELECT avg(CAST({{column}} AS DOUBLE)) AS value, count(*) AS n FROM self WHERE {_DESIGN}"
+_COLD, _TOP, _MASS = "share of cold keys", "share of exact top-k keys", "share of softmax mass"
+_FULL = "bytes read / bytes of full fp16 K and V"
 HEADLINE = (
-    HeadlineFigure(
-        "frontier.safe_head_share",
-        "share of heads",
+    *figures(
         "frontier.safe_points",
-        _SAFE.replace("{column}", "safe"),
+        f"self WHERE {_DESIGN}",
+        {
+            "frontier.safe_head_share": ("share of heads", _mean("safe")),
+            "frontier.safe_every_text_share": ("share of heads", _mean("safe_every_text")),
+            "frontier.safe_hindsight_share": ("share of heads", _mean("safe_hindsight")),
+        },
     ),
-    HeadlineFigure(
-        "frontier.safe_every_text_share",
-        "share of heads",
-        "frontier.safe_points",
-        _SAFE.replace("{column}", "safe_every_text"),
+    *_calibrated(
+        "fer",
+        {
+            "elimination_at_fer_1pct": (_COLD, _mean("elimination")),
+            "elimination_at_fer_1pct_worst_head": (_COLD, "min(CAST(elimination AS DOUBLE))"),
+            "fer_at_fer_1pct": (_TOP, _mean("fer")),
+            "fer_cold_at_fer_1pct": (f"{_TOP} that are cold", _mean("fer_cold")),
+            "dropped_mass_at_fer_1pct": (_MASS, _mean("dropped_mass_mean")),
+            "output_error_at_fer_1pct": ("relative to the output's norm", _mean("output_error_mean")),
+            "bytes_ratio_at_fer_1pct": (f"{_FULL}, per head", _mean("bytes_ratio")),
+            "bytes_ratio_gqa_at_fer_1pct": (f"{_FULL}, GQA-true", _mean("bytes_ratio_gqa")),
+        },
     ),
-    HeadlineFigure(
-        "frontier.safe_hindsight_share",
-        "share of heads",
-        "frontier.safe_points",
-        _SAFE.replace("{column}", "safe_hindsight"),
-    ),
-    _calibrated("elimination_at_fer_1pct", _COLD, "fer", 0.01, "elimination"),
-    _calibrated("elimination_at_fer_1pct_worst_head", _COLD, "fer", 0.01, "elimination", "min"),
-    _calibrated("fer_at_fer_1pct", _TOP, "fer", 0.01, "fer"),
-    _calibrated("fer_cold_at_fer_1pct", "share of exact top-k keys that are cold", "fer", 0.01, "fer_cold"),
-    _calibrated("dropped_mass_at_fer_1pct", "share of softmax mass", "fer", 0.01, "dropped_mass_mean"),
-    _calibrated(
-        "output_error_at_fer_1pct", "relative to the output's norm", "fer", 0.01, "output_error_mean"
-    ),
-    _calibrated("bytes_ratio_at_fer_1pct", f"{_FULL}, per head", "fer", 0.01, "bytes_ratio"),
-    _calibrated("bytes_ratio_gqa_at_fer_1pct", f"{_FULL}, GQA-true", "fer", 0.01, "bytes_ratio_gqa"),
-    _calibrated("elimination_at_dropped_mass_1pct", _COLD, "dropped_mass", 0.01, "elimination"),
-    _calibrated(
-        "dropped_mass_at_dropped_mass_1pct",
-        "share of softmax mass",
+    *_calibrated(
         "dropped_mass",
-        0.01,
-        "dropped_mass_mean",
-    ),
-    _calibrated(
-        "bytes_ratio_at_dropped_mass_1pct", f"{_FULL}, per head", "dropped_mass", 0.01, "bytes_ratio"
-    ),
-    _calibrated(
-        "bytes_ratio_gqa_at_dropped_mass_1pct", f"{_FULL}, GQA-true", "dropped_mass", 0.01, "bytes_ratio_gqa"
+        {
+            "elimination_at_dropped_mass_1pct": (_COLD, _mean("elimination")),
+            "dropped_mass_at_dropped_mass_1pct": (_MASS, _mean("dropped_mass_mean")),
+            "bytes_ratio_at_dropped_mass_1pct": (f"{_FULL}, per head", _mean("bytes_ratio")),
+            "bytes_ratio_gqa_at_dropped_mass_1pct": (f"{_FULL}, GQA-true", _mean("bytes_ratio_gqa")),
+        },
     ),
 )
 

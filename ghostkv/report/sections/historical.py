@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from ghostkv.report.document import Block, Chapter, Column, Figure, HeadlineFigure, Prose, Table
+from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table, figures
 from ghostkv.report.expressions import in_words
 from ghostkv.report.numbers import counted, percent, ratio
 from ghostkv.report.results import Results
@@ -196,29 +196,27 @@ def _reasons(alone: pl.DataFrame) -> Table:
     )
 
 
+_SEEN = "share of visible keys"
 CHAPTER = Chapter(
     "historical",
     "The historical experiment",
     build,
     needs=("historical.ablation", "historical.knobs"),
     headline=(
-        HeadlineFigure(
-            "historical.safe_head_share",
-            "share of heads",
+        *figures(
             "historical.ablation",
-            "SELECT safe_head_share AS value, heads AS n FROM self WHERE step = 0",
+            "self WHERE step = 0",
+            {
+                "historical.safe_head_share": ("share of heads", "safe_head_share"),
+                "historical.eliminated_share": (_SEEN, "eliminated_share"),
+            },
+            "heads",
         ),
-        HeadlineFigure(
-            "historical.eliminated_share",
-            "share of visible keys",
+        *figures(
             "historical.ablation",
-            "SELECT eliminated_share AS value, heads AS n FROM self WHERE step = 0",
-        ),
-        HeadlineFigure(
-            "historical.eliminated_share_corrected",
-            "share of visible keys",
-            "historical.ablation",
-            "SELECT eliminated_share AS value, heads AS n FROM self ORDER BY step DESC LIMIT 1",
+            "self ORDER BY step DESC LIMIT 1",
+            {"historical.eliminated_share_corrected": (_SEEN, "eliminated_share")},
+            "heads",
         ),
     ),
 )

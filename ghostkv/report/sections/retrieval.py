@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from ghostkv.report.document import Block, Chapter, Column, Figure, HeadlineFigure, Prose, Table
+from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table, figures
 from ghostkv.report.numbers import counted, listed, percent, ratio
 from ghostkv.report.results import Results
 from ghostkv.report.theme import SEQUENTIAL
@@ -207,33 +207,33 @@ def _breaks(results: Results) -> str:
 
 # Ours with most bytes within the budget, among those that answered enough questions (or else most): chosen by bytes, not
 # by what it answers. Some questions more do not count: else a cheaper policy with one task more would stand for it.
-_HEADLINE = (
-    "SELECT avg({value}) AS value, coalesce(sum(n), 0) AS n FROM (SELECT * FROM self WHERE task = '{pooled}' "
-    "AND kind = 'ours' AND bytes_ratio_gqa <= {budget} ORDER BY least(n, {enough}) DESC, bytes_ratio_gqa DESC LIMIT 1) AS best"
+_BEST = (
+    f"(SELECT * FROM self WHERE task = '{POOLED}' AND kind = 'ours' AND bytes_ratio_gqa <= {BUDGET} "
+    f"ORDER BY least(n, {ENOUGH}) DESC, bytes_ratio_gqa DESC LIMIT 1) AS best"
 )
-
-
-def _figure(name: str, unit: str, column: str) -> HeadlineFigure:
-    query = _HEADLINE.format(value=column, pooled=POOLED, budget=BUDGET, enough=ENOUGH)
-    return HeadlineFigure(f"retrieval.single_needle_at_025.{name}", unit, "retrieval.summary", query)
-
-
+_SHARE, _AT = "accuracy over the dense model's", "retrieval.single_needle_at_025"
 HEADLINE = (
-    _figure("relative_accuracy", "accuracy over the dense model's", "relative_accuracy"),
-    _figure("relative_accuracy_low", "accuracy over the dense model's", "relative_low"),
-    _figure("relative_accuracy_high", "accuracy over the dense model's", "relative_high"),
-    _figure("bytes_ratio_gqa", "bytes over full fp16 K and V", "bytes_ratio_gqa"),
-    HeadlineFigure(
-        "retrieval.single_needle.dense_accuracy",
-        "share of questions",
+    *figures(
         "retrieval.summary",
-        "SELECT avg(accuracy) AS value, coalesce(sum(n), 0) AS n FROM self WHERE task = 'single_needle' AND policy = 'dense'",
+        _BEST,
+        {
+            f"{_AT}.relative_accuracy": (_SHARE, "avg(relative_accuracy)"),
+            f"{_AT}.relative_accuracy_low": (_SHARE, "avg(relative_low)"),
+            f"{_AT}.relative_accuracy_high": (_SHARE, "avg(relative_high)"),
+            f"{_AT}.bytes_ratio_gqa": ("bytes over full fp16 K and V", "avg(bytes_ratio_gqa)"),
+        },
+        "coalesce(sum(n), 0)",
     ),
-    HeadlineFigure(
-        "retrieval.measurable_tasks",
-        "tasks at a length",
+    *figures(
         "retrieval.summary",
-        "SELECT sum(CAST(measurable AS INT)) AS value, count(*) AS n FROM self WHERE policy = 'dense' AND length > 0",
+        f"self WHERE task = '{POOLED}' AND policy = '{DENSE}'",
+        {"retrieval.single_needle.dense_accuracy": ("share of questions", "avg(accuracy)")},
+        "coalesce(sum(n), 0)",
+    ),
+    *figures(
+        "retrieval.summary",
+        f"self WHERE policy = '{DENSE}' AND length > 0",
+        {"retrieval.measurable_tasks": ("tasks at a length", "sum(CAST(measurable AS INT))")},
     ),
 )
 CHAPTER = Chapter(

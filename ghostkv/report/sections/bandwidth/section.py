@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table
+from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table, figures
 from ghostkv.report.expressions import in_words
 from ghostkv.report.numbers import integer, percent
 from ghostkv.report.results import Results
@@ -17,7 +17,7 @@ from ghostkv.report.sections.bandwidth.figures import (
     step_chart,
     tornado_chart,
 )
-from ghostkv.report.sections.bandwidth.maps import HEADLINE, missing_note, tiers_table, timed_places
+from ghostkv.stages.bandwidth.tables import DIRECT, DROPPED
 
 # Schemes that depend on survivors are drawn for both scenarios, others once.
 _DEPENDENT = ("quest", "additive", "nested", "near_memory")
@@ -27,11 +27,11 @@ def build(results: Results) -> Sequence[Block]:
     """The check first, then what the model says."""
     return [
         Prose(_reading(results)),
-        *missing_note(results),
+        *_missing_note(results),
         _errors(results),
         _fits(results),
         _counts(results),
-        tiers_table(results),
+        _tiers(results),
         _survivors(results),
         _steps(results),
         _crossings(results),
@@ -49,7 +49,7 @@ def _reading(results: Results) -> str:
     return (
         "Bytes are not time: memory moves whole lines and blocks, a request waits for its latency, and survivors lie "
         "scattered. The model of docs/bandwidth.md is first **checked on this machine**: gathers from "
-        f"{timed_places(results)} are timed, its parameters are fitted on every other configuration, and its error is "
+        f"{_timed_places(results)} are timed, its parameters are fitted on every other configuration, and its error is "
         "that on the rest; and the bytes it counts are compared with those that instruments saw which know nothing of it. "
         "What follows is **modelled, not measured**: step times on tiers taken from datasheets, for the layers of "
         f"{shape} and of {config['served']['name']}, with the survivors that were measured on {shape} "
@@ -265,6 +265,104 @@ def _tornado(results: Results) -> Figure:
     )
 
 
+_PLACES = {"dram": "memory", "disk_direct": "disk", "disk_mapped": "disk", "store": "the lab's own store"}
+
+
+def _timed_places(results: Results) -> str:
+    """What was timed and foretold, in words."""
+    found = list(dict.fromkeys(_PLACES.get(tier, tier) for tier in results.table("bandwidth.errors")["tier"]))
+    return " and ".join([", ".join(found[:-1]), found[-1]] if found[1:] else found)
+
+
+def _missing_note(results: Results) -> list[Prose]:
+    """Which tiers of this machine were not measured, why, and the way out; nothing where all were."""
+    about = results.metadata("bandwidth.errors")
+    if about.get(DROPPED) == "false":
+        what, why = "Disk and store were not measured", (
+            "keeps a file's pages when asked to drop them, as tmpfs does, so that reads would be timed from memory under "
+            "the name of a disk"
+        )  # fmt: skip
+    elif about.get(DIRECT) == "false":
+        what, why = "Direct reads and the store were not measured", "refuses `O_DIRECT`"
+    else:
+        return []
+    return [
+        Prose(
+            f"**{what}**: the file system that holds results/bandwidth {why}. Tables below are without these tiers, and "
+            "without the placement *measured disk*. Put results on a disk (ext4, xfs), delete "
+            "results/bandwidth/samples.parquet and rerun."
+        )
+    ]
+
+
+def _tiers(results: Results) -> Table:
+    """The tiers as configured."""
+    data = pl.DataFrame(results.config["bandwidth"]["tiers"])
+    return Table(
+        "bandwidth_tiers",
+        "The tiers that are modelled, as configured, each with where its figures come from.",
+        data,
+        {
+            "name": Column("Tier"),
+            "gb_s": Column("GB/s", "number"),
+            "near_gb_s": Column("Beside the memory", "number"),
+            "latency_us": Column("Latency (us)", "number"),
+            "unit": Column("Unit (B)", "integer"),
+            "depth": Column("In flight", "integer"),
+            "overhead_us": Column("Overhead (us)", "number"),
+            "source": Column("Source"),
+        },
+        sources=(),  # the config
+    )
+
+
+_TIMES = "attention time of the other / of nested storage, modelled, at bandwidth.headline_context"
+
+
+def _crossing(
+    placement: str, against: str, scenario: str, name: str, unit: str = _TIMES, column: str = "speedup"
+):
+    rows = (
+        "self WHERE shape IN (SELECT shape FROM self LIMIT 1) AND scheme = 'nested' "
+        f"AND placement = '{placement}' AND scenario = '{scenario}' AND against = '{against}'"
+    )
+    return figures("bandwidth.crossings", rows, {f"bandwidth.{name}": (unit, column)}, "1")
+
+
+_MEDIAN = "median(abs(error))"
+HEADLINE = (
+    *figures(
+        "bandwidth.errors",
+        "self WHERE held_out",
+        {
+            "bandwidth.time_error_median": ("relative error of held-out times", _MEDIAN),
+            "bandwidth.time_error_worst": ("relative error of the worst held-out time", "max(abs(error))"),
+        },
+    ),
+    *figures(
+        "bandwidth.errors",
+        "self WHERE held_out AND tier = 'dram'",
+        {"bandwidth.time_error_median_dram": ("relative error of held-out times in memory", _MEDIAN)},
+    ),
+    *figures(
+        "bandwidth.counts",
+        "self",
+        {"bandwidth.bytes_error": ("largest relative error of counted bytes", "max(error)")},
+    ),
+    *_crossing(
+        "hbm",
+        "int4",
+        "constant",
+        "int4_crossing_hbm",
+        "tokens from which nested beats INT4 in full, modelled",
+        "context",
+    ),
+    *_crossing("hbm", "int4", "constant", "int4_speedup_hbm"),
+    *_crossing("hbm", "int4", "trend", "int4_speedup_hbm_trend"),
+    *_crossing("hbm", "full", "constant", "full_speedup_hbm"),
+    *_crossing("dram", "int4", "constant", "int4_speedup_dram"),
+    *_crossing("nvme", "int4", "constant", "int4_speedup_nvme"),
+)
 CHAPTER = Chapter(
     "bandwidth",
     "Memory tiers",

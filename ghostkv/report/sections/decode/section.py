@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table
+from ghostkv.report.document import Block, Chapter, Column, Prose, Table, figures
 from ghostkv.report.numbers import counted, number, percent
 from ghostkv.report.results import Results
 from ghostkv.report.sections.decode.figures import (
@@ -278,47 +278,54 @@ def _losses(losses: pl.DataFrame) -> Table:
     )
 
 
-_LRU = " FROM self WHERE source = 'trace' AND policy = 'lru' AND measure "
+def _lru(measure: str) -> str:
+    return f"self WHERE source = 'trace' AND policy = 'lru' AND measure {measure}"
+
+
+def _sum_of(measure: str, what: str) -> str:
+    return f"sum(CASE WHEN measure = '{measure}' THEN {what} ELSE 0 END)"
+
+
+_AGAIN = f"{_sum_of('re_resurrected', 'mean')} / nullif({_sum_of('resurrected', 'mean')}, 0)"
+_ACCOUNTED = "share of the steps whose reads past the page cache the kernel accounts as counted"
+HEADLINE = (
+    *figures("decode.spread", _lru("= 'cold'"), {"decode.steps": ("steps", "max(steps)")}),
+    *figures(
+        "decode.spread",
+        _lru("= 'resurrected'"),
+        {
+            "decode.resurrected_per_step_p99": (
+                "tokens of a KV head, p99 over steps, mean over KV heads",
+                "avg(p99)",
+            )
+        },
+    ),
+    *figures(
+        "decode.losses",
+        "self WHERE source = 'trace' AND measure = 'output_error'",
+        {"decode.output_error_p99": ("relative, p99 over steps, mean over heads", "avg(p99)")},
+    ),
+    *figures(
+        "decode.spread",
+        _lru("IN ('resurrected', 're_resurrected')"),
+        {"decode.re_resurrection_share": ("of the resurrected tokens", _AGAIN)},
+        _sum_of("resurrected", "1"),
+    ),
+    *figures(
+        "decode.store",
+        "self WHERE read_bytes IS NOT NULL",
+        {
+            "decode.disk_bytes_agreement": (
+                _ACCOUNTED,
+                "avg(CASE WHEN read_bytes = counted_bytes THEN 1.0 ELSE 0.0 END)",
+            )
+        },
+    ),
+)
 CHAPTER = Chapter(
     "decode",
     "What does a long decode read, move and lose?",
     build,
     needs=tuple(f"decode.{name}" for name in ("steps", "spread", "losses", "loss_steps", "budgets", "store")),
-    headline=(
-        HeadlineFigure(
-            "decode.steps",
-            "steps",
-            "decode.spread",
-            "SELECT max(steps) AS value, count(*) AS n" + _LRU + "= 'cold'",
-        ),
-        HeadlineFigure(
-            "decode.resurrected_per_step_p99",
-            "tokens of a KV head, p99 over steps, mean over KV heads",
-            "decode.spread",
-            "SELECT avg(p99) AS value, count(*) AS n" + _LRU + "= 'resurrected'",
-        ),
-        HeadlineFigure(
-            "decode.output_error_p99",
-            "relative, p99 over steps, mean over heads",
-            "decode.losses",
-            "SELECT avg(p99) AS value, count(*) AS n FROM self WHERE source = 'trace' AND measure = 'output_error'",
-        ),
-        HeadlineFigure(
-            "decode.re_resurrection_share",
-            "of the resurrected tokens",
-            "decode.spread",
-            "SELECT sum(CASE WHEN measure = 're_resurrected' THEN mean ELSE 0 END) / "
-            "nullif(sum(CASE WHEN measure = 'resurrected' THEN mean ELSE 0 END), 0) AS value, "
-            "sum(CASE WHEN measure = 'resurrected' THEN 1 ELSE 0 END) AS n"
-            + _LRU
-            + "IN ('resurrected', 're_resurrected')",
-        ),
-        HeadlineFigure(
-            "decode.disk_bytes_agreement",
-            "share of the steps whose reads past the page cache the kernel accounts as counted",
-            "decode.store",
-            "SELECT avg(CASE WHEN read_bytes = counted_bytes THEN 1.0 ELSE 0.0 END) AS value, count(*) AS n "
-            "FROM self WHERE read_bytes IS NOT NULL",
-        ),
-    ),
+    headline=HEADLINE,
 )

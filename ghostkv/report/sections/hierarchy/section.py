@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Chapter, Column, Prose, Table
+from ghostkv.report.document import Block, Chapter, Column, Prose, Table, figures
 from ghostkv.report.numbers import counted, integer, number, percent
 from ghostkv.report.results import Results
 from ghostkv.report.sections.hierarchy.figures import bytes_figure, chosen, layers_figure, reads_figure
-from ghostkv.report.sections.hierarchy.headline import HEADLINE
 
 # What reads of a head are held against: half of the flat scan's records.
 _HALF = 0.5
@@ -251,6 +250,39 @@ def _checks(checks: pl.DataFrame) -> Table:
     )
 
 
+_TRACE = "self WHERE role = 'trace' AND context >= 8192 AND mode = 'grown' AND certificate = "
+_UNDER_HALF = "avg(CASE WHEN reads_ratio < 0.5 THEN 1.0 ELSE 0.0 END)"
+HEADLINE = (
+    *figures(
+        "hierarchy.checks", "self", {"hierarchy.violations": ("checks", "sum(violations)")}, "sum(checks)"
+    ),
+    *figures(
+        "hierarchy.heads",
+        f"{_TRACE} 'topk' AND chosen_for_reads",
+        {
+            "hierarchy.heads_reading_under_half_at_8k": ("share of heads", _UNDER_HALF),
+            "hierarchy.reads_ratio_at_8k": ("of the flat scan's records", "avg(reads_ratio)"),
+        },
+    ),
+    *figures(
+        "hierarchy.heads",
+        f"{_TRACE} 'topk' AND chosen_for_bytes",
+        {
+            "hierarchy.heads_cheaper_in_bytes_at_8k": (
+                "share of heads",
+                "avg(CASE WHEN bytes_ratio < flat_bytes_ratio THEN 1.0 ELSE 0.0 END)",
+            )
+        },
+    ),
+    *figures(
+        "hierarchy.heads",
+        f"{_TRACE} 'calibrated'",
+        {
+            "hierarchy.statistical_heads_reading_under_half_at_8k": ("share of heads", _UNDER_HALF),
+            "hierarchy.statistical_fer_at_8k": ("of the exact top-k", "avg(fer)"),
+        },
+    ),
+)
 CHAPTER = Chapter(
     "hierarchy",
     "Does an index over the records pay?",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from ghostkv.report.document import Block, Chapter, Column, Figure, HeadlineFigure, Prose, Table
+from ghostkv.report.document import Block, Chapter, Column, Figure, HeadlineFigure, Prose, Table, figures
 from ghostkv.report.numbers import counted, listed
 from ghostkv.report.results import Results
 from ghostkv.report.sections.peers.words import (
@@ -266,28 +266,22 @@ def _honesty(results: Results) -> str:
     )
 
 
-_AT = "FROM self WHERE abs(ratio - {ratio}) < 0.000001"
-
-
-def _count(column: str, ratio: float) -> str:
-    return (
-        f"SELECT CASE WHEN count({column}) > 0 THEN sum(CAST({column} AS INT)) ELSE NULL END AS value, "
-        f"count({column}) AS n " + _AT.replace("{ratio}", str(ratio))
-    )
-
-
 _PEERS = "non-oracle peers"
+
+
+def _counted(name: str, column: str, ratio: float) -> tuple[HeadlineFigure, ...]:
+    count = f"CASE WHEN count({column}) > 0 THEN sum(CAST({column} AS INT)) ELSE NULL END"
+    rows = f"self WHERE abs(ratio - {ratio}) < 0.000001"
+    return figures("peers.verdicts", rows, {f"peers.{name}": (_PEERS, count)}, f"count({column})")
+
+
+_EVERY = "count(DISTINCT selector)"
 HEADLINE = (
-    HeadlineFigure(
-        "peers.count",
-        _PEERS,
-        "peers.verdicts",
-        "SELECT count(DISTINCT selector) AS value, count(DISTINCT selector) AS n FROM self",
-    ),
-    HeadlineFigure("peers.beaten_at_1_8", _PEERS, "peers.verdicts", _count("beaten", 0.125)),
-    HeadlineFigure("peers.beaten_at_1_4", _PEERS, "peers.verdicts", _count("beaten", 0.25)),
-    HeadlineFigure("peers.beaten_paired_at_1_8", _PEERS, "peers.verdicts", _count("beaten_paired", 0.125)),
-    HeadlineFigure("peers.beaten_paired_at_1_4", _PEERS, "peers.verdicts", _count("beaten_paired", 0.25)),
+    *figures("peers.verdicts", "self", {"peers.count": (_PEERS, _EVERY)}, _EVERY),
+    *_counted("beaten_at_1_8", "beaten", 0.125),
+    *_counted("beaten_at_1_4", "beaten", 0.25),
+    *_counted("beaten_paired_at_1_8", "beaten_paired", 0.125),
+    *_counted("beaten_paired_at_1_4", "beaten_paired", 0.25),
 )
 CHAPTER = Chapter(
     "peers",

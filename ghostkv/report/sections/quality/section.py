@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table
+from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table, figures
 from ghostkv.report.expressions import in_words
 from ghostkv.report.numbers import factor, percent, ratio, tiny
 from ghostkv.report.results import Results
@@ -191,37 +191,42 @@ def _generations(results: Results) -> Table:
     )
 
 
-def _quoted(name: str, unit: str, column: str, where: str, table: str = "quality.summary") -> HeadlineFigure:
-    query = f"SELECT avg({column}) AS value, coalesce(sum(positions), 0) AS n FROM self WHERE domain = 'all' AND {where}"
-    return HeadlineFigure(f"quality.{name}", unit, table, query)
+def _quoted(
+    goal: str, rows: str, values: dict[str, tuple[str, str]], table: str = "summary"
+) -> tuple[HeadlineFigure, ...]:
+    named = {f"quality.{goal}.{name}": (unit, f"avg({column})") for name, (unit, column) in values.items()}
+    return figures(
+        f"quality.{table}", f"self WHERE domain = 'all' AND {rows}", named, "coalesce(sum(positions), 0)"
+    )
 
 
-_NATS, _SHARE = "nats a token, KL(dense || sparse)", "share of positions with the dense model's top-1"
+_KL = {"kl": ("nats a token, KL(dense || sparse)", "kl")}
+_TOP1 = {"top1": ("share of positions with the dense model's top-1", "top1")}
+_BYTES = {"bytes_ratio_gqa": ("bytes read / bytes of full fp16 K and V", "bytes_ratio_gqa")}
 _AT_030 = "role = 'budget' AND bytes_ratio_gqa <= 0.30"
 HEADLINE = (
-    HeadlineFigure(
-        "quality.certificates_violated",
-        "queries of a head",
+    *figures(
         "quality.summary",
-        "SELECT sum(violated) AS value, sum(positions) AS n FROM self WHERE domain = 'all' AND kind = 'certified'",
+        "self WHERE domain = 'all' AND kind = 'certified'",
+        {"quality.certificates_violated": ("queries of a head", "sum(violated)")},
+        "sum(positions)",
     ),
-    _quoted("identity.max_logit_difference", "logits", "max_logit_difference", "role = 'identity'"),
-    _quoted("mass_1pct.kl", _NATS, "kl", "role = 'mass'"),
-    _quoted("mass_1pct.top1", _SHARE, "top1", "role = 'mass'"),
-    _quoted("at_030.kl", _NATS, "kl", _AT_030),
-    _quoted("at_030.top1", _SHARE, "top1", _AT_030),
-    _quoted("at_030.bytes_ratio_gqa", "bytes read / bytes of full fp16 K and V", "bytes_ratio_gqa", _AT_030),
-    _quoted(
-        "at_030.kl_ratio_to_quest", "Quest's KL / ours at equal bytes", "kl_ratio", f"{_AT_030} AND against = 'quest'",
-        "quality.equal_bytes",
+    *_quoted("identity", "role = 'identity'", {"max_logit_difference": ("logits", "max_logit_difference")}),
+    *_quoted("mass_1pct", "role = 'mass'", _KL | _TOP1),
+    *_quoted("at_030", _AT_030, _KL | _TOP1 | _BYTES),
+    *_quoted(
+        "at_030",
+        f"{_AT_030} AND against = 'quest'",
+        {"kl_ratio_to_quest": ("Quest's KL / ours at equal bytes", "kl_ratio")},
+        "equal_bytes",
     ),
-    HeadlineFigure(
-        "quality.decode_slowdown",
-        "median step / median dense step",
+    *figures(
         "quality.speed",
-        "SELECT max(slowdown) AS value, max(steps) AS n FROM self",
+        "self",
+        {"quality.decode_slowdown": ("median step / median dense step", "max(slowdown)")},
+        "max(steps)",
     ),
-)  # fmt: skip
+)
 CHAPTER = Chapter(
     "quality",
     "What the model says under elimination",

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Chapter, Column, Figure, HeadlineFigure, Prose, Table
+from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table, figures
 from ghostkv.report.numbers import counted, factor, integer
 from ghostkv.report.results import Results
 from ghostkv.report.sections.store.figures import METHOD_WORDS, gather_chart, kill_chart, kill_frame
 
 _KEPT = "CASE WHEN readable AND identical THEN recovered_tokens ELSE 0 END"
-_REFUSED = "outcome LIKE 'refused%'"
 
 
 def build(results: Results) -> Sequence[Block]:
@@ -204,42 +203,53 @@ def _appends(results: Results) -> Table:
     )
 
 
-def _figure(name: str, unit: str, table: str, value: str, where: str = "1 = 1") -> HeadlineFigure:
-    return HeadlineFigure(
-        f"store.{name}",
-        unit,
-        f"store.{table}",
-        f"SELECT {value} AS value, count(*) AS n FROM self WHERE {where}",
-    )
-
-
 def _count(condition: str) -> str:
     return f"sum(CASE WHEN {condition} THEN 1 ELSE 0 END)"
 
 
-_LARGEST = "spread = 'scattered' AND rows IN (SELECT max(rows) FROM self)"
+_LOST = f"sum(CASE WHEN acknowledged_tokens > {_KEPT} THEN acknowledged_tokens - {_KEPT} ELSE 0 END)"
+_UNHELPFUL = "NOT named_file OR named_offset IS NULL OR NOT has_remedy"
+_LARGEST = "method = 'map_verified' AND spread = 'scattered' AND rows IN (SELECT max(rows) FROM self)"
+_OVER_RAM = "time / that of NumPy in RAM, checksums verified, largest batch, scattered"
+_ONE_TOKEN = "NOT fsync AND batch IN (SELECT min(batch) FROM self)"
 HEADLINE = (
-    _figure("kill_points_survived", "kills at a random byte", "kills", _count("survived"), "kind = 'byte'"),
-    _figure("kills_not_survived", "kills, from within and from outside", "kills", _count("NOT survived")),
-    _figure(
-        "acknowledged_records_lost", "tokens, all layers and heads of each", "kills",
-        f"sum(CASE WHEN acknowledged_tokens > {_KEPT} THEN acknowledged_tokens - {_KEPT} ELSE 0 END)",
+    *figures(
+        "store.kills",
+        "self WHERE kind = 'byte'",
+        {"store.kill_points_survived": ("kills at a random byte", _count("survived"))},
     ),
-    _figure("silent_corruptions", "damages", "corruptions", _count("outcome = 'silent'")),
-    _figure(
-        "unhelpful_refusals", "refusals", "corruptions",
-        _count("NOT named_file OR named_offset IS NULL OR NOT has_remedy"), _REFUSED,
+    *figures(
+        "store.kills",
+        "self",
+        {
+            "store.kills_not_survived": ("kills, from within and from outside", _count("NOT survived")),
+            "store.acknowledged_records_lost": ("tokens, all layers and heads of each", _LOST),
+        },
     ),
-    _figure(
-        "gather_time_over_ram", "time / that of NumPy in RAM, checksums verified, largest batch, scattered", "gathers",
-        "median(ratio)", f"method = 'map_verified' AND {_LARGEST}",
+    *figures(
+        "store.corruptions", "self", {"store.silent_corruptions": ("damages", _count("outcome = 'silent'"))}
     ),
-    _figure(
-        "append_tokens_per_second", "tokens/s, one token an append, without fsync", "appends",
-        "median(tokens_per_second)", "NOT fsync AND batch IN (SELECT min(batch) FROM self)",
+    *figures(
+        "store.corruptions",
+        "self WHERE outcome LIKE 'refused%'",
+        {"store.unhelpful_refusals": ("refusals", _count(_UNHELPFUL))},
     ),
-)  # fmt: skip
-
+    *figures(
+        "store.gathers",
+        f"self WHERE {_LARGEST}",
+        {"store.gather_time_over_ram": (_OVER_RAM, "median(ratio)")},
+    ),
+    *figures(
+        "store.appends",
+        f"self WHERE {_ONE_TOKEN}",
+        {
+            "store.append_tokens_per_second": (
+                "tokens/s, one token an append, without fsync",
+                "median(tokens_per_second)",
+            )
+        },
+    ),
+)
 CHAPTER = Chapter(
     "store",
     "A store that survives",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table
+from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table, figures
 from ghostkv.report.expressions import in_words, near
 from ghostkv.report.numbers import counted, number, percent
 from ghostkv.report.results import Results
@@ -226,47 +226,35 @@ def _needle_table(decode: pl.DataFrame) -> Table:
     )
 
 
+def _recall(name: str, column: str, unit: str) -> tuple[HeadlineFigure, ...]:
+    return figures(
+        "synthetic.decode", "self", {f"synthetic.{name}": (unit, f"avg({column})")}, f"count({column})"
+    )
+
+
 CHAPTER = Chapter(
     "synthetic",
     "Tensors whose law is known",
     build,
     needs=("synthetic.audit", "synthetic.sweep", "synthetic.points", "synthetic.decode", "synthetic.checks"),
     headline=(
-        HeadlineFigure(
-            "synthetic.worst_deviation_sigma",
-            "standard errors",
+        *figures(
             "synthetic.checks",
-            "SELECT max(sigma) AS value, count(sigma) AS n FROM self WHERE kind = 'exact'",
+            "self WHERE kind = 'exact'",
+            {
+                "synthetic.worst_deviation_sigma": ("standard errors", "max(sigma)"),
+                "synthetic.deviation_limit_sigma": ("standard errors", 'max("limit")'),
+            },
+            "count(sigma)",
         ),
-        HeadlineFigure(
-            "synthetic.deviation_limit_sigma",
-            "standard errors",
-            "synthetic.checks",
-            "SELECT max(\"limit\") AS value, count(sigma) AS n FROM self WHERE kind = 'exact'",
-        ),
-        HeadlineFigure(
-            "synthetic.violations",
-            "margins exceeded",
+        *figures(
             "synthetic.audit",
-            "SELECT sum(value) AS value, sum(queries * keys) AS n FROM self WHERE measure = 'violations'",
+            "self WHERE measure = 'violations'",
+            {"synthetic.violations": ("margins exceeded", "sum(value)")},
+            "sum(queries * keys)",
         ),
-        HeadlineFigure(
-            "synthetic.needle_recall",
-            "share of heads that asked",
-            "synthetic.decode",
-            "SELECT avg(needle_found) AS value, count(needle_found) AS n FROM self",
-        ),
-        HeadlineFigure(
-            "synthetic.needle_recall_group",
-            "share of KV heads that were asked",
-            "synthetic.decode",
-            "SELECT avg(needle_found_group) AS value, count(needle_found_group) AS n FROM self",
-        ),
-        HeadlineFigure(
-            "synthetic.decode_steps",
-            "steps",
-            "synthetic.decode",
-            "SELECT count(*) AS value, count(*) AS n FROM self",
-        ),
+        *_recall("needle_recall", "needle_found", "share of heads that asked"),
+        *_recall("needle_recall_group", "needle_found_group", "share of KV heads that were asked"),
+        *figures("synthetic.decode", "self", {"synthetic.decode_steps": ("steps", "count(*)")}),
     ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import altair as alt
 import numpy as np
@@ -101,7 +101,7 @@ def line_at(dash: Sequence[int] = (2, 2), color: str = INK, **at: float) -> alt.
     return line.encode(**{axis: "at:Q"})
 
 
-def layer_spread(rows: pl.DataFrame, column: str, oracle: pl.DataFrame | None = None) -> pl.DataFrame:
+def _layer_spread(rows: pl.DataFrame, column: str, oracle: pl.DataFrame | None = None) -> pl.DataFrame:
     """Lowest, mean and highest head of each layer, and what exact scores give in the mean: as `layer_strip` draws it."""
     value = pl.col(column).cast(pl.Float64)
     heads = rows.group_by("layer").agg(
@@ -114,45 +114,56 @@ def layer_spread(rows: pl.DataFrame, column: str, oracle: pl.DataFrame | None = 
     return heads.sort("layer")
 
 
-def share_scale(lowest: float) -> alt.Scale:
-    """From the tenth below the lowest share up to 1."""
-    return alt.Scale(domain=[math.floor(10 * lowest) / 10, 1])
-
-
-def layer_strip(
-    data: pl.DataFrame,
-    title: str,
-    axis: alt.Axis,
-    scale: alt.Scale,
-    target: float | None,
-    first: bool,
+def layer_panels(
+    rows: pl.DataFrame,
+    oracles: Mapping[str, pl.DataFrame],
+    titles: Mapping[str, str],
     width: int,
-) -> alt.LayerChart:
-    """One row a layer: the range over heads as a line, their mean as a dot, the oracle's mean as a tick.
+    targets: Mapping[str, float] | None = None,
+    **axis,
+) -> tuple[alt.HConcatChart, pl.DataFrame]:
+    """One row a layer, one panel a column: the range over heads, their mean as a dot, the oracle's mean as a tick.
 
     Parameters
     ----------
-    data : DataFrame
-        Columns `layer`, `low`, `mean`, `high`, `oracle`.
-    title : str
-    axis, scale
-        Of the measured quantity.
-    target : float or None
-        Drawn as a vertical line.
-    first : bool
-        Whether the layers are named on the left.
-    width : int
-    """
-    rows = alt.Y(
-        "layer:O",
-        axis=alt.Axis(title="Layer", grid=False, labelOverlap=True) if first else None,
-        scale=alt.Scale(paddingInner=0.2),
-    )
+    rows : DataFrame
+        A row a head.
+    oracles : mapping of str to DataFrame
+        By column, the same of exact scores, where they are known.
+    titles : mapping of str to str
+        Of each column that is drawn.
+    targets : mapping of str to float, optional
+        By column, where a vertical line is drawn.
 
+    Returns
+    -------
+    chart, data
+        The panels, and their numbers with the column as `measured`.
+    """
+    panels, frames = [], []
+    for column, title in titles.items():
+        data = _layer_spread(rows, column, oracles.get(column))
+        frames.append(data.select(pl.lit(column).alias("measured"), pl.all()))
+        of = (
+            alt.Axis(title=None, format="~g", **axis)
+            if column == "bytes_ratio"
+            else percent_axis(None, **axis)
+        )
+        lowest = math.floor(10 * data["low"].min()) / 10
+        scale = alt.Scale(domain=[lowest, 1]) if column == "elimination" else alt.Scale(zero=True)
+        strip = _layer_strip(data, of, scale, (targets or {}).get(column), named=not panels)
+        panels.append(strip.properties(width=width, height=alt.Step(12), title=alt.Title(title, fontSize=12)))
+    return alt.hconcat(*panels, spacing=14).resolve_scale(y="shared"), pl.concat(frames)
+
+
+def _layer_strip(
+    data: pl.DataFrame, axis: alt.Axis, scale: alt.Scale, target: float | None, named: bool
+) -> alt.LayerChart:
     def across(name: str) -> alt.X:
         return alt.X(f"{name}:Q", axis=axis, scale=scale)
 
-    base = alt.Chart(data).encode(y=rows)
+    layers = alt.Axis(title="Layer", grid=False, labelOverlap=True) if named else None
+    base = alt.Chart(data).encode(y=alt.Y("layer:O", axis=layers, scale=alt.Scale(paddingInner=0.2)))
     parts = [
         base.mark_rule(color="#a9c7de", strokeWidth=4).encode(x=across("low"), x2="high:Q"),
         base.mark_tick(color=ORACLE_GREY, thickness=2, size=9).encode(x=across("oracle")),
@@ -160,7 +171,7 @@ def layer_strip(
     ]
     if target is not None:
         parts.append(line_at(x=target))
-    return alt.layer(*parts).properties(width=width, height=alt.Step(12), title=alt.Title(title, fontSize=12))
+    return alt.layer(*parts)
 
 
 def share(column: str, title: str | None, kind: type = alt.X, values: tuple = (), **scale) -> alt.X | alt.Y:

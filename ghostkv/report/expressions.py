@@ -19,6 +19,16 @@ def means(*columns: str) -> pl.Expr:
     return pl.col(*columns).cast(pl.Float64).mean()
 
 
+def weighted(column: str) -> pl.Expr:
+    """The mean over the rows that know it, in which queries weigh alike; None where none does."""
+    weight = pl.col("queries").cast(pl.Float64).filter(pl.col(column).is_not_null())
+    return (
+        ((pl.col(column).cast(pl.Float64) * pl.col("queries")).sum() / weight.sum())
+        .fill_nan(None)
+        .alias(column)
+    )
+
+
 def in_words(column: str, say: Callable[[str], str] = words) -> pl.Expr:
     """A column of names as the report says them."""
     return pl.col(column).map_elements(say, return_dtype=pl.String)

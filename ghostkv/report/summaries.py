@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from ghostkv.report.expressions import at_target
+from ghostkv.report.expressions import at_target, weighted
 from ghostkv.report.results import Results
 
 
@@ -114,19 +114,13 @@ def worst(frame: pl.DataFrame, metric: Metric) -> dict:
 def pooled_curve(results: Results, rows: pl.Expr, by: list[str]) -> pl.DataFrame:
     """Held-out sweep at equal theta, pooled over heads and texts (queries weigh alike) within each group of
     `by`."""
-    weight = pl.col("queries").cast(pl.Float64)
-
-    def pooled(name: str) -> pl.Expr:
-        known = pl.when(pl.col(name).is_not_null()).then(weight)
-        return ((pl.col(name).cast(pl.Float64) * known).sum() / known.sum()).fill_nan(None).alias(name)
-
     names = ["elimination", "fer", "dropped_mass_mean", "output_error_mean", "bytes_ratio", "bytes_ratio_gqa"]
     return (
         results.scan("frontier.sweep")
         .filter(pl.col("role") == "held_out", rows)
         .select([*by, "theta", "queries", *names])
         .group_by([*by, "theta"], maintain_order=True)
-        .agg(*[pooled(name) for name in names], pl.len().alias("head_texts"))
+        .agg(*map(weighted, names), pl.len().alias("head_texts"))
         .sort([*by, "theta"])
         .collect()
     )

@@ -8,9 +8,9 @@ import polars as pl
 
 from ghostkv.report.document import Block, Chapter, Column, Prose, Table
 from ghostkv.report.expressions import RISKS, at_target, means
+from ghostkv.report.names import METHODS
 from ghostkv.report.numbers import FORMATS, counted, factor, listed, percent, ratio, tiny
 from ghostkv.report.results import Results
-from ghostkv.report.sections.peers.words import NAMES
 from ghostkv.report.summaries import (
     BYTES_GQA,
     ELIMINATION,
@@ -200,7 +200,7 @@ def _in_the_loop(results: Results) -> list[str]:
         f"with a KL of {tiny(row['kl'])} nats a token"
     )
     if held.height:
-        text += f", {factor(held['kl_ratio'][0])} below {NAMES[held['against'][0]]} at the same bytes"
+        text += f", {factor(held['kl_ratio'][0])} below {METHODS[held['against'][0]]} at the same bytes"
     return [text + ". What it finds, and where it breaks, are chapters of their own."]
 
 

@@ -14,17 +14,15 @@ from ghostkv.report.charts import (
     LOSS_TOP,
     above_floor,
     crossing,
-    layer_spread,
-    layer_strip,
+    layer_panels,
     share,
-    share_scale,
 )
 from ghostkv.report.document import Block, Chapter, Figure
 from ghostkv.report.expressions import RISKS
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results
 from ghostkv.report.summaries import ACHIEVED, operating_point, pooled_curve
-from ghostkv.report.theme import INK, ORACLE_GREY, SEQUENTIAL, WIDTH, percent_axis
+from ghostkv.report.theme import INK, ORACLE_GREY, SEQUENTIAL, WIDTH
 
 
 def build(results: Results) -> Sequence[Block]:
@@ -83,26 +81,17 @@ def _by_layer(results: Results, metric: str) -> Figure:
         operating_point(results, metric, target, oracle=True),
     )
     loss = ACHIEVED[metric]
-    panels, frames = [], []
     titles = {
         "elimination": "Elimination",
         loss: f"Measured {RISKS[metric]}",
         "bytes_ratio": "Bytes ratio per head",
     }
-    for position, (column, title) in enumerate(titles.items()):
-        data = layer_spread(own, column, oracle)
-        frames.append(data.select(pl.lit(column).alias("measured"), pl.all()))
-        plain = alt.Axis(title=None, format="~g", tickCount=3)
-        axis = plain if column == "bytes_ratio" else percent_axis(None, tickCount=3)
-        scale = share_scale(data["low"].min()) if column == "elimination" else alt.Scale(zero=True)
-        panels.append(
-            layer_strip(data, title, axis, scale, target if column == loss else None, position == 0, 185)
-        )
-    data = pl.concat(frames)
+    oracles = dict.fromkeys(titles, oracle)
+    chart, data = layer_panels(own, oracles, titles, 185, {loss: target}, tickCount=3)
     return Figure(
         f"layers_{metric}",
         f"Layer by layer, thresholds calibrated for {RISKS[metric]} ≤ {percent(target, 0)}",
-        alt.hconcat(*panels, spacing=14).resolve_scale(y="shared"),
+        chart,
         data,
         "A row is a layer: the dot is the mean of its heads, the bar runs from the lowest to the highest "
         f"head, the grey tick is the mean for exact scores. {results.design.capitalize()}, rule "

@@ -6,6 +6,9 @@ import altair as alt
 import numpy as np
 import polars as pl
 
+from ghostkv.report.document import Figure
+from ghostkv.report.numbers import percent
+from ghostkv.report.results import Results
 from ghostkv.report.theme import (
     BLUE,
     GREEN,
@@ -177,3 +180,106 @@ def tornado_chart(data: pl.DataFrame, placements: list[str]) -> alt.ConcatChart:
             )
         )
     return alt.concat(*panels, columns=2, spacing=14)
+
+
+# Schemes that depend on survivors are drawn for both scenarios, others once.
+_DEPENDENT = ("quest", "additive", "nested", "near_memory")
+
+
+def captured_shape(results: Results) -> str:
+    return results.table("bandwidth.steps")["shape"][0]
+
+
+def check_figure(results: Results) -> Figure:
+    data = results.table("bandwidth.errors").with_columns(
+        (pl.col("seconds") * 1e3).alias("milliseconds"),
+        (pl.col("modelled_seconds") * 1e3).alias("modelled"),
+        pl.col("tier").str.replace_all("_", " "),
+    )
+    held = data.filter(pl.col("held_out"))
+    return Figure(
+        "bandwidth_check",
+        "The model beside this machine",
+        error_chart(data),
+        data.select("name", "tier", "pattern", "row_bytes", "share", "depth", "held_out", "milliseconds", "modelled", "error"),
+        f"A dot is a configuration: rows of one size, one share of them, random, strided or real survivors. {held.height} "
+        f"filled dots were held out: their error is {percent(held['error'].abs().median())} in the median, "
+        f"{percent(held['error'].abs().quantile(0.9))} for nine in ten, {percent(held['error'].abs().max())} at worst. The "
+        "time of each is the least of its rounds' medians, taken in turns with all others.",
+    )  # fmt: skip
+
+
+def steps_figure(results: Results) -> Figure:
+    shape, placements = captured_shape(results), _placements(results)
+    data = results.table("bandwidth.steps").filter(
+        (pl.col("shape") == shape)
+        & pl.col("placement").is_in(placements)
+        & ((pl.col("scenario") == "constant") | pl.col("scheme").is_in(_DEPENDENT))
+    )
+    data = data.with_columns(
+        (pl.col("attention_seconds") * 1e3).alias("milliseconds"), scheme_words().alias("label")
+    )
+    columns = (
+        "shape",
+        "placement",
+        "scheme",
+        "label",
+        "scenario",
+        "context",
+        "share",
+        "link_bytes",
+        "milliseconds",
+    )
+    return Figure(
+        "bandwidth_steps",
+        f"Attention time of a step against context, {shape} (model)",
+        step_chart(data, placements),
+        data.select(columns),
+        "Cold keys and values lie in the tier that names the panel, records in the fastest, where the config says no "
+        "other. All of it is modelled; survivors are measured at the shortest contexts alone. At short contexts the "
+        "latency of one more dependent phase outweighs the bytes saved. Additive and nested coincide where the bytes that "
+        "nesting saves do not fill a line.",
+    )
+
+
+def _placements(results: Results) -> list[str]:
+    return [placement["name"] for placement in results.config["bandwidth"]["placements"]][:4]
+
+
+def maps_figure(results: Results) -> Figure:
+    shape = captured_shape(results)
+    data = results.table("bandwidth.maps").filter(pl.col("shape") == shape)
+    context = data["context"][0]
+    return Figure(
+        "bandwidth_maps",
+        f"Where nested storage is faster than INT4 in full at {context:,} tokens, {shape} (model)",
+        map_chart(data),
+        data,
+        "Times faster than reading all keys and values in INT4; the line is break-even. Left: the slower the tier of K,V "
+        "beside the fastest, which holds the records, the more survivors it pays to leave behind; its unit is that of the "
+        "first tier beyond the fastest. Right: that tier with larger units, which scattered survivors fill badly; real "
+        "survivors' clustering is taken from the measured patterns.",
+    )
+
+
+def sensitivity_figure(results: Results) -> Figure:
+    shape, placements = captured_shape(results), _placements(results)
+    rows = results.table("bandwidth.sensitivity").filter(
+        (pl.col("shape") == shape) & pl.col("placement").is_in(placements)
+    )
+    data = pl.concat(
+        rows.select(
+            "placement", "parameter", pl.col(side).alias("value"), pl.lit(words).alias("change"),
+            (pl.col(f"{side}_seconds") / pl.col("seconds")).alias("factor"), "elasticity",
+        )
+        for side, words in (("low", "halved (overlap 0)"), ("high", "doubled (overlap 1)"))
+    )  # fmt: skip
+    context = results.config["bandwidth"]["headline_context"]
+    return Figure(
+        "bandwidth_sensitivity",
+        f"What the time of nested storage hangs on at {context:,} tokens (model)",
+        tornado_chart(data, placements),
+        data,
+        "Each parameter halved and doubled, all others as configured; overlap is tried at none and at all. A parameter "
+        "without a bar does not matter there: the tier is bound by something else.",
+    )

@@ -10,8 +10,14 @@ from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Pros
 from ghostkv.report.expressions import in_words, near
 from ghostkv.report.numbers import counted, number, percent
 from ghostkv.report.results import Results
-from ghostkv.report.sections.synthetic.checks import design_named, deviation_figure, overlap_figure
-from ghostkv.report.sections.synthetic.figures import bytes_figure, decode_figure, tradeoff_figure
+from ghostkv.report.sections.synthetic.figures import (
+    bytes_figure,
+    decode_figure,
+    design_named,
+    deviation_figure,
+    overlap_figure,
+    tradeoff_figure,
+)
 
 
 def build(results: Results) -> Sequence[Block]:

@@ -1,35 +1,20 @@
-"""What the chapter on peers asks of its tables, and the names that it prints."""
+"""The chart of all methods, and what the chapter on peers asks of its tables."""
 
 from __future__ import annotations
 
+import altair as alt
 import numpy as np
 import polars as pl
 
+from ghostkv.report.document import Figure
 from ghostkv.report.expressions import in_words
-from ghostkv.report.numbers import NONE, percent
-from ghostkv.report.results import Results, words
+from ghostkv.report.names import method
+from ghostkv.report.numbers import NONE, counted, percent
+from ghostkv.report.results import Results
+from ghostkv.report.theme import BLUE, GREEN, ORACLE_GREY, ORANGE, PURPLE, SKY, VERMILION, percent_axis
 
 METRICS = {"output_error_mean": "Output error (mean)", "dropped_mass_mean": "Dropped mass (mean)"}
 NOUNS = {"output_error_mean": "output error", "dropped_mass_mean": "dropped mass"}
-NAMES = {
-    "oracle_topk": "oracle top-k",
-    "oracle_topp": "oracle top-p",
-    "streaming_llm": "StreamingLLM",
-    "h2o": "H2O",
-    "snapkv": "SnapKV",
-    "quest": "Quest",
-    "loki": "Loki",
-    "sparq": "SparQ",
-    "double_sparsity": "Double Sparsity",
-    "pq": "PQ",
-    "magicpig": "MagicPIG",
-    "token_picker": "Token-Picker",
-    "ghost": "ghost (ours)",
-}
-
-
-def method(selector: str) -> str:
-    return NAMES.get(selector, words(selector))
 
 
 def method_named(column: str = "selector") -> pl.Expr:
@@ -152,3 +137,74 @@ def with_interval(row: dict) -> str:
         return NONE
     mean = percent(row["mean"])
     return mean if row["low"] is None else f"{mean} ({100 * row['low']:.1f}–{100 * row['high']:.1f})"
+
+
+_PANEL, _HEIGHT = 232, 360
+
+
+_BUDGET_LABEL = (
+    "abs(1 / datum.value - round(1 / datum.value)) < 1e-6 ? '1/' + round(1 / datum.value) : datum.value"
+)
+
+
+_COLOURS = (VERMILION, ORANGE, "#999933", GREEN, "#44aa99", SKY, PURPLE, "#882255", "#6b6ecf", "#8c6d31")
+
+
+def frontier_figure(results: Results) -> Figure:
+    shown = shown_metrics(results)
+    data = pl.concat([best_settings(results, metric) for metric in shown])
+    data = data.with_columns(
+        method_named().alias("label"), pl.col("low").clip(lower_bound=1e-4), budget_label()
+    )
+    order = [method(name) for name in results.table("peers.summary")["selector"].unique(maintain_order=True)]
+    order = [name for name in order if name in data["label"].unique().to_list()]
+    kinds = dict(data.select("label", "kind").unique().iter_rows())
+    spare = iter(_COLOURS * (1 + len(order) // len(_COLOURS)))
+    fixed = {"ours": BLUE, "oracle": ORACLE_GREY}
+    colours = [fixed.get(kinds[name]) or next(spare) for name in order]
+    legend = alt.Legend(title=None, orient="bottom", columns=5, symbolStrokeWidth=3, symbolSize=160)
+    colour = alt.Color("label:N", scale=alt.Scale(domain=order, range=colours), legend=legend)
+    dashes = [[5, 3] if kinds[name] == "oracle" else [1, 0] for name in order]
+    dash = alt.StrokeDash("label:N", scale=alt.Scale(domain=order, range=dashes), legend=legend)
+    widths = [3.5 if kinds[name] == "ours" else 1.5 for name in order]
+    width = alt.Size("label:N", scale=alt.Scale(domain=order, range=widths), legend=None)
+    ratios = sorted(data["ratio"].unique().to_list())
+    x = alt.X(
+        "ratio:Q",
+        scale=alt.Scale(type="log", domain=[ratios[0] * 0.93, ratios[-1] * 1.07], nice=False),
+        axis=alt.Axis(title="Budget (bytes ratio per head)", values=ratios, labelExpr=_BUDGET_LABEL),
+    )
+    panels = []
+    for metric in shown:
+        rows = data.filter(pl.col("metric") == metric)
+        low, high = float(rows["mean"].min()), float(rows["mean"].max())
+        y = alt.Y(
+            "mean:Q",
+            scale=alt.Scale(type="log", domain=[low * 0.8, high * 1.2], nice=False),
+            axis=percent_axis(METRICS[metric], values=[1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0]),
+        )
+        base = alt.Chart(rows).encode(x=x, color=colour)
+        lines = base.mark_line(clip=True).encode(y=y, strokeDash=dash, size=width, detail="selector:N")
+        points = base.mark_circle(size=26, opacity=1, clip=True).encode(y=y)
+        # An interval for ours alone: thirteen of them would hide each other, and the table has them all.
+        mine = rows.filter(pl.col("kind") == "ours").drop_nulls("high")
+        bars = (
+            alt.Chart(mine)
+            .mark_rule(strokeWidth=1.5, clip=True)
+            .encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour)
+        )
+        panels.append((lines + points + bars).properties(width=_PANEL, height=_HEIGHT))
+    documents = data["documents"].max()
+    return Figure(
+        "peers_frontier",
+        "What is lost at equal bytes, every method",
+        alt.hconcat(*panels),
+        data.select(
+            "selector", "variant", "kind", "budget", "ratio", "metric", "mean", "low", "high", "documents"
+        ),
+        f"Down is better. All layers, heads and queries, mean over {counted(documents, 'held-out document')}. Of a peer "
+        "with several settings the best at each budget is drawn, chosen in hindsight on the held-out texts themselves; "
+        "ours is one setting throughout. A line starts at the smallest budget that its index fits. Oracles (dashed) "
+        "know the exact scores. Ours may lie below the oracles in output error, because they drop the tail and ours "
+        "compensates it; dropped mass compares the choice of keys alone. The bar is our 95 % interval over documents.",
+    )

@@ -59,10 +59,28 @@ class Figure:
 
 @dataclass(frozen=True)
 class Column:
-    """How one column of a table is printed: header, and one of the formats of `ghostkv.report.numbers`."""
+    """How one column of a table is printed: header, and one of the formats of `ghostkv.report.numbers`.
+
+    Attributes
+    ----------
+    of : polars expression, optional
+        What it is of a group's rows, where the table is `aggregated`; else their mean of that name.
+    """
 
     label: str
     format: str = "text"
+    of: pl.Expr | None = None
+
+
+def aggregated(rows: pl.DataFrame, by: str | Sequence[str], columns: Mapping[str, Column]) -> pl.DataFrame:
+    """The columns of a table that has a row a group, in order of appearance."""
+    keys = [by] if isinstance(by, str) else list(by)
+    found = {
+        name: pl.col(name).cast(pl.Float64).mean() if column.of is None else column.of
+        for name, column in columns.items()
+        if name not in keys
+    }
+    return rows.group_by(keys, maintain_order=True).agg(**found)
 
 
 @dataclass(frozen=True)

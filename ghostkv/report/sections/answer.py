@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Chapter, Column, Prose, Table
+from ghostkv.report.document import Block, Chapter, Column, Prose, Table, aggregated
 from ghostkv.report.expressions import RISKS, at_target, means
 from ghostkv.report.names import METHODS
 from ghostkv.report.numbers import FORMATS, counted, factor, listed, percent, ratio, tiny
@@ -237,23 +237,14 @@ def _spread_table(results: Results, metric: str, target: float) -> Table:
 
 def _domain_table(results: Results, metric: str, target: float) -> Table:
     loss = FER if metric == "fer" else MASS
-    rows = points_by_text(results, metric, target)
-    data = rows.group_by("domain", maintain_order=True).agg(
-        pl.col("text").n_unique().alias("texts"),
-        pl.len().alias("heads"),
-        means("elimination", "fer", "dropped_mass_mean", "output_error_mean"),
-        means("bytes_ratio", "bytes_ratio_gqa"),
-        pl.col("elimination").min().alias("elimination_worst"),
-        pl.col(loss.name).max().alias("loss_worst"),
-    )
     columns = {
         "domain": Column("Domain"),
-        "texts": Column("Texts", "integer"),
+        "texts": Column("Texts", "integer", pl.col("text").n_unique()),
         "elimination": Column("Elimination", "percent"),
-        "elimination_worst": Column("worst head", "percent"),
+        "elimination_worst": Column("worst head", "percent", pl.col("elimination").min()),
         "fer": Column("FER", "percent"),
         "dropped_mass_mean": Column("Dropped mass", "percent"),
-        "loss_worst": Column(f"{RISKS[metric]}, worst head", "percent"),
+        "loss_worst": Column(f"{RISKS[metric]}, worst head", "percent", pl.col(loss.name).max()),
         "output_error_mean": Column("Output error", "percent"),
         "bytes_ratio": Column("Bytes ratio", "ratio"),
         "bytes_ratio_gqa": Column(BYTES_GQA.label.split(", ")[1], "ratio"),
@@ -264,7 +255,7 @@ def _domain_table(results: Results, metric: str, target: float) -> Table:
         f"domains_{metric}",
         f"Each text domain alone, thresholds calibrated for {RISKS[metric]} ≤ {percent(target, 0)} "
         "on texts of all domains together. A worst head here is the worst on one text.",
-        data,
+        aggregated(points_by_text(results, metric, target), "domain", columns),
         columns,
     )
 

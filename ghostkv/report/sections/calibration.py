@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table
+from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table, aggregated
 from ghostkv.report.expressions import RISKS, in_words, promise
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results
@@ -110,39 +110,25 @@ def _figure(achieved: pl.DataFrame) -> Figure:
 
 
 def _table(achieved: pl.DataFrame) -> Table:
-    worst = pl.col("achieved").arg_max()
-    data = (
-        achieved.group_by("metric", "goal", "domain", maintain_order=True)
-        .agg(
-            pl.col("text").n_unique().alias("texts"),
-            pl.col("achieved").mean().alias("mean"),
-            pl.col("achieved").quantile(0.95, "higher").alias("p95"),
-            pl.col("achieved").max().alias("worst"),
-            pl.struct(pl.col("layer", "head").get(worst)).alias("where"),
-            (pl.col("achieved") > pl.col("goal")).mean().alias("above"),
-        )
-        .with_columns(
-            pl.col("metric").replace(RISKS),
-            (pl.col("mean") <= pl.col("goal")).alias("kept"),
-            in_words("where", head_name),
-        )
-    )
+    loss = pl.col("achieved")
+    columns = {
+        "metric": Column("Loss"),
+        "goal": Column("Target", "percent"),
+        "domain": Column("Domain"),
+        "mean": Column("Achieved, mean", "percent", loss.mean()),
+        "p95": Column("p95 head", "percent", loss.quantile(0.95, "higher")),
+        "worst": Column("Worst head", "percent", loss.max()),
+        "where": Column("which is", "text", pl.struct(pl.col("layer", "head").get(loss.arg_max()))),
+        "above": Column("Above", "percent", (loss > pl.col("goal")).mean()),
+        "kept": Column("Kept", "yes_no", loss.mean() <= pl.col("goal").first()),
+    }
+    data = aggregated(achieved, ["metric", "goal", "domain"], columns)
     return Table(
         "calibration",
         "Target and achieved loss by domain. Above: share of heads whose own loss is above the target. Kept: "
         "whether the mean is not.",
-        data,
-        {
-            "metric": Column("Loss"),
-            "goal": Column("Target", "percent"),
-            "domain": Column("Domain"),
-            "mean": Column("Achieved, mean", "percent"),
-            "p95": Column("p95 head", "percent"),
-            "worst": Column("Worst head", "percent"),
-            "where": Column("which is"),
-            "above": Column("Above", "percent"),
-            "kept": Column("Kept", "yes_no"),
-        },
+        data.with_columns(pl.col("metric").replace(RISKS), in_words("where", head_name)),
+        columns,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Chapter, Column, Prose, Table, figures
+from ghostkv.report.document import Block, Chapter, Column, Prose, Table, aggregated, figures
 from ghostkv.report.numbers import counted, percent, tiny
 from ghostkv.report.results import Results
 
@@ -47,32 +47,22 @@ def _reading(results: Results) -> str:
 
 
 def _table(results: Results) -> Table:
-    data = (
-        results.table("capture.layers")
-        .group_by("text", maintain_order=True)
-        .agg(
-            pl.len().alias("layers"),
-            pl.col("tokens").max(),
-            pl.col("recomputed").sum(),
-            pl.col("max_relative_error").max(),
-            pl.col("mean_relative_error").mean(),
-            (pl.col("max_relative_error") <= results.config["capture"]["tolerance"]).all().alias("within"),
-        )
-        .with_columns(pl.when(pl.col("recomputed") > 0).then("within").alias("within"))
-    )
+    worst = pl.col("max_relative_error").max()
+    within = worst <= results.config["capture"]["tolerance"]
+    columns = {
+        "text": Column("Text"),
+        "layers": Column("Layers", "integer", pl.len()),
+        "tokens": Column("Tokens", "integer", pl.col("tokens").max()),
+        "recomputed": Column("Outputs compared", "integer", pl.col("recomputed").sum()),
+        "mean_relative_error": Column("Mean error", "tiny"),
+        "max_relative_error": Column("Worst error", "tiny", worst),
+        "within": Column("Within tolerance", "yes_no", pl.when(pl.col("recomputed").sum() > 0).then(within)),
+    }
     return Table(
         "captures",
         "Every capture. Error: of one head's output at one query, relative to its norm.",
-        data,
-        {
-            "text": Column("Text"),
-            "layers": Column("Layers", "integer"),
-            "tokens": Column("Tokens", "integer"),
-            "recomputed": Column("Outputs compared", "integer"),
-            "mean_relative_error": Column("Mean error", "tiny"),
-            "max_relative_error": Column("Worst error", "tiny"),
-            "within": Column("Within tolerance", "yes_no"),
-        },
+        aggregated(results.table("capture.layers"), "text", columns),
+        columns,
     )
 
 

@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from ghostkv.report.charts import apart, labels
-from ghostkv.report.document import Block, Chapter, Column, Figure, Table
+from ghostkv.report.document import Block, Chapter, Column, Figure, Table, aggregated
 from ghostkv.report.expressions import RISKS, at_target, in_words, means, promise
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import ORACLE, Results
@@ -65,27 +65,11 @@ def _by_record_size(results: Results) -> Figure:
 
 def _rules_table(results: Results) -> Table:
     own = (pl.col("codec") == results.headline["codec"]) & (pl.col("code_bytes") == results.headline["bytes"])
-    columns = [
-        "elimination",
-        "fer",
-        "dropped_mass_mean",
-        "output_error_mean",
-        "bytes_ratio",
-        "bytes_ratio_gqa",
-    ]
-    data = (
-        results.table("frontier.layer_head")
-        .filter(own | (pl.col("codec") == ORACLE), pl.col("method") == "calibrated")
-        .group_by("target_metric", "target", "codec", "rule", maintain_order=True)
-        .agg(means(*columns))
-        .sort("target_metric", "target", "codec", "rule", descending=[True, False, True, True])
-        .with_columns(
-            in_words("codec"),
-            promise(),
-        )
+    rows = results.table("frontier.layer_head").filter(
+        own | (pl.col("codec") == ORACLE), pl.col("method") == "calibrated"
     )
-    shown = {
-        "promise": Column("Calibrated for"),
+    by = ["target_metric", "target", "codec", "rule"]
+    columns = {
         "codec": Column("Codec"),
         "rule": Column("Rule"),
         "elimination": Column("Elimination", "percent"),
@@ -96,48 +80,39 @@ def _rules_table(results: Results) -> Table:
         "bytes_ratio_gqa": Column("GQA-true", "ratio"),
     }
     if not results.has_output:
-        del shown["output_error_mean"]
+        del columns["output_error_mean"]
+    data = aggregated(rows, by, columns).sort(by, descending=[True, False, True, True])
     return Table(
         "rules",
         f"Threshold rules for the {results.design} and for exact scores: means over {results.heads} heads, "
         "held-out texts. Which rule is best depends on what must not be lost: one that looks at the top keys "
         "keeps those, one that looks at the softmax denominator keeps mass.",
-        data,
-        shown,
+        data.with_columns(in_words("codec"), promise()),
+        {"promise": Column("Calibrated for")} | columns,
     )
 
 
 def _bounds_table(results: Results) -> Table:
-    data = (
-        results.table("frontier.bounds")
-        .group_by("codec", "code_bytes", "record_bytes", maintain_order=True)
-        .agg(
-            pl.col("pairs", "violations").sum(),
-            means("score_rmse", "margin_mean", "score_spread"),
-        )
-        .with_columns(
-            (pl.col("margin_mean") / pl.col("score_rmse")).alias("looseness"),
-            in_words("codec"),
-        )
-    )
+    columns = {
+        "codec": Column("Codec"),
+        "code_bytes": Column("Code bytes", "integer"),
+        "record_bytes": Column("Record bytes", "integer"),
+        "score_spread": Column("Score SD", "number"),
+        "score_rmse": Column("Error", "number"),
+        "margin_mean": Column("Margin", "number"),
+        "looseness": Column("Margin / error", "factor", means("margin_mean") / means("score_rmse")),
+        "pairs": Column("Pairs checked", "integer", pl.col("pairs").sum()),
+        "violations": Column("Violations", "integer", pl.col("violations").sum()),
+    }
+    data = aggregated(results.table("frontier.bounds"), ["codec", "code_bytes", "record_bytes"], columns)
     return Table(
         "bounds",
         "How well a record knows a score. The error is the root mean square of estimate minus exact score, "
         "in score units (the spread of the scores themselves is beside it); the margin is what "
         "Cauchy-Schwarz proves of it. A violation, an error above its margin, would be a fault of the lab: "
         "it must be 0. A margin many times the error is sound but loose.",
-        data,
-        {
-            "codec": Column("Codec"),
-            "code_bytes": Column("Code bytes", "integer"),
-            "record_bytes": Column("Record bytes", "integer"),
-            "score_spread": Column("Score SD", "number"),
-            "score_rmse": Column("Error", "number"),
-            "margin_mean": Column("Margin", "number"),
-            "looseness": Column("Margin / error", "factor"),
-            "pairs": Column("Pairs checked", "integer"),
-            "violations": Column("Violations", "integer"),
-        },
+        data.with_columns(in_words("codec")),
+        columns,
     )
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table
-from ghostkv.report.expressions import in_words, means
+from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table, aggregated
+from ghostkv.report.expressions import in_words
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import ORACLE, Results
 from ghostkv.report.theme import SEQUENTIAL, VERMILION, WIDTH, top_legend
@@ -112,17 +112,20 @@ def _map(results: Results) -> Figure:
 
 
 def _counts(results: Results) -> Table:
-    data = (
-        results.table("frontier.safe_points")
-        .group_by("codec", "code_bytes", "record_bytes", "rule", maintain_order=True)
-        .agg(
-            pl.len().alias("heads"),
-            *[pl.col(name).sum() for name in ("safe", "safe_every_text", "safe_hindsight")],
-            means("elimination", "fer", "bytes_ratio"),
-        )
-        .filter(results.is_rule)
-        .sort(pl.col("codec") == ORACLE, "safe", "elimination", descending=[False, True, True])
-        .with_columns(in_words("codec"))
+    columns = {
+        "codec": Column("Codec"),
+        "code_bytes": Column("Code bytes", "integer"),
+        "heads": Column("Heads", "integer", pl.len()),
+        "safe": Column("Safe", "integer", pl.col("safe").sum()),
+        "safe_every_text": Column("on every text", "integer", pl.col("safe_every_text").sum()),
+        "safe_hindsight": Column("with hindsight", "integer", pl.col("safe_hindsight").sum()),
+        "elimination": Column("Elimination", "percent"),
+        "fer": Column("FER", "percent"),
+        "bytes_ratio": Column("Bytes ratio", "ratio"),
+    }
+    rows = results.table("frontier.safe_points").filter(results.is_rule)
+    data = aggregated(rows, ["codec", "code_bytes"], columns).sort(
+        pl.col("codec") == ORACLE, "safe", "elimination", descending=[False, True, True]
     )
     return Table(
         "safe_counts",
@@ -130,18 +133,8 @@ def _counts(results: Results) -> Table:
         "what the best possible choice of thresholds would give; the difference to the safe heads is the "
         "price of choosing them beforehand. Elimination, FER and bytes ratio are means over all heads at the "
         "chosen thresholds, safe or not.",
-        data,
-        {
-            "codec": Column("Codec"),
-            "code_bytes": Column("Code bytes", "integer"),
-            "heads": Column("Heads", "integer"),
-            "safe": Column("Safe", "integer"),
-            "safe_every_text": Column("on every text", "integer"),
-            "safe_hindsight": Column("with hindsight", "integer"),
-            "elimination": Column("Elimination", "percent"),
-            "fer": Column("FER", "percent"),
-            "bytes_ratio": Column("Bytes ratio", "ratio"),
-        },
+        data.with_columns(in_words("codec")),
+        columns,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Chapter, Column, Prose, Table, figures
+from ghostkv.report.document import Block, Chapter, Column, Prose, Table, aggregated, figures
 from ghostkv.report.expressions import in_words
 from ghostkv.report.numbers import integer, percent
 from ghostkv.report.results import Results
@@ -86,32 +86,24 @@ def _fits(results: Results) -> Table:
 
 
 def _counts(results: Results) -> Table:
-    data = (
-        results.table("bandwidth.counts")
-        .group_by("tier", "instrument", "unit", "pattern", maintain_order=True)
-        .agg(
-            pl.len().alias("gathers"),
-            (pl.col("measured_bytes").sum() / pl.col("wanted_bytes").sum()).alias("amplification"),
-            pl.col("error").max(),
-            (pl.col("expected_bytes").sum() / pl.col("measured_bytes").sum()).alias("expected"),
-        )
-    )
+    moved, wanted = pl.col("measured_bytes").sum(), pl.col("wanted_bytes").sum()
+    columns = {
+        "tier": Column("Tier"),
+        "instrument": Column("Instrument"),
+        "unit": Column("Unit (B)", "integer"),
+        "pattern": Column("Rows"),
+        "gathers": Column("Gathers", "integer", pl.len()),
+        "amplification": Column("Moved over wanted", "factor", moved / wanted),
+        "error": Column("Largest error", "percent", pl.col("error").max()),
+        "expected": Column("Random formula", "factor", pl.col("expected_bytes").sum() / moved),
+    }
     return Table(
         "bandwidth_counts",
         "Bytes that the model counts from the rows' addresses beside what an instrument saw, worst gather. *Moved over "
         "wanted* is what whole units cost. *Random formula* is what rows drawn at random would touch, over what was "
         "touched: real survivors cluster, so that the formula overstates their blocks, and the model corrects for it.",
-        data,
-        {
-            "tier": Column("Tier"),
-            "instrument": Column("Instrument"),
-            "unit": Column("Unit (B)", "integer"),
-            "pattern": Column("Rows"),
-            "gathers": Column("Gathers", "integer"),
-            "amplification": Column("Moved over wanted", "factor"),
-            "error": Column("Largest error", "percent"),
-            "expected": Column("Random formula", "factor"),
-        },
+        aggregated(results.table("bandwidth.counts"), ["tier", "instrument", "unit", "pattern"], columns),
+        columns,
     )
 
 

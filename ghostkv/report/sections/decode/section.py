@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Chapter, Column, Prose, Table, figures
+from ghostkv.report.document import Block, Chapter, Column, Prose, Table, aggregated, figures
+from ghostkv.report.expressions import in_words
 from ghostkv.report.numbers import counted, number, percent
 from ghostkv.report.results import Results
 from ghostkv.report.sections.decode.figures import (
@@ -33,17 +34,15 @@ _STATES = {
 }
 
 
-# Quantiles over steps, averaged over heads; the worst head and the worst step beside them.
-_OVER_HEADS = (
-    pl.col("mean", "p50", "p99").mean(),
-    pl.col("p99").max().alias("worst"),
-    pl.col("max").max(),
-)
-
-
 def _quantiles(kind: str) -> dict[str, Column]:
-    words = {"mean": "Mean", "p50": "p50", "p99": "p99", "worst": "p99, worst head", "max": "Worst step"}
-    return {name: Column(label, kind) for name, label in words.items()}
+    """Quantiles over steps, averaged over heads; the worst head and the worst step beside them."""
+    return {
+        "mean": Column("Mean", kind),
+        "p50": Column("p50", kind),
+        "p99": Column("p99", kind),
+        "worst": Column("p99, worst head", kind, pl.col("p99").max()),
+        "max": Column("Worst step", kind, pl.col("max").max()),
+    }
 
 
 def build(results: Results) -> Sequence[Block]:
@@ -144,69 +143,51 @@ def _loud(wrong: int) -> str:
 
 def _policies(spread: pl.DataFrame) -> Table:
     wanted = ("survivors", "hits", "resurrected", "from_archive", "re_resurrected", "bytes_ratio")
-    data = (
-        spread.filter(pl.col("measure").is_in(wanted))
-        .group_by("source", "policy", "measure", maintain_order=True)
-        .agg(pl.len().alias("heads"), *_OVER_HEADS)
-    )
+    columns = {
+        "source": Column("Source"),
+        "policy": Column("Policy"),
+        "measure": Column("A step"),
+        "heads": Column("KV heads", "integer", pl.len()),
+        **_quantiles("number"),
+    }
+    rows = spread.filter(pl.col("measure").is_in(wanted))
     return Table(
         "decode_policies",
         "A step and KV head under each policy at equal capacity: quantiles over steps, averaged over KV heads; *worst head* is "
         "the largest p99. The ceiling is a bound that knows the future. Sources other than the trace are generated tensors.",
-        data.with_columns(pl.col("measure").str.replace_all("_", " ")),
-        {
-            "source": Column("Source"),
-            "policy": Column("Policy"),
-            "measure": Column("A step"),
-            "heads": Column("KV heads", "integer"),
-            **_quantiles("number"),
-        },
+        aggregated(rows, ["source", "policy", "measure"], columns).with_columns(in_words("measure")),
+        columns,
     )
 
 
 def _eliminated(spread: pl.DataFrame) -> Table:
-    keys = ["source", "layer", "kv_head"]
-    data = (
-        spread.filter(pl.col("policy") == "lru", pl.col("measure").is_in(["cold", "eliminated"]))
-        .pivot("measure", index=keys, values=["mean", "p01", "max"])
-        .with_columns((pl.col("mean_eliminated") / pl.col("mean_cold")).fill_nan(None).alias("share"))
-        .group_by("source", maintain_order=True)
-        .agg(
-            pl.len().alias("heads"),
-            pl.col("mean_cold").mean(),
-            pl.col("mean_eliminated").mean(),
-            pl.col("p01_eliminated").mean(),
-            (pl.col("mean_eliminated").sum() / pl.col("mean_cold").sum()).alias("share"),
-            pl.col("share").min().alias("lowest"),
-        )
-    )
+    cold, gone = pl.col("mean_cold"), pl.col("mean_eliminated")
+    columns = {
+        "source": Column("Source"),
+        "heads": Column("KV heads", "integer", pl.len()),
+        "mean_cold": Column("Cold keys", "integer"),
+        "mean_eliminated": Column("Eliminated a step", "integer"),
+        "p01_eliminated": Column("p1", "integer"),
+        "share": Column("Share", "percent", gone.sum() / cold.sum()),
+        "lowest": Column("Lowest KV head", "percent", (gone / cold).fill_nan(None).min()),
+    }
+    rows = spread.filter(pl.col("policy") == "lru", pl.col("measure").is_in(["cold", "eliminated"]))
+    heads = rows.pivot("measure", index=["source", "layer", "kv_head"], values=["mean", "p01"])
     return Table(
         "decode_eliminated_table",
         "Keys that a step eliminates, which no policy changes. *p1*: all but one step in a hundred eliminate at least as many, "
         "averaged over KV heads. *Lowest KV head*: the one whose share is least.",
-        data,
-        {
-            "source": Column("Source"),
-            "heads": Column("KV heads", "integer"),
-            "mean_cold": Column("Cold keys", "integer"),
-            "mean_eliminated": Column("Eliminated a step", "integer"),
-            "p01_eliminated": Column("p1", "integer"),
-            "share": Column("Share", "percent"),
-            "lowest": Column("Lowest KV head", "percent"),
-        },
+        aggregated(heads, "source", columns),
+        columns,
     )
 
 
-def _spread_by(spread: pl.DataFrame, words: pl.DataFrame, scale: float) -> pl.DataFrame:
-    """Mean, p99 and the worst KV head of measures of the trace, by policy, in the order of `words`."""
-    return (
-        words.with_row_index("order")
-        .join(spread.filter(pl.col("source") == "trace", pl.col("policy") != "ceiling"), on="measure")
-        .group_by("policy", *words.columns, "order", maintain_order=True)
-        .agg(*(column * scale for column in _OVER_HEADS))
-        .sort("policy", "order", maintain_order=True)
-        .drop("order", "measure")
-    )
+def _spread_by(spread: pl.DataFrame, named: pl.DataFrame, scale: float) -> pl.DataFrame:
+    """Quantiles of measures of the trace, by policy, in the order of `named`."""
+    rows = spread.filter(pl.col("source") == "trace", pl.col("policy") != "ceiling")
+    keys = ["policy", *named.columns, "order"]
+    found = aggregated(named.with_row_index("order").join(rows, on="measure"), keys, _quantiles("number"))
+    return found.sort("policy", "order").with_columns(pl.col(*_quantiles("number")) * scale)
 
 
 def _bytes(spread: pl.DataFrame) -> Table:
@@ -262,19 +243,19 @@ def _budgets(budgets: pl.DataFrame) -> Table:
 
 
 def _losses(losses: pl.DataFrame) -> Table:
-    data = losses.group_by("source", "measure", maintain_order=True).agg(
-        pl.len().alias("heads"), *_OVER_HEADS
-    )
+    columns = {
+        "source": Column("Source"),
+        "measure": Column("Loss"),
+        "heads": Column("Heads", "integer", pl.len()),
+        **_quantiles("percent"),
+    }
     return Table(
         "decode_losses_table",
         "Losses of a step and head: quantiles over steps, averaged over heads; *worst head* is the largest p99.",
-        data.with_columns(pl.col("measure").replace(LOSS_WORDS)),
-        {
-            "source": Column("Source"),
-            "measure": Column("Loss"),
-            "heads": Column("Heads", "integer"),
-            **_quantiles("percent"),
-        },
+        aggregated(losses, ["source", "measure"], columns).with_columns(
+            pl.col("measure").replace(LOSS_WORDS)
+        ),
+        columns,
     )
 
 

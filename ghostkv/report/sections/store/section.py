@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table, figures
+from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table, aggregated, figures
 from ghostkv.report.numbers import counted, factor, integer
 from ghostkv.report.results import Results
 from ghostkv.report.sections.store.figures import METHOD_WORDS, gather_chart, kill_chart, kill_frame
@@ -69,47 +69,31 @@ def _kills(results: Results) -> Figure:
 
 
 def _damage(results: Results) -> Table:
-    refused = pl.col("outcome").str.starts_with("refused")
-    data = (
-        results.table("store.corruptions")
-        .group_by("file", "part", "kind")
-        .agg(
-            pl.len().alias("n"),
-            (pl.col("outcome") == "refused at open").sum().alias("at_open"),
-            (pl.col("outcome") == "refused at read").sum().alias("at_read"),
-            (pl.col("outcome") == "harmless").sum().alias("harmless"),
-            (pl.col("outcome") == "silent").sum().alias("silent"),
-            _complete().filter(refused).sum().alias("complete"),
-            pl.col("kept_identical").sum().alias("repaired"),
-            pl.col("kept_tokens").mean().alias("kept"),
-        )
-        .sort("file", "part", "kind")
-    )
+    outcome = pl.col("outcome")
+    complete = pl.col("named_file") & pl.col("named_offset").is_not_null() & pl.col("has_remedy")
+    columns = {
+        "file": Column("File"),
+        "part": Column("Part"),
+        "kind": Column("Damage"),
+        "n": Column("n", "integer", pl.len()),
+        "at_open": Column("Refused at open", "integer", (outcome == "refused at open").sum()),
+        "at_read": Column("at read", "integer", (outcome == "refused at read").sum()),
+        "complete": Column("complete", "integer", complete.filter(outcome.str.starts_with("refused")).sum()),
+        "harmless": Column("Harmless", "integer", (outcome == "harmless").sum()),
+        "silent": Column("Silent", "integer", (outcome == "silent").sum()),
+        "repaired": Column("Repaired", "integer", pl.col("kept_identical").sum()),
+        "kept": Column("kept", "number", pl.col("kept_tokens").mean()),
+    }
+    by = ["file", "part", "kind"]
     return Table(
         "store_damage",
         "One damage a store: a byte flipped, 64 bytes overwritten, 512 bytes zeroed, or the file cut off there. Rows are "
         "checked when they are read, everything else when the store is opened. *Harmless* stores gave back every bit. "
         "*Complete* refusals name the damaged file, an offset and a remedy. *Repaired* counts stores whose whole beginning "
         "`repair` kept, compared bit by bit; *kept* is its mean length in tokens. A damaged header cannot be repaired.",
-        data,
-        {
-            "file": Column("File"),
-            "part": Column("Part"),
-            "kind": Column("Damage"),
-            "n": Column("n", "integer"),
-            "at_open": Column("Refused at open", "integer"),
-            "at_read": Column("at read", "integer"),
-            "complete": Column("complete", "integer"),
-            "harmless": Column("Harmless", "integer"),
-            "silent": Column("Silent", "integer"),
-            "repaired": Column("Repaired", "integer"),
-            "kept": Column("kept", "number"),
-        },
+        aggregated(results.table("store.corruptions"), by, columns).sort(by),
+        columns,
     )
-
-
-def _complete() -> pl.Expr:
-    return pl.col("named_file") & pl.col("named_offset").is_not_null() & pl.col("has_remedy")
 
 
 def _gather_frame(results: Results) -> pl.DataFrame:
@@ -172,34 +156,24 @@ def _gather_table(results: Results) -> Table:
 
 
 def _appends(results: Results) -> Table:
-    config = results.config["store"]
-    data = (
-        results.table("store.appends")
-        .group_by("fsync", "batch", maintain_order=True)
-        .agg(
-            pl.len().alias("repeats"),
-            (pl.col("seconds_per_append").median() * 1e3).alias("milliseconds"),
-            pl.col("tokens_per_second").min().alias("low"),
-            pl.col("tokens_per_second").median().alias("median"),
-            pl.col("tokens_per_second").max().alias("high"),
-            (pl.col("bytes_per_second").median() / 1e6).alias("mb_s"),
-        )
-    )
+    rate = pl.col("tokens_per_second")
+    columns = {
+        "fsync": Column("fsync", "yes_no"),
+        "batch": Column("Tokens an append", "integer"),
+        "milliseconds": Column("Time (ms)", "number", pl.col("seconds_per_append").median() * 1e3),
+        "median": Column("Tokens/s", "integer", rate.median()),
+        "low": Column("least", "integer", rate.min()),
+        "high": Column("most", "integer", rate.max()),
+        "mb_s": Column("MB/s", "number", pl.col("bytes_per_second").median() / 1e6),
+        "repeats": Column("Repeats", "integer", pl.len()),
+    }
     return Table(
         "store_appends",
-        f"Appends of {config['append_layers']} layers at once. With *fsync* an append is acknowledged when the disk has it, "
-        "else when the kernel has it. A token that fills no segment is written twice, to the log and with its segment.",
-        data,
-        {
-            "fsync": Column("fsync", "yes_no"),
-            "batch": Column("Tokens an append", "integer"),
-            "milliseconds": Column("Time (ms)", "number"),
-            "median": Column("Tokens/s", "integer"),
-            "low": Column("least", "integer"),
-            "high": Column("most", "integer"),
-            "mb_s": Column("MB/s", "number"),
-            "repeats": Column("Repeats", "integer"),
-        },
+        f"Appends of {results.config['store']['append_layers']} layers at once. With *fsync* an append is acknowledged when "
+        "the disk has it, else when the kernel has it. A token that fills no segment is written twice, to the log and with "
+        "its segment.",
+        aggregated(results.table("store.appends"), ["fsync", "batch"], columns),
+        columns,
     )
 
 

@@ -44,10 +44,8 @@ def curves(
     ----------
     data : DataFrame
         Columns of `x` and `y`, `codec`, its words as `label`, and `theta`, which orders a line's points.
-    x, y : altair encodings
     domain : list of str
         All codecs, which fixes their colours.
-    width, height : int
     legend : bool
         Whether a legend names the lines; else name them with `labels`.
     """

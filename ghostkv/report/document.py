@@ -37,13 +37,8 @@ class Figure:
     ----------
     name : str
         File stem under `figures/`; unique in the report.
-    title : str
-        What the figure shows, as a statement or a noun phrase.
-    chart : altair chart
     data : DataFrame
         Every number of the chart; written as CSV beside it.
-    caption : str
-        Markdown, one paragraph.
     sources : sequence of str, optional
         Tables (`stage.table`) that it was made from; needed only where that is not what was read for it.
     """
@@ -85,19 +80,7 @@ def aggregated(rows: pl.DataFrame, by: str | Sequence[str], columns: Mapping[str
 
 @dataclass(frozen=True)
 class Table:
-    """A table of results.
-
-    Attributes
-    ----------
-    name : str
-    caption : str
-        Markdown, one paragraph.
-    data : DataFrame
-        Shown in the order of `columns`.
-    columns : dict of str to Column
-    sources : sequence of str, optional
-        As for `Figure`.
-    """
+    """A table of results: the columns of `data` that `columns` names, in that order. Else as `Figure`."""
 
     name: str
     caption: str
@@ -118,7 +101,6 @@ class HeadlineFigure:
     ----------
     name : str
         `stage.figure`.
-    unit : str
     table : str
         `stage.table`, as in `results/<stage>/<table>.parquet`.
     query : str
@@ -160,13 +142,9 @@ class Chapter:
     ----------
     name : str
         The stage's name, or the question that the chapter answers; anchor of the page.
-    title : str
-    build : callable
-        From `Results` to blocks.
     needs : sequence of str
         Tables (`stage.table`) without which the chapter does not exist. They lack only where the pipeline has
         no such stage, as for imported tensors; the report then names the chapter as left out, and why.
-    headline : sequence of HeadlineFigure
     quotes : sequence of str
         Headline figures of other chapters that this one states; their queries are printed here as well.
     """

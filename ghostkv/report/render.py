@@ -32,8 +32,6 @@ class BuiltChapter:
 
     Attributes
     ----------
-    chapter : Chapter
-    blocks : sequence of Block
     tables : sequence of str
         Paths of all tables that were read for it.
     sources : mapping of int to sequence of str
@@ -114,8 +112,6 @@ def as_html(
 
     Parameters
     ----------
-    title, subtitle : str
-    chapters : sequence of BuiltChapter
     left_out : sequence of str
         What the report does not have, and why; one sentence each.
     svgs : mapping of str to str

@@ -18,7 +18,6 @@ class Metric:
     ----------
     name : str
         Column.
-    label : str
     format : str
         Of `ghostkv.report.numbers`.
     more_is_better : bool

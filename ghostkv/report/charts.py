@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -17,6 +18,7 @@ FLOOR = 1e-4
 # Where an axis of losses up to LOSS_TOP is labelled; vega would pull a label beyond the domain onto its end.
 LOSS_TOP = 1.0
 DECADES = (1e-4, 1e-3, 1e-2, 0.1, LOSS_TOP)
+_OF_SCALE = {"type", "domain", "nice", "clamp", "base", "zero", "padding"}
 
 
 def floored(column: str) -> pl.Expr:
@@ -172,7 +174,26 @@ def _layer_strip(
     return alt.layer(*parts)
 
 
-def share(column: str, title: str | None, kind: type = alt.X, values: tuple = (), **scale) -> alt.X | alt.Y:
-    """An encoding of a share, printed as per cent; `values` are the axis labels of a logarithmic scale."""
-    axis = percent_axis(title, values=list(values)) if values else percent_axis(title)
-    return kind(f"{column}:Q", axis=axis, scale=alt.Scale(**scale))
+def quantity(
+    column: str, title: str | None, kind: type = alt.X, percent: bool = False, **options
+) -> alt.X | alt.Y:
+    """A column along an axis, which shows shares as per cent if asked to; `options` are those of Vega's scale and axis."""
+    scale = {name: value for name, value in options.items() if name in _OF_SCALE}
+    axis = {name: value for name, value in options.items() if name not in _OF_SCALE}
+    if "values" in axis:
+        axis["values"] = list(axis["values"])
+    labelled = percent_axis(title, **axis) if percent else alt.Axis(title=title, **axis)
+    return kind(f"{column}:Q", axis=labelled, scale=alt.Scale(**scale))
+
+
+def logarithmic(*ends: float, **options) -> dict[str, Any]:
+    """A logarithmic scale that ends where it is told to, as options of `quantity`."""
+    return {"type": "log", "nice": False} | ({"domain": list(ends)} if ends else {}) | options
+
+
+def fer_axis() -> alt.X:
+    """FER of a sweep, as `above_floor` draws it."""
+    title = "False elimination rate (share of the exact top keys lost)"
+    return quantity(
+        "fer_drawn", title, percent=True, values=DECADES, **logarithmic(FLOOR, LOSS_TOP, clamp=True)
+    )

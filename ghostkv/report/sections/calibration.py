@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
+from ghostkv.report.charts import logarithmic, quantity
 from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table, aggregated
 from ghostkv.report.expressions import RISKS, in_words, promise
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results
 from ghostkv.report.summaries import ACHIEVED, calibration_queries, head_name, points_by_text
-from ghostkv.report.theme import BLUE, INK, VERMILION, WIDTH, percent_axis
+from ghostkv.report.theme import BLUE, INK, VERMILION, WIDTH
 
 _FLOOR = 1e-4
 
@@ -64,11 +65,8 @@ def _figure(achieved: pl.DataFrame) -> Figure:
         (pl.col("achieved") > pl.col("goal")).alias("above"),
     )
     order = data["promise"].unique(maintain_order=True).to_list()
-    x = alt.X(
-        "drawn:Q",
-        axis=percent_axis("Loss achieved on held-out text", values=[1e-4, 1e-3, 0.01, 0.05, 0.1, 0.5]),
-        scale=alt.Scale(type="log", domain=[_FLOOR, 0.5], clamp=True),
-    )
+    values, scale = [1e-4, 1e-3, 0.01, 0.05, 0.1, 0.5], logarithmic(_FLOOR, 0.5, clamp=True, nice=True)
+    x = quantity("drawn", "Loss achieved on held-out text", percent=True, values=values, **scale)
     y = alt.Y(
         "domain:N",
         sort=data["domain"].unique(maintain_order=True).to_list(),

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
+from ghostkv.report.charts import logarithmic, quantity
 from ghostkv.report.document import Block, Chapter, Figure
 from ghostkv.report.expressions import RISKS, at_target, in_words, means
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import ORACLE, Results
 from ghostkv.report.summaries import ACHIEVED
-from ghostkv.report.theme import codec_colours, coloured, percent_axis
+from ghostkv.report.theme import codec_colours, coloured
 
 _MEASURES = {
     "elimination": "Elimination",
@@ -69,27 +70,16 @@ def _figure(results: Results, metric: str) -> Figure:
 
 def _panel(data: pl.DataFrame, name: str, title: str, domain: list[str]) -> alt.LayerChart:
     ticks = sorted({*data["band_start"], *data["band_stop"]})
-    x = alt.X(
-        "centre:Q",
-        axis=alt.Axis(
-            title="Position of the query (tokens)",
-            values=ticks,
-            grid=False,
-            labelExpr="format(datum.value, ',')",
-        ),
-    )
-    x = x.scale(type="log", domain=[ticks[0], ticks[-1]], nice=False)
-    top = 1.0 if name == "elimination" else max(1.0, float(data[f"{name}_high"].max() or 1.0))
-    axis = (
-        percent_axis(None, tickCount=5)
-        if name == "elimination"
-        else alt.Axis(title=None, format="~g", tickCount=5)
-    )
-    y = alt.Y(f"{name}:Q", axis=axis, scale=alt.Scale(domain=[0, top]))
+    about = {"values": ticks, "grid": False, "labelExpr": "format(datum.value, ',')"}
+    x = quantity("centre", "Position of the query (tokens)", **about, **logarithmic(ticks[0], ticks[-1]))
+    shares = name == "elimination"
+    top = 1.0 if shares else max(1.0, float(data[f"{name}_high"].max() or 1.0))
+    unit = {"percent": True} if shares else {"format": "~g"}
+    y = quantity(name, None, alt.Y, domain=[0, top], tickCount=5, **unit)
     stroke = {"symbolType": "stroke", "symbolOpacity": 1, "symbolStrokeWidth": 3}
     colour = coloured("label", codec_colours(domain), **stroke)
     base = alt.Chart(data).encode(x=x, color=colour)
-    area = base.mark_area(opacity=0.16).encode(y=alt.Y(f"{name}_low:Q", axis=axis), y2=f"{name}_high:Q")
+    area = base.mark_area(opacity=0.16).encode(y=f"{name}_low:Q", y2=f"{name}_high:Q")
     line = base.mark_line(strokeWidth=2).encode(y=y)
     dots = base.mark_circle(size=40, opacity=1).encode(y=y)
     return alt.layer(area, line, dots).properties(width=182, height=220, title=alt.Title(title, fontSize=12))

@@ -8,16 +8,17 @@ import altair as alt
 import polars as pl
 
 from ghostkv.report.charts import (
-    DECADES,
     FLOOR,
     LOSS_TOP,
     above_floor,
     apart,
     crossing,
     curves,
+    fer_axis,
     floored,
     labels,
-    share,
+    logarithmic,
+    quantity,
 )
 from ghostkv.report.document import Block, Chapter, Figure, HeadlineFigure, Prose, figures
 from ghostkv.report.expressions import in_words
@@ -60,9 +61,8 @@ def _by_codec(results: Results) -> Figure:
     swept = _codec_curves(results)
     data = above_floor(swept, "codec")
     order = codec_order(results, data["codec"])
-    title = "False elimination rate (share of the exact top keys lost)"
-    x = share("fer_drawn", title, values=DECADES, type="log", domain=[FLOOR, LOSS_TOP], clamp=True)
-    y = share("elimination", "Elimination (share of cold keys)", alt.Y, domain=[0, 1])
+    x = fer_axis()
+    y = quantity("elimination", "Elimination (share of cold keys)", alt.Y, percent=True, domain=[0, 1])
     named = crossing(data, "fer_drawn", "elimination", 0.005)
     oracle, high = pl.col("codec") == ORACLE, pl.col("elimination") > 0.9
     groups = (
@@ -93,19 +93,14 @@ def _by_bytes(results: Results) -> Figure:
     losses = {"dropped_mass_mean": "Dropped mass (mean)"}
     if results.has_output:
         losses["output_error_mean"] = "Output error (mean)"
+    scale, values = logarithmic(0.02, 1.1, clamp=True), [0.02, 0.05, 0.1, 0.2, 0.5, 1]
+    x = quantity("bytes_ratio", "Bytes ratio per head", values=values, format="~g", **scale)
+    lost = {"percent": True, "values": [1e-3, 3e-3, 1e-2, 0.03, 0.1, 0.3, LOSS_TOP]}
+    lost |= logarithmic(1e-3, LOSS_TOP, clamp=True)
+    width = _PANEL if len(losses) > 1 else WIDTH
     panels = []
     for column, label in losses.items():
-        axis = alt.Axis(title="Bytes ratio per head", format="~g", values=[0.02, 0.05, 0.1, 0.2, 0.5, 1])
-        x = alt.X(
-            "bytes_ratio:Q",
-            axis=axis,
-            scale=alt.Scale(type="log", domain=[0.02, 1.1], nice=False, clamp=True),
-        )
-        ticks = (1e-3, 3e-3, 1e-2, 0.03, 0.1, 0.3, LOSS_TOP)
-        y = share(
-            f"{column}_drawn", label, alt.Y, values=ticks, type="log", domain=[1e-3, LOSS_TOP], clamp=True
-        )
-        width = _PANEL if len(losses) > 1 else WIDTH
+        y = quantity(f"{column}_drawn", label, alt.Y, **lost)
         panels.append(curves(data, x, y, order, width, 290, legend=True))
     return Figure(
         "bytes_and_loss",

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
+from ghostkv.report.charts import quantity
 from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table, figures
 from ghostkv.report.expressions import in_words
 from ghostkv.report.numbers import counted, percent, ratio
 from ghostkv.report.results import Results
-from ghostkv.report.theme import BLUE, INK, ORACLE_GREY, VERMILION, percent_axis
+from ghostkv.report.theme import BLUE, INK, ORACLE_GREY, VERMILION
 
 KNOBS = {
     "none": "as it was",
@@ -74,9 +75,7 @@ def _ladder_figure(results: Results, ladder: pl.DataFrame) -> Figure:
 
     def panel(column: str, title: str, colour: str, first: bool = False) -> alt.LayerChart:
         base = alt.Chart(data).encode(y=alt.Y("label:N", sort=order, axis=axis if first else None))
-        x = alt.X(
-            f"{column}:Q", axis=percent_axis(None, values=[0, 0.5, 1]), scale=alt.Scale(domain=[0, 1.18])
-        )
+        x = quantity(column, None, percent=True, domain=[0, 1.18], values=[0, 0.5, 1])
         bars = base.mark_bar(color=colour, height=11).encode(x=x)
         text = base.mark_text(align="left", dx=4, color=INK, fontSize=10).encode(
             x=x, text=alt.Text(f"{column}:Q", format=".1%")
@@ -147,11 +146,7 @@ def _knob_figure(alone: pl.DataFrame) -> Figure:
         rows = data.filter(pl.col("direction") == direction)
         axis = alt.Axis(title=None, grid=False, labelLimit=220, labelFontSize=12) if not panels else None
         y = alt.Y("label:N", sort=order, axis=axis)
-        x = alt.X(
-            "eliminated_share:Q",
-            axis=percent_axis("Keys eliminated, of all", tickCount=5),
-            scale=alt.Scale(domain=[0, 1]),
-        )
+        x = quantity("eliminated_share", "Keys eliminated, of all", percent=True, domain=[0, 1], tickCount=5)
         base = alt.Chart(rows).encode(y=y)
         start = alt.Chart(starts.filter(pl.col("direction") == direction)).mark_rule(
             color=ORACLE_GREY, strokeDash=[4, 3], strokeWidth=1.5

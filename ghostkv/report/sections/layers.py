@@ -9,13 +9,11 @@ import altair as alt
 import polars as pl
 
 from ghostkv.report.charts import (
-    DECADES,
-    FLOOR,
-    LOSS_TOP,
     above_floor,
     crossing,
+    fer_axis,
     layer_panels,
-    share,
+    quantity,
 )
 from ghostkv.report.document import Block, Chapter, Figure
 from ghostkv.report.expressions import RISKS
@@ -40,10 +38,9 @@ def _curves(results: Results) -> Figure:
         [own, oracle.with_columns(pl.lit(None, pl.Int16).alias("layer")).select(own.columns)]
     )
     own, oracle = above_floor(own, "layer"), above_floor(oracle)
-    title = "False elimination rate (share of the exact top keys lost)"
-    x = share("fer_drawn", title, values=DECADES, type="log", domain=[FLOOR, LOSS_TOP], clamp=True)
+    x = fer_axis()
     lowest = math.floor(10 * float(own["elimination"].min())) / 10
-    y = share("elimination", "Elimination (share of cold keys)", alt.Y, domain=[lowest, 1])
+    y = quantity("elimination", "Elimination (share of cold keys)", alt.Y, percent=True, domain=[lowest, 1])
     legend = alt.Legend(title="Layer", orient="right", gradientLength=180)
     lines = (
         alt.Chart(own)

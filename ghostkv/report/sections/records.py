@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from ghostkv.report.charts import apart, labels
+from ghostkv.report.charts import apart, labels, logarithmic, quantity
 from ghostkv.report.document import Block, Chapter, Column, Figure, Table, aggregated
 from ghostkv.report.expressions import RISKS, at_target, in_words, means, promise
 from ghostkv.report.numbers import percent
@@ -33,11 +33,9 @@ def _by_record_size(results: Results) -> Figure:
     order = codec_order(results, data["codec"])
     own = data.filter(pl.col("codec") != ORACLE).sort("codec", "code_bytes")
     sizes = sorted(own["code_bytes"].unique())
-    x = alt.X("code_bytes:Q", axis=alt.Axis(title="Bytes of code per key", values=sizes, grid=False))
-    x = x.scale(type="log", domain=[sizes[0], sizes[-1] * 2], nice=False)
-    y = alt.Y(
-        "bytes_ratio:Q", axis=alt.Axis(title="Bytes ratio per head", format="~g"), scale=alt.Scale(zero=True)
-    )
+    span = logarithmic(sizes[0], sizes[-1] * 2)
+    x = quantity("code_bytes", "Bytes of code per key", values=sizes, grid=False, **span)
+    y = quantity("bytes_ratio", "Bytes ratio per head", alt.Y, zero=True, format="~g")
     colour = alt.Color("label:N", scale=scale_of(codec_colours(order)), legend=None)
     lines = alt.Chart(own).mark_line(strokeWidth=2).encode(x=x, y=y, color=colour)
     dots = alt.Chart(own).mark_circle(size=50, opacity=1).encode(x=x, y=y, color=colour)

@@ -6,6 +6,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
+from ghostkv.report.charts import logarithmic, quantity
 from ghostkv.report.document import Figure
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results
@@ -19,7 +20,6 @@ from ghostkv.report.theme import (
     SKY,
     VERMILION,
     coloured,
-    percent_axis,
     top_legend,
 )
 
@@ -44,13 +44,11 @@ def scheme_words(column: str = "scheme") -> pl.Expr:
 
 def _contexts(values: list[int]) -> alt.X:
     label = "datum.value >= 1048576 ? datum.value / 1048576 + 'M' : datum.value / 1024 + 'k'"
-    axis = alt.Axis(title="Context (tokens)", values=values, grid=False, labelExpr=label)
-    return alt.X(
-        "context:Q", axis=axis, scale=alt.Scale(type="log", domain=[values[0], values[-1]], nice=False)
-    )
+    span = logarithmic(values[0], values[-1])
+    return quantity("context", "Context (tokens)", values=values, grid=False, labelExpr=label, **span)
 
 
-def step_chart(data: pl.DataFrame, placements: list[str]) -> alt.ConcatChart:
+def _step_chart(data: pl.DataFrame, placements: list[str]) -> alt.ConcatChart:
     """Attention time of a step against context, a panel a placement."""
     values = sorted(set(data["context"]))
     schemes = dict(zip(SCHEME_WORDS.values(), _COLOURS, strict=True))
@@ -65,11 +63,7 @@ def step_chart(data: pl.DataFrame, placements: list[str]) -> alt.ConcatChart:
         .mark_line(strokeWidth=2, clip=True)
         .encode(
             x=_contexts(values),
-            y=alt.Y(
-                "milliseconds:Q",
-                axis=alt.Axis(title="ms a step", format="~g", tickCount=6),
-                scale=alt.Scale(type="log", nice=True),
-            ),
+            y=quantity("milliseconds", "ms a step", alt.Y, type="log", nice=True, format="~g", tickCount=6),
             color=coloured("label", schemes, **legend),
             strokeDash=dash,
         )
@@ -79,7 +73,7 @@ def step_chart(data: pl.DataFrame, placements: list[str]) -> alt.ConcatChart:
     return alt.concat(*panels, columns=2, spacing=18)
 
 
-def map_chart(data: pl.DataFrame) -> alt.HConcatChart:
+def _map_chart(data: pl.DataFrame) -> alt.HConcatChart:
     """Speed-up by bandwidth and survivors, and by unit and survivors; the line is where both are as fast."""
     titles = {"bandwidth": "Bandwidth of the K,V tier / fastest tier", "unit": "Bytes of a unit"}
     return alt.hconcat(
@@ -97,30 +91,27 @@ def _map(data: pl.DataFrame, title: str, name: str) -> alt.LayerChart:
     edge = _break_even(data, grid["x"])
     first = name == "bandwidth"
     label = "datum.value >= 1024 ? datum.value / 1024 + ' KiB' : datum.value + ' B'"
-    x_axis = (
-        alt.Axis(title=title, format="~g", values=[0.001, 0.01, 0.1, 1], grid=False)
+    axis = (
+        {"format": "~g", "values": [0.001, 0.01, 0.1, 1]}
         if first
-        else alt.Axis(title=title, values=[32, 256, 2048, 16384], labelExpr=label, grid=False)
+        else {"labelExpr": label, "values": [32, 256, 2048, 16384]}
     )
-    x_scale = alt.Scale(type="log", nice=False, domain=[boxes["x_low"].min(), boxes["x_high"].max()])
-    y_scale = alt.Scale(type="log", nice=False, domain=[boxes["share_low"].min(), boxes["share_high"].max()])
-    y_axis = percent_axis(
-        "Survivors of cold keys, group" if first else "", values=[0.003, 0.01, 0.03, 0.1, 0.3], grid=False
-    )
+    axis |= {"grid": False} | logarithmic(boxes["x_low"].min(), boxes["x_high"].max())
+    up = {"percent": True, "values": [0.003, 0.01, 0.03, 0.1, 0.3], "grid": False}
+    up |= logarithmic(boxes["share_low"].min(), boxes["share_high"].max())
+    survivors = "Survivors of cold keys, group" if first else ""
+    legend = alt.Legend(title="times faster", orient="right", values=[1 / 16, 0.25, 1, 4, 16], format="~g")
     colour = alt.Color(
         "speedup:Q",
         scale=alt.Scale(type="log", scheme="blueorange", reverse=True, domain=[1 / 16, 16], clamp=True),
-        legend=alt.Legend(title="times faster", orient="right", values=[1 / 16, 0.25, 1, 4, 16], format="~g")
-        if not first
-        else None,
+        legend=None if first else legend,
     )
     tiles = alt.Chart(boxes).mark_rect().encode(
-        x=alt.X("x_low:Q", axis=x_axis, scale=x_scale), x2="x_high:Q",
-        y=alt.Y("share_low:Q", axis=y_axis, scale=y_scale), y2="share_high:Q", color=colour,
+        x=quantity("x_low", title, **axis), x2="x_high:Q",
+        y=quantity("share_low", survivors, alt.Y, **up), y2="share_high:Q", color=colour,
     )  # fmt: skip
-    line = alt.Chart(edge).mark_line(color=INK, strokeWidth=2, clip=True).encode(
-        x=alt.X("x:Q", axis=x_axis, scale=x_scale), y=alt.Y("share:Q", axis=y_axis, scale=y_scale)
-    )  # fmt: skip
+    line = alt.Chart(edge).mark_line(color=INK, strokeWidth=2, clip=True)
+    line = line.encode(x=quantity("x", title, **axis), y=quantity("share", survivors, alt.Y, **up))
     return alt.layer(tiles, line).properties(width=215, height=230)
 
 
@@ -137,14 +128,16 @@ def _break_even(data: pl.DataFrame, xs: list[float]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={"x": pl.Float64, "share": pl.Float64})
 
 
-def error_chart(data: pl.DataFrame) -> alt.LayerChart:
+def _error_chart(data: pl.DataFrame) -> alt.LayerChart:
     """Modelled against measured time; filled dots were held out."""
     low, high = float(data["milliseconds"].min()) / 1.5, float(data["milliseconds"].max()) * 1.5
-    scale = alt.Scale(type="log", domain=[low, high], nice=False)
     tiers = list(dict.fromkeys(data["tier"]))
     ends = pl.DataFrame({"milliseconds": [low, high], "modelled": [low, high]})
-    x = alt.X("milliseconds:Q", axis=alt.Axis(title="Measured (ms)", format="~g", tickCount=6), scale=scale)
-    y = alt.Y("modelled:Q", axis=alt.Axis(title="Modelled (ms)", format="~g", tickCount=6), scale=scale)
+    axis = {"format": "~g", "tickCount": 6} | logarithmic(low, high)
+    x, y = (
+        quantity("milliseconds", "Measured (ms)", **axis),
+        quantity("modelled", "Modelled (ms)", alt.Y, **axis),
+    )
     line = alt.Chart(ends).mark_line(color=ORACLE_GREY, strokeDash=[4, 3]).encode(x=x, y=y)
     named = dict(zip(tiers, _TIER_COLOURS, strict=False))
     colour = coloured("tier", named, symbolType="circle", symbolOpacity=1)
@@ -157,19 +150,15 @@ def error_chart(data: pl.DataFrame) -> alt.LayerChart:
     return alt.layer(line, *dots).properties(width=420, height=360)
 
 
-def tornado_chart(data: pl.DataFrame, placements: list[str]) -> alt.ConcatChart:
+def _tornado_chart(data: pl.DataFrame, placements: list[str]) -> alt.ConcatChart:
     """Time of a step over that as configured, with each parameter halved and doubled."""
-    panels = []
+    panels, scale = [], logarithmic(0.4, 2.5, clamp=True)
     for placement in placements:
         rows = data.filter(pl.col("placement") == placement)
         order = rows.group_by("parameter").agg(pl.col("factor").log().abs().max().alias("reach"))
         order = order.sort("reach", "parameter", descending=[True, False])["parameter"].to_list()
         y = alt.Y("parameter:N", sort=order, axis=alt.Axis(title=None, grid=False, labelLimit=120))
-        x = alt.X(
-            "factor:Q",
-            axis=alt.Axis(title="time / as configured", format="~g", values=[0.5, 0.7, 1, 1.4, 2]),
-            scale=alt.Scale(type="log", domain=[0.4, 2.5], clamp=True),
-        )
+        x = quantity("factor", "time / as configured", format="~g", values=[0.5, 0.7, 1, 1.4, 2], **scale)
         colour = coloured("change", {"halved (overlap 0)": SKY, "doubled (overlap 1)": BLUE})
         bars = alt.Chart(rows.with_columns(pl.lit(1.0).alias("one"))).mark_bar(height=9, opacity=0.9)
         bars = bars.encode(x=x, x2="one:Q", y=y, color=colour)
@@ -200,7 +189,7 @@ def check_figure(results: Results) -> Figure:
     return Figure(
         "bandwidth_check",
         "The model beside this machine",
-        error_chart(data),
+        _error_chart(data),
         data.select("name", "tier", "pattern", "row_bytes", "share", "depth", "held_out", "milliseconds", "modelled", "error"),
         f"A dot is a configuration: rows of one size, one share of them, random, strided or real survivors. {held.height} "
         f"filled dots were held out: their error is {percent(held['error'].abs().median())} in the median, "
@@ -233,7 +222,7 @@ def steps_figure(results: Results) -> Figure:
     return Figure(
         "bandwidth_steps",
         f"Attention time of a step against context, {shape} (model)",
-        step_chart(data, placements),
+        _step_chart(data, placements),
         data.select(columns),
         "Cold keys and values lie in the tier that names the panel, records in the fastest, where the config says no "
         "other. All of it is modelled; survivors are measured at the shortest contexts alone. At short contexts the "
@@ -253,7 +242,7 @@ def maps_figure(results: Results) -> Figure:
     return Figure(
         "bandwidth_maps",
         f"Where nested storage is faster than INT4 in full at {context:,} tokens, {shape} (model)",
-        map_chart(data),
+        _map_chart(data),
         data,
         "Times faster than reading all keys and values in INT4; the line is break-even. Left: the slower the tier of K,V "
         "beside the fastest, which holds the records, the more survivors it pays to leave behind; its unit is that of the "
@@ -278,7 +267,7 @@ def sensitivity_figure(results: Results) -> Figure:
     return Figure(
         "bandwidth_sensitivity",
         f"What the time of nested storage hangs on at {context:,} tokens (model)",
-        tornado_chart(data, placements),
+        _tornado_chart(data, placements),
         data,
         "Each parameter halved and doubled, all others as configured; overlap is tried at none and at all. A parameter "
         "without a bar does not matter there: the tier is bound by something else.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from ghostkv.report.charts import line_at
+from ghostkv.report.charts import line_at, logarithmic, quantity
 from ghostkv.report.document import Figure
 from ghostkv.report.expressions import aimed_at, in_words, means, near, promise
 from ghostkv.report.numbers import percent, ratio
@@ -71,8 +71,8 @@ def compensation_figure(results: Results) -> Figure:
         alt.Chart(data)
         .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=25))
         .encode(
-            x=alt.X("layer:Q", axis=alt.Axis(title="Layer", tickMinStep=1, grid=False)),
-            y=alt.Y("bytes_ratio:Q", axis=alt.Axis(title="Bytes ratio per head", format="~g")),
+            x=quantity("layer", "Layer", tickMinStep=1, grid=False),
+            y=quantity("bytes_ratio", "Bytes ratio per head", alt.Y, format="~g"),
             color=coloured("instead", named, title="In the place of eliminated values"),
         )
         .properties(width=(WIDTH - 60) // 2, height=230)
@@ -168,13 +168,9 @@ def bands_figure(results: Results) -> Figure:
         .sort("target_metric", "target", "position")
         .with_columns(promise())
     )
-    span = [data["band_start"].min(), data["band_stop"].max()]
+    span = logarithmic(data["band_start"].min(), data["band_stop"].max())
     base = alt.Chart(data).encode(
-        x=alt.X(
-            "position:Q",
-            scale=alt.Scale(type="log", nice=False, domain=span),
-            axis=alt.Axis(title="Position of the query", format="~s", grid=False),
-        ),
+        x=quantity("position", "Position of the query", format="~s", grid=False, **span),
         color=alt.Color("promise:N", legend=top_legend()),
     )
     y = alt.Axis(title="Achieved / target", format="~g")

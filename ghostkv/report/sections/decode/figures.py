@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import altair as alt
 import polars as pl
 
+from ghostkv.report.charts import logarithmic, quantity
 from ghostkv.report.document import Figure
-from ghostkv.report.theme import BLUE, GREEN, MUTED, ORANGE, PURPLE, VERMILION, coloured, percent_axis
+from ghostkv.report.theme import BLUE, GREEN, MUTED, ORANGE, PURPLE, VERMILION, coloured
 
 POLICIES = ("age", "lru", "attention", "ceiling")
 TIERS = ("fast", "slow", "disk")
@@ -32,7 +33,7 @@ def _lines(data: pl.DataFrame, y: alt.Y, field: str, named: Mapping[str, str], h
         alt.Chart(data)
         .mark_line(strokeWidth=2)
         .encode(
-            x=alt.X("step:Q", axis=alt.Axis(title="Step")),
+            x=quantity("step", "Step"),
             y=y,
             color=coloured(field, named),
         )
@@ -61,7 +62,7 @@ def eliminated_figure(steps: pl.DataFrame) -> Figure:
         )
         .sort("of", "step")
     )
-    y = alt.Y("share:Q", axis=percent_axis("Eliminated of the cold keys"))
+    y = quantity("share", "Eliminated of the cold keys", alt.Y, percent=True)
     chart = _lines(data, y, "of", dict(zip(heads, (BLUE, VERMILION), strict=True)), 240)
     return Figure(
         "decode_eliminated",
@@ -82,7 +83,7 @@ def steps_figure(steps: pl.DataFrame) -> Figure:
         .agg(pl.col("resurrected").mean())
         .sort("policy", "step")
     )
-    y = alt.Y("resurrected:Q", axis=alt.Axis(title="Resurrected a step and KV head"))
+    y = quantity("resurrected", "Resurrected a step and KV head", alt.Y)
     chart = _lines(data, y, "policy", _COLOURS, 280)
     return Figure(
         "decode_steps",
@@ -107,7 +108,7 @@ def layers_figure(spread: pl.DataFrame) -> Figure:
         .encode(
             x=alt.X("layer:O", axis=alt.Axis(title="Layer", labelAngle=0)),
             xOffset=alt.XOffset("policy:N", scale=alt.Scale(domain=list(POLICIES))),
-            y=alt.Y("p99:Q", axis=alt.Axis(title="Resurrected a step, p99 over steps")),
+            y=quantity("p99", "Resurrected a step, p99 over steps", alt.Y),
             color=coloured("policy", _COLOURS),
         )
         .properties(width=560, height=260)
@@ -135,7 +136,7 @@ def bytes_figure(steps: pl.DataFrame) -> Figure:
         alt.Chart(data)
         .mark_area()
         .encode(
-            x=alt.X("step:Q", axis=alt.Axis(title="Step", tickCount=3)),
+            x=quantity("step", "Step", tickCount=3),
             y=alt.Y("kilobytes:Q", stack="zero", axis=alt.Axis(title="Read a step and KV head (kB)")),
             color=coloured("tier", dict(zip(TIERS, (BLUE, ORANGE, VERMILION), strict=True))),
             order=alt.Order("order:Q"),
@@ -170,13 +171,9 @@ def budget_figure(budgets: pl.DataFrame) -> Figure:
         .drop_nulls("value")
         .sort("what", "policy", "budget")
     )
-    shares = sorted(set(data["budget"].to_list()))
+    shares, warm = sorted(set(data["budget"].to_list())), "Warm slots, share of the tokens"
     base = alt.Chart(data).encode(
-        x=alt.X(
-            "budget:Q",
-            scale=alt.Scale(type="log", base=2, nice=False),
-            axis=percent_axis("Warm slots, share of the tokens", values=shares),
-        ),
+        x=quantity("budget", warm, percent=True, values=shares, **logarithmic(base=2)),
         y=alt.Y("value:Q", title=None, axis=alt.Axis(format=",~f")),
         color=coloured("policy", _COLOURS),
     )
@@ -233,7 +230,7 @@ def loss_steps_figure(loss_steps: pl.DataFrame) -> Figure:
         .unpivot(list(lines), index=["loss", "step"], variable_name="line", value_name="value")
         .sort("loss", "line", "step")
     )
-    y = alt.Y("value:Q", axis=percent_axis("Loss of a step"))
+    y = quantity("value", "Loss of a step", alt.Y, percent=True)
     chart = (
         _lines(data, y, "line", dict(zip(lines, (BLUE, ORANGE, VERMILION), strict=True)), 140)
         .facet(row=alt.Row("loss:N", title=None, sort=list(LOSS_WORDS.values())))
@@ -262,7 +259,7 @@ def losses_figure(losses: pl.DataFrame) -> Figure:
         .encode(
             x=alt.X("layer:O", axis=alt.Axis(title="Layer", labelAngle=0)),
             xOffset=alt.XOffset("quantile:N", scale=alt.Scale(domain=list(named))),
-            y=alt.Y("value:Q", axis=percent_axis("Loss of a step")),
+            y=quantity("value", "Loss of a step", alt.Y, percent=True),
             color=coloured("quantile", named, title="Over steps"),
         )
         .properties(width=560, height=150)

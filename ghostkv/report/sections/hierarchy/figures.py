@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from ghostkv.report.charts import line_at
+from ghostkv.report.charts import line_at, quantity
 from ghostkv.report.document import Figure
 from ghostkv.report.theme import (
     BLUE,
@@ -52,7 +52,7 @@ def reads_figure(heads: pl.DataFrame) -> Figure:
         pl.col("reads_ratio").mean(), pl.len().alias("heads")
     )
     x = alt.X("context:O", axis=alt.Axis(title="Context length (tokens)", labelAngle=0))
-    y = alt.Y("reads_ratio:Q", axis=alt.Axis(title="Anchors and records read, over a flat scan's records"))
+    y = quantity("reads_ratio", "Anchors and records read, over a flat scan's records", alt.Y)
     colour = coloured("promise", _SERIES)
     side = alt.XOffset("promise:N", scale=alt.Scale(domain=list(_SERIES)))
     dots = alt.Chart(data).mark_circle(size=13, opacity=0.35).encode(x=x, y=y, color=colour, xOffset=side)
@@ -87,13 +87,9 @@ def bytes_figure(heads: pl.DataFrame) -> Figure:
         alt.Chart(data)
         .mark_circle(size=26, opacity=0.6)
         .encode(
-            x=alt.X(
-                "reads_ratio:Q", axis=alt.Axis(title="Reads over the flat scan's"), scale=alt.Scale(zero=True)
-            ),
-            y=alt.Y(
-                "scan_ratio:Q",
-                axis=alt.Axis(title="Scanned bytes over the flat scan's", format="~g"),
-                scale=alt.Scale(type="log", padding=10),
+            x=quantity("reads_ratio", "Reads over the flat scan's", zero=True),
+            y=quantity(
+                "scan_ratio", "Scanned bytes over the flat scan's", alt.Y, type="log", padding=10, format="~g"
             ),
             color=coloured("series", colours(series, {}, _COLOURS), columns=3, labelLimit=260),
         )

@@ -6,12 +6,13 @@ import altair as alt
 import numpy as np
 import polars as pl
 
+from ghostkv.report.charts import logarithmic, quantity
 from ghostkv.report.document import Figure
 from ghostkv.report.expressions import in_words
 from ghostkv.report.names import method
 from ghostkv.report.numbers import NONE, counted, percent
 from ghostkv.report.results import Results
-from ghostkv.report.theme import BLUE, GREEN, ORACLE_GREY, ORANGE, PURPLE, SKY, VERMILION, percent_axis
+from ghostkv.report.theme import BLUE, GREEN, ORACLE_GREY, ORANGE, PURPLE, SKY, VERMILION
 
 METRICS = {"output_error_mean": "Output error (mean)", "dropped_mass_mean": "Dropped mass (mean)"}
 NOUNS = {"output_error_mean": "output error", "dropped_mass_mean": "dropped mass"}
@@ -140,6 +141,7 @@ def with_interval(row: dict) -> str:
 
 
 _PANEL, _HEIGHT = 232, 360
+_DECADES = (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 _BUDGET_LABEL = (
@@ -169,20 +171,13 @@ def frontier_figure(results: Results) -> Figure:
     widths = [3.5 if kinds[name] == "ours" else 1.5 for name in order]
     width = alt.Size("label:N", scale=alt.Scale(domain=order, range=widths), legend=None)
     ratios = sorted(data["ratio"].unique().to_list())
-    x = alt.X(
-        "ratio:Q",
-        scale=alt.Scale(type="log", domain=[ratios[0] * 0.93, ratios[-1] * 1.07], nice=False),
-        axis=alt.Axis(title="Budget (bytes ratio per head)", values=ratios, labelExpr=_BUDGET_LABEL),
-    )
+    span = logarithmic(ratios[0] * 0.93, ratios[-1] * 1.07)
+    x = quantity("ratio", "Budget (bytes ratio per head)", values=ratios, labelExpr=_BUDGET_LABEL, **span)
     panels = []
     for metric in shown:
         rows = data.filter(pl.col("metric") == metric)
-        low, high = float(rows["mean"].min()), float(rows["mean"].max())
-        y = alt.Y(
-            "mean:Q",
-            scale=alt.Scale(type="log", domain=[low * 0.8, high * 1.2], nice=False),
-            axis=percent_axis(METRICS[metric], values=[1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0]),
-        )
+        span = logarithmic(0.8 * rows["mean"].min(), 1.2 * rows["mean"].max())
+        y = quantity("mean", METRICS[metric], alt.Y, percent=True, values=_DECADES, **span)
         base = alt.Chart(rows).encode(x=x, color=colour)
         lines = base.mark_line(clip=True).encode(y=y, strokeDash=dash, size=width, detail="selector:N")
         points = base.mark_circle(size=26, opacity=1, clip=True).encode(y=y)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from ghostkv.report.charts import line_at
+from ghostkv.report.charts import line_at, quantity
 from ghostkv.report.document import Figure
 from ghostkv.report.expressions import in_words
 from ghostkv.report.names import METHODS
@@ -66,11 +66,8 @@ def role(results: Results, name: str, domain: str = "all") -> dict:
     return rows.row(0, named=True) if rows.height else {}
 
 
-def _log(title: str) -> dict:
-    return {
-        "scale": alt.Scale(type="log", nice=False),
-        "axis": alt.Axis(title=title, format=".0e", tickCount=6),
-    }
+def _kl(title: str = "KL (nats a token)") -> alt.Y:
+    return quantity("kl", title, alt.Y, type="log", nice=False, format=".0e", tickCount=6)
 
 
 def bytes_figure(results: Results) -> Figure:
@@ -87,15 +84,12 @@ def bytes_figure(results: Results) -> Figure:
     families = data["family"].unique(maintain_order=True)
     named = {family_name(family): colour for family, colour in colours(families, _COLOURS, _SPARE).items()}
     legend = {"orient": "bottom", "columns": 4, "symbolStrokeWidth": 3, "symbolSize": 140}
+    read = "Bytes read over full K and V (GQA-true, whole model)"
     base = alt.Chart(data).encode(
-        x=alt.X(
-            "bytes_ratio_gqa:Q",
-            scale=alt.Scale(zero=False, nice=False, padding=12),
-            axis=alt.Axis(title="Bytes read over full K and V (GQA-true, whole model)", format=".2f"),
-        ),
+        x=quantity("bytes_ratio_gqa", read, zero=False, nice=False, padding=12, format=".2f"),
         color=coloured("label", named, **legend),
     )
-    y = alt.Y("kl:Q", **_log("KL to the dense model (nats a token)"))
+    y = _kl("KL to the dense model (nats a token)")
     lines = base.mark_line(strokeWidth=2).encode(y=y)
     points = base.mark_circle(size=46, opacity=1).encode(y=y)
     bars = base.mark_rule(strokeWidth=1).encode(y=alt.Y("kl_low:Q"), y2="kl_high:Q")
@@ -145,8 +139,8 @@ def positions_figure(results: Results) -> Figure:
         alt.Chart(data)
         .mark_line(point=True, strokeWidth=2)
         .encode(
-            x=alt.X("from:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title="Position", format="d")),
-            y=alt.Y("kl:Q", **_log("KL (nats a token)")),
+            x=quantity("from", "Position", zero=False, format="d"),
+            y=_kl(),
             color=coloured("policy", dict(zip(shown, (BLUE, VERMILION), strict=False))),
         )
         .properties(width=170, height=220)
@@ -178,7 +172,7 @@ def ablation_figure(results: Results) -> Figure:
         .mark_circle(size=80, opacity=1)
         .encode(
             x=alt.X("layers:N", sort=order, axis=alt.Axis(title="Layers that eliminate", labelAngle=0)),
-            y=alt.Y("kl:Q", **_log("KL (nats a token)")),
+            y=_kl(),
             color=alt.Color(
                 "domain:N",
                 scale=alt.Scale(range=[BLUE, ORANGE, GREEN, PURPLE]),
@@ -212,7 +206,7 @@ def speed_figure(results: Results) -> Figure:
         alt.Chart(parts)
         .mark_bar()
         .encode(
-            x=alt.X("milliseconds:Q", axis=alt.Axis(title="Milliseconds a step")),
+            x=quantity("milliseconds", "Milliseconds a step"),
             y=alt.Y("step:N", axis=alt.Axis(title=None)),
             color=coloured(
                 "what", dict(zip(named.values(), (ORANGE, BLUE, "#b8c4ce", ORACLE_GREY), strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from ghostkv.report.charts import DECADES, FLOOR, LOSS_TOP, floored, line_at
+from ghostkv.report.charts import DECADES, FLOOR, LOSS_TOP, floored, line_at, quantity
 from ghostkv.report.document import Figure
 from ghostkv.report.expressions import in_words, near
 from ghostkv.report.numbers import percent
@@ -76,16 +76,8 @@ def overlap_figure(results: Results) -> Figure:
     known = checks.filter(pl.col("measure") == "overlap", pl.col("kind") == "exact").height
 
     def draw(rows: pl.DataFrame, first: bool) -> alt.LayerChart:
-        x = alt.X(
-            "code_bytes:Q",
-            scale=alt.Scale(type="log", base=2),
-            axis=alt.Axis(title="Bytes of code", values=sizes),
-        )
-        y = alt.Y(
-            "mean:Q",
-            scale=alt.Scale(domain=[0, 1]),
-            axis=percent_axis("Overlap" if first else None, tickCount=5),
-        )
+        x = quantity("code_bytes", "Bytes of code", type="log", base=2, values=sizes)
+        y = quantity("mean", "Overlap" if first else None, alt.Y, percent=True, domain=[0, 1], tickCount=5)
         base = alt.Chart(rows).encode(x=x, color=coloured("label", codecs, symbolStrokeWidth=3))
         ticks = (
             alt.Chart(rows.drop_nulls("expected"))
@@ -116,11 +108,7 @@ def deviation_figure(checks: pl.DataFrame) -> Figure:
         pl.col("sigma").clip(upper_bound=6.0).alias("drawn"),
     )
     order = ["overlap", "spearman", "squared error", "elimination", "fer"]
-    x = alt.X(
-        "drawn:Q",
-        scale=alt.Scale(domain=[0, 6]),
-        axis=alt.Axis(title="Deviation in standard errors", values=list(range(7))),
-    )
+    x = quantity("drawn", "Deviation in standard errors", domain=[0, 6], values=list(range(7)))
     colour = coloured("kind", {"exact": BLUE, "approximate": ORACLE_GREY})
     points = (
         alt.Chart(data)
@@ -179,11 +167,7 @@ def tradeoff_figure(results: Results, target: float) -> Figure:
     sizes = _size_colours(data)
 
     def draw(rows: pl.DataFrame, first: bool) -> alt.LayerChart:
-        x = alt.X(
-            "elimination:Q",
-            scale=alt.Scale(domain=[0, 1]),
-            axis=percent_axis("Cold keys eliminated", values=[0, 0.5, 1]),
-        )
+        x = quantity("elimination", "Cold keys eliminated", percent=True, domain=[0, 1], values=[0, 0.5, 1])
         axis = percent_axis("FER" if first else None, values=list(DECADES))
         y = alt.Y("fer_drawn:Q", scale=alt.Scale(type="log", domain=[FLOOR, LOSS_TOP]), axis=axis)
         colour = coloured("label", sizes, title="Bytes of code")
@@ -227,21 +211,12 @@ def bytes_figure(results: Results, target: float) -> Figure:
         .sort("tokens", maintain_order=True)
         .with_columns(_sized().alias("label"))
     )
+    thousands = "format(datum.value / 1024, '~g') + 'k'"
     sizes, contexts = _size_colours(data), sorted(data["tokens"].unique().to_list())
 
     def draw(rows: pl.DataFrame, first: bool) -> alt.LayerChart:
-        x = alt.X(
-            "tokens:Q",
-            scale=alt.Scale(type="log", base=2),
-            axis=alt.Axis(
-                title="Context", values=contexts, labelExpr="format(datum.value / 1024, '~g') + 'k'"
-            ),
-        )
-        y = alt.Y(
-            "bytes_ratio_gqa:Q",
-            scale=alt.Scale(domain=[0, 1.1]),
-            axis=alt.Axis(title="Bytes ratio" if first else None, tickCount=5),
-        )
+        x = quantity("tokens", "Context", type="log", base=2, values=contexts, labelExpr=thousands)
+        y = quantity("bytes_ratio_gqa", "Bytes ratio" if first else None, alt.Y, domain=[0, 1.1], tickCount=5)
         colour = coloured("label", sizes, title="Bytes of code")
         base = alt.Chart(rows).encode(x=x, color=colour)
         own = base.mark_line(strokeWidth=1.5, strokeDash=[4, 3]).encode(y="bytes_ratio:Q")
@@ -293,12 +268,8 @@ def decode_figure(decode: pl.DataFrame, bins: int = 24) -> Figure:
             alt.Chart(data.drop_nulls(column), title=alt.Title(titles[column], fontSize=12))
             .mark_line(strokeWidth=2)
             .encode(
-                x=alt.X("middle:Q", axis=alt.Axis(title="Step", tickCount=5)),
-                y=alt.Y(
-                    f"{column}:Q",
-                    axis=percent_axis(None, tickCount=5),
-                    scale=alt.Scale(zero=column != "needle_found"),
-                ),
+                x=quantity("middle", "Step", tickCount=5),
+                y=quantity(column, None, alt.Y, percent=True, zero=column != "needle_found", tickCount=5),
                 color=coloured("label", names, symbolStrokeWidth=3, columns=6),
             )
             .properties(width=270, height=150)

@@ -8,13 +8,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from ghostkv.report.charts import (
-    above_floor,
-    crossing,
-    fer_axis,
-    layer_panels,
-    quantity,
-)
+from ghostkv.report.charts import above_floor, crossing, fer_axis, layer_panels, quantity
 from ghostkv.report.document import Block, Chapter, Figure
 from ghostkv.report.expressions import RISKS
 from ghostkv.report.numbers import percent

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Chapter, Column, Prose, Table, aggregated, figures
+from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table, aggregated, figures
 from ghostkv.report.expressions import in_words
 from ghostkv.report.numbers import integer, percent
 from ghostkv.report.results import Results
@@ -210,14 +210,21 @@ def _tiers(results: Results) -> Table:
 _TIMES = "attention time of the other / of nested storage, modelled, at bandwidth.headline_context"
 
 
+_TOKENS = "tokens from which nested beats INT4 in full, modelled"
+
+
 def _crossing(
-    placement: str, against: str, scenario: str, name: str, unit: str = _TIMES, column: str = "speedup"
-):
+    name: str,
+    placement: str,
+    against: str,
+    scenario: str = "constant",
+    value: tuple[str, str] = (_TIMES, "speedup"),
+) -> tuple[HeadlineFigure, ...]:
     rows = (
         "self WHERE shape IN (SELECT shape FROM self LIMIT 1) AND scheme = 'nested' "
         f"AND placement = '{placement}' AND scenario = '{scenario}' AND against = '{against}'"
     )
-    return figures("bandwidth.crossings", rows, {f"bandwidth.{name}": (unit, column)}, "1")
+    return figures("bandwidth.crossings", rows, {f"bandwidth.{name}": value}, "1")
 
 
 _MEDIAN = "median(abs(error))"
@@ -240,19 +247,12 @@ HEADLINE = (
         "self",
         {"bandwidth.bytes_error": ("largest relative error of counted bytes", "max(error)")},
     ),
-    *_crossing(
-        "hbm",
-        "int4",
-        "constant",
-        "int4_crossing_hbm",
-        "tokens from which nested beats INT4 in full, modelled",
-        "context",
-    ),
-    *_crossing("hbm", "int4", "constant", "int4_speedup_hbm"),
-    *_crossing("hbm", "int4", "trend", "int4_speedup_hbm_trend"),
-    *_crossing("hbm", "full", "constant", "full_speedup_hbm"),
-    *_crossing("dram", "int4", "constant", "int4_speedup_dram"),
-    *_crossing("nvme", "int4", "constant", "int4_speedup_nvme"),
+    *_crossing("int4_crossing_hbm", "hbm", "int4", value=(_TOKENS, "context")),
+    *_crossing("int4_speedup_hbm", "hbm", "int4"),
+    *_crossing("int4_speedup_hbm_trend", "hbm", "int4", "trend"),
+    *_crossing("full_speedup_hbm", "hbm", "full"),
+    *_crossing("int4_speedup_dram", "dram", "int4"),
+    *_crossing("int4_speedup_nvme", "nvme", "int4"),
 )
 CHAPTER = Chapter(
     "bandwidth",

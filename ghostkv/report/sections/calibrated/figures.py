@@ -60,10 +60,7 @@ def compensation_figure(results: Results) -> Figure:
         )
         .group_by("rule", "layer", "compensation", maintain_order=True)
         .agg(means("elimination", "achieved", "bytes_ratio"))
-        .with_columns(
-            pl.col("compensation").replace(INSTEAD).alias("instead"),
-            in_words("rule"),
-        )
+        .with_columns(pl.col("compensation").replace(INSTEAD).alias("instead"), in_words("rule"))
     )
     order = [name for kind, name in INSTEAD.items() if kind in set(data["compensation"])]
     named = dict(zip(order, (MUTED, BLUE, ORANGE), strict=False))
@@ -151,10 +148,7 @@ def bands_figure(results: Results) -> Figure:
         .with_columns(((pl.col("band_start") + pl.col("band_stop")) / 2).alias("position"))
         .with_columns((pl.col("achieved") / pl.col("target")).cast(pl.Float64).alias("share"))
         .group_by("target_metric", "target", "band_start", "band_stop", "position", "layer", "head")
-        .agg(
-            pl.col("share").mean(),
-            means("elimination", "bytes_ratio"),
-        )
+        .agg(pl.col("share").mean(), means("elimination", "bytes_ratio"))
     )
     data = (
         heads.group_by("target_metric", "target", "band_start", "band_stop", "position")

@@ -191,8 +191,7 @@ def _learned(results: Results) -> Table:
     bounds = results.table("calibrated.learned")
     layers = bounds["layer"].unique().to_list()
     quality = bounds.group_by("codec", maintain_order=True).agg(
-        pl.col("pairs", "violations").sum(),
-        means("score_rmse", "margin_mean", "loss_first", "loss_last"),
+        pl.col("pairs", "violations").sum(), means("score_rmse", "margin_mean", "loss_first", "loss_last")
     )
     points = results.table("calibrated.calibrated").filter(
         pl.col("layer").is_in(layers),

@@ -20,11 +20,7 @@ LOSS_WORDS = {
 }
 _COLOURS = dict(zip(POLICIES, (ORANGE, BLUE, GREEN, MUTED), strict=True))
 _TRACE = pl.col("source") == "trace"
-_BUDGET_PANELS = (
-    "hits of survivors",
-    "re-resurrected share",
-    "slow and disk, kB",
-)
+_BUDGET_PANELS = ("hits of survivors", "re-resurrected share", "slow and disk, kB")
 
 
 def _lines(data: pl.DataFrame, y: alt.Y, field: str, named: Mapping[str, str], height: int) -> alt.Chart:
@@ -32,11 +28,7 @@ def _lines(data: pl.DataFrame, y: alt.Y, field: str, named: Mapping[str, str], h
     return (
         alt.Chart(data)
         .mark_line(strokeWidth=2)
-        .encode(
-            x=quantity("step", "Step"),
-            y=y,
-            color=coloured(field, named),
-        )
+        .encode(x=quantity("step", "Step"), y=y, color=coloured(field, named))
         .properties(width=560, height=height)
     )
 

@@ -268,18 +268,13 @@ def _sum_of(measure: str, what: str) -> str:
 
 
 _AGAIN = f"{_sum_of('re_resurrected', 'mean')} / nullif({_sum_of('resurrected', 'mean')}, 0)"
+_AGREE = "avg(CASE WHEN read_bytes = counted_bytes THEN 1.0 ELSE 0.0 END)"
+_PER_STEP = "tokens of a KV head, p99 over steps, mean over KV heads"
 _ACCOUNTED = "share of the steps whose reads past the page cache the kernel accounts as counted"
 HEADLINE = (
     *figures("decode.spread", _lru("= 'cold'"), {"decode.steps": ("steps", "max(steps)")}),
     *figures(
-        "decode.spread",
-        _lru("= 'resurrected'"),
-        {
-            "decode.resurrected_per_step_p99": (
-                "tokens of a KV head, p99 over steps, mean over KV heads",
-                "avg(p99)",
-            )
-        },
+        "decode.spread", _lru("= 'resurrected'"), {"decode.resurrected_per_step_p99": (_PER_STEP, "avg(p99)")}
     ),
     *figures(
         "decode.losses",
@@ -295,12 +290,7 @@ HEADLINE = (
     *figures(
         "decode.store",
         "self WHERE read_bytes IS NOT NULL",
-        {
-            "decode.disk_bytes_agreement": (
-                _ACCOUNTED,
-                "avg(CASE WHEN read_bytes = counted_bytes THEN 1.0 ELSE 0.0 END)",
-            )
-        },
+        {"decode.disk_bytes_agreement": (_ACCOUNTED, _AGREE)},
     ),
 )
 CHAPTER = Chapter(

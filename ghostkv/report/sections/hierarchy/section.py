@@ -210,6 +210,7 @@ def _checks(checks: pl.DataFrame) -> Table:
 
 
 _TRACE = "self WHERE role = 'trace' AND context >= 8192 AND mode = 'grown' AND certificate = "
+_CHEAPER = "avg(CASE WHEN bytes_ratio < flat_bytes_ratio THEN 1.0 ELSE 0.0 END)"
 _UNDER_HALF = "avg(CASE WHEN reads_ratio < 0.5 THEN 1.0 ELSE 0.0 END)"
 HEADLINE = (
     *figures(
@@ -226,12 +227,7 @@ HEADLINE = (
     *figures(
         "hierarchy.heads",
         f"{_TRACE} 'topk' AND chosen_for_bytes",
-        {
-            "hierarchy.heads_cheaper_in_bytes_at_8k": (
-                "share of heads",
-                "avg(CASE WHEN bytes_ratio < flat_bytes_ratio THEN 1.0 ELSE 0.0 END)",
-            )
-        },
+        {"hierarchy.heads_cheaper_in_bytes_at_8k": ("share of heads", _CHEAPER)},
     ),
     *figures(
         "hierarchy.heads",

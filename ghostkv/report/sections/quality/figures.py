@@ -174,9 +174,7 @@ def ablation_figure(results: Results) -> Figure:
             x=alt.X("layers:N", sort=order, axis=alt.Axis(title="Layers that eliminate", labelAngle=0)),
             y=_kl(),
             color=alt.Color(
-                "domain:N",
-                scale=alt.Scale(range=[BLUE, ORANGE, GREEN, PURPLE]),
-                legend=top_legend(),
+                "domain:N", scale=alt.Scale(range=[BLUE, ORANGE, GREEN, PURPLE]), legend=top_legend()
             ),
         )
         .properties(width=WIDTH - 60, height=240)

@@ -185,6 +185,7 @@ _LOST = f"sum(CASE WHEN acknowledged_tokens > {_KEPT} THEN acknowledged_tokens -
 _UNHELPFUL = "NOT named_file OR named_offset IS NULL OR NOT has_remedy"
 _LARGEST = "method = 'map_verified' AND spread = 'scattered' AND rows IN (SELECT max(rows) FROM self)"
 _OVER_RAM = "time / that of NumPy in RAM, checksums verified, largest batch, scattered"
+_APPENDED = "tokens/s, one token an append, without fsync"
 _ONE_TOKEN = "NOT fsync AND batch IN (SELECT min(batch) FROM self)"
 HEADLINE = (
     *figures(
@@ -216,12 +217,7 @@ HEADLINE = (
     *figures(
         "store.appends",
         f"self WHERE {_ONE_TOKEN}",
-        {
-            "store.append_tokens_per_second": (
-                "tokens/s, one token an append, without fsync",
-                "median(tokens_per_second)",
-            )
-        },
+        {"store.append_tokens_per_second": (_APPENDED, "median(tokens_per_second)")},
     ),
 )
 CHAPTER = Chapter(

@@ -104,8 +104,7 @@ def overlap_figure(results: Results) -> Figure:
 def deviation_figure(checks: pl.DataFrame) -> Figure:
     """Every comparison with a closed form, by measure."""
     data = checks.filter(pl.col("sigma").is_not_null()).with_columns(
-        in_words("measure").alias("label"),
-        pl.col("sigma").clip(upper_bound=6.0).alias("drawn"),
+        in_words("measure").alias("label"), pl.col("sigma").clip(upper_bound=6.0).alias("drawn")
     )
     order = ["overlap", "spearman", "squared error", "elimination", "fer"]
     x = quantity("drawn", "Deviation in standard errors", domain=[0, 6], values=list(range(7)))

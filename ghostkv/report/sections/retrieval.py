@@ -10,7 +10,7 @@ import polars as pl
 from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table, figures
 from ghostkv.report.numbers import counted, listed, percent, ratio
 from ghostkv.report.results import Results
-from ghostkv.report.theme import SEQUENTIAL
+from ghostkv.report.theme import INK, SEQUENTIAL
 
 DENSE, POOLED, BUDGET = "dense", "single_needle", 0.25
 # Questions that a policy must have answered to be quoted before one that spends less.
@@ -55,55 +55,38 @@ def _reading(results: Results) -> str:
     )
 
 
-def _heat_map(results: Results) -> Figure:
+def _squares(results: Results) -> pl.DataFrame:
+    """A row a square: task, length, depth and policy, of the task with most lengths; the others stand in the table."""
+    cells = results.table("retrieval.cells")
     data = (
-        results.table("retrieval.cells")
-        .group_by("task", "length", "depth", "policy", "kind", maintain_order=True)
-        .agg(
-            pl.col("n").sum(), pl.col("right").sum(), pl.col("low", "high", "accuracy", "measurable").first()
-        )
+        cells.group_by("task", "length", "depth", "policy", "kind", maintain_order=True)
+        .agg(pl.col("n", "right").sum(), pl.col("low", "high", "accuracy", "measurable").first())
         .with_columns(
-            (pl.col("task") + ", " + pl.col("policy")).alias("panel"),
             pl.format("{}/{}", "right", "n").alias("count"),
             (pl.col("depth") * 100).round(0).cast(pl.Int32).cast(pl.String).alias("percent"),
         )
     )
-    # A panel a policy of the task with most lengths; the other single needles stand in the table.
-    task = (
-        data.group_by("task")
-        .agg(pl.col("length").n_unique(), pl.len())
-        .sort("length", "len", "task")["task"][-1]
-    )
-    data = data.filter(pl.col("task") == task)
-    lengths = data["length"].n_unique()
+    tasks = data.group_by("task").agg(pl.col("length").n_unique(), pl.len()).sort("length", "len", "task")
+    return data.filter(pl.col("task") == tasks["task"][-1])
+
+
+def _heat_map(results: Results) -> Figure:
+    data = _squares(results)
+    depths = [f"{round(100 * depth)}" for depth in sorted(data["depth"].unique())]
     base = alt.Chart(data).encode(
         x=alt.X("length:O", axis=alt.Axis(title="Context (tokens)", labelAngle=0, grid=False)),
-        y=alt.Y(
-            "percent:O",
-            sort=[f"{round(100 * depth)}" for depth in sorted(data["depth"].unique())],
-            axis=alt.Axis(title="Depth (%)", grid=False),
-        ),
+        y=alt.Y("percent:O", sort=depths, axis=alt.Axis(title="Depth (%)", grid=False)),
     )
-    squares = base.mark_rect(stroke="white", strokeWidth=1).encode(
-        color=alt.Color(
-            "accuracy:Q",
-            scale=alt.Scale(scheme=SEQUENTIAL, domain=[0, 1]),
-            legend=alt.Legend(
-                title="Accuracy", orient="bottom", format="%", gradientLength=200, values=[0, 0.5, 1]
-            ),
-        )
-    )
-    marks = base.mark_text(fontSize=9).encode(
-        text="count:N", color=alt.condition("datum.accuracy > 0.6", alt.value("#1f2933"), alt.value("white"))
-    )
+    legend = {"orient": "bottom", "format": "%", "gradientLength": 200, "values": [0, 0.5, 1]}
+    scale = alt.Scale(scheme=SEQUENTIAL, domain=[0, 1])
+    colour = alt.Color("accuracy:Q", scale=scale, legend=alt.Legend(title="Accuracy", **legend))
+    readable = alt.condition("datum.accuracy > 0.6", alt.value(INK), alt.value("white"))
     chart = (
-        (squares + marks)
-        .properties(width=max(_CELL * lengths, 110), height=26 * data["depth"].n_unique())
-        .facet(
-            alt.Facet("policy:N", title=None, sort=data["policy"].unique(maintain_order=True).to_list()),
-            columns=4,
-        )
-    )
+        base.mark_rect(stroke="white", strokeWidth=1).encode(color=colour)
+        + base.mark_text(fontSize=9).encode(text="count:N", color=readable)
+    ).properties(width=max(_CELL * data["length"].n_unique(), 110), height=26 * len(depths))
+    policies = data["policy"].unique(maintain_order=True).to_list()
+    chart = chart.facet(alt.Facet("policy:N", title=None, sort=policies), columns=4)
     widest = data.sort("n").row(0, named=True)
     return Figure(
         "retrieval_depths",
@@ -112,7 +95,7 @@ def _heat_map(results: Results) -> Figure:
         data.select(
             "task", "length", "depth", "policy", "kind", "right", "n", "accuracy", "low", "high", "measurable"
         ),
-        f"Task {task}. A square says how many questions were answered right, of how many: its colour alone would promise "
+        f"Task {data['task'][0]}. A square says how many questions were answered right, of how many: its colour alone would promise "
         f"more than they allow. The least-asked cell ({widest['right']} of {widest['n']}) has a 95 % Wilson interval of "
         f"{percent(widest['low'])} to {percent(widest['high'])}. An empty square was not asked. Policies differ in bytes; "
         "the table has them.",

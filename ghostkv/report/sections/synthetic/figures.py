@@ -7,7 +7,7 @@ import polars as pl
 
 from ghostkv.report.charts import DECADES, FLOOR, LOSS_TOP, floored, line_at, quantity
 from ghostkv.report.document import Figure
-from ghostkv.report.expressions import in_words, near
+from ghostkv.report.expressions import at_target, in_words
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import ORACLE, Results, words
 from ghostkv.report.theme import (
@@ -22,10 +22,10 @@ from ghostkv.report.theme import (
     codec_colours,
     coloured,
     colours,
-    percent_axis,
 )
 from ghostkv.stages.peers.tables import interval
 
+_INTERVAL = pl.Struct({"mean": pl.Float64, "low": pl.Float64, "high": pl.Float64})
 _PANEL = {"width": 170, "height": 150}
 _SIZES = (SKY, BLUE, GREEN, "#20455f", PURPLE, ORANGE)
 _GENERATORS = (INK, BLUE, VERMILION, GREEN, PURPLE, ORANGE)
@@ -58,22 +58,17 @@ def overlap_figure(results: Results) -> Figure:
     """Top-k overlap against bytes of code, by generator and codec."""
     top = _middle(results.config["synthetic"]["top"])
     checks = results.table("synthetic.checks")
-    keys = ["generator", "codec", "code_bytes"]
+    known = checks.filter(pl.col("measure") == "overlap", pl.col("kind") == "exact").height
+    rows = results.table("synthetic.audit").filter(pl.col("measure") == "overlap", pl.col("at") == top)
     data = (
-        results.table("synthetic.audit")
-        .filter(pl.col("measure") == "overlap", pl.col("at") == top)
-        .group_by(keys, maintain_order=True)
+        rows.group_by("generator", "codec", "code_bytes", maintain_order=True)
         .agg(pl.col("value"), pl.col("expected").mean(), pl.col("kind").first())
-        .with_columns(
-            pl.col("value").map_elements(lambda x: dict(zip(("mean", "low", "high"), interval(list(x)), strict=True)),
-                return_dtype=pl.Struct({"mean": pl.Float64, "low": pl.Float64, "high": pl.Float64}))
-        )
+        .with_columns(pl.col("value").map_elements(_interval, return_dtype=_INTERVAL))
         .unnest("value")
         .with_columns(in_words("codec").alias("label"))
-    )  # fmt: skip
+    )
     codecs = codec_colours(data["codec"].unique(maintain_order=True))
     sizes = sorted(data["code_bytes"].unique().to_list())
-    known = checks.filter(pl.col("measure") == "overlap", pl.col("kind") == "exact").height
 
     def draw(rows: pl.DataFrame, first: bool) -> alt.LayerChart:
         x = quantity("code_bytes", "Bytes of code", type="log", base=2, values=sizes)
@@ -129,53 +124,47 @@ def deviation_figure(checks: pl.DataFrame) -> Figure:
     )
 
 
+def _interval(values: pl.Series) -> dict[str, float | None]:
+    return dict(zip(("mean", "low", "high"), interval(list(values)), strict=True))
+
+
 def _middle(values: list[int]) -> int:
     """The configured top nearest to 32, which relevance is defined by."""
     return min(values, key=lambda value: abs(value - 32))
 
 
+def _calibrated(results: Results, target: float) -> pl.DataFrame:
+    """Points whose threshold was calibrated for this FER."""
+    return results.table("synthetic.points").filter(at_target("fer", target))
+
+
+def _tradeoff(results: Results, target: float) -> pl.DataFrame:
+    """The sweep and the calibrated points of the headline codec and of exact scores, means over heads and draws."""
+    codecs, tokens = [results.headline["codec"], ORACLE], results.config["synthetic"]["tokens"]
+    chosen = pl.col("codec").is_in(codecs) & (pl.col("tokens") == tokens)
+    lines, points = results.table("synthetic.sweep"), _calibrated(results, target)
+    keys = ["generator", "codec", "code_bytes"]
+    measured = pl.col("elimination", "fer", "dropped_mass_mean", "bytes_ratio", "bytes_ratio_gqa").mean()
+    swept = lines.filter(chosen).group_by(*keys, "theta", maintain_order=True).agg(measured)
+    fixed = points.filter(chosen).group_by(keys, maintain_order=True).agg(measured)
+    fixed = fixed.select(*keys, pl.lit(None, pl.Float32).alias("theta"), pl.exclude(keys))
+    kinds = {"sweep": swept, "calibrated": fixed}
+    return pl.concat(rows.with_columns(kind=pl.lit(kind)) for kind, rows in kinds.items())
+
+
 def tradeoff_figure(results: Results, target: float) -> Figure:
     """FER against elimination of the headline codec at each size, with the calibrated points."""
     codec, tokens = results.headline["codec"], results.config["synthetic"]["tokens"]
-    chosen = pl.col("codec").is_in([codec, ORACLE]) & (pl.col("tokens") == tokens)
-    keys = ["generator", "codec", "code_bytes"]
-    metrics = ("elimination", "fer", "dropped_mass_mean", "bytes_ratio", "bytes_ratio_gqa")
-    means = [pl.col(name).mean() for name in metrics]
-    lines = (
-        results.table("synthetic.sweep")
-        .filter(chosen)
-        .group_by(*keys, "theta", maintain_order=True)
-        .agg(means)
-    )
-    points = (
-        results.table("synthetic.points")
-        .filter(chosen, pl.col("method") == "calibrated", pl.col("target_metric") == "fer")
-        .filter(near("target", target))
-        .group_by(keys, maintain_order=True)
-        .agg(means)
-        .with_columns(pl.lit(None, pl.Float32).alias("theta"))
-    )
-    kinds = {"sweep": lines, "calibrated": points}
-    data = pl.concat(
-        [
-            rows.select(*keys, "theta", *metrics).with_columns(kind=pl.lit(kind))
-            for kind, rows in kinds.items()
-        ]
-    )
-    data = data.with_columns(floored("fer"), _sized().alias("label"))
+    data = _tradeoff(results, target).with_columns(floored("fer"), _sized().alias("label"))
     sizes = _size_colours(data)
 
     def draw(rows: pl.DataFrame, first: bool) -> alt.LayerChart:
         x = quantity("elimination", "Cold keys eliminated", percent=True, domain=[0, 1], values=[0, 0.5, 1])
-        axis = percent_axis("FER" if first else None, values=list(DECADES))
-        y = alt.Y("fer_drawn:Q", scale=alt.Scale(type="log", domain=[FLOOR, LOSS_TOP]), axis=axis)
+        lost = {"percent": True, "values": DECADES, "type": "log", "domain": [FLOOR, LOSS_TOP]}
+        y = quantity("fer_drawn", "FER" if first else None, alt.Y, **lost)
         colour = coloured("label", sizes, title="Bytes of code")
-        swept = rows.filter(pl.col("kind") == "sweep", pl.col("fer") > FLOOR)
-        line = (
-            alt.Chart(swept)
-            .mark_line(strokeWidth=2, clip=True)
-            .encode(x=x, y=y, color=colour, order="theta:Q")
-        )
+        swept = alt.Chart(rows.filter(pl.col("kind") == "sweep", pl.col("fer") > FLOOR))
+        line = swept.mark_line(strokeWidth=2, clip=True).encode(x=x, y=y, color=colour, order="theta:Q")
         dots = alt.Chart(rows.filter(pl.col("kind") == "calibrated"))
         dots = dots.mark_circle(size=55, opacity=1, stroke="white", clip=True).encode(x=x, y=y, color=colour)
         return alt.layer(line_at(y=target), line, dots)
@@ -194,19 +183,11 @@ def tradeoff_figure(results: Results, target: float) -> Figure:
 
 def bytes_figure(results: Results, target: float) -> Figure:
     """Bytes ratio of calibrated points against the context, per head and GQA-true."""
-    keys = ["generator", "codec", "code_bytes", "tokens"]
     data = (
-        results.table("synthetic.points")
-        .filter(pl.col("codec") == results.headline["codec"], pl.col("target_metric") == "fer")
-        .filter(pl.col("method") == "calibrated", near("target", target))
-        .group_by(keys, maintain_order=True)
-        .agg(
-            pl.col("bytes_ratio").mean(),
-            pl.col("bytes_ratio_gqa").mean(),
-            pl.col("fer").mean(),
-            pl.col("elimination").mean(),
-            pl.len().alias("heads"),
-        )
+        _calibrated(results, target)
+        .filter(pl.col("codec") == results.headline["codec"])
+        .group_by("generator", "codec", "code_bytes", "tokens", maintain_order=True)
+        .agg(pl.col("bytes_ratio", "bytes_ratio_gqa", "fer", "elimination").mean(), pl.len().alias("heads"))
         .sort("tokens", maintain_order=True)
         .with_columns(_sized().alias("label"))
     )
@@ -242,13 +223,9 @@ def decode_figure(decode: pl.DataFrame, bins: int = 24) -> Figure:
         decode.with_columns((pl.col("step") // width * width + width / 2).alias("middle"))
         .group_by("generator", "middle", maintain_order=True)
         .agg(
-            pl.col("tokens").mean(),
-            pl.col("elimination").mean(),
+            pl.col("tokens", "elimination").mean(),
             pl.col("elimination_worst").min(),
-            pl.col("bytes_ratio_gqa").mean(),
-            pl.col("fer").mean(),
-            pl.col("dropped_mass").mean(),
-            pl.col("needle_found").mean(),
+            pl.col("bytes_ratio_gqa", "fer", "dropped_mass", "needle_found").mean(),
             pl.col("needle_found").count().alias("asked"),
         )
         .sort("middle", maintain_order=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import altair as alt
 import numpy as np
 import polars as pl
@@ -12,7 +14,18 @@ from ghostkv.report.expressions import in_words
 from ghostkv.report.names import method
 from ghostkv.report.numbers import NONE, counted, percent
 from ghostkv.report.results import Results
-from ghostkv.report.theme import BLUE, GREEN, ORACLE_GREY, ORANGE, PURPLE, SKY, VERMILION
+from ghostkv.report.theme import (
+    BLUE,
+    GREEN,
+    ORACLE_GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    coloured,
+    colours,
+    top_legend,
+)
 
 METRICS = {"output_error_mean": "Output error (mean)", "dropped_mass_mean": "Dropped mass (mean)"}
 NOUNS = {"output_error_mean": "output error", "dropped_mass_mean": "dropped mass"}
@@ -152,24 +165,33 @@ _BUDGET_LABEL = (
 _COLOURS = (VERMILION, ORANGE, "#999933", GREEN, "#44aa99", SKY, PURPLE, "#882255", "#6b6ecf", "#8c6d31")
 
 
+def _lines_of(kinds: dict[str, str]) -> dict[str, Any]:
+    """Encodings of methods by name: ours blue and wide, oracles grey and dashed, each peer in a colour of its own."""
+    fixed = {name: {"ours": BLUE, "oracle": ORACLE_GREY}.get(kind) for name, kind in kinds.items()}
+    legend = {"orient": "bottom", "columns": 5, "symbolStrokeWidth": 3, "symbolSize": 160}
+    dashes = [[5, 3] if kind == "oracle" else [1, 0] for kind in kinds.values()]
+    widths = [3.5 if kind == "ours" else 1.5 for kind in kinds.values()]
+
+    def scale(values: list) -> alt.Scale:
+        return alt.Scale(domain=list(kinds), range=values)
+
+    return {
+        "color": coloured("label", colours(kinds, fixed, _COLOURS), **legend),
+        "strokeDash": alt.StrokeDash("label:N", scale=scale(dashes), legend=top_legend(**legend)),
+        "size": alt.Size("label:N", scale=scale(widths), legend=None),
+    }
+
+
 def frontier_figure(results: Results) -> Figure:
+    """What is lost against the budget, a line a method and a panel a metric."""
     shown = shown_metrics(results)
     data = pl.concat([best_settings(results, metric) for metric in shown])
     data = data.with_columns(
         method_named().alias("label"), pl.col("low").clip(lower_bound=1e-4), budget_label()
     )
-    order = [method(name) for name in results.table("peers.summary")["selector"].unique(maintain_order=True)]
-    order = [name for name in order if name in data["label"].unique().to_list()]
-    kinds = dict(data.select("label", "kind").unique().iter_rows())
-    spare = iter(_COLOURS * (1 + len(order) // len(_COLOURS)))
-    fixed = {"ours": BLUE, "oracle": ORACLE_GREY}
-    colours = [fixed.get(kinds[name]) or next(spare) for name in order]
-    legend = alt.Legend(title=None, orient="bottom", columns=5, symbolStrokeWidth=3, symbolSize=160)
-    colour = alt.Color("label:N", scale=alt.Scale(domain=order, range=colours), legend=legend)
-    dashes = [[5, 3] if kinds[name] == "oracle" else [1, 0] for name in order]
-    dash = alt.StrokeDash("label:N", scale=alt.Scale(domain=order, range=dashes), legend=legend)
-    widths = [3.5 if kinds[name] == "ours" else 1.5 for name in order]
-    width = alt.Size("label:N", scale=alt.Scale(domain=order, range=widths), legend=None)
+    found = dict(data.select("label", "kind").unique().iter_rows())
+    order = map(method, results.table("peers.summary")["selector"].unique(maintain_order=True))
+    drawn = _lines_of({name: found[name] for name in order if name in found})
     ratios = sorted(data["ratio"].unique().to_list())
     span = logarithmic(ratios[0] * 0.93, ratios[-1] * 1.07)
     x = quantity("ratio", "Budget (bytes ratio per head)", values=ratios, labelExpr=_BUDGET_LABEL, **span)
@@ -178,15 +200,13 @@ def frontier_figure(results: Results) -> Figure:
         rows = data.filter(pl.col("metric") == metric)
         span = logarithmic(0.8 * rows["mean"].min(), 1.2 * rows["mean"].max())
         y = quantity("mean", METRICS[metric], alt.Y, percent=True, values=_DECADES, **span)
-        base = alt.Chart(rows).encode(x=x, color=colour)
-        lines = base.mark_line(clip=True).encode(y=y, strokeDash=dash, size=width, detail="selector:N")
+        base = alt.Chart(rows).encode(x=x, color=drawn["color"])
+        lines = base.mark_line(clip=True).encode(y=y, detail="selector:N", **drawn)
         points = base.mark_circle(size=26, opacity=1, clip=True).encode(y=y)
         # An interval for ours alone: thirteen of them would hide each other, and the table has them all.
-        mine = rows.filter(pl.col("kind") == "ours").drop_nulls("high")
-        bars = (
-            alt.Chart(mine)
-            .mark_rule(strokeWidth=1.5, clip=True)
-            .encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour)
+        mine = alt.Chart(rows.filter(pl.col("kind") == "ours").drop_nulls("high"))
+        bars = mine.mark_rule(strokeWidth=1.5, clip=True).encode(
+            x=x, y="low:Q", y2="high:Q", color=drawn["color"]
         )
         panels.append((lines + points + bars).properties(width=_PANEL, height=_HEIGHT))
     documents = data["documents"].max()

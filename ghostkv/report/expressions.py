@@ -56,6 +56,6 @@ def most(share: str) -> pl.Expr:
     )
 
 
-def promise(metric: str = "target_metric", target: str = "target") -> pl.Expr:
+def promised(metric: str = "target_metric", target: str = "target") -> pl.Expr:
     """What a threshold promises: `FER ≤ 1 %`."""
     return pl.format("{} {}", pl.col(metric).replace(RISKS), most(target)).alias("promise")

@@ -137,13 +137,14 @@ class Results:
         return pl.col("rule") == self.headline["rule"]
 
     @property
+    def is_record(self) -> pl.Expr:
+        """Rows of the headline codec at its size, under any rule."""
+        return (pl.col("codec") == self.headline["codec"]) & (pl.col("code_bytes") == self.headline["bytes"])
+
+    @property
     def is_headline(self) -> pl.Expr:
         """Rows of the headline design."""
-        return (
-            (pl.col("codec") == self.headline["codec"])
-            & (pl.col("code_bytes") == self.headline["bytes"])
-            & self.is_rule
-        )
+        return self.is_record & self.is_rule
 
     @property
     def is_oracle(self) -> pl.Expr:

@@ -9,10 +9,10 @@ import polars as pl
 
 from ghostkv.report.charts import logarithmic, quantity
 from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table, aggregated
-from ghostkv.report.expressions import RISKS, in_words, promise
+from ghostkv.report.expressions import RISKS, in_words, promised
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results
-from ghostkv.report.summaries import ACHIEVED, calibration_queries, head_name, points_by_text
+from ghostkv.report.summaries import ACHIEVED, Promise, calibration_queries, head_name, points_by_text
 from ghostkv.report.theme import BLUE, INK, VERMILION, WIDTH
 
 _FLOOR = 1e-4
@@ -22,11 +22,11 @@ def build(results: Results) -> Sequence[Block]:
     """Target against achieved: a figure of every head on every text, and the same in numbers."""
     achieved = pl.concat(
         [
-            points_by_text(results, metric, target).select(
+            points_by_text(results, Promise(metric, target)).select(
                 pl.lit(metric).alias("metric"),
                 pl.lit(target).alias("goal"),
                 "layer", "head", "text", "domain", "queries",
-                pl.col(ACHIEVED[metric]).cast(pl.Float64).alias("achieved"),
+                pl.col(ACHIEVED[metric].name).cast(pl.Float64).alias("achieved"),
             )
             for metric in ACHIEVED
             for target in results.targets(metric)
@@ -60,18 +60,15 @@ def _reading(results: Results) -> str:
 
 def _figure(achieved: pl.DataFrame) -> Figure:
     data = achieved.with_columns(
-        promise("metric", "goal"),
+        promised("metric", "goal"),
         pl.col("achieved").clip(lower_bound=_FLOOR).alias("drawn"),
         (pl.col("achieved") > pl.col("goal")).alias("above"),
     )
     order = data["promise"].unique(maintain_order=True).to_list()
     values, scale = [1e-4, 1e-3, 0.01, 0.05, 0.1, 0.5], logarithmic(_FLOOR, 0.5, clamp=True, nice=True)
     x = quantity("drawn", "Loss achieved on held-out text", percent=True, values=values, **scale)
-    y = alt.Y(
-        "domain:N",
-        sort=data["domain"].unique(maintain_order=True).to_list(),
-        axis=alt.Axis(title=None, grid=False),
-    )
+    domains = data["domain"].unique(maintain_order=True).to_list()
+    y = alt.Y("domain:N", sort=domains, axis=alt.Axis(title=None, grid=False))
     colour = alt.Color("above:N", scale=alt.Scale(domain=[False, True], range=[BLUE, VERMILION]), legend=None)
     base = alt.Chart(data)
     ticks = base.mark_tick(thickness=1, size=13, opacity=0.35).encode(x=x, y=y, color=colour)
@@ -79,21 +76,9 @@ def _figure(achieved: pl.DataFrame) -> Figure:
     mean = mean.transform_aggregate(drawn="mean(achieved)", groupby=["promise", "domain"]).encode(x=x, y=y)
     goal = base.mark_rule(color=INK, strokeDash=[2, 2]).encode(x=alt.X("mean(goal):Q"))
     chart = alt.layer(ticks, goal, mean, data=data).properties(width=WIDTH - 50, height=alt.Step(20))
-    facets = chart.facet(
-        row=alt.Row(
-            "promise:N",
-            sort=order,
-            header=alt.Header(
-                title=None,
-                labelAngle=0,
-                labelAnchor="start",
-                labelOrient="top",
-                labelPadding=2,
-                labelFontWeight="bold",
-            ),
-        ),
-        spacing=12,
-    )
+    placed = {"labelAngle": 0, "labelAnchor": "start", "labelOrient": "top", "labelPadding": 2}
+    header = alt.Header(title=None, labelFontWeight="bold", **placed)
+    facets = chart.facet(row=alt.Row("promise:N", sort=order, header=header), spacing=12)
     return Figure(
         "calibration",
         "Promised and achieved loss, every head on every held-out text",

@@ -9,10 +9,9 @@ import polars as pl
 
 from ghostkv.report.charts import logarithmic, quantity
 from ghostkv.report.document import Block, Chapter, Figure
-from ghostkv.report.expressions import RISKS, at_target, in_words, means
-from ghostkv.report.numbers import percent
+from ghostkv.report.expressions import in_words, means
 from ghostkv.report.results import ORACLE, Results
-from ghostkv.report.summaries import ACHIEVED
+from ghostkv.report.summaries import Promise, promises
 from ghostkv.report.theme import codec_colours, coloured
 
 _MEASURES = {
@@ -24,17 +23,15 @@ _MEASURES = {
 
 def build(results: Results) -> Sequence[Block]:
     """One figure for each kind of loss that thresholds were calibrated for."""
-    return [
-        _figure(results, metric) for metric in ("fer", "dropped_mass") if results.tightest(metric) is not None
-    ]
+    return [_figure(results, promise) for promise in promises(results)]
 
 
-def bands(results: Results, metric: str, target: float) -> pl.DataFrame:
+def _bands(results: Results, promise: Promise) -> pl.DataFrame:
     """Means over heads in each band of positions: over all held-out texts, and of the lowest and highest
     domain."""
     rows = results.table("frontier.context").with_columns(pl.lit("calibrated").alias("method"))
-    rows = rows.filter(at_target(metric, target), results.is_headline | results.is_oracle)
-    measured = means(*_MEASURES, ACHIEVED[metric])
+    rows = rows.filter(promise.rows, results.is_headline | results.is_oracle)
+    measured = means(*_MEASURES, promise.achieved.name)
     band = ["codec", "band_start", "band_stop"]
     data = rows.group_by(band).agg(measured, pl.col("cold_keys").mean(), pl.col("queries").max())
     domains = rows.group_by(*band, "domain").agg(measured)
@@ -44,9 +41,9 @@ def bands(results: Results, metric: str, target: float) -> pl.DataFrame:
     return data.join(edges, on=band).sort("codec", "band_start")
 
 
-def _figure(results: Results, metric: str) -> Figure:
-    target = results.tightest(metric)
-    data = bands(results, metric, target).with_columns(
+def _figure(results: Results, promise: Promise) -> Figure:
+    metric = promise.metric
+    data = _bands(results, promise).with_columns(
         ((pl.col("band_start") * pl.col("band_stop")).cast(pl.Float64).sqrt()).alias("centre"),
         pl.format("{}–{}", "band_start", "band_stop").alias("band"),
         in_words("codec").alias("label"),
@@ -55,8 +52,7 @@ def _figure(results: Results, metric: str) -> Figure:
     panels = [_panel(data, name, title, domain) for name, title in _MEASURES.items()]
     return Figure(
         f"context_{metric}",
-        f"Elimination against context length, thresholds calibrated for {RISKS[metric]} ≤ "
-        f"{percent(target, 0)}",
+        f"Elimination against context length, thresholds calibrated for {promise}",
         alt.hconcat(*panels, spacing=16),
         data.drop("centre", "label"),
         "Each dot pools the queries of one band of positions, so the horizontal axis is how many keys a "

@@ -10,24 +10,19 @@ import polars as pl
 
 from ghostkv.report.charts import above_floor, crossing, fer_axis, layer_panels, quantity
 from ghostkv.report.document import Block, Chapter, Figure
-from ghostkv.report.expressions import RISKS
-from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results
-from ghostkv.report.summaries import ACHIEVED, operating_point, pooled_curve
+from ghostkv.report.summaries import Promise, operating_point, pooled_curve, promises
 from ghostkv.report.theme import INK, ORACLE_GREY, SEQUENTIAL, WIDTH
 
 
 def build(results: Results) -> Sequence[Block]:
     """Every layer as a curve, then at both operating points."""
-    metrics = [metric for metric in ACHIEVED if results.tightest(metric) is not None]
-    return [_curves(results), *(_by_layer(results, metric) for metric in metrics)]
+    return [_curves(results), *(_by_layer(results, promise) for promise in promises(results))]
 
 
 def _curves(results: Results) -> Figure:
-    own, oracle = (
-        pooled_curve(results, results.is_headline, ["layer"]),
-        pooled_curve(results, results.is_oracle, []),
-    )
+    own = pooled_curve(results, results.is_headline, ["layer"])
+    oracle = pooled_curve(results, results.is_oracle, [])
     everything = pl.concat(
         [own, oracle.with_columns(pl.lit(None, pl.Int16).alias("layer")).select(own.columns)]
     )
@@ -65,23 +60,19 @@ def _curves(results: Results) -> Figure:
     )
 
 
-def _by_layer(results: Results, metric: str) -> Figure:
-    target = results.tightest(metric)
-    own, oracle = (
-        operating_point(results, metric, target),
-        operating_point(results, metric, target, oracle=True),
-    )
-    loss = ACHIEVED[metric]
+def _by_layer(results: Results, promise: Promise) -> Figure:
+    metric, loss = promise.metric, promise.achieved.name
+    own, oracle = operating_point(results, promise), operating_point(results, promise, oracle=True)
     titles = {
         "elimination": "Elimination",
-        loss: f"Measured {RISKS[metric]}",
+        loss: f"Measured {promise.risk}",
         "bytes_ratio": "Bytes ratio per head",
     }
     oracles = dict.fromkeys(titles, oracle)
-    chart, data = layer_panels(own, oracles, titles, 185, {loss: target}, tickCount=3)
+    chart, data = layer_panels(own, oracles, titles, 185, {loss: promise.target}, tickCount=3)
     return Figure(
         f"layers_{metric}",
-        f"Layer by layer, thresholds calibrated for {RISKS[metric]} ≤ {percent(target, 0)}",
+        f"Layer by layer, thresholds calibrated for {promise}",
         chart,
         data,
         "A row is a layer: the dot is the mean of its heads, the bar runs from the lowest to the highest "

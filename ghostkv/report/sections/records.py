@@ -9,10 +9,9 @@ import polars as pl
 
 from ghostkv.report.charts import apart, labels, logarithmic, quantity
 from ghostkv.report.document import Block, Chapter, Column, Figure, Table, aggregated
-from ghostkv.report.expressions import RISKS, at_target, in_words, means, promise
-from ghostkv.report.numbers import percent
+from ghostkv.report.expressions import in_words, means, promised
 from ghostkv.report.results import ORACLE, Results
-from ghostkv.report.summaries import codec_order
+from ghostkv.report.summaries import codec_order, promises
 from ghostkv.report.theme import MUTED, ORACLE_GREY, WIDTH, codec_colours, scale_of
 
 
@@ -22,9 +21,8 @@ def build(results: Results) -> Sequence[Block]:
 
 
 def _by_record_size(results: Results) -> Figure:
-    metric = "fer" if results.tightest("fer") is not None else "dropped_mass"
-    target = results.tightest(metric)
-    table = results.table("frontier.layer_head").filter(results.is_rule, at_target(metric, target))
+    promise = promises(results)[0]
+    table = results.table("frontier.layer_head").filter(results.is_rule, promise.rows)
     columns = ["elimination", "fer", "dropped_mass_mean", "bytes_ratio", "bytes_ratio_gqa"]
     data = table.group_by("codec", "code_bytes", "record_bytes", maintain_order=True).agg(
         means(*columns), pl.len().alias("heads")
@@ -50,11 +48,11 @@ def _by_record_size(results: Results) -> Figure:
         chart += line + label.encode(x=alt.value(WIDTH - 4), y="bytes_ratio:Q", text="label:N")
     return Figure(
         "record_size",
-        f"Which record pays for itself, at {RISKS[metric]} ≤ {percent(target, 0)}",
+        f"Which record pays for itself, at {promise}",
         chart,
         data.drop("label"),
-        f"Lower is better. Thresholds are calibrated per head for {RISKS[metric]} ≤ "
-        f"{percent(target, 0)}; a dot is the mean bytes ratio over {results.heads} heads on held-out texts. "
+        f"Lower is better. Thresholds are calibrated per head for {promise}; a dot "
+        f"is the mean bytes ratio over {results.heads} heads on held-out texts. "
         "More bytes per record make estimates sharper and leave fewer survivors, until the records "
         "themselves cost more than the survivors they save: a line's lowest dot is that codec's best size. "
         "The CSV has the measured loss of each dot, which may lie on either side of the target.",
@@ -62,10 +60,8 @@ def _by_record_size(results: Results) -> Figure:
 
 
 def _rules_table(results: Results) -> Table:
-    own = (pl.col("codec") == results.headline["codec"]) & (pl.col("code_bytes") == results.headline["bytes"])
-    rows = results.table("frontier.layer_head").filter(
-        own | (pl.col("codec") == ORACLE), pl.col("method") == "calibrated"
-    )
+    shown = results.is_record | (pl.col("codec") == ORACLE)
+    rows = results.table("frontier.layer_head").filter(shown, pl.col("method") == "calibrated")
     by = ["target_metric", "target", "codec", "rule"]
     columns = {
         "codec": Column("Codec"),
@@ -85,7 +81,7 @@ def _rules_table(results: Results) -> Table:
         f"Threshold rules for the {results.design} and for exact scores: means over {results.heads} heads, "
         "held-out texts. Which rule is best depends on what must not be lost: one that looks at the top keys "
         "keeps those, one that looks at the softmax denominator keeps mass.",
-        data.with_columns(in_words("codec"), promise()),
+        data.with_columns(in_words("codec"), promised()),
         {"promise": Column("Calibrated for")} | columns,
     )
 

@@ -7,7 +7,7 @@ import polars as pl
 
 from ghostkv.report.charts import line_at, logarithmic, quantity
 from ghostkv.report.document import Figure
-from ghostkv.report.expressions import aimed_at, in_words, means, near, promise
+from ghostkv.report.expressions import aimed_at, in_words, means, near, promised
 from ghostkv.report.numbers import percent, ratio
 from ghostkv.report.results import Results, words
 from ghostkv.report.theme import BLUE, INK, MUTED, ORANGE, VERMILION, WIDTH, coloured, top_legend
@@ -101,7 +101,7 @@ def cross_domain_figure(results: Results) -> Figure:
             pl.len().alias("heads"),
         )
         .with_columns(
-            pl.format("{}, {}", promise(), in_words("rule")).alias("promise"),
+            pl.format("{}, {}", promised(), in_words("rule")).alias("promise"),
             pl.format("{} ({})", pl.col("mean").round(2), pl.col("worst").round(1)).alias("label"),
         )
     )
@@ -160,7 +160,7 @@ def bands_figure(results: Results) -> Figure:
             pl.col("bytes_ratio").mean(),
         )
         .sort("target_metric", "target", "position")
-        .with_columns(promise())
+        .with_columns(promised())
     )
     span = logarithmic(data["band_start"].min(), data["band_stop"].max())
     base = alt.Chart(data).encode(

@@ -146,8 +146,7 @@ def _decisions(results: Results) -> Table:
     data = (
         summary(
             results,
-            pl.col("codec") == results.headline["codec"],
-            pl.col("code_bytes") == results.headline["bytes"],
+            results.is_record,
             pl.col("compensation") == "none",
         )
         .filter(pl.struct("rule", "target_metric", "target").is_in(_shared_goals(results)))

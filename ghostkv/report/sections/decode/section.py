@@ -81,10 +81,10 @@ def _reading(spread: pl.DataFrame, losses: pl.DataFrame, store: pl.DataFrame) ->
     text = (
         f"A decode over the trace, {int(cold['steps'].max()):,} steps in order and teacher-forced, on "
         f"{counted(cold['layer'].n_unique(), 'layer')}. A step eliminates {percent(gone['mean'].sum() / cold['mean'].sum())} of the "
-        f"cold keys and, under LRU, resurrects {_tokens(back['mean'].mean())} a KV head from slow memory or disk (p99 over "
-        f"steps {_tokens(back['p99'].mean())}, worst step {_tokens(back['max'].max())}); "
+        f"cold keys and, under LRU, resurrects {number(back['mean'].mean())} a KV head from slow memory or disk (p99 over "
+        f"steps {number(back['p99'].mean())}, worst step {number(back['max'].max())}); "
         f"{percent(again['mean'].sum() / max(back['mean'].sum(), 1e-9))} of them had been resurrected shortly before. "
-        f"The best that any choice of as many warm tokens could do on the same reads is {_tokens(best['mean'].mean())}. "
+        f"The best that any choice of as many warm tokens could do on the same reads is {number(best['mean'].mean())}. "
     )
     if worst:
         text += (
@@ -131,10 +131,6 @@ def _store(store: pl.DataFrame) -> str:
         f"By the kernel's own account {number(known['read_bytes'].sum() / 1e6)} MB were read, to the byte what was counted at "
         f"{share if same == 1 else f'**only {share}**'} of these steps. "
     )
-
-
-def _tokens(value: float) -> str:
-    return number(value) if value < 1000 else f"{value:,.0f}"
 
 
 def _loud(wrong: int) -> str:

@@ -60,9 +60,18 @@ def overall(results: Results) -> pl.DataFrame:
     return results.table("quality.summary").filter(pl.col("domain") == "all")
 
 
-def role(results: Results, name: str, domain: str = "all") -> dict:
+def role(results: Results, name: str) -> dict:
     """The policy that the headline quotes for something; empty where none was measured."""
-    rows = results.table("quality.summary").filter(pl.col("role") == name, pl.col("domain") == domain)
+    rows = overall(results).filter(pl.col("role") == name)
+    return rows.row(0, named=True) if rows.height else {}
+
+
+def against_peer(results: Results) -> dict:
+    """The policy of the byte budget beside the headline's peer at equal bytes; empty where nothing is compared."""
+    peer = results.config["quality"]["headline"]["peer"]
+    rows = results.table("quality.equal_bytes").filter(
+        pl.col("role") == "budget", pl.col("against") == peer, pl.col("domain") == "all"
+    )
     return rows.row(0, named=True) if rows.height else {}
 
 

@@ -12,6 +12,7 @@ from ghostkv.report.numbers import factor, percent, ratio, tiny
 from ghostkv.report.results import Results
 from ghostkv.report.sections.quality.figures import (
     ablation_figure,
+    against_peer,
     bytes_figure,
     family_name,
     overall,
@@ -40,12 +41,8 @@ def build(results: Results) -> Sequence[Block]:
 
 def _reading(results: Results) -> str:
     off, mass, ours = (role(results, name) for name in ("identity", "mass", "budget"))
-    peer = results.config["quality"]["headline"]["peer"]
-    rows = results.table("quality.equal_bytes").filter(
-        pl.col("role") == "budget", pl.col("against") == peer, pl.col("domain") == "all"
-    )
-    held = rows.row(0, named=True) if rows.height else {}
-    span = f"{factor(held.get('kl_ratio'))} below {family_name(peer)} at equal bytes"
+    held, peer = against_peer(results), family_name(results.config["quality"]["headline"]["peer"])
+    span = f"{factor(held.get('kl_ratio'))} below {peer} at equal bytes"
     if held.get("kl_ratio_low") is not None:
         span += f" (95 % interval {factor(held['kl_ratio_low'])} to {factor(held['kl_ratio_high'])})"
     slow = results.table("quality.speed")["slowdown"].max()

@@ -114,10 +114,8 @@ def _deviation_table(checks: pl.DataFrame) -> Table:
 
 
 def _points_table(results: Results, points: pl.DataFrame, target: float) -> Table:
-    headline = results.headline
     rows = points.filter(
-        pl.col("codec") == headline["codec"],
-        pl.col("code_bytes") == headline["bytes"],
+        results.is_record,
         pl.col("tokens") == results.config["synthetic"]["tokens"],
         pl.col("target_metric") == "fer",
         near("target", target) | (pl.col("method") == "safe"),

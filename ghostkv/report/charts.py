@@ -1,4 +1,4 @@
-"""Chart pieces that several sections share. Each takes a frame whose columns are already what is drawn."""
+"""Chart pieces that several chapters share. Each takes a frame whose columns are already what is drawn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report is made of: sections of prose, figures and tables. Nothing here knows a stage or a file
+"""What a report is made of: chapters of prose, figures and tables. Nothing here knows a stage or a file
 format."""
 
 from __future__ import annotations

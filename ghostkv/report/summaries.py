@@ -1,4 +1,4 @@
-"""Summaries that several sections show: means beside their spread and their worst case."""
+"""Summaries that several chapters show: means beside their spread and their worst case."""
 
 from __future__ import annotations
 

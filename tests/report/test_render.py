@@ -111,20 +111,20 @@ def test_a_block_that_states_its_sources_is_believed(results):
 
 
 def test_a_table_read_by_another_chapter_before_is_named_again(results):
-    section = Chapter("x", "X", lambda results: [_table("one", results.table("stage.a"))])
-    assert [_named(BuiltChapter.of(section, results, {})) for _ in range(2)] == [["a"], ["a"]]
+    chapter = Chapter("x", "X", lambda results: [_table("one", results.table("stage.a"))])
+    assert [_named(BuiltChapter.of(chapter, results, {})) for _ in range(2)] == [["a"], ["a"]]
 
 
 def test_what_a_chapter_names_does_not_hang_on_the_chapters_before(tmp_path):
     tables, params = make_tables(tmp_path), make_params()
     shared = Results(tables, params)
-    for section in CHAPTERS:
-        if all(map(shared.has, section.needs)):
-            alone = BuiltChapter.of(section, Results(tables, params), {})
-            after = BuiltChapter.of(section, shared, {})
-            assert alone.tables == after.tables, section.name
-            assert _named(alone) == _named(after), section.name
-            assert alone.tables, section.name
+    for chapter in CHAPTERS:
+        if all(map(shared.has, chapter.needs)):
+            alone = BuiltChapter.of(chapter, Results(tables, params), {})
+            after = BuiltChapter.of(chapter, shared, {})
+            assert alone.tables == after.tables, chapter.name
+            assert _named(alone) == _named(after), chapter.name
+            assert alone.tables, chapter.name
 
 
 def test_a_figure_is_printed_where_it_is_quoted_too(results):
@@ -134,7 +134,7 @@ def test_a_figure_is_printed_where_it_is_quoted_too(results):
     own = Chapter("own", "Own", lambda results: [], headline=(figure,))
     other = Chapter("other", "Other", lambda results: [], quotes=("stage.sum", "stage.not_measured"))
     measured = measure(results, [own, other])
-    chapters = [BuiltChapter.of(section, results, measured) for section in (own, other)]
+    chapters = [BuiltChapter.of(chapter, results, measured) for chapter in (own, other)]
     line = f"`stage.sum` = 3.0 (things; n = 2): `{figure.query}` on `{results.path('stage.a')}`"
     assert as_markdown("T", "s", chapters, [], 10, "figures").count(line) == 2
 

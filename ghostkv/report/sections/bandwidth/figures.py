@@ -8,6 +8,7 @@ import polars as pl
 
 from ghostkv.report.charts import logarithmic, quantity
 from ghostkv.report.document import Figure
+from ghostkv.report.expressions import in_words
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results
 from ghostkv.report.theme import (
@@ -183,7 +184,7 @@ def check_figure(results: Results) -> Figure:
     data = results.table("bandwidth.errors").with_columns(
         (pl.col("seconds") * 1e3).alias("milliseconds"),
         (pl.col("modelled_seconds") * 1e3).alias("modelled"),
-        pl.col("tier").str.replace_all("_", " "),
+        in_words("tier"),
     )
     held = data.filter(pl.col("held_out"))
     return Figure(

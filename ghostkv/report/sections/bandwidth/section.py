@@ -68,7 +68,7 @@ def _fits(results: Results) -> Table:
         "with several misses in flight; a direct read's overhead is the system call and the thread. *Spread* is the "
         "distance of the 10th from the 90th percentile of a configuration's repeats, over their median: what the machine's "
         "own unrest allows at best.",
-        results.table("bandwidth.fits").with_columns(pl.col("tier").str.replace_all("_", " ")),
+        results.table("bandwidth.fits").with_columns(in_words("tier")),
         {
             "tier": Column("Tier"),
             "configurations": Column("Configurations", "integer"),
@@ -132,7 +132,7 @@ def _crossings(results: Results) -> Table:
     )
     data = data.with_columns(
         scheme_words("against"),
-        pl.col("placement").str.replace_all("_", " "),
+        in_words("placement"),
         pl.when(pl.col("context").is_null()).then(pl.lit("never"))
         .when(pl.col("always")).then(pl.lit("all"))
         .otherwise(in_words("context", integer)).alias("from"),

@@ -7,8 +7,8 @@ import polars as pl
 
 from ghostkv.report.charts import line_at, logarithmic, quantity
 from ghostkv.report.document import Figure
-from ghostkv.report.expressions import aimed_at, in_words, means, near, promised
-from ghostkv.report.numbers import percent, ratio
+from ghostkv.report.expressions import aimed_at, in_words, means, promised
+from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results, words
 from ghostkv.report.theme import BLUE, INK, MUTED, ORANGE, VERMILION, WIDTH, coloured, top_legend
 
@@ -25,28 +25,6 @@ def own_codec(results: Results) -> pl.Expr:
 
 def output_goals(results: Results) -> pl.DataFrame:
     return summary(results, own_codec(results), pl.col("target_metric") == "output_error")
-
-
-def about_compensation(results: Results) -> str:
-    text = (
-        "**Tail compensation.** An eliminated key's record still says how much softmax mass it has; only its "
-        "value is unknown. Putting the running mean of the cold values in its place costs one vector per KV "
-        "head, whatever the context; page means cost one vector a page. Both are counted."
-    )
-    target = results.config["calibrated"]["targets"]["output_error"][0]
-    rows = output_goals(results).filter(near("target", target))
-    best = rows.filter(pl.col("compensation") == "mean").sort("bytes_ratio")
-    without = rows.filter(pl.col("compensation") == "none").sort("bytes_ratio")
-    if best.height and without.height:
-        found, plain = best.row(0, named=True), without.row(0, named=True)
-        text += (
-            f" At a mean output error of {percent(target, 0)} per head, {words(found['rule'])} eliminates "
-            f"{percent(found['elimination'])} at a bytes ratio of {ratio(found['bytes_ratio'])} (GQA-true "
-            f"{ratio(found['bytes_ratio_gqa'])}) with compensation, {percent(plain['elimination'])} at "
-            f"{ratio(plain['bytes_ratio'])} without; measured error {percent(found['achieved'])} and "
-            f"{percent(plain['achieved'])}."
-        )
-    return text
 
 
 def compensation_figure(results: Results) -> Figure:

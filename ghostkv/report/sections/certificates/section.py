@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table, figures
-from ghostkv.report.expressions import most, near
+from ghostkv.report.expressions import in_words, most, near
 from ghostkv.report.numbers import integer, percent
 from ghostkv.report.results import Results
 from ghostkv.report.sections.certificates.figures import mass_figure, pooled, pooled_heads
@@ -147,7 +147,7 @@ def _designs(frame: pl.DataFrame, delta: float) -> Table:
     topk = additive.filter(pl.col("certificate") == "topk")
     mass = additive.filter((pl.col("certificate") == "mass") & near("target", delta))
     data = pooled(topk, ["design"]).join(pooled(mass, ["design"]), on="design", suffix="_mass")
-    data = data.sort("bytes_ratio").with_columns(pl.col("design").str.replace_all("_", " "))
+    data = data.sort("bytes_ratio").with_columns(in_words("design"))
     return Table(
         "certificates_designs",
         "The cascade beside bounds of one level, all with K in float16 beside the index; comparisons take fewer queries. "

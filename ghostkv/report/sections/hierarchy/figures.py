@@ -7,6 +7,7 @@ import polars as pl
 
 from ghostkv.report.charts import line_at, quantity
 from ghostkv.report.document import Figure
+from ghostkv.report.expressions import in_words
 from ghostkv.report.theme import (
     BLUE,
     GREEN,
@@ -30,7 +31,7 @@ def measured(heads: pl.DataFrame) -> pl.DataFrame:
     """Rows of held-out text and trace with a name for each promise; what chose an index is left out."""
     named = pl.when(pl.col("certificate") == "topk").then(pl.lit(PROVEN)).otherwise(pl.lit(STATISTICAL))
     return heads.filter(pl.col("role") != "threshold", pl.col("certificate") != "mass").with_columns(
-        named.alias("promise"), pl.col("index").str.replace_all("_", " ").alias("index_name")
+        named.alias("promise"), in_words("index").alias("index_name")
     )
 
 

@@ -1,4 +1,4 @@
-"""Charts of the memory model. Each takes the frame of the numbers that it draws."""
+"""Charts of the memory model."""
 
 from __future__ import annotations
 
@@ -177,10 +177,12 @@ _DEPENDENT = ("quest", "additive", "nested", "near_memory")
 
 
 def captured_shape(results: Results) -> str:
+    """The model whose survivors were measured."""
     return results.table("bandwidth.steps")["shape"][0]
 
 
 def check_figure(results: Results) -> Figure:
+    """Modelled against measured times of this machine."""
     data = results.table("bandwidth.errors").with_columns(
         (pl.col("seconds") * 1e3).alias("milliseconds"),
         (pl.col("modelled_seconds") * 1e3).alias("modelled"),
@@ -200,6 +202,7 @@ def check_figure(results: Results) -> Figure:
 
 
 def steps_figure(results: Results) -> Figure:
+    """Attention time of a step, scheme by scheme."""
     shape, placements = captured_shape(results), _placements(results)
     data = results.table("bandwidth.steps").filter(
         (pl.col("shape") == shape)
@@ -209,22 +212,12 @@ def steps_figure(results: Results) -> Figure:
     data = data.with_columns(
         (pl.col("attention_seconds") * 1e3).alias("milliseconds"), scheme_words().alias("label")
     )
-    columns = (
-        "shape",
-        "placement",
-        "scheme",
-        "label",
-        "scenario",
-        "context",
-        "share",
-        "link_bytes",
-        "milliseconds",
-    )
+    about = ("shape", "placement", "scheme", "label", "scenario", "context")
     return Figure(
         "bandwidth_steps",
         f"Attention time of a step against context, {shape} (model)",
         _step_chart(data, placements),
-        data.select(columns),
+        data.select(*about, "share", "link_bytes", "milliseconds"),
         "Cold keys and values lie in the tier that names the panel, records in the fastest, where the config says no "
         "other. All of it is modelled; survivors are measured at the shortest contexts alone. At short contexts the "
         "latency of one more dependent phase outweighs the bytes saved. Additive and nested coincide where the bytes that "
@@ -237,6 +230,7 @@ def _placements(results: Results) -> list[str]:
 
 
 def maps_figure(results: Results) -> Figure:
+    """Where nested storage is faster than INT4 in full."""
     shape = captured_shape(results)
     data = results.table("bandwidth.maps").filter(pl.col("shape") == shape)
     context = data["context"][0]
@@ -253,6 +247,7 @@ def maps_figure(results: Results) -> Figure:
 
 
 def sensitivity_figure(results: Results) -> Figure:
+    """What each parameter changes."""
     shape, placements = captured_shape(results), _placements(results)
     rows = results.table("bandwidth.sensitivity").filter(
         (pl.col("shape") == shape) & pl.col("placement").is_in(placements)

@@ -1,4 +1,4 @@
-"""Figures of stage `calibrated`, and what several of its tables share."""
+"""Charts of calibrated thresholds, and the rows that several tables share."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ INSTEAD = {"none": "nothing", "mean": "running mean of V", "pages": "page means 
 
 
 def summary(results: Results, *rows: pl.Expr, domain: str = "all") -> pl.DataFrame:
+    """Rows of the summary over one domain."""
     return results.table("calibrated.summary").filter(pl.col("domain") == domain, *rows)
 
 
 def own_codec(results: Results) -> pl.Expr:
+    """Rows of the headline codec whose heads decide for themselves."""
     return (pl.col("codec") == results.headline["codec"]) & (pl.col("decision") == "head")
 
 
 def output_goals(results: Results) -> pl.DataFrame:
+    """Points that were calibrated for an output error."""
     return summary(results, own_codec(results), pl.col("target_metric") == "output_error")
 
 
 def compensation_figure(results: Results) -> Figure:
+    """Bytes of each layer by what stands in for eliminated values."""
     target = results.config["calibrated"]["targets"]["output_error"][0]
     data = (
         results.table("calibrated.calibrated")
@@ -66,6 +70,7 @@ def compensation_figure(results: Results) -> Figure:
 
 
 def cross_domain_figure(results: Results) -> Figure:
+    """Achieved over promised risk, domain by domain."""
     data = (
         results.table("calibrated.cross_domain")
         .with_columns((pl.col("achieved") / pl.col("target")).cast(pl.Float64).alias("share"))
@@ -120,6 +125,7 @@ def cross_domain_figure(results: Results) -> Figure:
 
 
 def bands_figure(results: Results) -> Figure:
+    """Achieved over promised risk by position."""
     heads = (
         results.table("calibrated.bands")
         .filter(results.is_rule, pl.col("target_metric") != "output_error")

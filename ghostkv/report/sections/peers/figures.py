@@ -12,7 +12,7 @@ from ghostkv.report.charts import logarithmic, quantity
 from ghostkv.report.document import Figure
 from ghostkv.report.expressions import in_words
 from ghostkv.report.names import method
-from ghostkv.report.numbers import NONE, counted, percent
+from ghostkv.report.numbers import counted
 from ghostkv.report.results import Results
 from ghostkv.report.theme import (
     BLUE,
@@ -55,49 +55,6 @@ def our_setting(results: Results) -> dict:
     """The selector that peers are held against: the first of our own."""
     own = results.table("peers.peers").filter(pl.col("kind") == "ours")
     return own.select("selector", "variant").row(0, named=True) if own.height else {}
-
-
-def small_budgets(results: Results) -> str:
-    """Below 1/8 an index weighs: which setting of ours is best there, and which peer."""
-    text = ""
-    summary = results.table("peers.summary").filter(pl.col("domain") == "all", pl.col("ratio") < 0.1)
-    for metric in shown_metrics(results)[:1]:
-        rows = summary.filter(pl.col("metric") == metric).drop_nulls("mean").sort("mean", maintain_order=True)
-        for ratio in sorted(rows["ratio"].unique().to_list(), reverse=True):
-            at = {
-                kind: rows.filter(pl.col("ratio") == ratio, pl.col("kind") == kind)
-                for kind in ("ours", "peer")
-            }
-            if at["peer"].is_empty():
-                continue
-            peer = at["peer"].row(0, named=True)
-            setting = f" ({peer['variant']})" if peer["variant"] else ""
-            told = f"best peer {method(peer['selector'])}{setting}, {NOUNS[metric]} {percent(peer['mean'])}"
-            if at["ours"].is_empty():
-                text += f"**At {fraction(ratio)}** none of our records fits; {told}. "
-                continue
-            mine = at["ours"].row(0, named=True)
-            text += (
-                f"**At {fraction(ratio)}** an index takes a large part of the budget: our best setting is "
-                f"{mine['variant']} with {percent(mine['mean'])}; {told}. "
-            )
-    return text
-
-
-def why_not_beaten(results: Results, selector: str, ratio: float) -> str:
-    """What keeps a peer from being beaten: the metrics on which it is better, or too close."""
-    rows = results.table("peers.comparison").filter(
-        pl.col("selector") == selector, pl.col("ratio") == ratio, pl.col("kind") == "peer"
-    )
-    better = rows.filter(pl.col("difference") <= 0)["metric"].unique(maintain_order=True).to_list()
-    close = (
-        rows.filter(pl.col("difference") > 0, ~pl.col("separate"))["metric"]
-        .unique(maintain_order=True)
-        .to_list()
-    )
-    parts = [f"lower {NOUNS[metric]} than ours" for metric in better]
-    parts += [f"intervals of {NOUNS[metric]} overlap" for metric in close if metric not in better]
-    return f"{method(selector)} ({'; '.join(parts)})"
 
 
 def best_settings(results: Results, metric: str) -> pl.DataFrame:
@@ -144,13 +101,6 @@ def ours_against_best(results: Results, by: str) -> pl.DataFrame:
         )
         found = found.join(oracle.select(by, pl.col(metric).alias(f"{metric}_oracle")), on=by, how="left")
     return found
-
-
-def with_interval(row: dict) -> str:
-    if row["mean"] is None:
-        return NONE
-    mean = percent(row["mean"])
-    return mean if row["low"] is None else f"{mean} ({100 * row['low']:.1f}–{100 * row['high']:.1f})"
 
 
 _PANEL, _HEIGHT = 232, 360

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import polars as pl
 
 from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table, figures
-from ghostkv.report.numbers import counted, listed
+from ghostkv.report.names import method
+from ghostkv.report.numbers import NONE, counted, listed, percent
 from ghostkv.report.results import Results
 from ghostkv.report.sections.peers.figures import (
     METRICS,
@@ -20,9 +21,6 @@ from ghostkv.report.sections.peers.figures import (
     our_setting,
     ours_against_best,
     shown_metrics,
-    small_budgets,
-    why_not_beaten,
-    with_interval,
 )
 
 
@@ -62,8 +60,58 @@ def _reading(results: Results) -> str:
         )
         lost = known.filter(~pl.col("beaten"))["selector"].to_list()
         if lost:
-            text += f"Not beaten: {listed([why_not_beaten(results, name, ratio) for name in lost])}. "
-    return text + small_budgets(results)
+            text += f"Not beaten: {listed([_why_not_beaten(results, name, ratio) for name in lost])}. "
+    return text + _small_budgets(results)
+
+
+def _small_budgets(results: Results) -> str:
+    """Below 1/8 an index weighs: which setting of ours is best there, and which peer."""
+    text = ""
+    summary = results.table("peers.summary").filter(pl.col("domain") == "all", pl.col("ratio") < 0.1)
+    for metric in shown_metrics(results)[:1]:
+        rows = summary.filter(pl.col("metric") == metric).drop_nulls("mean").sort("mean", maintain_order=True)
+        for ratio in sorted(rows["ratio"].unique().to_list(), reverse=True):
+            at = {
+                kind: rows.filter(pl.col("ratio") == ratio, pl.col("kind") == kind)
+                for kind in ("ours", "peer")
+            }
+            if at["peer"].is_empty():
+                continue
+            peer = at["peer"].row(0, named=True)
+            setting = f" ({peer['variant']})" if peer["variant"] else ""
+            told = f"best peer {method(peer['selector'])}{setting}, {NOUNS[metric]} {percent(peer['mean'])}"
+            if at["ours"].is_empty():
+                text += f"**At {fraction(ratio)}** none of our records fits; {told}. "
+                continue
+            mine = at["ours"].row(0, named=True)
+            text += (
+                f"**At {fraction(ratio)}** an index takes a large part of the budget: our best setting is "
+                f"{mine['variant']} with {percent(mine['mean'])}; {told}. "
+            )
+    return text
+
+
+def _why_not_beaten(results: Results, selector: str, ratio: float) -> str:
+    """What keeps a peer from being beaten: the metrics on which it is better, or too close."""
+    rows = results.table("peers.comparison").filter(
+        pl.col("selector") == selector, pl.col("ratio") == ratio, pl.col("kind") == "peer"
+    )
+    better = rows.filter(pl.col("difference") <= 0)["metric"].unique(maintain_order=True).to_list()
+    close = (
+        rows.filter(pl.col("difference") > 0, ~pl.col("separate"))["metric"]
+        .unique(maintain_order=True)
+        .to_list()
+    )
+    parts = [f"lower {NOUNS[metric]} than ours" for metric in better]
+    parts += [f"intervals of {NOUNS[metric]} overlap" for metric in close if metric not in better]
+    return f"{method(selector)} ({'; '.join(parts)})"
+
+
+def _with_interval(row: dict) -> str:
+    if row["mean"] is None:
+        return NONE
+    mean = percent(row["mean"])
+    return mean if row["low"] is None else f"{mean} ({100 * row['low']:.1f}–{100 * row['high']:.1f})"
 
 
 def _verdicts(results: Results) -> Table:
@@ -143,7 +191,7 @@ def _variants(results: Results) -> Table:
         span = rows.select(
             *keys,
             pl.struct("mean", "low", "high")
-            .map_elements(with_interval, return_dtype=pl.String)
+            .map_elements(_with_interval, return_dtype=pl.String)
             .alias(f"{metric}_span"),
             pl.col("head_p95").alias(f"{metric}_head"),
         )

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table, aggregated, figures
-from ghostkv.report.numbers import counted, factor, integer
+from ghostkv.report.document import Block, Chapter, Column, Prose, Table, aggregated, figures
+from ghostkv.report.numbers import counted
 from ghostkv.report.results import Results
-from ghostkv.report.sections.store.figures import METHOD_WORDS, gather_chart, kill_chart, kill_frame
+from ghostkv.report.sections.store.figures import gather_figure, gather_frame, kills_figure
 
 _KEPT = "CASE WHEN readable AND identical THEN recovered_tokens ELSE 0 END"
 
@@ -18,9 +18,9 @@ def build(results: Results) -> Sequence[Block]:
     """Kills first, then damage, then what it costs."""
     return [
         Prose(_reading(results)),
-        _kills(results),
+        kills_figure(results),
         _damage(results),
-        _gathers(results),
+        gather_figure(results),
         _gather_table(results),
         _appends(results),
     ]
@@ -52,22 +52,6 @@ def _reading(results: Results) -> str:
     )  # fmt: skip
 
 
-def _kills(results: Results) -> Figure:
-    data = kill_frame(results.table("store.kills"))
-    cut = results.table("store.kills")["cut_bytes"]
-    below = data.filter(pl.col("beyond") < 0).height
-    return Figure(
-        "store_kills",
-        "What a kill leaves of a store",
-        kill_chart(data),
-        data,
-        "A dot is a kill. Left: on the dashed line a store holds exactly what was acknowledged, below it would be a loss "
-        f"({integer(below)} of {data.height}). Right: the grey bar is the append under way; a store may hold any whole part "
-        "of it that reached the file, which nobody was promised. Kills are aimed at bytes and at calls, so that they do "
-        f"not fall on phases as time does. Opening cut off torn writes of up to {integer(cut.max())} bytes.",
-    )
-
-
 def _damage(results: Results) -> Table:
     outcome = pl.col("outcome")
     complete = pl.col("named_file") & pl.col("named_offset").is_not_null() & pl.col("has_remedy")
@@ -96,52 +80,12 @@ def _damage(results: Results) -> Table:
     )
 
 
-def _gather_frame(results: Results) -> pl.DataFrame:
-    rate = pl.col("rows_per_second") / 1e6
-    return (
-        results.table("store.gathers")
-        .group_by("spread", "rows", "method", maintain_order=True)
-        .agg(
-            pl.len().alias("repeats"),
-            rate.min().alias("low"),
-            rate.median().alias("median"),
-            rate.max().alias("high"),
-            (pl.col("bytes_per_second").median() / 1e9).alias("gb_s"),
-            (pl.col("seconds").median() * 1e6).alias("microseconds"),
-            pl.col("ratio").median(),
-            pl.col("blocks").first(),
-            pl.col("requests").first(),
-        )
-        .with_columns(pl.col("method").replace_strict(METHOD_WORDS).alias("label"))
-    )
-
-
-def _gathers(results: Results) -> Figure:
-    config, data = results.config["store"], _gather_frame(results)
-    largest = data.filter(pl.col("rows") == data["rows"].max(), pl.col("spread") == "scattered")
-    checked = largest.filter(pl.col("method") == "map_verified")["ratio"][0]
-    least = data.filter(pl.col("rows") == data["rows"].min(), pl.col("spread") == "scattered")
-    small = least.filter(pl.col("method") == "map_verified")["ratio"][0]
-    return Figure(
-        "store_gather",
-        "Survivors of one head, read back",
-        gather_chart(data),
-        data,
-        f"Rows of {config['head_dim']} K and as many V in fp16 out of {config['gather_tokens']:,} tokens, in the page cache; "
-        f"clustered survivors come in runs of {config['run_tokens']}. Dots are medians, bars the range of "
-        f"{counted(config['repeats'], 'repeat')}. A call costs the same however few rows it reads: with checksums, "
-        f"{integer(data['rows'].min())} scattered rows take {factor(small)} the time of NumPy's fancy index in RAM, "
-        f"{integer(data['rows'].max())} rows {factor(checked)}. By blocks, one system call reads each run of 4,096-byte blocks: "
-        "that is for files that are not in memory. Times from the disk are in the chapter on memory tiers.",
-    )  # fmt: skip
-
-
 def _gather_table(results: Results) -> Table:
     return Table(
         "store_gather",
         "The same in numbers: medians of the repeats. *Over RAM* is the time over NumPy's in the same repeat; blocks and "
         "requests are what a read of the file touches.",
-        _gather_frame(results),
+        gather_frame(results),
         {
             "spread": Column("Survivors"),
             "rows": Column("Rows", "integer"),

@@ -102,7 +102,7 @@ def line_at(dash: Sequence[int] = (2, 2), color: str = INK, **at: float) -> alt.
 
 
 def _layer_spread(rows: pl.DataFrame, column: str, oracle: pl.DataFrame | None = None) -> pl.DataFrame:
-    """Lowest, mean and highest head of each layer, and what exact scores give in the mean: as `layer_strip` draws it."""
+    """Lowest, mean and highest head of each layer, and what exact scores give in the mean: as `_layer_strip` draws it."""
     value = pl.col(column).cast(pl.Float64)
     heads = rows.group_by("layer").agg(
         value.min().alias("low"), value.mean().alias("mean"), value.max().alias("high")

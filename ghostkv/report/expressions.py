@@ -44,9 +44,9 @@ def aimed_at(metric: str, target: float) -> pl.Expr:
     return (pl.col("target_metric") == metric) & near("target", target)
 
 
-def at_target(metric: str, target: float, method: str = "calibrated") -> pl.Expr:
-    """Those of them that were chosen by one method."""
-    return aimed_at(metric, target) & (pl.col("method") == method)
+def at_target(metric: str, target: float) -> pl.Expr:
+    """Those of them that calibration chose, neither the safe points' margin nor hindsight."""
+    return aimed_at(metric, target) & (pl.col("method") == "calibrated")
 
 
 def most(share: str) -> pl.Expr:

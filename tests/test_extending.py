@@ -57,18 +57,18 @@ import json
 import numpy as np
 from ghostkv.codecs import by_name
 from ghostkv.config.experiment import read_config
-from ghostkv.report.theme import codec_colours
+from ghostkv.report.theme import own_colours
 from tests.elimination.test_bounds import fitted, worst_excess
 config = read_config("hadamard.yaml")
 rng = np.random.default_rng(1)
 excess = [worst_excess(fitted("hadamard")[0], rng.standard_t(1.5, (200, 16)) * size, rng.normal(size=(30, 16))) for size in (0.1, 1, 30)]
 codec = by_name.make("hadamard", 4).load(fitted("hadamard")[0].arrays())
 print(json.dumps({
-    "home": codecs.__file__,
+    "home": by_name.__file__,
     "names": by_name.names(),
     "headline": config.frontier.headline.codec,
-    "colour": codec_colours()["hadamard"],
-    "colours": len(set(codec_colours().values())),
+    "colour": own_colours()["hadamard"],
+    "colours": len(set(own_colours().values())),
     "excess": float(max(excess)),
     "record_bytes": codec.record_bytes,
 }))

@@ -3,6 +3,7 @@ frame."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import cycle
 
@@ -25,15 +26,34 @@ SEQUENTIAL = "viridis"
 WIDTH = 620
 
 
-def codec_scale(codecs: list[str]) -> alt.Scale:
+def colours(names: Iterable[str], fixed: Mapping[str, str], spare: Sequence[str] = _SPARE) -> dict[str, str]:
+    """A colour a name: its own where it has one, else one of the spare ones in turn."""
+    rest = cycle(spare)
+    return {name: fixed.get(name) or next(rest) for name in names}
+
+
+def codec_colours(codecs: Iterable[str]) -> dict[str, str]:
     """The colour of each codec by its words, the same in every figure."""
-    known, spare = codec_colours(), cycle(_SPARE)
-    colours = [known.get(codec) or next(spare) for codec in codecs]
-    return alt.Scale(domain=[words(codec) for codec in codecs], range=colours)
+    return {words(codec): colour for codec, colour in colours(codecs, own_colours()).items()}
+
+
+def scale_of(colours: Mapping[str, str]) -> alt.Scale:
+    """Names and their colours as a scale."""
+    return alt.Scale(domain=list(colours), range=list(colours.values()))
+
+
+def top_legend(**options) -> alt.Legend:
+    """A legend above the chart, without a title of its own unless one is given."""
+    return alt.Legend(**{"title": None, "orient": "top"} | options)
+
+
+def coloured(field: str, colours: Mapping[str, str], **legend) -> alt.Color:
+    """The encoding of names as colours, with a legend above the chart."""
+    return alt.Color(f"{field}:N", scale=scale_of(colours), legend=top_legend(**legend))
 
 
 @cache
-def codec_colours() -> dict[str, str]:
+def own_colours() -> dict[str, str]:
     """The colour that each codec's class names, or a spare one in the order of names; grey for exact scores."""
     spare = cycle(_SPARE)
     found = methods("codecs", "Codec")

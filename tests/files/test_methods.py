@@ -10,7 +10,7 @@ import pytest
 
 from ghostkv.codecs import Codec
 from ghostkv.files.methods import PACKAGE, load, methods
-from ghostkv.report.theme import BLUE, GREEN, ORANGE, PURPLE, VERMILION, codec_colours
+from ghostkv.report.theme import BLUE, GREEN, ORANGE, PURPLE, VERMILION, own_colours
 from ghostkv.selectors import Selector
 
 ROOMS = {"codecs": Codec, "selectors": Selector}
@@ -43,7 +43,7 @@ def test_every_codec_is_named_as_its_file():
 
 
 def test_the_colours_of_the_codecs():
-    assert codec_colours() == {
+    assert own_colours() == {
         "gaussian": VERMILION,
         "pca": ORANGE,
         "random_orthogonal": PURPLE,

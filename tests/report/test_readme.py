@@ -78,7 +78,7 @@ def test_the_first_screen_has_the_answer_then_the_picture_then_the_commands():
 
 
 def test_every_figure_of_the_readme_is_one_that_a_chapter_promises():
-    listed = getattr(chapters, "CHAPTERS", None) or chapters.SECTIONS
+    listed = chapters.CHAPTERS
     promised = {figure.name for chapter in listed for figure in chapter.headline}
     shown = {name for _, name, _ in ROWS} | {
         name for sentence in ANSWER for name in re.findall(r"\{([\w.]+):", sentence)

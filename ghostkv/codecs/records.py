@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ghostkv import codecs
-from ghostkv.codecs import Codec, Records
+from ghostkv.codecs import Codec, Records, by_name
 from ghostkv.files.errors import TableError
 from ghostkv.files.io import ParquetAppender, atomic_path
 
@@ -78,7 +77,7 @@ def load_codecs(path: str | Path, chosen: Sequence[CodecSpec]) -> dict[tuple[Cod
     if missing:
         raise TableError(f"{path}: lacks codecs {sorted(missing)}. Delete it and rerun sketch.")
     return {
-        (spec, kv_head): codecs.load(spec.name, spec.code_bytes, found)
+        (spec, kv_head): by_name.make(spec.name, spec.code_bytes).load(found)
         for (spec, kv_head), found in arrays.items()
     }
 

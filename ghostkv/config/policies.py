@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import ast
-import difflib
-from collections.abc import Collection, Iterable, Mapping
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Field, StrictBool, create_model, model_serializer, model_validator
 
+from ghostkv.codecs.by_name import modules
 from ghostkv.config.base import PositiveInt, Section
 from ghostkv.config.certificates import BudgetShare, LevelBits
 from ghostkv.config.frontier import Frontier
-from ghostkv.config.peers import SelectorEntry, selector_names
+from ghostkv.config.peers import SelectorEntry
+from ghostkv.config.selectors import check_selector, selector_options
 from ghostkv.config.sketch import CodecName, Sketch
 from ghostkv.files.errors import ConfigError
 
@@ -234,10 +232,14 @@ def entries_of(own: type[PolicyOptions]) -> Any:
     return Annotated[Union[branches], Field(discriminator="policy")]  # noqa: UP007
 
 
-def selector_modules(policies: Iterable[PolicyOptions]) -> tuple[str, ...]:
-    """Modules that policies find by name: those of the selectors they seat."""
-    names = {one.selector.name for one in policies if isinstance(one, SelectorPolicy)}
-    return tuple(f"ghostkv.selectors.{name}" for name in sorted(names))
+def modules_of(policies: Iterable[PolicyOptions]) -> tuple[str, ...]:
+    """Modules that policies find by name, for `Job.uses`: their codecs and selectors."""
+    # The base of each room is among them, as a job that names no module of a room depends on all.
+    codecs, selectors = {"base"}, {"base"}
+    for one in policies:
+        codecs |= {one.record[0]} if one.record else set()
+        selectors |= {one.selector.name} if isinstance(one, SelectorPolicy) else set()
+    return (*modules(codecs), *sorted(f"ghostkv.selectors.{name}" for name in selectors))
 
 
 def check_fitted(where: str, entries: Iterable[PolicyOptions], sketch: Sketch, frontier: Frontier) -> None:
@@ -275,42 +277,3 @@ def _check_calibrated(place: str, entry: CalibratedPolicy, frontier: Frontier) -
             f"Accepted: {targets}.\n"
             f"  Write: {entry.target_metric}: {sorted([*targets, entry.target])}   (under frontier.targets, or leave the policy out)"
         )
-
-
-def check_selector(entry: Mapping[str, Any], where: str) -> None:
-    """Refuse a selector that does not exist, or has no such hyperparameter."""
-    name = entry["name"]
-    if name not in selector_names():
-        raise ConfigError(
-            f"config: {where} seats the selector {name!r}. Accepted: {', '.join(selector_names())}.\n"
-            f"  Write: selector: {{name: {_near(name, selector_names()) or 'quest'}}}"
-        )
-    known = selector_options(name)
-    for key in set(entry) - {"name", *known}:
-        near = _near(key, known)
-        fix = f"Did you mean `{near}`? Write: {near}: {entry[key]}" if near else "Remove it."
-        raise ConfigError(
-            f"config: {where} seats {name} with {key}: {entry[key]}, which it does not have. "
-            f"Accepted: {', '.join(known) or 'none'}.\n  {fix}"
-        )
-
-
-@lru_cache
-def selector_options(name: str) -> dict[str, Any]:
-    """A selector's hyperparameters and their defaults, read from its source: importing it would cost every use of the config a second."""
-    tree = ast.parse((Path(__file__).parents[1] / "selectors" / f"{name}.py").read_text(encoding="utf-8"))
-    (found,) = [
-        node
-        for node in tree.body
-        if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "Selector" for base in node.bases)
-    ]
-    values = {
-        line.target.id: ast.literal_eval(line.value)
-        for line in found.body
-        if isinstance(line, ast.AnnAssign) and "ClassVar" not in ast.unparse(line.annotation)
-    }
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-
-
-def _near(word: str, known: Collection[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.6)), None)

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ConfigDict, Field, model_validator
 
 from ghostkv.config.base import PositiveInt, Section, Share
-from ghostkv.config.sketch import Codec
+from ghostkv.config.sketch import CodecEntry
 from ghostkv.files.errors import ConfigError
 
 # Parameters of each generator of ghostkv/captures/generators.py, which is not imported here, as it brings NumPy.
@@ -129,13 +129,13 @@ class Synthetic(Section):
         min_length=1,
         description="Generators and their parameters; see docs/synthetic.md. One job each.",
     )
-    codecs: list[Codec] = Field(
+    codecs: list[CodecEntry] = Field(
         default=[
-            Codec(name="gaussian", bytes=[4, 8, 16, 32]),
-            Codec(name="random_orthogonal", bytes=[4, 8, 16, 32]),
-            Codec(name="pca", bytes=[4, 8, 16, 32]),
-            Codec(name="whitened", bytes=[4, 8, 16, 32]),
-            Codec(name="transform_code", bytes=[4, 8, 16, 32]),
+            CodecEntry(name="gaussian", bytes=[4, 8, 16, 32]),
+            CodecEntry(name="random_orthogonal", bytes=[4, 8, 16, 32]),
+            CodecEntry(name="pca", bytes=[4, 8, 16, 32]),
+            CodecEntry(name="whitened", bytes=[4, 8, 16, 32]),
+            CodecEntry(name="transform_code", bytes=[4, 8, 16, 32]),
         ],
         min_length=1,
         description="Codecs and their bytes of code; frontier.headline is added where it lacks.",

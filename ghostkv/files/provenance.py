@@ -25,10 +25,12 @@ _NAME = PACKAGE.name
 def fingerprint(*modules: str) -> str:
     """Hash of the code of modules and of all that they import inside the package.
 
+    Of a room whose modules are found by name, such as codecs, those given here count; all of it where none is given.
+
     Parameters
     ----------
     *modules : str
-        Dotted names, such as "ghostkv.stages.frontier.layer".
+        Dotted names, such as "ghostkv.stages.frontier.layer", "ghostkv.codecs.pca".
 
     Returns
     -------
@@ -41,17 +43,18 @@ def fingerprint(*modules: str) -> str:
         The package has no such module.
     """
     digest = hashlib.sha256()
-    for name in sorted({name for module in modules for name in closure(module)}):
+    for name in sorted({name for module in modules for name in closure(module, modules[1:])}):
         digest.update(f"{name}\0{_read(name)[0]}\0".encode())
     return digest.hexdigest()[:16]
 
 
 @cache
-def closure(module: str) -> tuple[str, ...]:
+def closure(module: str, found_by_name: tuple[str, ...] = ()) -> tuple[str, ...]:
     """All modules of the package that run when `module` is used, itself included, sorted by name.
 
     Imports inside functions count: a stage imports torch's side of the package lazily and depends on it all
-    the same. Imports under `if TYPE_CHECKING:` never run and do not count.
+    the same. Imports under `if TYPE_CHECKING:` never run and do not count. A text that ends with a dot, such as
+    "ghostkv.codecs.", names every module of that room, or those of `found_by_name` that are in it.
     """
     if _file(module) is None:
         raise ModuleNotFoundError(f"{module}: no such module in {PACKAGE}")
@@ -64,8 +67,16 @@ def closure(module: str) -> tuple[str, ...]:
         seen.add(name)
         # Importing a.b.c runs a and a.b first.
         parent = name.rpartition(".")[0]
-        waiting += ([parent] if parent else []) + list(_read(name)[1])
+        waiting += [parent] if parent else []
+        for named in _read(name)[1]:
+            waiting += _room(named, found_by_name) if named.endswith(".") else [named]
     return tuple(sorted(seen))
+
+
+def _room(prefix: str, found_by_name: tuple[str, ...]) -> list[str]:
+    named = [name for name in found_by_name if name.startswith(prefix)]
+    folder = PACKAGE.joinpath(*prefix.split(".")[1:-1])
+    return named or [prefix + path.stem for path in folder.glob("*.py") if path.stem != "__init__"]
 
 
 def metadata(code: str | None = None, **facts: object) -> dict[str, str]:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ghostkv.report.jobs import WriteReport
 
 ORACLE = "exact"
-# Targets are stored in float32; two of them never lie this close.
-_SAME = 1e-6
 
 
 class Results:
@@ -141,13 +139,14 @@ class Results:
         return pl.col("rule") == self.headline["rule"]
 
     @property
+    def is_record(self) -> pl.Expr:
+        """Rows of the headline codec at its size, under any rule."""
+        return (pl.col("codec") == self.headline["codec"]) & (pl.col("code_bytes") == self.headline["bytes"])
+
+    @property
     def is_headline(self) -> pl.Expr:
         """Rows of the headline design."""
-        return (
-            (pl.col("codec") == self.headline["codec"])
-            & (pl.col("code_bytes") == self.headline["bytes"])
-            & self.is_rule
-        )
+        return self.is_record & self.is_rule
 
     @property
     def is_oracle(self) -> pl.Expr:
@@ -182,15 +181,6 @@ class Results:
     def tightest(self, metric: str) -> float | None:
         """The smallest of them, if there is any."""
         return next(iter(self.targets(metric)), None)
-
-
-def at_target(metric: str, target: float, method: str = "calibrated") -> pl.Expr:
-    """Rows of operating points that were chosen for `metric` <= `target`."""
-    return (
-        (pl.col("target_metric") == metric)
-        & ((pl.col("target") - target).abs() < _SAME)
-        & (pl.col("method") == method)
-    )
 
 
 def words(name: str) -> str:

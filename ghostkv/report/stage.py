@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from ghostkv.files.errors import TableError
 from ghostkv.files.io import write_json, write_text
-from ghostkv.report.chapters import SECTIONS
-from ghostkv.report.document import Figure, Section
+from ghostkv.report.chapters import CHAPTERS
+from ghostkv.report.document import Chapter, Figure
 from ghostkv.report.figures import write_figure
 from ghostkv.report.headline import measure
-from ghostkv.report.render import Chapter, as_html, as_markdown
+from ghostkv.report.render import BuiltChapter, as_html, as_markdown
 from ghostkv.report.results import Results
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ def write_report(
         A table that the pipeline always makes was not given, or cannot be read.
     """
     results = Results(inputs, job)
-    sections, left_out = _present(results)
-    measured = measure(results, sections)
-    chapters = [Chapter.of(section, results, measured) for section in sections]
+    present, left_out = _present(results)
+    measured = measure(results, present)
+    chapters = [BuiltChapter.of(chapter, results, measured) for chapter in present]
     folder = Path(outputs["figures"])
     folder.mkdir(parents=True, exist_ok=True)
     figures = [block for chapter in chapters for block in chapter.blocks if isinstance(block, Figure)]
@@ -61,30 +61,30 @@ def write_report(
     write_text(as_html(title, subtitle, chapters, left_out, svgs), outputs["html"])
 
 
-def _present(results: Results) -> tuple[list[Section], list[str]]:
-    """Sections whose tables exist, and why the others are left out."""
-    sections, left_out = [], []
-    for section in SECTIONS:
-        lacking = [table for table in section.needs if not results.has(table)]
+def _present(results: Results) -> tuple[list[Chapter], list[str]]:
+    """Chapters whose tables exist, and why the others are left out."""
+    present, left_out = [], []
+    for chapter in CHAPTERS:
+        lacking = [table for table in chapter.needs if not results.has(table)]
         for table in lacking:
             if not table.startswith(_MODEL_STAGES + EXTRA_STAGES):
                 raise TableError(
-                    f"report: section {section.name} needs the table {table}, which was not given.\n"
+                    f"report: chapter {chapter.name} needs the table {table}, which was not given.\n"
                     f"  Write: add {table.replace('.', '_', 1)} to the inputs of rule report"
                 )
         if lacking and lacking[0].startswith(EXTRA_STAGES):
             stage = lacking[0].partition(".")[0]
-            left_out.append(f"{section.title}: not run. `snakemake {stage}` runs it and shows it here.")
+            left_out.append(f"{chapter.title}: not run. `snakemake {stage}` runs it and shows it here.")
         elif lacking:
             left_out.append(
-                f"{section.title}: it runs the model, and imported tensors come without one "
+                f"{chapter.title}: it runs the model, and imported tensors come without one "
                 f"({', '.join(lacking)})."
             )
         else:
-            sections.append(section)
+            present.append(chapter)
     if not results.has_output:
         left_out.append("Output errors: no values were captured, so only softmax mass is known.")
-    return sections, left_out
+    return present, left_out
 
 
 def _subtitle(results: Results) -> str:

@@ -184,9 +184,7 @@ def _ghosts(
     policy: RecordPolicy, sources: Sources, active: Sequence[int], theta: float | Mapping[int, np.ndarray],
     compensate: bool = True, per_key: bool = False,
 ) -> Mapping[int, Decider]:  # fmt: skip
-    frames = {
-        layer: GhostFrames.of(sources.fitted(layer, policy.codec, policy.code_bytes)) for layer in active
-    }
+    frames = {layer: GhostFrames.of(sources.fitted(layer, *policy.record)) for layer in active}
     return ghost_policy(frames, theta, sources.heads, compensate, per_key).deciders
 
 
@@ -232,9 +230,7 @@ def _calibrated(policy: CalibratedPolicy, sources: Sources) -> dict[int, np.ndar
 def _seated(policy: SelectorPolicy, sources: Sources, layer: int) -> Seated:
     """A selector of the peers list, fitted as the peers stage fits it."""
     name, selector = make(policy.selector.plain())
-    size, codecs = getattr(selector, "code_bytes", None), {}
-    if size is not None:
-        codecs["transform_code", size] = sources.fitted(layer, "transform_code", size)
+    codecs = {policy.record: sources.fitted(layer, *policy.record)} if policy.record else {}
     if type(selector).fit is Selector.fit:
         kv_heads = int(read_layers_table(sources.captures[0].folder)["kv_heads"][0])
         return Seated(selector, [None] * kv_heads, policy.ratio, name, codecs)

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, fields
 
 import pytest
 
 from ghostkv.config.certificates import Certificates
 from ghostkv.config.experiment import Config, load_config
 from ghostkv.config.frontier import Frontier
-from ghostkv.config.peers import Peers
 from ghostkv.config.policies import (
     BRANCHES,
     CertifiedMassPolicy,
     IdentityPolicy,
     SelectorPolicy,
-    selector_modules,
-    selector_options,
+    modules_of,
 )
 from ghostkv.config.resolved import resolve
 from ghostkv.files.errors import ConfigError
-from ghostkv.selectors import make
 
 QUEST = {"policy": "selector", "selector": {"name": "quest"}, "ratio": 0.2}
 FAULTS = {
@@ -34,7 +30,7 @@ FAULTS = {
     "no label": ({"policy": "identity", "label": None}, ["policies[0].label is null", "Write: label: ghost_030"]),
     "unknown selector": (
         QUEST | {"selector": {"name": "telepathy"}},
-        ["policy mine seats the selector 'telepathy'", "quest", "Write: selector: {name: "],
+        ["policy mine names 'telepathy'", "quest", "Write: {name: "],
     ),
     "selector by its bare name": (
         QUEST | {"selector": "quest"},
@@ -96,16 +92,6 @@ def only(entry):
         "headline": headline,
         "ablation": {"policy": None},
         "generation": {"policies": []},
-    }
-
-
-@pytest.mark.parametrize("name", sorted({entry.name for entry in Peers().selectors}))
-def test_hyperparameters_are_those_of_the_selector(name):
-    _, selector = make({"name": name})
-    found = {field.name: field.default for field in fields(selector)}
-    assert MISSING not in found.values()
-    assert selector_options(name) == {
-        key: list(value) if isinstance(value, tuple) else value for key, value in found.items()
     }
 
 
@@ -202,6 +188,11 @@ def test_imported_tensors_need_no_records_of_a_model_that_is_not_there():
 
 
 def test_modules_that_policies_find_by_name():
-    assert selector_modules(Config().retrieval.policies) == tuple(
-        f"ghostkv.selectors.{name}" for name in ("oracle_topk", "quest", "snapkv", "streaming_llm")
+    assert modules_of(Config().retrieval.policies) == (
+        "ghostkv.codecs.base",
+        "ghostkv.codecs.transform_code",
+        *(
+            f"ghostkv.selectors.{name}"
+            for name in ("base", "oracle_topk", "quest", "snapkv", "streaming_llm")
+        ),
     )

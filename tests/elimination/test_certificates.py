@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghostkv import codecs
+from ghostkv.codecs import by_name
 from ghostkv.codecs.nested import Nested
 from ghostkv.elimination.attention import cold_range, hide, scores
 from ghostkv.elimination.bounds import CodecBounds, narrow
@@ -160,7 +160,7 @@ def test_every_other_bound_certifies_soundly_too(name, kind, calibrated, seed, m
         "page_box": lambda: PageBoxes(8),
         "cluster_ball": lambda: Clusters("ball", 8),
         "cluster_cone": lambda: Clusters("cone", 8),
-        "transform_code": lambda: CodecBounds(codecs.make("transform_code", 4).fit(keys, queries)),
+        "transform_code": lambda: CodecBounds(by_name.make("transform_code", 4).fit(keys, queries)),
     }[name]()
     found = bounder.write(case.keys).bounds(case.flat(), SCALE)
     lower = np.stack([found.lower.reshape(case.exact.shape), case.truth.low])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from ghostkv import __version__
-from ghostkv.report.document import Block, Column, Prose, Section, Table
+from ghostkv.report.document import Block, Chapter, Column, Prose, Table
 from ghostkv.report.results import Results
 
 # Enough of a checksum to compare by eye; tables and manifest have all of it.
@@ -112,4 +112,4 @@ def _tables(results: Results) -> Table:
     )
 
 
-SECTION = Section("provenance", "Provenance", build)
+CHAPTER = Chapter("provenance", "Provenance", build)

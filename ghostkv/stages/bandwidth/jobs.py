@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ghostkv.captures.captured_texts import CapturedText
+from ghostkv.codecs.by_name import modules
 from ghostkv.config.bandwidth import Measure, Served, Tier
 from ghostkv.config.frontier import Headline
 from ghostkv.files.jobs import Job
@@ -69,6 +70,7 @@ class SurvivorPatterns(Point):
             layers=run.spread_layers(measure.layers),
             top_k=run.config.frontier.top_k,
             patterns=measure.patterns,
+            uses=modules([run.config.frontier.headline.codec]),
         )
 
 

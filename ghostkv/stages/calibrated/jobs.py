@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ghostkv.captures.captured_texts import CapturedText
+from ghostkv.codecs.by_name import modules
 from ghostkv.codecs.records import CodecSpec
 from ghostkv.config.base import Grid
 from ghostkv.config.calibrated import LearnedCodec
@@ -75,6 +76,7 @@ class CalibrateLayer(Job):
             page=calibrated.page,
             learned=calibrated.learned,
             seed=run.config.sketch.seed,
+            uses=modules([headline.codec]),
         )
 
 

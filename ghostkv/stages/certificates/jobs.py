@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ghostkv.captures.captured_texts import CapturedText
+from ghostkv.codecs.by_name import modules
 from ghostkv.codecs.records import CodecSpec
 from ghostkv.files.jobs import Job
 from ghostkv.stages.certificates.schemas import SCHEMAS
@@ -58,6 +59,7 @@ class CertifyLayer(Job):
             compared=_compared(run),
             compared_every=certificates.compared_every,
             seed=run.config.sketch.seed,
+            uses=modules([frontier.headline.codec]),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ghostkv.codecs.by_name import modules
 from ghostkv.config.base import Grid
 from ghostkv.config.frontier import Headline, Safe
 from ghostkv.files.jobs import Job
@@ -53,6 +54,7 @@ def _lives(run: Run) -> dict[str, Any]:
         "window": decode.window,
         "decay": decode.decay,
         "bin": decode.bin,
+        "uses": modules([frontier.headline.codec]),
     }
 
 

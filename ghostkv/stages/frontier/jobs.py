@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ghostkv.captures.captured_texts import CapturedText
+from ghostkv.codecs.by_name import modules
 from ghostkv.codecs.records import CodecSpec
 from ghostkv.config.base import Grid
 from ghostkv.config.capture import QueryBand
@@ -52,6 +53,7 @@ class SweepLayer(Job):
             safe=frontier.safe,
             headline=frontier.headline,
             query_bands=tuple(run.config.capture.query_bands),
+            uses=modules(spec.name for spec in run.codecs),
         )
 
 

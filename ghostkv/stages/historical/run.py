@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from ghostkv import codecs
 from ghostkv.captures.capture_files import LayerCapture, capture_metadata, read_layer
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs import Codec
+from ghostkv.codecs.transform_code import TransformCode
 from ghostkv.files import provenance
 from ghostkv.files.errors import ConfigError, TextError
 from ghostkv.files.io import read_table, stable_seed, write_table
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ghostkv.stages.historical.jobs import HistoricalRun
 
 # The lab's own codec, beside the random projections.
-_FITTED = "transform_code"
+_FITTED = TransformCode.name
 _QUERIES_PER_PROMPT = 4
 # 1,536 keys of three texts fit a frame of 64 dimensions as well as all 12,288, and the stage fits 90 of them.
 _FIT_STRIDE = 8
@@ -184,7 +184,7 @@ def _fit(calibration: Sequence[LayerCapture], layer: int, job: HistoricalRun) ->
         queries = np.concatenate(
             [capture.group_queries(kv_head).reshape(-1, keys.shape[1]) for capture in calibration]
         )
-        codec = codecs.make(_FITTED, job.dimensions[0], stable_seed(job.seed, layer, kv_head))
+        codec = TransformCode(job.dimensions[0], stable_seed(job.seed, layer, kv_head))
         fitted.append(codec.fit(keys, queries))
     return fitted
 

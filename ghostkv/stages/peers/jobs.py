@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ghostkv.captures.captured_texts import CapturedText
+from ghostkv.codecs.by_name import modules
 from ghostkv.codecs.records import CodecSpec
 from ghostkv.files.jobs import Job
 from ghostkv.stages.peers.schemas import LAYER_SCHEMAS
@@ -56,7 +57,10 @@ class PeersLayer(Job):
             sketched=run.codecs,
             sketch_seed=run.config.sketch.seed,
             seed=peers.seed,
-            uses=tuple(sorted({f"ghostkv.selectors.{entry.name}" for entry in peers.selectors})),
+            uses=(
+                *modules(spec.name for spec in run.codecs),
+                *sorted({f"ghostkv.selectors.{entry.name}" for entry in peers.selectors}),
+            ),
         )
 
 

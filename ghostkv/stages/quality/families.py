@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ghostkv.config.experiment import Config
-from ghostkv.config.policies import SelectorPolicy, SomePolicy, selector_options
+from ghostkv.config.policies import SelectorPolicy, SomePolicy
 from ghostkv.config.quality import Quality
 from ghostkv.config.resolved import usual
+from ghostkv.config.selectors import selector_options
 
 # What a policy is called, and what sets its bytes.
 _APART = ("label", "policy", "selector", "ratio", "theta", "delta", "target")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ghostkv.captures.captured_texts import CapturedText
-from ghostkv.config.policies import GhostPolicy, SomePolicy, selector_modules
+from ghostkv.config.policies import GhostPolicy, SomePolicy, modules_of
 from ghostkv.config.quality import Ablation, Generation, QualityEntry
 from ghostkv.config.resolved import resolve
 from ghostkv.files.jobs import Job
@@ -77,8 +77,8 @@ class FitThetas(FittedJob):
     def of(cls, run: Run) -> FitThetas:
         """The job of a run."""
         entries = [one for one in run.config.quality.policies if isinstance(one, GhostPolicy)]
-        policies = [resolve(entry, run.config) for entry in entries if entry.ratio is not None]
-        return cls(**cls._parts(run), policies=tuple(policies))
+        policies = tuple(resolve(entry, run.config) for entry in entries if entry.ratio is not None)
+        return cls(**cls._parts(run), policies=policies, uses=modules_of(policies))
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class QualityText(FittedJob):
             dtype=run.config.model.dtype,
             ablation=quality.ablation,
             generation=quality.generation,
-            uses=selector_modules(one.policy for one in policies),
+            uses=modules_of(one.policy for one in policies),
         )
 
 
@@ -141,7 +141,7 @@ class QualitySpeed(FittedJob):
             continuation=quality.continuation,
             dtype=run.config.model.dtype,
             steps=quality.slowdown_steps,
-            uses=selector_modules([entry]),
+            uses=modules_of([entry]),
         )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ghostkv.captures.captured_texts import CapturedText
-from ghostkv.config.policies import FullPolicy, GhostPolicy, SomePolicy, selector_modules
+from ghostkv.config.policies import FullPolicy, GhostPolicy, SomePolicy, modules_of
 from ghostkv.config.resolved import resolve
 from ghostkv.config.retrieval import TaskEntry
 from ghostkv.files.jobs import Job
@@ -57,6 +57,7 @@ class RetrievalPlan(Job):
             depths=tuple(retrieval.depths),
             seed=retrieval.seed,
             policies=tuple(resolve(entry, run.config) for entry in sized),
+            uses=modules_of(sized),
             captures=run.captures,
             layers=run.layers,
             start=run.config.frontier.headline_start,
@@ -121,7 +122,7 @@ class RetrievalTask(Job):
             captures=run.captures,
             layers=run.layers,
             start=run.config.frontier.headline_start,
-            uses=selector_modules(entries),
+            uses=modules_of(entries),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ghostkv.captures.captured_texts import CapturedText
+from ghostkv.codecs.by_name import modules
 from ghostkv.codecs.records import CodecSpec
 from ghostkv.files.jobs import Job
 from ghostkv.stages.run import Run
@@ -24,4 +25,10 @@ class SketchLayer(Job):
     @classmethod
     def of(cls, run: Run, layer: str) -> SketchLayer:
         """The job of a layer of a run."""
-        return cls(int(layer), run.captures, run.codecs, run.config.sketch.seed)
+        return cls(
+            layer=int(layer),
+            captures=run.captures,
+            codecs=run.codecs,
+            seed=run.config.sketch.seed,
+            uses=modules(spec.name for spec in run.codecs),
+        )

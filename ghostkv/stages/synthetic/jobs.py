@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ghostkv.codecs.by_name import modules
 from ghostkv.codecs.records import CodecSpec
 from ghostkv.config.base import Grid
 from ghostkv.config.frontier import Safe
@@ -61,6 +62,8 @@ class MeasureGenerator(Job):
         frontier, synthetic = run.config.frontier, run.config.synthetic
         headline = CodecSpec(frontier.headline.codec, frontier.headline.bytes)
         codecs = [CodecSpec(codec.name, size) for codec in synthetic.codecs for size in codec.bytes]
+        if headline not in codecs:
+            codecs.append(headline)
         return cls(
             label=generator,
             generator=synthetic.labels()[generator],
@@ -69,7 +72,7 @@ class MeasureGenerator(Job):
             head_dim=synthetic.head_dim,
             group=synthetic.group,
             spread=synthetic.spread,
-            codecs=tuple(codecs if headline in codecs else [*codecs, headline]),
+            codecs=tuple(codecs),
             headline=headline,
             rule=frontier.headline.rule,
             grid=frontier.grids()[frontier.headline.rule],
@@ -82,6 +85,7 @@ class MeasureGenerator(Job):
             audit=synthetic.audit,
             tradeoff=synthetic.tradeoff,
             decode=synthetic.decode,
+            uses=modules(codec.name for codec in codecs),
         )
 
 

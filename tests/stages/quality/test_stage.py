@@ -255,7 +255,9 @@ def test_jobs_come_back_from_plain_params(stage):
         assert params.pop("job") == f"ghostkv.stages.quality.jobs.{type(job).__name__}"
         assert replace(type(job).read(params), code="") == job
     text = QualityText.of(whole, text="x")
-    assert text.uses == ("ghostkv.selectors.quest", "ghostkv.selectors.snapkv")
+    assert {"ghostkv.codecs.transform_code", "ghostkv.selectors.quest", "ghostkv.selectors.snapkv"} <= set(
+        text.uses
+    )
     assert [one.policy.hot for one in text.policies] == [8, 64, *[8] * 8]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +133,18 @@ class LayerCapture:
         if not self.window:
             return np.zeros_like(self.positions)
         return np.maximum(self.positions - self.window + 1, 0)
+
+    def at(self, queries: np.ndarray | slice, tokens: int | None = None) -> LayerCapture:
+        """Some of the queries (a mask, indices or a slice), with the first `tokens` keys where that is given."""
+        keys = slice(tokens)
+        return replace(
+            self,
+            keys=self.keys[:, keys],
+            values=None if self.values is None else self.values[:, keys],
+            queries=self.queries[:, queries],
+            outputs=None if self.outputs is None else self.outputs[:, queries],
+            positions=self.positions[queries],
+        )
 
 
 class CaptureWriter:

@@ -92,7 +92,7 @@ def calibration_view(
 ) -> Scene:
     """The scene of a text that thresholds are chosen on; it has no observations, and no truth is computed."""
     first = _first(capture, exact)
-    late = replace(capture, positions=capture.positions[first:], queries=capture.queries[:, first:])
+    late = capture.at(slice(first, None))
     logits, visible = _logits(late, kv_head, exact, buffers)
     nothing = np.zeros((capture.group, 0, capture.tokens), np.float32)
     return _scene(late, kv_head, visible, logits, nothing, records, buffers)

@@ -180,7 +180,7 @@ class CalibratedGroup:
         for text, capture in self.loaded.items():
             wanted = (capture.positions >= start) & (capture.positions < stop)
             if text.role == "held_out" and wanted.any():
-                view = view_group(_cut(capture, wanted, stop), self.kv_head, self.setting, True)
+                view = view_group(capture.at(wanted, stop), self.kv_head, self.setting, True)
                 known = estimate_group(view, design, records[text][:stop])
                 found[text] = (view, known, self._tail(view, known))
         return found
@@ -248,18 +248,6 @@ class CalibratedGroup:
             out = self.scratch.setdefault(shape, np.zeros(shape, np.float32))
             found[text] = group_curves(one, offset, grid, out)
         return found
-
-
-def _cut(capture: LayerCapture, wanted: np.ndarray, stop: int) -> LayerCapture:
-    """Some queries of a capture, with the first `stop` keys."""
-    return replace(
-        capture,
-        keys=capture.keys[:, :stop],
-        values=None if capture.values is None else capture.values[:, :stop],
-        positions=capture.positions[wanted],
-        queries=capture.queries[:, wanted],
-        outputs=None if capture.outputs is None else capture.outputs[:, wanted],
-    )
 
 
 def _held_out(curves: _Curves) -> list[tuple[CapturedText, Curves]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture, read_layer
-from ghostkv.captures.captured_texts import CapturedText, _from_position, _measured_texts, sketch_metadata
+from ghostkv.captures.captured_texts import CapturedText, from_position, measured_texts, sketch_metadata
 from ghostkv.codecs import Codec, Records
 from ghostkv.codecs.fitting import fit_codecs
 from ghostkv.codecs.learned import Learned
@@ -50,11 +50,11 @@ def calibrate_layer(
     texts = [CapturedText(**entry) for entry in captures]
     frontier = params["frontier"]
     sizes = _sizes(params)
-    measured = _measured_texts(texts)
+    measured = measured_texts(texts)
     loaded = {text: read_layer(text.folder, layer) for text in measured}
     fitted, records = _codecs(texts, loaded, sketch, sizes, layer, params)
     late = {
-        text: _from_position(capture, text, frontier["headline_start"]) for text, capture in loaded.items()
+        text: from_position(capture, text, frontier["headline_start"]) for text, capture in loaded.items()
     }
     learned = _train(texts, layer, fitted, sizes[0], params)
     tables, setting = LayerTables(LAYER_SCHEMAS), _refined(params)

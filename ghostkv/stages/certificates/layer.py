@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture, read_layer
-from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
+from ghostkv.captures.captured_texts import CapturedText, by_role, from_position, sketch_metadata
 from ghostkv.codecs.nested import Nested, level_bytes
 from ghostkv.codecs.records import CodecSpec, load_codecs, specs
 from ghostkv.elimination.attention import ColdRange, cap, cold_range, hide, scores
@@ -16,7 +16,6 @@ from ghostkv.elimination.bounds import Bounder, CodecBounds, count_violations, n
 from ghostkv.elimination.certificates import STORAGES, Costs, Powers, certify_mass, certify_topk
 from ghostkv.elimination.truth import Truth, oracle_mass, oracle_topk
 from ghostkv.files.buffers import Space
-from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import stable_seed
 from ghostkv.stages.certificates.bounders import Clusters, LowBit, PageBoxes
 from ghostkv.stages.certificates.tables import NESTED, Tables
@@ -50,14 +49,14 @@ def certify_layer(
         A role lacks texts, or no query lies at or beyond `headline_start`.
     """
     texts = [CapturedText(**entry) for entry in captures]
+    by_role(texts, "codec", "held_out")
     loaded = {text: read_layer(text.folder, layer) for text in texts if text.role in ("codec", "held_out")}
     calibration = [capture for text, capture in loaded.items() if text.role == "codec"]
     measured = {
-        text: _late(capture, text, params) for text, capture in loaded.items() if text.role == "held_out"
+        text: from_position(capture, text, params["headline_start"])
+        for text, capture in loaded.items()
+        if text.role == "held_out"
     }
-    for role, found in (("codec", calibration), ("held_out", measured)):
-        if not found:
-            raise ConfigError(f"texts: no text has the role {role!r}; set texts.per_role.{role}: 1")
     levels = level_bytes(params["levels"], calibration[0].keys.shape[2])
     chosen = _compared(params)
     fitted = load_codecs(sketch["codecs"], chosen)
@@ -206,16 +205,3 @@ def _peers(params: Mapping, keys: np.ndarray, seed: int) -> list[Bounder]:
         "cluster_cone": lambda: Clusters("cone", seed=seed),
     }
     return [known[name]() for name in params["bounds"]]
-
-
-def _late(capture: LayerCapture, text: CapturedText, params: Mapping) -> LayerCapture:
-    """A capture with its queries from `headline_start` on."""
-    wanted = capture.positions >= params["headline_start"]
-    if not wanted.any():
-        raise ConfigError(
-            f"frontier.headline_start is {params['headline_start']}, but the last captured query of {text.text} is at "
-            f"{capture.positions.max()}; write a smaller headline_start, or raise capture.tokens and query_bands"
-        )
-    return replace(
-        capture, positions=capture.positions[wanted], queries=capture.queries[:, wanted], outputs=None
-    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture, read_layer
-from ghostkv.captures.captured_texts import CapturedText, _from_position, _measured_texts, sketch_metadata
+from ghostkv.captures.captured_texts import CapturedText, from_position, measured_texts, sketch_metadata
 from ghostkv.codecs import Records
 from ghostkv.codecs.records import load_codecs, read_records, specs
 from ghostkv.elimination.frontier import (
@@ -65,14 +65,14 @@ def sweep_layer(
     chosen = specs(params["codecs"])
     fitted = load_codecs(sketch["codecs"], chosen)
     setting = _setting(params)
-    measured = _measured_texts(texts)
+    measured = measured_texts(texts)
     loaded = {text: read_layer(text.folder, layer) for text in measured}
     records = {text: read_records(sketch["records"], text.text, chosen) for text in measured}
     tables = LayerTables(LAYER_SCHEMAS)
     for kv_head in range(loaded[measured[0]].kv_heads):
         views = {
             text: view_group(
-                _from_position(capture, text, params["headline_start"]),
+                from_position(capture, text, params["headline_start"]),
                 kv_head,
                 setting,
                 text.role == "held_out",
@@ -181,7 +181,7 @@ class _Group:
         for text, capture in self.loaded.items():
             if text.role != "held_out":
                 continue
-            cold = _from_position(capture, text, self.setting.sinks + self.setting.hot)
+            cold = from_position(capture, text, self.setting.sinks + self.setting.hot)
             if text not in self.all_positions:
                 self.all_positions[text] = view_group(cold, self.kv_head, self.setting, True)
             view = self.all_positions[text]

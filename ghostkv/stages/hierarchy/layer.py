@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture, read_layer
-from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
+from ghostkv.captures.captured_texts import CapturedText, by_role, sketch_metadata
 from ghostkv.codecs.nested import Nested, level_bytes
 from ghostkv.files.buffers import Space
-from ghostkv.files.errors import ConfigError
 from ghostkv.stages.hierarchy.index import Index, IndexSpec
 from ghostkv.stages.hierarchy.rows import Rows, calibrate_share, needed_share
 from ghostkv.stages.hierarchy.scan import Counts, Scan, scan_topk
@@ -49,19 +48,14 @@ def measure_layer(
     """
     texts = [CapturedText(**entry) for entry in captures]
     loaded = {text: read_layer(text.folder, layer) for text in texts}
-    by_role = {
-        role: [text for text in texts if text.role == role] for role in ("codec", "threshold", "held_out")
-    }
-    for role, found in by_role.items():
-        if not found:
-            raise ConfigError(f"texts: no text has the role {role!r}; set texts.per_role.{role}: 1")
+    roles = by_role(texts, "codec", "threshold", "held_out")
     if trace:
         long_text = CapturedText(trace["text"], trace["domain"], "trace", trace["folder"])
         loaded[long_text] = read_layer(trace["folder"], layer)
-        by_role["trace"] = [long_text]
+        roles["trace"] = [long_text]
     rows, space = Rows(), Space()
     for kv_head in range(loaded[texts[0]].kv_heads):
-        _Head(loaded, by_role, layer, kv_head, params, rows, space).measure()
+        _Head(loaded, roles, layer, kv_head, params, rows, space).measure()
         print(f"layer {layer}: KV head {kv_head} measured", flush=True)
     rows.write(outputs, sketch_metadata(texts, params.get("code", "")))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -95,7 +95,7 @@ def look(
     late = late_queries(capture, context, count)
     if not len(late):
         return None
-    seen = replace(capture, positions=capture.positions[late], queries=capture.queries[:, late], outputs=None)
+    seen = capture.at(late)
     visible = cold_range(seen.positions, seen.first_visible(), params["sinks"], params["hot"])
     if visible.cold.min() <= params["top_k"]:
         return None

@@ -228,13 +228,7 @@ def _thinned(capture: LayerCapture, queries: int) -> LayerCapture:
     """A capture with a few queries of the second half of its context, and no values."""
     late = np.flatnonzero(capture.positions >= capture.tokens // 2)
     index = _spread(late if len(late) else np.arange(len(capture.positions)), queries)
-    return replace(
-        capture,
-        values=None,
-        outputs=None,
-        queries=capture.queries[:, index],
-        positions=capture.positions[index],
-    )
+    return replace(capture.at(index), values=None, outputs=None)
 
 
 def _spread(items: np.ndarray, count: int) -> np.ndarray:

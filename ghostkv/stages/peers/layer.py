@@ -8,12 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture, read_layer
-from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
+from ghostkv.captures.captured_texts import (
+    CapturedText,
+    by_role,
+    from_position,
+    measured_texts,
+    sketch_metadata,
+)
 from ghostkv.codecs import Codec, Decoded
 from ghostkv.codecs.fitting import fit_codecs
 from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
 from ghostkv.files.buffers import Buffers
-from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import stable_seed, write_table
 from ghostkv.selectors import make
 from ghostkv.selectors.base import Budget, Calibration, Scene
@@ -58,15 +63,16 @@ def measure_layer(
     texts = [CapturedText(**entry) for entry in captures]
     chosen = [make(entry) for entry in params["selectors"]]
     loaded = {text: read_layer(text.folder, layer) for text in texts}
-    by_role = {role: [t for t in texts if t.role == role] for role in ("codec", "threshold", "held_out")}
-    _check(by_role, loaded, params)
-    ghosts = _GhostRecords(loaded, by_role["codec"], sketch, layer, params)
+    roles = by_role(texts, "codec", "threshold", "held_out")
+    for text in measured_texts(texts):
+        from_position(loaded[text], text, params["exact"]["headline_start"])  # raises where none lies there
+    ghosts = _GhostRecords(loaded, roles["codec"], sketch, layer, params)
     rows, found, buffers = [], {}, Buffers()
     some = loaded[texts[0]]
     for kv_head in range(some.kv_heads):
-        group = _Group(loaded, by_role, ghosts, layer, kv_head, params, buffers)
+        group = _Group(loaded, roles, ghosts, layer, kv_head, params, buffers)
         fitted = [selector.fit(group.calibration()) for _, selector in chosen]
-        for text in by_role["held_out"]:
+        for text in roles["held_out"]:
             capture = loaded[text]
             scene, truth = view(capture, kv_head, params["exact"], group.records(text), buffers)
             budget = budget_of(capture, scene.visible, params["ratios"])
@@ -177,16 +183,3 @@ class _GhostRecords:
             return load_codecs(self._sketch["codecs"], [spec])
         calibration = [self._loaded[text] for text in self._codec_texts]
         return fit_codecs(calibration, [spec], self._layer, self._params["sketch_seed"])
-
-
-def _check(by_role: Mapping, loaded: Mapping, params: Mapping) -> None:
-    for role, texts in by_role.items():
-        if not texts:
-            raise ConfigError(f"texts: no text has the role {role!r}; set texts.per_role.{role}: 1")
-    start = params["exact"]["headline_start"]
-    for text, capture in loaded.items():
-        if text.role != "codec" and capture.positions[-1] < start:
-            raise ConfigError(
-                f"frontier.headline_start is {start}, but the last captured query of {text.text} is at "
-                f"{capture.positions[-1]}; write a smaller headline_start, or raise capture.tokens"
-            )

@@ -214,10 +214,4 @@ def _steps(text: Drawn, rows: slice):
     """The capture as it is at these steps: their queries, and no key beyond the last of them."""
     capture = text.capture
     stop = int(capture.positions[rows][-1]) + 1
-    return replace(
-        capture,
-        keys=capture.keys[:, :stop],
-        values=None,
-        queries=capture.queries[:, rows],
-        positions=capture.positions[rows],
-    )
+    return replace(capture.at(rows, stop), values=None)

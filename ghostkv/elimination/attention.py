@@ -42,6 +42,23 @@ class ColdRange:
         """Number of cold keys, shape [queries]."""
         return np.maximum(self.stop - self.start, 0)
 
+    def mask(self, tokens: int) -> np.ndarray:
+        """Which keys are cold, bool of shape [queries, tokens]."""
+        return _between(self.start, self.stop, tokens)
+
+    def seen(self, tokens: int) -> np.ndarray:
+        """Which keys are visible, bool of shape [queries, tokens]."""
+        return _between(self.first, self.last, tokens)
+
+    def at(self, queries: np.ndarray | slice) -> ColdRange:
+        """Some of the queries: a mask, indices or a slice."""
+        return ColdRange(self.first[queries], self.last[queries], self.start[queries], self.stop[queries])
+
+
+def _between(start: np.ndarray, stop: np.ndarray, tokens: int) -> np.ndarray:
+    token = np.arange(tokens)
+    return (token >= start[:, None]) & (token < stop[:, None])
+
 
 def cold_range(positions: np.ndarray, first: np.ndarray, sinks: int, hot: int) -> ColdRange:
     """Split the keys that each query sees into exact ones (sinks, hot window) and cold ones.
@@ -139,9 +156,7 @@ def exact_attention(
 
 def hide(logits: np.ndarray, visible: ColdRange) -> None:
     """Set the scores of keys that a query does not see to -inf, in place; shape [..., queries, keys]."""
-    position = np.arange(logits.shape[-1])
-    hidden = (position < visible.first[:, None]) | (position >= visible.last[:, None])
-    np.copyto(logits, -np.inf, where=hidden)
+    np.copyto(logits, -np.inf, where=~visible.seen(logits.shape[-1]))
 
 
 def _needed(logits: np.ndarray, mass: np.ndarray, visible: ColdRange, top_k: int) -> np.ndarray:

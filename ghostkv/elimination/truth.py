@@ -94,8 +94,7 @@ class Truth:
             name: np.ascontiguousarray(getattr(self, name)[:, ::step])
             for name in ("scores", "slack", "mass", "tau", "outputs")
         }
-        ranges = (getattr(self.visible, name)[::step] for name in ("first", "last", "start", "stop"))
-        return replace(self, visible=ColdRange(*map(np.ascontiguousarray, ranges)), **rows)
+        return replace(self, visible=self.visible.at(np.arange(0, len(self.visible.last), step)), **rows)
 
     @property
     def ranges(self) -> tuple[np.ndarray, ...]:
@@ -106,15 +105,12 @@ class Truth:
 def oracle_topk(truth: Truth) -> np.ndarray:
     """Elimination of exact scores that lose no top-k key, shape [group, queries]."""
     scores, cold = truth.scores, truth.visible
-    position = np.arange(scores.shape[-1])
-    inside = (position >= cold.start[:, None]) & (position < cold.stop[:, None])
-    return ((scores < truth.tau[..., None]) & inside).sum(axis=-1) / np.maximum(cold.cold, 1)
+    return ((scores < truth.tau[..., None]) & cold.mask(scores.shape[-1])).sum(axis=-1) / np.maximum(cold.cold, 1)
 
 
 def oracle_mass(truth: Truth, deltas: Sequence[float]) -> np.ndarray:
     """Largest elimination of exact scores that drops at most each delta, shape [deltas, group, queries]."""
-    position = np.arange(truth.mass.shape[-1])
-    inside = (position >= truth.visible.start[:, None]) & (position < truth.visible.stop[:, None])
+    inside = truth.visible.mask(truth.mass.shape[-1])
     ascending = np.sort(np.where(inside, truth.mass, np.inf).astype(np.float32), axis=-1)
     total = np.cumsum(ascending, axis=-1, dtype=np.float64)
     cold = np.maximum(truth.visible.cold, 1)

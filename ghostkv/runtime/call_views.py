@@ -53,9 +53,3 @@ def views(call: Call, block: int = _BLOCK) -> Iterator[tuple[int, int, slice, Vi
                     positions, cold_range(positions, np.zeros_like(positions), call.sinks, call.hot),
                     call.scale, call.softcap,
                 )  # fmt: skip
-
-
-def cold_mask(visible: ColdRange, tokens: int) -> np.ndarray:
-    """Which keys are cold, bool of shape [queries, tokens]."""
-    token = np.arange(tokens)
-    return (token >= visible.start[:, None]) & (token < visible.stop[:, None])

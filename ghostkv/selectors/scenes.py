@@ -81,7 +81,7 @@ def view(
     mass /= total.astype(np.float32)
     first = _first(capture, exact)
     lse = (peak[..., 0] + np.log(total[..., 0]))[:, first:]
-    scene = _scene(capture, kv_head, _from(everyone, first), logits[:, first:], mass, records, buffers)
+    scene = _scene(capture, kv_head, everyone.at(slice(first, None)), logits[:, first:], mass, records, buffers)
     return scene, _truth(
         capture, kv_head, exact["top_k"], scene.visible, logits[:, first:], mass[:, first:], lse
     )
@@ -102,10 +102,6 @@ def _first(capture: LayerCapture, exact: Mapping[str, int]) -> int:
     return int(np.searchsorted(capture.positions, exact["headline_start"]))
 
 
-def _from(visible: ColdRange, first: int) -> ColdRange:
-    return ColdRange(*(getattr(visible, name)[first:] for name in ("first", "last", "start", "stop")))
-
-
 def _logits(capture, kv_head, exact, buffers) -> tuple[np.ndarray, ColdRange]:
     visible = cold_range(capture.positions, capture.first_visible(), exact["sinks"], exact["hot"])
     logits = buffers.get("logits", (capture.group, len(capture.positions), capture.tokens))
@@ -119,7 +115,7 @@ def _scene(capture, kv_head, visible, logits, earlier, records, buffers) -> Scen
     queries = capture.group_queries(kv_head)[:, -len(visible.last) :]
     known = buffers.get("known", logits.shape)
     known[...] = logits
-    _hide_cold(known, visible.start, visible.stop)
+    np.copyto(known, -np.inf, where=visible.mask(capture.tokens))
     return Scene(
         capture.keys[kv_head].astype(np.float32),
         np.ascontiguousarray(queries),
@@ -173,13 +169,6 @@ def for_selector(selector: Selector, scene: Scene, truth: Truth | None) -> Scene
 
 def _flagged(relevant: np.ndarray, flag: np.uint8) -> np.ndarray:
     return np.count_nonzero(relevant & flag, axis=-1)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _hide_cold(known, start, stop):
-    for g in range(known.shape[0]):
-        for q in range(known.shape[1]):
-            known[g, q, start[q] : stop[q]] = -np.inf
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -94,8 +94,7 @@ def _survived(view, known, rule: str, setting: Setting, thetas: Mapping, layer: 
     origin = reference(rule, known.known, view.visible, top_k)
     compared = statistic(rule, known.scores, origin, known.weight, known.radius, view.visible)
     group = view.capture.group
-    keys = np.arange(compared.shape[2])
-    cold = (keys >= view.visible.start[:, None]) & (keys < view.visible.stop[:, None])
+    cold = view.visible.mask(compared.shape[2])
     found = np.zeros(cold.shape, bool)
     for head in range(group):
         theta = thetas[layer, view.kv_head * group + head]

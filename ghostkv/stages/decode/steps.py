@@ -16,7 +16,7 @@ from numba import njit
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Codec, Records
 from ghostkv.codecs.base import Decoded
-from ghostkv.elimination.attention import ColdRange, cap, cold_range, hide
+from ghostkv.elimination.attention import cap, cold_range, hide
 from ghostkv.elimination.compensation import cold_means, compensate
 from ghostkv.elimination.thresholds import kept_or_estimated, reference, statistic
 from ghostkv.stages.decode.lifecycle import Reads
@@ -103,7 +103,7 @@ def decide(
     scratch = np.empty((4, group * min(block, steps) * capture.tokens), np.float32)
     for first in range(0, steps, block):
         rows = slice(first, min(first + block, steps))
-        seen = ColdRange(*(part[rows] for part in (visible.first, visible.last, visible.start, visible.stop)))
+        seen = visible.at(rows)
         shape = (group, rows.stop - first, int(seen.last[-1]))
         exact, guessed, known, compared = (part[: np.prod(shape)].reshape(shape) for part in scratch)
         flat = queries[:, rows].reshape(-1, keys.shape[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -184,9 +185,8 @@ def needed_share(
     cluster = np.full(len(view.keys), -1)
     cluster[index.members] = index.owner
     stop = index.ready(truth.visible.stop)[2]
-    position = np.arange(len(view.keys))
-    at_risk = (truth.scores >= truth.tau[..., None]) & (position >= truth.visible.start[:, None])
-    at_risk &= (position < np.minimum(stop, truth.visible.stop)[:, None]) & (cluster >= 0)
+    covered = replace(truth.visible, stop=np.minimum(stop, truth.visible.stop))
+    at_risk = (truth.scores >= truth.tau[..., None]) & covered.mask(len(cluster)) & (cluster >= 0)
     fer = np.zeros((*truth.tau.shape, len(SHARES)))
     g, q, j = np.nonzero(at_risk)
     c = cluster[j]

@@ -55,9 +55,7 @@ class View:
         found = self.queries.astype(np.float64) @ self.keys.astype(np.float64).T * self.scale
         if self.softcap:
             found = self.softcap * np.tanh(found / self.softcap)
-        position, cold = np.arange(found.shape[-1]), self.truth.visible
-        hidden = (position < cold.start[:, None]) | (position >= cold.stop[:, None])
-        found[:, hidden] = -np.inf
+        found[:, ~self.truth.visible.mask(found.shape[-1])] = -np.inf
         return found
 
 

@@ -27,7 +27,7 @@ def gather(layers: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> N
     """
     metadata = read_metadata(layers["calibrated"][0])
     for table, files in layers.items():
-        write_table(join_layers(files), outputs[table], LAYER_SCHEMAS.SCHEMAS[table], metadata)
+        write_table(join_layers(files), outputs[table], LAYER_SCHEMAS[table], metadata)
     summary = summarise_points(read_table(outputs["calibrated"]))
     write_table(summary, outputs["summary"], SUMMARY_SCHEMA, metadata)
     dependence = summarise_dependence(read_table(outputs["texts"]))

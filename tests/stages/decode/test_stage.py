@@ -15,6 +15,7 @@ from ghostkv.config.frontier import Frontier
 from ghostkv.elimination.attention import cold_range
 from ghostkv.files.errors import ConfigError, TableError
 from ghostkv.files.io import read_table, sha256_file
+from ghostkv.stages.decode import generated
 from ghostkv.stages.decode import layer as stage
 from ghostkv.stages.decode.lifecycle import ARCHIVE, POLICIES, Capacity, live
 from ghostkv.stages.decode.on_disk import Archive, Device, run_store
@@ -300,7 +301,7 @@ def run(inputs, folder):
         stage.measure_layer(own, layer, PARAMS, outputs)
         files = {name: [*files[name], outputs[name]] for name in SCHEMAS}
     outputs = {name: str(folder / f"{name}_synthetic.parquet") for name in SCHEMAS if name != "store"}
-    stage.measure_synthetic(PARAMS, outputs)
+    generated.measure_synthetic(PARAMS, outputs)
     files = {name: [*files[name], *([outputs[name]] if name in outputs else [])] for name in SCHEMAS}
     whole = {name: str(folder / f"{name}.parquet") for name in SCHEMAS}
     stage.gather(files, whole)
@@ -408,7 +409,7 @@ def test_progress_ends_where_it_said_it_would(inputs, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "progress", lambda **named: bars.append(progress(**named)) or bars[-1])
     outputs = {name: str(tmp_path / f"{name}.parquet") for name in SCHEMAS}
     stage.measure_layer(inputs[1], 1, PARAMS, outputs)
-    stage.measure_synthetic(PARAMS, {name: path for name, path in outputs.items() if name != "store"})
+    generated.measure_synthetic(PARAMS, {name: path for name, path in outputs.items() if name != "store"})
     assert len(bars) == 2
     for bar in bars:
         assert bar.n == bar.total > STEPS

@@ -77,23 +77,39 @@ def cold_range(positions: np.ndarray, first: np.ndarray, sinks: int, hot: int) -
     return ColdRange(first, last, start, np.maximum(last - hot, start))
 
 
-def scores(queries: np.ndarray, keys: np.ndarray, scale: float, softcap: float = 0.0) -> np.ndarray:
+def scores(
+    queries: np.ndarray,
+    keys: np.ndarray,
+    scale: float,
+    softcap: float = 0.0,
+    visible: ColdRange | None = None,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
     """Pre-softmax logits ``scale * q.k``, float32.
 
     Parameters
     ----------
     queries : ndarray of float32, shape [..., head_dim]
+        One matrix of all rows, [group * queries, head_dim], is multiplied at once, a stack of matrices one by one.
     keys : ndarray of float32, shape [keys, head_dim]
     scale : float
         The model's own.
     softcap : float
         Gemma 2's logit cap; 0 for none.
+    visible : ColdRange, optional
+        Scores of keys that a query does not see are -inf.
+    out : ndarray of float32, optional
+        Where they go.
 
     Returns
     -------
     ndarray of float32, shape [..., keys]
     """
-    return cap((queries * np.float32(scale)) @ keys.T, softcap)
+    found = cap(np.matmul(queries * np.float32(scale), keys.T, out=out), softcap)
+    if visible is not None:
+        seen = visible.seen(len(keys))
+        np.copyto(np.reshape(found, (-1, *seen.shape), copy=False), -np.inf, where=~seen)
+    return found
 
 
 def cap(logits: np.ndarray, softcap: float) -> np.ndarray:
@@ -144,19 +160,30 @@ def exact_attention(
     top_k : int
         How many keys count as relevant; all visible ones where there are fewer.
     """
-    logits = scores(capture.group_queries(kv_head), keys, capture.scale, capture.softcap)
-    hide(logits, visible)
+    logits = scores(capture.group_queries(kv_head), keys, capture.scale, capture.softcap, visible)
+    mass, lse = softmax(logits)
+    return ExactAttention(logits, mass, lse.astype(np.float32), _needed(logits, mass, visible, top_k))
+
+
+def softmax(
+    logits: np.ndarray, out: np.ndarray | None = None, dtype: type = np.float64
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities over the last axis, and ``log sum exp`` of shape [...].
+
+    Parameters
+    ----------
+    logits : ndarray
+    out : ndarray, optional
+        Where the probabilities go; may be `logits`.
+    dtype : type
+        Of the sums.
+    """
     peak = logits.max(axis=-1, keepdims=True)
-    mass = np.exp(logits - peak)
-    total = mass.sum(axis=-1, keepdims=True, dtype=np.float64)
-    lse = (peak[..., 0] + np.log(total[..., 0])).astype(np.float32)
-    mass /= total.astype(np.float32)
-    return ExactAttention(logits, mass, lse, _needed(logits, mass, visible, top_k))
-
-
-def hide(logits: np.ndarray, visible: ColdRange) -> None:
-    """Set the scores of keys that a query does not see to -inf, in place; shape [..., queries, keys]."""
-    np.copyto(logits, -np.inf, where=~visible.seen(logits.shape[-1]))
+    mass = np.subtract(logits, peak, out=out)
+    np.exp(mass, out=mass)
+    total = mass.sum(axis=-1, keepdims=True, dtype=dtype)
+    mass /= total.astype(mass.dtype)
+    return mass, (peak + np.log(total))[..., 0]
 
 
 def _needed(logits: np.ndarray, mass: np.ndarray, visible: ColdRange, top_k: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from numba import njit
 
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs.base import ELEMENT_BYTES
-from ghostkv.elimination.attention import ColdRange, cap, cold_range, hide, kth_largest
+from ghostkv.elimination.attention import ColdRange, cold_range, kth_largest, scores, softmax
 from ghostkv.files.buffers import Buffers
 from ghostkv.selectors.base import Budget, Scene, Selector
 
@@ -20,7 +20,7 @@ RECALL_KEYS = 32
 
 
 @dataclass(frozen=True)
-class Truth:
+class SceneTruth:
     """Exact attention of one KV head's group on one text: what a selection is measured against.
 
     Attributes
@@ -58,7 +58,7 @@ class Truth:
 
 def view(
     capture: LayerCapture, kv_head: int, exact: Mapping[str, int], records: Callable, buffers: Buffers
-) -> tuple[Scene, Truth]:
+) -> tuple[Scene, SceneTruth]:
     """What selectors see of a KV head on a text, and the truth that they do not see.
 
     Parameters
@@ -74,16 +74,13 @@ def view(
         Scene and truth are valid until the next view from the same buffers.
     """
     logits, everyone = _logits(capture, kv_head, exact, buffers)
-    mass = buffers.get("mass", logits.shape)
-    peak = logits.max(axis=-1, keepdims=True)
-    np.exp(np.subtract(logits, peak, out=mass), out=mass)
-    total = mass.sum(axis=-1, keepdims=True, dtype=np.float64)
-    mass /= total.astype(np.float32)
+    mass, lse = softmax(logits, buffers.get("mass", logits.shape))
     first = _first(capture, exact)
-    lse = (peak[..., 0] + np.log(total[..., 0]))[:, first:]
-    scene = _scene(capture, kv_head, everyone.at(slice(first, None)), logits[:, first:], mass, records, buffers)
+    scene = _scene(
+        capture, kv_head, everyone.at(slice(first, None)), logits[:, first:], mass, records, buffers
+    )
     return scene, _truth(
-        capture, kv_head, exact["top_k"], scene.visible, logits[:, first:], mass[:, first:], lse
+        capture, kv_head, exact["top_k"], scene.visible, logits[:, first:], mass[:, first:], lse[:, first:]
     )
 
 
@@ -105,9 +102,9 @@ def _first(capture: LayerCapture, exact: Mapping[str, int]) -> int:
 def _logits(capture, kv_head, exact, buffers) -> tuple[np.ndarray, ColdRange]:
     visible = cold_range(capture.positions, capture.first_visible(), exact["sinks"], exact["hot"])
     logits = buffers.get("logits", (capture.group, len(capture.positions), capture.tokens))
-    flat = capture.group_queries(kv_head).reshape(-1, capture.keys.shape[2]) * np.float32(capture.scale)
-    np.matmul(flat, capture.keys[kv_head].astype(np.float32).T, out=logits.reshape(-1, capture.tokens))
-    hide(cap(logits, capture.softcap), visible)
+    flat = capture.group_queries(kv_head).reshape(-1, capture.keys.shape[2])
+    keys, rows = capture.keys[kv_head].astype(np.float32), logits.reshape(-1, capture.tokens)
+    scores(flat, keys, capture.scale, capture.softcap, visible, rows)
     return logits, visible
 
 
@@ -132,7 +129,7 @@ def _scene(capture, kv_head, visible, logits, earlier, records, buffers) -> Scen
     )
 
 
-def _truth(capture, kv_head, top_k, visible, logits, mass, lse) -> Truth:
+def _truth(capture, kv_head, top_k, visible, logits, mass, lse) -> SceneTruth:
     relevant = np.zeros(logits.shape, np.uint8)
     tau = kth_largest(logits, visible.last, min(top_k, logits.shape[2]))
     _flag(logits, tau, np.zeros_like(visible.last), visible.last, TOP_K, relevant)
@@ -149,7 +146,7 @@ def _truth(capture, kv_head, top_k, visible, logits, mass, lse) -> Truth:
     nothing = np.zeros((1, 1), np.float32), np.zeros((1, 1, 0), np.float32)
     _kept_totals(mass, visible.first, visible.start, visible.stop, visible.last,
                  *(nothing if values is None else (values, kept_output)), kept_mass)  # fmt: skip
-    return Truth(
+    return SceneTruth(
         logits, mass, lse, relevant, values, outputs,
         _flagged(relevant, TOP_K), cold[1], cold[2], cold[0], kept_mass, kept_output,
     )  # fmt: skip
@@ -162,7 +159,7 @@ def budget_of(capture: LayerCapture, visible: ColdRange, ratios) -> Budget:
     return Budget(tuple(ratios), visible, ELEMENT_BYTES * (head_dim + value_dim))
 
 
-def for_selector(selector: Selector, scene: Scene, truth: Truth | None) -> Scene:
+def for_selector(selector: Selector, scene: Scene, truth: SceneTruth | None) -> Scene:
     """The scene as this selector may see it: exact scores for oracles alone."""
     return replace(scene, scores=truth.scores) if selector.kind == "oracle" else scene
 

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from ghostkv.elimination.attention import MASS_95, MASS_99, TOP_K
+from ghostkv.elimination.attention import MASS_95, MASS_99, TOP_K, softmax
 from ghostkv.elimination.sweep import Grid, Sweep, sweep
 from ghostkv.files import provenance
 from ghostkv.files.io import write_table
@@ -100,8 +100,7 @@ def _attention(queries: int, keys: int, seed: int) -> dict[str, np.ndarray]:
     """Softmax attention of random scores in the later half of a context; its statistic is noisy log mass."""
     rng = np.random.default_rng(seed)
     scores = rng.normal(0.0, 2.0, (_GROUP, queries, keys)).astype(np.float32)
-    mass = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    mass /= mass.sum(axis=-1, keepdims=True)
+    mass, _ = softmax(scores, dtype=np.float32)
     noise = rng.normal(0.0, 0.5, scores.shape).astype(np.float32)
     rank = np.argsort(np.argsort(-scores, axis=-1), axis=-1)
     flags = (rank < 32) * TOP_K + (rank < keys // 10) * MASS_95 + (rank < keys // 5) * MASS_99

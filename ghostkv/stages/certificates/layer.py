@@ -11,7 +11,7 @@ from ghostkv.captures.capture_files import LayerCapture, read_layer
 from ghostkv.captures.captured_texts import CapturedText, by_role, from_position, sketch_metadata
 from ghostkv.codecs.nested import Nested, level_bytes
 from ghostkv.codecs.records import CodecSpec, load_codecs, specs
-from ghostkv.elimination.attention import ColdRange, cap, cold_range, hide, scores
+from ghostkv.elimination.attention import ColdRange, cap, cold_range, scores
 from ghostkv.elimination.bounds import Bounder, CodecBounds, count_violations, narrow
 from ghostkv.elimination.certificates import STORAGES, Costs, Powers, certify_mass, certify_topk
 from ghostkv.elimination.truth import Truth, oracle_mass, oracle_topk
@@ -113,8 +113,7 @@ class _View:
 def _view(capture: LayerCapture, kv_head: int, params: Mapping) -> _View:
     visible = cold_range(capture.positions, capture.first_visible(), params["sinks"], params["hot"])
     keys, queries = capture.keys[kv_head], np.ascontiguousarray(capture.group_queries(kv_head))
-    logits = scores(queries, keys.astype(np.float32), capture.scale, capture.softcap)
-    hide(logits, visible)
+    logits = scores(queries, keys.astype(np.float32), capture.scale, capture.softcap, visible)
     values = None if capture.values is None else capture.values[kv_head]
     truth = Truth.of(queries, keys, logits, values, visible, capture.scale, params["top_k"])
     return _View(capture, keys, queries, truth)

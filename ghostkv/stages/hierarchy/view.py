@@ -9,7 +9,7 @@ import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs.nested import Nested
-from ghostkv.elimination.attention import cap, cold_range, hide, scores
+from ghostkv.elimination.attention import cap, cold_range, scores
 from ghostkv.elimination.bounds import narrow
 from ghostkv.elimination.certificates import Costs
 from ghostkv.elimination.truth import Truth
@@ -99,8 +99,7 @@ def look(
         return None
     keys = capture.keys[kv_head, :context]
     queries = np.ascontiguousarray(seen.group_queries(kv_head))
-    logits = scores(queries, keys.astype(np.float32), capture.scale, capture.softcap)
-    hide(logits, visible)
+    logits = scores(queries, keys.astype(np.float32), capture.scale, capture.softcap, visible)
     truth = Truth.of(queries, keys, logits, None, visible, capture.scale, params["top_k"])
     lower, upper, escaped = _record_bounds(codec, keys, queries, capture, space)
     # A key beyond the range of the last planes, as positions beyond the calibration's make it, is kept in float16.

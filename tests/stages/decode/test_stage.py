@@ -17,6 +17,7 @@ from ghostkv.files.errors import ConfigError, TableError
 from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.decode import generated
 from ghostkv.stages.decode import layer as stage
+from ghostkv.stages.decode.gather import gather
 from ghostkv.stages.decode.lifecycle import ARCHIVE, POLICIES, Capacity, live
 from ghostkv.stages.decode.on_disk import Archive, Device, run_store
 from ghostkv.stages.decode.steps import Policy, decide
@@ -304,7 +305,7 @@ def run(inputs, folder):
     generated.measure_synthetic(PARAMS, outputs)
     files = {name: [*files[name], *([outputs[name]] if name in outputs else [])] for name in SCHEMAS}
     whole = {name: str(folder / f"{name}.parquet") for name in SCHEMAS}
-    stage.gather(files, whole)
+    gather(files, whole)
     return whole
 
 
@@ -406,7 +407,8 @@ def test_two_runs_are_the_same_to_the_byte(files, inputs, tmp_path):
 
 def test_progress_ends_where_it_said_it_would(inputs, tmp_path, monkeypatch):
     bars, progress = [], stage.progress
-    monkeypatch.setattr(stage, "progress", lambda **named: bars.append(progress(**named)) or bars[-1])
+    for module in (stage, generated):
+        monkeypatch.setattr(module, "progress", lambda **named: bars.append(progress(**named)) or bars[-1])
     outputs = {name: str(tmp_path / f"{name}.parquet") for name in SCHEMAS}
     stage.measure_layer(inputs[1], 1, PARAMS, outputs)
     generated.measure_synthetic(PARAMS, {name: path for name, path in outputs.items() if name != "store"})

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ghostkv.captures.capture_files import LayerCapture, capture_metadata
 from ghostkv.files.errors import ConfigError
+from ghostkv.files.provenance import metadata
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ def sketch_metadata(texts: Sequence[CapturedText], fingerprint: str) -> dict[str
         for key, value in capture_metadata(texts[0].folder).items()
         if key not in ("text", "text_sha256", "fingerprint")
     }
-    return shared | {"texts": ",".join(text.text for text in texts), "fingerprint": fingerprint}
+    return shared | metadata(fingerprint, texts=",".join(text.text for text in texts))
 
 
 def by_role(texts: Sequence[CapturedText], *roles: str) -> dict[str, list[CapturedText]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ghostkv.files.io import read_metadata, read_table, write_table
-from ghostkv.files.tables import table_of
+from ghostkv.files.io import read_table
+from ghostkv.files.provenance import inherited
+from ghostkv.files.tables import Tables
 from ghostkv.stages.bandwidth import step_times as model
 from ghostkv.stages.bandwidth.schemes import Shape, World
 from ghostkv.stages.bandwidth.tables import MODEL_TABLES
@@ -30,15 +31,14 @@ def model_bandwidth(inputs: Mapping[str, str], params: Mapping, outputs: Mapping
     outputs : mapping
         Paths of the tables of `MODEL_TABLES`.
     """
-    rows: dict[str, list[dict]] = {name: [] for name in MODEL_TABLES}
-    patterns = read_table(inputs["patterns"])
-    rows["fits"], rows["errors"], measured = model.check_fits(
-        read_table(inputs["samples"]), params["measure"]["seed"]
-    )
+    tables, patterns = Tables(MODEL_TABLES), read_table(inputs["patterns"])
+    fits, errors, measured = model.check_fits(read_table(inputs["samples"]), params["measure"]["seed"])
+    tables.add_rows("fits", fits)
+    tables.add_rows("errors", errors)
     captured = _captured(inputs["layers"], params)
     bands = model.bands(read_table(inputs["context"]), {**params, "pair_bytes": captured.pair_bytes})
     shares = model.survivors(bands, params["contexts"])
-    rows["survivors"] = [{"shape": captured.name, **row} for row in shares]
+    tables.add_rows("survivors", [{"shape": captured.name, **row} for row in shares])
     world = _world(params, captured, model.clustering(patterns))
     here, around = _this_machine(world, measured)
     context, fast = params["headline_context"], params["tiers"][0]["name"]
@@ -46,13 +46,11 @@ def model_bandwidth(inputs: Mapping[str, str], params: Mapping, outputs: Mapping
     share = model.share_at(shares, model.CONSTANT, context)
     for shape in (captured, Shape(**params["served"])):
         for placements, where in ((params["placements"], world), (around, here)):
-            rows["steps"] += model.steps(shape, placements, shares, where)
-            rows["crossings"] += model.crossings(shape, placements, shares, where, context)
-        rows["maps"] += model.maps(shape, slow, world, context)
-        rows["sensitivity"] += model.sensitivity(shape, params["placements"], share, world, context)
-    metadata = read_metadata(inputs["samples"]) | {"fingerprint": str(params.get("code", ""))}
-    for name, schema in MODEL_TABLES.items():
-        write_table(table_of(rows[name], schema), outputs[name], schema, metadata)
+            tables.add_rows("steps", model.steps(shape, placements, shares, where))
+            tables.add_rows("crossings", model.crossings(shape, placements, shares, where, context))
+        tables.add_rows("maps", model.maps(shape, slow, world, context))
+        tables.add_rows("sensitivity", model.sensitivity(shape, params["placements"], share, world, context))
+    tables.write(outputs, inherited(inputs["samples"], params.get("code", "")))
 
 
 def _captured(path: str, params: Mapping) -> Shape:

@@ -13,9 +13,9 @@ from ghostkv.codecs.records import load_codecs, read_records, specs
 from ghostkv.elimination.frontier import Design, Setting, estimate_group, view_group
 from ghostkv.elimination.thresholds import reference, statistic
 from ghostkv.files.errors import TableError
-from ghostkv.files.io import read_table, write_table
+from ghostkv.files.io import read_table
 from ghostkv.files.provenance import inherited
-from ghostkv.files.tables import table_of
+from ghostkv.files.tables import write_rows
 from ghostkv.stages.bandwidth.tables import PATTERN_SCHEMA
 
 
@@ -67,7 +67,7 @@ def survivor_patterns(inputs: Mapping[str, Sequence[str] | str], params: Mapping
                     row |= {"cold": view.visible.cold[query], "survivors": np.flatnonzero(survived[query])}
                     rows.append(about | row)
         print(f"layer {layer}: {len(rows)} patterns so far", flush=True)
-    write_table(table_of(rows, PATTERN_SCHEMA), output, PATTERN_SCHEMA, inherited(points, params.get("code")))
+    write_rows(rows, output, PATTERN_SCHEMA, inherited(points, params.get("code")))
 
 
 def _thetas(points: str, params: Mapping) -> dict[tuple[int, int], float | None]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from ghostkv.files import provenance
-from ghostkv.files.io import read_table, write_table
+from ghostkv.files.io import read_table
+from ghostkv.files.tables import write_rows
 from ghostkv.models.tokenizer import token_ids_of
 
 # Sampled queries per token in the default capture, so that the proof weighs what it weighs there.
@@ -52,5 +52,4 @@ def capture_overhead(
     folder = Path(output).parent
     folder.mkdir(parents=True, exist_ok=True)
     rows = time_pairs(model, token_ids, positions, params["repeats"], folder)
-    metadata = provenance.metadata(params.get("code"), text=row["text"])
-    write_table(pl.DataFrame(rows), output, OVERHEAD_SCHEMA, metadata)
+    write_rows(rows, output, OVERHEAD_SCHEMA, provenance.metadata(params.get("code"), text=row["text"]))

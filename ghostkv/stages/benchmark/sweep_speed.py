@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
 from ghostkv.elimination.attention import MASS_95, MASS_99, TOP_K, softmax
 from ghostkv.elimination.sweep import Grid, Sweep, sweep
 from ghostkv.files import provenance
-from ghostkv.files.io import write_table
+from ghostkv.files.tables import write_rows
 from ghostkv.stages.benchmark.sweep_loop import sweep_by_loop, sweep_by_theta
 
 SPEED_SCHEMA = pa.schema(
@@ -54,8 +53,7 @@ def sweep_speed(params: Mapping[str, Any], output: str) -> None:
             rows += _compare(inputs, theta, with_output, params["repeats"])
             last = rows[-1]
             print(f"{thetas} thetas, output error {with_output}: {last['sweep_seconds']:.4f} s", flush=True)
-    metadata = provenance.metadata(params.get("code"))
-    write_table(pl.DataFrame(rows, infer_schema_length=None), output, SPEED_SCHEMA, metadata)
+    write_rows(rows, output, SPEED_SCHEMA, provenance.metadata(params.get("code")))
 
 
 def _compare(inputs: dict, theta: np.ndarray, with_output: bool, repeats: int) -> list[dict]:

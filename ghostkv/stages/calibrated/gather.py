@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ghostkv.files.io import read_metadata, read_table, write_table
+from ghostkv.files.tables import concatenate
 from ghostkv.stages.calibrated.tables import (
     DEPENDENCE_SCHEMA,
-    LAYER_SCHEMAS,
     SUMMARY_SCHEMA,
-    join_layers,
     summarise_dependence,
     summarise_points,
 )
@@ -27,7 +26,7 @@ def gather(layers: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> N
     """
     metadata = read_metadata(layers["calibrated"][0])
     for table, files in layers.items():
-        write_table(join_layers(files), outputs[table], LAYER_SCHEMAS[table], metadata)
+        concatenate(files, outputs[table], metadata)
     summary = summarise_points(read_table(outputs["calibrated"]))
     write_table(summary, outputs["summary"], SUMMARY_SCHEMA, metadata)
     dependence = summarise_dependence(read_table(outputs["texts"]))

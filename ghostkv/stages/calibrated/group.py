@@ -13,7 +13,7 @@ from ghostkv.codecs import Codec, Records
 from ghostkv.elimination.frontier import Design, Estimates, GroupView, Setting, estimate_group, view_group
 from ghostkv.elimination.summaries import bound_columns
 from ghostkv.elimination.sweep import Grid
-from ghostkv.files.tables import LayerTables
+from ghostkv.files.tables import Tables
 from ghostkv.stages.calibrated.compensated_sweep import Tail, tail
 from ghostkv.stages.calibrated.conformal import Calibration, Goal, calibrate, floor, goals, plug_in, shifts
 from ghostkv.stages.calibrated.rows import (
@@ -44,7 +44,7 @@ class CalibratedGroup:
 
     Attributes
     ----------
-    tables : LayerTables
+    tables : Tables
     layer, kv_head : int
     views : mapping of CapturedText to GroupView
         Headline queries.
@@ -55,7 +55,7 @@ class CalibratedGroup:
         Of `ghostkv.stages.calibrated.layer.calibrate_layer`.
     """
 
-    tables: LayerTables
+    tables: Tables
     layer: int
     kv_head: int
     views: Mapping[CapturedText, GroupView]

@@ -14,7 +14,7 @@ from ghostkv.codecs.learned import Learned
 from ghostkv.codecs.records import CodecSpec, load_codecs, read_records, specs
 from ghostkv.elimination.frontier import Design, Setting, _setting, view_group
 from ghostkv.files.io import stable_seed
-from ghostkv.files.tables import LayerTables
+from ghostkv.files.tables import Tables
 from ghostkv.stages.calibrated.group import CalibratedGroup
 from ghostkv.stages.calibrated.tables import (
     LAYER_SCHEMAS,
@@ -57,7 +57,7 @@ def calibrate_layer(
         text: from_position(capture, text, frontier["headline_start"]) for text, capture in loaded.items()
     }
     learned = _train(texts, layer, fitted, sizes[0], params)
-    tables, setting = LayerTables(LAYER_SCHEMAS), _refined(params)
+    tables, setting = Tables(LAYER_SCHEMAS), _refined(params)
     for kv_head in range(loaded[measured[0]].kv_heads):
         views = {text: view_group(capture, kv_head, setting, True) for text, capture in late.items()}
         group = CalibratedGroup(tables, layer, kv_head, views, loaded, setting, params)

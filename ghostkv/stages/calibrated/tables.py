@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ghostkv.elimination.summaries import BOUND_SCHEMA
 from ghostkv.stages.calibrated.conformal import dependence, floor
@@ -95,11 +92,6 @@ LAYER_SCHEMAS = {
     "texts": TEXT_SCHEMA,
     "learned": LEARNED_SCHEMA,
 }
-
-
-def join_layers(files: Sequence[str]) -> pa.Table:
-    """The layers' files of one table as one."""
-    return pa.concat_tables([pq.read_table(file).replace_schema_metadata() for file in files])
 
 
 _BY = [*[name for name, _ in _DESIGN[3:]], "decision", *[name for name, _ in _GOAL]]

@@ -18,7 +18,7 @@ from ghostkv.elimination.truth import Truth, oracle_mass, oracle_topk
 from ghostkv.files.buffers import Space
 from ghostkv.files.io import stable_seed
 from ghostkv.stages.certificates.bounders import Clusters, LowBit, PageBoxes
-from ghostkv.stages.certificates.tables import NESTED, Tables
+from ghostkv.stages.certificates.tables import NESTED, CertificateTables
 
 
 def certify_layer(
@@ -60,7 +60,7 @@ def certify_layer(
     levels = level_bytes(params["levels"], calibration[0].keys.shape[2])
     chosen = _compared(params)
     fitted = load_codecs(sketch["codecs"], chosen)
-    tables, space = Tables(), Space()
+    tables, space = CertificateTables(), Space()
     for kv_head in range(calibration[0].kv_heads):
         keys = np.concatenate([capture.keys[kv_head] for capture in calibration])
         width = keys.shape[1]
@@ -120,7 +120,7 @@ def _view(capture: LayerCapture, kv_head: int, params: Mapping) -> _View:
 
 
 def _cascade(
-    tables: Tables, about: Mapping, view: _View, codec: Nested, params: Mapping, space: Space
+    tables: CertificateTables, about: Mapping, view: _View, codec: Nested, params: Mapping, space: Space
 ) -> None:
     """Both certificates of the nested record, in both storages."""
     keys, capture, shape = about | {"design": NESTED}, view.capture, view.truth.scores.shape
@@ -154,7 +154,7 @@ def _cascade(
 
 
 def _one_level(
-    tables: Tables, about: Mapping, view: _View, bounder: Bounder, params: Mapping, space: Space
+    tables: CertificateTables, about: Mapping, view: _View, bounder: Bounder, params: Mapping, space: Space
 ) -> None:
     """The same certificates from any single bound, with K in float16 beside its index."""
     keys, shape, truth = about | {"design": bounder.name}, view.truth.scores.shape, view.truth
@@ -182,7 +182,9 @@ def _one_level(
     _add(tables, keys, facts | {"certificate": "mass", "target": delta}, outcome, oracle, view, ("additive",))
 
 
-def _add(tables: Tables, keys: Mapping, facts: Mapping, outcome, oracle, view: _View, storages) -> None:
+def _add(
+    tables: CertificateTables, keys: Mapping, facts: Mapping, outcome, oracle, view: _View, storages
+) -> None:
     for storage in storages:
         tables.add_outcome(keys, facts | {"storage": storage}, outcome, oracle, view.visible.cold, view.norms)
 

@@ -10,10 +10,12 @@ from ghostkv.captures.generated import Shape, draw, last_queries
 from ghostkv.captures.generators import make
 from ghostkv.codecs.fitting import fit
 from ghostkv.elimination.frontier import Design, choices, estimate_group, sweep_rule, view_group
-from ghostkv.files import provenance
 from ghostkv.files.io import stable_seed
 from ghostkv.files.logs import progress
-from ghostkv.stages.decode.layer import _setting, _spec, _Tables
+from ghostkv.files.provenance import metadata
+from ghostkv.files.tables import Tables
+from ghostkv.stages.decode.layer import _Decodes, _setting, _spec
+from ghostkv.stages.decode.tables import SCHEMAS
 
 
 def measure_synthetic(params: Mapping, outputs: Mapping[str, str]) -> None:
@@ -26,7 +28,7 @@ def measure_synthetic(params: Mapping, outputs: Mapping[str, str]) -> None:
     outputs : mapping
         Paths of the tables of `SCHEMAS` but for `store`.
     """
-    options, rows = params["synthetic"], None
+    options, tables = params["synthetic"], Tables(SCHEMAS)
     setting, rule = _setting(params["frontier"])
     for entry in options["generators"]:
         label, tokens, steps = entry["name"], options["tokens"], options["steps"]
@@ -44,9 +46,7 @@ def measure_synthetic(params: Mapping, outputs: Mapping[str, str]) -> None:
         capture = draw(
             generator, seed, "held_out", tokens + steps, positions, group=shape.group, width=shape.width
         ).capture
-        tables = _Tables(params, {"source": label, "layer": 0}, rows)
-        with progress(total=steps * tables.passes(0, 1), desc=label, unit="step") as bar:
-            tables.add(capture, 0, codec, codec.encode(capture.keys[0]), theta, bar.update)
-        rows = tables.rows
-    metadata = provenance.metadata(params.get("code"))
-    tables.write(outputs, metadata)
+        decodes = _Decodes(params, {"source": label, "layer": 0}, tables)
+        with progress(total=steps * decodes.passes(0, 1), desc=label, unit="step") as bar:
+            decodes.add(capture, 0, codec, codec.encode(capture.keys[0]), theta, bar.update)
+    tables.write(outputs, metadata(params.get("code")))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,10 @@ from ghostkv.elimination.frontier import (
     Setting,
 )
 from ghostkv.files.errors import TableError
-from ghostkv.files.io import read_table, write_table
+from ghostkv.files.io import read_table
 from ghostkv.files.logs import progress
-from ghostkv.files.tables import table_of
+from ghostkv.files.provenance import metadata
+from ghostkv.files.tables import Tables
 from ghostkv.stages.decode.lifecycle import (
     ARCHIVE,
     GHOST,
@@ -72,15 +73,16 @@ def measure_layer(inputs: Mapping[str, str], layer: int, params: Mapping, output
     codecs = load_codecs(inputs["codecs"], [spec])
     thetas = _thetas(inputs["points"], layer, params)
     stored = layer == params["store_layer"] and capture.values is not None
-    tables = _Tables(params, {"source": "trace", "layer": layer})
+    tables = Tables(SCHEMAS)
+    decodes = _Decodes(params, {"source": "trace", "layer": layer}, tables)
     steps, records, reads, archived = len(capture.positions), [], [], []
-    passes = sum(tables.passes(kv_head, capture.kv_heads) for kv_head in range(capture.kv_heads)) + stored
+    passes = sum(decodes.passes(kv_head, capture.kv_heads) for kv_head in range(capture.kv_heads)) + stored
     with progress(total=steps * passes, desc=f"layer {layer}", unit="step") as bar:
         for kv_head in range(capture.kv_heads):
             codec = codecs[spec, kv_head]
             records.append(codec.encode(capture.keys[kv_head]))
             own = slice(kv_head * capture.group, (kv_head + 1) * capture.group)
-            found, origin = tables.add(capture, kv_head, codec, records[-1], thetas[own], bar.update)
+            found, origin = decodes.add(capture, kv_head, codec, records[-1], thetas[own], bar.update)
             reads.append(found.reads)
             archived.append(origin[params["store_policy"]] == ARCHIVE)
         if stored:
@@ -89,21 +91,17 @@ def measure_layer(inputs: Mapping[str, str], layer: int, params: Mapping, output
             rows = run_store(
                 folder, capture, records, reads, archive, params["block_every"], params["segment"], bar.update
             )
-            tables.rows["store"] += [{"layer": layer, **row} for row in rows]
-    kept = {k: v for k, v in capture_metadata(inputs["trace"]).items() if k != "fingerprint"}
-    tables.write(outputs, kept | {"fingerprint": str(params.get("code", ""))})
+            tables.add_rows("store", [{"layer": layer, **row} for row in rows])
+    tables.write(outputs, capture_metadata(inputs["trace"]) | metadata(params.get("code", "")))
 
 
 @dataclass
-class _Tables:
-    """Rows of one layer, collected head by head."""
+class _Decodes:
+    """One layer decoded head by head, and where its rows go."""
 
     params: Mapping
     about: Mapping
-    rows: dict[str, list[dict]] | None = field(default=None)
-
-    def __post_init__(self) -> None:
-        self.rows = self.rows or {name: [] for name in SCHEMAS}
+    tables: Tables
 
     def add(
         self, capture: LayerCapture, kv_head: int, codec: Codec, records: Records, theta: np.ndarray, tick
@@ -123,17 +121,17 @@ class _Tables:
                 tick(len(capture.positions))
                 about = {**self.about, "kv_head": kv_head, "policy": name}
                 if share == params["warm"]:
-                    self.rows["spread"] += spread_rows(about, measures)
-                    self.rows["steps"] += step_rows(about, measures, params["bin"])
+                    self.tables.add_rows("spread", spread_rows(about, measures))
+                    self.tables.add_rows("steps", step_rows(about, measures, params["bin"]))
                     origin[name] = came
                 if swept:
                     about["budget"] = share
-                    self.rows["budgets"].append(budget_row(about, measures, slots, sizes.pair))
+                    self.tables.add_rows("budgets", [budget_row(about, measures, slots, sizes.pair)])
         for head, losses in enumerate(found.losses):
             about = {**self.about, "head": kv_head * capture.group + head}
             losses = dict(zip(LOSSES, losses.T, strict=True))
-            self.rows["losses"] += spread_rows(about, losses)
-            self.rows["loss_steps"] += loss_step_rows(about, losses, params["bin"])
+            self.tables.add_rows("losses", spread_rows(about, losses))
+            self.tables.add_rows("loss_steps", loss_step_rows(about, losses, params["bin"]))
         return found, origin
 
     def passes(self, kv_head: int, kv_heads: int) -> int:
@@ -159,10 +157,6 @@ class _Tables:
         hits = ceiling(reads, slots, start == WARM)
         near = ceiling(reads, slots + capacity.ghost, (start == WARM) | (start == GHOST))
         yield CEILING, ceiling_measures(measures, hits, near), None
-
-    def write(self, outputs: Mapping[str, str], metadata: Mapping[str, str]) -> None:
-        for name, path in outputs.items():
-            write_table(table_of(self.rows[name], SCHEMAS[name]), path, SCHEMAS[name], metadata)
 
 
 def _spec(params: Mapping) -> CodecSpec:

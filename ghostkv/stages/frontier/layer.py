@@ -25,7 +25,7 @@ from ghostkv.elimination.frontier import (
 )
 from ghostkv.elimination.summaries import bound_columns, point_queries, summarise, sweep_columns
 from ghostkv.elimination.sweep import Grid
-from ghostkv.files.tables import LayerTables
+from ghostkv.files.tables import Tables
 from ghostkv.stages.frontier.tables import (
     LAYER_SCHEMAS,
 )
@@ -68,7 +68,7 @@ def sweep_layer(
     measured = measured_texts(texts)
     loaded = {text: read_layer(text.folder, layer) for text in measured}
     records = {text: read_records(sketch["records"], text.text, chosen) for text in measured}
-    tables = LayerTables(LAYER_SCHEMAS)
+    tables = Tables(LAYER_SCHEMAS)
     for kv_head in range(loaded[measured[0]].kv_heads):
         views = {
             text: view_group(
@@ -92,7 +92,7 @@ def sweep_layer(
 class _Group:
     """One KV head on all measured texts, and where its rows go."""
 
-    tables: LayerTables
+    tables: Tables
     layer: int
     kv_head: int
     views: Mapping[CapturedText, GroupView]  # headline queries

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import polars as pl
-
 from ghostkv.files.io import read_metadata, read_table, write_table
-from ghostkv.stages.hierarchy.tables import FIT_SCHEMA, HEAD_SCHEMA, SCHEMAS, fits
+from ghostkv.files.tables import concatenate
+from ghostkv.stages.hierarchy.tables import FIT_SCHEMA, fits
 
 
 def gather(tables: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
@@ -21,7 +20,6 @@ def gather(tables: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> N
         Paths of `heads`, `checks` and `fits`.
     """
     metadata = read_metadata(tables["heads"][0])
-    heads, checks = (pl.concat([read_table(path) for path in tables[name]]) for name in SCHEMAS)
-    write_table(heads, outputs["heads"], HEAD_SCHEMA, metadata)
-    write_table(checks, outputs["checks"], SCHEMAS["checks"], metadata)
-    write_table(fits(heads), outputs["fits"], FIT_SCHEMA, metadata)
+    for name, files in tables.items():
+        concatenate(files, outputs[name], metadata)
+    write_table(fits(read_table(outputs["heads"])), outputs["fits"], FIT_SCHEMA, metadata)

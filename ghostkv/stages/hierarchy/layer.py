@@ -12,7 +12,7 @@ from ghostkv.captures.captured_texts import CapturedText, by_role, sketch_metada
 from ghostkv.codecs.nested import Nested, level_bytes
 from ghostkv.files.buffers import Space
 from ghostkv.stages.hierarchy.index import Index, IndexSpec
-from ghostkv.stages.hierarchy.rows import Rows, calibrate_share, needed_share
+from ghostkv.stages.hierarchy.rows import HierarchyTables, calibrate_share, needed_share
 from ghostkv.stages.hierarchy.scan import Counts, Scan, scan_topk
 from ghostkv.stages.hierarchy.view import View, look
 
@@ -53,7 +53,7 @@ def measure_layer(
         long_text = CapturedText(trace["text"], trace["domain"], "trace", trace["folder"])
         loaded[long_text] = read_layer(trace["folder"], layer)
         roles["trace"] = [long_text]
-    rows, space = Rows(), Space()
+    rows, space = HierarchyTables(), Space()
     for kv_head in range(loaded[texts[0]].kv_heads):
         _Head(loaded, roles, layer, kv_head, params, rows, space).measure()
         print(f"layer {layer}: KV head {kv_head} measured", flush=True)
@@ -69,7 +69,7 @@ class _Head:
     layer: int
     kv_head: int
     params: Mapping
-    rows: Rows
+    rows: HierarchyTables
     space: Space
 
     def measure(self) -> None:

@@ -8,18 +8,17 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from ghostkv import codecs
 from ghostkv.captures.capture_files import LayerCapture, capture_metadata, read_layer
 from ghostkv.codecs import Codec
 from ghostkv.files import provenance
 from ghostkv.files.errors import ConfigError, TextError
-from ghostkv.files.io import read_table, stable_seed, write_table
+from ghostkv.files.io import read_table, stable_seed
+from ghostkv.files.tables import Tables
 from ghostkv.stages.historical.protocol import HISTORICAL, Constants, Protocol, at_thetas, follow, pool
 from ghostkv.stages.historical.tables import (
-    COMPARISON_SCHEMA,
-    SWEEP_SCHEMA,
+    SCHEMAS,
     Tally,
     ablation_rows,
     knob_rows,
@@ -78,7 +77,7 @@ def run(
     prompts, passage = _run_model(model_folder, texts_table, [entry["text"] for entry in held_out], params)
     thetas = np.linspace(params["thetas"]["start"], params["thetas"]["stop"], params["thetas"]["count"])
     tallies = {protocol: Tally(params["fer"], params["elimination"], thetas) for protocol in protocols()}
-    sweep: list[pl.DataFrame] = []
+    tables = Tables(SCHEMAS)
     for layer in params["layers"]:
         texts = _LayerTexts(layer, prompts, passage, calibration, held_out, params)
         for protocol, tally in tallies.items():
@@ -86,14 +85,12 @@ def run(
             codec = _FITTED if protocol.fitted_codec else _gaussian(constants.dims)
             outcome = pool([follow(view, protocol, constants, codec) for view in views])
             tally.add(protocol, outcome, views, texts.agreement(protocol))
-        sweep += _sweep_layer(layer, texts.views(HISTORICAL), constants, params["dimensions"], thetas)
+        _add_sweep(tables, layer, texts.views(HISTORICAL), constants, params["dimensions"], thetas)
         print(f"layer {layer}: {len(tallies)} protocols", flush=True)
-    metadata = _metadata(held_out[0]["folder"], params)
     rows = {protocol: tally.row() for protocol, tally in tallies.items()}
-    write_table(pl.concat(sweep), outputs["sweep"], SWEEP_SCHEMA, metadata)
-    for name, table in (("knobs", knob_rows(rows)), ("ablation", ablation_rows(rows))):
-        frame = pl.DataFrame(table, infer_schema_length=None)
-        write_table(frame, outputs[name], COMPARISON_SCHEMA, metadata)
+    tables.add_rows("knobs", knob_rows(rows))
+    tables.add_rows("ablation", ablation_rows(rows))
+    tables.write(outputs, _metadata(held_out[0]["folder"], params))
 
 
 class _LayerTexts:
@@ -196,32 +193,30 @@ def _fit(calibration: Sequence[LayerCapture], layer: int, params: Mapping[str, A
     return fitted
 
 
-def _sweep_layer(
-    layer: int, views: list[View], constants: Constants, dimensions: Sequence[int], thetas: np.ndarray
-) -> list[pl.DataFrame]:
+def _add_sweep(
+    tables: Tables,
+    layer: int,
+    views: list[View],
+    constants: Constants,
+    dimensions: Sequence[int],
+    thetas: np.ndarray,
+) -> None:
     """The historical protocol at each theta and number of rows, by head."""
-    frames = []
     for dims in dimensions:
         outcome = pool(
             [follow(view, HISTORICAL, replace(constants, dims=dims), _gaussian(dims)) for view in views]
         )
         elimination, fer = at_thetas(outcome, thetas)
         heads, count = elimination.shape
-        frames.append(
-            pl.DataFrame(
-                {
-                    "layer": np.full(heads * count, layer),
-                    "head": np.repeat(np.arange(heads), count),
-                    "sketch_dim": np.full(heads * count, dims),
-                    "theta": np.tile(thetas, heads),
-                    "elimination": elimination.ravel(),
-                    "fer": fer.ravel(),
-                    "violation_rate": np.repeat(outcome.violations / outcome.cold.shape[1], count),
-                    "queries": np.full(heads * count, sum(len(view.positions) for view in views)),
-                }
-            )
-        )
-    return frames
+        keys = {"layer": layer, "sketch_dim": dims, "queries": sum(len(view.positions) for view in views)}
+        columns = {
+            "head": np.repeat(np.arange(heads), count),
+            "theta": np.tile(thetas, heads),
+            "elimination": elimination,
+            "fer": fer,
+            "violation_rate": np.repeat(outcome.violations / outcome.cold.shape[1], count),
+        }
+        tables.add("sweep", keys, columns)
 
 
 def _thinned(capture: LayerCapture, queries: int) -> LayerCapture:

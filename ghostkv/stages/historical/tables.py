@@ -54,6 +54,7 @@ COMPARISON_SCHEMA = pa.schema(
         ("heads", pa.int32()),
     ]
 )
+SCHEMAS = {"sweep": SWEEP_SCHEMA, "knobs": COMPARISON_SCHEMA, "ablation": COMPARISON_SCHEMA}
 
 
 def ladder() -> list[tuple[str, Protocol]]:

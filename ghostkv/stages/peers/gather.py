@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import polars as pl
-
 from ghostkv.files.io import read_metadata, read_table, write_table
+from ghostkv.files.tables import concatenate
 from ghostkv.stages.peers.tables import (
     COMPARISON_SCHEMA,
-    LAYER_SCHEMA,
-    PEER_SCHEMA,
     SUMMARY_SCHEMA,
     VERDICT_SCHEMA,
     compare,
@@ -30,11 +27,11 @@ def gather(tables: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> N
         Paths of `peers`, `layers`, `summary`, `comparison`, `verdicts`.
     """
     metadata = read_metadata(tables["peers"][0])
-    peers, layers = (pl.concat([read_table(path) for path in tables[name]]) for name in ("peers", "layers"))
+    for name, files in tables.items():
+        concatenate(files, outputs[name], metadata)
+    peers, layers = (read_table(outputs[name]) for name in ("peers", "layers"))
     comparison = compare(peers)
     for name, table, schema in (
-        ("peers", peers, PEER_SCHEMA),
-        ("layers", layers, LAYER_SCHEMA),
         ("summary", summarise(peers, layers), SUMMARY_SCHEMA),
         ("comparison", comparison, COMPARISON_SCHEMA),
         ("verdicts", verdicts(peers, comparison), VERDICT_SCHEMA),

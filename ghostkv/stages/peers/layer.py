@@ -19,18 +19,13 @@ from ghostkv.codecs import Codec, Decoded
 from ghostkv.codecs.fitting import fit_codecs
 from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
 from ghostkv.files.buffers import Buffers
-from ghostkv.files.io import stable_seed, write_table
+from ghostkv.files.io import stable_seed
+from ghostkv.files.tables import Tables
 from ghostkv.selectors import make
 from ghostkv.selectors.base import Budget, Calibration, Scene
 from ghostkv.selectors.evaluate import evaluate
 from ghostkv.selectors.scenes import budget_of, calibration_view, for_selector, view
-from ghostkv.stages.peers.tables import (
-    LAYER_SCHEMA,
-    PEER_SCHEMA,
-    frame,
-    head_rows,
-    layer_rows,
-)
+from ghostkv.stages.peers.tables import SCHEMAS, head_rows, layer_rows
 
 
 def measure_layer(
@@ -67,7 +62,7 @@ def measure_layer(
     for text in measured_texts(texts):
         from_position(loaded[text], text, params["exact"]["headline_start"])  # raises where none lies there
     ghosts = _GhostRecords(loaded, roles["codec"], sketch, layer, params)
-    rows, found, buffers = [], {}, Buffers()
+    tables, found, buffers = Tables(SCHEMAS), {}, Buffers()
     some = loaded[texts[0]]
     for kv_head in range(some.kv_heads):
         group = _Group(loaded, roles, ghosts, layer, kv_head, params, buffers)
@@ -83,13 +78,12 @@ def measure_layer(
                 queries = evaluate(selection, scene, truth, budget)
                 who = {"selector": name, "variant": selector.variant, "kind": selector.kind}
                 about = {**keys, **who, "kv_head": kv_head}
-                rows += head_rows(about, heads, queries, params["ratios"], selection.feasible)
+                rows = head_rows(about, heads, queries, params["ratios"], selection.feasible)
+                tables.add_rows("peers", rows)
                 found.setdefault((text, name, selector), []).append((queries, selection.feasible))
         print(f"layer {layer}: KV head {kv_head}, {len(chosen)} selectors measured", flush=True)
-    metadata = sketch_metadata(texts, params.get("code", ""))
-    write_table(frame(rows, PEER_SCHEMA), outputs["peers"], PEER_SCHEMA, metadata)
-    pooled = _pooled(found, layer, some, params["ratios"])
-    write_table(frame(pooled, LAYER_SCHEMA), outputs["layers"], LAYER_SCHEMA, metadata)
+    tables.add_rows("layers", _pooled(found, layer, some, params["ratios"]))
+    tables.write(outputs, sketch_metadata(texts, params.get("code", "")))
 
 
 def _pooled(found: Mapping, layer: int, some: LayerCapture, ratios: Sequence[float]) -> list[dict]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from scipy.special import stdtrit
 
 from ghostkv.elimination.metrics import upper_quantile
+from ghostkv.files.tables import table_of
 
 KEYS = [
     ("layer", pa.int16()),
@@ -101,6 +102,7 @@ VERDICT_SCHEMA = pa.schema(
         ("lower", pa.bool_()),  # the same by means alone
     ]
 )
+SCHEMAS = {"peers": PEER_SCHEMA, "layers": LAYER_SCHEMA}
 COMPARED = ("output_error_mean", "dropped_mass_mean")
 SHOWN = tuple(name for name, _ in METRICS)
 _WHO = ["selector", "variant", "kind"]
@@ -147,12 +149,6 @@ def _pool(measured: Mapping[str, np.ndarray]) -> dict[str, float]:
     return row
 
 
-def frame(rows: Sequence[dict], schema: pa.Schema) -> pa.Table:
-    """Rows as a table of the schema; what a row lacks is null."""
-    columns = {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in schema}
-    return pa.table(columns, schema=schema)
-
-
 def interval(documents: Sequence[float]) -> tuple[float, float | None, float | None]:
     """Mean and 95 % Student interval of independent values; no interval for a single one.
 
@@ -185,7 +181,7 @@ def summarise(peers: pl.DataFrame, layers: pl.DataFrame) -> pl.DataFrame:
             for metric in SHOWN:
                 chosen = group if source[metric] is peers else layers.filter(inside, *same)
                 rows.append(about | {"metric": metric} | _spread(chosen, metric))
-    return pl.from_arrow(frame(rows, SUMMARY_SCHEMA))
+    return pl.from_arrow(table_of(rows, SUMMARY_SCHEMA))
 
 
 def _spread(group: pl.DataFrame, metric: str) -> dict[str, float | None]:
@@ -217,7 +213,7 @@ def compare(peers: pl.DataFrame) -> pl.DataFrame:
         for metric in COMPARED:
             if ours.height and not ours[metric].null_count() and not theirs[metric].null_count():
                 rows.append(about | {"metric": metric} | _versus(ours, theirs, metric))
-    return pl.from_arrow(frame(rows, COMPARISON_SCHEMA))
+    return pl.from_arrow(table_of(rows, COMPARISON_SCHEMA))
 
 
 def _versus(ours: pl.DataFrame, theirs: pl.DataFrame, metric: str) -> dict:
@@ -270,7 +266,7 @@ def verdicts(peers: pl.DataFrame, comparison: pl.DataFrame) -> pl.DataFrame:
                 "lower": bool((found["difference"] > 0).all()) if full else None,
             }
         )
-    return pl.from_arrow(frame(rows, VERDICT_SCHEMA))
+    return pl.from_arrow(table_of(rows, VERDICT_SCHEMA))
 
 
 def _all(flags: pl.Series) -> bool | None:

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
-import polars as pl
 import pyarrow as pa
-
-from ghostkv.files import provenance
-from ghostkv.files.io import write_table
 
 KILL_SCHEMA = pa.schema(
     [
@@ -73,9 +67,3 @@ APPEND_SCHEMA = pa.schema(
         ("seconds_per_append", pa.float64()),
     ]
 )
-
-
-def write_rows(rows: Iterable[dict], path: str, schema: pa.Schema, params: Mapping) -> None:
-    """Write a table of the schema from rows as dicts."""
-    table = pl.DataFrame(list(rows), infer_schema_length=None)
-    write_table(table, path, schema, provenance.metadata(params.get("code")))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ghostkv.files.provenance import metadata
+from ghostkv.files.tables import write_rows
 from ghostkv.stages.store.speed import appends, gathers
-from ghostkv.stages.store.tables import APPEND_SCHEMA, GATHER_SCHEMA, write_rows
+from ghostkv.stages.store.tables import APPEND_SCHEMA, GATHER_SCHEMA
 from ghostkv.stages.store.workload import workplace
 
 
@@ -21,7 +23,11 @@ def time_store(params: Mapping, outputs: Mapping[str, str]) -> None:
         Paths of `gathers` and `appends`.
     """
     with workplace(outputs["gathers"]) as folder:
-        write_rows(gathers(Path(folder), params), outputs["gathers"], GATHER_SCHEMA, params)
+        write_rows(
+            gathers(Path(folder), params), outputs["gathers"], GATHER_SCHEMA, metadata(params.get("code"))
+        )
         print("gathers timed", flush=True)
-        write_rows(appends(Path(folder), params), outputs["appends"], APPEND_SCHEMA, params)
+        write_rows(
+            appends(Path(folder), params), outputs["appends"], APPEND_SCHEMA, metadata(params.get("code"))
+        )
         print("appends timed", flush=True)

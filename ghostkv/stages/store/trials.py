@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ghostkv.files.provenance import metadata
+from ghostkv.files.tables import write_rows
 from ghostkv.stages.store.damage import damage
 from ghostkv.stages.store.kills import Trials
-from ghostkv.stages.store.tables import CORRUPTION_SCHEMA, KILL_SCHEMA, write_rows
+from ghostkv.stages.store.tables import CORRUPTION_SCHEMA, KILL_SCHEMA
 from ghostkv.stages.store.workload import Contents, store_shape, workplace
 from ghostkv.store import GhostStore
 
@@ -39,8 +41,8 @@ def try_store(params: Mapping, outputs: Mapping[str, str]) -> None:
         found = list(damage(Path(folder), contents, tokens, params["corruptions"], params["seed"]))
         silent = sum(row["outcome"] == "silent" for row in found)
         print(f"{len(found)} corruptions, {silent} silent", flush=True)
-    write_rows(kills, outputs["kills"], KILL_SCHEMA, params)
-    write_rows(found, outputs["corruptions"], CORRUPTION_SCHEMA, params)
+    write_rows(kills, outputs["kills"], KILL_SCHEMA, metadata(params.get("code")))
+    write_rows(found, outputs["corruptions"], CORRUPTION_SCHEMA, metadata(params.get("code")))
 
 
 def _warm(folder: Path, contents: Contents) -> None:

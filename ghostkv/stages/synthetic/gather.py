@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import polars as pl
-
 from ghostkv.files.io import read_metadata, read_table, write_table
-from ghostkv.stages.synthetic.tables import CHECK_SCHEMA, SCHEMAS, compare
+from ghostkv.files.tables import concatenate
+from ghostkv.stages.synthetic.tables import CHECK_SCHEMA, compare
 
 
 def gather(tables: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
@@ -22,7 +21,6 @@ def gather(tables: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> N
     """
     kept = ("package_version", "fingerprint", "seed")
     metadata = {key: value for key, value in read_metadata(tables["audit"][0]).items() if key in kept}
-    joined = {name: pl.concat([read_table(path) for path in tables[name]]) for name in SCHEMAS}
-    for name, schema in SCHEMAS.items():
-        write_table(joined[name], outputs[name], schema, metadata)
-    write_table(compare(joined["audit"]), outputs["checks"], CHECK_SCHEMA, metadata)
+    for name, files in tables.items():
+        concatenate(files, outputs[name], metadata)
+    write_table(compare(read_table(outputs["audit"])), outputs["checks"], CHECK_SCHEMA, metadata)

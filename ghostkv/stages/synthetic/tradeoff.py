@@ -166,7 +166,7 @@ class Decode:
             known = estimate_group(view, design, records[: capture.tokens])
             asked = text.asked[0][rows]
             columns = step_columns(view, design, known, self.rule.name, theta, self.rule.setting, asked)
-            age = np.where(asked >= 0, capture.positions - asked, -1)
+            age = np.where(asked >= 0, capture.positions - asked, np.nan)
             yield columns | {
                 "step": np.arange(rows.start, rows.stop),
                 "tokens": capture.positions + 1,

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import polars as pl
 
 from ghostkv.captures.capture_files import read_layer
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs.records import load_codecs, read_records, specs
 from ghostkv.elimination.frontier import Design, Setting, estimate_group, view_group
-from ghostkv.elimination.thresholds import reference, statistic
-from ghostkv.files.errors import TableError
-from ghostkv.files.io import read_table
+from ghostkv.elimination.thresholds import calibrated_thetas, reference, statistic
 from ghostkv.files.provenance import inherited
 from ghostkv.files.tables import write_rows
 from ghostkv.stages.bandwidth.tables import PATTERN_SCHEMA
@@ -44,7 +41,8 @@ def survivor_patterns(inputs: Mapping[str, Sequence[str] | str], params: Mapping
         for one in specs(params["codecs"])
         if (one.name, one.code_bytes) == (params["headline"]["codec"], params["headline"]["bytes"])
     )
-    thetas = _thetas(points, params)
+    goal = params["headline"]["rule"], params["target_metric"], params["target"]
+    thetas = calibrated_thetas(points, spec, *goal)
     setting = Setting(params["sinks"], params["hot"], params["top_k"], {})
     rows = []
     for layer, codecs, record_file in files:
@@ -57,7 +55,7 @@ def survivor_patterns(inputs: Mapping[str, Sequence[str] | str], params: Mapping
                 known = estimate_group(
                     view, Design(spec.name, spec.code_bytes, fitted[spec, kv_head]), records[kv_head]
                 )
-                survived = _survived(view, known, params["headline"]["rule"], setting, thetas, layer)
+                survived = _survived(view, known, params["headline"]["rule"], setting, thetas[layer])
                 every = max(1, len(texts) * capture.kv_heads * len(capture.positions) // params["patterns"])
                 about = {"layer": layer, "kv_head": kv_head, "text": text.text, "domain": text.domain}
                 for query in range(len(capture.positions) - 1, -1, -every):
@@ -70,25 +68,7 @@ def survivor_patterns(inputs: Mapping[str, Sequence[str] | str], params: Mapping
     write_rows(rows, output, PATTERN_SCHEMA, inherited(points, params.get("code")))
 
 
-def _thetas(points: str, params: Mapping) -> dict[tuple[int, int], float | None]:
-    headline = params["headline"]
-    rows = read_table(points).filter(
-        (pl.col("codec") == headline["codec"])
-        & (pl.col("code_bytes") == headline["bytes"])
-        & (pl.col("rule") == headline["rule"])
-        & (pl.col("method") == "calibrated")
-        & (pl.col("target_metric") == params["target_metric"])
-        & ((pl.col("target") - params["target"]).abs() < 1e-6)
-    )
-    if not rows.height:
-        raise TableError(
-            f"{points}: no calibrated {params['target_metric']} point at {params['target']:g} of the headline design.\n"
-            "  Write: frontier: {targets: {fer: [0.01]}}   (or another bandwidth.point), or rerun frontier"
-        )
-    return {(layer, head): theta for layer, head, theta in rows.select("layer", "head", "theta").iter_rows()}
-
-
-def _survived(view, known, rule: str, setting: Setting, thetas: Mapping, layer: int) -> np.ndarray:
+def _survived(view, known, rule: str, setting: Setting, thetas: np.ndarray) -> np.ndarray:
     """Cold keys that some head of the group reads, bool, shape [queries, tokens]."""
     top_k = min(setting.top_k, known.known.shape[-1])
     origin = reference(rule, known.known, view.visible, top_k)
@@ -97,7 +77,5 @@ def _survived(view, known, rule: str, setting: Setting, thetas: Mapping, layer: 
     cold = view.visible.mask(compared.shape[2])
     found = np.zeros(cold.shape, bool)
     for head in range(group):
-        theta = thetas[layer, view.kv_head * group + head]
-        # No threshold met the target: nothing is eliminated.
-        found |= compared[head] >= (-np.inf if theta is None else theta)
+        found |= compared[head] >= thetas[view.kv_head * group + head]
     return found & cold

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 from ghostkv.captures.capture_files import LayerCapture, capture_metadata, read_layer
 from ghostkv.codecs import Codec, Records
@@ -16,8 +15,7 @@ from ghostkv.elimination.frontier import (
     Grid,
     Setting,
 )
-from ghostkv.files.errors import TableError
-from ghostkv.files.io import read_table
+from ghostkv.elimination.thresholds import calibrated_thetas
 from ghostkv.files.logs import progress
 from ghostkv.files.provenance import metadata
 from ghostkv.files.tables import Tables
@@ -71,7 +69,8 @@ def measure_layer(inputs: Mapping[str, str], layer: int, params: Mapping, output
     """
     capture, spec = read_layer(inputs["trace"], layer), _spec(params)
     codecs = load_codecs(inputs["codecs"], [spec])
-    thetas = _thetas(inputs["points"], layer, params)
+    goal = params["headline"]["rule"], params["target_metric"], params["target"]
+    thetas = calibrated_thetas(inputs["points"], spec, *goal, layer)[layer]
     stored = layer == params["store_layer"] and capture.values is not None
     tables = Tables(SCHEMAS)
     decodes = _Decodes(params, {"source": "trace", "layer": layer}, tables)
@@ -168,28 +167,3 @@ def _setting(frontier: Mapping) -> tuple[Setting, str]:
     grid = frontier["rules"][rule]
     grids = {rule: Grid.of(np.linspace(grid["start"], grid["stop"], grid["count"]))}
     return Setting(frontier["sinks"], frontier["hot"], frontier["top_k"], grids), rule
-
-
-def _thetas(points: str, layer: int, params: Mapping) -> np.ndarray:
-    """The headline design's calibrated threshold of each head; -inf where none met the target."""
-    headline = params["headline"]
-    rows = (
-        read_table(points)
-        .filter(
-            pl.col("layer") == layer,
-            pl.col("codec") == headline["codec"],
-            pl.col("code_bytes") == headline["bytes"],
-            pl.col("rule") == headline["rule"],
-            pl.col("method") == "calibrated",
-            pl.col("target_metric") == params["target_metric"],
-            (pl.col("target") - params["target"]).abs() < 1e-6,
-        )
-        .unique(["head"])
-        .sort("head")
-    )
-    if not rows.height:
-        raise TableError(
-            f"{points}: no calibrated {params['target_metric']} point at {params['target']:g} of the headline design "
-            f"for layer {layer}.\n  Write: frontier: {{targets: {{fer: [0.01]}}}}, or delete it and rerun frontier"
-        )
-    return rows["theta"].fill_null(-np.inf).fill_nan(-np.inf).to_numpy()

@@ -188,8 +188,9 @@ def softmax(
 
 def _needed(logits: np.ndarray, mass: np.ndarray, visible: ColdRange, top_k: int) -> np.ndarray:
     needed = np.zeros(logits.shape, np.uint8)
-    ascending = np.sort(mass, axis=-1)
-    _flag(kth_largest(logits, visible.last, top_k), logits, mass, ascending, visible.last, top_k, needed)
+    kth = kth_largest(logits, visible.last, top_k)
+    flag_best(logits, np.zeros_like(visible.last), visible.last, kth, top_k, TOP_K, needed)
+    _flag_mass(mass, np.sort(mass, axis=-1), visible.last, needed)
     return needed
 
 
@@ -251,16 +252,30 @@ def kth_largest(known, last, k):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _flag(kth, logits, mass, ascending, last, k, needed):
-    """Mark the k best keys (the earliest of equal ones) and the fewest that hold 95 % and 99 % of mass."""
-    keys = logits.shape[2]
+def flag_best(logits, start, stop, kth, k, flag, flags):
+    """Mark the k best of keys start..stop-1 of each row, given the k-th largest: of equal ones the earliest.
+
+    This is what "relevant" means wherever FER and recall are counted: k keys, or all where fewer are visible.
+    """
     for g in range(logits.shape[0]):
         for q in range(logits.shape[1]):
-            tau = kth[g, q]
-            above = 0
-            for j in range(last[q]):
-                above += logits[g, q, j] > tau
-            total, rank = 0.0, keys
+            row, marks, tau = logits[g, q, start[q] : stop[q]], flags[g, q, start[q] : stop[q]], kth[g, q]
+            ties = k
+            for j in range(row.size):
+                ties -= row[j] > tau
+            for j in range(row.size):
+                tied = row[j] == tau and ties > 0 and tau > -np.inf
+                ties -= tied
+                if row[j] > tau or tied:
+                    marks[j] |= flag
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _flag_mass(mass, ascending, last, needed):
+    """Mark the fewest keys that hold 95 % and 99 % of mass."""
+    for g in range(mass.shape[0]):
+        for q in range(mass.shape[1]):
+            total, rank = 0.0, mass.shape[2]
             while total < 0.95 and rank > 0:
                 rank -= 1
                 total += ascending[g, q, rank]
@@ -269,16 +284,9 @@ def _flag(kth, logits, mass, ascending, last, k, needed):
                 rank -= 1
                 total += ascending[g, q, rank]
             cut_99 = ascending[g, q, rank]
-            ties = k - above
             for j in range(last[q]):
-                flags, x, p = 0, logits[g, q, j], mass[g, q, j]
-                if x > tau:
-                    flags = TOP_K
-                elif x == tau and ties > 0 and x > -np.inf:
-                    flags = TOP_K
-                    ties -= 1
+                p = mass[g, q, j]
                 if p >= cut_95 and p > 0:
-                    flags |= MASS_95
+                    needed[g, q, j] |= MASS_95
                 if p >= cut_99 and p > 0:
-                    flags |= MASS_99
-                needed[g, q, j] = flags
+                    needed[g, q, j] |= MASS_99

@@ -10,7 +10,7 @@ from numba import njit
 
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs.base import ELEMENT_BYTES
-from ghostkv.elimination.attention import ColdRange, cold_range, kth_largest, scores, softmax
+from ghostkv.elimination.attention import ColdRange, cold_range, flag_best, kth_largest, scores, softmax
 from ghostkv.files.buffers import Buffers
 from ghostkv.selectors.base import Budget, Scene, Selector
 
@@ -131,10 +131,11 @@ def _scene(capture, kv_head, visible, logits, earlier, records, buffers) -> Scen
 
 def _truth(capture, kv_head, top_k, visible, logits, mass, lse) -> SceneTruth:
     relevant = np.zeros(logits.shape, np.uint8)
-    tau = kth_largest(logits, visible.last, min(top_k, logits.shape[2]))
-    _flag(logits, tau, np.zeros_like(visible.last), visible.last, TOP_K, relevant)
-    cold_tau = _kth_cold(logits, visible.start, visible.stop, RECALL_KEYS)
-    _flag(logits, cold_tau, visible.start, visible.stop, COLD_32, relevant)
+    top_k = min(top_k, logits.shape[2])
+    kth = kth_largest(logits, visible.last, top_k)
+    flag_best(logits, np.zeros_like(visible.last), visible.last, kth, top_k, TOP_K, relevant)
+    kth = _kth_cold(logits, visible.start, visible.stop, RECALL_KEYS)
+    flag_best(logits, visible.start, visible.stop, kth, RECALL_KEYS, COLD_32, relevant)
     cold = np.zeros((3, *logits.shape[:2]))
     _cold_totals(mass, relevant, visible.start, visible.stop, cold)
     values = outputs = kept_output = None
@@ -186,16 +187,6 @@ def _kth_cold(logits, start, stop, k):
                     best[i] = row[j]
             out[g, q] = best[0]
     return out
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _flag(logits, tau, start, stop, flag, relevant):
-    """Mark keys at or above tau; keys that tie with the k-th are relevant too."""
-    for g in range(logits.shape[0]):
-        for q in range(logits.shape[1]):
-            row, marks = logits[g, q, start[q] : stop[q]], relevant[g, q, start[q] : stop[q]]
-            for j in range(row.size):
-                marks[j] |= np.uint8((row[j] >= tau[g, q]) & (row[j] > -np.inf)) * flag
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

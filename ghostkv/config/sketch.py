@@ -12,7 +12,7 @@ from ghostkv.files.errors import ConfigError
 CodecName = Literal["gaussian", "random_orthogonal", "pca", "whitened", "transform_code"]
 
 
-class Codec(Section):
+class CodecEntry(Section):
     """One codec at several record sizes."""
 
     name: CodecName = Field(description="A codec of ghostkv/codecs.")
@@ -24,13 +24,13 @@ class Codec(Section):
 class Sketch(Section):
     """Which ghost records are kept of the keys."""
 
-    codecs: list[Codec] = Field(
+    codecs: list[CodecEntry] = Field(
         default=[
-            Codec(name="gaussian", bytes=[8, 16, 32]),
-            Codec(name="random_orthogonal", bytes=[8, 16, 32]),
-            Codec(name="pca", bytes=[8, 16, 32]),
-            Codec(name="whitened", bytes=[8, 16, 32]),
-            Codec(name="transform_code", bytes=[4, 8, 16, 32]),
+            CodecEntry(name="gaussian", bytes=[8, 16, 32]),
+            CodecEntry(name="random_orthogonal", bytes=[8, 16, 32]),
+            CodecEntry(name="pca", bytes=[8, 16, 32]),
+            CodecEntry(name="whitened", bytes=[8, 16, 32]),
+            CodecEntry(name="transform_code", bytes=[4, 8, 16, 32]),
         ],
         min_length=1,
         description=(

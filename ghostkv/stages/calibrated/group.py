@@ -15,7 +15,15 @@ from ghostkv.elimination.summaries import bound_columns
 from ghostkv.elimination.sweep import Grid
 from ghostkv.files.tables import Tables
 from ghostkv.stages.calibrated.compensated_sweep import Tail, tail
-from ghostkv.stages.calibrated.conformal import Calibration, Goal, calibrate, floor, goals, plug_in, shifts
+from ghostkv.stages.calibrated.conformal import (
+    CalibratedThresholds,
+    Goal,
+    calibrate,
+    floor,
+    goals,
+    plug_in,
+    shifts,
+)
 from ghostkv.stages.calibrated.rows import (
     Curves,
     at,
@@ -34,7 +42,7 @@ _SHIFTS = {
     "relative_lse": Grid.of(shifts(0.05, 60)),
     "absolute": Grid.of(shifts(0.1, 60)),
 }
-_Found = Sequence[Calibration]
+_Found = Sequence[CalibratedThresholds]
 _Curves = Mapping[CapturedText, Curves]
 
 
@@ -120,7 +128,7 @@ class CalibratedGroup:
             return None
         return tail(estimates.scores, view.exact.lse, view.values, view.visible, self.params["page"])
 
-    def _calibrate(self, curves: _Curves) -> list[Calibration]:
+    def _calibrate(self, curves: _Curves) -> list[CalibratedThresholds]:
         risks = next(iter(curves.values())).risks
         kinds = [name.removeprefix("output_error_") for name in risks if name.startswith("output_error_")]
         return [
@@ -199,7 +207,7 @@ class CalibratedGroup:
                     promised = replace(found, guaranteed=found.guaranteed and tested == source)
                     self._add_tested({**keys, **about, "tested_on": tested}, curves, promised)
 
-    def _add_tested(self, keys: Mapping, curves: _Curves, found: Calibration) -> None:
+    def _add_tested(self, keys: Mapping, curves: _Curves, found: CalibratedThresholds) -> None:
         index = found.index[:, None]
         parts = [one for text, one in _held_out(curves) if text.domain == keys["tested_on"]]
         columns = choice_columns([found], self._heads(), parts[0].grid)

@@ -65,7 +65,7 @@ def measure_layer(
     tables, found, buffers = Tables(SCHEMAS), {}, Buffers()
     some = loaded[texts[0]]
     for kv_head in range(some.kv_heads):
-        group = _Group(loaded, roles, ghosts, layer, kv_head, params, buffers)
+        group = _HeadTexts(loaded, roles, ghosts, layer, kv_head, params, buffers)
         fitted = [selector.fit(group.calibration()) for _, selector in chosen]
         for text in roles["held_out"]:
             capture = loaded[text]
@@ -110,7 +110,7 @@ def _pooled(found: Mapping, layer: int, some: LayerCapture, ratios: Sequence[flo
 
 
 @dataclass(frozen=True)
-class _Group:
+class _HeadTexts:
     """One KV head on all texts: what its selectors are calibrated with."""
 
     loaded: Mapping[CapturedText, LayerCapture]
@@ -129,16 +129,16 @@ class _Group:
         return Calibration(
             np.concatenate([capture.keys[self.kv_head].astype(np.float32) for capture in codec]),
             np.concatenate([capture.group_queries(self.kv_head) for capture in codec], axis=1),
-            _Scenes(self),
+            _ThresholdScenes(self),
             stable_seed(self.params["seed"], self.layer, self.kv_head),
         )
 
 
 @dataclass(frozen=True)
-class _Scenes:
+class _ThresholdScenes:
     """Threshold texts one after the other, in the same buffers; may be gone through again."""
 
-    group: _Group
+    group: _HeadTexts
 
     def __iter__(self) -> Iterator[tuple[Scene, Budget]]:
         group = self.group

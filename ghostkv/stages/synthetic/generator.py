@@ -22,7 +22,7 @@ from ghostkv.stages.synthetic.audit import Audit
 from ghostkv.stages.synthetic.tables import (
     SCHEMAS,
 )
-from ghostkv.stages.synthetic.tradeoff import Decode, Rule, Tradeoff
+from ghostkv.stages.synthetic.tradeoff import Rule, SyntheticDecode, Tradeoff
 
 
 def measure_generator(params: Mapping[str, Any], outputs: Mapping[str, str]) -> None:
@@ -121,7 +121,7 @@ class _Study:
     def decode(self) -> None:
         options, target = self.params["decode"], min(self.params["frontier"]["targets"]["fer"])
         for draw in range(options["draws"]):
-            one = Decode(
+            one = SyntheticDecode(
                 self.generator, self.seed("decode", draw), Shape(options["start"], *self._widths()), self.rule,
                 options["steps"], options["ask_every"], options["masses"],
             )  # fmt: skip

@@ -134,7 +134,7 @@ class Tradeoff:
 
 
 @dataclass(frozen=True)
-class Decode:
+class SyntheticDecode:
     """One decode: codec and thetas from texts as long as what precedes the first step, then a growing cache."""
 
     generator: Generator

@@ -25,8 +25,8 @@ from ghostkv.files.io import (
     from_fixed_list,
     read_metadata,
     read_table,
-    write_table,
 )
+from ghostkv.files.tables import write_rows
 
 LAYER_SCHEMA = pa.schema(
     [
@@ -211,7 +211,7 @@ class CaptureWriter:
             self._stack.__exit__(kind, error, trace)
             return
         self._stack.close()
-        write_table(pl.DataFrame(self._layers), self.folder / "layers.parquet", LAYER_SCHEMA, self.metadata)
+        write_rows(self._layers, self.folder / "layers.parquet", LAYER_SCHEMA, self.metadata)
 
 
 def _describe(capture: LayerCapture) -> dict:

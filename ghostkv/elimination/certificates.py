@@ -159,9 +159,8 @@ class Powers:
         """
         space = np.empty((2, *lower.shape), np.float32) if space is None else space
         above, middle = space
-        position = np.arange(lower.shape[-1])
-        cold = (position >= truth.visible.start[:, None]) & (position < truth.visible.stop[:, None])
-        exact = (position < truth.visible.last[:, None]) & (position >= truth.visible.first[:, None]) & ~cold
+        cold = truth.visible.mask(lower.shape[-1])
+        exact = truth.visible.seen(lower.shape[-1]) & ~cold
         low = np.where(exact, truth.low, -np.inf)
         # A lower bound whose exponential overflowed would count as infinite mass that is kept, and all could go.
         top = np.maximum(low.max(axis=-1), np.where(cold, lower[-1], -np.inf).max(axis=-1))

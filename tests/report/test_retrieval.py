@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 
 from ghostkv.files.io import write_table
+from ghostkv.files.tables import table_of
 from ghostkv.report.document import Figure, Prose, Table
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results
@@ -13,7 +14,6 @@ from ghostkv.stages.retrieval.tables import (
     CELL_SCHEMA,
     SUMMARY_SCHEMA,
     cells,
-    frame,
     summarise,
 )
 from tests.report.fixtures import headline, make_params
@@ -48,7 +48,7 @@ def answer_rows(measurable=True):
                             "bytes_full": 100.0, "head_bytes_read": 80 * ratio, "head_bytes_full": 100.0,
                         }
                     )  # fmt: skip
-    return frame(rows, ANSWER_SCHEMA)
+    return table_of(rows, ANSWER_SCHEMA)
 
 
 def results_of(folder, measurable=True):
@@ -59,7 +59,7 @@ def results_of(folder, measurable=True):
         ("cells", cells(answers, 0.8), CELL_SCHEMA), ("summary", summarise(answers, 0.8), SUMMARY_SCHEMA),
     ):  # fmt: skip
         paths[f"retrieval_{name}"] = str(folder / f"{name}.parquet")
-        write_table(frame(rows, schema), paths[f"retrieval_{name}"], schema)
+        write_table(table_of(rows, schema), paths[f"retrieval_{name}"], schema)
     params = make_params()
     params["config"] = params["config"] | {"retrieval": {"measurable": 0.8}}
     return Results(paths, params)
@@ -123,7 +123,7 @@ def summary_of(folder, *lines):
         for policy, kind, ratio, n, right in lines
     ]
     path = folder / "summary.parquet"
-    write_table(frame(rows, SUMMARY_SCHEMA), str(path), SUMMARY_SCHEMA)
+    write_table(table_of(rows, SUMMARY_SCHEMA), str(path), SUMMARY_SCHEMA)
     return Results(
         {"retrieval_summary": str(path), "retrieval_cells": str(folder / "cells.parquet")}, results.params
     )

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ghostkv.files.io import read_table, write_table
+from ghostkv.files.io import read_table
 from ghostkv.files.provenance import inherited
-from ghostkv.files.tables import table_of
+from ghostkv.files.tables import write_rows
 from ghostkv.stages.bandwidth.bench import Bench, Counts, disk_configurations, dram_configurations
 from ghostkv.stages.bandwidth.probes import DiskFile, Memory
 from ghostkv.stages.bandwidth.schemas import COUNT_SCHEMA, DIRECT, DROPPED, SAMPLE_SCHEMA
@@ -68,5 +68,5 @@ def measure(job: MeasureMemory, inputs: Mapping[str, str], outputs: Mapping[str,
         DROPPED: str(cold).lower(),
         DIRECT: str(disk.direct).lower(),
     }
-    write_table(table_of(samples, SAMPLE_SCHEMA), outputs["samples"], SAMPLE_SCHEMA, metadata)
-    write_table(table_of(counts.rows, COUNT_SCHEMA), outputs["counts"], COUNT_SCHEMA, metadata)
+    write_rows(samples, outputs["samples"], SAMPLE_SCHEMA, metadata)
+    write_rows(counts.rows, outputs["counts"], COUNT_SCHEMA, metadata)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ghostkv.files.io import read_table, write_table
+from ghostkv.files.io import read_table
 from ghostkv.files.provenance import inherited
-from ghostkv.files.tables import table_of
+from ghostkv.files.tables import Tables
 from ghostkv.stages.bandwidth import step_times as model
 from ghostkv.stages.bandwidth.schemas import MODEL_SCHEMAS
 from ghostkv.stages.bandwidth.schemes import Shape, World
@@ -34,13 +34,14 @@ def model_bandwidth(job: ModelBandwidth, inputs: Mapping[str, str], outputs: Map
     outputs : mapping
         Paths of the tables of `MODEL_SCHEMAS`.
     """
-    rows: dict[str, list[dict]] = {name: [] for name in MODEL_SCHEMAS}
-    patterns = read_table(inputs["patterns"])
-    rows["fits"], rows["errors"], measured = model.check_fits(read_table(inputs["samples"]), job.seed)
+    tables, patterns = Tables(MODEL_SCHEMAS), read_table(inputs["patterns"])
+    fits, errors, measured = model.check_fits(read_table(inputs["samples"]), job.seed)
+    tables.add_rows("fits", fits)
+    tables.add_rows("errors", errors)
     captured = _captured(inputs["layers"], job)
     bands = model.bands(read_table(inputs["context"]), job, captured.pair_bytes)
     shares = model.survivors(bands, job.contexts)
-    rows["survivors"] = [{"shape": captured.name, **row} for row in shares]
+    tables.add_rows("survivors", [{"shape": captured.name, **row} for row in shares])
     world = _world(job, captured, model.clustering(patterns))
     here, around = _this_machine(world, measured)
     context, fast = job.headline_context, job.tiers[0].name
@@ -48,13 +49,11 @@ def model_bandwidth(job: ModelBandwidth, inputs: Mapping[str, str], outputs: Map
     share = model.share_at(shares, model.CONSTANT, context)
     for shape in (captured, Shape(**job.served.plain())):
         for placements, where in ((job.placements, world), (around, here)):
-            rows["steps"] += model.steps(shape, placements, shares, where)
-            rows["crossings"] += model.crossings(shape, placements, shares, where, context)
-        rows["maps"] += model.maps(shape, slow, world, context)
-        rows["sensitivity"] += model.sensitivity(shape, job.placements, share, world, context)
-    metadata = inherited(inputs["samples"], job.code)
-    for name, schema in MODEL_SCHEMAS.items():
-        write_table(table_of(rows[name], schema), outputs[name], schema, metadata)
+            tables.add_rows("steps", model.steps(shape, placements, shares, where))
+            tables.add_rows("crossings", model.crossings(shape, placements, shares, where, context))
+        tables.add_rows("maps", model.maps(shape, slow, world, context))
+        tables.add_rows("sensitivity", model.sensitivity(shape, job.placements, share, world, context))
+    tables.write(outputs, inherited(inputs["samples"], job.code))
 
 
 def _captured(path: str, job: ModelBandwidth) -> Shape:

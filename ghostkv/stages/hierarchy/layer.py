@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture, read_layer
-from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
+from ghostkv.captures.captured_texts import CapturedText, by_role, sketch_metadata
 from ghostkv.codecs.nested import Nested, level_bytes
 from ghostkv.files.buffers import Space
-from ghostkv.files.errors import ConfigError
 from ghostkv.stages.hierarchy.index import Index, IndexSpec
-from ghostkv.stages.hierarchy.rows import Rows, calibrate_share, needed_share
+from ghostkv.stages.hierarchy.rows import HierarchyTables, calibrate_share, needed_share
 from ghostkv.stages.hierarchy.scan import Counts, Scan, scan_topk
 from ghostkv.stages.hierarchy.view import View, look
 
@@ -42,17 +41,14 @@ def measure_layer(job: HierarchyLayer, inputs: Mapping[str, str], outputs: Mappi
         A role lacks texts.
     """
     loaded = {text: read_layer(text.folder, job.layer) for text in job.captures}
-    by_role: dict[str, list[CapturedText]] = {}
-    for text in job.captures:
-        by_role.setdefault(text.role, []).append(text)
-    for role in ("codec", "threshold", "held_out"):
-        if role not in by_role:
-            raise ConfigError(f"texts: no text has the role {role!r}; set texts.per_role.{role}: 1")
-    rows, space = Rows(), Space()
-    for kv_head in range(loaded[job.captures[0]].kv_heads):
-        _Head(loaded, by_role, kv_head, job, rows, space).measure()
+    texts = [text for text in job.captures if text.role != "trace"]
+    roles = by_role(texts, "codec", "threshold", "held_out")
+    roles["trace"] = [text for text in job.captures if text.role == "trace"]
+    rows, space = HierarchyTables(), Space()
+    for kv_head in range(loaded[texts[0]].kv_heads):
+        _Head(loaded, roles, kv_head, job, rows, space).measure()
         print(f"layer {job.layer}: KV head {kv_head} measured", flush=True)
-    rows.write(outputs, sketch_metadata([text for text in job.captures if text.role != "trace"], job.code))
+    rows.write(outputs, sketch_metadata(texts, job.code))
 
 
 @dataclass
@@ -63,7 +59,7 @@ class _Head:
     by_role: Mapping[str, Sequence[CapturedText]]
     kv_head: int
     job: HierarchyLayer
-    rows: Rows
+    rows: HierarchyTables
     space: Space
 
     def measure(self) -> None:

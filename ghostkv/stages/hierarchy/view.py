@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs.nested import Nested
-from ghostkv.elimination.attention import cap, cold_range, hide, scores
+from ghostkv.elimination.attention import cap, cold_range, scores
 from ghostkv.elimination.bounds import narrow
 from ghostkv.elimination.certificates import Costs
 from ghostkv.elimination.truth import Truth
@@ -59,9 +59,7 @@ class View:
         found = self.queries.astype(np.float64) @ self.keys.astype(np.float64).T * self.scale
         if self.softcap:
             found = self.softcap * np.tanh(found / self.softcap)
-        position, cold = np.arange(found.shape[-1]), self.truth.visible
-        hidden = (position < cold.start[:, None]) | (position >= cold.stop[:, None])
-        found[:, hidden] = -np.inf
+        found[:, ~self.truth.visible.mask(found.shape[-1])] = -np.inf
         return found
 
 
@@ -98,14 +96,13 @@ def look(
     late = late_queries(capture, context, count)
     if not len(late):
         return None
-    seen = replace(capture, positions=capture.positions[late], queries=capture.queries[:, late], outputs=None)
+    seen = capture.at(late)
     visible = cold_range(seen.positions, seen.first_visible(), job.sinks, job.hot)
     if visible.cold.min() <= job.top_k:
         return None
     keys = capture.keys[kv_head, :context]
     queries = np.ascontiguousarray(seen.group_queries(kv_head))
-    logits = scores(queries, keys.astype(np.float32), capture.scale, capture.softcap)
-    hide(logits, visible)
+    logits = scores(queries, keys.astype(np.float32), capture.scale, capture.softcap, visible)
     truth = Truth.of(queries, keys, logits, None, visible, capture.scale, job.top_k)
     lower, upper, escaped = _record_bounds(codec, keys, queries, capture, space)
     # A key beyond the range of the last planes, as positions beyond the calibration's make it, is kept in float16.

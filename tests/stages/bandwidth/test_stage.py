@@ -92,15 +92,16 @@ def test_survivors_are_of_any_head_cold_and_not_below_theta():
 
     def found(thetas, radius=radius):
         known = Estimates(scores, weight, radius, scores)
-        return np.flatnonzero(_survived(view, known, "absolute", Setting(1, 2, 2, {}), thetas, 3)[0]).tolist()
+        theta = np.array([0, 0, *thetas], np.float32)
+        return np.flatnonzero(_survived(view, known, "absolute", Setting(1, 2, 2, {}), theta)[0]).tolist()
 
     # Head 2 keeps bounds of 3.5 or more, head 3 of 4.5 or more: scores from 3, and from 4.
-    assert found({(3, 2): 3.5, (3, 3): 4.5}) == [1, 3, 4]
-    assert found({(3, 2): 99.0, (3, 3): 99.0}) == []
+    assert found([3.5, 4.5]) == [1, 3, 4]
+    assert found([99.0, 99.0]) == []
     # A head without a threshold eliminates nothing; a record that bounds nothing is always read.
-    assert found({(3, 2): 99.0, (3, 3): None}) == [1, 2, 3, 4]
+    assert found([99.0, -np.inf]) == [1, 2, 3, 4]
     boundless = np.array([0.5, 0.5, np.inf, 0.5, 0.5, 0.5, 0.5], np.float32)
-    assert found({(3, 2): 99.0, (3, 3): 99.0}, boundless) == [2]
+    assert found([99.0, 99.0], boundless) == [2]
 
 
 SPEC = CodecSpec("transform_code", 4)

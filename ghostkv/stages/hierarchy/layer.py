@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ghostkv.files.buffers import Space
 from ghostkv.files.errors import ConfigError
 from ghostkv.stages.hierarchy.index import Index, IndexSpec
 from ghostkv.stages.hierarchy.rows import Rows, calibrate_share, needed_share
-from ghostkv.stages.hierarchy.scan import Counts, Scan, scan_topk
+from ghostkv.stages.hierarchy.scan import Counts, ScanRule, scan_topk
 from ghostkv.stages.hierarchy.view import View, look
 
 _TOPK = {"certificate": "topk", "target": 0.0}
@@ -82,7 +82,7 @@ class _Head:
         """Choose on threshold texts, then measure on held-out texts and the trace."""
         self.specs = [IndexSpec(**entry) for entry in self.params["indexes"]]
         self.statistical = IndexSpec(**self.params["calibrated"])
-        self.scan = Scan(
+        self.scan = ScanRule(
             *(self.params[name] for name in ("top_k", "probes", "seed_keys", "bypass", "refresh"))
         )
         self.codec = self._fit()
@@ -158,9 +158,9 @@ class _Head:
         return calibrate_share(risks, self.params["fer"]) if risks else np.ones(group)
 
     @property
-    def _plain(self) -> Scan:
+    def _plain(self) -> ScanRule:
         """Without bypassed anchors, so that a query's reads do not depend on earlier ones."""
-        return Scan(self.scan.top_k, self.scan.probes, self.scan.seed_keys, False, self.scan.refresh)
+        return replace(self.scan, bypass=False)
 
     def _compare(
         self, text: CapturedText, context: int, chosen: Mapping[str, str], share: np.ndarray

@@ -16,7 +16,7 @@ from ghostkv.stages.hierarchy.anchors import BOUNDS, upper_bounds, write
 from ghostkv.stages.hierarchy.index import Index, IndexSpec, members_above
 from ghostkv.stages.hierarchy.partitions import PARTITIONS, partition
 from ghostkv.stages.hierarchy.rows import SHARES, calibrate_share, compare_mass, needed_share
-from ghostkv.stages.hierarchy.scan import Scan, scan_topk
+from ghostkv.stages.hierarchy.scan import ScanRule, scan_topk
 from ghostkv.stages.hierarchy.tables import pays_from, power_law
 from ghostkv.stages.hierarchy.view import View
 
@@ -174,7 +174,7 @@ def make_view(seed, tokens=160, queries=7, kind="plain", window=0):
 
 
 def make_scan(**changes):
-    return Scan(**{"top_k": TOP_K, "probes": 4, "seed_keys": 12, "bypass": False, "refresh": 4} | changes)
+    return ScanRule(**{"top_k": TOP_K, "probes": 4, "seed_keys": 12, "bypass": False, "refresh": 4} | changes)
 
 
 def test_the_flat_scan_is_the_top_k_certificate():

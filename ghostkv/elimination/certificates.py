@@ -21,7 +21,7 @@ import numpy as np
 
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.elimination.attention import ColdRange
-from ghostkv.elimination.ledger import KeyBounds, Prices, Span, Tally
+from ghostkv.elimination.ledger import CertificateTally, KeyBounds, Prices, Span
 from ghostkv.elimination.mass_loop import ExactOutputs, MassRule, mass_loop
 from ghostkv.elimination.powers import Powers
 from ghostkv.elimination.topk_loop import ExactScores, TopkRule, topk_loop
@@ -123,7 +123,7 @@ def certify_topk(
         Keys with the best estimates whose K is read in full after each level.
     top_k : int
     """
-    tally = Tally.empty(truth.scores.shape)
+    tally = CertificateTally.empty(truth.scores.shape)
     rule = TopkRule(top_k=top_k, probes=np.asarray(probes, np.int64), prices=costs.prices)
     topk_loop(
         KeyBounds(lower=lower, upper=upper, exact=truth.low),
@@ -158,7 +158,7 @@ def certify_mass(
         Share of the budget that keys stopped at or before each level may take.
     delta : float
     """
-    tally = Tally.empty(truth.scores.shape)
+    tally = CertificateTally.empty(truth.scores.shape)
     norms = np.linalg.norm(truth.values.astype(np.float64), axis=1)
     mass_loop(
         KeyBounds(lower=lower, upper=upper, exact=truth.low),
@@ -176,7 +176,7 @@ def spans_of(visible: ColdRange) -> Span:
     return Span(first=visible.first, start=visible.start, stop=visible.stop, last=visible.last)
 
 
-def _outcome(tally: Tally, truth: Truth, costs: Costs) -> Outcome:
+def _outcome(tally: CertificateTally, truth: Truth, costs: Costs) -> Outcome:
     """Shares and ratios from keys and bytes."""
     cold, full = np.maximum(truth.visible.cold, 1), truth.visible.visible * costs.pair
     return Outcome(

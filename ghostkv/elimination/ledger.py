@@ -56,7 +56,7 @@ class Charge(NamedTuple):
     additive: float
 
 
-class Tally(NamedTuple):
+class CertificateTally(NamedTuple):
     """What a certificate counts; float64 [group, queries], of the group [queries], `kept` uint8 [group, queries, keys].
 
     Fields are those of `ghostkv.elimination.certificates.Outcome`, in keys and bytes.
@@ -77,7 +77,7 @@ class Tally(NamedTuple):
     fallback: np.ndarray
 
     @classmethod
-    def empty(cls, shape: tuple[int, int, int]) -> Tally:
+    def empty(cls, shape: tuple[int, int, int]) -> CertificateTally:
         """Of [group, queries, keys]."""
         of_group = {"group_nested", "group_additive"}
         zeros = {name: np.zeros(shape[1:2] if name in of_group else shape[:2]) for name in cls._fields}

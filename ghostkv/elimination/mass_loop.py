@@ -82,7 +82,7 @@ def mass_loop(bounds, powers, spans, rule, exact, tally):
     spans : Span
     rule : MassRule
     exact : ExactOutputs
-    tally : Tally
+    tally : CertificateTally
         Filled.
     """
     group, queries, count = exact.mass.shape

@@ -40,7 +40,7 @@ def topk_loop(bounds, spans, rule, exact, tally):
     spans : Span
     rule : TopkRule
     exact : ExactScores
-    tally : Tally
+    tally : CertificateTally
         Filled.
     """
     group, queries, keys = exact.scores.shape

@@ -13,7 +13,7 @@ from ghostkv.elimination.bounds import narrow
 from ghostkv.elimination.certificates import Costs, Outcome, Powers, certify_mass
 from ghostkv.elimination.compensation import cold_means, compensate
 from ghostkv.elimination.truth import Truth
-from ghostkv.runtime.call_views import View, cold_mask, views
+from ghostkv.runtime.call_views import CallView, cold_mask, views
 from ghostkv.runtime.deciders import Call, Decider
 from ghostkv.runtime.seated import combine
 from ghostkv.runtime.traffic import rows_of
@@ -97,7 +97,7 @@ class CertifiedMass(Decider):
         return out, rows
 
     def certify(
-        self, state: NestedState, b: int, h: int, view: View
+        self, state: NestedState, b: int, h: int, view: CallView
     ) -> tuple[Outcome, np.ndarray, np.ndarray]:
         """What a KV head's queries keep; the exact scores; and estimates of the first level."""
         codec, keys = self.codecs[h], len(view.keys)
@@ -156,7 +156,7 @@ def _compensated(
     estimates: np.ndarray,
     kept: np.ndarray,
     left: np.ndarray,
-    view: View,
+    view: CallView,
 ) -> np.ndarray:
     """Add the estimated mass of what was left out, on the mean of V over the cold keys."""
     peak = np.where(kept, scores, -np.inf).max(axis=-1, keepdims=True)

@@ -175,7 +175,7 @@ class GhostState:
 
 
 @dataclass(frozen=True)
-class Ghost(Decider):
+class GhostDecider(Decider):
     """Read the keys whose ghost record estimates a log mass of theta or more.
 
     Attributes

@@ -8,7 +8,7 @@ import polars as pl
 from ghostkv.config.bandwidth import Bandwidth
 from ghostkv.stages.bandwidth import step_times as model
 from ghostkv.stages.bandwidth.fit import features, foretell
-from ghostkv.stages.bandwidth.schemes import Clustering, Shape, World
+from ghostkv.stages.bandwidth.schemes import Clustering, MemoryModel, ModelShape
 from ghostkv.stages.bandwidth.tables import COUNT_SCHEMA, MODEL_TABLES, SAMPLE_SCHEMA
 from ghostkv.stages.bandwidth.tiers import Tier
 
@@ -54,8 +54,8 @@ def bandwidth_tables(noise: float = 0.0, byte_error: float = 0.0) -> dict[str, t
                            near_bandwidth=1e9 * tier["near_gb_s"])
         for tier in config["tiers"]
     }  # fmt: skip
-    world = World(tiers, "hbm", 68, 1.0, 0.0, 1e-6, 32, 16, Clustering.none())
-    shape = Shape("made-up", 2, 4, 2, 64, 1_000_000)
+    world = MemoryModel(tiers, "hbm", 68, 1.0, 0.0, 1e-6, 32, 16, Clustering.none())
+    shape = ModelShape("made-up", 2, 4, 2, 64, 1_000_000)
     frame = samples(noise)
     rows: dict[str, list[dict]] = {}
     rows["fits"], rows["errors"], _ = model.check_fits(frame, 0)

@@ -11,7 +11,7 @@ import numpy as np
 from ghostkv.files.io import read_table, write_table
 from ghostkv.files.provenance import inherited
 from ghostkv.files.tables import table_of
-from ghostkv.stages.bandwidth.bench import Bench, Counts, disk_configurations, dram_configurations
+from ghostkv.stages.bandwidth.bench import Bench, Comparisons, disk_configurations, dram_configurations
 from ghostkv.stages.bandwidth.probes import DiskFile, Memory
 from ghostkv.stages.bandwidth.store_bench import store_configurations
 from ghostkv.stages.bandwidth.tables import COUNT_SCHEMA, DIRECT, DROPPED, SAMPLE_SCHEMA
@@ -38,7 +38,7 @@ def measure(patterns: str, params: Mapping, outputs: Mapping[str, str]) -> None:
     survivors = [np.asarray(row, np.int64) for row in table["survivors"].to_list() if len(row)]
     if not survivors:  # a design that eliminates everything leaves no index to read
         survivors = [np.zeros(1, np.int64)]
-    bench, counts = Bench(params), Counts()
+    bench, counts = Bench(params), Comparisons()
     memory = Memory(params["memory_mb"] << 20)
     disk = DiskFile(folder / ".measured.bin", params["file_mb"] << 20)
     store_folder = folder / ".measured_store"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ghostkv.files.io import read_metadata, read_table, write_table
 from ghostkv.files.tables import table_of
 from ghostkv.stages.bandwidth import step_times as model
-from ghostkv.stages.bandwidth.schemes import Shape, World
+from ghostkv.stages.bandwidth.schemes import MemoryModel, ModelShape
 from ghostkv.stages.bandwidth.tables import MODEL_TABLES
 from ghostkv.stages.bandwidth.tiers import Tier
 
@@ -44,7 +44,7 @@ def model_bandwidth(inputs: Mapping[str, str], params: Mapping, outputs: Mapping
     context, fast = params["headline_context"], params["tiers"][0]["name"]
     slow = next((one["kv"] for one in params["placements"] if one["kv"] != fast), fast)
     share = model.share_at(shares, model.CONSTANT, context)
-    for shape in (captured, Shape(**params["served"])):
+    for shape in (captured, ModelShape(**params["served"])):
         for placements, where in ((params["placements"], world), (around, here)):
             rows["steps"] += model.steps(shape, placements, shares, where)
             rows["crossings"] += model.crossings(shape, placements, shares, where, context)
@@ -55,14 +55,14 @@ def model_bandwidth(inputs: Mapping[str, str], params: Mapping, outputs: Mapping
         write_table(table_of(rows[name], schema), outputs[name], schema, metadata)
 
 
-def _captured(path: str, params: Mapping) -> Shape:
+def _captured(path: str, params: Mapping) -> ModelShape:
     row = read_table(path).row(0, named=True)
     heads, kv_heads, head_dim = row["heads"], row["kv_heads"], row["head_dim"]
     parameters = _PARAMETERS_PER_SQUARE * (heads * head_dim) ** 2
-    return Shape(params["model"], len(params["layers"]), heads, kv_heads, head_dim, parameters)
+    return ModelShape(params["model"], len(params["layers"]), heads, kv_heads, head_dim, parameters)
 
 
-def _world(params: Mapping, captured: Shape, clustering) -> World:
+def _world(params: Mapping, captured: ModelShape, clustering) -> MemoryModel:
     tiers = {
         tier["name"]: Tier(
             tier["name"], tier["gb_s"] * _GIGA, tier["latency_us"] * _MICRO, tier["unit"], tier["depth"],
@@ -70,7 +70,7 @@ def _world(params: Mapping, captured: Shape, clustering) -> World:
         )
         for tier in params["tiers"]
     }  # fmt: skip
-    return World(
+    return MemoryModel(
         tiers,
         params["tiers"][0]["name"],
         params["sinks"] + params["hot"],
@@ -83,7 +83,7 @@ def _world(params: Mapping, captured: Shape, clustering) -> World:
     )
 
 
-def _this_machine(world: World, measured: Mapping[str, Tier]) -> tuple[World, list[dict]]:
+def _this_machine(world: MemoryModel, measured: Mapping[str, Tier]) -> tuple[MemoryModel, list[dict]]:
     """The same model on the tiers that were measured; a processor needs no kernel more between bounds and gather."""
     around = [{"name": "measured_dram", "kv": "dram", "records": "dram"}]
     if "disk_direct" in measured:

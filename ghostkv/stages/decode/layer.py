@@ -26,13 +26,13 @@ from ghostkv.stages.decode.lifecycle import (
     POLICIES,
     WARM,
     Capacity,
-    Reads,
+    StepReads,
     ceiling,
     live,
     prefilled,
 )
 from ghostkv.stages.decode.on_disk import Archive, run_store
-from ghostkv.stages.decode.steps import LOSSES, Decided, Policy, decide
+from ghostkv.stages.decode.steps import LOSSES, Decided, ReadRule, decide
 from ghostkv.stages.decode.tables import (
     CEILING,
     SCHEMAS,
@@ -110,7 +110,7 @@ class _Tables:
     ) -> tuple[Decided, dict[str, np.ndarray]]:
         """Decode one KV head and live its reads under every policy; also the state in which each read found its key."""
         params, tokens = self.params, capture.tokens
-        policy = Policy(
+        policy = ReadRule(
             params["headline"]["rule"], params["sinks"], params["hot"], params["top_k"], params["decay"]
         )
         found = decide(capture, kv_head, codec, records, theta, policy, tick=tick)
@@ -147,7 +147,9 @@ class _Tables:
     def _budgets(self, swept: bool) -> list[float]:
         return sorted({self.params["warm"], *(self.params["budgets"] if swept else ())})
 
-    def _lives(self, reads: Reads, slots: int, sizes: Sizes) -> Iterator[tuple[str, dict, np.ndarray | None]]:
+    def _lives(
+        self, reads: StepReads, slots: int, sizes: Sizes
+    ) -> Iterator[tuple[str, dict, np.ndarray | None]]:
         """Name, measures and origin of reads of every policy with so many warm slots; then of the ceiling."""
         params = self.params
         capacity = Capacity(slots, int(params["ghost"] * reads.tokens), params["batch"], params["window"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ghostkv.stages.decode.lifecycle import ARCHIVE, GHOST, HOT, NONE, WARM, Life, Reads
+from ghostkv.stages.decode.lifecycle import ARCHIVE, GHOST, HOT, NONE, WARM, Life, StepReads
 
 QUANTILES = {"p01": 0.01, "p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 # Bytes that a policy keeps of a hot and of a cold token: 4 for the number of the step that read it last, 4 for the attention
@@ -131,7 +131,7 @@ class Sizes:
     record: int
 
 
-def step_measures(life: Life, reads: Reads, sizes: Sizes, policy: str) -> dict[str, np.ndarray]:
+def step_measures(life: Life, reads: StepReads, sizes: Sizes, policy: str) -> dict[str, np.ndarray]:
     """Every count and all bytes of each step; keys are `MEASURES`, arrays of shape [steps].
 
     Held: when the step reads. Written: between this step and the next. A token that leaves the hot window is written

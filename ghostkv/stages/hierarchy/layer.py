@@ -15,7 +15,7 @@ from ghostkv.files.errors import ConfigError
 from ghostkv.stages.hierarchy.index import Index, IndexSpec
 from ghostkv.stages.hierarchy.rows import Rows, calibrate_share, needed_share
 from ghostkv.stages.hierarchy.scan import Counts, ScanRule, scan_topk
-from ghostkv.stages.hierarchy.view import View, look
+from ghostkv.stages.hierarchy.view import LateView, look
 
 _TOPK = {"certificate": "topk", "target": 0.0}
 
@@ -101,28 +101,28 @@ class _Head:
         levels = level_bytes(self.params["levels"], keys.shape[1])
         return Nested.of(levels).fit(keys, np.concatenate(queries))
 
-    def _view(self, text: CapturedText, context: int, count: int) -> View | None:
+    def _view(self, text: CapturedText, context: int, count: int) -> LateView | None:
         return look(self.loaded[text], self.kv_head, self.codec, context, self.params, count, self.space)
 
     def _about(self, text: CapturedText, context: int) -> dict:
         named = {"layer": self.layer, "kv_head": self.kv_head, "context": context, "mode": "grown"}
         return named | {"text": text.text, "domain": text.domain, "role": text.role}
 
-    def _index(self, view: View, spec: IndexSpec, appended: bool = False) -> Index:
+    def _index(self, view: LateView, spec: IndexSpec, appended: bool = False) -> Index:
         """What a prefill up to the first query leaves and a decode appends, or a decode from the first token."""
         index = Index(self.codec, view.keys, spec, int(self.params["sinks"]), clusterings=view.clusterings)
         if not appended:
             index.append_chunks(view.grown_from, self.params["block"], rest=True)
         return index.append_chunks(int(view.truth.visible.stop.max()), self.params["chunk"])
 
-    def _scan(self, view: View, about: Mapping, index: Index, flat: Counts) -> list[dict]:
+    def _scan(self, view: LateView, about: Mapping, index: Index, flat: Counts) -> list[dict]:
         reach = index.upper(view.queries, view.scale, view.softcap)
         about = {**about, **_TOPK, "index": index.spec.name}
         self.rows.add_bound_checks(about, index, reach, view)
         found = scan_topk(view.lower, view.upper, view.truth, view.costs, self.scan, index, reach)
         return self.rows.add_topk(about, view, flat, found, index, self.scan.top_k)
 
-    def _flat(self, view: View) -> Counts:
+    def _flat(self, view: LateView) -> Counts:
         return scan_topk(view.lower, view.upper, view.truth, view.costs, self.scan)
 
     def _choose(self) -> dict[str, str]:
@@ -187,7 +187,7 @@ class _Head:
         if longest:
             self._statistical(view, about, flat, share)
 
-    def _mass(self, view: View, about: Mapping, index: Index) -> list[dict]:
+    def _mass(self, view: LateView, about: Mapping, index: Index) -> list[dict]:
         reach = index.upper(view.queries, view.scale, view.softcap)
         about = {**about, "index": index.spec.name}
         added = []
@@ -195,7 +195,7 @@ class _Head:
             added += self.rows.add_mass(about, view, index, reach, self.params["shares"], delta)
         return added
 
-    def _statistical(self, view: View, about: Mapping, flat: Counts, share: np.ndarray) -> None:
+    def _statistical(self, view: LateView, about: Mapping, flat: Counts, share: np.ndarray) -> None:
         index = self._index(view, self.statistical)
         reach = index.upper(view.queries, view.scale, view.softcap).shrunk(share)
         found = scan_topk(view.lower, view.upper, view.truth, view.costs, self._plain, index, reach)

@@ -19,7 +19,7 @@ _LATE = (0.125, 0.25)
 
 
 @dataclass(frozen=True)
-class View:
+class LateView:
     """One KV head of one text.
 
     Attributes
@@ -74,7 +74,7 @@ def late_queries(capture: LayerCapture, context: int, count: int) -> np.ndarray:
 
 def look(
     capture: LayerCapture, kv_head: int, codec: Nested, context: int, params: dict, count: int, space
-) -> View | None:
+) -> LateView | None:
     """The view of a KV head's late queries, or None where the text has none that see cold keys.
 
     Parameters
@@ -110,7 +110,7 @@ def look(
     upper[-1][..., escaped] = truth.high[..., escaped]
     value_dim = 0 if capture.values is None else capture.values.shape[2]
     costs = Costs(codec.level_bytes[:-1], codec.level_bytes.sum(), keys.shape[1], value_dim)
-    return View(
+    return LateView(
         keys, queries, lower, upper, truth, costs, capture.scale, capture.softcap, int(visible.stop.min())
     )
 

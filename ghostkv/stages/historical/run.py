@@ -25,7 +25,7 @@ from ghostkv.stages.historical.tables import (
     knob_rows,
     protocols,
 )
-from ghostkv.stages.historical.view import View, gaussian_projection, see
+from ghostkv.stages.historical.view import LayerView, gaussian_projection, see
 
 # The lab's own codec, beside the random projections.
 _FITTED = "transform_code"
@@ -122,7 +122,7 @@ class _LayerTexts:
             (True, True): [see(capture, first, fitted) for capture in long],
         }
 
-    def views(self, protocol: Protocol) -> list[View]:
+    def views(self, protocol: Protocol) -> list[LayerView]:
         return self._views[protocol.true_qk, protocol.long_context]
 
     def agreement(self, protocol: Protocol) -> float:
@@ -197,7 +197,7 @@ def _fit(calibration: Sequence[LayerCapture], layer: int, params: Mapping[str, A
 
 
 def _sweep_layer(
-    layer: int, views: list[View], constants: Constants, dimensions: Sequence[int], thetas: np.ndarray
+    layer: int, views: list[LayerView], constants: Constants, dimensions: Sequence[int], thetas: np.ndarray
 ) -> list[pl.DataFrame]:
     """The historical protocol at each theta and number of rows, by head."""
     frames = []

@@ -18,7 +18,7 @@ from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.decode import layer as stage
 from ghostkv.stages.decode.lifecycle import ARCHIVE, POLICIES, Capacity, live
 from ghostkv.stages.decode.on_disk import Archive, Device, run_store
-from ghostkv.stages.decode.steps import Policy, decide
+from ghostkv.stages.decode.steps import ReadRule, decide
 from ghostkv.stages.decode.tables import MEASURES, SCHEMAS, Sizes, step_measures
 from ghostkv.store import GhostStore
 from tests.stages.conftest import PROOF, make_layer
@@ -32,7 +32,7 @@ OPTIONS = Decode(
 PARAMS = OPTIONS | {name: FRONTIER[name] for name in ("sinks", "hot", "top_k", "headline")} | {
     "frontier": FRONTIER, "target_metric": "fer", "target": 0.01, "store_layer": 1, "code": "f",
 }  # fmt: skip
-POLICY = Policy("relative_topk", 2, 8, 6, 0.9)
+POLICY = ReadRule("relative_topk", 2, 8, 6, 0.9)
 
 
 def make_trace(layer, window=0, seed=0):

@@ -18,7 +18,7 @@ from ghostkv.stages.hierarchy.partitions import PARTITIONS, partition
 from ghostkv.stages.hierarchy.rows import SHARES, calibrate_share, compare_mass, needed_share
 from ghostkv.stages.hierarchy.scan import ScanRule, scan_topk
 from ghostkv.stages.hierarchy.tables import pays_from, power_law
-from ghostkv.stages.hierarchy.view import View
+from ghostkv.stages.hierarchy.view import LateView
 
 WIDTH, LEVELS = 8, (1, 1, 1, 2, 4)
 SINKS, HOT, TOP_K = 2, 4, 6
@@ -170,7 +170,7 @@ def make_view(seed, tokens=160, queries=7, kind="plain", window=0):
         narrow(estimates, projected.norm * np.float32(0.5), decoded.radius, *known, *found)
         known = found
     costs = Costs(codec().level_bytes[:-1], codec().level_bytes.sum(), WIDTH, 0)
-    return View(keys, asked, lower, upper, truth, costs, 0.5, 0.0, int(visible.stop.min()))
+    return LateView(keys, asked, lower, upper, truth, costs, 0.5, 0.0, int(visible.stop.min()))
 
 
 def make_scan(**changes):

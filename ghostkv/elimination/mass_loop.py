@@ -60,7 +60,7 @@ class _Level(NamedTuple):
     top: float
 
 
-class _Keys(NamedTuple):
+class _OpenKeys(NamedTuple):
     """Scratch: open keys and the bin of each, bins' sums; stopped keys and the level that each stopped at."""
 
     open_: np.ndarray
@@ -87,7 +87,7 @@ def mass_loop(bounds, powers, spans, rule, exact, tally):
     """
     group, queries, count = exact.mass.shape
     odds = rule.delta / (1.0 - rule.delta)
-    keys = _Keys(
+    keys = _OpenKeys(
         np.empty(count, np.int64), np.empty(count, np.int64), np.empty(_BINS), np.empty(count, np.int64),
         np.empty(count, np.int64),
     )  # fmt: skip

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from ghostkv.codecs.nested import Nested
 from ghostkv.elimination.attention import cold_range, hide, scores
-from ghostkv.elimination.bounds import narrow
 from ghostkv.elimination.certificates import Costs, certify_topk
+from ghostkv.elimination.nested_bounds import read_levels
 from ghostkv.elimination.truth import Truth
 from ghostkv.stages.hierarchy.anchors import BOUNDS, upper_bounds, write
 from ghostkv.stages.hierarchy.index import Index, IndexSpec, members_above
@@ -159,16 +159,9 @@ def make_view(seed, tokens=160, queries=7, kind="plain", window=0):
     logits = scores(asked, keys.astype(np.float32), 0.5)
     hide(logits, visible)
     truth = Truth.of(asked, keys, logits, None, visible, 0.5, TOP_K)
-    projected, records = codec().project(asked.reshape(-1, WIDTH)), codec().encode(keys)
-    lower, upper = np.empty((2, len(LEVELS), 2, queries, tokens), np.float32)
-    known = np.full((2, 2 * queries, tokens), np.inf, np.float32)
-    known[0] = -np.inf
-    for level in range(len(LEVELS)):
-        decoded = codec().decode(records, level)
-        found = lower[level].reshape(-1, tokens), upper[level].reshape(-1, tokens)
-        estimates = codec().estimate(projected, decoded, 0.5)
-        narrow(estimates, projected.norm * np.float32(0.5), decoded.radius, *known, *found)
-        known = found
+    lower, upper = bounds = np.empty((2, len(LEVELS), 2, queries, tokens), np.float32)
+    for _ in read_levels(codec(), codec().encode(keys), asked, 0.5, 0.0, bounds, np.empty_like(lower[0])):
+        pass
     costs = Costs(codec().level_bytes[:-1], codec().level_bytes.sum(), WIDTH, 0)
     return LateView(keys, asked, lower, upper, truth, costs, 0.5, 0.0, int(visible.stop.min()))
 

@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 
 from ghostkv.captures.capture_files import LayerCapture
+from ghostkv.elimination.best import keep_best
 
 # Bits of `ExactAttention.needed`.
 TOP_K, MASS_95, MASS_99 = np.uint8(1), np.uint8(2), np.uint8(4)
@@ -206,19 +207,6 @@ def _comb_maxima(row, maxima):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _keep_best(row, least, best):
-    """Put every entry of at least `least` that beats the least of the ascending list `best` into it."""
-    for j in range(row.size):
-        x = row[j]
-        if x >= least and x > best[0]:
-            i = 0
-            while i + 1 < best.size and best[i + 1] < x:
-                best[i] = best[i + 1]
-                i += 1
-            best[i] = x
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
 def kth_largest(known, last, k):
     """k-th largest of each row's first `last` entries; -inf where there are fewer.
 
@@ -243,10 +231,10 @@ def kth_largest(known, last, k):
             row = known[g, q, : last[q]]
             _comb_maxima(row, maxima)
             best[:] = -np.inf
-            _keep_best(maxima, best[0], best)
+            keep_best(maxima, best[0], best)
             least = best[0]
             best[:] = -np.inf
-            _keep_best(row, least, best)
+            keep_best(row, least, best)
             out[g, q] = best[0]
     return out
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import polars as pl
 from numba import njit
 
-from ghostkv.codecs.records import CodecSpec
 from ghostkv.elimination.attention import ColdRange, kth_largest
 from ghostkv.files.errors import ConfigError, TableError
 from ghostkv.files.io import read_table
+
+if TYPE_CHECKING:
+    from ghostkv.codecs.records import CodecSpec
 
 RULES = ("absolute", "relative_topk", "relative_lse")
 _KIND = {rule: kind for kind, rule in enumerate(RULES)}

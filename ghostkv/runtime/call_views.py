@@ -15,7 +15,7 @@ _BLOCK = 256
 
 
 @dataclass(frozen=True)
-class View:
+class CallView:
     """One KV head of one row of the batch, without its left padding: what `Scene` is made from."""
 
     keys: np.ndarray
@@ -35,8 +35,8 @@ class View:
         return scores(flat, self.keys, self.scale, self.softcap, self.visible, rows).reshape(out.shape)
 
 
-def views(call: Call, block: int = _BLOCK) -> Iterator[tuple[int, int, slice, View]]:
-    """Every row, KV head and block of queries of a call: (row, KV head, slice of queries, View)."""
+def views(call: Call, block: int = _BLOCK) -> Iterator[tuple[int, int, slice, CallView]]:
+    """Every row, KV head and block of queries of a call: (row, KV head, slice of queries, CallView)."""
     group, queries = call.group, call.query.shape[2]
     for b in range(len(call.first)):
         first = int(call.first[b])
@@ -46,7 +46,7 @@ def views(call: Call, block: int = _BLOCK) -> Iterator[tuple[int, int, slice, Vi
                 # A query sees nothing later, so neither does its scene: the block ends with its last query's key.
                 end = call.past + some.stop
                 positions = np.arange(call.past + some.start, end) - first
-                yield b, h, some, View(
+                yield b, h, some, CallView(
                     call.keys[b, h, first:end], call.values[b, h, first:end],
                     np.ascontiguousarray(call.query[b, h * group : (h + 1) * group, some]),
                     positions, cold_range(positions, np.zeros_like(positions), call.sinks, call.hot),

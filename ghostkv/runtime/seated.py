@@ -13,7 +13,7 @@ from ghostkv.elimination.attention import ColdRange, softmax
 from ghostkv.elimination.compensation import cold_means, compensate
 from ghostkv.files.buffers import Buffers
 from ghostkv.files.errors import ModelError
-from ghostkv.runtime.call_views import View, views
+from ghostkv.runtime.call_views import CallView, views
 from ghostkv.runtime.deciders import Call, Decider
 from ghostkv.runtime.observations import Observations, joined
 from ghostkv.runtime.traffic import rows_of
@@ -156,7 +156,7 @@ class Seated(Decider):
             )
 
     def _scene(
-        self, state: SeatState, b: int, h: int, view: View, scores: np.ndarray, call: Call
+        self, state: SeatState, b: int, h: int, view: CallView, scores: np.ndarray, call: Call
     ) -> tuple[Scene, Budget]:
         shape, queries = scores.shape, len(view.positions)
         earlier, seen = np.zeros((call.group, 0, shape[2]), np.float32), 0
@@ -225,7 +225,7 @@ def combine(
     kept: np.ndarray,
     read: np.ndarray,
     cold: np.ndarray,
-    view: View,
+    view: CallView,
 ) -> np.ndarray:
     """Attention over the kept keys by a selection's own estimator, float32 of shape [group, queries, value_dim]."""
     logits = np.where(kept, scores, np.float32(-np.inf))

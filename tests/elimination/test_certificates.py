@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from ghostkv.codecs import by_name
 from ghostkv.codecs.nested import Nested
 from ghostkv.elimination.attention import cold_range, scores
-from ghostkv.elimination.bounds import CodecBounds, narrow
-from ghostkv.elimination.certificates import Costs, Powers, certify_mass, certify_topk
+from ghostkv.elimination.bounds import CodecBounds
+from ghostkv.elimination.certificates import Costs, certify_mass, certify_topk
+from ghostkv.elimination.nested_bounds import read_levels
+from ghostkv.elimination.powers import Powers
 from ghostkv.elimination.truth import Truth, oracle_mass, oracle_topk
 from ghostkv.stages.certificates.bounders import Clusters, LowBit, PageBoxes
 
@@ -88,17 +90,9 @@ class Case:
     def nested_bounds(self, codec):
         shape = (len(codec.levels), *self.exact.shape)
         lower, upper = np.empty(shape, np.float32), np.empty(shape, np.float32)
-        projected, records = codec.project(self.flat()), codec.encode(self.keys)
-        known = (
-            np.full((GROUP * 4, KEYS), -np.inf, np.float32),
-            np.full((GROUP * 4, KEYS), np.inf, np.float32),
-        )
-        for level in range(len(codec.levels)):
-            decoded = codec.decode(records, level)
-            estimates = codec.estimate(projected, decoded, SCALE)
-            known_new = lower[level].reshape(-1, KEYS), upper[level].reshape(-1, KEYS)
-            narrow(estimates, projected.norm * np.float32(SCALE), decoded.radius, *known, *known_new)
-            known = known_new
+        records, estimates = codec.encode(self.keys), np.empty(self.exact.shape, np.float32)
+        for _ in read_levels(codec, records, self.queries, SCALE, 0.0, (lower, upper), estimates):
+            pass
         return lower, upper
 
     def assert_bounds_hold(self, lower, upper):

@@ -12,7 +12,7 @@ import numpy as np
 from ghostkv.files.io import read_table
 from ghostkv.files.provenance import inherited
 from ghostkv.files.tables import write_rows
-from ghostkv.stages.bandwidth.bench import Bench, Counts, disk_configurations, dram_configurations
+from ghostkv.stages.bandwidth.bench import Bench, Comparisons, disk_configurations, dram_configurations
 from ghostkv.stages.bandwidth.probes import DiskFile, Memory
 from ghostkv.stages.bandwidth.schemas import COUNT_SCHEMA, DIRECT, DROPPED, SAMPLE_SCHEMA
 from ghostkv.stages.bandwidth.store_bench import store_configurations
@@ -42,7 +42,7 @@ def measure(job: MeasureMemory, inputs: Mapping[str, str], outputs: Mapping[str,
     survivors = [np.asarray(row, np.int64) for row in table["survivors"].to_list() if len(row)]
     if not survivors:  # a design that eliminates everything leaves no index to read
         survivors = [np.zeros(1, np.int64)]
-    bench, counts = Bench(options), Counts()
+    bench, counts = Bench(options), Comparisons()
     memory = Memory(options.memory_mb << 20)
     disk = DiskFile(folder / ".measured.bin", options.file_mb << 20)
     store_folder = folder / ".measured_store"

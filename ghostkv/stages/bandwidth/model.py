@@ -11,7 +11,7 @@ from ghostkv.files.provenance import inherited
 from ghostkv.files.tables import Tables
 from ghostkv.stages.bandwidth import step_times as model
 from ghostkv.stages.bandwidth.schemas import MODEL_SCHEMAS
-from ghostkv.stages.bandwidth.schemes import Shape, World
+from ghostkv.stages.bandwidth.schemes import MemoryModel, ModelShape
 from ghostkv.stages.bandwidth.tiers import Tier
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def model_bandwidth(job: ModelBandwidth, inputs: Mapping[str, str], outputs: Map
     context, fast = job.headline_context, job.tiers[0].name
     slow = next((one["kv"] for one in job.placements if one["kv"] != fast), fast)
     share = model.share_at(shares, model.CONSTANT, context)
-    for shape in (captured, Shape(**job.served.plain())):
+    for shape in (captured, ModelShape(**job.served.plain())):
         for placements, where in ((job.placements, world), (around, here)):
             tables.add_rows("steps", model.steps(shape, placements, shares, where))
             tables.add_rows("crossings", model.crossings(shape, placements, shares, where, context))
@@ -56,14 +56,14 @@ def model_bandwidth(job: ModelBandwidth, inputs: Mapping[str, str], outputs: Map
     tables.write(outputs, inherited(inputs["samples"], job.code))
 
 
-def _captured(path: str, job: ModelBandwidth) -> Shape:
+def _captured(path: str, job: ModelBandwidth) -> ModelShape:
     row = read_table(path).row(0, named=True)
     heads, kv_heads, head_dim = row["heads"], row["kv_heads"], row["head_dim"]
     parameters = _PARAMETERS_PER_SQUARE * (heads * head_dim) ** 2
-    return Shape(job.model, len(job.layers), heads, kv_heads, head_dim, parameters)
+    return ModelShape(job.model, len(job.layers), heads, kv_heads, head_dim, parameters)
 
 
-def _world(job: ModelBandwidth, captured: Shape, clustering) -> World:
+def _world(job: ModelBandwidth, captured: ModelShape, clustering) -> MemoryModel:
     tiers = {
         tier.name: Tier(
             tier.name, tier.gb_s * _GIGA, tier.latency_us * _MICRO, tier.unit, tier.depth,
@@ -71,7 +71,7 @@ def _world(job: ModelBandwidth, captured: Shape, clustering) -> World:
         )
         for tier in job.tiers
     }  # fmt: skip
-    return World(
+    return MemoryModel(
         tiers,
         job.tiers[0].name,
         job.sinks + job.hot,
@@ -84,7 +84,7 @@ def _world(job: ModelBandwidth, captured: Shape, clustering) -> World:
     )
 
 
-def _this_machine(world: World, measured: Mapping[str, Tier]) -> tuple[World, list[dict]]:
+def _this_machine(world: MemoryModel, measured: Mapping[str, Tier]) -> tuple[MemoryModel, list[dict]]:
     """The same model on the tiers that were measured; a processor needs no kernel more between bounds and gather."""
     around = [{"name": "measured_dram", "kv": "dram", "records": "dram"}]
     if "disk_direct" in measured:

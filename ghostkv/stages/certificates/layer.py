@@ -13,8 +13,10 @@ from ghostkv.captures.captured_texts import by_role, from_position, sketch_metad
 from ghostkv.codecs.nested import Nested, level_bytes
 from ghostkv.codecs.records import load_codecs
 from ghostkv.elimination.attention import ColdRange, cap, cold_range, scores
-from ghostkv.elimination.bounds import Bounder, CodecBounds, count_violations, narrow
-from ghostkv.elimination.certificates import STORAGES, Costs, Powers, certify_mass, certify_topk
+from ghostkv.elimination.bounds import Bounder, CodecBounds, count_violations
+from ghostkv.elimination.certificates import STORAGES, Costs, certify_mass, certify_topk
+from ghostkv.elimination.nested_bounds import read_levels
+from ghostkv.elimination.powers import Powers
 from ghostkv.elimination.truth import Truth, oracle_mass, oracle_topk
 from ghostkv.files.buffers import Space
 from ghostkv.files.io import stable_seed
@@ -122,16 +124,11 @@ def _cascade(
     keys, capture, shape = about | {"design": NESTED}, view.capture, view.truth.scores.shape
     levels = len(codec.levels)
     lower, upper = space.of("lower", (levels, *shape)), space.of("upper", (levels, *shape))
-    estimates = space.of("estimates", shape).reshape(-1, shape[2])
-    projected, records = codec.project(view.flat), codec.encode(view.keys)
-    weight = projected.norm * np.float32(capture.scale)
-    known = (np.full(estimates.shape, -np.inf, np.float32), np.full(estimates.shape, np.inf, np.float32))
-    for level in range(levels):
-        decoded = codec.decode(records, level)
-        cap(codec.estimate(projected, decoded, capture.scale, estimates), capture.softcap)
-        found = lower[level].reshape(estimates.shape), upper[level].reshape(estimates.shape)
-        narrow(estimates, weight, decoded.radius, *known, *found)
-        known = found
+    estimates, records = space.of("estimates", shape), codec.encode(view.keys)
+    levels_read = read_levels(
+        codec, records, view.queries, capture.scale, capture.softcap, (lower, upper), estimates
+    )
+    for level, _ in enumerate(levels_read):
         counted = count_violations(
             view.truth.scores, lower[level], upper[level], view.visible.start, view.visible.stop
         )

@@ -22,14 +22,14 @@ from ghostkv.stages.decode.lifecycle import (
     POLICIES,
     WARM,
     Capacity,
-    Reads,
+    StepReads,
     ceiling,
     live,
     prefilled,
 )
 from ghostkv.stages.decode.on_disk import Archive, run_store
 from ghostkv.stages.decode.schemas import SCHEMAS
-from ghostkv.stages.decode.steps import LOSSES, Decided, Policy, decide
+from ghostkv.stages.decode.steps import LOSSES, Decided, ReadRule, decide
 from ghostkv.stages.decode.tables import (
     CEILING,
     Sizes,
@@ -105,7 +105,7 @@ class _Decodes:
     ) -> tuple[Decided, dict[str, np.ndarray]]:
         """Decode one KV head and live its reads under every policy; also the state in which each read found its key."""
         job, tokens = self.job, capture.tokens
-        policy = Policy(job.headline.rule, job.sinks, job.hot, job.top_k, job.decay)
+        policy = ReadRule(job.headline.rule, job.sinks, job.hot, job.top_k, job.decay)
         found = decide(capture, kv_head, codec, records, theta, policy, tick=tick)
         values = 0 if capture.values is None else capture.values.shape[2]
         sizes = Sizes(_NUMBER * (capture.keys.shape[2] + values), codec.record_bytes)
@@ -140,7 +140,9 @@ class _Decodes:
     def _budgets(self, swept: bool) -> list[float]:
         return sorted({self.job.warm, *(self.job.budgets if swept else ())})
 
-    def _lives(self, reads: Reads, slots: int, sizes: Sizes) -> Iterator[tuple[str, dict, np.ndarray | None]]:
+    def _lives(
+        self, reads: StepReads, slots: int, sizes: Sizes
+    ) -> Iterator[tuple[str, dict, np.ndarray | None]]:
         """Name, measures and origin of reads of every policy with so many warm slots; then of the ceiling."""
         job = self.job
         capacity = Capacity(slots, int(job.ghost * reads.tokens), job.batch, job.window)

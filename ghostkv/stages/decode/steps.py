@@ -19,7 +19,7 @@ from ghostkv.codecs.base import Decoded
 from ghostkv.elimination.attention import cap, cold_range, scores, softmax
 from ghostkv.elimination.compensation import cold_means, compensate
 from ghostkv.elimination.thresholds import kept_or_estimated, reference, statistic
-from ghostkv.stages.decode.lifecycle import Reads
+from ghostkv.stages.decode.lifecycle import StepReads
 
 LOSSES = ("lost_mass", "output_error", "output_error_plain")
 # An estimate of a score far above all others stands for a mass that float32 can hold.
@@ -27,7 +27,7 @@ _MOST_LOG_MASS = np.float32(60.0)
 
 
 @dataclass(frozen=True)
-class Policy:
+class ReadRule:
     """How keys are chosen.
 
     Attributes
@@ -52,13 +52,13 @@ class Decided:
 
     Attributes
     ----------
-    reads : Reads
+    reads : StepReads
     losses : ndarray of float32, shape [group, steps, LOSSES]
         Mass of the eliminated keys; error of the output relative to the exact one, with and without compensation.
         Errors are NaN where values were not captured.
     """
 
-    reads: Reads
+    reads: StepReads
     losses: np.ndarray
 
 
@@ -68,7 +68,7 @@ def decide(
     codec: Codec,
     records: Records,
     theta: np.ndarray,
-    policy: Policy,
+    policy: ReadRule,
     block: int = 128,
     tick: Callable[[int], object] = lambda steps: None,
 ) -> Decided:
@@ -83,7 +83,7 @@ def decide(
         Of every token. A step looks at none beyond its own position.
     theta : ndarray, shape [group]
         -inf for a head that eliminates nothing.
-    policy : Policy
+    policy : ReadRule
     block : int
         Steps at once; results do not depend on it but for rounding.
     tick : callable
@@ -128,7 +128,7 @@ def decide(
         )
         tick(shape[1])
     total = int(ends[-1])
-    return Decided(Reads(found[0][:total], ends, found[1][:total], leaving, visible), losses)
+    return Decided(StepReads(found[0][:total], ends, found[1][:total], leaving, visible), losses)
 
 
 def _lose(exact, guessed, dropped, losses, lost) -> np.ndarray:

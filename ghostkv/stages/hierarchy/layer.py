@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +14,8 @@ from ghostkv.codecs.nested import Nested, level_bytes
 from ghostkv.files.buffers import Space
 from ghostkv.stages.hierarchy.index import Index, IndexSpec
 from ghostkv.stages.hierarchy.rows import HierarchyTables, calibrate_share, needed_share
-from ghostkv.stages.hierarchy.scan import Counts, Scan, scan_topk
-from ghostkv.stages.hierarchy.view import View, look
+from ghostkv.stages.hierarchy.scan import Counts, ScanRule, scan_topk
+from ghostkv.stages.hierarchy.view import LateView, look
 
 if TYPE_CHECKING:
     from ghostkv.config.hierarchy import IndexEntry
@@ -67,7 +67,7 @@ class _Head:
         job = self.job
         self.specs = [_spec(entry) for entry in job.indexes]
         self.statistical = _spec(job.calibrated)
-        self.scan = Scan(job.top_k, job.probes, job.seed_keys, job.bypass, job.refresh)
+        self.scan = ScanRule(job.top_k, job.probes, job.seed_keys, job.bypass, job.refresh)
         self.codec = self._fit()
         chosen = self._choose()
         share = self._calibrate()
@@ -84,28 +84,28 @@ class _Head:
         levels = level_bytes(self.job.levels, keys.shape[1])
         return Nested.of(levels).fit(keys, np.concatenate(queries))
 
-    def _view(self, text: CapturedText, context: int, count: int) -> View | None:
+    def _view(self, text: CapturedText, context: int, count: int) -> LateView | None:
         return look(self.loaded[text], self.kv_head, self.codec, context, self.job, count, self.space)
 
     def _about(self, text: CapturedText, context: int) -> dict:
         named = {"layer": self.job.layer, "kv_head": self.kv_head, "context": context, "mode": "grown"}
         return named | {"text": text.text, "domain": text.domain, "role": text.role}
 
-    def _index(self, view: View, spec: IndexSpec, appended: bool = False) -> Index:
+    def _index(self, view: LateView, spec: IndexSpec, appended: bool = False) -> Index:
         """What a prefill up to the first query leaves and a decode appends, or a decode from the first token."""
         index = Index(self.codec, view.keys, spec, self.job.sinks, clusterings=view.clusterings)
         if not appended:
             index.append_chunks(view.grown_from, self.job.block, rest=True)
         return index.append_chunks(int(view.truth.visible.stop.max()), self.job.chunk)
 
-    def _scan(self, view: View, about: Mapping, index: Index, flat: Counts) -> list[dict]:
+    def _scan(self, view: LateView, about: Mapping, index: Index, flat: Counts) -> list[dict]:
         reach = index.upper(view.queries, view.scale, view.softcap)
         about = {**about, **_TOPK, "index": index.spec.name}
         self.rows.add_bound_checks(about, index, reach, view)
         found = scan_topk(view.lower, view.upper, view.truth, view.costs, self.scan, index, reach)
         return self.rows.add_topk(about, view, flat, found, index, self.scan.top_k)
 
-    def _flat(self, view: View) -> Counts:
+    def _flat(self, view: LateView) -> Counts:
         return scan_topk(view.lower, view.upper, view.truth, view.costs, self.scan)
 
     def _choose(self) -> dict[str, str]:
@@ -141,9 +141,9 @@ class _Head:
         return calibrate_share(risks, self.job.fer) if risks else np.ones(group)
 
     @property
-    def _plain(self) -> Scan:
+    def _plain(self) -> ScanRule:
         """Without bypassed anchors, so that a query's reads do not depend on earlier ones."""
-        return Scan(self.scan.top_k, self.scan.probes, self.scan.seed_keys, False, self.scan.refresh)
+        return replace(self.scan, bypass=False)
 
     def _compare(
         self, text: CapturedText, context: int, chosen: Mapping[str, str], share: np.ndarray
@@ -170,7 +170,7 @@ class _Head:
         if longest:
             self._statistical(view, about, flat, share)
 
-    def _mass(self, view: View, about: Mapping, index: Index) -> list[dict]:
+    def _mass(self, view: LateView, about: Mapping, index: Index) -> list[dict]:
         reach = index.upper(view.queries, view.scale, view.softcap)
         about = {**about, "index": index.spec.name}
         added = []
@@ -178,7 +178,7 @@ class _Head:
             added += self.rows.add_mass(about, view, index, reach, self.job.shares, delta)
         return added
 
-    def _statistical(self, view: View, about: Mapping, flat: Counts, share: np.ndarray) -> None:
+    def _statistical(self, view: LateView, about: Mapping, flat: Counts, share: np.ndarray) -> None:
         index = self._index(view, self.statistical)
         reach = index.upper(view.queries, view.scale, view.softcap).shrunk(share)
         found = scan_topk(view.lower, view.upper, view.truth, view.costs, self._plain, index, reach)

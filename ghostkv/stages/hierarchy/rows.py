@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from ghostkv.elimination.certificates import Costs, Outcome, Powers, certify_mass
+from ghostkv.elimination.certificates import Costs, Outcome, certify_mass
+from ghostkv.elimination.powers import Powers
 from ghostkv.files.tables import Tables
 from ghostkv.stages.hierarchy.index import Index, Reach, key_bounds, members_above
 from ghostkv.stages.hierarchy.scan import Counts
 from ghostkv.stages.hierarchy.schemas import SCHEMAS
-from ghostkv.stages.hierarchy.view import View
+from ghostkv.stages.hierarchy.view import LateView
 
 # Shares of the margins that the statistical variant may keep.
 SHARES = np.linspace(0.0, 1.0, 41)
@@ -32,13 +33,20 @@ class HierarchyTables(Tables):
         counted = {"what": what, "checks": int(checks), "violations": int(violations)}
         self.add_rows("checks", [{**keys, "bound": index.spec.bound, **counted}])
 
-    def add_bound_checks(self, about: Mapping, index: Index, reach: Reach, view: View) -> None:
+    def add_bound_checks(self, about: Mapping, index: Index, reach: Reach, view: LateView) -> None:
         """Hold every member's exact score, in float64, against its anchors."""
         for what, checks, violations in members_above(index, reach, view.exact):
             self.add_check(about, index, what, checks, violations)
 
     def add_topk(
-        self, about: Mapping, view: View, flat: Counts, found: Counts, index: Index, top_k: int, share=None
+        self,
+        about: Mapping,
+        view: LateView,
+        flat: Counts,
+        found: Counts,
+        index: Index,
+        top_k: int,
+        share=None,
     ) -> list[dict]:
         """One row a head of a scan with an index beside the flat one; returns the rows."""
         visible = view.truth.visible
@@ -81,7 +89,13 @@ class HierarchyTables(Tables):
         return added
 
     def add_mass(
-        self, about: Mapping, view: View, index: Index, reach: Reach, shares: Sequence[float], delta: float
+        self,
+        about: Mapping,
+        view: LateView,
+        index: Index,
+        reach: Reach,
+        shares: Sequence[float],
+        delta: float,
     ) -> list[dict]:
         """One row a head of the dropped-mass certificate with an index beside the flat one; returns the rows."""
         visible = view.truth.visible
@@ -125,7 +139,7 @@ class HierarchyTables(Tables):
 
 
 def compare_mass(
-    view: View, index: Index, reach: Reach, shares: Sequence[float], delta: float
+    view: LateView, index: Index, reach: Reach, shares: Sequence[float], delta: float
 ) -> tuple[Outcome, Outcome, np.ndarray]:
     """Dropped mass certified flat, and with the clusters' bounds as one more level before the records.
 
@@ -159,7 +173,7 @@ def compare_mass(
 
 
 def needed_share(
-    view: View, index: Index, reach: Reach, found: Counts, top_k: int
+    view: LateView, index: Index, reach: Reach, found: Counts, top_k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """False elimination at each of `SHARES`, if clusters were opened by margins shrunk to it.
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs.nested import Nested
-from ghostkv.elimination.attention import cap, cold_range, scores
-from ghostkv.elimination.bounds import narrow
+from ghostkv.elimination.attention import cold_range, scores
 from ghostkv.elimination.certificates import Costs
+from ghostkv.elimination.nested_bounds import read_levels
 from ghostkv.elimination.truth import Truth
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _LATE = (0.125, 0.25)
 
 
 @dataclass(frozen=True)
-class View:
+class LateView:
     """One KV head of one text.
 
     Attributes
@@ -76,7 +76,7 @@ def late_queries(capture: LayerCapture, context: int, count: int) -> np.ndarray:
 
 def look(
     capture: LayerCapture, kv_head: int, codec: Nested, context: int, job: HierarchyLayer, count: int, space
-) -> View | None:
+) -> LateView | None:
     """The view of a KV head's late queries, or None where the text has none that see cold keys.
 
     Parameters
@@ -110,7 +110,7 @@ def look(
     upper[-1][..., escaped] = truth.high[..., escaped]
     value_dim = 0 if capture.values is None else capture.values.shape[2]
     costs = Costs(codec.level_bytes[:-1], codec.level_bytes.sum(), keys.shape[1], value_dim)
-    return View(
+    return LateView(
         keys, queries, lower, upper, truth, costs, capture.scale, capture.softcap, int(visible.stop.min())
     )
 
@@ -119,17 +119,11 @@ def _record_bounds(
     codec: Nested, keys: np.ndarray, queries: np.ndarray, capture: LayerCapture, space
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Intersected bounds of all levels, as the certificates use them, and keys that the last level does not bound."""
-    shape = (*queries.shape[:2], len(keys))
-    levels = len(codec.levels)
+    shape, levels = (*queries.shape[:2], len(keys)), len(codec.levels)
     lower, upper = space.of("lower", (levels, *shape)), space.of("upper", (levels, *shape))
-    estimates = space.of("estimates", (shape[0] * shape[1], shape[2]))
-    projected, records = codec.project(queries.reshape(-1, queries.shape[-1])), codec.encode(keys)
-    weight = projected.norm * np.float32(capture.scale)
-    known = np.full(estimates.shape, -np.inf, np.float32), np.full(estimates.shape, np.inf, np.float32)
-    for level in range(levels):
-        decoded = codec.decode(records, level)
-        cap(codec.estimate(projected, decoded, capture.scale, estimates), capture.softcap)
-        found = lower[level].reshape(estimates.shape), upper[level].reshape(estimates.shape)
-        narrow(estimates, weight, decoded.radius, *known, *found)
-        known = found
-    return lower, upper, ~np.isfinite(decoded.radius)
+    estimates, records = space.of("estimates", shape), codec.encode(keys)
+    for last in read_levels(
+        codec, records, queries, capture.scale, capture.softcap, (lower, upper), estimates
+    ):
+        escaped = ~np.isfinite(last.radius)
+    return lower, upper, escaped

@@ -26,7 +26,7 @@ from ghostkv.stages.historical.tables import (
     knob_rows,
     protocols,
 )
-from ghostkv.stages.historical.view import View, gaussian_projection, see
+from ghostkv.stages.historical.view import LayerView, gaussian_projection, see
 
 if TYPE_CHECKING:
     from ghostkv.stages.historical.jobs import HistoricalRun
@@ -112,7 +112,7 @@ class _LayerTexts:
             (True, True): [see(capture, first, fitted) for capture in long],
         }
 
-    def views(self, protocol: Protocol) -> list[View]:
+    def views(self, protocol: Protocol) -> list[LayerView]:
         return self._views[protocol.true_qk, protocol.long_context]
 
     def agreement(self, protocol: Protocol) -> float:
@@ -190,7 +190,7 @@ def _fit(calibration: Sequence[LayerCapture], layer: int, job: HistoricalRun) ->
 def _add_sweep(
     tables: Tables,
     layer: int,
-    views: list[View],
+    views: list[LayerView],
     constants: Constants,
     dimensions: Sequence[int],
     thetas: np.ndarray,

@@ -18,7 +18,7 @@ _RANKED_KEYS = 512
 
 
 @dataclass(frozen=True)
-class View:
+class LayerView:
     """One layer of one text, in products that every protocol shares; H heads, Q queries, N keys, all float32.
 
     Attributes
@@ -89,7 +89,9 @@ def gaussian_projection(dims: int, width: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(0.0, dims**-0.5, (dims, width)).astype(np.float32)
 
 
-def see(capture: LayerCapture, projections: dict[str, np.ndarray], codecs: dict[str, list[Codec]]) -> View:
+def see(
+    capture: LayerCapture, projections: dict[str, np.ndarray], codecs: dict[str, list[Codec]]
+) -> LayerView:
     """The products of one layer of one text.
 
     Parameters
@@ -117,7 +119,7 @@ def see(capture: LayerCapture, projections: dict[str, np.ndarray], codecs: dict[
             np.concatenate(part).reshape(heads) for part in zip(*pairs, strict=True)
         )
     anchors, radius = _clusters(keys)
-    return View(
+    return LayerView(
         scale=capture.scale,
         positions=capture.positions.astype(np.int64),
         first=capture.first_visible().astype(np.int64),

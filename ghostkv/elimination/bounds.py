@@ -95,29 +95,6 @@ class CodecBounds:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def narrow(estimates, weight, radius, lower, upper, new_lower, new_upper):
-    """Intersect known bounds with ``estimate -+ weight * radius``.
-
-    Parameters
-    ----------
-    estimates : ndarray of float32, shape [queries, keys]
-    weight : ndarray of float32, shape [queries]
-    radius : ndarray of float32, shape [keys]
-    lower, upper : ndarray of float32, shape [queries, keys]
-        What was known; -inf and inf for nothing. Never NaN.
-    new_lower, new_upper : ndarray of float32, shape [queries, keys]
-        Where the result goes. Not a number counts as no bound.
-    """
-    for q in range(estimates.shape[0]):
-        w = weight[q]
-        for j in range(estimates.shape[1]):
-            margin = w * radius[j] + TINY
-            low, high = estimates[q, j] - margin, estimates[q, j] + margin
-            new_lower[q, j] = low if low > lower[q, j] else lower[q, j]
-            new_upper[q, j] = high if high < upper[q, j] else upper[q, j]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
 def count_violations(scores, lower, upper, start, stop):
     """Pairs of query and cold key checked, and those whose score lies outside its bounds.
 

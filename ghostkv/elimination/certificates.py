@@ -20,8 +20,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ghostkv.codecs.base import ELEMENT_BYTES
-from ghostkv.elimination import topk_loop as loops
-from ghostkv.elimination.mass_loop import EXP_SLACK, mass_loop
+from ghostkv.elimination.attention import ColdRange
+from ghostkv.elimination.ledger import CertificateTally, KeyBounds, Prices, Span
+from ghostkv.elimination.mass_loop import ExactOutputs, MassRule, mass_loop
+from ghostkv.elimination.powers import Powers
+from ghostkv.elimination.topk_loop import ExactScores, TopkRule, topk_loop
 from ghostkv.elimination.truth import Truth
 
 STORAGES = ("nested", "additive")
@@ -47,15 +50,19 @@ class Costs:
     value_dim: int
 
     @property
-    def packed(self) -> tuple:
-        prefix = np.concatenate([[0.0], np.cumsum(self.levels)])
-        key, value = ELEMENT_BYTES * self.head_dim, ELEMENT_BYTES * (self.value_dim or self.head_dim)
-        return prefix, float(self.nested_key), float(key), float(value)
+    def prices(self) -> Prices:
+        """The same as loops take it."""
+        return Prices(
+            prefix=np.concatenate([[0.0], np.cumsum(self.levels)]),
+            nested_key=float(self.nested_key),
+            key=float(ELEMENT_BYTES * self.head_dim),
+            value=float(ELEMENT_BYTES * (self.value_dim or self.head_dim)),
+        )
 
     @property
     def pair(self) -> float:
         """Bytes of a K and V in float16."""
-        return self.packed[2] + self.packed[3]
+        return self.prices.key + self.prices.value
 
 
 @dataclass(frozen=True)
@@ -116,66 +123,16 @@ def certify_topk(
         Keys with the best estimates whose K is read in full after each level.
     top_k : int
     """
-    out, group, kept = _tables(truth.scores.shape)
-    loops.topk_loop(
-        upper, lower, truth.low, truth.ranges, top_k, np.asarray(probes, np.int64), costs.packed,
-        truth.scores, truth.tau, out, group, kept,
-    )  # fmt: skip
-    return _outcome(out, group, kept, truth, costs)
-
-
-@dataclass(frozen=True)
-class Powers:
-    """Bounds of exponentials, computed once for all targets; float32.
-
-    Attributes
-    ----------
-    top : ndarray, shape [group, queries]
-        What is subtracted before exponentials are taken: the largest of all lower bounds, so that none overflows.
-    above, middle : ndarray, shape [levels + 1, group, queries, keys]
-        Of upper bounds, and of the middle between the bounds.
-    below : ndarray, shape [group, queries, keys]
-        Of the lower bounds with K in full.
-    kept : ndarray of float64, shape [group, queries]
-        Of the exact keys, rounded down.
-    """
-
-    top: np.ndarray
-    above: np.ndarray
-    middle: np.ndarray
-    below: np.ndarray
-    kept: np.ndarray
-
-    @classmethod
-    def of(
-        cls, lower: np.ndarray, upper: np.ndarray, truth: Truth, space: np.ndarray | None = None
-    ) -> Powers:
-        """Exponentials of bounds of shape [levels + 1, group, queries, keys].
-
-        Parameters
-        ----------
-        space : ndarray of float32, shape [2, levels + 1, group, queries, keys], optional
-            Where they go; fresh memory of that size costs as much as filling it.
-        """
-        space = np.empty((2, *lower.shape), np.float32) if space is None else space
-        above, middle = space
-        position = np.arange(lower.shape[-1])
-        cold = (position >= truth.visible.start[:, None]) & (position < truth.visible.stop[:, None])
-        exact = (position < truth.visible.last[:, None]) & (position >= truth.visible.first[:, None]) & ~cold
-        low = np.where(exact, truth.low, -np.inf)
-        # A lower bound whose exponential overflowed would count as infinite mass that is kept, and all could go.
-        top = np.maximum(low.max(axis=-1), np.where(cold, lower[-1], -np.inf).max(axis=-1))
-        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-            for level in range(len(lower)):
-                np.add(upper[level], lower[level], out=middle[level])
-                middle[level] *= np.float32(0.5)
-                for power, source in ((middle, middle), (above, upper)):
-                    np.subtract(source[level], top[..., None], out=power[level])
-                    np.exp(power[level], out=power[level])
-            np.nan_to_num(middle, copy=False, nan=0.0, posinf=0.0)
-            below = np.exp(lower[-1] - top[..., None]) * np.float32(1.0 - EXP_SLACK)
-            kept = np.exp(low - top[..., None].astype(np.float64)).sum(axis=-1) * (1.0 - 2.0**-30)
-        return cls(top, above, middle, below, kept)
+    tally = CertificateTally.empty(truth.scores.shape)
+    rule = TopkRule(top_k=top_k, probes=np.asarray(probes, np.int64), prices=costs.prices)
+    topk_loop(
+        KeyBounds(lower=lower, upper=upper, exact=truth.low),
+        spans_of(truth.visible),
+        rule,
+        ExactScores(scores=truth.scores, tau=truth.tau),
+        tally,
+    )
+    return _outcome(tally, truth, costs)
 
 
 def certify_mass(
@@ -201,34 +158,39 @@ def certify_mass(
         Share of the budget that keys stopped at or before each level may take.
     delta : float
     """
-    out, group, kept = _tables(truth.scores.shape)
+    tally = CertificateTally.empty(truth.scores.shape)
     norms = np.linalg.norm(truth.values.astype(np.float64), axis=1)
     mass_loop(
-        upper, lower, powers.top, powers.kept, truth.ranges, delta, np.asarray(shares, np.float64), costs.packed,
-        (powers.above, powers.middle, powers.below), truth.mass, truth.values, norms, truth.outputs, out, group,
-        kept,
-    )  # fmt: skip
-    return _outcome(out, group, kept, truth, costs)
+        KeyBounds(lower=lower, upper=upper, exact=truth.low),
+        powers,
+        spans_of(truth.visible),
+        MassRule(delta=delta, shares=np.asarray(shares, np.float64), prices=costs.prices),
+        ExactOutputs(mass=truth.mass, values=truth.values, norms=norms, outputs=truth.outputs),
+        tally,
+    )
+    return _outcome(tally, truth, costs)
 
 
-def _tables(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return np.zeros((*shape[:2], loops.COLUMNS)), np.zeros((shape[1], 2)), np.zeros(shape, np.uint8)
+def spans_of(visible: ColdRange) -> Span:
+    """Visible and cold keys as loops take them."""
+    return Span(first=visible.first, start=visible.start, stop=visible.stop, last=visible.last)
 
 
-def _outcome(out: np.ndarray, group: np.ndarray, kept: np.ndarray, truth: Truth, costs: Costs) -> Outcome:
+def _outcome(tally: CertificateTally, truth: Truth, costs: Costs) -> Outcome:
+    """Shares and ratios from keys and bytes."""
     cold, full = np.maximum(truth.visible.cold, 1), truth.visible.visible * costs.pair
     return Outcome(
-        kept.view(bool),
-        out[..., loops.ELIMINATED] / cold,
-        out[..., loops.VALUES_UNREAD] / cold,
-        out[..., loops.BYTES_NESTED] / full,
-        out[..., loops.BYTES_ADDITIVE] / full,
-        group[:, 0] / full,
-        group[:, 1] / full,
-        *(
-            out[..., column]
-            for column in (
-                loops.VIOLATED, loops.DROPPED, loops.CERTIFIED, loops.ERROR, loops.ERROR_BOUND, loops.FALLBACK,
-            )
-        ),
-    )  # fmt: skip
+        kept=tally.kept.view(bool),
+        elimination=tally.eliminated / cold,
+        values_unread=tally.values_unread / cold,
+        bytes_nested=tally.nested / full,
+        bytes_additive=tally.additive / full,
+        group_nested=tally.group_nested / full,
+        group_additive=tally.group_additive / full,
+        violated=tally.violated,
+        dropped=tally.dropped,
+        certified=tally.certified,
+        error=tally.error,
+        error_bound=tally.error_bound,
+        fallback=tally.fallback,
+    )

@@ -21,7 +21,7 @@ from ghostkv.elimination.sweep import Grid, Sweep, sweep
 from ghostkv.elimination.thresholds import conformal_index, kept_or_estimated, reference, statistic
 
 if TYPE_CHECKING:
-    from ghostkv.config.base import Grid as GridEntry
+    from ghostkv.config.base import GridEntry
     from ghostkv.config.frontier import Safe
 
 # The oracle has no margin; `relative_topk` divides by one, so the oracle's theta counts in steps of 4 score

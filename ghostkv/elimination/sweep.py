@@ -10,6 +10,7 @@ thresholds.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -19,6 +20,15 @@ from ghostkv.elimination.attention import MASS_95, MASS_99, TOP_K
 # Cells of the look-up table per threshold; more only makes the first guess of a bin better, the correction is
 # exact.
 _CELLS_PER_THETA, _MIN_CELLS, _MAX_CELLS = 4, 1024, 65536
+
+
+class Lookup(NamedTuple):
+    """What finds a statistic's bin; the fields are those of `Grid`."""
+
+    padded: np.ndarray
+    table: np.ndarray
+    inverse: np.float32
+    corrections: int
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,13 @@ class Grid:
 
     def __len__(self) -> int:
         return len(self.theta)
+
+    @property
+    def lookup(self) -> Lookup:
+        """The same as loops take it."""
+        return Lookup(
+            padded=self.padded, table=self.table, inverse=self.inverse, corrections=self.corrections
+        )
 
 
 @dataclass(frozen=True)
@@ -140,24 +157,56 @@ def sweep(
     """
     group, queries, _ = statistic.shape
     thetas = len(grid)
-    counts = np.zeros((4, group, queries, thetas + 1), np.int32)
-    masses = np.zeros((group, queries, thetas + 1))
-    union = np.zeros((queries, thetas + 1), np.int32)
-    error = np.zeros((group, queries, thetas) if values is not None else (1, 1, 0), np.float32)
+    counted = _Counted(
+        counts=np.zeros((4, group, queries, thetas + 1), np.int32),
+        masses=np.zeros((group, queries, thetas + 1)),
+        union=np.zeros((queries, thetas + 1), np.int32),
+        error=np.zeros((group, queries, thetas) if values is not None else (1, 1, 0), np.float32),
+    )
     nothing = np.zeros((1, 1, 1), np.float32)
     _count(
-        statistic, mass, needed, start, stop, (grid.padded, grid.table, grid.inverse, grid.corrections),
-        counts, masses, union, nothing[0] if values is None else values,
-        nothing if outputs is None else outputs, error,
-    )  # fmt: skip
-    np.cumsum(union, axis=-1, out=union)
+        _SweptKeys(statistic=statistic, mass=mass, needed=needed, start=start, stop=stop),
+        nothing[0] if values is None else values,
+        nothing if outputs is None else outputs,
+        grid.lookup,
+        counted,
+    )
+    np.cumsum(counted.union, axis=-1, out=counted.union)
+    eliminated, false, lost_95, lost_99 = counted.counts[..., :thetas]
     cold = np.maximum(stop - start, 0).astype(np.int32)[:, None]
     return Sweep(
-        *counts[..., :thetas],
-        masses[..., :thetas],
-        error if values is not None else None,
-        cold - union[:, :thetas],
+        eliminated=eliminated,
+        false=false,
+        lost_95=lost_95,
+        lost_99=lost_99,
+        mass=counted.masses[..., :thetas],
+        error=counted.error if values is not None else None,
+        survivors_union=cold - counted.union[:, :thetas],
     )
+
+
+class _SweptKeys(NamedTuple):
+    """The first five parameters of `sweep`."""
+
+    statistic: np.ndarray
+    mass: np.ndarray
+    needed: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+
+
+class _Counted(NamedTuple):
+    """What each threshold eliminates, the last bin holding what none does.
+
+    `counts` int32 [4, group, queries, thetas + 1] and `masses` float64 are running sums; `union` int32 [queries,
+    thetas + 1] counts keys by the bin of the head that keeps them longest; `error` float32 [group, queries, thetas]
+    has no thetas where there are no values.
+    """
+
+    counts: np.ndarray
+    masses: np.ndarray
+    union: np.ndarray
+    error: np.ndarray
 
 
 # Unsigned indices below: a signed one makes Numba test for Python's negative indexing, which stops the loops
@@ -175,22 +224,30 @@ _LANES = np.stack(
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
-def _bin_row(x, grid, guess, bins):
-    """bins[j] = searchsorted(theta, x[j], "right"): a table look-up, then an exact correction."""
-    padded, table, inverse, corrections = grid
+def bin_row(statistic, lookup, guess, bins):
+    """``bins[j] = searchsorted(theta, statistic[j], "right")``: a table look-up, then an exact correction.
+
+    Parameters
+    ----------
+    statistic : ndarray of float32, shape [keys]
+    lookup : Lookup
+    guess, bins : ndarray of uint32, shape [keys]
+        Scratch, and where the bins go.
+    """
+    padded, table = lookup.padded, lookup.table
     low, top = padded[0], np.float32(table.size - 1)
     last = np.uint32(padded.size - 1)
-    for j in range(x.size):
-        cell = (x[j] - low) * inverse
+    for j in range(statistic.size):
+        cell = (statistic[j] - low) * lookup.inverse
         cell = cell if cell > np.float32(0) else np.float32(0)
         guess[j] = np.uint32(np.int32(cell if cell < top else top))
-    for j in range(x.size):
+    for j in range(statistic.size):
         bins[j] = table[np.uint64(guess[j])]
-    for _ in range(corrections):
-        for j in range(x.size):
-            b = bins[j]
+    for _ in range(lookup.corrections):
+        for j in range(statistic.size):
+            found = bins[j]
             # An infinite statistic passes the infinite padding too, hence the cap.
-            bins[j] = min(b + np.uint32(padded[np.uint64(b)] <= x[j]), last)
+            bins[j] = min(found + np.uint32(padded[np.uint64(found)] <= statistic[j]), last)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -198,38 +255,55 @@ def _histogram_row(bins, mass, needed, lanes, packed, counts, masses):
     """Running counts of a row by bin; two counters share a word: a key costs two additions and no branch."""
     packed[: masses.size] = 0
     for j in range(bins.size):
-        b, flags = np.uint64(bins[j]), np.uint64(needed[j])
-        packed[b, 0] += lanes[flags, 0]
-        packed[b, 1] += lanes[flags, 1]
-        masses[b] += mass[j]
+        place, flags = np.uint64(bins[j]), np.uint64(needed[j])
+        packed[place, 0] += lanes[flags, 0]
+        packed[place, 1] += lanes[flags, 1]
+        masses[place] += mass[j]
     low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     first, second, total = np.uint64(0), np.uint64(0), 0.0
-    for b in range(masses.size):
-        first, second, total = first + packed[b, 0], second + packed[b, 1], total + masses[b]
-        counts[0, b], counts[1, b] = first & low, first >> half
-        counts[2, b], counts[3, b] = second & low, second >> half
-        masses[b] = total
+    for place in range(masses.size):
+        first, second, total = first + packed[place, 0], second + packed[place, 1], total + masses[place]
+        counts[0, place], counts[1, place] = first & low, first >> half
+        counts[2, place], counts[3, place] = second & low, second >> half
+        masses[place] = total
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def _output_error_row(bins, mass, values, output, masses, lost, error):
+def lost_outputs(bins, mass, least, values, lost):
+    """What each bin's keys add to the output: the sum of ``p v``; the last bin's, which nothing eliminates, stays 0.
+
+    Parameters
+    ----------
+    bins : ndarray of uint32, shape [keys]
+    mass : ndarray of float32, shape [keys]
+    least : float32
+        Masses up to it count as 0.
+    values : ndarray of float32, shape [keys, value_dim]
+    lost : ndarray of float32, shape [thetas + 1, value_dim]
+        Filled.
+    """
+    lost[:] = 0.0
+    width, last = values.shape[1], np.uint64(lost.shape[0] - 1)
+    for j in range(bins.size):
+        place, key = np.uint64(bins[j]), np.uint64(j)
+        if place < last:
+            p = mass[key] if mass[key] > least else np.float32(0)
+            for v in range(width):
+                lost[place, np.uint64(v)] += p * values[key, np.uint64(v)]
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _output_error_row(output, masses, lost, error):
     """||o - o_hat|| / ||o|| at every threshold.
 
     With E the eliminated keys' sum of p v and m their mass, o_hat = (o - E) / (1 - m): o - o_hat = (E - m o)
     / (1 - m).
     """
-    thetas, width = error.size, values.shape[1]
-    lost[:thetas] = 0.0
-    for j in range(bins.size):
-        b = np.uint64(bins[j])
-        if b < thetas:
-            p = mass[j]
-            for v in range(width):
-                lost[b, np.uint64(v)] += p * values[np.uint64(j), np.uint64(v)]
+    width = output.size
     norm = np.float32(0)
     for v in range(width):
         norm += output[v] * output[v]
-    for t in range(thetas):
+    for t in range(error.size):
         m, square = np.float32(masses[t]), np.float32(0)
         for v in range(width):
             if t > 0:
@@ -240,27 +314,34 @@ def _output_error_row(bins, mass, values, output, masses, lost, error):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _count(statistic, mass, needed, start, stop, grid, counts, masses, union, values, outputs, error):
-    group, queries, keys = statistic.shape
-    thetas = error.shape[2]
-    guess, bins, highest = np.empty(keys, np.uint32), np.empty(keys, np.uint32), np.empty(keys, np.uint32)
+def _count(keys, values, outputs, lookup, counted):
+    """Fill `counted`; `values` and `outputs` are looked at only where errors are wanted."""
+    group, queries, count = keys.statistic.shape
+    thetas = counted.error.shape[2]
+    guess, bins, highest = np.empty(count, np.uint32), np.empty(count, np.uint32), np.empty(count, np.uint32)
     lost = np.empty((thetas + 1, values.shape[1]), np.float32)
-    packed = np.empty((masses.shape[2], 2), np.uint64)
-    for q in range(queries):
-        cold = slice(start[q], stop[q])
-        count = max(stop[q] - start[q], 0)
-        highest[:count] = 0
-        for g in range(group):
-            row = bins[:count]
-            _bin_row(statistic[g, q, cold], grid, guess[:count], row)
+    packed = np.empty((counted.masses.shape[2], 2), np.uint64)
+    for query in range(queries):
+        cold = slice(keys.start[query], keys.stop[query])
+        size = max(keys.stop[query] - keys.start[query], 0)
+        row = bins[:size]
+        highest[:size] = 0
+        for head in range(group):
+            mass, masses = keys.mass[head, query, cold], counted.masses[head, query]
+            bin_row(keys.statistic[head, query, cold], lookup, guess[:size], row)
             _histogram_row(
-                row, mass[g, q, cold], needed[g, q, cold], _LANES, packed, counts[:, g, q], masses[g, q]
+                row,
+                mass,
+                keys.needed[head, query, cold],
+                _LANES,
+                packed,
+                counted.counts[:, head, query],
+                masses,
             )
             if thetas:
-                _output_error_row(
-                    row, mass[g, q, cold], values[cold], outputs[g, q], masses[g, q], lost, error[g, q]
-                )
-            for j in range(count):
+                lost_outputs(row, mass, np.float32(0), values[cold], lost)
+                _output_error_row(outputs[head, query], masses, lost, counted.error[head, query])
+            for j in range(size):
                 highest[j] = max(highest[j], row[j])
-        for j in range(count):
-            union[q, np.uint64(highest[j])] += 1
+        for j in range(size):
+            counted.union[query, np.uint64(highest[j])] += 1

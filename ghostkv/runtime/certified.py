@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ghostkv.codecs.nested import Nested, NestedRecords
-from ghostkv.elimination.attention import cap
-from ghostkv.elimination.bounds import narrow
-from ghostkv.elimination.certificates import Costs, Outcome, Powers, certify_mass
+from ghostkv.elimination.certificates import Costs, Outcome, certify_mass
 from ghostkv.elimination.compensation import cold_means, compensate
+from ghostkv.elimination.nested_bounds import read_levels
+from ghostkv.elimination.powers import Powers
 from ghostkv.elimination.truth import Truth
-from ghostkv.runtime.call_views import View, cold_mask, views
+from ghostkv.runtime.call_views import CallView, views
 from ghostkv.runtime.deciders import Call, Decider
 from ghostkv.runtime.seated import combine
 from ghostkv.runtime.traffic import rows_of
@@ -70,7 +70,7 @@ class CertifiedMass(Decider):
         self._append(state, call)
         for b, h, some, view in views(call, _BLOCK):
             outcome, scores, tail = self.certify(state, b, h, view)
-            cold = cold_mask(view.visible, len(view.keys))
+            cold = view.visible.mask(len(view.keys))
             kept = outcome.kept & cold
             read = np.broadcast_to(kept.any(axis=0), kept.shape) if call.shared else kept
             result = combine(None, None, scores, read | ~cold, read, cold, view)
@@ -97,29 +97,16 @@ class CertifiedMass(Decider):
         return out, rows
 
     def certify(
-        self, state: NestedState, b: int, h: int, view: View
+        self, state: NestedState, b: int, h: int, view: CallView
     ) -> tuple[Outcome, np.ndarray, np.ndarray]:
         """What a KV head's queries keep; the exact scores; and estimates of the first level."""
         codec, keys = self.codecs[h], len(view.keys)
-        stored = state.records[b, h]
-        records = _first_records(stored, keys)
-        flat = view.queries.reshape(-1, view.queries.shape[2])
-        projected = codec.project(flat)
-        weight = projected.norm * np.float32(view.scale)
+        records = _first_records(state.records[b, h], keys)
         shape = (*view.queries.shape[:2], keys)
         bounds = np.empty((2, len(codec.levels), *shape), np.float32)
-        known = (
-            np.full((len(flat), keys), -np.inf, np.float32),
-            np.full((len(flat), keys), np.inf, np.float32),
-        )
-        first = None
-        for level in range(len(codec.levels)):
-            decoded = codec.decode(records, level)
-            estimates = cap(codec.estimate(projected, decoded, view.scale), view.softcap)
-            first = estimates.reshape(shape) if first is None else first
-            found = tuple(side[level].reshape(len(flat), keys) for side in bounds)
-            narrow(estimates, weight, decoded.radius, *known, *found)
-            known = found
+        estimates, first = np.empty(shape, np.float32), None
+        for _ in read_levels(codec, records, view.queries, view.scale, view.softcap, bounds, estimates):
+            first = estimates.copy() if first is None else first
         scores = view.scores()
         truth = Truth.of(view.queries, view.keys, scores, None, view.visible, view.scale, 1)
         costs = Costs(
@@ -156,7 +143,7 @@ def _compensated(
     estimates: np.ndarray,
     kept: np.ndarray,
     left: np.ndarray,
-    view: View,
+    view: CallView,
 ) -> np.ndarray:
     """Add the estimated mass of what was left out, on the mean of V over the cold keys."""
     peak = np.where(kept, scores, -np.inf).max(axis=-1, keepdims=True)

@@ -19,7 +19,7 @@ from ghostkv.runtime.traffic import Traffic
 
 
 @dataclass(frozen=True)
-class Decoded:
+class Continued:
     """What one policy said, and what it read.
 
     Attributes
@@ -73,7 +73,7 @@ class Continuation:
             layers = sorted(self.observer.deciders)
             self._seen = {layer: ghost_layer(self._cache, layer).ghost[1] for layer in layers}
 
-    def decode(self, policy: Policy, positions: int | None = None) -> Decoded:
+    def decode(self, policy: Policy, positions: int | None = None) -> Continued:
         """Teacher-forced logits of the first `positions` tokens after the context; the cache is as before afterwards.
 
         A policy with sparse prefill reads the context under itself as well, into a cache of its own, and that counts.
@@ -87,7 +87,7 @@ class Continuation:
             )
         seconds = time.process_time() - begin
         self._restore()
-        return Decoded(out.logits[0].float().numpy(), traffic, seconds)
+        return Continued(out.logits[0].float().numpy(), traffic, seconds)
 
     def own(self) -> np.ndarray:
         """Logits of the whole continuation by the model's own attention, float32 of shape [positions, vocabulary]."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,18 @@ import numpy as np
 from ghostkv.codecs import Codec
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.files.errors import ConfigError
-from ghostkv.runtime.fused_attention import COLD, HEADS, UNITED, VISIBLE, ghost_attend
-from ghostkv.runtime.fused_records import write_records
+from ghostkv.runtime.fused_attention import (
+    COLD,
+    HEADS,
+    UNITED,
+    VISIBLE,
+    Cache,
+    EstimateFrames,
+    GhostRecords,
+    GhostRule,
+    ghost_attend,
+)
+from ghostkv.runtime.fused_records import RecordFrames, write_records
 from ghostkv.runtime.traffic import rows_of
 
 _FIRST_CAPACITY = 256
@@ -95,21 +104,9 @@ class Decider:
 class GhostFrames:
     """The codecs of a layer's KV heads, side by side; coordinates are padded to the most of any head."""
 
-    mean: np.ndarray
-    encoder: np.ndarray
-    decoder: np.ndarray
-    metric: np.ndarray
-    centre: np.ndarray
-    step: np.ndarray
-    top: np.ndarray
-    rho_step: np.ndarray
-    dims: np.ndarray
+    writing: RecordFrames
+    reading: EstimateFrames
     record_bytes: int
-
-    @cached_property
-    def narrow(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What estimates need of the frames, in float32."""
-        return self.mean.astype(np.float32), self.decoder.astype(np.float32), self.dims
 
     @classmethod
     def of(cls, codecs: Sequence[Codec]) -> GhostFrames:
@@ -123,19 +120,24 @@ class GhostFrames:
             return out
 
         quantisers = [codec.quantiser_ for codec in codecs]
-        return cls(
-            np.stack([codec.mean_ for codec in codecs]).astype(np.float64),
-            padded([codec.encoder_ for codec in codecs], (most, width)),
+        writing = RecordFrames(
+            mean=np.stack([codec.mean_ for codec in codecs]).astype(np.float64),
+            encoder=padded([codec.encoder_ for codec in codecs], (most, width)),
             # Rows are coordinates here too, so that both loops run along memory.
-            padded([codec.decoder_.T for codec in codecs], (most, width)),
-            np.ascontiguousarray(np.stack([codec.metric_ for codec in codecs]).astype(np.float64)),
-            padded([one.centre for one in quantisers], (most,)),
-            padded([one.step for one in quantisers], (most,), 1.0),
-            padded([((1 << one.bits) - 1).astype(np.float64) for one in quantisers], (most,)),
-            np.array([codec.rho_step_ for codec in codecs]),
-            np.array([len(codec.encoder_) for codec in codecs], np.int64),
-            int(codecs[0].record_bytes),
+            decoder=padded([codec.decoder_.T for codec in codecs], (most, width)),
+            metric=np.ascontiguousarray(np.stack([codec.metric_ for codec in codecs]).astype(np.float64)),
+            centre=padded([one.centre for one in quantisers], (most,)),
+            step=padded([one.step for one in quantisers], (most,), 1.0),
+            top=padded([((1 << one.bits) - 1).astype(np.float64) for one in quantisers], (most,)),
+            rho_step=np.array([codec.rho_step_ for codec in codecs]),
+            dims=np.array([len(codec.encoder_) for codec in codecs], np.int64),
         )
+        reading = EstimateFrames(
+            offset=writing.mean.astype(np.float32),
+            decoder=writing.decoder.astype(np.float32),
+            dims=writing.dims,
+        )
+        return cls(writing=writing, reading=reading, record_bytes=int(codecs[0].record_bytes))
 
 
 @dataclass
@@ -175,7 +177,7 @@ class GhostState:
 
 
 @dataclass(frozen=True)
-class Ghost(Decider):
+class GhostDecider(Decider):
     """Read the keys whose ghost record estimates a log mass of theta or more.
 
     Attributes
@@ -199,7 +201,7 @@ class Ghost(Decider):
         return GhostState()
 
     def check(self, heads: int, kv_heads: int, head_dim: int, layer: int) -> None:
-        fitted = (len(self.theta), *self.frames.mean.shape)
+        fitted = (len(self.theta), *self.frames.writing.mean.shape)
         if fitted != (heads, kv_heads, head_dim):
             raise ConfigError(
                 f"layer {layer}: the policy was fitted for {fitted[0]} heads, {fitted[1]} KV heads and head_dim "
@@ -213,9 +215,18 @@ class Ghost(Decider):
         self._append(state, call)
         counts = np.zeros((batch, kv_heads, call.query.shape[2], HEADS + call.group), np.int32)
         ghost_attend(
-            call.query, call.keys, call.values, call.first, call.past, call.sinks, call.hot, call.scale, call.softcap,
-            frames.narrow, (state.coordinates, state.unbound), self.theta, self.per_key, call.shared,
-            self.compensate, (state.total, state.span), out, counts,
+            call.query,
+            Cache(keys=call.keys, values=call.values, first=call.first, past=call.past),
+            frames.reading,
+            GhostRecords(
+                coordinates=state.coordinates, unbound=state.unbound, total=state.total, span=state.span
+            ),
+            GhostRule(
+                theta=self.theta, per_key=self.per_key, shared=call.shared, compensate=self.compensate,
+                sinks=call.sinks, hot=call.hot, scale=call.scale, softcap=call.softcap,
+            ),
+            out,
+            counts,
         )  # fmt: skip
         cold = counts[..., COLD]
         records = cold * float(frames.record_bytes)
@@ -229,11 +240,7 @@ class Ghost(Decider):
         """Write the records of all tokens that have none yet."""
         batch, kv_heads, tokens, _ = call.keys.shape
         frames = self.frames
-        state.room(batch, kv_heads, frames.encoder.shape[1], tokens, call.values.shape[3])
+        state.room(batch, kv_heads, frames.writing.encoder.shape[1], tokens, call.values.shape[3])
         if state.tokens < tokens:
-            write_records(
-                call.keys, state.tokens, frames.mean, frames.encoder, frames.decoder,
-                frames.metric, frames.centre, frames.step, frames.top, frames.rho_step, frames.dims,
-                state.coordinates, state.unbound,
-            )  # fmt: skip
+            write_records(call.keys, state.tokens, frames.writing, state.coordinates, state.unbound)
             state.tokens = tokens

@@ -7,6 +7,8 @@ its own survivors. Nothing is materialised beyond one query of one group.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
@@ -110,6 +112,118 @@ def _weighted(weights, values, index, count, part, out):
             out[d] += part[d]
 
 
+class Cache(NamedTuple):
+    """What a layer holds of the tokens so far; the queries are the last of them.
+
+    Attributes
+    ----------
+    keys, values : ndarray of float32, shape [batch, kv_heads, tokens, dim]
+    first : ndarray of int64, shape [batch]
+        First visible token: the left padding of each row.
+    past : int
+        Tokens before the first query.
+    """
+
+    keys: np.ndarray
+    values: np.ndarray
+    first: np.ndarray
+    past: int
+
+
+class EstimateFrames(NamedTuple):
+    """What estimates need of the codecs.
+
+    ``offset`` float32 [kv_heads, head_dim], ``decoder`` float32 [kv_heads, dims, head_dim], ``dims`` int64 [kv_heads].
+    """
+
+    offset: np.ndarray
+    decoder: np.ndarray
+    dims: np.ndarray
+
+
+class GhostRecords(NamedTuple):
+    """Ghost records, and the running sum of V over the cold keys.
+
+    Attributes
+    ----------
+    coordinates, unbound : ndarray
+        As `write_records` fills them.
+    total : ndarray of float64, shape [batch, kv_heads, value_dim]
+    span : ndarray of int64, shape [batch, kv_heads, 2]
+        Keys that the sum covers.
+    """
+
+    coordinates: np.ndarray
+    unbound: np.ndarray
+    total: np.ndarray
+    span: np.ndarray
+
+
+class GhostRule(NamedTuple):
+    """How a query is answered.
+
+    Attributes
+    ----------
+    theta : ndarray of float32, shape [heads]
+    per_key : bool
+        Theta counts from the uniform share ``1 / visible`` instead of from 1: the threshold falls as a text grows.
+    shared : bool
+        Every head of a group attends to the union of the group's survivors, which is read anyway.
+    compensate : bool
+        Give the estimated mass of what was not read to the mean of V over the cold keys.
+    sinks, hot : int
+    scale, softcap : float
+    """
+
+    theta: np.ndarray
+    per_key: bool
+    shared: bool
+    compensate: bool
+    sinks: int
+    hot: int
+    scale: float
+    softcap: float
+
+
+class _Stored(NamedTuple):
+    """Cache, codec and records of one KV head."""
+
+    keys: np.ndarray
+    values: np.ndarray
+    offset: np.ndarray
+    decoder: np.ndarray
+    dims: int
+    coordinates: np.ndarray
+    unbound: np.ndarray
+    total: np.ndarray
+
+
+class _Place(NamedTuple):
+    """One query: its cold keys are start..stop, of so many visible; so many `known` keys are exact."""
+
+    start: int
+    stop: int
+    visible: int
+    known: int
+
+
+class _Scratch(NamedTuple):
+    """One query of one group: estimates, their weights and exact scores [group, tokens]; which heads want a key and
+    which keys are read [tokens]; the query seen from the frame [dims]; the largest score of each head [group]; and
+    room of one output row."""
+
+    estimate: np.ndarray
+    weights: np.ndarray
+    exact: np.ndarray
+    marks: np.ndarray
+    index: np.ndarray
+    bits: np.ndarray
+    z: np.ndarray
+    peaks: np.ndarray
+    result: np.ndarray
+    part: np.ndarray
+
+
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def _advance_mean(values, start, stop, total, span):
     """Bring the running sum of V over the cold keys to start..stop."""
@@ -123,10 +237,7 @@ def _advance_mean(values, start, stop, total, span):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def ghost_attend(
-    query, keys, values, first, past, sinks, hot, scale, softcap, frame, records, theta, per_key, shared, compensate,
-    running, out, counts,
-):  # fmt: skip
+def ghost_attend(query, cache, frames, records, rule, out, counts):
     """Attention of consecutive queries over what ghost records let through.
 
     A cold key is read when ``s_hat - lse >= theta`` for its head, lse over exact scores of sinks and hot window and
@@ -135,138 +246,140 @@ def ghost_attend(
     Parameters
     ----------
     query : ndarray of float32, shape [batch, heads, queries, head_dim]
-    keys, values : ndarray of float32, shape [batch, kv_heads, tokens, dim]
-        The cache; the queries are its last tokens.
-    first : ndarray of int64, shape [batch]
-        First visible token: the left padding of each row.
-    past : int
-        Tokens before the first query.
-    sinks, hot : int
-    scale, softcap : float
-    frame : tuple of ndarray
-        ``offset`` [kv_heads, head_dim], ``decoder`` [kv_heads, dims, head_dim] float32, ``dims`` [kv_heads].
-    records : tuple of ndarray
-        ``coordinates`` and ``unbound`` as `write_records` fills them.
-    theta : ndarray of float32, shape [heads]
-    per_key : bool
-        Theta counts from the uniform share ``1 / visible`` instead of from 1: the threshold falls as a text grows.
-    shared : bool
-        Every head of a group attends to the union of the group's survivors, which is read anyway.
-    compensate : bool
-        Give the estimated mass of what was not read to the mean of V over the cold keys.
-    running : tuple of ndarray
-        Sum of V over cold keys [batch, kv_heads, value_dim] and the span it covers [batch, kv_heads, 2].
+    cache : Cache
+    frames : EstimateFrames
+    records : GhostRecords
+    rule : GhostRule
     out : ndarray of float32, shape [batch, queries, heads, value_dim]
     counts : ndarray of int32, shape [batch, kv_heads, queries, 3 + group]
     """
-    batch, heads, queries, width = query.shape
-    kv_heads, tokens = keys.shape[1], keys.shape[2]
-    group = heads // kv_heads
-    offset, decoder, dims = frame
-    coordinates, unbound = records
-    total, span = running
-    estimate = np.empty((group, tokens), np.float32)
-    weights = np.empty((group, tokens), np.float32)
-    marks, index = np.empty(tokens, np.int64), np.empty(tokens, np.int64)
-    exact = np.empty((group, tokens), np.float32)
-    bits = np.empty(tokens, np.int32)
-    z = np.empty(decoder.shape[1], np.float32)
-    peaks, result = np.empty(group, np.float32), np.empty(values.shape[3], np.float32)
-    part = np.empty(values.shape[3], np.float32)
-    scale32 = np.float32(scale)
-    every = np.int64((1 << group) - 1)
-    for b in range(batch):
-        for h in range(kv_heads):
+    batch, heads, queries, _ = query.shape
+    kv_heads, tokens = cache.keys.shape[1], cache.keys.shape[2]
+    group, value_dim = heads // kv_heads, cache.values.shape[3]
+    room = _Scratch(
+        np.empty((group, tokens), np.float32), np.empty((group, tokens), np.float32),
+        np.empty((group, tokens), np.float32), np.empty(tokens, np.int64), np.empty(tokens, np.int64),
+        np.empty(tokens, np.int32), np.empty(frames.decoder.shape[1], np.float32), np.empty(group, np.float32),
+        np.empty(value_dim, np.float32), np.empty(value_dim, np.float32),
+    )  # fmt: skip
+    for row in range(batch):
+        begin = cache.first[row]
+        for kv in range(kv_heads):
+            total = records.total[row, kv]
+            stored = _Stored(
+                cache.keys[row, kv], cache.values[row, kv], frames.offset[kv], frames.decoder[kv], frames.dims[kv],
+                records.coordinates[row, kv], records.unbound[row, kv], total,
+            )  # fmt: skip
             for t in range(queries):
-                last = past + t + 1
-                begin = first[b]
+                last = cache.past + t + 1
                 if last <= begin:
-                    out[b, t, h * group : (h + 1) * group] = 0.0
-                    counts[b, h, t] = 0
+                    out[row, t, kv * group : (kv + 1) * group] = 0.0
+                    counts[row, kv, t] = 0
                     continue
-                start = min(begin + sinks, last)
-                stop = max(last - hot, start)
+                start = min(begin + rule.sinks, last)
+                stop = max(last - rule.hot, start)
                 cold = stop - start
+                # Keys to read: exact ones first, survivors follow.
                 known = 0
                 for j in range(begin, start):
-                    index[known] = j
+                    room.index[known] = j
                     known += 1
                 for j in range(stop, last):
-                    index[known] = j
+                    room.index[known] = j
                     known += 1
-                marks[:cold] = 0
+                room.marks[:cold] = 0
+                place = _Place(start, stop, last - begin, known)
                 for g in range(group):
-                    q = query[b, h * group + g, t]
-                    _scores(q, keys[b, h], index, known, scale32, softcap, exact[g])
-                    shift = np.float32(0.0)
-                    for i in range(width):
-                        shift += q[i] * offset[h, i]
-                    for c in range(dims[h]):
-                        s = np.float32(0.0)
-                        for i in range(width):
-                            s += q[i] * decoder[h, c, i]
-                        z[c] = s * scale32
-                    peak = _estimates(
-                        coordinates[b, h], z, shift * scale32, dims[h], start, stop, softcap, estimate[g]
-                    )
-                    for i in range(known):
-                        peak = max(peak, exact[g, i])
-                    mass = exponentials(estimate[g], cold, peak, weights[g], bits)
-                    for i in range(known):
-                        mass += np.exp(exact[g, i] - peak)
-                    peaks[g] = peak
-                    least = np.float32(peak + np.log(mass)) + theta[h * group + g]
-                    if per_key:
-                        least -= np.float32(np.log(np.float64(last - begin)))
-                    _mark(estimate[g], least, unbound[b, h, start:stop], np.int64(1) << g, marks, cold)
+                    head = kv * group + g
+                    least = _decide(query[row, head, t], stored, place, rule, rule.theta[head], g, room)
+                    unbound = stored.unbound[start:stop]
+                    _mark(room.estimate[g], least, unbound, np.int64(1) << g, room.marks, cold)
                 kept = known
                 for j in range(cold):
-                    if marks[j]:
-                        index[kept] = start + j
+                    if room.marks[j]:
+                        room.index[kept] = start + j
                         kept += 1
-                _advance_mean(values[b, h], start, stop, total[b, h], span[b, h])
-                counts[b, h, t, VISIBLE], counts[b, h, t, COLD] = last - begin, cold
-                counts[b, h, t, UNITED] = kept - known
+                _advance_mean(stored.values, start, stop, total, records.span[row, kv])
+                counts[row, kv, t, VISIBLE], counts[row, kv, t, COLD] = last - begin, cold
+                counts[row, kv, t, UNITED] = kept - known
                 for g in range(group):
-                    bit = np.int64(1) << g
-                    own = 0
-                    for i in range(known, kept):
-                        own += (marks[index[i] - start] & bit) != 0
-                    counts[b, h, t, HEADS + g] = own
-                    row = exact[g]
-                    _scores(
-                        query[b, h * group + g, t],
-                        keys[b, h],
-                        index[known:],
-                        kept - known,
-                        scale32,
-                        softcap,
-                        row[known:],
+                    head = kv * group + g
+                    counts[row, kv, t, HEADS + g] = _attend(
+                        query[row, head, t], stored, place, kept, rule, g, room, out[row, t, head]
                     )
-                    if not shared:
-                        for i in range(known, kept):
-                            if not marks[index[i] - start] & bit:
-                                row[i] = -np.inf
-                    top = np.float32(-np.inf)
-                    for i in range(kept):
-                        top = max(top, row[i])
-                    mass = exponentials(row, kept, top, row, bits)
-                    if not shared:
-                        mass = 0.0
-                        for i in range(kept):
-                            if i >= known and not marks[index[i] - start] & bit:
-                                row[i] = 0.0
-                            mass += row[i]
-                    _weighted(row, values[b, h], index, kept, part, result)
-                    tail = 0.0
-                    if compensate and cold > 0:
-                        tail = _tail(weights[g], marks, every if shared else bit, cold) * np.exp(
-                            peaks[g] - top
-                        )
-                    if tail > 0.0:
-                        for d in range(result.size):
-                            mean = total[b, h, d] / cold
-                            out[b, t, h * group + g, d] = (result[d] + tail * mean) / (mass + tail)
-                    else:
-                        for d in range(result.size):
-                            out[b, t, h * group + g, d] = result[d] / mass
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+def _decide(query, stored, place, rule, theta, g, room):
+    """Exact scores of the known keys, estimates and weights of the cold ones; returns the least score that is read."""
+    scale, z, exact, known = np.float32(rule.scale), room.z, room.exact[g], place.known
+    _scores(query, stored.keys, room.index, known, scale, rule.softcap, exact)
+    shift = np.float32(0.0)
+    for i in range(query.size):
+        shift += query[i] * stored.offset[i]
+    for c in range(stored.dims):
+        s = np.float32(0.0)
+        for i in range(query.size):
+            s += query[i] * stored.decoder[c, i]
+        z[c] = s * scale
+    peak = _estimates(
+        stored.coordinates,
+        z,
+        shift * scale,
+        stored.dims,
+        place.start,
+        place.stop,
+        rule.softcap,
+        room.estimate[g],
+    )
+    for i in range(known):
+        peak = max(peak, exact[i])
+    mass = exponentials(room.estimate[g], place.stop - place.start, peak, room.weights[g], room.bits)
+    for i in range(known):
+        mass += np.exp(exact[i] - peak)
+    room.peaks[g] = peak
+    least = np.float32(peak + np.log(mass)) + theta
+    if rule.per_key:
+        least -= np.float32(np.log(np.float64(place.visible)))
+    return least
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+def _attend(query, stored, place, kept, rule, g, room, out):
+    """One head's output over the keys that are read; returns how many of the survivors are its own."""
+    bit, index, marks, row = np.int64(1) << g, room.index, room.marks, room.exact[g]
+    known, start, cold = place.known, place.start, place.stop - place.start
+    own = 0
+    for i in range(known, kept):
+        own += (marks[index[i] - start] & bit) != 0
+    _scores(
+        query, stored.keys, index[known:], kept - known, np.float32(rule.scale), rule.softcap, row[known:]
+    )
+    if not rule.shared:
+        for i in range(known, kept):
+            if not marks[index[i] - start] & bit:
+                row[i] = -np.inf
+    top = np.float32(-np.inf)
+    for i in range(kept):
+        top = max(top, row[i])
+    mass = exponentials(row, kept, top, row, room.bits)
+    if not rule.shared:
+        # What lies far below still has a weight in `exponentials`; what is not read has none.
+        mass = 0.0
+        for i in range(kept):
+            if i >= known and not marks[index[i] - start] & bit:
+                row[i] = 0.0
+            mass += row[i]
+    _weighted(row, stored.values, index, kept, room.part, room.result)
+    tail = 0.0
+    if rule.compensate and cold > 0:
+        unread_of = np.int64((1 << len(room.exact)) - 1) if rule.shared else bit
+        tail = _tail(room.weights[g], marks, unread_of, cold) * np.exp(room.peaks[g] - top)
+    if tail > 0.0:
+        for d in range(out.size):
+            mean = stored.total[d] / cold
+            out[d] = (room.result[d] + tail * mean) / (mass + tail)
+    else:
+        for d in range(out.size):
+            out[d] = room.result[d] / mass
+    return own

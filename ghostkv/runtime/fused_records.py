@@ -5,6 +5,8 @@ The same numbers as `Codec.encode` and `Codec.decode`, for all KV heads of a lay
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
@@ -12,10 +14,35 @@ from numba import njit
 _FAST = {"contract", "reassoc", "nsz", "nnan"}
 
 
+class RecordFrames(NamedTuple):
+    """The codecs of a layer's KV heads as records are written; float64 with kv_heads in front.
+
+    Attributes
+    ----------
+    mean : ndarray, shape [kv_heads, head_dim]
+    encoder, decoder : ndarray, shape [kv_heads, dims, head_dim]
+        Padded to the most coordinates of any KV head.
+    metric : ndarray, shape [kv_heads, head_dim, head_dim]
+    centre, step, top : ndarray, shape [kv_heads, dims]
+        Quantiser; top is the highest level.
+    rho_step : ndarray, shape [kv_heads]
+    dims : ndarray of int64, shape [kv_heads]
+        Coordinates that a KV head's records have.
+    """
+
+    mean: np.ndarray
+    encoder: np.ndarray
+    decoder: np.ndarray
+    metric: np.ndarray
+    centre: np.ndarray
+    step: np.ndarray
+    top: np.ndarray
+    rho_step: np.ndarray
+    dims: np.ndarray
+
+
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def write_records(
-    keys, first, mean, encoder, decoder, metric, centre, step, top, rho_step, dims, coordinates, unbound
-):  # fmt: skip
+def write_records(keys, first, frames, coordinates, unbound):
     """Write the records of the keys from token `first` on, decoded as the estimate needs them.
 
     Parameters
@@ -23,39 +50,36 @@ def write_records(
     keys : ndarray of float32, shape [batch, kv_heads, tokens, head_dim]
     first : int
         The first token that has no record yet.
-    mean, encoder, decoder, metric : ndarrays of float64 with kv_heads in front
-        Frames, padded to the most coordinates of any KV head.
-    centre, step, top : ndarray of float64, shape [kv_heads, dims]
-        Quantiser; top is the highest level.
-    rho_step : ndarray of float64, shape [kv_heads]
-    dims : ndarray of int64, shape [kv_heads]
-        Coordinates that a KV head's records have.
+    frames : RecordFrames
     coordinates : ndarray of float32, shape [batch, kv_heads, dims, capacity]
     unbound : ndarray of uint8, shape [batch, kv_heads, capacity]
         1 where the residual is beyond what a byte holds: such a key is always read.
     """
     width = keys.shape[3]
     centred, rebuilt = np.empty(width), np.empty(width)
-    for b in range(keys.shape[0]):
-        for h in range(keys.shape[1]):
-            for n in range(first, keys.shape[2]):
+    for row in range(keys.shape[0]):
+        for head in range(keys.shape[1]):
+            for token in range(first, keys.shape[2]):
                 for i in range(width):
-                    centred[i] = keys[b, h, n, i] - mean[h, i]
+                    centred[i] = keys[row, head, token, i] - frames.mean[head, i]
                     rebuilt[i] = 0.0
-                for c in range(dims[h]):
+                # One coordinate after the other: to the nearest level, and back.
+                for c in range(frames.dims[head]):
+                    centre, step, top = frames.centre[head, c], frames.step[head, c], frames.top[head, c]
                     y = 0.0
                     for i in range(width):
-                        y += encoder[h, c, i] * centred[i]
-                    level = np.rint((y - centre[h, c]) / step[h, c] + top[h, c] / 2)
-                    level = min(max(level, 0.0), top[h, c])
-                    value = np.float32(centre[h, c] + (level - top[h, c] / 2) * step[h, c])
-                    coordinates[b, h, c, n] = value
+                        y += frames.encoder[head, c, i] * centred[i]
+                    level = np.rint((y - centre) / step + top / 2)
+                    level = min(max(level, 0.0), top)
+                    value = np.float32(centre + (level - top / 2) * step)
+                    coordinates[row, head, c, token] = value
                     for i in range(width):
-                        rebuilt[i] += decoder[h, c, i] * value
+                        rebuilt[i] += frames.decoder[head, c, i] * value
+                # ||W (k - k_hat)||
                 square = 0.0
                 for r in range(width):
                     y = 0.0
                     for i in range(width):
-                        y += metric[h, r, i] * (centred[i] - rebuilt[i])
+                        y += frames.metric[head, r, i] * (centred[i] - rebuilt[i])
                     square += y * y
-                unbound[b, h, n] = np.sqrt(square) > 254 * rho_step[h]
+                unbound[row, head, token] = np.sqrt(square) > 254 * frames.rho_step[head]

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 
 from ghostkv.captures.capture_files import LayerCapture, read_layer, read_layers_table
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs.nested import Nested
 from ghostkv.codecs.records import CodecSpec, load_codecs
+from ghostkv.elimination.thresholds import calibrated_thetas
 from ghostkv.files.buffers import Buffers
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, stable_seed
@@ -29,7 +29,6 @@ from ghostkv.selectors.scenes import budget_of, calibration_view
 
 if TYPE_CHECKING:
     from ghostkv.config.policies import (
-        CalibratedPolicy,
         GhostPolicy,
         RecordPolicy,
         SelectorPolicy,
@@ -111,9 +110,9 @@ def load_policy(policy: SomePolicy, sources: Sources) -> Policy:
     Raises
     ------
     ConfigError
-        An option is left open, index and kept keys alone exceed a budget, or the frontier calibrated no such theta.
+        An option is left open, or index and kept keys alone exceed a budget.
     TableError
-        A file of an earlier stage is missing.
+        A file of an earlier stage is missing, or the frontier calibrated no such theta.
     """
     _check_decided(policy)
     dense = tuple(sources.layers) if policy.policy == "full" else policy.dense_layers
@@ -127,7 +126,9 @@ def load_policy(policy: SomePolicy, sources: Sources) -> Policy:
             theta = fit_budgets([policy], sources)[0] if policy.theta is None else policy.theta
             deciders = _ghosts(policy, sources, active, theta, policy.compensate, per_key=True)
         case "calibrated":
-            deciders = _ghosts(policy, sources, active, _calibrated(policy, sources), policy.compensate)
+            goal = "relative_lse", policy.target_metric, policy.target
+            thetas = calibrated_thetas(sources.points, CodecSpec(*policy.record), *goal)
+            deciders = _ghosts(policy, sources, active, thetas, policy.compensate)
             certificate = f"calibrated: mean {policy.target_metric} <= {policy.target:g}, on average over exchangeable queries"
         case "certified_mass":
             fixed = policy.delta, policy.shares, policy.compensate
@@ -202,29 +203,6 @@ def _nested(sources: Sources, layer: int, bits: tuple[float, ...]) -> list[Neste
         )
         for head in range(captures[0].kv_heads)
     ]
-
-
-def _calibrated(policy: CalibratedPolicy, sources: Sources) -> dict[int, np.ndarray]:
-    """Theta of every head by layer, as the frontier stage calibrated it."""
-    wanted = {
-        "codec": policy.codec, "code_bytes": policy.code_bytes, "rule": "relative_lse", "method": "calibrated",
-        "target_metric": policy.target_metric,
-    }  # fmt: skip
-    points = read_table(sources.points, ["layer", "head", "target", "theta", *wanted])
-    chosen = points.filter(**wanted).filter((pl.col("target") - policy.target).abs() < 1e-6)
-    if chosen.is_empty():
-        found = sorted(points.select("target_metric", pl.col("target").round(4)).unique().iter_rows())
-        raise ConfigError(
-            f"policy: {sources.points} has no calibrated theta for {policy.target_metric} <= {policy.target:g} of "
-            f"{policy.codec} at {policy.code_bytes} bytes. Accepted: {found}.\n"
-            f"  Write: target_metric: {found[0][0]}, target: {found[0][1]}"
-        )
-    by_layer = chosen.select("layer", "head", "theta").unique().sort("layer", "head")
-    return {
-        # Null: no threshold kept to the target, and nothing is eliminated.
-        layer: by_layer.filter(pl.col("layer") == layer)["theta"].fill_null(-np.inf).to_numpy()
-        for layer in by_layer["layer"].unique()
-    }
 
 
 def _seated(policy: SelectorPolicy, sources: Sources, layer: int) -> Seated:

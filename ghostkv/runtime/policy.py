@@ -10,7 +10,7 @@ import numpy as np
 
 from ghostkv.codecs.random_orthogonal import RandomOrthogonal
 from ghostkv.files.errors import ConfigError
-from ghostkv.runtime.deciders import Decider, Ghost, GhostFrames
+from ghostkv.runtime.deciders import Decider, GhostDecider, GhostFrames
 
 PREFILLS = ("dense", "sparse")
 
@@ -107,7 +107,7 @@ def ghost_policy(
         Further fields of `Policy`.
     """
     deciders = {
-        layer: Ghost(
+        layer: GhostDecider(
             found,
             np.full(heads, theta, np.float32) if np.isscalar(theta) else np.array(theta[layer], np.float32),
             compensate,

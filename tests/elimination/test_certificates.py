@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from ghostkv.codecs import by_name
 from ghostkv.codecs.nested import Nested
-from ghostkv.elimination.attention import cold_range, hide, scores
-from ghostkv.elimination.bounds import CodecBounds, narrow
-from ghostkv.elimination.certificates import Costs, Powers, certify_mass, certify_topk
+from ghostkv.elimination.attention import cold_range, scores
+from ghostkv.elimination.bounds import CodecBounds
+from ghostkv.elimination.certificates import Costs, certify_mass, certify_topk
+from ghostkv.elimination.nested_bounds import read_levels
+from ghostkv.elimination.powers import Powers
 from ghostkv.elimination.truth import Truth, oracle_mass, oracle_topk
 from ghostkv.stages.certificates.bounders import Clusters, LowBit, PageBoxes
 
@@ -75,8 +77,7 @@ class Case:
         self.keys, self.queries = keys, queries
         self.positions = np.array([40, 90, 120, KEYS - 1])
         self.visible = cold_range(self.positions, np.zeros(4, np.int64), SINKS, HOT)
-        logits = scores(queries, keys.astype(np.float32), SCALE)
-        hide(logits, self.visible)
+        logits = scores(queries, keys.astype(np.float32), SCALE, visible=self.visible)
         values = np.random.default_rng(0).normal(size=(KEYS, 5)).astype(np.float16)
         self.truth = Truth.of(queries, keys, logits, values, self.visible, SCALE, TOP_K)
         self.exact = queries.astype(np.float64) @ keys.astype(np.float64).T * SCALE
@@ -89,17 +90,9 @@ class Case:
     def nested_bounds(self, codec):
         shape = (len(codec.levels), *self.exact.shape)
         lower, upper = np.empty(shape, np.float32), np.empty(shape, np.float32)
-        projected, records = codec.project(self.flat()), codec.encode(self.keys)
-        known = (
-            np.full((GROUP * 4, KEYS), -np.inf, np.float32),
-            np.full((GROUP * 4, KEYS), np.inf, np.float32),
-        )
-        for level in range(len(codec.levels)):
-            decoded = codec.decode(records, level)
-            estimates = codec.estimate(projected, decoded, SCALE)
-            known_new = lower[level].reshape(-1, KEYS), upper[level].reshape(-1, KEYS)
-            narrow(estimates, projected.norm * np.float32(SCALE), decoded.radius, *known, *known_new)
-            known = known_new
+        records, estimates = codec.encode(self.keys), np.empty(self.exact.shape, np.float32)
+        for _ in read_levels(codec, records, self.queries, SCALE, 0.0, (lower, upper), estimates):
+            pass
         return lower, upper
 
     def assert_bounds_hold(self, lower, upper):
@@ -253,8 +246,7 @@ def test_a_sliding_window_hides_sinks_and_still_certifies():
     case = Case(make_keys("gaussian", 5), make_queries("gaussian", 5, 0.2))
     first = np.maximum(case.positions - 63, 0)
     case.visible = cold_range(case.positions, first, SINKS, HOT)
-    logits = scores(case.queries, case.keys.astype(np.float32), SCALE)
-    hide(logits, case.visible)
+    logits = scores(case.queries, case.keys.astype(np.float32), SCALE, visible=case.visible)
     case.truth = Truth.of(case.queries, case.keys, logits, None, case.visible, SCALE, TOP_K)
     case.exact[np.isneginf(logits)] = -np.inf
     lower, upper = case.nested_bounds(fitted("right"))

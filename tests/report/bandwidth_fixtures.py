@@ -9,7 +9,7 @@ from ghostkv.config.bandwidth import Bandwidth
 from ghostkv.stages.bandwidth import step_times as model
 from ghostkv.stages.bandwidth.fit import features, foretell
 from ghostkv.stages.bandwidth.schemas import COUNT_SCHEMA, MODEL_SCHEMAS, SAMPLE_SCHEMA
-from ghostkv.stages.bandwidth.schemes import Clustering, Shape, World
+from ghostkv.stages.bandwidth.schemes import Clustering, MemoryModel, ModelShape
 from ghostkv.stages.bandwidth.tiers import Tier
 
 TRUE = Tier("dram", 8e9, 1e-8, 64, 1.0, 0.0, 2e-8, 3.0)
@@ -54,8 +54,8 @@ def bandwidth_tables(noise: float = 0.0, byte_error: float = 0.0) -> dict[str, t
                            near_bandwidth=1e9 * tier["near_gb_s"])
         for tier in config["tiers"]
     }  # fmt: skip
-    world = World(tiers, "hbm", 68, 1.0, 0.0, 1e-6, 32, 16, Clustering.none())
-    shape = Shape("made-up", 2, 4, 2, 64, 1_000_000)
+    world = MemoryModel(tiers, "hbm", 68, 1.0, 0.0, 1e-6, 32, 16, Clustering.none())
+    shape = ModelShape("made-up", 2, 4, 2, 64, 1_000_000)
     frame = samples(noise)
     rows: dict[str, list[dict]] = {}
     rows["fits"], rows["errors"], _ = model.check_fits(frame, 0)

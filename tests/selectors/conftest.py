@@ -14,7 +14,7 @@ from ghostkv.files.buffers import Buffers
 from ghostkv.selectors import make
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector
 from ghostkv.selectors.evaluate import evaluate
-from ghostkv.selectors.scenes import Truth, budget_of, calibration_view, for_selector, view
+from ghostkv.selectors.scenes import SceneTruth, budget_of, calibration_view, for_selector, view
 
 EXACT = {"sinks": 2, "hot": 8, "top_k": 6, "headline_start": 150}
 RATIOS = (0.1, 0.2, 0.4, 0.8)
@@ -46,7 +46,7 @@ class Bench:
 
     capture: LayerCapture
     scene: Scene
-    truth: Truth
+    truth: SceneTruth
     budget: Budget
     calibration: Calibration
 

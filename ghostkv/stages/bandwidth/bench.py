@@ -180,7 +180,7 @@ def disk_configurations(bench: Bench, disk: DiskFile, survivors: Sequence[np.nda
             add("survivors", 256, len(starts) / span, starts, size - span * 256)
 
 
-class Counts:
+class Comparisons:
     """Bytes that the model counts beside those that an instrument saw."""
 
     def __init__(self) -> None:

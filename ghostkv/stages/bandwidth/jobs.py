@@ -7,7 +7,7 @@ from typing import Any
 
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs.by_name import modules
-from ghostkv.config.bandwidth import Measure, Served, Tier
+from ghostkv.config.bandwidth import Measure, Served, TierEntry
 from ghostkv.config.frontier import Headline
 from ghostkv.files.jobs import Job
 from ghostkv.stages.bandwidth.schemas import MEASURED_SCHEMAS, MODEL_SCHEMAS
@@ -106,7 +106,7 @@ class ModelBandwidth(Point):
 
     model: str
     layers: tuple[int, ...]
-    tiers: tuple[Tier, ...]
+    tiers: tuple[TierEntry, ...]
     placements: tuple[dict[str, str], ...]
     served: Served
     contexts: tuple[int, ...]

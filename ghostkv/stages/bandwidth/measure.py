@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ghostkv.files.io import read_table, write_table
+from ghostkv.files.io import read_table
 from ghostkv.files.provenance import inherited
-from ghostkv.files.tables import table_of
-from ghostkv.stages.bandwidth.bench import Bench, Counts, disk_configurations, dram_configurations
+from ghostkv.files.tables import write_rows
+from ghostkv.stages.bandwidth.bench import Bench, Comparisons, disk_configurations, dram_configurations
 from ghostkv.stages.bandwidth.probes import DiskFile, Memory
 from ghostkv.stages.bandwidth.schemas import COUNT_SCHEMA, DIRECT, DROPPED, SAMPLE_SCHEMA
 from ghostkv.stages.bandwidth.store_bench import store_configurations
@@ -42,7 +42,7 @@ def measure(job: MeasureMemory, inputs: Mapping[str, str], outputs: Mapping[str,
     survivors = [np.asarray(row, np.int64) for row in table["survivors"].to_list() if len(row)]
     if not survivors:  # a design that eliminates everything leaves no index to read
         survivors = [np.zeros(1, np.int64)]
-    bench, counts = Bench(options), Counts()
+    bench, counts = Bench(options), Comparisons()
     memory = Memory(options.memory_mb << 20)
     disk = DiskFile(folder / ".measured.bin", options.file_mb << 20)
     store_folder = folder / ".measured_store"
@@ -68,5 +68,5 @@ def measure(job: MeasureMemory, inputs: Mapping[str, str], outputs: Mapping[str,
         DROPPED: str(cold).lower(),
         DIRECT: str(disk.direct).lower(),
     }
-    write_table(table_of(samples, SAMPLE_SCHEMA), outputs["samples"], SAMPLE_SCHEMA, metadata)
-    write_table(table_of(counts.rows, COUNT_SCHEMA), outputs["counts"], COUNT_SCHEMA, metadata)
+    write_rows(samples, outputs["samples"], SAMPLE_SCHEMA, metadata)
+    write_rows(counts.rows, outputs["counts"], COUNT_SCHEMA, metadata)

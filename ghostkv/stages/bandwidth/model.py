@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ghostkv.files.io import read_table, write_table
+from ghostkv.files.io import read_table
 from ghostkv.files.provenance import inherited
-from ghostkv.files.tables import table_of
+from ghostkv.files.tables import Tables
 from ghostkv.stages.bandwidth import step_times as model
 from ghostkv.stages.bandwidth.schemas import MODEL_SCHEMAS
-from ghostkv.stages.bandwidth.schemes import Shape, World
+from ghostkv.stages.bandwidth.schemes import MemoryModel, ModelShape
 from ghostkv.stages.bandwidth.tiers import Tier
 
 if TYPE_CHECKING:
@@ -34,37 +34,36 @@ def model_bandwidth(job: ModelBandwidth, inputs: Mapping[str, str], outputs: Map
     outputs : mapping
         Paths of the tables of `MODEL_SCHEMAS`.
     """
-    rows: dict[str, list[dict]] = {name: [] for name in MODEL_SCHEMAS}
-    patterns = read_table(inputs["patterns"])
-    rows["fits"], rows["errors"], measured = model.check_fits(read_table(inputs["samples"]), job.seed)
+    tables, patterns = Tables(MODEL_SCHEMAS), read_table(inputs["patterns"])
+    fits, errors, measured = model.check_fits(read_table(inputs["samples"]), job.seed)
+    tables.add_rows("fits", fits)
+    tables.add_rows("errors", errors)
     captured = _captured(inputs["layers"], job)
     bands = model.bands(read_table(inputs["context"]), job, captured.pair_bytes)
     shares = model.survivors(bands, job.contexts)
-    rows["survivors"] = [{"shape": captured.name, **row} for row in shares]
+    tables.add_rows("survivors", [{"shape": captured.name, **row} for row in shares])
     world = _world(job, captured, model.clustering(patterns))
     here, around = _this_machine(world, measured)
     context, fast = job.headline_context, job.tiers[0].name
     slow = next((one["kv"] for one in job.placements if one["kv"] != fast), fast)
     share = model.share_at(shares, model.CONSTANT, context)
-    for shape in (captured, Shape(**job.served.plain())):
+    for shape in (captured, ModelShape(**job.served.plain())):
         for placements, where in ((job.placements, world), (around, here)):
-            rows["steps"] += model.steps(shape, placements, shares, where)
-            rows["crossings"] += model.crossings(shape, placements, shares, where, context)
-        rows["maps"] += model.maps(shape, slow, world, context)
-        rows["sensitivity"] += model.sensitivity(shape, job.placements, share, world, context)
-    metadata = inherited(inputs["samples"], job.code)
-    for name, schema in MODEL_SCHEMAS.items():
-        write_table(table_of(rows[name], schema), outputs[name], schema, metadata)
+            tables.add_rows("steps", model.steps(shape, placements, shares, where))
+            tables.add_rows("crossings", model.crossings(shape, placements, shares, where, context))
+        tables.add_rows("maps", model.maps(shape, slow, world, context))
+        tables.add_rows("sensitivity", model.sensitivity(shape, job.placements, share, world, context))
+    tables.write(outputs, inherited(inputs["samples"], job.code))
 
 
-def _captured(path: str, job: ModelBandwidth) -> Shape:
+def _captured(path: str, job: ModelBandwidth) -> ModelShape:
     row = read_table(path).row(0, named=True)
     heads, kv_heads, head_dim = row["heads"], row["kv_heads"], row["head_dim"]
     parameters = _PARAMETERS_PER_SQUARE * (heads * head_dim) ** 2
-    return Shape(job.model, len(job.layers), heads, kv_heads, head_dim, parameters)
+    return ModelShape(job.model, len(job.layers), heads, kv_heads, head_dim, parameters)
 
 
-def _world(job: ModelBandwidth, captured: Shape, clustering) -> World:
+def _world(job: ModelBandwidth, captured: ModelShape, clustering) -> MemoryModel:
     tiers = {
         tier.name: Tier(
             tier.name, tier.gb_s * _GIGA, tier.latency_us * _MICRO, tier.unit, tier.depth,
@@ -72,7 +71,7 @@ def _world(job: ModelBandwidth, captured: Shape, clustering) -> World:
         )
         for tier in job.tiers
     }  # fmt: skip
-    return World(
+    return MemoryModel(
         tiers,
         job.tiers[0].name,
         job.sinks + job.hot,
@@ -85,7 +84,7 @@ def _world(job: ModelBandwidth, captured: Shape, clustering) -> World:
     )
 
 
-def _this_machine(world: World, measured: Mapping[str, Tier]) -> tuple[World, list[dict]]:
+def _this_machine(world: MemoryModel, measured: Mapping[str, Tier]) -> tuple[MemoryModel, list[dict]]:
     """The same model on the tiers that were measured; a processor needs no kernel more between bounds and gather."""
     around = [{"name": "measured_dram", "kv": "dram", "records": "dram"}]
     if "disk_direct" in measured:

@@ -26,7 +26,7 @@ _RHO_BYTES = 1
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """A model's layers, as far as their memory traffic goes."""
 
     name: str
@@ -72,7 +72,7 @@ class Clustering:
 
 
 @dataclass(frozen=True)
-class World:
+class MemoryModel:
     """Everything that does not change with context and scheme.
 
     Attributes
@@ -101,7 +101,7 @@ class World:
     page: int
     clustering: Clustering
 
-    def record_bytes(self, shape: Shape) -> float:
+    def record_bytes(self, shape: ModelShape) -> float:
         """Code and residual norm of one key."""
         return self.code_bits * shape.head_dim / 8 + _RHO_BYTES
 
@@ -134,7 +134,7 @@ def _whole(size: float, tier: Tier) -> float:
 
 
 def step(
-    scheme: str, shape: Shape, kv: str, records: str, context: int, share: float, world: World
+    scheme: str, shape: ModelShape, kv: str, records: str, context: int, share: float, world: MemoryModel
 ) -> dict[str, float]:
     """Bytes and seconds of one decode step, all layers.
 
@@ -142,14 +142,14 @@ def step(
     ----------
     scheme : str
         One of `SCHEMES`.
-    shape : Shape
+    shape : ModelShape
     kv, records : str
         Tiers of cold K,V and of records.
     context : int
         Tokens.
     share : float
         Survivors of cold keys, united over a group.
-    world : World
+    world : MemoryModel
 
     Returns
     -------
@@ -219,13 +219,13 @@ def _first(fast: Tier, index: Tier, heads: int, fast_bytes: float, record_bytes:
     return max(fast.seconds(heads, fast_bytes), records)
 
 
-def _stored(scheme: str, shape: Shape, world: World) -> float:
+def _stored(scheme: str, shape: ModelShape, world: MemoryModel) -> float:
     """Bytes of one key and value as the scheme stores them."""
     scales = 0.0 if scheme == FULL else 2 * _SCALE_BYTES * -(-shape.head_dim // world.quant_group)
     return 2 * shape.head_dim * _BITS[scheme] / 8 + scales
 
 
-def _kept(scheme: str, shape: Shape, world: World) -> float:
+def _kept(scheme: str, shape: ModelShape, world: MemoryModel) -> float:
     """Bytes of a token that memory must hold: nested records are part of the key, all but the residual norm."""
     if scheme in _BITS:
         return _stored(scheme, shape, world)
@@ -234,6 +234,6 @@ def _kept(scheme: str, shape: Shape, world: World) -> float:
     return shape.pair_bytes + extra
 
 
-def _query(shape: Shape) -> float:
+def _query(shape: ModelShape) -> float:
     """Query vectors of a group, which go to the memory once."""
     return shape.heads / shape.kv_heads * ELEMENT_BYTES * shape.head_dim

@@ -20,8 +20,8 @@ from ghostkv.stages.bandwidth.schemes import (
     QUEST,
     SCHEMES,
     Clustering,
-    Shape,
-    World,
+    MemoryModel,
+    ModelShape,
     step,
 )
 from ghostkv.stages.bandwidth.tiers import Tier, expected
@@ -181,7 +181,7 @@ def share_at(rows: Sequence[Mapping], scenario: str, tokens: float) -> float:
 
 
 def steps(
-    shape: Shape, placements: Sequence[Mapping], shares: Sequence[Mapping], world: World
+    shape: ModelShape, placements: Sequence[Mapping], shares: Sequence[Mapping], world: MemoryModel
 ) -> Iterator[dict]:
     """Every scheme at every placement, scenario and context."""
     for placement in placements:
@@ -201,7 +201,11 @@ def steps(
 
 
 def crossings(
-    shape: Shape, placements: Sequence[Mapping], shares: Sequence[Mapping], world: World, headline: int
+    shape: ModelShape,
+    placements: Sequence[Mapping],
+    shares: Sequence[Mapping],
+    world: MemoryModel,
+    headline: int,
 ) -> Iterator[dict]:
     """From which context on each of ours is faster than each other, and how much at the headline context."""
     every = sorted({row["context"] for row in shares})
@@ -240,7 +244,7 @@ def crossings(
                     }  # fmt: skip
 
 
-def maps(shape: Shape, kv: str, world: World, context: int) -> Iterator[dict]:
+def maps(shape: ModelShape, kv: str, world: MemoryModel, context: int) -> Iterator[dict]:
     """Speed-up of nested storage over INT4 in full: by bandwidth of the K,V tier, by its unit, by survivors."""
     fast, tier = world.tiers[world.fast], world.tiers[kv]
     shares = np.geomspace(0.002, 0.6, _GRID)
@@ -266,13 +270,13 @@ def _widened(tier: Tier, bandwidth: float) -> Tier:
 
 
 def sensitivity(
-    shape: Shape, placements: Sequence[Mapping], share: float, world: World, context: int
+    shape: ModelShape, placements: Sequence[Mapping], share: float, world: MemoryModel, context: int
 ) -> Iterator[dict]:
     """How the attention time of nested storage answers to each parameter, halved and doubled."""
     for placement in placements:
         kv, records = placement["kv"], placement["records"]
 
-        def seconds(changed: World, used: float, kv=kv, records=records) -> float:
+        def seconds(changed: MemoryModel, used: float, kv=kv, records=records) -> float:
             return step(NESTED, shape, kv, records, context, used, changed)["attention_seconds"]
 
         plain = seconds(world, share)
@@ -292,11 +296,11 @@ def sensitivity(
             }  # fmt: skip
 
 
-def _parameters(world: World, kv: str, share: float) -> Iterator[tuple]:
+def _parameters(world: MemoryModel, kv: str, share: float) -> Iterator[tuple]:
     """Name, value, and what the world and the survivors are at another value."""
 
     def tier_with(name: str, field: str):
-        def vary(value: float) -> tuple[World, float]:
+        def vary(value: float) -> tuple[MemoryModel, float]:
             value = int(value) if field == "unit" else value
             changed = replace(world.tiers[name], **{field: value})
             return replace(world, tiers={**world.tiers, name: changed}), share

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ghostkv.files.errors import StoreError
-from ghostkv.stages.bandwidth.bench import Bench, Counts
+from ghostkv.stages.bandwidth.bench import Bench, Comparisons
 from ghostkv.stages.bandwidth.probes import PAGE, random_rows
 from ghostkv.store import GhostStore, StoreShape
 from ghostkv.store.touched import bytes_read
@@ -22,14 +22,14 @@ _WIDTH, _TOKENS, _CHUNK = 64, 1 << 17, 1 << 13
 
 @contextmanager
 def store_configurations(
-    bench: Bench, counts: Counts, folder: Path, survivors: Sequence[np.ndarray], tokens: int
+    bench: Bench, counts: Comparisons, folder: Path, survivors: Sequence[np.ndarray], tokens: int
 ) -> Iterator[None]:
     """Fill a store, add its configurations and compare its bytes; the store lives as long as the context.
 
     Parameters
     ----------
     bench : Bench
-    counts : Counts
+    counts : Comparisons
     folder : Path
         Of the store; removed afterwards.
     survivors : sequence of ndarray
@@ -67,7 +67,7 @@ def _positions(bench: Bench, survivors: Sequence[np.ndarray], tokens: int, size:
 
 
 def _add(
-    bench: Bench, counts: Counts, store: GhostStore, pattern: str, positions: np.ndarray, span: int
+    bench: Bench, counts: Comparisons, store: GhostStore, pattern: str, positions: np.ndarray, span: int
 ) -> bool:
     """Add one configuration; False where the store cannot be read past the page cache, so that there is no tier."""
     starts, row = store.offsets(0, 0, positions), store.shape.row_bytes

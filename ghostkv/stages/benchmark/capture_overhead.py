@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 
 from ghostkv.files import provenance
-from ghostkv.files.io import read_table, write_table
+from ghostkv.files.io import read_table
+from ghostkv.files.tables import write_rows
 from ghostkv.models.tokenizer import token_ids_of
 from ghostkv.stages.benchmark.schemas import OVERHEAD_SCHEMA
 
@@ -53,5 +53,4 @@ def capture_overhead(
     folder = Path(output).parent
     folder.mkdir(parents=True, exist_ok=True)
     rows = time_pairs(model, token_ids, positions, job.repeats, folder)
-    metadata = provenance.metadata(job.code, text=row["text"])
-    write_table(pl.DataFrame(rows), output, OVERHEAD_SCHEMA, metadata)
+    write_rows(rows, output, OVERHEAD_SCHEMA, provenance.metadata(job.code, text=row["text"]))

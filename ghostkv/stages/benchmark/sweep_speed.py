@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 
-from ghostkv.elimination.attention import MASS_95, MASS_99, TOP_K
+from ghostkv.elimination.attention import MASS_95, MASS_99, TOP_K, softmax
 from ghostkv.elimination.sweep import Grid, Sweep, sweep
 from ghostkv.files import provenance
-from ghostkv.files.io import write_table
+from ghostkv.files.tables import write_rows
 from ghostkv.stages.benchmark.schemas import SPEED_SCHEMA
 from ghostkv.stages.benchmark.sweep_loop import sweep_by_loop, sweep_by_theta
 
@@ -44,8 +43,7 @@ def sweep_speed(job: SweepSpeed, inputs: Mapping[str, str], outputs: Mapping[str
             rows += _compare(inputs, theta, with_output, job.repeats)
             last = rows[-1]
             print(f"{thetas} thetas, output error {with_output}: {last['sweep_seconds']:.4f} s", flush=True)
-    metadata = provenance.metadata(job.code)
-    write_table(pl.DataFrame(rows, infer_schema_length=None), outputs["sweep_speed"], SPEED_SCHEMA, metadata)
+    write_rows(rows, outputs["sweep_speed"], SPEED_SCHEMA, provenance.metadata(job.code))
 
 
 def _compare(inputs: dict, theta: np.ndarray, with_output: bool, repeats: int) -> list[dict]:
@@ -90,8 +88,7 @@ def _attention(queries: int, keys: int, seed: int) -> dict[str, np.ndarray]:
     """Softmax attention of random scores in the later half of a context; its statistic is noisy log mass."""
     rng = np.random.default_rng(seed)
     scores = rng.normal(0.0, 2.0, (_GROUP, queries, keys)).astype(np.float32)
-    mass = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    mass /= mass.sum(axis=-1, keepdims=True)
+    mass, _ = softmax(scores, dtype=np.float32)
     noise = rng.normal(0.0, 0.5, scores.shape).astype(np.float32)
     rank = np.argsort(np.argsort(-scores, axis=-1), axis=-1)
     flags = (rank < 32) * TOP_K + (rank < keys // 10) * MASS_95 + (rank < keys // 5) * MASS_99

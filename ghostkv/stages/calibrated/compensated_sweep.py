@@ -13,13 +13,14 @@ Divided by the softmax denominator this is ``(o - L + w v_bar) / (1 - m + w)`` w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from ghostkv.elimination.attention import ColdRange
 from ghostkv.elimination.compensation import cold_means
-from ghostkv.elimination.sweep import Grid, _bin_row
+from ghostkv.elimination.sweep import Grid, bin_row, lost_outputs
 
 # An estimate this far above the exact log-sum-exp is garbage; sums and squares of e to it stay in float32.
 # One this far below weighs nothing; e to it is far from the denormal numbers that a processor is slow at.
@@ -29,8 +30,7 @@ _NOTHING = np.float32(1e-20)
 _LEFT = 1e-5
 
 
-@dataclass(frozen=True)
-class Tail:
+class Tail(NamedTuple):
     """What stands in for eliminated keys on one view; any threshold rule may use it.
 
     Attributes
@@ -100,7 +100,8 @@ def tail(
     np.clip(weight, _LOWEST, _HIGHEST, out=weight)
     np.exp(weight, out=weight)
     mean = cold_means(values, visible)
-    return Tail(weight, mean[:, 0], cold_means(values, visible, page) if page else mean[:, :0], page)
+    pages = cold_means(values, visible, page) if page else mean[:, :0]
+    return Tail(weight=weight, mean=mean[:, 0], pages=pages, page=page)
 
 
 def output_errors(
@@ -128,47 +129,58 @@ def output_errors(
     shape = (*statistic.shape[:2], len(grid))
     error = np.zeros((3 if stand_in.page else 2, *shape), np.float32)
     _errors(
-        statistic, mass, stand_in.weight, visible.start, visible.stop,
-        (grid.padded, grid.table, grid.inverse, grid.corrections),
-        values, outputs, stand_in.mean, stand_in.pages, stand_in.page, error,
-    )  # fmt: skip
-    return OutputErrors(error[0], error[1], error[2] if stand_in.page else None)
+        _TailKeys(statistic=statistic, mass=mass, start=visible.start, stop=visible.stop),
+        stand_in,
+        grid.lookup,
+        values,
+        outputs,
+        error,
+    )
+    return OutputErrors(none=error[0], mean=error[1], pages=error[2] if stand_in.page else None)
+
+
+class _TailKeys(NamedTuple):
+    """As `output_errors` takes them; first cold key and end of the cold ones of each query."""
+
+    statistic: np.ndarray
+    mass: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _errors(statistic, mass, weight, start, stop, grid, values, outputs, means, pages, page, error):
-    group, queries, keys = statistic.shape
-    thetas, width = error.shape[3], values.shape[1]
-    guess, bins = np.empty(keys, np.uint32), np.empty(keys, np.uint32)
+def _errors(keys, stand_in, lookup, values, outputs, error):
+    """Fill `error` [2 or 3, group, queries, thetas]; the third is of page means."""
+    group, queries, count = keys.statistic.shape
+    thetas, width, page = error.shape[3], values.shape[1], stand_in.page
+    guess, bins = np.empty(count, np.uint32), np.empty(count, np.uint32)
     sums = np.empty((thetas + 1, 2), np.float64)
     lost = np.empty((thetas + 1, width), np.float32)
     paged = np.empty((thetas + 1 if page else 0, width), np.float32)
-    for q in range(queries):
-        cold = slice(start[q], max(stop[q], start[q]))
-        count = cold.stop - cold.start
-        for g in range(group):
-            row = bins[:count]
-            _bin_row(statistic[g, q, cold], grid, guess[:count], row)
-            _add_row(row, mass[g, q, cold], weight[g, q, cold], values[cold], sums, lost)
+    for query in range(queries):
+        start = keys.start[query]
+        cold = slice(start, max(keys.stop[query], start))
+        row = bins[: cold.stop - cold.start]
+        for head in range(group):
+            mass, weight = keys.mass[head, query, cold], stand_in.weight[head, query, cold]
+            bin_row(keys.statistic[head, query, cold], lookup, guess[: row.size], row)
+            _add_masses(row, mass, weight, sums)
+            lost_outputs(row, mass, _NOTHING, values[cold], lost)
             if page:
-                _add_pages(row, weight[g, q, cold], pages[q], page, start[q], paged)
-            _finish_row(sums, lost, paged, outputs[g, q], means[q], error[:, g, q])
+                _add_pages(row, weight, stand_in.pages[query], page, start, paged)
+            _finish_row(sums, lost, paged, outputs[head, query], stand_in.mean[query], error[:, head, query])
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def _add_row(bins, mass, weight, values, sums, lost):
-    """Mass, estimated mass and lost output of each bin; the last bin holds what no threshold eliminates."""
+def _add_masses(bins, mass, weight, sums):
+    """Mass and estimated mass of each bin; the last bin is what no threshold eliminates."""
     sums[:] = 0.0
-    lost[:] = 0.0
-    width, last = values.shape[1], np.uint64(lost.shape[0] - 1)
+    last = np.uint64(sums.shape[0] - 1)
     for j in range(bins.size):
-        b, row = np.uint64(bins[j]), np.uint64(j)
-        if b < last:
-            p = mass[row] if mass[row] > _NOTHING else np.float32(0)
-            sums[b, 0] += p
-            sums[b, 1] += weight[row]
-            for v in range(width):
-                lost[b, np.uint64(v)] += p * values[row, np.uint64(v)]
+        place, key = np.uint64(bins[j]), np.uint64(j)
+        if place < last:
+            sums[place, 0] += mass[key] if mass[key] > _NOTHING else np.float32(0)
+            sums[place, 1] += weight[key]
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
@@ -177,11 +189,11 @@ def _add_pages(bins, weight, pages, page, first, paged):
     paged[:] = 0.0
     width, last = pages.shape[1], np.uint64(paged.shape[0] - 1)
     for j in range(bins.size):
-        b = np.uint64(bins[j])
-        if b < last:
-            w, row = weight[np.uint64(j)], np.uint64((first + j) // page)
+        place = np.uint64(bins[j])
+        if place < last:
+            w, its_page = weight[np.uint64(j)], np.uint64((first + j) // page)
             for v in range(width):
-                paged[b, np.uint64(v)] += w * pages[row, np.uint64(v)]
+                paged[place, np.uint64(v)] += w * pages[its_page, np.uint64(v)]
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc"}, error_model="numpy")

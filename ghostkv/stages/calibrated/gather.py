@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ghostkv.files.io import read_metadata, read_table, write_table
-from ghostkv.stages.calibrated.schemas import LAYER_SCHEMAS
+from ghostkv.files.tables import concatenate
 from ghostkv.stages.calibrated.summary_schemas import DEPENDENCE_SCHEMA, SUMMARY_SCHEMA
-from ghostkv.stages.calibrated.tables import join_layers, summarise_dependence, summarise_points
+from ghostkv.stages.calibrated.tables import summarise_dependence, summarise_points
 
 if TYPE_CHECKING:
     from ghostkv.stages.calibrated.jobs import GatherCalibrated
@@ -26,7 +26,7 @@ def gather(job: GatherCalibrated, inputs: Mapping[str, Sequence[str]], outputs: 
     """
     metadata = read_metadata(inputs["calibrated"][0])
     for table, files in inputs.items():
-        write_table(join_layers(files), outputs[table], LAYER_SCHEMAS[table], metadata)
+        concatenate(files, outputs[table], metadata)
     summary = summarise_points(read_table(outputs["calibrated"]))
     write_table(summary, outputs["summary"], SUMMARY_SCHEMA, metadata)
     dependence = summarise_dependence(read_table(outputs["texts"]))

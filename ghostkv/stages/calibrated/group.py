@@ -14,9 +14,17 @@ from ghostkv.codecs import Codec, Records
 from ghostkv.elimination.frontier import Design, Estimates, GroupView, Setting, estimate_group, view_group
 from ghostkv.elimination.summaries import bound_columns
 from ghostkv.elimination.sweep import Grid
-from ghostkv.files.tables import LayerTables
+from ghostkv.files.tables import Tables
 from ghostkv.stages.calibrated.compensated_sweep import Tail, tail
-from ghostkv.stages.calibrated.conformal import Calibration, Goal, calibrate, floor, goals, plug_in, shifts
+from ghostkv.stages.calibrated.conformal import (
+    CalibratedThresholds,
+    Goal,
+    calibrate,
+    floor,
+    goals,
+    plug_in,
+    shifts,
+)
 from ghostkv.stages.calibrated.rows import (
     Curves,
     at,
@@ -38,7 +46,7 @@ _SHIFTS = {
     "relative_lse": Grid.of(shifts(0.05, 60)),
     "absolute": Grid.of(shifts(0.1, 60)),
 }
-_Found = Sequence[Calibration]
+_Found = Sequence[CalibratedThresholds]
 _Curves = Mapping[CapturedText, Curves]
 
 
@@ -48,7 +56,7 @@ class CalibratedGroup:
 
     Attributes
     ----------
-    tables : LayerTables
+    tables : Tables
     kv_head : int
     views : mapping of CapturedText to GroupView
         Headline queries.
@@ -58,7 +66,7 @@ class CalibratedGroup:
     job : CalibrateLayer
     """
 
-    tables: LayerTables
+    tables: Tables
     kv_head: int
     views: Mapping[CapturedText, GroupView]
     loaded: Mapping[CapturedText, LayerCapture]
@@ -122,7 +130,7 @@ class CalibratedGroup:
             return None
         return tail(estimates.scores, view.exact.lse, view.values, view.visible, self.job.page)
 
-    def _calibrate(self, curves: _Curves) -> list[Calibration]:
+    def _calibrate(self, curves: _Curves) -> list[CalibratedThresholds]:
         risks = next(iter(curves.values())).risks
         kinds = [name.removeprefix("output_error_") for name in risks if name.startswith("output_error_")]
         return [calibrate(_risks(curves, goal, "threshold"), goal) for goal in goals(self.job.targets, kinds)]
@@ -179,7 +187,7 @@ class CalibratedGroup:
         for text, capture in self.loaded.items():
             wanted = (capture.positions >= start) & (capture.positions < stop)
             if text.role == "held_out" and wanted.any():
-                view = view_group(_cut(capture, wanted, stop), self.kv_head, self.setting, True)
+                view = view_group(capture.at(wanted, stop), self.kv_head, self.setting, True)
                 known = estimate_group(view, design, records[text][:stop])
                 found[text] = (view, known, self._tail(view, known))
         return found
@@ -198,7 +206,7 @@ class CalibratedGroup:
                     promised = replace(found, guaranteed=found.guaranteed and tested == source)
                     self._add_tested({**keys, **about, "tested_on": tested}, curves, promised)
 
-    def _add_tested(self, keys: Mapping, curves: _Curves, found: Calibration) -> None:
+    def _add_tested(self, keys: Mapping, curves: _Curves, found: CalibratedThresholds) -> None:
         index = found.index[:, None]
         parts = [one for text, one in _held_out(curves) if text.domain == keys["tested_on"]]
         columns = choice_columns([found], self._heads(), parts[0].grid)
@@ -247,18 +255,6 @@ class CalibratedGroup:
             out = self.scratch.setdefault(shape, np.zeros(shape, np.float32))
             found[text] = group_curves(one, offset, grid, out)
         return found
-
-
-def _cut(capture: LayerCapture, wanted: np.ndarray, stop: int) -> LayerCapture:
-    """Some queries of a capture, with the first `stop` keys."""
-    return replace(
-        capture,
-        keys=capture.keys[:, :stop],
-        values=None if capture.values is None else capture.values[:, :stop],
-        positions=capture.positions[wanted],
-        queries=capture.queries[:, wanted],
-        outputs=None if capture.outputs is None else capture.outputs[:, wanted],
-    )
 
 
 def _held_out(curves: _Curves) -> list[tuple[CapturedText, Curves]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs.by_name import modules
 from ghostkv.codecs.records import CodecSpec
-from ghostkv.config.base import Grid
+from ghostkv.config.base import GridEntry
 from ghostkv.config.calibrated import LearnedCodec
 from ghostkv.files.jobs import Job
 from ghostkv.stages.calibrated.schemas import LAYER_SCHEMAS
@@ -41,7 +41,7 @@ class CalibrateLayer(Job):
     hot: int
     top_k: int
     headline_start: int
-    grids: dict[str, Grid]
+    grids: dict[str, GridEntry]
     targets: dict[str, tuple[float, ...]]
     cross_domain: dict[str, tuple[float, ...]]
     group: dict[str, tuple[float, ...]]
@@ -80,8 +80,8 @@ class CalibrateLayer(Job):
         )
 
 
-def _refined(grid: Grid, steps: int) -> Grid:
-    return Grid(start=grid.start, stop=grid.stop, count=(grid.count - 1) * steps + 1)
+def _refined(grid: GridEntry, steps: int) -> GridEntry:
+    return GridEntry(start=grid.start, stop=grid.stop, count=(grid.count - 1) * steps + 1)
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture, read_layer
-from ghostkv.captures.captured_texts import CapturedText, _from_position, _measured_texts, sketch_metadata
+from ghostkv.captures.captured_texts import CapturedText, from_position, measured_texts, sketch_metadata
 from ghostkv.codecs import Codec, Records
 from ghostkv.codecs.fitting import fit_codecs
 from ghostkv.codecs.learned import Learned
 from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
 from ghostkv.elimination.frontier import Design, Setting, view_group
 from ghostkv.files.io import stable_seed
-from ghostkv.files.tables import LayerTables
+from ghostkv.files.tables import Tables
 from ghostkv.stages.calibrated.group import CalibratedGroup
 from ghostkv.stages.calibrated.schemas import (
     LAYER_SCHEMAS,
@@ -41,12 +41,12 @@ def calibrate_layer(job: CalibrateLayer, inputs: Mapping[str, str], outputs: Map
     ConfigError
         No text has the role `threshold` or `held_out`, or no query lies at or beyond `headline_start`.
     """
-    measured = _measured_texts(job.captures)
+    measured = measured_texts(job.captures)
     loaded = {text: read_layer(text.folder, job.layer) for text in measured}
     fitted, records = _codecs(job, loaded, inputs)
-    late = {text: _from_position(capture, text, job.headline_start) for text, capture in loaded.items()}
+    late = {text: from_position(capture, text, job.headline_start) for text, capture in loaded.items()}
     learned = _train(job, fitted)
-    tables, setting = LayerTables(LAYER_SCHEMAS), Setting.of(job.sinks, job.hot, job.top_k, job.grids)
+    tables, setting = Tables(LAYER_SCHEMAS), Setting.of(job.sinks, job.hot, job.top_k, job.grids)
     for kv_head in range(loaded[measured[0]].kv_heads):
         views = {text: view_group(capture, kv_head, setting, True) for text, capture in late.items()}
         group = CalibratedGroup(tables, kv_head, views, loaded, setting, job)

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ghostkv.stages.calibrated.conformal import dependence, floor
 from ghostkv.stages.calibrated.schemas import DESIGN, GOAL
 from ghostkv.stages.calibrated.summary_schemas import DEPENDENCE_SCHEMA, SUMMARY_SCHEMA
-
-
-def join_layers(files: Sequence[str]) -> pa.Table:
-    """The layers' files of one table as one."""
-    return pa.concat_tables([pq.read_table(file).replace_schema_metadata() for file in files])
-
 
 _BY = [*[name for name, _ in DESIGN[3:]], "decision", *[name for name, _ in GOAL]]
 

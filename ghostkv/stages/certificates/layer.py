@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture, read_layer
-from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
+from ghostkv.captures.captured_texts import by_role, from_position, sketch_metadata
 from ghostkv.codecs.nested import Nested, level_bytes
 from ghostkv.codecs.records import load_codecs
-from ghostkv.elimination.attention import ColdRange, cap, cold_range, hide, scores
-from ghostkv.elimination.bounds import Bounder, CodecBounds, count_violations, narrow
-from ghostkv.elimination.certificates import STORAGES, Costs, Powers, certify_mass, certify_topk
+from ghostkv.elimination.attention import ColdRange, cap, cold_range, scores
+from ghostkv.elimination.bounds import Bounder, CodecBounds, count_violations
+from ghostkv.elimination.certificates import STORAGES, Costs, certify_mass, certify_topk
+from ghostkv.elimination.nested_bounds import read_levels
+from ghostkv.elimination.powers import Powers
 from ghostkv.elimination.truth import Truth, oracle_mass, oracle_topk
 from ghostkv.files.buffers import Space
-from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import stable_seed
 from ghostkv.stages.certificates.bounders import Clusters, LowBit, PageBoxes
 from ghostkv.stages.certificates.schemas import NESTED
-from ghostkv.stages.certificates.tables import Tables
+from ghostkv.stages.certificates.tables import CertificateTables
 
 if TYPE_CHECKING:
     from ghostkv.stages.certificates.jobs import CertifyLayer
@@ -43,6 +44,7 @@ def certify_layer(job: CertifyLayer, inputs: Mapping[str, str], outputs: Mapping
     ConfigError
         A role lacks texts, or no query lies at or beyond `headline_start`.
     """
+    by_role(job.captures, "codec", "held_out")
     loaded = {
         text: read_layer(text.folder, job.layer)
         for text in job.captures
@@ -50,16 +52,13 @@ def certify_layer(job: CertifyLayer, inputs: Mapping[str, str], outputs: Mapping
     }
     calibration = [capture for text, capture in loaded.items() if text.role == "codec"]
     measured = {
-        text: _late(capture, text, job.headline_start)
+        text: from_position(capture, text, job.headline_start)
         for text, capture in loaded.items()
         if text.role == "held_out"
     }
-    for role, found in (("codec", calibration), ("held_out", measured)):
-        if not found:
-            raise ConfigError(f"texts: no text has the role {role!r}; set texts.per_role.{role}: 1")
     levels = level_bytes(job.levels, calibration[0].keys.shape[2])
     fitted = load_codecs(inputs["codecs"], job.compared)
-    tables, space = Tables(), Space()
+    tables, space = CertificateTables(), Space()
     for kv_head in range(calibration[0].kv_heads):
         keys = np.concatenate([capture.keys[kv_head] for capture in calibration])
         width = keys.shape[1]
@@ -112,30 +111,24 @@ class _View:
 def _view(capture: LayerCapture, kv_head: int, job: CertifyLayer) -> _View:
     visible = cold_range(capture.positions, capture.first_visible(), job.sinks, job.hot)
     keys, queries = capture.keys[kv_head], np.ascontiguousarray(capture.group_queries(kv_head))
-    logits = scores(queries, keys.astype(np.float32), capture.scale, capture.softcap)
-    hide(logits, visible)
+    logits = scores(queries, keys.astype(np.float32), capture.scale, capture.softcap, visible)
     values = None if capture.values is None else capture.values[kv_head]
     truth = Truth.of(queries, keys, logits, values, visible, capture.scale, job.top_k)
     return _View(capture, keys, queries, truth)
 
 
 def _cascade(
-    tables: Tables, about: Mapping, view: _View, codec: Nested, job: CertifyLayer, space: Space
+    tables: CertificateTables, about: Mapping, view: _View, codec: Nested, job: CertifyLayer, space: Space
 ) -> None:
     """Both certificates of the nested record, in both storages."""
     keys, capture, shape = about | {"design": NESTED}, view.capture, view.truth.scores.shape
     levels = len(codec.levels)
     lower, upper = space.of("lower", (levels, *shape)), space.of("upper", (levels, *shape))
-    estimates = space.of("estimates", shape).reshape(-1, shape[2])
-    projected, records = codec.project(view.flat), codec.encode(view.keys)
-    weight = projected.norm * np.float32(capture.scale)
-    known = (np.full(estimates.shape, -np.inf, np.float32), np.full(estimates.shape, np.inf, np.float32))
-    for level in range(levels):
-        decoded = codec.decode(records, level)
-        cap(codec.estimate(projected, decoded, capture.scale, estimates), capture.softcap)
-        found = lower[level].reshape(estimates.shape), upper[level].reshape(estimates.shape)
-        narrow(estimates, weight, decoded.radius, *known, *found)
-        known = found
+    estimates, records = space.of("estimates", shape), codec.encode(view.keys)
+    levels_read = read_levels(
+        codec, records, view.queries, capture.scale, capture.softcap, (lower, upper), estimates
+    )
+    for level, _ in enumerate(levels_read):
         counted = count_violations(
             view.truth.scores, lower[level], upper[level], view.visible.start, view.visible.stop
         )
@@ -154,7 +147,7 @@ def _cascade(
 
 
 def _one_level(
-    tables: Tables, about: Mapping, view: _View, bounder: Bounder, job: CertifyLayer, space: Space
+    tables: CertificateTables, about: Mapping, view: _View, bounder: Bounder, job: CertifyLayer, space: Space
 ) -> None:
     """The same certificates from any single bound, with K in float16 beside its index."""
     keys, shape, truth = about | {"design": bounder.name}, view.truth.scores.shape, view.truth
@@ -182,7 +175,9 @@ def _one_level(
     _add(tables, keys, facts | {"certificate": "mass", "target": delta}, outcome, oracle, view, ("additive",))
 
 
-def _add(tables: Tables, keys: Mapping, facts: Mapping, outcome, oracle, view: _View, storages) -> None:
+def _add(
+    tables: CertificateTables, keys: Mapping, facts: Mapping, outcome, oracle, view: _View, storages
+) -> None:
     for storage in storages:
         tables.add_outcome(keys, facts | {"storage": storage}, outcome, oracle, view.visible.cold, view.norms)
 
@@ -197,16 +192,3 @@ def _peers(bounds: Sequence[str], keys: np.ndarray, seed: int) -> list[Bounder]:
         "cluster_cone": lambda: Clusters("cone", seed=seed),
     }
     return [known[name]() for name in bounds]
-
-
-def _late(capture: LayerCapture, text: CapturedText, start: int) -> LayerCapture:
-    """A capture with its queries from `headline_start` on."""
-    wanted = capture.positions >= start
-    if not wanted.any():
-        raise ConfigError(
-            f"frontier.headline_start is {start}, but the last captured query of {text.text} is at "
-            f"{capture.positions.max()}; write a smaller headline_start, or raise capture.tokens and query_bands"
-        )
-    return replace(
-        capture, positions=capture.positions[wanted], queries=capture.queries[:, wanted], outputs=None
-    )

@@ -6,28 +6,27 @@ from collections.abc import Mapping
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from ghostkv.elimination.certificates import Outcome
-from ghostkv.files.io import write_table
+from ghostkv.files.tables import Tables
 from ghostkv.stages.certificates.schemas import NESTED, SCHEMAS
 
 # Relative slack of comparing two float64 norms.
 _NORM_SLACK = 1e-9
 
 
-class Tables:
+class CertificateTables(Tables):
     """Rows of one layer."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, list[dict]] = {name: [] for name in SCHEMAS}
+        super().__init__(SCHEMAS)
 
     def add_check(
         self, keys: Mapping, what: str, checks: int, violations: int, level: int | None = None
     ) -> None:
         """Count checks; `keys` holds layer, kv_head, text, domain and design."""
         counted = {"what": what, "level": level, "checks": int(checks), "violations": int(violations)}
-        self.rows["checks"].append({**keys, **counted})
+        self.add_rows("checks", [{**keys, **counted}])
 
     def add_outcome(
         self,
@@ -87,19 +86,12 @@ class Tables:
                 "checks": int(checks[g]),
                 "violations": int(violations[g]),
             }
-            self.rows["certificates"].append(row)
+            self.add_rows("certificates", [row])
         if storage == "additive":  # the other account of the same outcome
             self.add_check(keys, facts["certificate"], checks.sum(), violations.sum())
             if with_output:
                 broken = outcome.error > outcome.error_bound * (1 + _NORM_SLACK) + _NORM_SLACK * norms
                 self.add_check(keys, "output", broken.size, np.count_nonzero(broken))
-
-    def write(self, outputs: Mapping[str, str], metadata: Mapping[str, str]) -> None:
-        """Write every table of `SCHEMAS` to its path."""
-        for name, schema in SCHEMAS.items():
-            columns = {field.name: [row[field.name] for row in self.rows[name]] for field in schema}
-            table = pa.table([pa.array(columns[f.name]).cast(f.type) for f in schema], schema=schema)
-            write_table(table, outputs[name], schema, metadata)
 
 
 def held(frame: pl.DataFrame, storage: str, certificate: str, target: float = 0.0) -> pl.DataFrame:

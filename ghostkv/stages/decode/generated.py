@@ -14,7 +14,9 @@ from ghostkv.elimination.frontier import Design, Setting, choices, estimate_grou
 from ghostkv.files import provenance
 from ghostkv.files.io import stable_seed
 from ghostkv.files.logs import progress
-from ghostkv.stages.decode.layer import _spec, _Tables
+from ghostkv.files.tables import Tables
+from ghostkv.stages.decode.layer import _Decodes, _spec
+from ghostkv.stages.decode.schemas import SCHEMAS
 
 if TYPE_CHECKING:
     from ghostkv.stages.decode.jobs import DecodeGenerated
@@ -31,7 +33,7 @@ def measure_generated(job: DecodeGenerated, inputs: Mapping[str, str], outputs: 
     outputs : mapping
         Paths of the tables of `SCHEMAS` but for `store`.
     """
-    rows, rule = None, job.headline.rule
+    tables, rule = Tables(SCHEMAS), job.headline.rule
     setting = Setting.of(job.sinks, job.hot, job.top_k, {rule: job.grid})
     for entry in job.generators:
         label, tokens, steps = entry["name"], job.tokens, job.steps
@@ -49,8 +51,7 @@ def measure_generated(job: DecodeGenerated, inputs: Mapping[str, str], outputs: 
         capture = draw(
             generator, seed, "held_out", tokens + steps, positions, group=shape.group, width=shape.width
         ).capture
-        tables = _Tables(job, {"source": label, "layer": 0}, rows)
-        with progress(total=steps * tables.passes(0, 1), desc=label, unit="step") as bar:
-            tables.add(capture, 0, codec, codec.encode(capture.keys[0]), theta, bar.update)
-        rows = tables.rows
+        decodes = _Decodes(job, {"source": label, "layer": 0}, tables)
+        with progress(total=steps * decodes.passes(0, 1), desc=label, unit="step") as bar:
+            decodes.add(capture, 0, codec, codec.encode(capture.keys[0]), theta, bar.update)
     tables.write(outputs, provenance.metadata(job.code))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ghostkv.codecs.by_name import modules
-from ghostkv.config.base import Grid
+from ghostkv.config.base import GridEntry
 from ghostkv.config.frontier import Headline, Safe
 from ghostkv.files.jobs import Job
 from ghostkv.stages.decode.schemas import SCHEMAS
@@ -97,7 +97,7 @@ class DecodeGenerated(Lives):
 
     Attributes
     ----------
-    grid : Grid
+    grid : GridEntry
         Thetas of the headline rule.
     """
 
@@ -109,7 +109,7 @@ class DecodeGenerated(Lives):
     steps: int
     group: int
     head_dim: int
-    grid: Grid
+    grid: GridEntry
     safe: Safe
 
     @classmethod

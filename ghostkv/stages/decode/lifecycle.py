@@ -55,7 +55,7 @@ class Capacity:
 
 
 @dataclass(frozen=True)
-class Reads:
+class StepReads:
     """Cold keys that each step of one KV head's group reads.
 
     Attributes
@@ -94,7 +94,7 @@ class Life:
     flows : ndarray of int64, shape [steps, 5, 5]
         Tokens that moved from one state to another between this step and the next; `NONE` is what is not visible.
     origin : ndarray of uint8
-        State in which each of `Reads.keys` was read.
+        State in which each of `StepReads.keys` was read.
     again : ndarray of int64, shape [steps]
         Re-resurrections.
     state : ndarray of uint8, shape [tokens]
@@ -124,12 +124,12 @@ def prefilled(visible: ColdRange, capacity: Capacity) -> np.ndarray:
     return state
 
 
-def live(reads: Reads, policy: str, capacity: Capacity, decay: float) -> Life:
+def live(reads: StepReads, policy: str, capacity: Capacity, decay: float) -> Life:
     """Move tokens through a decode.
 
     Parameters
     ----------
-    reads : Reads
+    reads : StepReads
     policy : str
         One of `POLICIES`.
     capacity : Capacity
@@ -162,7 +162,7 @@ def live(reads: Reads, policy: str, capacity: Capacity, decay: float) -> Life:
     return life
 
 
-def ceiling(reads: Reads, slots: int, kept: np.ndarray) -> np.ndarray:
+def ceiling(reads: StepReads, slots: int, kept: np.ndarray) -> np.ndarray:
     """Most reads that any choice of `slots` kept tokens could have served, each step (Belady 1966, with bypass).
 
     A token may be kept from the step that reads it, or from when it leaves the hot window. Of what may be kept, that
@@ -170,7 +170,7 @@ def ceiling(reads: Reads, slots: int, kept: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    reads : Reads
+    reads : StepReads
     slots : int
     kept : ndarray of bool, shape [tokens]
         What is kept at the first step.

@@ -15,7 +15,7 @@ import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Records
-from ghostkv.stages.decode.lifecycle import Reads
+from ghostkv.stages.decode.lifecycle import StepReads
 from ghostkv.store import GhostStore, StoreShape
 from ghostkv.store.layout import PAGE
 from ghostkv.store.touched import bytes_read, touched
@@ -66,7 +66,7 @@ class Archive:
     ----------
     policy : str
     chosen : sequence of ndarray of bool
-        For each KV head, which of `Reads.keys`.
+        For each KV head, which of `StepReads.keys`.
     """
 
     policy: str
@@ -77,7 +77,7 @@ def run_store(
     folder: str | Path,
     capture: LayerCapture,
     records: Sequence[Records],
-    reads: Sequence[Reads],
+    reads: Sequence[StepReads],
     archive: Archive,
     every: int,
     segment: int,
@@ -141,7 +141,7 @@ def run_store(
 
 
 def _wanted(
-    reads: Sequence[Reads], step: int, chosen: Sequence[np.ndarray] | None = None
+    reads: Sequence[StepReads], step: int, chosen: Sequence[np.ndarray] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """KV head and position of every survivor of a step, or of those that are chosen."""
     found = []

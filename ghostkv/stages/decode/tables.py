@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ghostkv.stages.decode.lifecycle import ARCHIVE, GHOST, HOT, NONE, WARM, Life, Reads
+from ghostkv.stages.decode.lifecycle import ARCHIVE, GHOST, HOT, NONE, WARM, Life, StepReads
 from ghostkv.stages.decode.schemas import BUDGETED, QUANTILES
 
 # Bytes that a policy keeps of a hot and of a cold token: 4 for the number of the step that read it last, 4 for the attention
@@ -25,7 +25,7 @@ class Sizes:
     record: int
 
 
-def step_measures(life: Life, reads: Reads, sizes: Sizes, policy: str) -> dict[str, np.ndarray]:
+def step_measures(life: Life, reads: StepReads, sizes: Sizes, policy: str) -> dict[str, np.ndarray]:
     """Every count and all bytes of each step; keys are `MEASURES`, arrays of shape [steps].
 
     Held: when the step reads. Written: between this step and the next. A token that leaves the hot window is written

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs.by_name import modules
 from ghostkv.codecs.records import CodecSpec
-from ghostkv.config.base import Grid
+from ghostkv.config.base import GridEntry
 from ghostkv.config.capture import QueryBand
 from ghostkv.config.frontier import Headline, Safe
 from ghostkv.files.jobs import Job
@@ -30,7 +30,7 @@ class SweepLayer(Job):
     hot: int
     top_k: int
     headline_start: int
-    grids: dict[str, Grid]
+    grids: dict[str, GridEntry]
     targets: dict[str, tuple[float, ...]]
     safe: Safe
     headline: Headline

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture, read_layer
-from ghostkv.captures.captured_texts import CapturedText, _from_position, _measured_texts, sketch_metadata
+from ghostkv.captures.captured_texts import CapturedText, from_position, measured_texts, sketch_metadata
 from ghostkv.codecs import Records
 from ghostkv.codecs.records import load_codecs, read_records
 from ghostkv.elimination.frontier import (
@@ -25,7 +25,7 @@ from ghostkv.elimination.frontier import (
 )
 from ghostkv.elimination.summaries import bound_columns, point_queries, summarise, sweep_columns
 from ghostkv.elimination.sweep import Grid
-from ghostkv.files.tables import LayerTables
+from ghostkv.files.tables import Tables
 from ghostkv.stages.frontier.schemas import (
     LAYER_SCHEMAS,
 )
@@ -56,14 +56,14 @@ def sweep_layer(job: SweepLayer, inputs: Mapping[str, str], outputs: Mapping[str
     """
     fitted = load_codecs(inputs["codecs"], job.codecs)
     setting = Setting.of(job.sinks, job.hot, job.top_k, job.grids)
-    measured = _measured_texts(job.captures)
+    measured = measured_texts(job.captures)
     loaded = {text: read_layer(text.folder, job.layer) for text in measured}
     records = {text: read_records(inputs["records"], text.text, job.codecs) for text in measured}
-    tables = LayerTables(LAYER_SCHEMAS)
+    tables = Tables(LAYER_SCHEMAS)
     for kv_head in range(loaded[measured[0]].kv_heads):
         views = {
             text: view_group(
-                _from_position(capture, text, job.headline_start),
+                from_position(capture, text, job.headline_start),
                 kv_head,
                 setting,
                 text.role == "held_out",
@@ -85,7 +85,7 @@ def sweep_layer(job: SweepLayer, inputs: Mapping[str, str], outputs: Mapping[str
 class _Group:
     """One KV head on all measured texts, and where its rows go."""
 
-    tables: LayerTables
+    tables: Tables
     kv_head: int
     views: Mapping[CapturedText, GroupView]  # headline queries
     loaded: Mapping[CapturedText, LayerCapture]  # all queries
@@ -173,7 +173,7 @@ class _Group:
         for text, capture in self.loaded.items():
             if text.role != "held_out":
                 continue
-            cold = _from_position(capture, text, self.setting.sinks + self.setting.hot)
+            cold = from_position(capture, text, self.setting.sinks + self.setting.hot)
             if text not in self.all_positions:
                 self.all_positions[text] = view_group(cold, self.kv_head, self.setting, True)
             view = self.all_positions[text]

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import polars as pl
-
 from ghostkv.files.io import read_metadata, read_table, write_table
-from ghostkv.stages.hierarchy.schemas import HEAD_SCHEMA, SCHEMAS
+from ghostkv.files.tables import concatenate
 from ghostkv.stages.hierarchy.summary_schemas import FIT_SCHEMA
 from ghostkv.stages.hierarchy.tables import fits
 
@@ -27,7 +25,6 @@ def gather(job: GatherHierarchy, inputs: Mapping[str, Sequence[str]], outputs: M
         Paths of `heads`, `checks` and `fits`.
     """
     metadata = read_metadata(inputs["heads"][0])
-    heads, checks = (pl.concat([read_table(path) for path in inputs[name]]) for name in SCHEMAS)
-    write_table(heads, outputs["heads"], HEAD_SCHEMA, metadata)
-    write_table(checks, outputs["checks"], SCHEMAS["checks"], metadata)
-    write_table(fits(heads), outputs["fits"], FIT_SCHEMA, metadata)
+    for name, files in inputs.items():
+        concatenate(files, outputs[name], metadata)
+    write_table(fits(read_table(outputs["heads"])), outputs["fits"], FIT_SCHEMA, metadata)

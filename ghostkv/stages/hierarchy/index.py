@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -159,11 +160,11 @@ class Index:
             middle, upper = upper_bounds(anchors, self.codec, flat, scale, softcap)
             return middle.reshape(*shape, -1), upper.reshape(*shape, -1)
 
-        return Reach(*seen(self.leaves), *seen(self.coarse))
+        (middle, upper), (coarse_middle, coarse_upper) = seen(self.leaves), seen(self.coarse)
+        return Reach(middle=middle, upper=upper, coarse_middle=coarse_middle, coarse_upper=coarse_upper)
 
 
-@dataclass(frozen=True)
-class Reach:
+class Reach(NamedTuple):
     """Scores of centres and largest scores of members; float32, shape [group, queries, clusters]."""
 
     middle: np.ndarray
@@ -177,10 +178,9 @@ class Reach:
         def shrink(middle: np.ndarray, upper: np.ndarray) -> np.ndarray:
             return (middle + share[:, None, None].astype(np.float32) * (upper - middle)).astype(np.float32)
 
-        return Reach(
-            self.middle, shrink(self.middle, self.upper),
-            self.coarse_middle, shrink(self.coarse_middle, self.coarse_upper),
-        )  # fmt: skip
+        return self._replace(
+            upper=shrink(self.middle, self.upper), coarse_upper=shrink(self.coarse_middle, self.coarse_upper)
+        )
 
 
 def _gather(points: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

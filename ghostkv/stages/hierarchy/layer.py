@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture, read_layer
-from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
+from ghostkv.captures.captured_texts import CapturedText, by_role, sketch_metadata
 from ghostkv.codecs.nested import Nested, level_bytes
 from ghostkv.files.buffers import Space
-from ghostkv.files.errors import ConfigError
 from ghostkv.stages.hierarchy.index import Index, IndexSpec
-from ghostkv.stages.hierarchy.rows import Rows, calibrate_share, needed_share
-from ghostkv.stages.hierarchy.scan import Counts, Scan, scan_topk
-from ghostkv.stages.hierarchy.view import View, look
+from ghostkv.stages.hierarchy.rows import HierarchyTables, calibrate_share, needed_share
+from ghostkv.stages.hierarchy.scan import Counts, ScanRule, scan_topk
+from ghostkv.stages.hierarchy.view import LateView, look
 
 if TYPE_CHECKING:
     from ghostkv.config.hierarchy import IndexEntry
@@ -42,17 +41,14 @@ def measure_layer(job: HierarchyLayer, inputs: Mapping[str, str], outputs: Mappi
         A role lacks texts.
     """
     loaded = {text: read_layer(text.folder, job.layer) for text in job.captures}
-    by_role: dict[str, list[CapturedText]] = {}
-    for text in job.captures:
-        by_role.setdefault(text.role, []).append(text)
-    for role in ("codec", "threshold", "held_out"):
-        if role not in by_role:
-            raise ConfigError(f"texts: no text has the role {role!r}; set texts.per_role.{role}: 1")
-    rows, space = Rows(), Space()
-    for kv_head in range(loaded[job.captures[0]].kv_heads):
-        _Head(loaded, by_role, kv_head, job, rows, space).measure()
+    texts = [text for text in job.captures if text.role != "trace"]
+    roles = by_role(texts, "codec", "threshold", "held_out")
+    roles["trace"] = [text for text in job.captures if text.role == "trace"]
+    rows, space = HierarchyTables(), Space()
+    for kv_head in range(loaded[texts[0]].kv_heads):
+        _Head(loaded, roles, kv_head, job, rows, space).measure()
         print(f"layer {job.layer}: KV head {kv_head} measured", flush=True)
-    rows.write(outputs, sketch_metadata([text for text in job.captures if text.role != "trace"], job.code))
+    rows.write(outputs, sketch_metadata(texts, job.code))
 
 
 @dataclass
@@ -63,7 +59,7 @@ class _Head:
     by_role: Mapping[str, Sequence[CapturedText]]
     kv_head: int
     job: HierarchyLayer
-    rows: Rows
+    rows: HierarchyTables
     space: Space
 
     def measure(self) -> None:
@@ -71,7 +67,7 @@ class _Head:
         job = self.job
         self.specs = [_spec(entry) for entry in job.indexes]
         self.statistical = _spec(job.calibrated)
-        self.scan = Scan(job.top_k, job.probes, job.seed_keys, job.bypass, job.refresh)
+        self.scan = ScanRule(job.top_k, job.probes, job.seed_keys, job.bypass, job.refresh)
         self.codec = self._fit()
         chosen = self._choose()
         share = self._calibrate()
@@ -88,28 +84,28 @@ class _Head:
         levels = level_bytes(self.job.levels, keys.shape[1])
         return Nested.of(levels).fit(keys, np.concatenate(queries))
 
-    def _view(self, text: CapturedText, context: int, count: int) -> View | None:
+    def _view(self, text: CapturedText, context: int, count: int) -> LateView | None:
         return look(self.loaded[text], self.kv_head, self.codec, context, self.job, count, self.space)
 
     def _about(self, text: CapturedText, context: int) -> dict:
         named = {"layer": self.job.layer, "kv_head": self.kv_head, "context": context, "mode": "grown"}
         return named | {"text": text.text, "domain": text.domain, "role": text.role}
 
-    def _index(self, view: View, spec: IndexSpec, appended: bool = False) -> Index:
+    def _index(self, view: LateView, spec: IndexSpec, appended: bool = False) -> Index:
         """What a prefill up to the first query leaves and a decode appends, or a decode from the first token."""
         index = Index(self.codec, view.keys, spec, self.job.sinks, clusterings=view.clusterings)
         if not appended:
             index.append_chunks(view.grown_from, self.job.block, rest=True)
         return index.append_chunks(int(view.truth.visible.stop.max()), self.job.chunk)
 
-    def _scan(self, view: View, about: Mapping, index: Index, flat: Counts) -> list[dict]:
+    def _scan(self, view: LateView, about: Mapping, index: Index, flat: Counts) -> list[dict]:
         reach = index.upper(view.queries, view.scale, view.softcap)
         about = {**about, **_TOPK, "index": index.spec.name}
         self.rows.add_bound_checks(about, index, reach, view)
         found = scan_topk(view.lower, view.upper, view.truth, view.costs, self.scan, index, reach)
         return self.rows.add_topk(about, view, flat, found, index, self.scan.top_k)
 
-    def _flat(self, view: View) -> Counts:
+    def _flat(self, view: LateView) -> Counts:
         return scan_topk(view.lower, view.upper, view.truth, view.costs, self.scan)
 
     def _choose(self) -> dict[str, str]:
@@ -145,9 +141,9 @@ class _Head:
         return calibrate_share(risks, self.job.fer) if risks else np.ones(group)
 
     @property
-    def _plain(self) -> Scan:
+    def _plain(self) -> ScanRule:
         """Without bypassed anchors, so that a query's reads do not depend on earlier ones."""
-        return Scan(self.scan.top_k, self.scan.probes, self.scan.seed_keys, False, self.scan.refresh)
+        return replace(self.scan, bypass=False)
 
     def _compare(
         self, text: CapturedText, context: int, chosen: Mapping[str, str], share: np.ndarray
@@ -174,7 +170,7 @@ class _Head:
         if longest:
             self._statistical(view, about, flat, share)
 
-    def _mass(self, view: View, about: Mapping, index: Index) -> list[dict]:
+    def _mass(self, view: LateView, about: Mapping, index: Index) -> list[dict]:
         reach = index.upper(view.queries, view.scale, view.softcap)
         about = {**about, "index": index.spec.name}
         added = []
@@ -182,7 +178,7 @@ class _Head:
             added += self.rows.add_mass(about, view, index, reach, self.job.shares, delta)
         return added
 
-    def _statistical(self, view: View, about: Mapping, flat: Counts, share: np.ndarray) -> None:
+    def _statistical(self, view: LateView, about: Mapping, flat: Counts, share: np.ndarray) -> None:
         index = self._index(view, self.statistical)
         reach = index.upper(view.queries, view.scale, view.softcap).shrunk(share)
         found = scan_topk(view.lower, view.upper, view.truth, view.costs, self._plain, index, reach)

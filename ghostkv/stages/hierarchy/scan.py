@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ghostkv.elimination.certificates import Costs
+from ghostkv.elimination.certificates import Costs, spans_of
+from ghostkv.elimination.ledger import KeyBounds
+from ghostkv.elimination.topk_loop import ExactScores
 from ghostkv.elimination.truth import Truth
-from ghostkv.stages.hierarchy import scan_loop as loops
 from ghostkv.stages.hierarchy.index import Index, Reach
+from ghostkv.stages.hierarchy.scan_loop import IndexRule, LeafClusters, ScanTally, scan_loop
 
 
 @dataclass(frozen=True)
-class Scan:
+class ScanRule:
     """How records are scanned.
 
     Attributes
@@ -77,7 +79,7 @@ def scan_topk(
     upper: np.ndarray,
     truth: Truth,
     costs: Costs,
-    scan: Scan,
+    scan: ScanRule,
     index: Index | None = None,
     reach: Reach | None = None,
 ) -> Counts:
@@ -91,29 +93,57 @@ def scan_topk(
         Read for the exact keys, and to verify.
     costs : Costs
         K is stored nested.
-    scan : Scan
+    scan : ScanRule
     index, reach : Index and Reach, optional
         Without them every record of a cold key is read.
     """
-    group, queries, keys = truth.scores.shape
+    group, queries, _ = truth.scores.shape
     if index is None:
-        nothing = np.zeros((group, queries, 0), np.float32)
-        reach, none = Reach(nothing, nothing, nothing, nothing), np.zeros(queries, np.int64)
-        shape = (none, none, truth.visible.start), (np.zeros(1, np.int64),) * 2 + (none[:0],)
+        nothing, none = np.zeros((group, queries, 0), np.float32), np.zeros(0, np.int64)
+        reach = Reach(middle=nothing, upper=nothing, coarse_middle=nothing, coarse_upper=nothing)
+        never = np.zeros(queries, np.int64)
+        clusters = LeafClusters(
+            offsets=np.zeros(1, np.int64), children=np.zeros(1, np.int64), members=none,
+            leaves=never, coarse=never, boundary=truth.visible.start,
+        )  # fmt: skip
         anchor = constant = 0.0
     else:
-        shape = index.ready(truth.visible.stop), (index.offsets, index.children, index.members)
+        leaves, coarse, boundary = index.ready(truth.visible.stop)
+        clusters = LeafClusters(
+            offsets=index.offsets, children=index.children, members=index.members,
+            leaves=leaves, coarse=coarse, boundary=boundary,
+        )  # fmt: skip
         anchor, constant = index.anchor_bytes, index.constant_bytes
-    out = np.zeros((group, queries, loops.COLUMNS))
-    united = np.zeros(queries)
-    kept = np.zeros(truth.scores.shape, np.uint8)
-    seeded = np.zeros(reach.upper.shape, np.uint8)
-    mean = max(1.0, len(shape[1][2]) / max(reach.upper.shape[2], 1))
-    seeds = int(np.ceil(scan.seed_keys / mean))
-    loops.scan_loop(
-        upper, lower, truth.low, truth.ranges, (scan.top_k, scan.probes, seeds, scan.bypass, scan.refresh),
-        (reach.middle, reach.upper, reach.coarse_middle, reach.coarse_upper), *shape, costs.packed,
-        (float(anchor), float(constant)), truth.scores, truth.tau, out, united, kept, seeded,
+    mean = max(1.0, len(clusters.members) / max(reach.upper.shape[2], 1))
+    probes = np.zeros(len(lower) - 1, np.int64)
+    probes[0] = scan.probes
+    rule = IndexRule(
+        top_k=scan.top_k, probes=probes, seeds=int(np.ceil(scan.seed_keys / mean)), bypass=scan.bypass,
+        refresh=scan.refresh, prices=costs.prices, anchor_bytes=float(anchor), constant_bytes=float(constant),
     )  # fmt: skip
-    columns = (out[..., column] for column in range(loops.COLUMNS))
-    return Counts(*columns, united, seeded, kept.view(bool))
+    per_head = (
+        "anchors",
+        "records",
+        "level_reads",
+        "survivors",
+        "bytes",
+        "scan_bytes",
+        "missed",
+        "first_theta",
+    )
+    tally = ScanTally(
+        **{name: np.zeros((group, queries)) for name in per_head},
+        group_bytes=np.zeros(queries),
+        seeded=np.zeros(reach.upper.shape, np.uint8),
+        kept=np.zeros(truth.scores.shape, np.uint8),
+    )
+    scan_loop(
+        KeyBounds(lower=lower, upper=upper, exact=truth.low),
+        spans_of(truth.visible),
+        rule,
+        clusters,
+        reach,
+        ExactScores(scores=truth.scores, tau=truth.tau),
+        tally,
+    )
+    return Counts(**tally._asdict() | {"kept": tally.kept.view(bool)})

@@ -5,151 +5,229 @@ Exact scores enter only as what a key's full K says once it is read, and after e
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
-from ghostkv.elimination.topk_loop import (
-    BYTES_NESTED,
+from ghostkv.elimination.best import insert
+from ghostkv.elimination.cascade import cascade, count_missed, kth_certain, read_values
+from ghostkv.elimination.ledger import (
     DEPTH_NESTED,
     FULL_NESTED,
-    VALUE,
-    _insert,
-    _insert_range,
-    _probe,
+    Prices,
+    bounds_of,
     charge,
+    empty_ledger,
+    forget,
+    mark_kept,
+    span_of,
     unite,
 )
-from ghostkv.elimination.topk_loop import COLUMNS as _LEDGER_COLUMNS
 
-ANCHORS, RECORDS, LEVEL_READS, SURVIVORS, BYTES, SCAN_BYTES, MISSED, FIRST_THETA = range(8)
-COLUMNS = 8
 # What a query did with a cluster: nothing, read its anchor, opened it.
 _UNSEEN, _ANCHOR, _OPEN = 0, 1, 2
 
 
+class IndexRule(NamedTuple):
+    """How an index is scanned: see `ghostkv.stages.hierarchy.scan.ScanRule`.
+
+    `probes` int64 [levels]; `seeds` counts clusters; the last two are the bytes of an anchor, and those that every
+    query reads.
+    """
+
+    top_k: int
+    probes: np.ndarray
+    seeds: int
+    bypass: bool
+    refresh: int
+    prices: Prices
+    anchor_bytes: float
+    constant_bytes: float
+
+
+class LeafClusters(NamedTuple):
+    """Clusters of an index, in the order of their blocks.
+
+    Leaf `c` holds `members[offsets[c] : offsets[c + 1]]`; coarse cluster `p` the leaves `children[p]` up to
+    `children[p + 1]`. Of those, a query finds the first `leaves` and `coarse` [queries] ready, and reads the records
+    from key `boundary` [queries] on one by one.
+    """
+
+    offsets: np.ndarray
+    children: np.ndarray
+    members: np.ndarray
+    leaves: np.ndarray
+    coarse: np.ndarray
+    boundary: np.ndarray
+
+
+class ScanTally(NamedTuple):
+    """What a scan counts: the fields of `ghostkv.stages.hierarchy.scan.Counts`, `kept` as uint8."""
+
+    anchors: np.ndarray
+    records: np.ndarray
+    level_reads: np.ndarray
+    survivors: np.ndarray
+    bytes: np.ndarray
+    scan_bytes: np.ndarray
+    missed: np.ndarray
+    first_theta: np.ndarray
+    group_bytes: np.ndarray
+    seeded: np.ndarray
+    kept: np.ndarray
+
+
+class _Seen(NamedTuple):
+    """What happened to leaves and coarse clusters at a query: of one head, and of any head of the group."""
+
+    state: np.ndarray
+    coarse: np.ndarray
+    group_anchors: np.ndarray
+    group_coarse: np.ndarray
+
+
+class _Open(NamedTuple):
+    """Scratch of one head: open keys, the best scores, the ledger."""
+
+    keys: np.ndarray
+    best: np.ndarray
+    use: np.ndarray
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
-def scan_loop(
-    upper, lower, exact_low, ranges, rule, reach, ready, tree, costs, anchor_costs, scores, tau, out, group_bytes, kept,
-    seeded,
-):  # fmt: skip
-    """See `ghostkv.stages.hierarchy.scan.scan_topk`; with no cluster ready every record is read (the flat scan)."""
-    levels, group, queries, keys = upper.shape[0] - 1, upper.shape[1], upper.shape[2], upper.shape[3]
-    first, start, stop, last = ranges
-    k, probes, seeds, bypass, refresh = rule
-    middle, above, coarse_middle, coarse_above = reach
-    ready_leaves, ready_coarse, boundary = ready
-    offsets, children, members = tree
-    anchor_bytes, constant_bytes = anchor_costs
-    clusters, parents = above.shape[2], coarse_above.shape[2]
-    open_, best = np.empty(keys, np.int64), np.empty(k, np.float32)
-    use, united = np.zeros((5, keys), np.uint8), np.zeros((5, keys), np.uint8)
-    state, seen, row = np.empty(clusters, np.uint8), np.empty(parents, np.uint8), np.zeros(_LEDGER_COLUMNS)
-    met, group_seen = np.empty(clusters, np.uint8), np.empty(parents, np.uint8)
-    opened, asked = np.zeros((group, clusters)), np.zeros((group, clusters))
-    for q in range(queries):
-        a, b = start[q], max(stop[q], start[q])
-        united[:, a:b] = 0
-        met[:], group_seen[:] = 0, 0
-        leaves, coarse = ready_leaves[q], ready_coarse[q]
-        pending = min(max(boundary[q], a), b)
-        for g in range(group):
-            use[:, a:b] = 0
-            state[:], seen[:] = _UNSEEN, 0
-            low, lo, up = exact_low[g, q], lower[0, g, q], upper[0, g, q]
-            full_lo, full_up = lower[levels, g, q], upper[levels, g, q]
-            n = 0
-            for j in range(pending, b):
-                open_[n] = j
-                use[DEPTH_NESTED, j] = 1
-                n += 1
+def scan_loop(bounds, spans, rule, clusters, reach, exact, tally):
+    """See `ghostkv.stages.hierarchy.scan.scan_topk`; with no cluster ready every record is read (the flat scan).
+
+    Parameters
+    ----------
+    bounds : KeyBounds
+    spans : Span
+    rule : IndexRule
+    clusters : LeafClusters
+    reach : Reach
+        Scores of centres and largest scores of members.
+    exact : ExactScores
+    tally : ScanTally
+        Filled.
+    """
+    group, queries, keys = exact.scores.shape
+    leaf_count, coarse_count = reach.upper.shape[2], reach.coarse_upper.shape[2]
+    open_ = _Open(np.empty(keys, np.int64), np.empty(rule.top_k, np.float32), empty_ledger(keys))
+    use, united = open_.use, empty_ledger(keys)
+    seen = _Seen(
+        np.empty(leaf_count, np.uint8), np.empty(coarse_count, np.uint8), np.empty(leaf_count, np.uint8),
+        np.empty(coarse_count, np.uint8),
+    )  # fmt: skip
+    # How often each head read a leaf's anchor so far, and how often it then had to open it.
+    asked, opened = np.zeros((group, leaf_count)), np.zeros((group, leaf_count))
+    no_probes = np.zeros_like(rule.probes)
+    for query in range(queries):
+        span = span_of(spans, query)
+        forget(united, span)
+        seen.group_anchors[:], seen.group_coarse[:] = 0, 0
+        leaves, coarse = clusters.leaves[query], clusters.coarse[query]
+        constant = rule.constant_bytes * (leaves > 0)
+        for head in range(group):
+            forget(use, span)
+            of_head = bounds_of(bounds, head, query)
+            count = _open_pending(clusters, query, span, open_)
+            seen.state[:], seen.coarse[:] = _UNSEEN, 0
             if coarse == 0:
-                for c in range(leaves):
-                    size = offsets[c + 1] - offsets[c]
-                    rate = (opened[g, c] + 1.0) / (asked[g, c] + 2.0)
-                    if bypass and q % refresh and 1.0 + rate * size > size:
-                        n = _open_cluster(c, offsets, members, a, open_, n, use)
-                        state[c] = _OPEN
-                    else:
-                        state[c] = _ANCHOR
-                        met[c] = 1
+                trusted = rule.bypass and query % rule.refresh > 0
+                count = _read_leaves(
+                    clusters, leaves, trusted, opened[head], asked[head], span, open_, count, seen
+                )
             else:
-                wanted = min(coarse, max(1, 4 * seeds * coarse // max(leaves, 1)))
-                _promising(coarse_middle[g, q], coarse, wanted, seen)
-                for p in range(coarse):
-                    group_seen[p] = 1
-                    if seen[p]:
-                        for c in range(children[p], children[p + 1]):
-                            state[c] = _ANCHOR
-                            met[c] = 1
-            read = 0
-            for c in range(leaves):
-                read += state[c] == _ANCHOR
-            n = _seed(
-                middle[g, q],
-                leaves,
-                min(seeds, read),
-                state,
-                offsets,
-                members,
-                a,
-                open_,
-                n,
-                use,
-                seeded[g, q],
+                wanted = min(coarse, max(1, 4 * rule.seeds * coarse // max(leaves, 1)))
+                _promising(reach.coarse_middle[head, query], coarse, wanted, seen.coarse)
+                seen.group_coarse[:coarse] = 1
+                _read_children(clusters, coarse, seen.coarse, seen)
+            seeded = tally.seeded[head, query]
+            count = _seed(
+                reach.middle[head, query], clusters, leaves, rule.seeds, span, open_, count, seen, seeded
             )
-            if probes > 0:
-                _probe(up, lo, open_, n, probes, use)
-            bounds = upper[:, g, q], lower[:, g, q]
-            known = low, first[q], a, b, last[q]
-            theta, cascaded = np.float32(-np.inf), 0
+            probes, theta, cascaded = rule.probes, np.float32(-np.inf), 0
             if leaves > 0:
                 # The best of the seeds are read to the end, so that the threshold for clusters is nearly final.
-                n, theta = _cascade(bounds, open_, 0, n, theta, best, known, use)
-                theta, cascaded = max(theta, _kth(best, known, open_, n, lo, full_lo, use)), n
-            out[g, q, FIRST_THETA] = theta
+                count, theta = cascade(of_head, span, probes, open_.keys, 0, count, theta, open_.best, use)
+                theta = max(theta, kth_certain(of_head, 0, span, open_.keys, count, open_.best, use))
+                probes, cascaded = no_probes, count
+            tally.first_theta[head, query] = theta
             # Clusters whose best member is surely below the k-th best score are never opened.
             for p in range(coarse):
-                if not seen[p] and not (coarse_above[g, q, p] < theta):
-                    for c in range(children[p], children[p + 1]):
-                        state[c] = _ANCHOR
-                        met[c] = 1
+                seen.coarse[p] = not seen.coarse[p] and not (reach.coarse_upper[head, query, p] < theta)
+            _read_children(clusters, coarse, seen.coarse, seen)
             anchors = coarse
             for c in range(leaves):
-                if state[c] == _ANCHOR:
+                if seen.state[c] == _ANCHOR:
                     anchors += 1
-                    asked[g, c] += 1
-                    if not (above[g, q, c] < theta):
-                        opened[g, c] += 1
-                        if not seeded[g, q, c]:
-                            n = _open_cluster(c, offsets, members, a, open_, n, use)
-            n, theta = _cascade(bounds, open_, cascaded, n, theta, best, known, use)
-            # Second round: all survivors' K are known, so V is read only for those that may be among the best.
-            theta = _kth(best, known, open_, n, lo, full_lo, use)
-            for i in range(n):
-                if not (full_up[open_[i]] < theta):
-                    use[VALUE, open_[i]] = 1
-            charge(use, a, b, last[q] - first[q], costs, row)
-            _count(use, a, b, anchors, costs[0], anchor_bytes, constant_bytes, out[g, q])
-            out[g, q, BYTES] = row[BYTES_NESTED] + anchors * anchor_bytes + constant_bytes * (leaves > 0)
-            for j in range(a, b):
-                out[g, q, MISSED] += (not use[VALUE, j]) and scores[g, q, j] >= tau[g, q]
-            kept[g, q, first[q] : last[q]] = 1
-            kept[g, q, a:b] = use[VALUE, a:b]
-            unite(use, united, a, b)
-        charge(united, a, b, last[q] - first[q], costs, row)
-        anchors = met.sum() + group_seen.sum()
-        group_bytes[q] = row[BYTES_NESTED] + anchors * anchor_bytes + constant_bytes * (leaves > 0)
+                    asked[head, c] += 1
+                    if not (reach.upper[head, query, c] < theta):
+                        opened[head, c] += 1
+                        if not seeded[c]:
+                            count = _open_cluster(c, clusters, span, open_, count)
+            count, _ = cascade(of_head, span, probes, open_.keys, cascaded, count, theta, open_.best, use)
+            read_values(of_head, span, open_.keys, count, open_.best, use)
+            _count(use, span, anchors, rule, tally, head, query)
+            spent = charge(use, span, rule.prices)
+            tally.bytes[head, query] = spent.nested + anchors * rule.anchor_bytes + constant
+            tally.missed[head, query] = count_missed(
+                use, span, exact.scores[head, query], exact.tau[head, query]
+            )
+            mark_kept(use, span, tally.kept[head, query])
+            unite(use, united, span)
+        spent = charge(united, span, rule.prices)
+        anchors = seen.group_anchors.sum() + seen.group_coarse.sum()
+        tally.group_bytes[query] = spent.nested + anchors * rule.anchor_bytes + constant
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _open_cluster(c, offsets, members, a, open_, n, use):
+def _open_pending(clusters, query, span, open_):
+    """Read the first level of all keys that no cluster holds yet; returns how many keys are open."""
+    count = 0
+    for key in range(min(max(clusters.boundary[query], span.start), span.stop), span.stop):
+        open_.keys[count] = key
+        open_.use[DEPTH_NESTED, key] = 1
+        count += 1
+    return count
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _open_cluster(c, clusters, span, open_, count):
     """Read the first level of all members that are cold (a sliding window may have left some behind)."""
-    for i in range(offsets[c], offsets[c + 1]):
-        if members[i] >= a:
-            open_[n] = members[i]
-            use[DEPTH_NESTED, members[i]] = 1
-            n += 1
-    return n
+    for i in range(clusters.offsets[c], clusters.offsets[c + 1]):
+        key = clusters.members[i]
+        if key >= span.start:
+            open_.keys[count] = key
+            open_.use[DEPTH_NESTED, key] = 1
+            count += 1
+    return count
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _read_leaves(clusters, leaves, trusted, opened, asked, span, open_, count, seen):
+    """Read every leaf's anchor, except that a trusted history opens at once what was nearly always opened."""
+    for c in range(leaves):
+        size = clusters.offsets[c + 1] - clusters.offsets[c]
+        rate = (opened[c] + 1.0) / (asked[c] + 2.0)
+        if trusted and 1.0 + rate * size > size:
+            count = _open_cluster(c, clusters, span, open_, count)
+            seen.state[c] = _OPEN
+        else:
+            seen.state[c] = _ANCHOR
+            seen.group_anchors[c] = 1
+    return count
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _read_children(clusters, coarse, chosen, seen):
+    """Read the anchors of the leaves under the chosen coarse clusters."""
+    for p in range(coarse):
+        if chosen[p]:
+            for c in range(clusters.children[p], clusters.children[p + 1]):
+                seen.state[c] = _ANCHOR
+                seen.group_anchors[c] = 1
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -161,72 +239,39 @@ def _promising(middle, count, wanted, mark):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _seed(middle, leaves, wanted, state, offsets, members, a, open_, n, use, seeded):
+def _seed(middle, clusters, leaves, seeds, span, open_, count, seen, seeded):
     """Open the clusters with the best centres among those whose anchor was read."""
+    read = 0
+    for c in range(leaves):
+        read += seen.state[c] == _ANCHOR
+    wanted = min(seeds, read)
     if wanted <= 0:
-        return n
+        return count
     best = np.full(wanted, np.float32(-np.inf))
     for c in range(leaves):
-        if state[c] == _ANCHOR and middle[c] > best[0]:
-            _insert(best, middle[c])
+        if seen.state[c] == _ANCHOR and middle[c] > best[0]:
+            insert(best, middle[c])
     taken = 0
     for c in range(leaves):
-        if state[c] == _ANCHOR and middle[c] >= best[0] and taken < wanted:
+        if seen.state[c] == _ANCHOR and middle[c] >= best[0] and taken < wanted:
             taken += 1
             seeded[c] = 1
-            n = _open_cluster(c, offsets, members, a, open_, n, use)
-    return n
+            count = _open_cluster(c, clusters, span, open_, count)
+    return count
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _cascade(bounds, open_, begin, n, theta, best, known, use):
-    """Read the open keys from `begin` on level by level while they may be among the best, then K of those left.
-
-    Returns how many stay open, and the threshold that they were held against.
-    """
-    upper, lower = bounds
-    levels = upper.shape[0] - 1
-    for level in range(levels):
-        up, lo = upper[level], lower[level]
-        for i in range(begin, n):
-            if not use[FULL_NESTED, open_[i]]:
-                use[DEPTH_NESTED, open_[i]] = level + 1
-        theta = max(theta, _kth(best, known, open_, n, lo, lower[levels], use))
-        left = begin
-        for i in range(begin, n):
-            j = open_[i]
-            x = upper[levels, j] if use[FULL_NESTED, j] else up[j]
-            if not (x < theta):
-                open_[left] = j
-                left += 1
-        n = left
-    for i in range(begin, n):
-        use[FULL_NESTED, open_[i]] = 1
-    return n, theta
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _kth(best, known, open_, n, lo, full_lo, use):
-    """The k-th largest of what is certain: exact scores of kept keys, keys read in full, lower bounds."""
-    low, first, a, b, last = known
-    best[:] = -np.inf
-    _insert_range(low, first, a, best)
-    _insert_range(low, b, last, best)
-    for i in range(n):
-        j = open_[i]
-        x = full_lo[j] if use[FULL_NESTED, j] else lo[j]
-        if x > best[0]:
-            _insert(best, x)
-    return best[0]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _count(use, a, b, anchors, prefix, anchor_bytes, constant_bytes, row):
-    records, level_reads, full, scanned = 0, 0, 0, 0.0
-    for j in range(a, b):
-        records += use[DEPTH_NESTED, j] > 0
-        level_reads += use[DEPTH_NESTED, j]
-        full += use[FULL_NESTED, j]
-        scanned += prefix[use[DEPTH_NESTED, j]]
-    row[ANCHORS], row[RECORDS], row[LEVEL_READS], row[SURVIVORS] = anchors, records, level_reads, full
-    row[SCAN_BYTES] = scanned + anchors * anchor_bytes + constant_bytes * (anchors > 0)
+def _count(use, span, anchors, rule, tally, head, query):
+    """Enter reads of one head, and the bytes of its anchors and record levels."""
+    records, level_reads, survivors, scanned = 0, 0, 0, 0.0
+    for key in range(span.start, span.stop):
+        depth = use[DEPTH_NESTED, key]
+        records += depth > 0
+        level_reads += depth
+        survivors += use[FULL_NESTED, key]
+        scanned += rule.prices.prefix[depth]
+    tally.anchors[head, query], tally.records[head, query] = anchors, records
+    tally.level_reads[head, query], tally.survivors[head, query] = level_reads, survivors
+    tally.scan_bytes[head, query] = (
+        scanned + anchors * rule.anchor_bytes + rule.constant_bytes * (anchors > 0)
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs.nested import Nested
-from ghostkv.elimination.attention import cap, cold_range, hide, scores
-from ghostkv.elimination.bounds import narrow
+from ghostkv.elimination.attention import cold_range, scores
 from ghostkv.elimination.certificates import Costs
+from ghostkv.elimination.nested_bounds import read_levels
 from ghostkv.elimination.truth import Truth
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _LATE = (0.125, 0.25)
 
 
 @dataclass(frozen=True)
-class View:
+class LateView:
     """One KV head of one text.
 
     Attributes
@@ -59,9 +59,7 @@ class View:
         found = self.queries.astype(np.float64) @ self.keys.astype(np.float64).T * self.scale
         if self.softcap:
             found = self.softcap * np.tanh(found / self.softcap)
-        position, cold = np.arange(found.shape[-1]), self.truth.visible
-        hidden = (position < cold.start[:, None]) | (position >= cold.stop[:, None])
-        found[:, hidden] = -np.inf
+        found[:, ~self.truth.visible.mask(found.shape[-1])] = -np.inf
         return found
 
 
@@ -78,7 +76,7 @@ def late_queries(capture: LayerCapture, context: int, count: int) -> np.ndarray:
 
 def look(
     capture: LayerCapture, kv_head: int, codec: Nested, context: int, job: HierarchyLayer, count: int, space
-) -> View | None:
+) -> LateView | None:
     """The view of a KV head's late queries, or None where the text has none that see cold keys.
 
     Parameters
@@ -98,14 +96,13 @@ def look(
     late = late_queries(capture, context, count)
     if not len(late):
         return None
-    seen = replace(capture, positions=capture.positions[late], queries=capture.queries[:, late], outputs=None)
+    seen = capture.at(late)
     visible = cold_range(seen.positions, seen.first_visible(), job.sinks, job.hot)
     if visible.cold.min() <= job.top_k:
         return None
     keys = capture.keys[kv_head, :context]
     queries = np.ascontiguousarray(seen.group_queries(kv_head))
-    logits = scores(queries, keys.astype(np.float32), capture.scale, capture.softcap)
-    hide(logits, visible)
+    logits = scores(queries, keys.astype(np.float32), capture.scale, capture.softcap, visible)
     truth = Truth.of(queries, keys, logits, None, visible, capture.scale, job.top_k)
     lower, upper, escaped = _record_bounds(codec, keys, queries, capture, space)
     # A key beyond the range of the last planes, as positions beyond the calibration's make it, is kept in float16.
@@ -113,7 +110,7 @@ def look(
     upper[-1][..., escaped] = truth.high[..., escaped]
     value_dim = 0 if capture.values is None else capture.values.shape[2]
     costs = Costs(codec.level_bytes[:-1], codec.level_bytes.sum(), keys.shape[1], value_dim)
-    return View(
+    return LateView(
         keys, queries, lower, upper, truth, costs, capture.scale, capture.softcap, int(visible.stop.min())
     )
 
@@ -122,17 +119,11 @@ def _record_bounds(
     codec: Nested, keys: np.ndarray, queries: np.ndarray, capture: LayerCapture, space
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Intersected bounds of all levels, as the certificates use them, and keys that the last level does not bound."""
-    shape = (*queries.shape[:2], len(keys))
-    levels = len(codec.levels)
+    shape, levels = (*queries.shape[:2], len(keys)), len(codec.levels)
     lower, upper = space.of("lower", (levels, *shape)), space.of("upper", (levels, *shape))
-    estimates = space.of("estimates", (shape[0] * shape[1], shape[2]))
-    projected, records = codec.project(queries.reshape(-1, queries.shape[-1])), codec.encode(keys)
-    weight = projected.norm * np.float32(capture.scale)
-    known = np.full(estimates.shape, -np.inf, np.float32), np.full(estimates.shape, np.inf, np.float32)
-    for level in range(levels):
-        decoded = codec.decode(records, level)
-        cap(codec.estimate(projected, decoded, capture.scale, estimates), capture.softcap)
-        found = lower[level].reshape(estimates.shape), upper[level].reshape(estimates.shape)
-        narrow(estimates, weight, decoded.radius, *known, *found)
-        known = found
-    return lower, upper, ~np.isfinite(decoded.radius)
+    estimates, records = space.of("estimates", shape), codec.encode(keys)
+    for last in read_levels(
+        codec, records, queries, capture.scale, capture.softcap, (lower, upper), estimates
+    ):
+        escaped = ~np.isfinite(last.radius)
+    return lower, upper, escaped

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ghostkv.captures.captured_texts import CapturedText
-from ghostkv.config.base import Grid
+from ghostkv.config.base import GridEntry
 from ghostkv.files.jobs import Job
 from ghostkv.stages.historical.schemas import SCHEMAS
 from ghostkv.stages.run import Run
@@ -24,7 +24,7 @@ class HistoricalRun(Job):
     dimensions: tuple[int, ...]
     epsilon: float
     sigma: float
-    thetas: Grid
+    thetas: GridEntry
     prompt_tokens: tuple[int, ...]
     prompts: int
     top_k: int

@@ -3,7 +3,7 @@
 A key's upper bound was the lesser of two, ``sketch_sim + epsilon + sigma`` from a Gaussian projection and
 ``anchor_sim + radius`` from its cluster; a key was eliminated where that fell below one theta for every query
 and head. `Protocol` puts that right a fault at a time. All arithmetic is in units of ``q.k`` until a scale is
-applied, so that every protocol shares the same products (`View`).
+applied, so that every protocol shares the same products (`LayerView`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from ghostkv.stages.historical.view import View
+from ghostkv.stages.historical.view import LayerView
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Constants:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ProtocolOutcome:
     """What a protocol does to one layer of one text.
 
     Attributes
@@ -133,12 +133,12 @@ class Outcome:
     oracle: float
 
 
-def follow(view: View, protocol: Protocol, constants: Constants, codec: str) -> Outcome:
+def follow(view: LayerView, protocol: Protocol, constants: Constants, codec: str) -> ProtocolOutcome:
     """Run one protocol over one layer of one text.
 
     Parameters
     ----------
-    view : View
+    view : LayerView
     protocol : Protocol
     constants : Constants
     codec : str
@@ -161,7 +161,7 @@ def follow(view: View, protocol: Protocol, constants: Constants, codec: str) -> 
     top = view.top(constants.top_k)
     relevant = np.take_along_axis(np.where(cold, statistic, np.inf), top, axis=-1)
     slack = 1e-4 * (1.0 + np.abs(exact))
-    return Outcome(
+    return ProtocolOutcome(
         relevant=relevant.reshape(len(exact), -1),
         cold=statistic[:, cold],
         violations=((exact > upper + slack) & cold).sum(axis=(1, 2)),
@@ -186,11 +186,11 @@ def _oracle(top: np.ndarray, cold: np.ndarray) -> float:
     return float(1.0 - kept / total) if total else 0.0
 
 
-def pool(outcomes: list[Outcome]) -> Outcome:
+def pool(outcomes: list[ProtocolOutcome]) -> ProtocolOutcome:
     """All texts of one layer together."""
     weights = np.array([outcome.cold.shape[1] for outcome in outcomes], float)
     total = weights.sum()
-    return Outcome(
+    return ProtocolOutcome(
         relevant=np.concatenate([outcome.relevant for outcome in outcomes], axis=1),
         cold=np.concatenate([outcome.cold for outcome in outcomes], axis=1),
         violations=np.sum([outcome.violations for outcome in outcomes], axis=0),
@@ -199,7 +199,7 @@ def pool(outcomes: list[Outcome]) -> Outcome:
     )
 
 
-def at_thetas(outcome: Outcome, thetas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def at_thetas(outcome: ProtocolOutcome, thetas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Elimination and FER of each head at each theta, shape [H, thetas]: counting in sorted statistics."""
 
     def share(statistic: np.ndarray) -> np.ndarray:
@@ -210,7 +210,7 @@ def at_thetas(outcome: Outcome, thetas: np.ndarray) -> tuple[np.ndarray, np.ndar
     return share(outcome.cold), share(outcome.relevant)
 
 
-def best(outcome: Outcome, target: float) -> tuple[np.ndarray, np.ndarray]:
+def best(outcome: ProtocolOutcome, target: float) -> tuple[np.ndarray, np.ndarray]:
     """The most that any theta eliminates at FER <= target, with hindsight: elimination and FER of each head,
     shape [H].
 

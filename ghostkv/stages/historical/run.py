@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 
 from ghostkv.captures.capture_files import LayerCapture, capture_metadata, read_layer
 from ghostkv.captures.captured_texts import CapturedText
@@ -17,16 +16,17 @@ from ghostkv.codecs import Codec
 from ghostkv.codecs.transform_code import TransformCode
 from ghostkv.files import provenance
 from ghostkv.files.errors import ConfigError, TextError
-from ghostkv.files.io import read_table, stable_seed, write_table
+from ghostkv.files.io import read_table, stable_seed
+from ghostkv.files.tables import Tables
 from ghostkv.stages.historical.protocol import HISTORICAL, Constants, Protocol, at_thetas, follow, pool
-from ghostkv.stages.historical.schemas import COMPARISON_SCHEMA, SWEEP_SCHEMA
+from ghostkv.stages.historical.schemas import SCHEMAS
 from ghostkv.stages.historical.tables import (
     Tally,
     ablation_rows,
     knob_rows,
     protocols,
 )
-from ghostkv.stages.historical.view import View, gaussian_projection, see
+from ghostkv.stages.historical.view import LayerView, gaussian_projection, see
 
 if TYPE_CHECKING:
     from ghostkv.stages.historical.jobs import HistoricalRun
@@ -70,7 +70,7 @@ def run(job: HistoricalRun, inputs: Mapping[str, str], outputs: Mapping[str, str
     prompts, passage = _run_model(inputs, [text.text for text in held_out], job, threads)
     thetas = np.linspace(job.thetas.start, job.thetas.stop, job.thetas.count)
     tallies = {protocol: Tally(job.fer, job.elimination, thetas) for protocol in protocols()}
-    sweep: list[pl.DataFrame] = []
+    tables = Tables(SCHEMAS)
     for layer in job.layers:
         texts = _LayerTexts(layer, prompts, passage, calibration, held_out, job)
         for protocol, tally in tallies.items():
@@ -78,14 +78,12 @@ def run(job: HistoricalRun, inputs: Mapping[str, str], outputs: Mapping[str, str
             codec = _FITTED if protocol.fitted_codec else _gaussian(constants.dims)
             outcome = pool([follow(view, protocol, constants, codec) for view in views])
             tally.add(protocol, outcome, views, texts.agreement(protocol))
-        sweep += _sweep_layer(layer, texts.views(HISTORICAL), constants, job.dimensions, thetas)
+        _add_sweep(tables, layer, texts.views(HISTORICAL), constants, job.dimensions, thetas)
         print(f"layer {layer}: {len(tallies)} protocols", flush=True)
-    metadata = _metadata(held_out[0], job)
     rows = {protocol: tally.row() for protocol, tally in tallies.items()}
-    write_table(pl.concat(sweep), outputs["sweep"], SWEEP_SCHEMA, metadata)
-    for name, table in (("knobs", knob_rows(rows)), ("ablation", ablation_rows(rows))):
-        frame = pl.DataFrame(table, infer_schema_length=None)
-        write_table(frame, outputs[name], COMPARISON_SCHEMA, metadata)
+    tables.add_rows("knobs", knob_rows(rows))
+    tables.add_rows("ablation", ablation_rows(rows))
+    tables.write(outputs, _metadata(held_out[0], job))
 
 
 class _LayerTexts:
@@ -114,7 +112,7 @@ class _LayerTexts:
             (True, True): [see(capture, first, fitted) for capture in long],
         }
 
-    def views(self, protocol: Protocol) -> list[View]:
+    def views(self, protocol: Protocol) -> list[LayerView]:
         return self._views[protocol.true_qk, protocol.long_context]
 
     def agreement(self, protocol: Protocol) -> float:
@@ -189,45 +187,37 @@ def _fit(calibration: Sequence[LayerCapture], layer: int, job: HistoricalRun) ->
     return fitted
 
 
-def _sweep_layer(
-    layer: int, views: list[View], constants: Constants, dimensions: Sequence[int], thetas: np.ndarray
-) -> list[pl.DataFrame]:
+def _add_sweep(
+    tables: Tables,
+    layer: int,
+    views: list[LayerView],
+    constants: Constants,
+    dimensions: Sequence[int],
+    thetas: np.ndarray,
+) -> None:
     """The historical protocol at each theta and number of rows, by head."""
-    frames = []
     for dims in dimensions:
         outcome = pool(
             [follow(view, HISTORICAL, replace(constants, dims=dims), _gaussian(dims)) for view in views]
         )
         elimination, fer = at_thetas(outcome, thetas)
         heads, count = elimination.shape
-        frames.append(
-            pl.DataFrame(
-                {
-                    "layer": np.full(heads * count, layer),
-                    "head": np.repeat(np.arange(heads), count),
-                    "sketch_dim": np.full(heads * count, dims),
-                    "theta": np.tile(thetas, heads),
-                    "elimination": elimination.ravel(),
-                    "fer": fer.ravel(),
-                    "violation_rate": np.repeat(outcome.violations / outcome.cold.shape[1], count),
-                    "queries": np.full(heads * count, sum(len(view.positions) for view in views)),
-                }
-            )
-        )
-    return frames
+        keys = {"layer": layer, "sketch_dim": dims, "queries": sum(len(view.positions) for view in views)}
+        columns = {
+            "head": np.repeat(np.arange(heads), count),
+            "theta": np.tile(thetas, heads),
+            "elimination": elimination,
+            "fer": fer,
+            "violation_rate": np.repeat(outcome.violations / outcome.cold.shape[1], count),
+        }
+        tables.add("sweep", keys, columns)
 
 
 def _thinned(capture: LayerCapture, queries: int) -> LayerCapture:
     """A capture with a few queries of the second half of its context, and no values."""
     late = np.flatnonzero(capture.positions >= capture.tokens // 2)
     index = _spread(late if len(late) else np.arange(len(capture.positions)), queries)
-    return replace(
-        capture,
-        values=None,
-        outputs=None,
-        queries=capture.queries[:, index],
-        positions=capture.positions[index],
-    )
+    return replace(capture.at(index), values=None, outputs=None)
 
 
 def _spread(items: np.ndarray, count: int) -> np.ndarray:

@@ -12,12 +12,12 @@ from ghostkv.stages.historical.protocol import (
     HISTORICAL,
     KNOBS,
     REASONS,
-    Outcome,
     Protocol,
+    ProtocolOutcome,
     at_thetas,
     best,
 )
-from ghostkv.stages.historical.view import View
+from ghostkv.stages.historical.view import LayerView
 
 
 def ladder() -> list[tuple[str, Protocol]]:
@@ -52,7 +52,9 @@ class Tally:
         self._fer, self._elimination, self._thetas = fer, elimination, thetas
         self._layers: list[dict[str, Any]] = []
 
-    def add(self, protocol: Protocol, outcome: Outcome, views: list[View], agreement: float) -> None:
+    def add(
+        self, protocol: Protocol, outcome: ProtocolOutcome, views: list[LayerView], agreement: float
+    ) -> None:
         """Add one layer, all its texts pooled."""
         cold = outcome.cold.shape[1]
         grid = not (protocol.free_theta or protocol.relative)

@@ -18,7 +18,7 @@ _RANKED_KEYS = 512
 
 
 @dataclass(frozen=True)
-class View:
+class LayerView:
     """One layer of one text, in products that every protocol shares; H heads, Q queries, N keys, all float32.
 
     Attributes
@@ -53,13 +53,11 @@ class View:
     @property
     def visible(self) -> np.ndarray:
         """Keys that each query sees, bool [Q, N]."""
-        key = np.arange(self.exact.shape[-1])
-        return (key >= self.first[:, None]) & (key <= self.positions[:, None])
+        return cold_range(self.positions, self.first, 0, 0).seen(self.exact.shape[-1])
 
     def cold(self, sinks: int, hot: int) -> np.ndarray:
         """Keys that may be eliminated, bool [Q, N]."""
-        spans, key = cold_range(self.positions, self.first, sinks, hot), np.arange(self.exact.shape[-1])
-        return (key >= spans.start[:, None]) & (key < spans.stop[:, None])
+        return cold_range(self.positions, self.first, sinks, hot).mask(self.exact.shape[-1])
 
     def top(self, k: int) -> np.ndarray:
         """The exact top-k keys of every query, indices of shape [H, Q, k]; k is cut to what the first query
@@ -91,7 +89,9 @@ def gaussian_projection(dims: int, width: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(0.0, dims**-0.5, (dims, width)).astype(np.float32)
 
 
-def see(capture: LayerCapture, projections: dict[str, np.ndarray], codecs: dict[str, list[Codec]]) -> View:
+def see(
+    capture: LayerCapture, projections: dict[str, np.ndarray], codecs: dict[str, list[Codec]]
+) -> LayerView:
     """The products of one layer of one text.
 
     Parameters
@@ -119,7 +119,7 @@ def see(capture: LayerCapture, projections: dict[str, np.ndarray], codecs: dict[
             np.concatenate(part).reshape(heads) for part in zip(*pairs, strict=True)
         )
     anchors, radius = _clusters(keys)
-    return View(
+    return LayerView(
         scale=capture.scale,
         positions=capture.positions.astype(np.int64),
         first=capture.first_visible().astype(np.int64),

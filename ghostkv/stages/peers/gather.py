@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import polars as pl
-
 from ghostkv.files.io import read_metadata, read_table, write_table
-from ghostkv.stages.peers.schemas import LAYER_SCHEMA, PEER_SCHEMA
+from ghostkv.files.tables import concatenate
 from ghostkv.stages.peers.summary_schemas import COMPARISON_SCHEMA, SUMMARY_SCHEMA, VERDICT_SCHEMA
 from ghostkv.stages.peers.tables import compare, summarise, verdicts
 
@@ -27,11 +25,11 @@ def gather(job: GatherPeers, inputs: Mapping[str, Sequence[str]], outputs: Mappi
         Paths of `peers`, `layers`, `summary`, `comparison`, `verdicts`.
     """
     metadata = read_metadata(inputs["peers"][0])
-    peers, layers = (pl.concat([read_table(path) for path in inputs[name]]) for name in ("peers", "layers"))
+    for name, files in inputs.items():
+        concatenate(files, outputs[name], metadata)
+    peers, layers = (read_table(outputs[name]) for name in ("peers", "layers"))
     comparison = compare(peers)
     for name, table, schema in (
-        ("peers", peers, PEER_SCHEMA),
-        ("layers", layers, LAYER_SCHEMA),
         ("summary", summarise(peers, layers), SUMMARY_SCHEMA),
         ("comparison", comparison, COMPARISON_SCHEMA),
         ("verdicts", verdicts(peers, comparison), VERDICT_SCHEMA),

@@ -9,19 +9,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture, read_layer
-from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
+from ghostkv.captures.captured_texts import (
+    CapturedText,
+    by_role,
+    from_position,
+    measured_texts,
+    sketch_metadata,
+)
 from ghostkv.codecs import Codec, Decoded
 from ghostkv.codecs.fitting import fit_codecs
 from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
 from ghostkv.files.buffers import Buffers
-from ghostkv.files.errors import ConfigError
-from ghostkv.files.io import stable_seed, write_table
+from ghostkv.files.io import stable_seed
+from ghostkv.files.tables import Tables
 from ghostkv.selectors import make
 from ghostkv.selectors.base import Budget, Calibration, Scene
 from ghostkv.selectors.evaluate import evaluate
 from ghostkv.selectors.scenes import budget_of, calibration_view, for_selector, view
-from ghostkv.stages.peers.schemas import LAYER_SCHEMA, PEER_SCHEMA
-from ghostkv.stages.peers.tables import frame, head_rows, layer_rows
+from ghostkv.stages.peers.schemas import LAYER_SCHEMAS
+from ghostkv.stages.peers.tables import head_rows, layer_rows
 
 if TYPE_CHECKING:
     from ghostkv.stages.peers.jobs import PeersLayer
@@ -46,15 +52,16 @@ def measure_layer(job: PeersLayer, inputs: Mapping[str, str], outputs: Mapping[s
     texts, exact = job.captures, _exact(job)
     chosen = [make(entry) for entry in job.selectors]
     loaded = {text: read_layer(text.folder, job.layer) for text in texts}
-    by_role = {role: [t for t in texts if t.role == role] for role in ("codec", "threshold", "held_out")}
-    _check(by_role, loaded, job.headline_start)
-    ghosts = _GhostRecords(loaded, by_role["codec"], inputs, job)
-    rows, found, buffers = [], {}, Buffers()
+    roles = by_role(texts, "codec", "threshold", "held_out")
+    for text in measured_texts(texts):
+        from_position(loaded[text], text, job.headline_start)  # raises where none lies there
+    ghosts = _GhostRecords(loaded, roles["codec"], inputs, job)
+    tables, found, buffers = Tables(LAYER_SCHEMAS), {}, Buffers()
     some = loaded[texts[0]]
     for kv_head in range(some.kv_heads):
-        group = _Group(loaded, by_role, ghosts, kv_head, job, buffers)
+        group = _HeadTexts(loaded, roles, ghosts, kv_head, job, buffers)
         fitted = [selector.fit(group.calibration()) for _, selector in chosen]
-        for text in by_role["held_out"]:
+        for text in roles["held_out"]:
             capture = loaded[text]
             scene, truth = view(capture, kv_head, exact, group.records(text), buffers)
             budget = budget_of(capture, scene.visible, job.ratios)
@@ -65,13 +72,12 @@ def measure_layer(job: PeersLayer, inputs: Mapping[str, str], outputs: Mapping[s
                 queries = evaluate(selection, scene, truth, budget)
                 who = {"selector": name, "variant": selector.variant, "kind": selector.kind}
                 about = {**keys, **who, "kv_head": kv_head}
-                rows += head_rows(about, heads, queries, job.ratios, selection.feasible)
+                rows = head_rows(about, heads, queries, job.ratios, selection.feasible)
+                tables.add_rows("peers", rows)
                 found.setdefault((text, name, selector), []).append((queries, selection.feasible))
         print(f"layer {job.layer}: KV head {kv_head}, {len(chosen)} selectors measured", flush=True)
-    metadata = sketch_metadata(texts, job.code)
-    write_table(frame(rows, PEER_SCHEMA), outputs["peers"], PEER_SCHEMA, metadata)
-    pooled = _pooled(found, job.layer, some, job.ratios)
-    write_table(frame(pooled, LAYER_SCHEMA), outputs["layers"], LAYER_SCHEMA, metadata)
+    tables.add_rows("layers", _pooled(found, job.layer, some, job.ratios))
+    tables.write(outputs, sketch_metadata(texts, job.code))
 
 
 def _pooled(found: Mapping, layer: int, some: LayerCapture, ratios: Sequence[float]) -> list[dict]:
@@ -98,7 +104,7 @@ def _pooled(found: Mapping, layer: int, some: LayerCapture, ratios: Sequence[flo
 
 
 @dataclass(frozen=True)
-class _Group:
+class _HeadTexts:
     """One KV head on all texts: what its selectors are calibrated with."""
 
     loaded: Mapping[CapturedText, LayerCapture]
@@ -116,16 +122,16 @@ class _Group:
         return Calibration(
             np.concatenate([capture.keys[self.kv_head].astype(np.float32) for capture in codec]),
             np.concatenate([capture.group_queries(self.kv_head) for capture in codec], axis=1),
-            _Scenes(self),
+            _ThresholdScenes(self),
             stable_seed(self.job.seed, self.job.layer, self.kv_head),
         )
 
 
 @dataclass(frozen=True)
-class _Scenes:
+class _ThresholdScenes:
     """Threshold texts one after the other, in the same buffers; may be gone through again."""
 
-    group: _Group
+    group: _HeadTexts
 
     def __iter__(self) -> Iterator[tuple[Scene, Budget]]:
         group = self.group
@@ -167,15 +173,3 @@ class _GhostRecords:
 
 def _exact(job: PeersLayer) -> dict[str, int]:
     return {name: getattr(job, name) for name in ("sinks", "hot", "top_k", "headline_start")}
-
-
-def _check(by_role: Mapping, loaded: Mapping, start: int) -> None:
-    for role, texts in by_role.items():
-        if not texts:
-            raise ConfigError(f"texts: no text has the role {role!r}; set texts.per_role.{role}: 1")
-    for text, capture in loaded.items():
-        if text.role != "codec" and capture.positions[-1] < start:
-            raise ConfigError(
-                f"frontier.headline_start is {start}, but the last captured query of {text.text} is at "
-                f"{capture.positions[-1]}; write a smaller headline_start, or raise capture.tokens"
-            )

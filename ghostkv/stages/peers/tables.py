@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from scipy.special import stdtrit
 
 from ghostkv.elimination.metrics import upper_quantile
+from ghostkv.files.tables import table_of
 from ghostkv.stages.peers.schemas import MEANS, METRICS
 from ghostkv.stages.peers.summary_schemas import COMPARISON_SCHEMA, SUMMARY_SCHEMA, VERDICT_SCHEMA
 
@@ -59,12 +59,6 @@ def _pool(measured: Mapping[str, np.ndarray]) -> dict[str, float]:
     return row
 
 
-def frame(rows: Sequence[dict], schema: pa.Schema) -> pa.Table:
-    """Rows as a table of the schema; what a row lacks is null."""
-    columns = {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in schema}
-    return pa.table(columns, schema=schema)
-
-
 def interval(documents: Sequence[float]) -> tuple[float, float | None, float | None]:
     """Mean and 95 % Student interval of independent values; no interval for a single one.
 
@@ -97,7 +91,7 @@ def summarise(peers: pl.DataFrame, layers: pl.DataFrame) -> pl.DataFrame:
             for metric in SHOWN:
                 chosen = group if source[metric] is peers else layers.filter(inside, *same)
                 rows.append(about | {"metric": metric} | _spread(chosen, metric))
-    return pl.from_arrow(frame(rows, SUMMARY_SCHEMA))
+    return pl.from_arrow(table_of(rows, SUMMARY_SCHEMA))
 
 
 def _spread(group: pl.DataFrame, metric: str) -> dict[str, float | None]:
@@ -129,7 +123,7 @@ def compare(peers: pl.DataFrame) -> pl.DataFrame:
         for metric in COMPARED:
             if ours.height and not ours[metric].null_count() and not theirs[metric].null_count():
                 rows.append(about | {"metric": metric} | _versus(ours, theirs, metric))
-    return pl.from_arrow(frame(rows, COMPARISON_SCHEMA))
+    return pl.from_arrow(table_of(rows, COMPARISON_SCHEMA))
 
 
 def _versus(ours: pl.DataFrame, theirs: pl.DataFrame, metric: str) -> dict:
@@ -182,7 +176,7 @@ def verdicts(peers: pl.DataFrame, comparison: pl.DataFrame) -> pl.DataFrame:
                 "lower": bool((found["difference"] > 0).all()) if full else None,
             }
         )
-    return pl.from_arrow(frame(rows, VERDICT_SCHEMA))
+    return pl.from_arrow(table_of(rows, VERDICT_SCHEMA))
 
 
 def _all(flags: pl.Series) -> bool | None:

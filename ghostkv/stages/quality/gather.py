@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from ghostkv.files.io import read_metadata, read_table, write_table
-from ghostkv.files.provenance import metadata
+from ghostkv.files.io import read_table, write_table
+from ghostkv.files.provenance import inherited
+from ghostkv.files.tables import concatenate
 from ghostkv.stages.quality.schemas import TEXT_TABLES
 from ghostkv.stages.quality.summary_schemas import SUMMARY_TABLES
 from ghostkv.stages.quality.tables import MeasuredBlocks, compare_at_equal_bytes, summarise
@@ -30,15 +31,16 @@ def gather(job: GatherQuality, inputs: Mapping[str, Sequence[str]], outputs: Map
     outputs : mapping
         Those tables joined, `summary` and `equal_bytes`.
     """
-    about = read_metadata(inputs["positions"][0]) | metadata(job.code)
+    about = inherited(inputs["positions"][0], job.code)
     about.pop("text", None)
-    joined = {name: pl.concat([read_table(path) for path in inputs[name]]) for name in TEXT_TABLES}
-    measured = MeasuredBlocks.read(joined["positions"], job.block, job.replicates, job.seed)
-    summary = summarise(joined["positions"], joined["runs"], measured)
+    for name in TEXT_TABLES:
+        concatenate(inputs[name], outputs[name], about)
+    positions, runs = read_table(outputs["positions"]), read_table(outputs["runs"])
+    measured = MeasuredBlocks.read(positions, job.block, job.replicates, job.seed)
+    summary = summarise(positions, runs, measured)
     # A policy may be quoted for one thing only: the last named wins.
     roles = {label: role for role, label in job.headline.items() if role != "peer"}
     quoted = pl.col("policy").replace_strict(roles, default=None, return_dtype=pl.String).alias("role")
-    joined["equal_bytes"] = compare_at_equal_bytes(summary, measured).with_columns(quoted)
-    joined["summary"] = summary.with_columns(quoted)
-    for name, schema in (TEXT_TABLES | SUMMARY_TABLES).items():
-        write_table(joined[name], outputs[name], schema, about)
+    derived = {"summary": summary, "equal_bytes": compare_at_equal_bytes(summary, measured)}
+    for name, schema in SUMMARY_TABLES.items():
+        write_table(derived[name].with_columns(quoted), outputs[name], schema, about)

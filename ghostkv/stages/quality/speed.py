@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ghostkv.files.io import write_table
 from ghostkv.files.provenance import metadata
-from ghostkv.files.tables import table_of
+from ghostkv.files.tables import write_rows
 from ghostkv.sources.texts import text_row
 from ghostkv.stages.quality.policies import Policies
 from ghostkv.stages.quality.setup import sources_of, token_ids
@@ -48,4 +47,4 @@ def time_decode(
     about = {"text": job.text, "policy": job.policy.name}
     about |= {name: timed[name] for name in ("context", "steps", "slowdown")}
     rows = [about | {"part": part, "milliseconds": milliseconds} for part, milliseconds in parts.items()]
-    write_table(table_of(rows, SPEED_SCHEMA), outputs["speed"], SPEED_SCHEMA, metadata(job.code))
+    write_rows(rows, outputs["speed"], SPEED_SCHEMA, metadata(job.code))

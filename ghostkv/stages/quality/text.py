@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ghostkv.files.io import write_table
 from ghostkv.files.logs import progress
 from ghostkv.files.provenance import metadata
-from ghostkv.files.tables import table_of
+from ghostkv.files.tables import Tables
 from ghostkv.sources.texts import text_row
 from ghostkv.stages.quality.policies import Policies
 from ghostkv.stages.quality.rows import TextReader, ablate, generate
@@ -53,18 +52,15 @@ def measure_text(
         TextReader(tokenizer, ids, job.context, begun.own()),
         {"text": job.text, "domain": row["domain"]},
     )
-    found: dict[str, list[dict]] = {name: [] for name in TEXT_TABLES}
+    tables = Tables(TEXT_TABLES)
     work = progress(job.policies, total=len(job.policies), desc=job.text, unit="policy")
     for one in work:
         work.set_postfix_str(one.policy.label)
         for name, rows in _decode(begun, policies, reader, one).items():
-            found[name] += rows
-    found["ablation"] = ablate(begun, policies, reader, job)
-    found["generations"] = generate(begun, policies, reader, job)
-    about = metadata(job.code, text=job.text)
-    for name, schema in TEXT_TABLES.items():
-        rows = [who | line for line in found[name]]
-        write_table(table_of(rows, schema), outputs[name], schema, about)
+            tables.add_rows(name, [who | row for row in rows])
+    tables.add_rows("ablation", [who | row for row in ablate(begun, policies, reader, job)])
+    tables.add_rows("generations", [who | row for row in generate(begun, policies, reader, job)])
+    tables.write(outputs, metadata(job.code, text=job.text))
 
 
 def _decode(

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ghostkv.files.io import write_table
 from ghostkv.files.provenance import metadata
-from ghostkv.files.tables import table_of
+from ghostkv.files.tables import write_rows
 from ghostkv.runtime.load_policy import fit_budgets
 from ghostkv.stages.quality.setup import sources_of
 
@@ -34,4 +33,4 @@ def fit_thetas(job: FitThetas, inputs: Mapping[str, Any], outputs: Mapping[str, 
         {"policy": policy.label, "ratio": policy.ratio, "theta": theta}
         for policy, theta in zip(job.policies, thetas, strict=True)
     ]
-    write_table(table_of(rows, THETA_SCHEMA), outputs["thetas"], THETA_SCHEMA, metadata(job.code))
+    write_rows(rows, outputs["thetas"], THETA_SCHEMA, metadata(job.code))

@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 import yaml
 
-from ghostkv.files.io import read_table, stable_seed, write_table
+from ghostkv.files.io import read_table, stable_seed
 from ghostkv.files.provenance import metadata
-from ghostkv.files.tables import table_of
+from ghostkv.files.tables import write_rows
 from ghostkv.runtime.load_policy import Sources, fit_budgets
 from ghostkv.stages.retrieval.schemas import SAMPLE_SCHEMA, THETA_SCHEMA
 from ghostkv.stages.retrieval.tasks import TASKS
@@ -68,8 +68,8 @@ def plan(job: RetrievalPlan, inputs: Mapping[str, Any], outputs: Mapping[str, st
         )
     ]
     about = metadata(job.code, data=job.data)
-    write_table(table_of(samples, SAMPLE_SCHEMA), outputs["samples"], SAMPLE_SCHEMA, about)
-    write_table(table_of(thetas, THETA_SCHEMA), outputs["thetas"], THETA_SCHEMA, about)
+    write_rows(samples, outputs["samples"], SAMPLE_SCHEMA, about)
+    write_rows(thetas, outputs["thetas"], THETA_SCHEMA, about)
 
 
 def _samples(name: str, entry: TaskEntry, job: RetrievalPlan, material: Material, count) -> list[dict]:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from ghostkv.files.io import read_table, write_table
+from ghostkv.files.io import read_table
 from ghostkv.files.logs import progress
 from ghostkv.files.provenance import inherited
-from ghostkv.files.tables import table_of
+from ghostkv.files.tables import write_rows
 from ghostkv.stages.retrieval.schemas import ANSWER_SCHEMA, DENSE
 from ghostkv.stages.retrieval.tables import may_measure
 from ghostkv.stages.retrieval.tasks.scoring import score
@@ -53,5 +53,4 @@ def answer(
         last = {row["policy"]: row["score"] for row in rows[-len(found) :]}
         print(f"{job.name}: {done}/{of} questions, {last}", flush=True)
     rows.sort(key=lambda row: (row["context_number"], row["question_number"]))
-    metadata = inherited(inputs["samples"], job.code)
-    write_table(table_of(rows, ANSWER_SCHEMA), outputs["answers"], ANSWER_SCHEMA, metadata)
+    write_rows(rows, outputs["answers"], ANSWER_SCHEMA, inherited(inputs["samples"], job.code))

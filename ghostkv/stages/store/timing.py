@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ghostkv.files.provenance import metadata
+from ghostkv.files.tables import write_rows
 from ghostkv.stages.store.schemas import APPEND_SCHEMA, GATHER_SCHEMA
 from ghostkv.stages.store.speed import appends, gathers
-from ghostkv.stages.store.tables import write_rows
 from ghostkv.stages.store.workload import workplace
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def time_store(job: TimeStore, inputs: Mapping[str, str], outputs: Mapping[str, 
         Paths of `gathers` and `appends`.
     """
     with workplace(outputs["gathers"]) as folder:
-        write_rows(gathers(Path(folder), job), outputs["gathers"], GATHER_SCHEMA, job.code)
+        write_rows(gathers(Path(folder), job), outputs["gathers"], GATHER_SCHEMA, metadata(job.code))
         print("gathers timed", flush=True)
-        write_rows(appends(Path(folder), job), outputs["appends"], APPEND_SCHEMA, job.code)
+        write_rows(appends(Path(folder), job), outputs["appends"], APPEND_SCHEMA, metadata(job.code))
         print("appends timed", flush=True)

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ghostkv.files.provenance import metadata
+from ghostkv.files.tables import write_rows
 from ghostkv.stages.store.damage import damage
 from ghostkv.stages.store.kills import Trials
 from ghostkv.stages.store.schemas import CORRUPTION_SCHEMA, KILL_SCHEMA
-from ghostkv.stages.store.tables import write_rows
 from ghostkv.stages.store.workload import Contents, store_shape, workplace
 from ghostkv.store import GhostStore
 
@@ -45,8 +46,8 @@ def try_store(job: TryStore, inputs: Mapping[str, str], outputs: Mapping[str, st
         found = list(damage(Path(folder), contents, tokens, job.corruptions, job.seed))
         silent = sum(row["outcome"] == "silent" for row in found)
         print(f"{len(found)} corruptions, {silent} silent", flush=True)
-    write_rows(kills, outputs["kills"], KILL_SCHEMA, job.code)
-    write_rows(found, outputs["corruptions"], CORRUPTION_SCHEMA, job.code)
+    write_rows(kills, outputs["kills"], KILL_SCHEMA, metadata(job.code))
+    write_rows(found, outputs["corruptions"], CORRUPTION_SCHEMA, metadata(job.code))
 
 
 def _warm(folder: Path, contents: Contents) -> None:

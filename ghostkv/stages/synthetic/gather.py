@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import polars as pl
-
 from ghostkv.files.io import read_metadata, read_table, write_table
-from ghostkv.stages.synthetic.schemas import SCHEMAS
+from ghostkv.files.tables import concatenate
 from ghostkv.stages.synthetic.summary_schemas import CHECK_SCHEMA
 from ghostkv.stages.synthetic.tables import compare
 
@@ -28,7 +26,6 @@ def gather(job: GatherSynthetic, inputs: Mapping[str, Sequence[str]], outputs: M
     """
     kept = ("package_version", "fingerprint", "seed")
     metadata = {key: value for key, value in read_metadata(inputs["audit"][0]).items() if key in kept}
-    joined = {name: pl.concat([read_table(path) for path in inputs[name]]) for name in SCHEMAS}
-    for name, schema in SCHEMAS.items():
-        write_table(joined[name], outputs[name], schema, metadata)
-    write_table(compare(joined["audit"]), outputs["checks"], CHECK_SCHEMA, metadata)
+    for name, files in inputs.items():
+        concatenate(files, outputs[name], metadata)
+    write_table(compare(read_table(outputs["audit"])), outputs["checks"], CHECK_SCHEMA, metadata)

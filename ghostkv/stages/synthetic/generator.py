@@ -7,19 +7,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
-import pyarrow as pa
 
 from ghostkv.captures.generated import Shape
 from ghostkv.captures.generators import make
 from ghostkv.elimination.frontier import Setting
 from ghostkv.files import provenance
 from ghostkv.files.errors import ConfigError
-from ghostkv.files.io import stable_seed, write_table
+from ghostkv.files.io import stable_seed
 from ghostkv.files.logs import progress
+from ghostkv.files.tables import Tables
 from ghostkv.stages.synthetic.audit import Audit
 from ghostkv.stages.synthetic.schemas import SCHEMAS
-from ghostkv.stages.synthetic.tradeoff import Decode, Rule, Tradeoff
+from ghostkv.stages.synthetic.tradeoff import Rule, SyntheticDecode, Tradeoff
 
 if TYPE_CHECKING:
     from ghostkv.stages.synthetic.jobs import MeasureGenerator
@@ -49,8 +48,7 @@ def measure_generator(job: MeasureGenerator, inputs: Mapping[str, str], outputs:
         experiment()
         print(f"{job.label}: {experiment.__name__} done", flush=True)
     metadata = provenance.metadata(job.code, generator=job.generator, seed=job.seed)
-    for name, schema in SCHEMAS.items():
-        write_table(study.table(name), outputs[name], schema, metadata)
+    study.tables.write(outputs, metadata)
 
 
 @dataclass
@@ -58,7 +56,7 @@ class _Study:
     """One generator under the config, and its rows as they come."""
 
     job: MeasureGenerator
-    rows: dict[str, list[pl.DataFrame]] = field(default_factory=lambda: {name: [] for name in SCHEMAS})
+    tables: Tables = field(default_factory=lambda: Tables(SCHEMAS))
 
     def __post_init__(self):
         job = self.job
@@ -114,7 +112,7 @@ class _Study:
     def decode(self) -> None:
         options, target = self.job.decode, min(self.job.targets["fer"])
         for draw in range(options.draws):
-            one = Decode(
+            one = SyntheticDecode(
                 self.generator, self.seed("decode", draw), Shape(options.start, *self._widths()), self.rule,
                 options.steps, options.ask_every, options.masses,
             )  # fmt: skip
@@ -129,22 +127,4 @@ class _Study:
         return self.shape.group, self.shape.width
 
     def add(self, table: str, keys: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> None:
-        """Add rows: scalar columns, and columns of arrays of one size."""
-        wanted = SCHEMAS[table].names
-        values = {name: [value] for name, value in {**keys, "generator": self.job.label}.items()}
-        if columns:
-            flat = {name: np.asarray(value).ravel() for name, value in columns.items()}
-            size = len(next(iter(flat.values())))
-            values = {name: value * size for name, value in values.items()} | flat
-        self.rows[table].append(pl.DataFrame({name: values[name] for name in wanted}, strict=False))
-
-    def table(self, name: str) -> pa.Table:
-        """All rows of a table, NaN as null."""
-        frame = pl.concat(self.rows[name], how="vertical_relaxed")
-        floats = [column for column, kind in frame.schema.items() if kind.is_float()]
-        frame = frame.with_columns(pl.col(floats).fill_nan(None))
-        if name == "decode":
-            frame = frame.with_columns(
-                pl.when(pl.col("needle_age") >= 0).then("needle_age").alias("needle_age")
-            )
-        return frame.to_arrow()
+        self.tables.add(table, {**keys, "generator": self.job.label}, columns)

@@ -7,9 +7,9 @@ from typing import Any
 
 from ghostkv.codecs.by_name import modules
 from ghostkv.codecs.records import CodecSpec
-from ghostkv.config.base import Grid
+from ghostkv.config.base import GridEntry
 from ghostkv.config.frontier import Safe
-from ghostkv.config.synthetic import Audit, SyntheticDecode, Tradeoff
+from ghostkv.config.synthetic import AuditEntry, DecodeEntry, TradeoffEntry
 from ghostkv.files.jobs import Job
 from ghostkv.stages.run import Run
 from ghostkv.stages.synthetic.schemas import SCHEMAS
@@ -45,16 +45,16 @@ class MeasureGenerator(Job):
     codecs: tuple[CodecSpec, ...]
     headline: CodecSpec
     rule: str
-    grid: Grid
+    grid: GridEntry
     sinks: int
     hot: int
     top_k: int
     targets: dict[str, tuple[float, ...]]
     safe: Safe
     top: tuple[int, ...]
-    audit: Audit
-    tradeoff: Tradeoff
-    decode: SyntheticDecode
+    audit: AuditEntry
+    tradeoff: TradeoffEntry
+    decode: DecodeEntry
 
     @classmethod
     def of(cls, run: Run, generator: str) -> MeasureGenerator:

@@ -138,7 +138,7 @@ class Tradeoff:
 
 
 @dataclass(frozen=True)
-class Decode:
+class SyntheticDecode:
     """One decode: codec and thetas from texts as long as what precedes the first step, then a growing cache."""
 
     generator: Generator
@@ -170,7 +170,7 @@ class Decode:
             known = estimate_group(view, design, records[: capture.tokens])
             asked = text.asked[0][rows]
             columns = step_columns(view, design, known, self.rule.name, theta, self.rule.setting, asked)
-            age = np.where(asked >= 0, capture.positions - asked, -1)
+            age = np.where(asked >= 0, capture.positions - asked, np.nan)
             yield columns | {
                 "step": np.arange(rows.start, rows.stop),
                 "tokens": capture.positions + 1,
@@ -218,10 +218,4 @@ def _steps(text: Drawn, rows: slice):
     """The capture as it is at these steps: their queries, and no key beyond the last of them."""
     capture = text.capture
     stop = int(capture.positions[rows][-1]) + 1
-    return replace(
-        capture,
-        keys=capture.keys[:, :stop],
-        values=None,
-        queries=capture.queries[:, rows],
-        positions=capture.positions[rows],
-    )
+    return replace(capture.at(rows, stop), values=None)

@@ -8,7 +8,7 @@ import pytest
 
 from ghostkv.config.bandwidth import Measure
 from ghostkv.stages.bandwidth import probes as memory_probes
-from ghostkv.stages.bandwidth.bench import Bench, Counts, disk_configurations
+from ghostkv.stages.bandwidth.bench import Bench, Comparisons, disk_configurations
 from ghostkv.stages.bandwidth.probes import PAGE, DiskFile
 from ghostkv.stages.bandwidth.store_bench import store_configurations
 from ghostkv.store.touched import bytes_read
@@ -46,7 +46,7 @@ def timed(*seconds):
 
 
 def test_an_instrument_that_saw_nothing_is_no_measurement():
-    counts = Counts()
+    counts = Comparisons()
     for measured in (0, None):
         counts.add(ABOUT, np.zeros(1, np.int64), 10, measured)
     assert counts.rows == []
@@ -61,7 +61,7 @@ def test_a_kernel_without_accounts_reads_nothing(monkeypatch):
 
 def test_a_file_system_in_memory_is_neither_counted_nor_timed_as_a_disk(in_memory):
     assert not in_memory.cold()
-    counts = Counts()
+    counts = Comparisons()
     counts.disk(in_memory, SURVIVORS, 900, OPTIONS)
     assert counts.rows == []
     seconds, pages = in_memory.read_mapped(np.arange(0, 1 << 20, 1 << 16), 256)
@@ -99,7 +99,7 @@ def test_without_direct_reads_their_tiers_are_left_out(tmp_path, monkeypatch, ca
     monkeypatch.setattr(os, "open", refuse_direct)
     disk = DiskFile(tmp_path / "file", 1 << 22)
     assert not disk.direct
-    bench, counts = Bench(OPTIONS), Counts()
+    bench, counts = Bench(OPTIONS), Comparisons()
     disk_configurations(bench, disk, SURVIVORS, 900)
     with store_configurations(bench, counts, tmp_path / "store", SURVIVORS, 900):
         found = {configuration.about["tier"] for configuration in bench.configurations}

@@ -17,20 +17,20 @@ from ghostkv.stages.bandwidth.schemes import (
     QUEST,
     SCHEMES,
     Clustering,
-    Shape,
-    World,
+    MemoryModel,
+    ModelShape,
     gather,
     step,
 )
 from ghostkv.stages.bandwidth.tiers import Tier
 
-SHAPE = Shape("made", 2, 8, 2, 64, 1_000_000)
+SHAPE = ModelShape("made", 2, 8, 2, 64, 1_000_000)
 TIERS = {
     "hbm": Tier("hbm", 1e12, 5e-7, 64, 16384.0, near_bandwidth=1e12),
     "dram": Tier("dram", 5e10, 1e-6, 64, 1024.0, near_bandwidth=3e11),
     "nvme": Tier("nvme", 1e10, 8e-5, 4096, 256.0, 4e-7, near_bandwidth=1e10),
 }
-WORLD = World(TIERS, "hbm", 68, 1.0, 0.0, 1e-6, 32, 16, Clustering.none())
+WORLD = MemoryModel(TIERS, "hbm", 68, 1.0, 0.0, 1e-6, 32, 16, Clustering.none())
 SCHEME, KV = st.sampled_from(SCHEMES), st.sampled_from(sorted(TIERS))
 CONTEXT, SHARE = st.integers(1, 1 << 20), st.floats(0, 1)
 
@@ -94,8 +94,8 @@ def test_survivors_hide_behind_weights_and_never_behind_their_own_records():
     plain = Tier("plain", 1e9, 0.0, 1, 1e6)
     tiers = {name: replace(plain, name=name) for name in ("hbm", "dram", "cxl")}
     # Weights of 20 kB take 20 us, 100 exact pairs 25.6 us, 1,000 records of 9 B 9 us beside them.
-    shape = Shape("one", 1, 1, 1, 64, 10_000)
-    world = World(tiers, "hbm", 100, 1.0, 1.0, 1e-6, 32, 16, Clustering.none())
+    shape = ModelShape("one", 1, 1, 1, 64, 10_000)
+    world = MemoryModel(tiers, "hbm", 100, 1.0, 1.0, 1e-6, 32, 16, Clustering.none())
     for records, first in (("hbm", 34.6e-6), ("dram", 25.6e-6), ("cxl", 25.6e-6)):
         found = step(ADDITIVE, shape, "dram", records, 1100, 0.5, world)
         # 500 survivors take 128 us and wait 1 us for the kernel.

@@ -23,7 +23,7 @@ from ghostkv.stages.bandwidth.measure import measure
 from ghostkv.stages.bandwidth.model import model_bandwidth
 from ghostkv.stages.bandwidth.patterns import _survived, survivor_patterns
 from ghostkv.stages.bandwidth.schemas import MODEL_SCHEMAS, PATTERN_SCHEMA, SAMPLE_SCHEMA
-from ghostkv.stages.bandwidth.schemes import NESTED, Shape, World, step
+from ghostkv.stages.bandwidth.schemes import NESTED, MemoryModel, ModelShape, step
 from ghostkv.stages.bandwidth.tiers import Tier
 from tests.report.bandwidth_fixtures import samples
 from tests.stages.conftest import job_of, make_sketch
@@ -92,15 +92,16 @@ def test_survivors_are_of_any_head_cold_and_not_below_theta():
 
     def found(thetas, radius=radius):
         known = Estimates(scores, weight, radius, scores)
-        return np.flatnonzero(_survived(view, known, "absolute", Setting(1, 2, 2, {}), thetas, 3)[0]).tolist()
+        theta = np.array([0, 0, *thetas], np.float32)
+        return np.flatnonzero(_survived(view, known, "absolute", Setting(1, 2, 2, {}), theta)[0]).tolist()
 
     # Head 2 keeps bounds of 3.5 or more, head 3 of 4.5 or more: scores from 3, and from 4.
-    assert found({(3, 2): 3.5, (3, 3): 4.5}) == [1, 3, 4]
-    assert found({(3, 2): 99.0, (3, 3): 99.0}) == []
+    assert found([3.5, 4.5]) == [1, 3, 4]
+    assert found([99.0, 99.0]) == []
     # A head without a threshold eliminates nothing; a record that bounds nothing is always read.
-    assert found({(3, 2): 99.0, (3, 3): None}) == [1, 2, 3, 4]
+    assert found([99.0, -np.inf]) == [1, 2, 3, 4]
     boundless = np.array([0.5, 0.5, np.inf, 0.5, 0.5, 0.5, 0.5], np.float32)
-    assert found({(3, 2): 99.0, (3, 3): 99.0}, boundless) == [2]
+    assert found([99.0, 99.0], boundless) == [2]
 
 
 SPEC = CodecSpec("transform_code", 4)
@@ -220,14 +221,14 @@ def test_the_model_joins_what_was_measured_and_what_is_configured(tmp_path):
     # Only memory was timed, so there is no placement on this machine's disk.
     names = [placement["name"] for placement in job.placements]
     assert set(steps["placement"]) == {*names, "measured_dram"}
-    shape = Shape("made-up", 3, 4, 2, 64, 12 * 256**2)
+    shape = ModelShape("made-up", 3, 4, 2, 64, 12 * 256**2)
     fitted = tables["fits"].row(0, named=True)
     here = Tier(
         "dram", 1e9 * fitted["gb_s"], 1e-6 * fitted["latency_us"], 64, 1.0, 1e-6 * fitted["overhead_us"],
         1e-6 * fitted["ramp_us"], fitted["ramp_units"],
     )  # fmt: skip
     close = model.clustering(read_table(inputs["patterns"]))
-    world = World({"dram": here}, "dram", 68, 1.0, 0.0, 0.0, 32, 16, close)
+    world = MemoryModel({"dram": here}, "dram", 68, 1.0, 0.0, 0.0, 32, 16, close)
     row = steps.filter(
         shape="made-up", placement="measured_dram", scheme="nested", scenario="constant", context=4096
     )

@@ -9,7 +9,16 @@ import pytest
 from ghostkv.files.errors import TableError
 from ghostkv.stages.bandwidth import step_times as model
 from ghostkv.stages.bandwidth.jobs import Point
-from ghostkv.stages.bandwidth.schemes import ADDITIVE, FULL, INT4, NESTED, Clustering, Shape, World, step
+from ghostkv.stages.bandwidth.schemes import (
+    ADDITIVE,
+    FULL,
+    INT4,
+    NESTED,
+    Clustering,
+    MemoryModel,
+    ModelShape,
+    step,
+)
 from ghostkv.stages.bandwidth.tiers import Tier
 from tests.report.bandwidth_fixtures import bands, samples
 
@@ -103,9 +112,9 @@ def test_clustering_is_one_for_random_rows_and_less_for_runs():
 
 
 # One layer of one head, 100 exact keys; 1 GB/s everywhere and no latency, so that times are bytes.
-ONE, GIGA = Shape("one", 1, 1, 1, 64, 10_000), 1e9
+ONE, GIGA = ModelShape("one", 1, 1, 1, 64, 10_000), 1e9
 PLAIN = {name: Tier(name, GIGA, 0.0, 1, 1e6) for name in ("hbm", "dram")}
-FLAT = World(PLAIN, "hbm", 100, 1.0, 0.0, 1.19e-3, 32, 16, Clustering.none())
+FLAT = MemoryModel(PLAIN, "hbm", 100, 1.0, 0.0, 1.19e-3, 32, 16, Clustering.none())
 PLACED = [{"name": "there", "kv": "dram", "records": "hbm"}]
 
 

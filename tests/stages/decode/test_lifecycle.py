@@ -15,7 +15,7 @@ from ghostkv.stages.decode.lifecycle import (
     POLICIES,
     WARM,
     Capacity,
-    Reads,
+    StepReads,
     ceiling,
     live,
 )
@@ -33,7 +33,7 @@ def make_reads(seed, steps=12, first=9, sinks=2, hot=3, window=0, share=0.3):
     ends = np.cumsum([len(one) for one in chosen])
     # Multiples of 1/64 add up without rounding, so that ranks of the reference are the same to the last bit.
     weight = rng.integers(0, 64, ends[-1]) / 64.0
-    return Reads(np.concatenate(chosen), ends, weight, rng.integers(0, 64, steps) / 64.0, visible)
+    return StepReads(np.concatenate(chosen), ends, weight, rng.integers(0, 64, steps) / 64.0, visible)
 
 
 def reference(reads, policy, capacity, decay):
@@ -149,7 +149,7 @@ def test_the_future_changes_nothing_of_the_past(case, capacity, policy, cut):
             for part in (reads.visible.first, reads.visible.last, reads.visible.start, reads.visible.stop)
         )
     )
-    past = Reads(reads.keys[:end], reads.ends[:cut], reads.weight[:end], reads.leaving[:cut], seen)
+    past = StepReads(reads.keys[:end], reads.ends[:cut], reads.weight[:end], reads.leaving[:cut], seen)
     whole, part = live(reads, policy, capacity, 1.0), live(past, policy, capacity, 1.0)
     assert (whole.held[:cut] == part.held).all()
     assert (whole.origin[:end] == part.origin).all()
@@ -194,7 +194,7 @@ def test_no_policy_beats_the_ceiling(case, capacity):
     for policy in POLICIES:
         life = live(reads, policy, capacity, 1.0)
         start = live(
-            Reads(
+            StepReads(
                 reads.keys[:0],
                 reads.ends[:1] * 0,
                 reads.weight[:0],

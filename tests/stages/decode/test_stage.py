@@ -21,7 +21,7 @@ from ghostkv.stages.decode.jobs import DecodeGenerated, DecodeLayer, GatherDecod
 from ghostkv.stages.decode.lifecycle import ARCHIVE, POLICIES, Capacity, live
 from ghostkv.stages.decode.on_disk import Archive, Device, run_store
 from ghostkv.stages.decode.schemas import MEASURES, SCHEMAS
-from ghostkv.stages.decode.steps import Policy, decide
+from ghostkv.stages.decode.steps import ReadRule, decide
 from ghostkv.stages.decode.tables import Sizes, step_measures
 from ghostkv.store import GhostStore
 from tests.stages.conftest import PROOF, job_of, make_layer
@@ -35,7 +35,7 @@ CONFIG = {
     "decode": OPTIONS,
     "frontier": {"sinks": 2, "hot": 8, "top_k": 6, "headline": {"codec": "transform_code", "bytes": 4}},
 }
-POLICY = Policy("relative_topk", 2, 8, 6, 0.9)
+POLICY = ReadRule("relative_topk", 2, 8, 6, 0.9)
 
 
 def make_trace(layer, window=0, seed=0):

@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghostkv.codecs.nested import Nested
-from ghostkv.elimination.attention import cold_range, hide, scores
-from ghostkv.elimination.bounds import narrow
+from ghostkv.elimination.attention import cold_range, scores
 from ghostkv.elimination.certificates import Costs, certify_topk
+from ghostkv.elimination.nested_bounds import read_levels
 from ghostkv.elimination.truth import Truth
 from ghostkv.stages.hierarchy.anchors import BOUNDS, upper_bounds, write
 from ghostkv.stages.hierarchy.index import Index, IndexSpec, members_above
 from ghostkv.stages.hierarchy.partitions import PARTITIONS, partition
 from ghostkv.stages.hierarchy.rows import SHARES, calibrate_share, compare_mass, needed_share
-from ghostkv.stages.hierarchy.scan import Scan, scan_topk
+from ghostkv.stages.hierarchy.scan import ScanRule, scan_topk
 from ghostkv.stages.hierarchy.tables import pays_from, power_law
-from ghostkv.stages.hierarchy.view import View
+from ghostkv.stages.hierarchy.view import LateView
 
 WIDTH, LEVELS = 8, (1, 1, 1, 2, 4)
 SINKS, HOT, TOP_K = 2, 4, 6
@@ -156,25 +156,17 @@ def make_view(seed, tokens=160, queries=7, kind="plain", window=0):
     positions = np.linspace(tokens // 2, tokens - 1, queries).astype(np.int32)
     first = np.maximum(positions - window + 1, 0) if window else np.zeros_like(positions)
     visible = cold_range(positions, first, SINKS, HOT)
-    logits = scores(asked, keys.astype(np.float32), 0.5)
-    hide(logits, visible)
+    logits = scores(asked, keys.astype(np.float32), 0.5, visible=visible)
     truth = Truth.of(asked, keys, logits, None, visible, 0.5, TOP_K)
-    projected, records = codec().project(asked.reshape(-1, WIDTH)), codec().encode(keys)
-    lower, upper = np.empty((2, len(LEVELS), 2, queries, tokens), np.float32)
-    known = np.full((2, 2 * queries, tokens), np.inf, np.float32)
-    known[0] = -np.inf
-    for level in range(len(LEVELS)):
-        decoded = codec().decode(records, level)
-        found = lower[level].reshape(-1, tokens), upper[level].reshape(-1, tokens)
-        estimates = codec().estimate(projected, decoded, 0.5)
-        narrow(estimates, projected.norm * np.float32(0.5), decoded.radius, *known, *found)
-        known = found
+    lower, upper = bounds = np.empty((2, len(LEVELS), 2, queries, tokens), np.float32)
+    for _ in read_levels(codec(), codec().encode(keys), asked, 0.5, 0.0, bounds, np.empty_like(lower[0])):
+        pass
     costs = Costs(codec().level_bytes[:-1], codec().level_bytes.sum(), WIDTH, 0)
-    return View(keys, asked, lower, upper, truth, costs, 0.5, 0.0, int(visible.stop.min()))
+    return LateView(keys, asked, lower, upper, truth, costs, 0.5, 0.0, int(visible.stop.min()))
 
 
 def make_scan(**changes):
-    return Scan(**{"top_k": TOP_K, "probes": 4, "seed_keys": 12, "bypass": False, "refresh": 4} | changes)
+    return ScanRule(**{"top_k": TOP_K, "probes": 4, "seed_keys": 12, "bypass": False, "refresh": 4} | changes)
 
 
 def test_the_flat_scan_is_the_top_k_certificate():

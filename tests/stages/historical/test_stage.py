@@ -21,7 +21,7 @@ from ghostkv.stages.historical.protocol import (
     KNOBS,
     REASONS,
     Constants,
-    Outcome,
+    ProtocolOutcome,
     at_thetas,
     best,
     follow,
@@ -139,7 +139,7 @@ def test_the_best_theta_keeps_its_target_and_no_other_theta_does_better(seed, ta
     relevant = rng.integers(0, 30, (2, 40)).astype(float)
     relevant[:, :kept] = np.inf
     cold = np.concatenate([relevant[:, kept:], rng.integers(-30, 20, (2, 100))], axis=1)
-    outcome = Outcome(relevant, cold, np.zeros(2), np.zeros((2, 2)), 0.0)
+    outcome = ProtocolOutcome(relevant, cold, np.zeros(2), np.zeros((2, 2)), 0.0)
     eliminated, lost = best(outcome, target)
     assert (lost <= target).all()
     for theta in [*np.arange(-31, 32), np.inf]:

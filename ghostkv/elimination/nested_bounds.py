@@ -1,0 +1,76 @@
+"""Bounds of scores from nested records, which are read level by level."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numba import njit
+
+from ghostkv.codecs.base import Decoded
+from ghostkv.codecs.nested import Nested, NestedRecords
+from ghostkv.elimination.attention import cap
+from ghostkv.elimination.bounds import TINY
+
+
+def read_levels(
+    codec: Nested,
+    records: NestedRecords,
+    queries: np.ndarray,
+    scale: float,
+    softcap: float,
+    bounds: tuple[np.ndarray, np.ndarray],
+    estimates: np.ndarray,
+) -> Iterator[Decoded]:
+    """Read nested records level by level, each level's bounds within those of the levels before.
+
+    Parameters
+    ----------
+    codec : Nested
+    records : NestedRecords
+    queries : ndarray of float32, shape [..., head_dim]
+    scale, softcap : float
+    bounds : pair of ndarray of float32, shape [levels, ..., keys]
+        Lower and upper, filled one level at each step.
+    estimates : ndarray of float32, shape [..., keys]
+        Holds the level's own scores at each step.
+
+    Yields
+    ------
+    Decoded
+        What the records say at the level.
+    """
+    flat = queries.reshape(-1, queries.shape[-1])
+    estimates = estimates.reshape(len(flat), -1)
+    projected = codec.project(flat)
+    weight = projected.norm * np.float32(scale)
+    known = np.full(estimates.shape, -np.inf, np.float32), np.full(estimates.shape, np.inf, np.float32)
+    for level in range(len(codec.levels)):
+        decoded = codec.decode(records, level)
+        cap(codec.estimate(projected, decoded, scale, estimates), softcap)
+        found = tuple(side[level].reshape(estimates.shape) for side in bounds)
+        _narrow(estimates, weight, decoded.radius, *known, *found)
+        known = found
+        yield decoded
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _narrow(estimates, weight, radius, lower, upper, new_lower, new_upper):
+    """Intersect known bounds with ``estimate -+ weight * radius``.
+
+    Parameters
+    ----------
+    estimates : ndarray of float32, shape [queries, keys]
+    weight : ndarray of float32, shape [queries]
+    radius : ndarray of float32, shape [keys]
+    lower, upper : ndarray of float32, shape [queries, keys]
+        What was known; -inf and inf for nothing. Never NaN.
+    new_lower, new_upper : ndarray of float32, shape [queries, keys]
+        Where the result goes. Not a number counts as no bound.
+    """
+    for query in range(estimates.shape[0]):
+        for key in range(estimates.shape[1]):
+            margin, estimate = weight[query] * radius[key] + TINY, estimates[query, key]
+            low, high = estimate - margin, estimate + margin
+            new_lower[query, key] = low if low > lower[query, key] else lower[query, key]
+            new_upper[query, key] = high if high < upper[query, key] else upper[query, key]

@@ -12,6 +12,7 @@ from ghostkv.captures.capture_files import LAYER_SCHEMA
 from ghostkv.config.experiment import load_config
 from ghostkv.elimination.schemas import BOUND_SCHEMA
 from ghostkv.files.io import write_json, write_table
+from ghostkv.report.jobs import WriteReport
 from ghostkv.sources.texts import TEXT_SCHEMA
 from ghostkv.stages.benchmark.schemas import SPEED_SCHEMA
 from ghostkv.stages.frontier.schemas import CONTEXT_SCHEMA, METRICS, POINT_SCHEMA, SWEEP_SCHEMA
@@ -37,10 +38,11 @@ CONFIG = {
 DENSE = (0, 0)
 
 
-def make_params(**report) -> dict:
-    """Params as the workflow passes them; keywords replace fields of the section `report`."""
+def make_params(**changes) -> WriteReport:
+    """The job as the workflow reads it; keywords replace fields."""
     config = load_config(CONFIG).plain()
-    return config["report"] | {"config": config, "layers": list(LAYERS), "code": "c" * 64} | report
+    params = config["report"] | {"config": config, "layers": LAYERS, "code": "c" * 64}
+    return WriteReport.read(params | changes)
 
 
 def metrics(push: float, blur: float, dense: bool, has_values: bool) -> dict:

@@ -10,7 +10,7 @@ from ghostkv.config.base import Grid
 from ghostkv.config.frontier import Safe
 from ghostkv.config.synthetic import Audit, SyntheticDecode, Tradeoff
 from ghostkv.files.jobs import Job
-from ghostkv.stages.run import Run
+from ghostkv.stages.run import Run, losses
 from ghostkv.stages.synthetic.schemas import SCHEMAS
 from ghostkv.stages.synthetic.summary_schemas import SUMMARY_SCHEMAS
 
@@ -76,7 +76,7 @@ class MeasureGenerator(Job):
             sinks=frontier.sinks,
             hot=frontier.hot,
             top_k=frontier.top_k,
-            targets=frontier.targets.plain(),
+            targets=losses(frontier.targets),
             safe=frontier.safe,
             top=tuple(synthetic.top),
             audit=synthetic.audit,

@@ -11,6 +11,7 @@ from typing import Any
 
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs.records import CodecSpec
+from ghostkv.config.base import Section
 from ghostkv.config.experiment import Config, load_config
 from ghostkv.sources.documents import TextSource, local_files
 from ghostkv.sources.entries import ModelEntry
@@ -133,6 +134,11 @@ class Run:
         """The tensors that stand for a text."""
         folder = Path(self.imports[text]["folder"])
         return sorted(str(path) for end in ("npz", "safetensors") for path in folder.glob(f"*.{end}"))
+
+
+def losses(targets: Section) -> dict[str, tuple[float, ...]]:
+    """Loss -> how much of it thresholds are chosen for."""
+    return {loss: tuple(found) for loss, found in targets.plain().items()}
 
 
 def resources_of(root: str | Path) -> str:

@@ -8,20 +8,22 @@ import pytest
 pytest.importorskip("torch")
 
 from ghostkv.stages.benchmark.capture_overhead import capture_overhead  # noqa: E402
-from ghostkv.stages.benchmark.schemas import OVERHEAD_SCHEMA
+from ghostkv.stages.benchmark.jobs import CaptureOverhead  # noqa: E402
+from ghostkv.stages.benchmark.schemas import OVERHEAD_SCHEMA  # noqa: E402
 from ghostkv.stages.model.fetch import fetch_model  # noqa: E402
+from ghostkv.stages.model.jobs import FetchModel  # noqa: E402
 
 ENTRY = {"source": "random", "architecture": "llama", "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16}
 
 
 def test_pairs_are_timed_and_nothing_is_left(tmp_path):
-    fetch_model(ENTRY | {"max_context": 512, "seed": 0}, "tiny", str(tmp_path / "tiny" / "manifest.json"))
-    pl.DataFrame({"text": ["a"], "content": ["words of a text " * 40]}).write_parquet(
-        tmp_path / "texts.parquet"
-    )
+    job = FetchModel.read({"name": "tiny", "entry": ENTRY | {"max_context": 512, "seed": 0}})
+    inputs = {"manifest": str(tmp_path / "tiny/manifest.json"), "texts": str(tmp_path / "texts.parquet")}
+    fetch_model(job, {}, {"manifest": inputs["manifest"]})
+    pl.DataFrame({"text": ["a"], "content": ["words of a text " * 40]}).write_parquet(inputs["texts"])
     output = tmp_path / "out" / "capture_overhead.parquet"
-    params = {"tokens": 128, "repeats": 2, "code": "x"}
-    capture_overhead(str(tmp_path / "tiny"), str(tmp_path / "texts.parquet"), params, str(output))
+    job = CaptureOverhead(tokens=128, repeats=2, dtype="float32", code="x")
+    capture_overhead(job, inputs, {"capture_overhead": str(output)})
     table = pl.read_parquet(output)
     assert table.columns == OVERHEAD_SCHEMA.names
     assert table["pair"].to_list() == [0, 1]

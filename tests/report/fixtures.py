@@ -15,6 +15,7 @@ from ghostkv.elimination.schemas import BOUND_SCHEMA
 from ghostkv.files.io import write_json, write_table
 from ghostkv.report.document import Chapter
 from ghostkv.report.headline import measure
+from ghostkv.report.jobs import WriteReport
 from ghostkv.report.results import Results
 from ghostkv.sources.texts import TEXT_SCHEMA
 from ghostkv.stages.benchmark.schemas import SPEED_SCHEMA
@@ -41,10 +42,11 @@ CONFIG = {
 DENSE = (0, 0)
 
 
-def make_params(**report) -> dict:
-    """Params as the workflow passes them; keywords replace fields of the section `report`."""
+def make_params(**changes) -> WriteReport:
+    """The job as the workflow reads it; keywords replace fields."""
     config = load_config(CONFIG).plain()
-    return config["report"] | {"config": config, "layers": list(LAYERS), "code": "c" * 64} | report
+    params = config["report"] | {"config": config, "layers": LAYERS, "code": "c" * 64}
+    return WriteReport.read(params | changes)
 
 
 def headline(results: Results, chapters: Iterable[Chapter]) -> dict[str, dict]:

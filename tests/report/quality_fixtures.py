@@ -7,6 +7,7 @@ from ghostkv.report.results import Results
 from ghostkv.stages.quality.schemas import ABLATION_SCHEMA, GENERATION_SCHEMA, POSITION_SCHEMA
 from ghostkv.stages.quality.speed import SPEED_SCHEMA
 from ghostkv.stages.quality.summary_schemas import EQUAL_BYTES_SCHEMA, SUMMARY_SCHEMA
+from tests.report.fixtures import make_params
 
 SCHEMAS = {
     "positions": POSITION_SCHEMA,
@@ -93,7 +94,7 @@ def write(folder, rows):
     paths = {f"quality_{name}": str(folder / f"{name}.parquet") for name in SCHEMAS}
     for name, schema in SCHEMAS.items():
         write_table(table_of(rows[name], schema), paths[f"quality_{name}"], schema)
-    return Results(paths, {"config": Config().plain()})
+    return Results(paths, make_params(config=Config().plain()))
 
 
 def changed(folder, table, where, **values):

@@ -153,4 +153,4 @@ def test_the_answer_quotes_the_model_in_the_loop_where_it_was_run(results, tmp_p
     (said,) = _in_the_loop(results)
     for piece in ("reads 0.290 of", "99.0 %", "128 positions", "2.0e-03 nats", "8.00x below Quest"):
         assert piece in said, piece
-    assert _in_the_loop(Results({}, results.params)) == []
+    assert _in_the_loop(Results({}, results.job)) == []

@@ -56,9 +56,7 @@ def results_of(folder, measurable=True):
     ):  # fmt: skip
         paths[f"retrieval_{name}"] = str(folder / f"{name}.parquet")
         write_table(table_of(rows, schema), paths[f"retrieval_{name}"], schema)
-    params = make_params()
-    params["config"] = params["config"] | {"retrieval": {"measurable": 0.8}}
-    return Results(paths, params)
+    return Results(paths, make_params(config=make_params().config | {"retrieval": {"measurable": 0.8}}))
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +119,7 @@ def summary_of(folder, *lines):
     path = folder / "summary.parquet"
     write_table(table_of(rows, SUMMARY_SCHEMA), str(path), SUMMARY_SCHEMA)
     return Results(
-        {"retrieval_summary": str(path), "retrieval_cells": str(folder / "cells.parquet")}, results.params
+        {"retrieval_summary": str(path), "retrieval_cells": str(folder / "cells.parquet")}, results.job
     )
 
 

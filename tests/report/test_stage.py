@@ -25,7 +25,7 @@ def _write(tables: dict, folder: Path, **report) -> Path:
         "figures": folder / "figures",
     }
     write_report(
-        tables, make_params(png_scale=0.5, **report), {name: str(path) for name, path in outputs.items()}
+        make_params(png_scale=0.5, **report), tables, {name: str(path) for name, path in outputs.items()}
     )
     return folder
 

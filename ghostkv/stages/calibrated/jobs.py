@@ -12,7 +12,7 @@ from ghostkv.config.calibrated import LearnedCodec
 from ghostkv.files.jobs import Job
 from ghostkv.stages.calibrated.schemas import LAYER_SCHEMAS
 from ghostkv.stages.calibrated.summary_schemas import SUMMARY_SCHEMAS
-from ghostkv.stages.run import Run
+from ghostkv.stages.run import Run, losses
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class CalibrateLayer(Job):
             top_k=frontier.top_k,
             headline_start=frontier.headline_start,
             grids={rule: _refined(grid, calibrated.refine) for rule, grid in grids.items()},
-            targets=calibrated.targets.plain(),
-            cross_domain=calibrated.cross_domain.plain(),
-            group=calibrated.group.plain(),
+            targets=losses(calibrated.targets),
+            cross_domain=losses(calibrated.cross_domain),
+            group=losses(calibrated.group),
             bands=tuple(calibrated.bands),
             page=calibrated.page,
             learned=calibrated.learned,

@@ -13,7 +13,7 @@ from ghostkv.config.frontier import Headline, Safe
 from ghostkv.files.jobs import Job
 from ghostkv.stages.frontier.schemas import LAYER_SCHEMAS
 from ghostkv.stages.frontier.summary_schemas import SUMMARY_SCHEMAS
-from ghostkv.stages.run import Run
+from ghostkv.stages.run import Run, losses
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class SweepLayer(Job):
             top_k=frontier.top_k,
             headline_start=frontier.headline_start,
             grids=frontier.grids(),
-            targets=frontier.targets.plain(),
+            targets=losses(frontier.targets),
             safe=frontier.safe,
             headline=frontier.headline,
             query_bands=tuple(run.config.capture.query_bands),

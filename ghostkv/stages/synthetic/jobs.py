@@ -11,7 +11,7 @@ from ghostkv.config.base import GridEntry
 from ghostkv.config.frontier import Safe
 from ghostkv.config.synthetic import AuditEntry, DecodeEntry, TradeoffEntry
 from ghostkv.files.jobs import Job
-from ghostkv.stages.run import Run
+from ghostkv.stages.run import Run, losses
 from ghostkv.stages.synthetic.schemas import SCHEMAS
 from ghostkv.stages.synthetic.summary_schemas import SUMMARY_SCHEMAS
 
@@ -79,7 +79,7 @@ class MeasureGenerator(Job):
             sinks=frontier.sinks,
             hot=frontier.hot,
             top_k=frontier.top_k,
-            targets=frontier.targets.plain(),
+            targets=losses(frontier.targets),
             safe=frontier.safe,
             top=tuple(synthetic.top),
             audit=synthetic.audit,

@@ -19,14 +19,18 @@ pytest.importorskip("torch")
 
 from ghostkv.captures.capture_files import capture_metadata, read_layer, read_layers_table  # noqa: E402
 from ghostkv.captures.positions import sample_positions  # noqa: E402
+from ghostkv.config.capture import QueryBand  # noqa: E402
 from ghostkv.files.errors import CaptureError, ConfigError, ModelError, TextError  # noqa: E402
+from ghostkv.stages.capture.jobs import CaptureText  # noqa: E402
 from ghostkv.stages.capture.text import capture_text  # noqa: E402
 from ghostkv.stages.model.fetch import fetch_model  # noqa: E402
+from ghostkv.stages.model.jobs import FetchModel  # noqa: E402
 
 BANDS = [{"start": 16, "stop": 64, "count": 4}, {"start": 64, "stop": 128, "count": 12}]
 PARAMS = {
+    "text": "a_held_out_0",
     "tokens": 128,
-    "layers": "all",
+    "layers": [0, 1],
     "query_bands": BANDS,
     "tolerance": 1e-3,
     "cache_dtype": "float16",
@@ -44,7 +48,8 @@ def place(tmp_path_factory) -> Path:
         "llama": {"architecture": "llama", "kv_heads": 2},
         "gpt2": {"architecture": "gpt2", "kv_heads": 4},
     }.items():
-        fetch_model(ENTRY | extra, name, str(folder / name / "manifest.json"))
+        job = FetchModel.read({"name": name, "entry": ENTRY | extra})
+        fetch_model(job, {}, {"manifest": str(folder / name / "manifest.json")})
     content = "GhostKV keeps a tiny witness of every cold key. " * 20
     row = {"text": "a_held_out_0", "domain": "a", "role": "held_out", "documents": ["d"]}
     row |= {"sha256": sha256(content.encode()).hexdigest(), "content": content}
@@ -58,8 +63,12 @@ def files(folder: Path) -> dict[str, str]:
     return {name: str(folder / f"{name}.parquet") for name in ("kv", "queries", "layers")}
 
 
-def run(place: Path, out: Path, model: str = "llama", text: str = "a_held_out_0", **changes):
-    capture_text(str(place / model), str(place / "texts.parquet"), text, PARAMS | changes, files(out))
+def inputs(place: Path, model: str = "llama") -> dict[str, str]:
+    return {"manifest": str(place / model / "manifest.json"), "texts": str(place / "texts.parquet")}
+
+
+def run(place: Path, out: Path, model: str = "llama", **changes):
+    capture_text(CaptureText.read(PARAMS | changes), inputs(place, model), files(out))
     return out
 
 
@@ -135,16 +144,18 @@ def test_what_a_killed_run_left_is_cleared_away(place, tmp_path):
 def test_a_capture_killed_at_any_moment_leaves_no_output(place, tmp_path):
     code = (
         "import os, signal, json, sys\n"
-        "from ghostkv.captures import capture_files as captures\n"
-        "append = captures.CaptureWriter.append\n"
+        "from ghostkv.captures.capture_files import CaptureWriter\n"
+        "append = CaptureWriter.append\n"
         "def killed(self, capture, proof):\n"
         "    append(self, capture, proof)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "captures.CaptureWriter.append = killed\n"
+        "CaptureWriter.append = killed\n"
+        "from ghostkv.stages.capture.jobs import CaptureText\n"
         "from ghostkv.stages.capture.text import capture_text\n"
-        "capture_text(*json.loads(sys.argv[1]))\n"
+        "params, *files = json.loads(sys.argv[1])\n"
+        "capture_text(CaptureText.read(params), *files)\n"
     )
-    arguments = [str(place / "llama"), str(place / "texts.parquet"), "a_held_out_0", PARAMS, files(tmp_path)]
+    arguments = [PARAMS, inputs(place), files(tmp_path)]
     done = subprocess.run([sys.executable, "-c", code, json.dumps(arguments)], capture_output=True)
     assert done.returncode == -9
     assert not list(tmp_path.glob("*.parquet"))
@@ -180,8 +191,9 @@ def test_an_unknown_text_is_refused_with_the_known_ones(place, tmp_path):
 
 
 def test_a_folder_without_manifest_is_refused(place, tmp_path):
+    job = CaptureText.read(PARAMS | {"text": "short"})
     with pytest.raises(ModelError, match="manifest.json"):
-        capture_text(str(tmp_path), str(place / "texts.parquet"), "short", PARAMS, files(tmp_path))
+        capture_text(job, inputs(place) | {"manifest": str(tmp_path / "manifest.json")}, files(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -195,19 +207,19 @@ def test_a_folder_without_manifest_is_refused(place, tmp_path):
 )
 def test_a_band_that_cannot_be_sampled_is_refused(band, message):
     with pytest.raises(ConfigError, match=message):
-        sample_positions([{"start": 16, "stop": 64, "count": 40}, band], 128, "t", 0)
+        sample_positions([QueryBand(start=16, stop=64, count=40), QueryBand(**band)], 128, "t", 0)
 
 
 @given(seed=st.integers(0, 2**32), text=st.text(max_size=8), count=st.integers(1, 64))
 @settings(max_examples=50)
 def test_positions_are_distinct_ascending_in_band_and_stable(seed, text, count):
-    bands = [{"start": 64, "stop": 128, "count": count}]
+    bands = [QueryBand(start=64, stop=128, count=count)]
     positions = sample_positions(bands, 128, text, seed)
     assert len(set(positions.tolist())) == count
     assert (np.diff(positions) > 0).all()
     assert positions.min() >= 64
     assert positions.max() < 128
-    with_another = sample_positions([{"start": 0, "stop": 8, "count": 2}, *bands], 128, text, seed)
+    with_another = sample_positions([QueryBand(start=0, stop=8, count=2), *bands], 128, text, seed)
     np.testing.assert_array_equal(with_another[2:], positions)
 
 

@@ -9,6 +9,7 @@ import safetensors.numpy
 from ghostkv.captures.capture_files import read_layer, read_layers_table
 from ghostkv.files.errors import CaptureError
 from ghostkv.stages.capture.imported import import_tensors
+from ghostkv.stages.capture.jobs import ImportTensors
 from ghostkv.stages.capture.tensor_import import layers_in, load_layer
 
 TOKENS, WIDTH = 64, 8
@@ -27,7 +28,7 @@ def write(path, **tensors) -> None:
         safetensors.numpy.save_file(arrays, path)
 
 
-def run(source, out, scale=None, tokens=TOKENS, layers="all"):
+def run(source, out, scale=None, tokens=TOKENS, layers=(0,)):
     params = {
         "text": "mine",
         "folder": str(source),
@@ -39,7 +40,8 @@ def run(source, out, scale=None, tokens=TOKENS, layers="all"):
         "query_bands": [{"start": 16, "stop": tokens, "count": 10}],
         "seed": 0,
     }
-    import_tensors(params, {name: str(out / f"{name}.parquet") for name in ("kv", "queries", "layers")})
+    outputs = {name: str(out / f"{name}.parquet") for name in ("kv", "queries", "layers")}
+    import_tensors(ImportTensors.read(params), {}, outputs)
     return out
 
 
@@ -54,7 +56,7 @@ def source(tmp_path):
 def test_a_file_with_all_heads_becomes_a_layer(source, tmp_path, suffix, dtype):
     q, k, v = tensor(4, dtype=dtype), tensor(2, dtype=dtype), tensor(2, width=12, dtype=dtype)
     write(source / f"layer03{suffix}", q=q, k=k, v=v)
-    capture = read_layer(run(source, tmp_path / "out"), 3)
+    capture = read_layer(run(source, tmp_path / "out", layers=[3]), 3)
     assert (capture.heads, capture.kv_heads, capture.group) == (4, 2, 2)
     np.testing.assert_array_equal(capture.keys, k.astype(np.float16))
     np.testing.assert_array_equal(capture.values, v.astype(np.float16))
@@ -249,5 +251,5 @@ def test_layers_of_different_widths_are_refused_and_nothing_is_left(source, tmp_
     write(source / "layer0.npz", q=Q, k=K)
     write(source / "layer1.npz", q=Q[..., :4], k=K[..., :4])
     with pytest.raises(CaptureError, match="layer 1 has key and value widths"):
-        run(source, tmp_path / "out")
+        run(source, tmp_path / "out", layers=[0, 1])
     assert not list((tmp_path / "out").glob("*"))

@@ -17,15 +17,17 @@ from ghostkv.sources.entries import ARCHITECTURES
 from ghostkv.sources.registry import resolve_model
 from ghostkv.stages.model import fetch as stage
 from ghostkv.stages.model.fetch import fetch_model
+from ghostkv.stages.model.jobs import FetchModel
 
 LIST = Path(__file__).resolve().parents[3] / "resources/models.yaml"
 
 
-def fetched(root, custom, name="mine", **rest):
-    """Fetch a custom model into `root`, as the rule does, and return its folder."""
-    entry = resolve_model(name, custom, LIST).plain()
-    fetch_model(entry, name, root / f"resources/models/{name}/manifest.json", **rest)
-    return root / f"resources/models/{name}"
+def fetched(root, custom, name="mine"):
+    """Fetch a model into `root`, as the rule does, and return its folder; a listed one where `custom` is None."""
+    job = FetchModel.read({"name": name, "entry": resolve_model(name, custom, LIST).plain()})
+    folder = root / f"resources/models/{name}"
+    fetch_model(job, {}, {"manifest": str(folder / "manifest.json")})
+    return folder
 
 
 def manifest(folder):
@@ -185,15 +187,13 @@ def test_a_hub_that_cannot_be_reached_is_one_error_and_no_other_model(tmp_path, 
         raise LocalEntryNotFoundError("no route")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    entry = resolve_model("gpt2", models_yaml=LIST)
+    revision = resolve_model("gpt2", models_yaml=LIST).revision
     with pytest.raises(ModelError) as caught:
-        fetch_model(entry.plain(), "gpt2", tmp_path / "models/gpt2/manifest.json")
+        fetched(tmp_path, None, "gpt2")
     message = str(caught.value)
-    assert all(
-        part in message for part in ("hub: model openai-community/gpt2", entry.revision, "source: path")
-    )
+    assert all(part in message for part in ("hub: model openai-community/gpt2", revision, "source: path"))
     assert "No other model is used" in message
-    assert list((tmp_path / "models").iterdir()) == []
+    assert list((tmp_path / "resources/models").iterdir()) == []
 
 
 # Wheels and GGUF files

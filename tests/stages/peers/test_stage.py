@@ -5,15 +5,18 @@ import polars as pl
 import pytest
 
 from ghostkv.captures.capture_files import read_layer
+from ghostkv.codecs.records import CodecSpec
 from ghostkv.config.peers import Peers
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.peers.gather import gather
+from ghostkv.stages.peers.jobs import GatherPeers, PeersLayer
 from ghostkv.stages.peers.layer import measure_layer
 from ghostkv.stages.peers.tables import compare, interval, verdicts
+from ghostkv.stages.sketch.jobs import SketchLayer
 from ghostkv.stages.sketch.layer import sketch_layer
 
-CODECS = [{"name": "transform_code", "bytes": [4]}]
+CODECS = [CodecSpec("transform_code", 4)]
 SINKS, HOT, TOP_K, START, RATIOS = 2, 8, 6, 150, [0.1, 0.3, 0.6]
 SELECTORS = [
     {"name": "oracle_topk"},
@@ -27,25 +30,29 @@ PARAMS = {
     "ratios": RATIOS,
     "selectors": SELECTORS,
     "seed": 0,
-    "exact": {"sinks": SINKS, "hot": HOT, "top_k": TOP_K, "headline_start": START},
-    "codecs": CODECS,
+    "sinks": SINKS,
+    "hot": HOT,
+    "top_k": TOP_K,
+    "headline_start": START,
+    "sketched": CODECS,
     "sketch_seed": 0,
     "code": "f",
 }
-TABLES = ("peers", "layers", "summary", "comparison", "verdicts")
+TABLES = GatherPeers.tables
 
 
 def run(captures, folder, layers=(0, 1), params=PARAMS):
     for layer in layers:
         sketch = {name: str(folder / f"{name}_{layer}") for name in ("codecs", "records")}
-        sketch_layer(captures, layer, {"codecs": CODECS, "seed": 0}, sketch)
-        outputs = {name: str(folder / f"{name}_{layer}.parquet") for name in ("peers", "layers")}
-        measure_layer(captures, sketch, layer, params, outputs)
+        of = {"captures": captures, "layer": layer}
+        sketch_layer(SketchLayer.read(of | {"codecs": CODECS, "seed": 0}), {}, sketch)
+        outputs = {name: str(folder / f"{name}_{layer}.parquet") for name in PeersLayer.tables}
+        measure_layer(PeersLayer.read(of | params), sketch, outputs)
     files = {
-        name: [str(folder / f"{name}_{layer}.parquet") for layer in layers] for name in ("peers", "layers")
+        name: [str(folder / f"{name}_{layer}.parquet") for layer in layers] for name in PeersLayer.tables
     }
     whole = {name: str(folder / f"{name}.parquet") for name in TABLES}
-    gather(files, whole)
+    gather(GatherPeers(), files, whole)
     return {name: read_table(path) for name, path in whole.items()}
 
 
@@ -153,7 +160,7 @@ def test_captures_without_values_have_mass_and_no_output_error(write_captures, t
 
 def test_a_missing_role_is_refused_by_name(captures):
     with pytest.raises(ConfigError, match="no text has the role 'threshold'"):
-        measure_layer([captures[0], captures[2]], {}, 0, PARAMS, {})
+        measure_layer(PeersLayer.read(PARAMS | {"captures": captures[::2], "layer": 0}), {}, {})
 
 
 def test_the_interval_is_students():

@@ -1,5 +1,8 @@
 """Stage `store`: kills, damage and timings small; every outcome accounted for, nothing left behind."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import polars as pl
 import pytest
 
@@ -8,6 +11,7 @@ from ghostkv.config.store import Store
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_metadata, read_table
 from ghostkv.stages.store.damage import _part
+from ghostkv.stages.store.jobs import TimeStore, TryStore
 from ghostkv.stages.store.timing import time_store
 from ghostkv.stages.store.trials import try_store
 from ghostkv.stages.store.workload import batches
@@ -22,12 +26,10 @@ CONFIG = load_config({"store": SMALL})
 
 def run(folder):
     """Paths of the stage's tables, made by `SMALL`."""
-    outputs = {
-        name: str(folder / f"{name}.parquet") for name in ("kills", "corruptions", "gathers", "appends")
-    }
-    params = CONFIG.store.plain() | {"code": "c0de"}
-    try_store(params, outputs)
-    time_store(params, outputs)
+    outputs = {name: str(folder / f"{name}.parquet") for name in (*TryStore.tables, *TimeStore.tables)}
+    experiment = SimpleNamespace(config=CONFIG)
+    try_store(replace(TryStore.of(experiment), code="c0de"), {}, outputs)
+    time_store(replace(TimeStore.of(experiment), code="c0de"), {}, outputs)
     return outputs
 
 

@@ -1,6 +1,7 @@
 """The synthetic stage: its numbers equal a plain computation, its closed forms can fail, and it repeats itself."""
 
-import copy
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -12,13 +13,14 @@ from ghostkv.captures.generators import make
 from ghostkv.codecs.fitting import fit
 from ghostkv.codecs.records import CodecSpec
 from ghostkv.config.experiment import load_config
-from ghostkv.config.synthetic import Synthetic
+from ghostkv.config.synthetic import Synthetic, SyntheticDecode
 from ghostkv.elimination.frontier import Design, Setting, estimate_group, view_group
 from ghostkv.elimination.sweep import Grid
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.synthetic.gather import gather
 from ghostkv.stages.synthetic.generator import measure_generator
+from ghostkv.stages.synthetic.jobs import GatherSynthetic, MeasureGenerator
 from ghostkv.stages.synthetic.measures import ColdScores, average_ranks, step_columns
 from ghostkv.stages.synthetic.schemas import SCHEMAS
 from ghostkv.stages.synthetic.tables import compare, normal_sigma
@@ -49,19 +51,18 @@ CONFIG = load_config(
 )
 
 
-def params(label="gaussian", **changes):
-    base = CONFIG.synthetic.plain() | {"frontier": CONFIG.frontier.plain(), "code": "f", "label": label}
-    return copy.deepcopy(base | {"generator": CONFIG.synthetic.labels()[label]} | changes)
+def job(label="gaussian"):
+    return replace(MeasureGenerator.of(SimpleNamespace(config=CONFIG), label), code="f")
 
 
 def run(folder, labels=("gaussian", "needles")):
     made = {}
     for label in labels:
         made[label] = {name: str(folder / label / f"{name}.parquet") for name in SCHEMAS}
-        measure_generator(params(label), made[label])
+        measure_generator(job(label), {}, made[label])
     files = {name: [made[label][name] for label in labels] for name in SCHEMAS}
-    outputs = {name: str(folder / f"{name}.parquet") for name in (*SCHEMAS, "checks")}
-    gather(files, outputs)
+    outputs = {name: str(folder / f"{name}.parquet") for name in GatherSynthetic.tables}
+    gather(GatherSynthetic(), files, outputs)
     return outputs
 
 
@@ -214,9 +215,9 @@ def test_the_oracle_eliminates_what_a_normal_law_says(tables):
 
 
 def test_contexts_without_cold_keys_are_refused_before_anything_is_measured():
-    short = params(decode={"start": 64, "steps": 10, "draws": 1, "ask_every": 2, "masses": [0.5]})
+    short = replace(job(), decode=SyntheticDecode(start=64, steps=10, draws=1, ask_every=2, masses=[0.5]))
     with pytest.raises(ConfigError, match=r"synthetic.decode.start is 64.*\n.*Write: start: \d+"):
-        measure_generator(short, {})
+        measure_generator(short, {}, {})
 
 
 @pytest.mark.parametrize(

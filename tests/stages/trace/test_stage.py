@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import sha256
 
 import numpy as np
@@ -13,26 +14,31 @@ pytest.importorskip("torch")
 from ghostkv.captures.capture_files import capture_metadata, read_layer  # noqa: E402
 from ghostkv.config.experiment import load_config  # noqa: E402
 from ghostkv.files.errors import ConfigError, TextError  # noqa: E402
+from ghostkv.stages.capture.jobs import CaptureText  # noqa: E402
 from ghostkv.stages.capture.text import capture_text  # noqa: E402
 from ghostkv.stages.model.fetch import fetch_model  # noqa: E402
+from ghostkv.stages.model.jobs import FetchModel  # noqa: E402
+from ghostkv.stages.trace.jobs import TraceText  # noqa: E402
 from ghostkv.stages.trace.text import trace_text  # noqa: E402
 
 ENTRY = {"source": "random", "architecture": "llama", "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16}
 PARAMS = {
     "text": "a_trace_0",
     "tokens": 128,
-    "steps": 40,
-    "layers": "all",
+    "layers": [0, 1],
+    "dtype": "float32",
     "tolerance": 1e-3,
     "cache_dtype": "float16",
     "code": "abc",
 }
+TRACE = TraceText.read(PARAMS | {"steps": 40})
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trace")
-    fetch_model(ENTRY | {"max_context": 512, "seed": 0}, "llama", str(folder / "llama" / "manifest.json"))
+    job = FetchModel.read({"name": "llama", "entry": ENTRY | {"max_context": 512, "seed": 0}})
+    fetch_model(job, {}, {"manifest": str(folder / "llama" / "manifest.json")})
     content = "Every query of a long text, one after the other. " * 20
     row = {"text": "a_trace_0", "domain": "a", "role": "trace", "documents": ["d"], "content": content}
     row |= {"sha256": sha256(content.encode()).hexdigest()}
@@ -40,12 +46,16 @@ def place(tmp_path_factory):
     return folder
 
 
+def inputs(place):
+    return {"manifest": str(place / "llama" / "manifest.json"), "texts": str(place / "texts.parquet")}
+
+
 def files(folder):
     return {name: str(folder / f"{name}.parquet") for name in ("kv", "queries", "layers")}
 
 
 def test_a_trace_holds_every_query_of_the_last_steps(place, tmp_path):
-    trace_text(str(place / "llama"), str(place / "texts.parquet"), PARAMS, files(tmp_path))
+    trace_text(TRACE, inputs(place), files(tmp_path))
     trace = read_layer(tmp_path, 1)
     np.testing.assert_array_equal(trace.positions, np.arange(88, 128))
     assert trace.queries.shape == (4, 40, 16)
@@ -53,11 +63,10 @@ def test_a_trace_holds_every_query_of_the_last_steps(place, tmp_path):
 
 
 def test_a_trace_is_a_capture_that_samples_all(place, tmp_path):
-    texts = str(place / "texts.parquet")
-    trace_text(str(place / "llama"), texts, PARAMS, files(tmp_path / "trace"))
+    trace_text(TRACE, inputs(place), files(tmp_path / "trace"))
     bands = [{"start": 88, "stop": 128, "count": 40}]
-    sampled = {**PARAMS, "query_bands": bands, "seed": 3}
-    capture_text(str(place / "llama"), texts, "a_trace_0", sampled, files(tmp_path / "capture"))
+    sampled = CaptureText.read(PARAMS | {"query_bands": bands, "seed": 3})
+    capture_text(sampled, inputs(place), files(tmp_path / "capture"))
     one, other = (read_layer(tmp_path / name, 0) for name in ("trace", "capture"))
     np.testing.assert_array_equal(one.queries, other.queries)
     np.testing.assert_array_equal(one.keys, other.keys)
@@ -65,9 +74,7 @@ def test_a_trace_is_a_capture_that_samples_all(place, tmp_path):
 
 def test_a_short_text_is_refused_and_leaves_nothing(place, tmp_path):
     with pytest.raises(TextError, match="fewer than"):
-        trace_text(
-            str(place / "llama"), str(place / "texts.parquet"), PARAMS | {"tokens": 5000}, files(tmp_path)
-        )
+        trace_text(replace(TRACE, tokens=5000), inputs(place), files(tmp_path))
     assert not list(tmp_path.iterdir())
 
 

@@ -23,6 +23,8 @@ include: "workflow/rules/decode.smk"
 include: "workflow/rules/historical.smk"
 include: "workflow/rules/synthetic.smk"
 include: "workflow/rules/bandwidth.smk"
+include: "workflow/rules/quality.smk"
+include: "workflow/rules/retrieval.smk"
 include: "workflow/rules/benchmark.smk"
 include: "workflow/rules/store.smk"
 include: "workflow/rules/report.smk"
@@ -85,6 +87,18 @@ rule hierarchy:
 rule decode:
     input:
         stage_tables("decode").values(),
+        rules.report.output,
+
+
+rule quality:
+    input:
+        stage_tables("quality").values(),
+        rules.report.output,
+
+
+rule retrieval:
+    input:
+        stage_tables("retrieval").values(),
         rules.report.output,
 
 

@@ -17,7 +17,7 @@ from ghostkv.stages.run import Run
 
 ROOT = Path(__file__).parents[1]
 RUN = Run.resolve(yaml.safe_load((ROOT / "tests/config/tiny.yaml").read_text()), ROOT / "resources")
-WILDCARDS = {"layer": "00", "text": "prose_held_out_0", "generator": "gaussian"}
+WILDCARDS = {"layer": "00", "text": "prose_held_out_0", "generator": "gaussian", "job": "qa_squad_768"}
 
 
 def _jobs() -> dict[str, Job]:
@@ -55,16 +55,19 @@ DECODED = {
     "DecodeGenerated",
     "HistoricalRun",
 }
+SEATED = {"FitThetas", "QualityText", "QualitySpeed", "RetrievalPlan", "RetrievalTask"}
 CODED = {"SketchLayer", "SweepLayer", "PeersLayer", "MeasureGenerator"}
 EDITS = {
     "a table that a stage derives": ("stages.frontier.tables", {"GatherFrontier"}),
     "its columns": ("stages.frontier.summary_schemas", {"GatherFrontier"}),
     "a job": ("stages.certificates.layer", {"CertifyLayer"}),
-    "the headline codec": ("codecs.transform_code", CODED | DECODED),
+    "the headline codec": ("codecs.transform_code", CODED | DECODED | SEATED),
     "a codec beside it": ("codecs.gaussian", CODED),
     "a codec that the config does not name": ("codecs.learned", {"CalibrateLayer"}),
-    "a selector": ("selectors.quest", {"PeersLayer"}),
+    "a selector": ("selectors.quest", {"PeersLayer", "QualityText", "RetrievalTask"}),
     "a selector that the config does not name": ("selectors.loki", set()),
+    "a policy that the config may name": ("config.policies", set()),
+    "what runs for a policy": ("runtime.load_policy", SEATED),
     "a section of the report": ("report.sections.capture", {"WriteReport"}),
     "what a config may say": ("config.frontier", set()),
     "what a job depends on, which its params show": ("stages.frontier.jobs", set()),

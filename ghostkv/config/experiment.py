@@ -22,6 +22,7 @@ from ghostkv.config.historical import Historical
 from ghostkv.config.messages import explain
 from ghostkv.config.model import Model
 from ghostkv.config.peers import Peers
+from ghostkv.config.policies import check_fitted
 from ghostkv.config.quality import Quality
 from ghostkv.config.report import Report
 from ghostkv.config.retrieval import Retrieval
@@ -184,6 +185,14 @@ class Config(Section):
                 f"sketch.codecs does not make. "
                 f"Accepted: {accepted}.\n  Write: headline: {{codec: {name}, bytes: {sizes[name][0]}}}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _policies_have_what_they_read(self) -> Config:
+        # Imported tensors have no model that could decode.
+        if not self.capture.import_:
+            check_fitted("quality.policies", self.quality.policies, self.sketch, self.frontier)
+            check_fitted("retrieval.policies", self.retrieval.policies, self.sketch, self.frontier)
         return self
 
     @model_validator(mode="after")

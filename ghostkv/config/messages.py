@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -28,6 +28,8 @@ def _paragraph(
     where: str, keys: tuple, owner: type[BaseModel], field: FieldInfo | None, fault: dict[str, Any]
 ) -> str:
     key, value = _dotted(keys), _short(fault["input"])
+    if fault["type"].startswith("union_tag"):
+        return _which_branch(where, key, field, fault)
     if fault["type"] == "extra_forbidden":
         accepted = _names(owner)
         near = difflib.get_close_matches(str(keys[-1]), accepted, n=1, cutoff=0.5)
@@ -43,31 +45,55 @@ def _paragraph(
     return f"{where}: {key or 'the file'} is {found}. Accepted: {_accepted(field, fault)}.\n{fix}"
 
 
+def _which_branch(where: str, key: str, field: FieldInfo, fault: dict[str, Any]) -> str:
+    """A mapping whose discriminator is missing, or names no branch."""
+    by, kinds = fault["ctx"]["discriminator"].strip("'"), [_tag(one) for one in _models_in(field.annotation)]
+    tag = fault["ctx"].get("tag")
+    near = difflib.get_close_matches(str(tag), kinds, n=1, cutoff=0.4) or kinds
+    return (
+        f"{where}: {key}.{by} is {'missing' if tag is None else _short(tag)}. Accepted: {', '.join(kinds)}.\n"
+        f"  Write: {by}: {near[0]}"
+    )
+
+
 def _walk(root: type[BaseModel], loc: Iterable[Any]) -> tuple[tuple, type[BaseModel], FieldInfo | None]:
     """The config path of a fault, the model that owns its last key, and that field; no union branches."""
     keys: list[Any] = []
-    owner, inner, field = root, root, None
+    owner, field = root, None
+    branches = [root]
     for step in loc:
         if isinstance(step, int):
             keys.append(step)
-        elif inner is not None and (found := _field(inner, step)) is not None:
-            owner, field = inner, found
+        elif len(branches) > 1 and (named := [one for one in branches if step in (one.__name__, _tag(one))]):
+            branches, owner, field = named, named[0], None
+        elif branches and (found := _field(branches[0], step)) is not None:
+            owner, field = branches[0], found
             keys.append(step)
-            inner = _model_in(found.annotation)
-        elif inner is not None and step != inner.__name__:
-            owner, field = inner, None
+            branches = _models_in(found.annotation)
+        elif branches and step != branches[0].__name__:
+            owner, field = branches[0], None
             keys.append(step)
     return tuple(keys), owner, field
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    """What the discriminator of a union says for a branch: the one value of its one fixed field."""
+    fixed = (
+        get_args(field.annotation)
+        for field in model.model_fields.values()
+        if get_origin(field.annotation) is Literal
+    )
+    return next((values[0] for values in fixed if len(values) == 1), None)
 
 
 def _field(model: type[BaseModel], name: str) -> FieldInfo | None:
     return next((field for key, field in model.model_fields.items() if name in (key, field.alias)), None)
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _models_in(part)]
 
 
 def _names(model: type[BaseModel]) -> list[str]:

@@ -1,169 +1,279 @@
-"""Entries of `quality.policies` and `retrieval.policies`: checked before anything runs, by name and by option."""
+"""Policies: what decides which keys a model reads while it decodes. One union for `quality` and `retrieval`."""
 
 from __future__ import annotations
 
-import ast
-import difflib
-from collections.abc import Callable, Collection, Mapping
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, get_args
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar, Literal, Union
 
-from ghostkv.config.selectors import selector_names
-from ghostkv.config.sketch import CodecName
+from pydantic import Field, StrictBool, create_model, model_serializer, model_validator
+
+from ghostkv.codecs.by_name import modules
+from ghostkv.config.base import PositiveInt, Section
+from ghostkv.config.certificates import BudgetShare, LevelBits
+from ghostkv.config.frontier import Frontier
+from ghostkv.config.peers import SelectorEntry
+from ghostkv.config.selectors import check_selector, selector_options
+from ghostkv.config.sketch import CodecName, Sketch
 from ghostkv.files.errors import ConfigError
 
-# Beside ghostkv.runtime.load_policy, which a config need not import; a test compares them.
-COMMON = ("label", "dense_layers", "sinks", "hot", "prefill", "shared")
-OPTIONS = {
-    "full": (),
-    "identity": ("codec", "code_bytes"),
-    "ghost": ("ratio", "theta", "codec", "code_bytes", "compensate"),
-    "calibrated": ("target_metric", "target", "codec", "code_bytes", "compensate"),
-    "certified_mass": ("delta", "compensate", "levels", "shares"),
-    "oracle_mass": ("delta",),
-    "selector": ("selector", "ratio"),
-}
+Portion = Annotated[float, Field(gt=0, le=1)]
+Layer = Annotated[int, Field(ge=0)]
+Compensate = Annotated[
+    StrictBool, Field(description="Give the eliminated keys' estimated mass to the running mean of V.")
+]
 
 
-def _real(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+class PolicyOptions(Section):
+    """What all policies take."""
+
+    label: str | None = Field(
+        default=None, description="How tables and charts name it; once each.", examples=["ghost_030"]
+    )
+    policy: str = Field(description="What decides which keys are read.", examples=["ghost"])
+    dense_layers: tuple[Layer, ...] = Field(
+        default=(), description="Layers that read everything, and count in full.", examples=[[0, 1]]
+    )
+    sinks: int | None = Field(
+        default=None, ge=0, description="First tokens, always read; null for frontier.sinks.", examples=[4]
+    )
+    hot: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most recent tokens, always read, a query's own among them; null for frontier.hot.",
+        examples=[64],
+    )
+    prefill: Literal["dense", "sparse"] = Field(
+        default="dense", description="How the context is read: densely, or under the policy like the rest."
+    )
+    shared: StrictBool = Field(
+        default=True, description="All heads of a group attend to the union of the group's survivors."
+    )
+
+    @property
+    def name(self) -> str:
+        """How tables name it."""
+        return self.label or self.policy
+
+    @property
+    def asked(self) -> float | None:
+        """The bytes ratio, mass or risk that is asked for."""
+        values = (getattr(self, name, None) for name in ("ratio", "delta", "target"))
+        return next((value for value in values if value is not None), None)
+
+    @property
+    def record(self) -> tuple[str, int] | None:
+        """Codec and bytes of the ghost records that it reads, of sketch.codecs."""
+        return None
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, full: Any) -> dict[str, Any]:
+        """The entry without options that nobody wrote."""
+        return {
+            key: value for key, value in full(self).items() if key == "policy" or key in self.model_fields_set
+        }
 
 
-def _share(value: Any) -> bool:
-    return _real(value) and 0 < value <= 1
+class RecordPolicy(PolicyOptions):
+    """What policies that read ghost records take besides."""
+
+    codec: CodecName = Field(default="transform_code", description="A codec of sketch.codecs.")
+    code_bytes: PositiveInt = Field(default=8, description="One of its record sizes.")
+
+    @property
+    def record(self) -> tuple[str, int]:
+        return self.codec, self.code_bytes
 
 
-def _whole(least: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
+class FullPolicy(PolicyOptions):
+    """Nothing is left out."""
+
+    policy: Literal["full"] = Field(default="full", description="All layers are dense.")
+    kind: ClassVar[str] = "dense"
 
 
-def _list_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list | tuple) and all(map(fits, value))
+class IdentityPolicy(RecordPolicy):
+    """The whole machinery runs and eliminates nothing."""
+
+    policy: Literal["identity"] = Field(default="identity", description="Records, and theta = -inf.")
+    kind: ClassVar[str] = "identity"
 
 
-def _flag(value: Any) -> bool:
-    return isinstance(value, bool)
+class GhostPolicy(RecordPolicy):
+    """One threshold for the whole model, on the estimated log mass over the uniform share."""
+
+    policy: Literal["ghost"] = Field(default="ghost", description="Keys of enough estimated mass are read.")
+    ratio: Portion | None = Field(
+        default=None,
+        description="GQA-true bytes of the whole model that theta is fitted for, over full fp16 K and V.",
+        examples=[0.3],
+    )
+    theta: float | None = Field(
+        default=None, description="The threshold itself, in place of ratio.", examples=[0.0]
+    )
+    compensate: Compensate = True
+    kind: ClassVar[str] = "ours"
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> GhostPolicy:
+        if (self.ratio is None) == (self.theta is None):
+            found = "neither ratio nor theta" if self.ratio is None else "both ratio and theta"
+            raise ConfigError(
+                f"config: policy {self.name} has {found}. Accepted: one of them, the bytes or the threshold.\n"
+                "  Write: ratio: 0.3"
+            )
+        return self
 
 
-# Option -> what it accepts, in code and in words, and a line to write.
-_VALUES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
-    "ratio": (_share, "a share of the full bytes, above 0 and at most 1", "0.3"),
-    "theta": (_real, "a number", "0.0"),
-    "delta": (_share, "a share of the softmax mass, above 0 and at most 1", "0.01"),
-    "target": (_share, "a number above 0 and at most 1, of frontier.targets", "0.01"),
-    "target_metric": (lambda value: isinstance(value, str), "a name of frontier.targets", "dropped_mass"),
-    "codec": (
-        lambda value: value in get_args(CodecName),
-        f"one of {', '.join(get_args(CodecName))}, of sketch.codecs",
-        "transform_code",
-    ),
-    "code_bytes": (_whole(1), "a whole number of bytes, of sketch.codecs", "8"),
-    "compensate": (_flag, "true or false", "true"),
-    "shared": (_flag, "true or false", "true"),
-    "prefill": (lambda value: value in ("dense", "sparse"), "dense or sparse", "dense"),
-    "sinks": (_whole(0), "a whole number of tokens", "4"),
-    "hot": (_whole(1), "a whole number of tokens, at least 1, as a query always reads its own key", "64"),
-    "dense_layers": (_list_of(_whole(0)), "a list of layers", "[0, 1]"),
-    "levels": (
-        _list_of(lambda value: _real(value) and value > 0),
-        "a list of bits a coordinate",
-        "[1, 1, 1, 1, 2, 2]",
-    ),
-    "shares": (_list_of(_share), "a list of shares", "[0.03, 0.08, 0.16, 0.32, 0.6, 0.97]"),
-}
+class CalibratedPolicy(RecordPolicy):
+    """The frontier's threshold of every head, on the estimated log mass."""
+
+    policy: Literal["calibrated"] = Field(
+        default="calibrated", description="Keys above a theta calibrated on threshold texts are read."
+    )
+    target_metric: Literal["fer", "dropped_mass"] = Field(
+        default="dropped_mass", description="The loss that theta was chosen for, of frontier.targets."
+    )
+    target: Portion = Field(default=0.01, description="How much of it, one of its frontier.targets.")
+    compensate: Compensate = True
+    kind: ClassVar[str] = "ours"
 
 
-def check_policy(
-    entry: Mapping[str, Any], where: str, own: Collection[str] = (), without: Collection[str] = ()
-) -> None:
-    """Refuse a policy that `ghostkv.runtime.load_policy` would refuse, or fail on, after hours.
+class CertifiedMassPolicy(PolicyOptions):
+    """Keys are dropped that provably hold less than delta together, for every query."""
 
-    Parameters
-    ----------
-    entry : mapping
-        A policy, as the config has it; its kind is known already.
-    where : str
-        The key, for messages: ``quality.policies``.
-    own : collection of str
-        Keys that the stage reads itself.
-    without : collection of str
-        Options that the stage sets for all policies.
+    policy: Literal["certified_mass"] = Field(
+        default="certified_mass", description="Keys that are not provably negligible are read."
+    )
+    delta: Portion = Field(default=0.01, description="Softmax mass that no query may drop more of.")
+    compensate: Compensate = True
+    levels: tuple[LevelBits, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Bits a coordinate of each level of the nested record; null for certificates.levels.",
+        examples=[[1, 1, 1, 1, 2, 2]],
+    )
+    shares: tuple[BudgetShare, ...] | None = Field(
+        default=None,
+        description="Share of delta spent up to each level; null for certificates.shares.",
+        examples=[[0.03, 0.08, 0.16, 0.32, 0.6, 0.97]],
+    )
+    kind: ClassVar[str] = "certified"
+
+    @model_validator(mode="after")
+    def _a_share_for_each_level(self) -> CertifiedMassPolicy:
+        levels, shares = self.levels or (), self.shares or ()
+        if len(levels) != len(shares) or list(shares) != sorted(shares) or sum(levels) >= 16:
+            raise ConfigError(
+                f"config: policy {self.name} has levels: {list(levels)} and shares: {list(shares)}. Accepted: less than 16 "
+                "bits in all, and a share for each level, not descending; or neither, for those of certificates.\n"
+                "  Write: levels: [2, 4], shares: [0.3, 0.9]"
+            )
+        return self
+
+
+class OracleMassPolicy(PolicyOptions):
+    """What certified mass would read if bounds were exact scores."""
+
+    policy: Literal["oracle_mass"] = Field(
+        default="oracle_mass", description="Keys whose exact mass is too large to drop are read."
+    )
+    delta: Portion = Field(default=0.01, description="Softmax mass that no query may drop more of.")
+    kind: ClassVar[str] = "oracle"
+
+
+class SelectorPolicy(PolicyOptions):
+    """A selector of the peers list in the model's seat."""
+
+    policy: Literal["selector"] = Field(default="selector", description="A selector chooses.")
+    selector: SelectorEntry = Field(
+        description="A selector of ghostkv/selectors by name, and its hyperparameters.",
+        examples=[{"name": "quest", "page": 16}],
+    )
+    ratio: Portion = Field(
+        description="Bytes that each head may read, over full fp16 K and V.", examples=[0.2]
+    )
+    seed: int | None = Field(
+        default=None, description="Seed of codebooks and hash planes; null for peers.seed.", examples=[0]
+    )
+
+    @model_validator(mode="after")
+    def _selector_exists(self) -> SelectorPolicy:
+        check_selector(self.selector.plain(), f"policy {self.name}")
+        return self
+
+    @property
+    def kind(self) -> str:
+        name = self.selector.name
+        return "oracle" if name.startswith("oracle") else "ours" if name == "ghost" else "peer"
+
+    @property
+    def record(self) -> tuple[str, int] | None:
+        size = (selector_options(self.selector.name) | self.selector.plain()).get("code_bytes")
+        return None if size is None else ("transform_code", size)
+
+
+SEATED = (
+    IdentityPolicy, GhostPolicy, CalibratedPolicy, CertifiedMassPolicy, OracleMassPolicy, SelectorPolicy,
+)  # fmt: skip
+BRANCHES = (FullPolicy, *SEATED)
+SomePolicy = Annotated[Union[BRANCHES], Field(discriminator="policy")]  # noqa: UP007
+
+
+def entries_of(own: type[PolicyOptions]) -> Any:
+    """The union as a section lists it: every policy but the dense one, labelled, with the section's own keys."""
+    label = PolicyOptions.model_fields["label"]
+    label = Field(description=label.description, examples=label.examples)
+    branches = tuple(
+        create_model(
+            f"{own.__name__}{branch.__name__}", __base__=(branch, own), __doc__=branch.__doc__, label=(str, label)
+        )
+        for branch in SEATED
+    )  # fmt: skip
+    return Annotated[Union[branches], Field(discriminator="policy")]  # noqa: UP007
+
+
+def modules_of(policies: Iterable[PolicyOptions]) -> tuple[str, ...]:
+    """Modules that policies find by name, for `Job.uses`: their codecs and selectors."""
+    # The base of each room is among them, as a job that names no module of a room depends on all.
+    codecs, selectors = {"base"}, {"base"}
+    for one in policies:
+        codecs |= {one.record[0]} if one.record else set()
+        selectors |= {one.selector.name} if isinstance(one, SelectorPolicy) else set()
+    return (*modules(codecs), *sorted(f"ghostkv.selectors.{name}" for name in selectors))
+
+
+def check_fitted(where: str, entries: Iterable[PolicyOptions], sketch: Sketch, frontier: Frontier) -> None:
+    """Refuse policies whose records or thresholds no earlier stage makes, before those stages have run for hours.
 
     Raises
     ------
     ConfigError
-        An option that the kind does not have, a value that it does not take, or one that it lacks.
+        With the line to write under `sketch` or `frontier`.
     """
-    kind, place = entry["policy"], f"config: {where} {entry.get('label', '')}".rstrip()
-    options = [key for key in (*OPTIONS[kind], *COMMON) if key not in without]
-    accepted = ["policy", *options, *own]
-    for key in entry:
-        if key not in accepted:
+    sizes = {codec.name: codec.bytes for codec in sketch.codecs}
+    for entry in entries:
+        codec, size = entry.record or (None, None)
+        if codec and size not in sizes.get(codec, []):
             raise ConfigError(
-                f"{place} (policy: {kind}) has {key}: {entry[key]}, which is no option. {_fix(key, accepted, entry[key])}"
+                f"config: {where} {entry.name} reads records of {codec} at {size} bytes, which sketch.codecs does not "
+                f"make. Accepted: {'; '.join(f'{name} at {bytes_}' for name, bytes_ in sizes.items())}.\n"
+                f"  Write: - {{name: {codec}, bytes: {sorted([*sizes.get(codec, []), size])}}}   "
+                "(under sketch.codecs, or leave the policy out)"
             )
-    for key in options:
-        if key in _VALUES and key in entry and not _VALUES[key][0](entry[key]):
-            _, meaning, example = _VALUES[key]
-            raise ConfigError(
-                f"{place} has {key}: {entry[key]}. Accepted: {meaning}.\n  Write: {key}: {example}"
-            )
-    if kind == "ghost" and ("ratio" in entry) == ("theta" in entry):
-        found = "both ratio and theta" if "ratio" in entry else "neither ratio nor theta"
+        if isinstance(entry, CalibratedPolicy):
+            _check_calibrated(f"{where} {entry.name}", entry, frontier)
+
+
+def _check_calibrated(place: str, entry: CalibratedPolicy, frontier: Frontier) -> None:
+    targets = getattr(frontier.targets, entry.target_metric)
+    if frontier.rules.relative_lse is None:
         raise ConfigError(
-            f"{place} has {found}. Accepted: one of them, the bytes or the threshold.\n  Write: ratio: 0.3"
+            f"config: {place} takes thetas of the rule relative_lse, which frontier.rules leaves out. Accepted: a grid.\n"
+            "  Write: relative_lse: {start: -20, stop: 0, count: 126}   (under frontier.rules, or leave the policy out)"
         )
-    if kind == "selector":
-        _check_selector(entry, place)
-
-
-def _check_selector(entry: Mapping[str, Any], place: str) -> None:
-    chosen = entry.get("selector")
-    name = chosen.get("name") if isinstance(chosen, Mapping) else chosen
-    if not isinstance(chosen, Mapping) or name not in selector_names():
-        near = _near(str(name), selector_names()) or "quest"
+    if not any(abs(target - entry.target) < 1e-6 for target in targets):
         raise ConfigError(
-            f"{place} seats the selector {name!r}{'' if isinstance(chosen, Mapping) else ', not a mapping'}. Accepted: a "
-            f"mapping with a name of {', '.join(selector_names())}.\n  Write: selector: {{name: {near}}}, ratio: 0.2"
+            f"config: {place} has target: {entry.target}, which frontier.targets.{entry.target_metric} does not list. "
+            f"Accepted: {targets}.\n"
+            f"  Write: {entry.target_metric}: {sorted([*targets, entry.target])}   (under frontier.targets, or leave the policy out)"
         )
-    known = selector_options(name)
-    for key in chosen:
-        if key not in ("name", *known):
-            raise ConfigError(
-                f"{place} seats {name} with {key}: {chosen[key]}, which it does not have. "
-                + _fix(key, known, chosen[key])
-            )
-    if "ratio" not in entry:
-        raise ConfigError(
-            f"{place} has no ratio. Accepted: the bytes that a head may read, over full fp16 K and V.\n"
-            "  Write: ratio: 0.2"
-        )
-
-
-@lru_cache
-def selector_options(name: str) -> tuple[str, ...]:
-    """Hyperparameters of a selector, read from its source: importing it would cost every use of the config a second."""
-    tree = ast.parse((Path(__file__).parents[1] / "selectors" / f"{name}.py").read_text(encoding="utf-8"))
-    (found,) = [
-        node
-        for node in tree.body
-        if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "Selector" for base in node.bases)
-    ]
-    return tuple(
-        line.target.id
-        for line in found.body
-        if isinstance(line, ast.AnnAssign)
-        and isinstance(line.target, ast.Name)
-        and "ClassVar" not in ast.unparse(line.annotation)
-    )
-
-
-def _fix(key: str, accepted: Collection[str], value: Any) -> str:
-    near = _near(key, accepted)
-    fix = f"Did you mean `{near}`? Write: {near}: {value}" if near else "Remove it."
-    return f"Accepted: {', '.join(accepted) or 'none'}.\n  {fix}"
-
-
-def _near(word: str, known: Collection[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.6)), None)

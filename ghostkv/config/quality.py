@@ -2,62 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from ghostkv.config.base import PositiveInt, Section, Share
-from ghostkv.config.policies import check_policy
+from ghostkv.config.policies import PolicyOptions, entries_of
 from ghostkv.files.errors import ConfigError
 
-PolicyKind = Literal["identity", "ghost", "calibrated", "certified_mass", "oracle_mass", "selector"]
 # What the report quotes figures for; each is looked up by name.
 _HEADLINE = ("identity", "mass", "budget", "peer")
 
 
-class PolicyEntry(Section):
-    """One policy, as `ghostkv.runtime.load_policy` takes it, with a name of its own."""
+class QualityEntry(PolicyOptions):
+    """What the stage asks of a policy."""
 
-    model_config = ConfigDict(extra="allow")
-
-    label: str = Field(description="How tables and charts name it; once each.", examples=["ghost_030"])
-    policy: PolicyKind = Field(description="What decides which keys are read.", examples=["ghost"])
     positions: PositiveInt | None = Field(
-        default=None, description="Positions of the continuation that it decodes, for a policy that is slow."
+        default=None,
+        description="Positions of the continuation that it decodes, for a policy that is slow; null for all.",
+        examples=[64],
     )
 
-    def plain(self, without=()) -> dict[str, Any]:
-        """The entry without the keys that say nothing."""
-        return {key: value for key, value in super().plain(without).items() if value is not None}
 
-
-def _ladder(label: str, selector: dict[str, Any], ratios: list[float], **more: Any) -> list[PolicyEntry]:
+def _ladder(label: str, selector: dict[str, Any], ratios: list[float], **more: Any) -> list[dict[str, Any]]:
     return [
-        PolicyEntry(
-            label=f"{label}_{round(100 * ratio):03d}",
-            policy="selector",
-            selector=selector,
-            ratio=ratio,
-            **more,
-        )
+        {"label": f"{label}_{round(100 * ratio):03d}", "policy": "selector", "selector": selector, "ratio": ratio}
+        | more
         for ratio in ratios
-    ]
+    ]  # fmt: skip
 
 
-def _defaults() -> list[PolicyEntry]:
+def _defaults() -> list[dict[str, Any]]:
+    certified = (("5pct", 0.05, 16), ("1pct", 0.01, 48), ("01pct", 0.001, 16))
     return [
-        PolicyEntry(label="identity", policy="identity", positions=64),
+        {"label": "identity", "policy": "identity", "positions": 64},
         *[
-            PolicyEntry(label=f"mass_{name}", policy="certified_mass", delta=delta, positions=positions)
-            for name, delta, positions in (("5pct", 0.05, 16), ("1pct", 0.01, 48), ("01pct", 0.001, 16))
+            {"label": f"mass_{name}", "policy": "certified_mass", "positions": positions, "delta": delta}
+            for name, delta, positions in certified
         ],
         *[
-            PolicyEntry(label=f"ghost_{round(100 * ratio):03d}", policy="ghost", ratio=ratio)
+            {"label": f"ghost_{round(100 * ratio):03d}", "policy": "ghost", "ratio": ratio}
             for ratio in (0.10, 0.15, 0.20, 0.25, 0.29)
         ],
-        PolicyEntry(label="ghost_029_plain", policy="ghost", ratio=0.29, compensate=False),
-        PolicyEntry(label="calibrated_1pct", policy="calibrated", target_metric="dropped_mass", target=0.01),
-        PolicyEntry(label="oracle_1pct", policy="oracle_mass", delta=0.01, positions=64),
+        {"label": "ghost_029_plain", "policy": "ghost", "ratio": 0.29, "compensate": False},
+        {"label": "calibrated_1pct", "policy": "calibrated", "target_metric": "dropped_mass", "target": 0.01},
+        {"label": "oracle_1pct", "policy": "oracle_mass", "positions": 64, "delta": 0.01},
         *_ladder("quest", {"name": "quest", "page": 16}, [0.09, 0.16, 0.26]),
         *_ladder("streaming_llm", {"name": "streaming_llm"}, [0.10, 0.30], positions=64),
         *_ladder("h2o", {"name": "h2o", "recent": 0.5}, [0.08, 0.20], positions=64),
@@ -94,9 +83,11 @@ class Quality(Section):
             "them is read densely, or under a policy with `prefill: sparse`."
         ),
     )
-    policies: list[PolicyEntry] = Field(
+    policies: list[entries_of(QualityEntry)] = Field(
         default=_defaults(),
+        validate_default=True,
         min_length=1,
+        examples=[[{"label": "ghost_030", "policy": "ghost", "ratio": 0.3}]],
         description=(
             "Policies, each with a label. A ghost policy's ratio is GQA-true and of the whole model; a selector's is "
             "of each head, and the GQA-true bytes that it comes to are measured."
@@ -121,17 +112,6 @@ class Quality(Section):
     )
     threads: PositiveInt = Field(default=1, description="Threads of a text's job.")
     seed: int = Field(default=0, description="Seed of the bootstrap.")
-
-    def selectors(self) -> list[str]:
-        """Names of the selectors that policies seat."""
-        entries = [entry.plain() for entry in self.policies if entry.policy == "selector"]
-        return sorted({entry["selector"]["name"] for entry in entries})
-
-    @model_validator(mode="after")
-    def _policies_can_be_made(self) -> Quality:
-        for entry in self.policies:
-            check_policy(entry.plain(), "quality.policies", ("positions",))
-        return self
 
     @model_validator(mode="after")
     def _labels(self) -> Quality:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from ghostkv.config.base import PositiveInt, Section, Share
-from ghostkv.config.policies import check_policy
+from ghostkv.config.policies import PolicyOptions, entries_of
 from ghostkv.files.errors import ConfigError
 
 # Beside ghostkv.stages.retrieval.tasks.TASKS, which a config need not import; a test compares them.
@@ -15,11 +15,8 @@ TASK_NAMES = (
     "niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3",
     "niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe", "qa_squad", "qa_hotpotqa",
 )  # fmt: skip
-# What keeps a policy from answering all questions.
-_OWN = ("tasks", "lengths", "contexts")
 # Unlike other shares it may be all or nothing: a needle may stand first or last.
 Depth = Annotated[float, Field(ge=0, le=1)]
-POLICIES = ("identity", "ghost", "calibrated", "certified_mass", "oracle_mass", "selector")
 
 
 class TaskEntry(Section):
@@ -33,26 +30,33 @@ class TaskEntry(Section):
     )
 
 
-class RetrievalPolicy(Section):
-    """One policy, as `ghostkv.runtime.load_policy` takes it, with a name of its own."""
+class RetrievalEntry(PolicyOptions):
+    """Which questions a policy answers."""
 
-    model_config = ConfigDict(extra="allow")
-
-    label: str = Field(description="How tables and charts name it; once each.")
-    policy: Literal[POLICIES] = Field(description="What decides which keys are read.")
     tasks: list[Literal[TASK_NAMES]] | None = Field(
-        default=None, description="Tasks that it answers, for a policy that is slow; null for all."
+        default=None,
+        description="Tasks that it answers, for a policy that is slow; null for all.",
+        examples=[["niah_single_2"]],
     )
     lengths: list[PositiveInt] | None = Field(
-        default=None, description="Lengths at which it answers, likewise."
+        default=None, description="Lengths at which it answers, likewise.", examples=[[1024]]
     )
     contexts: PositiveInt | None = Field(
-        default=None, description="First contexts of a task that it answers; null for all."
+        default=None, description="First contexts of a task that it answers; null for all.", examples=[1]
     )
 
-    def plain(self, without=()) -> dict[str, Any]:
-        """The entry without the keys that say nothing."""
-        return {key: value for key, value in super().plain(without).items() if value is not None}
+    @model_validator(mode="after")
+    def _prefill_is_the_sections(self) -> RetrievalEntry:
+        if "prefill" in self.model_fields_set:
+            raise ConfigError(
+                f"config: retrieval.policies {self.label} has prefill: {self.prefill}, which is no option of one policy. "
+                f"Accepted: one prefill for all.\n  Write: prefill: {self.prefill}   (under retrieval)"
+            )
+        return self
+
+    def answers(self, task: TaskEntry) -> bool:
+        """Whether it answers a task's questions at its length."""
+        return task.length in (self.lengths or [task.length]) and task.task in (self.tasks or [task.task])
 
 
 def _tasks() -> list[TaskEntry]:
@@ -64,7 +68,7 @@ def _tasks() -> list[TaskEntry]:
     return [TaskEntry(task=task, length=length, contexts=count) for task, length, count in grid + rest]
 
 
-def _policies() -> list[RetrievalPolicy]:
+def _policies() -> list[dict[str, Any]]:
     # Short prompts read a larger share than the ratio that was fitted on long ones: 0.19 stays within 0.25.
     # What other tasks are asked under is the least that compares: ours and the nearest peer.
     single = {"tasks": ["niah_single_2"]}
@@ -88,7 +92,7 @@ def _policies() -> list[RetrievalPolicy]:
         )
     mass = {"label": "mass_5pct", "policy": "certified_mass", "delta": 0.05}
     lines.append(mass | once | {"lengths": [1024]})
-    return [RetrievalPolicy(**line) for line in lines]
+    return lines
 
 
 class Retrieval(Section):
@@ -111,9 +115,11 @@ class Retrieval(Section):
         min_length=1,
         description="Depths of single needles, as shares of the haystack from 0 to 1.",
     )
-    policies: list[RetrievalPolicy] = Field(
+    policies: list[entries_of(RetrievalEntry)] = Field(
         default=_policies(),
+        validate_default=True,
         min_length=1,
+        examples=[[{"label": "ghost_030", "policy": "ghost", "ratio": 0.3}]],
         description=(
             "Who answers beside the dense model. A ghost policy's ratio is GQA-true and of the whole model; a "
             "selector's is of each head, and the GQA-true bytes that it comes to are measured."
@@ -147,13 +153,6 @@ class Retrieval(Section):
                 )
         return self
 
-    @model_validator(mode="after")
-    def _policies_can_be_made(self) -> Retrieval:
-        for entry in self.policies:
-            # The section's prefill holds for all of them.
-            check_policy(entry.plain(), "retrieval.policies", _OWN, ("prefill",))
-        return self
-
     def check_lengths(self, max_context: int | None, model: str) -> None:
         """Refuse tasks that are longer than the model takes.
 
@@ -170,12 +169,6 @@ class Retrieval(Section):
                 f"  Write: {{task: {long[0].task}, length: {max_context}}}   (under retrieval.tasks)"
             )
 
-    def jobs(self) -> dict[str, dict[str, Any]]:
-        """Job name -> its entry."""
-        return {f"{entry.task}_{entry.length}": entry.plain() for entry in self.tasks}
-
-    def selectors(self) -> list[str]:
-        """Names of the selectors that policies use."""
-        return sorted(
-            {entry.plain()["selector"]["name"] for entry in self.policies if entry.policy == "selector"}
-        )
+    def jobs(self) -> dict[str, TaskEntry]:
+        """Every task by the name of its job."""
+        return {f"{entry.task}_{entry.length}": entry for entry in self.tasks}

@@ -71,6 +71,11 @@ def _fault(error: ValidationError, known: type[BaseModel]) -> str:
     )
 
 
+def selector_options(name: str) -> dict[str, Any]:
+    """A selector's options at their defaults, as a config writes them."""
+    return _model(name)().model_dump(mode="json")
+
+
 @cache
 def _model(name: str) -> type[BaseModel]:
     """The options of a selector as its source annotates them."""

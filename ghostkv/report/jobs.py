@@ -17,6 +17,8 @@ from ghostkv.stages.frontier.jobs import GatherFrontier
 from ghostkv.stages.hierarchy.jobs import GatherHierarchy
 from ghostkv.stages.historical.jobs import HistoricalRun
 from ghostkv.stages.peers.jobs import GatherPeers
+from ghostkv.stages.quality.jobs import GatherQuality, QualitySpeed
+from ghostkv.stages.retrieval.jobs import GatherRetrieval
 from ghostkv.stages.run import Run
 from ghostkv.stages.store.jobs import TimeStore, TryStore
 from ghostkv.stages.synthetic.jobs import GatherSynthetic
@@ -31,6 +33,8 @@ _FROM_CAPTURES: Mapping[str, tuple[type[Job], ...]] = {
 _FROM_THE_MODEL: Mapping[str, tuple[type[Job], ...]] = {
     "hierarchy": (GatherHierarchy,),
     "decode": (GatherDecode,),
+    "quality": (GatherQuality, QualitySpeed),
+    "retrieval": (GatherRetrieval,),
 }
 _ALWAYS: Mapping[str, tuple[type[Job], ...]] = {
     "frontier": (GatherFrontier,),

@@ -1,18 +1,19 @@
-"""Policies from a config entry and the files of earlier stages."""
+"""What runs in a model's seat, from a policy of the config and the files of earlier stages."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ghostkv.captures.capture_files import LayerCapture, read_layer
+from ghostkv.captures.capture_files import LayerCapture, read_layer, read_layers_table
+from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs.nested import Nested
 from ghostkv.codecs.records import CodecSpec, load_codecs
-from ghostkv.codecs.transform_code import TransformCode
 from ghostkv.elimination.thresholds import calibrated_thetas
 from ghostkv.files.buffers import Buffers
 from ghostkv.files.errors import ConfigError
@@ -26,23 +27,16 @@ from ghostkv.selectors import make
 from ghostkv.selectors.base import Calibration, Selector
 from ghostkv.selectors.scenes import budget_of, calibration_view
 
-KINDS = ("full", "identity", "ghost", "calibrated", "certified_mass", "oracle_mass", "selector")
-# Bits a coordinate of the nested record's levels, and the shares of the budget: those of the certificates stage.
-LEVELS, SHARES = (1.0, 1.0, 1.0, 1.0, 2.0, 2.0), (0.03, 0.08, 0.16, 0.32, 0.6, 0.97)
-HEADLINE_CODEC = TransformCode.name
-_COMMON = ("policy", "label", "dense_layers", "sinks", "hot", "prefill", "shared")
-_OPTIONS = {
-    "full": (),
-    "identity": ("codec", "code_bytes"),
-    "ghost": ("ratio", "theta", "codec", "code_bytes", "compensate"),
-    "calibrated": ("target_metric", "target", "codec", "code_bytes", "compensate"),
-    "certified_mass": ("delta", "compensate", "levels", "shares"),
-    "oracle_mass": ("delta",),
-    "selector": ("selector", "ratio"),
-}
+if TYPE_CHECKING:
+    from ghostkv.config.policies import (
+        GhostPolicy,
+        RecordPolicy,
+        SelectorPolicy,
+        SomePolicy,
+    )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sources:
     """Where a policy's fitted parts come from.
 
@@ -50,11 +44,11 @@ class Sources:
     ----------
     layers : sequence of int
         All layers of the model.
-    sketch : Path or None
-        ``results/sketch``: holds ``layer_XX/codecs.safetensors``.
-    captures : sequence of mapping
-        Every capture with `text`, `domain`, `role` and `folder`; roles `codec` and `threshold` are read.
-    points : Path or None
+    codecs : mapping of int to path
+        Layer -> ``codecs.safetensors`` of the sketch stage.
+    captures : sequence of CapturedText
+        Those of roles `codec` and `threshold` are read.
+    points : path, optional
         ``results/frontier/points.parquet``, for calibrated thetas.
     start : int
         First query position that thresholds are fitted at.
@@ -62,10 +56,17 @@ class Sources:
 
     layers: Sequence[int]
     heads: int
-    sketch: Path | None = None
-    captures: Sequence[Mapping[str, str]] = ()
-    points: Path | None = None
+    codecs: Mapping[int, str | Path] = field(default_factory=dict)
+    captures: Sequence[CapturedText] = ()
+    points: str | Path | None = None
     start: int = 0
+
+    @classmethod
+    def read(cls, job: Any, inputs: Mapping[str, Any]) -> Sources:
+        """What a job names in `layers`, `captures` and `start`, and its input files `codecs` and `points`."""
+        heads = int(read_layers_table(job.captures[0].folder)["heads"][0])
+        codecs = dict(zip(job.layers, inputs["codecs"], strict=True))
+        return cls(job.layers, heads, codecs, job.captures, inputs.get("points"), job.start)
 
     @classmethod
     def of(cls, results: str | Path, start: int = 0) -> Sources:
@@ -75,128 +76,121 @@ class Sources:
             row["text"]: row for row in read_table(results / "texts/texts.parquet").iter_rows(named=True)
         }
         captures = [
-            {key: texts[folder.name][key] for key in ("text", "domain", "role")} | {"folder": str(folder)}
+            CapturedText(folder.name, texts[folder.name]["domain"], texts[folder.name]["role"], str(folder))
             for folder in sorted((results / "capture").iterdir())
             if folder.name in texts and (folder / "layers.parquet").exists()
         ]
-        described = read_table(Path(captures[0]["folder"]) / "layers.parquet")
-        return cls(
-            described["layer"].to_list(), int(described["heads"][0]), results / "sketch", captures,
-            results / "frontier/points.parquet", start,
-        )  # fmt: skip
+        described = read_layers_table(captures[0].folder)
+        layers = described["layer"].to_list()
+        codecs = {layer: results / f"sketch/layer_{layer:02d}/codecs.safetensors" for layer in layers}
+        points = results / "frontier/points.parquet"
+        return cls(layers, int(described["heads"][0]), codecs, captures, points, start)
 
-    def codecs(self, layer: int, code_bytes: int, name: str = HEADLINE_CODEC) -> list[Any]:
+    def fitted(self, layer: int, name: str, code_bytes: int) -> list[Any]:
         """The sketch stage's fitted codec of each KV head."""
-        if self.sketch is None:
+        if layer not in self.codecs:
             raise ConfigError(
-                "policy: no sketch folder, and ghost records need its codecs. Run: snakemake frontier"
+                f"policy: no sketch of layer {layer}, and ghost records need its codecs. Run: snakemake frontier"
             )
         spec = CodecSpec(name, code_bytes)
-        found = load_codecs(Path(self.sketch) / f"layer_{layer:02d}" / "codecs.safetensors", [spec])
+        found = load_codecs(Path(self.codecs[layer]), [spec])
         return [found[spec, head] for head in range(len(found))]
 
     def texts(self, role: str, layer: int) -> list[LayerCapture]:
         """One layer of every capture of a role."""
-        found = [read_layer(text["folder"], layer) for text in self.captures if text["role"] == role]
+        found = [read_layer(text.folder, layer) for text in self.captures if text.role == role]
         if not found:
             raise ConfigError(f"texts: no text has the role {role!r}; set texts.per_role.{role}: 1")
         return found
 
 
-def load_policy(entry: Mapping[str, Any], sources: Sources) -> Policy:
-    """Build a policy from a config entry.
-
-    Parameters
-    ----------
-    entry : mapping
-        ``policy`` is one of `KINDS`. All kinds take ``label``, ``dense_layers``, ``sinks``, ``hot``, ``prefill`` and
-        ``shared``; besides, ``identity``: ``codec`` (one that the sketch stage fits), ``code_bytes``; ``ghost``: these,
-        ``ratio`` (GQA-true bytes of the whole model, dense layers included) or ``theta``, and ``compensate``;
-        ``calibrated``: ``codec``, ``code_bytes``, ``target_metric``, ``target``, ``compensate``; ``certified_mass``:
-        ``delta``, ``compensate``, ``levels``, ``shares``; ``oracle_mass``: ``delta``; ``selector``: ``selector`` (an entry
-        of `peers.selectors`) and ``ratio`` (bytes of each head of the layers that are not dense).
-    sources : Sources
+def load_policy(policy: SomePolicy, sources: Sources) -> Policy:
+    """Build what runs from a policy whose options are all decided (`ghostkv.config.resolved.resolve`).
 
     Raises
     ------
     ConfigError
-        Unknown kind or option, or a budget that index and kept keys alone exceed.
+        An option is left open, or index and kept keys alone exceed a budget.
     TableError
-        A file of an earlier stage is missing.
+        A file of an earlier stage is missing, or the frontier calibrated no such theta.
     """
-    kind = entry.get("policy")
-    if kind not in KINDS:
+    _check_decided(policy)
+    dense = tuple(sources.layers) if policy.policy == "full" else policy.dense_layers
+    active, certificate = [layer for layer in sources.layers if layer not in dense], "none"
+    match policy.policy:
+        case "full":
+            deciders, certificate = {}, "nothing is eliminated"
+        case "identity":
+            deciders, certificate = _ghosts(policy, sources, active, -np.inf), "nothing is eliminated"
+        case "ghost":
+            theta = fit_budgets([policy], sources)[0] if policy.theta is None else policy.theta
+            deciders = _ghosts(policy, sources, active, theta, policy.compensate, per_key=True)
+        case "calibrated":
+            goal = "relative_lse", policy.target_metric, policy.target
+            thetas = calibrated_thetas(sources.points, CodecSpec(*policy.record), *goal)
+            deciders = _ghosts(policy, sources, active, thetas, policy.compensate)
+            certificate = f"calibrated: mean {policy.target_metric} <= {policy.target:g}, on average over exchangeable queries"
+        case "certified_mass":
+            fixed = policy.delta, policy.shares, policy.compensate
+            deciders = {
+                layer: CertifiedMass(_nested(sources, layer, policy.levels), *fixed) for layer in active
+            }
+            certificate = f"dropped mass <= {policy.delta:g} for every query"
+        case "oracle_mass":
+            deciders = {layer: OracleMass(policy.delta) for layer in active}
+            certificate = f"dropped mass <= {policy.delta:g} for every query (exact scores)"
+        case "selector":
+            deciders = {layer: _seated(policy, sources, layer) for layer in active}
+    return Policy(
+        policy.name, deciders, dense, policy.sinks, policy.hot, policy.prefill, policy.shared, certificate
+    )
+
+
+def _check_decided(policy: SomePolicy) -> None:
+    names = ("sinks", "hot", "levels", "shares", "seed")
+    undecided = [name for name in names if getattr(policy, name, name) is None]
+    if undecided:
         raise ConfigError(
-            f"policy: no kind {kind!r}. Accepted: {', '.join(KINDS)}.\n  Write: policy: ghost, ratio: 0.3"
+            f"policy {policy.name} leaves {', '.join(undecided)} to the config. Accepted: a policy whose options are decided.\n"
+            "  Write: load_policy(resolve(policy, Config()), sources)   (ghostkv.config.resolved, ghostkv.config.experiment)"
         )
-    unknown = sorted(set(entry) - {*_COMMON, *_OPTIONS[kind]})
-    if unknown:
-        accepted = ", ".join((*_OPTIONS[kind], *_COMMON[1:]))
-        raise ConfigError(f"policy: {kind} has no option {unknown[0]!r}. Accepted: {accepted}.")
-    options = {key: entry[key] for key in ("sinks", "hot", "prefill", "shared") if key in entry}
-    dense = tuple(sources.layers) if kind == "full" else tuple(entry.get("dense_layers", ()))
-    options |= {"dense_layers": dense, "about": dict(entry)}
-    active = [layer for layer in sources.layers if layer not in dense]
-    name = entry.get("label") or kind
-    if kind in ("full", "certified_mass", "oracle_mass", "selector"):
-        deciders, certificate = _seats(kind, entry, sources, active)
-        return Policy(name, deciders, certificate=certificate, **options)
-    size, compensate = int(entry.get("code_bytes", 8)), bool(entry.get("compensate", True))
-    codec = entry.get("codec", HEADLINE_CODEC)
-    frames = {layer: GhostFrames.of(sources.codecs(layer, size, codec)) for layer in active}
-    certificate, theta = "none", -np.inf
-    if kind == "identity":
-        certificate = "nothing is eliminated"
-    elif kind == "ghost":
-        theta = (
-            entry["theta"]
-            if "theta" in entry
-            else fit_budgets(entry, sources, [entry["ratio"]])[entry["ratio"]]
+
+
+def fit_budgets(policies: Sequence[GhostPolicy], sources: Sources) -> list[float]:
+    """The theta of every policy that names a bytes ratio; those that read the same records are fitted together."""
+    alike: dict[tuple, list[float]] = {}
+    for policy in policies:
+        alike.setdefault(_reads(policy), []).append(policy.ratio)
+    found = {}
+    for (codec, size, dense, sinks, hot), ratios in alike.items():
+        layers = (
+            (
+                sources.texts("threshold", layer),
+                None if layer in dense else sources.fitted(layer, codec, size),
+            )
+            for layer in sources.layers
         )
-    else:
-        metric, target = entry.get("target_metric", "dropped_mass"), float(entry.get("target", 0.01))
-        theta = calibrated_thetas(sources.points, CodecSpec(codec, size), "relative_lse", metric, target)
-        certificate = f"calibrated: mean {metric} <= {target:g}, on average over exchangeable queries"
-    per_key = kind == "ghost"
-    return ghost_policy(
-        frames, theta, sources.heads, compensate, per_key, name, certificate=certificate, **options
-    )
+        # Bytes are GQA-true whether heads share survivors or not: the union is read.
+        found[codec, size, dense, sinks, hot] = fit_theta(
+            layers, sorted(set(ratios)), sinks=sinks, hot=hot, start=sources.start
+        )
+    return [found[_reads(policy)][policy.ratio] for policy in policies]
 
 
-def fit_budgets(entry: Mapping[str, Any], sources: Sources, ratios: Sequence[float]) -> dict[float, float]:
-    """Thetas of a `ghost` entry for several bytes ratios at once; put one into the entry as ``theta``."""
-    size, dense = int(entry.get("code_bytes", 8)), tuple(entry.get("dense_layers", ()))
-    codec = entry.get("codec", HEADLINE_CODEC)
-    layers = (
-        (sources.texts("threshold", layer), None if layer in dense else sources.codecs(layer, size, codec))
-        for layer in sources.layers
-    )
-    about = {"sinks": entry.get("sinks", 4), "hot": entry.get("hot", 64), "start": sources.start}
-    # Bytes are GQA-true whether heads share survivors or not: the union is read.
-    return dict(fit_theta(layers, ratios, **about))
+def _reads(policy: GhostPolicy) -> tuple:
+    return policy.codec, policy.code_bytes, policy.dense_layers, policy.sinks, policy.hot
 
 
-def _seats(
-    kind: str, entry: Mapping[str, Any], sources: Sources, active: Sequence[int]
-) -> tuple[dict[int, Decider], str]:
-    if kind == "full":
-        return {}, "nothing is eliminated"
-    if kind == "selector":
-        seated = {layer: _seated(entry, sources, layer) for layer in active}
-        return seated, "none"
-    delta = float(entry.get("delta", 0.01))
-    certificate = f"dropped mass <= {delta:g} for every query"
-    if kind == "oracle_mass":
-        return {layer: OracleMass(delta) for layer in active}, certificate + " (exact scores)"
-    shares, compensate = tuple(entry.get("shares", SHARES)), bool(entry.get("compensate", True))
-    found = {
-        layer: CertifiedMass(_nested(sources, layer, entry.get("levels", LEVELS)), delta, shares, compensate)
-        for layer in active
-    }
-    return found, certificate
+def _ghosts(
+    policy: RecordPolicy, sources: Sources, active: Sequence[int], theta: float | Mapping[int, np.ndarray],
+    compensate: bool = True, per_key: bool = False,
+) -> Mapping[int, Decider]:  # fmt: skip
+    frames = {layer: GhostFrames.of(sources.fitted(layer, *policy.record)) for layer in active}
+    return ghost_policy(frames, theta, sources.heads, compensate, per_key).deciders
 
 
-def _nested(sources: Sources, layer: int, bits: Sequence[float]) -> list[Nested]:
+@cache
+def _nested(sources: Sources, layer: int, bits: tuple[float, ...]) -> list[Nested]:
     captures = sources.texts("codec", layer)
     width = captures[0].keys.shape[2]
     levels = [max(1, round(each * width / 8)) for each in bits]
@@ -211,37 +205,31 @@ def _nested(sources: Sources, layer: int, bits: Sequence[float]) -> list[Nested]
     ]
 
 
-def _seated(entry: Mapping[str, Any], sources: Sources, layer: int) -> Seated:
+def _seated(policy: SelectorPolicy, sources: Sources, layer: int) -> Seated:
     """A selector of the peers list, fitted as the peers stage fits it."""
-    name, selector = make(entry["selector"])
-    ratio, codecs, fitted = float(entry["ratio"]), {}, None
-    size = getattr(selector, "code_bytes", None)
-    if size is not None:
-        codecs[HEADLINE_CODEC, size] = sources.codecs(layer, size)
+    name, selector = make(policy.selector.plain())
+    codecs = {policy.record: sources.fitted(layer, *policy.record)} if policy.record else {}
     if type(selector).fit is Selector.fit:
-        kv_heads = int(read_table(Path(sources.captures[0]["folder"]) / "layers.parquet")["kv_heads"][0])
-        fitted = [None] * kv_heads
-    else:
-        calibration, threshold = sources.texts("codec", layer), sources.texts("threshold", layer)
-        exact = {"sinks": entry.get("sinks", 4), "hot": entry.get("hot", 64), "headline_start": sources.start}
-        fitted = [
-            selector.fit(_calibration(calibration, threshold, codecs, exact, ratio, layer, head))
-            for head in range(calibration[0].kv_heads)
-        ]
-    return Seated(selector, fitted, ratio, name, codecs)
-
-
-def _calibration(calibration, threshold, codecs, exact, ratio, layer, head) -> Calibration:
-    return Calibration(
-        np.concatenate([one.keys[head].astype(np.float32) for one in calibration]),
-        np.concatenate([one.group_queries(head) for one in calibration], axis=1),
-        _Scenes(threshold, codecs, exact, ratio, head),
-        stable_seed(0, layer, head),
-    )
+        kv_heads = int(read_layers_table(sources.captures[0].folder)["kv_heads"][0])
+        return Seated(selector, [None] * kv_heads, policy.ratio, name, codecs)
+    calibration, threshold = sources.texts("codec", layer), sources.texts("threshold", layer)
+    exact = {"sinks": policy.sinks, "hot": policy.hot, "headline_start": sources.start}
+    fitted = [
+        selector.fit(
+            Calibration(
+                np.concatenate([one.keys[head].astype(np.float32) for one in calibration]),
+                np.concatenate([one.group_queries(head) for one in calibration], axis=1),
+                _ThresholdScenes(threshold, codecs, exact, policy.ratio, head),
+                stable_seed(policy.seed, layer, head),
+            )
+        )
+        for head in range(calibration[0].kv_heads)
+    ]
+    return Seated(selector, fitted, policy.ratio, name, codecs)
 
 
 @dataclass(frozen=True)
-class _Scenes:
+class _ThresholdScenes:
     """Threshold texts one after the other; may be gone through again."""
 
     captures: Sequence[LayerCapture]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ class Policy:
     dense_layers : tuple of int
         Layers that read everything, and count in full.
     sinks, hot : int
-        First and most recent tokens that are always read.
+        First and most recent tokens that are always read; a query's own key at the least.
     prefill : {"dense", "sparse"}
         What starts from an empty cache is dense, or decided query by query like the rest.
     shared : bool
@@ -40,12 +40,11 @@ class Policy:
     name: str
     deciders: Mapping[int, Decider]
     dense_layers: tuple[int, ...] = ()
-    sinks: int = 4
-    hot: int = 64
+    sinks: int = 0
+    hot: int = 1
     prefill: str = "dense"
     shared: bool = True
     certificate: str = "none"
-    about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.prefill not in PREFILLS:

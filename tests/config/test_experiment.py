@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from ghostkv.config.__main__ import CONFIG
 from ghostkv.config.experiment import Config, load_config, read_config
-from ghostkv.config.messages import _model_in
+from ghostkv.config.messages import _models_in
 from ghostkv.config.render import default_yaml
 from ghostkv.files.errors import ConfigError
 from ghostkv.stages.checks import check_files, check_model
@@ -36,7 +36,7 @@ def test_an_empty_config_means_the_defaults():
 
 
 def _models(model: type[BaseModel]) -> set[type[BaseModel]]:
-    inner = {found for field in model.model_fields.values() if (found := _model_in(field.annotation))}
+    inner = {found for field in model.model_fields.values() for found in _models_in(field.annotation)}
     return {model}.union(*(_models(item) for item in inner))
 
 

@@ -4,14 +4,9 @@ from ghostkv.config.experiment import Config
 from ghostkv.files.io import write_table
 from ghostkv.files.tables import table_of
 from ghostkv.report.results import Results
-from ghostkv.stages.quality.schemas import (
-    ABLATION_SCHEMA,
-    EQUAL_BYTES_SCHEMA,
-    GENERATION_SCHEMA,
-    POSITION_SCHEMA,
-    SUMMARY_SCHEMA,
-)
+from ghostkv.stages.quality.schemas import ABLATION_SCHEMA, GENERATION_SCHEMA, POSITION_SCHEMA
 from ghostkv.stages.quality.speed import SPEED_SCHEMA
+from ghostkv.stages.quality.summary_schemas import EQUAL_BYTES_SCHEMA, SUMMARY_SCHEMA
 
 SCHEMAS = {
     "positions": POSITION_SCHEMA,

@@ -9,13 +9,9 @@ from ghostkv.report.document import Figure, Prose, Table
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results
 from ghostkv.report.sections.retrieval import CHAPTER, _reading
-from ghostkv.stages.retrieval.tables import (
-    ANSWER_SCHEMA,
-    CELL_SCHEMA,
-    SUMMARY_SCHEMA,
-    cells,
-    summarise,
-)
+from ghostkv.stages.retrieval.schemas import ANSWER_SCHEMA
+from ghostkv.stages.retrieval.summary_schemas import CELL_SCHEMA, SUMMARY_SCHEMA
+from ghostkv.stages.retrieval.tables import cells, summarise
 from tests.report.fixtures import headline, make_params
 
 # Label -> kind, bytes ratio, and whether it fails the deepest needle.

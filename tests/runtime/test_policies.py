@@ -8,6 +8,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from ghostkv.config.policies import (  # noqa: E402
+    CertifiedMassPolicy,
+    FullPolicy,
+    GhostPolicy,
+    OracleMassPolicy,
+)
 from ghostkv.elimination.attention import scores  # noqa: E402
 from ghostkv.files.buffers import Buffers  # noqa: E402
 from ghostkv.files.errors import ConfigError  # noqa: E402
@@ -170,23 +176,21 @@ def test_the_fitted_threshold_spends_the_budget_on_the_text_it_was_fitted_on(cap
         fit_theta(layers, [0.01], sinks=2, hot=8, start=CONTEXT)
 
 
-def test_policies_from_entries_say_what_they_lack(tmp_path):
-    sources = Sources(range(LAYERS), HEADS)
-    full = load_policy({"policy": "full"}, sources)
+def test_policies_of_a_config_say_what_they_lack():
+    sources, kept = Sources(range(LAYERS), HEADS), {"sinks": 2, "hot": 8}
+    full = load_policy(FullPolicy(**kept), sources)
     assert full.decider(0) is None
     assert full.dense_layers == (0, 1)
-    oracle = load_policy({"policy": "oracle_mass", "delta": 0.02, "label": "ceiling"}, sources)
+    oracle = load_policy(OracleMassPolicy(delta=0.02, label="ceiling", **kept), sources)
     assert oracle.name == "ceiling"
     assert "0.02" in oracle.certificate
-    for entry, message in (
-        ({"policy": "magic"}, "Accepted: full"),
-        ({"policy": "ghost", "bytes": 8}, "no option 'bytes'"),
-        ({"policy": "ghost", "theta": 0.0}, "sketch"),
-        ({"policy": "certified_mass"}, "role 'codec'"),
-        ({"policy": "full", "hot": 0}, "hot"),
+    for policy, message in (
+        (GhostPolicy(theta=0.0, **kept), "no sketch of layer 0"),
+        (CertifiedMassPolicy(levels=[2], shares=[0.5], **kept), "role 'codec'"),
+        (OracleMassPolicy(), "leaves sinks, hot to the config.*\n.*resolve"),
     ):
         with pytest.raises(ConfigError, match=message):
-            load_policy(entry, sources)
+            load_policy(policy, sources)
 
 
 def test_observations_of_the_prefill_are_what_attention_was(captures):

@@ -1,4 +1,5 @@
 # The model decodes held-out text under elimination: thetas once, a job a text, the timing alone, then intervals.
+from ghostkv.stages.quality.jobs import FitThetas, GatherQuality, QualitySpeed, QualityText
 
 
 rule fit_quality:
@@ -6,7 +7,7 @@ rule fit_quality:
         **captures(),
         codecs=per_layer(sketch_files()["codecs"]),
     output:
-        thetas="results/quality/thetas.parquet",
+        **tables(FitThetas, "results/quality"),
     log:
         "results/logs/quality/fit.log",
     benchmark:
@@ -17,48 +18,49 @@ rule fit_quality:
     resources:
         mem_mb=2000,
     params:
-        run=stage_params("quality", "quality.thetas"),
+        run=job_params(FitThetas),
     script:
-        "../scripts/fit_quality.py"
+        "../scripts/job.py"
 
 
 rule quality_text:
     input:
         **captures(),
-        manifest=f"{MODEL_FOLDER}/manifest.json",
+        manifest=f"{RUN.model_folder}/manifest.json",
         texts="results/texts/texts.parquet",
         codecs=per_layer(sketch_files()["codecs"]),
         points="results/frontier/points.parquet",
         thetas="results/quality/thetas.parquet",
     output:
-        **tables("results/quality/texts/{text}", QUALITY_TEXT_TABLES),
+        **tables(QualityText, "results/quality/texts/{text}"),
     log:
         "results/logs/quality/{text}.log",
     benchmark:
         "results/logs/quality/{text}.tsv"
     wildcard_constraints:
-        text=one_of(QUALITY_TEXTS),
+        text=one_of(RUN.texts_of("held_out")),
     conda:
         "../../environment.yml"
-    threads: CONFIG.quality.threads
+    threads: RUN.config.quality.threads
     resources:
         # Weights, one cache of 4,096 tokens, logits of the continuation, nested records of all layers.
         mem_mb=5000,
     params:
-        run=stage_params("quality", "quality.text"),
+        run=job_params(QualityText),
     script:
-        "../scripts/quality_text.py"
+        "../scripts/job.py"
 
 
 rule quality_speed:
     input:
         **captures(),
-        manifest=f"{MODEL_FOLDER}/manifest.json",
+        manifest=f"{RUN.model_folder}/manifest.json",
         texts="results/texts/texts.parquet",
         codecs=per_layer(sketch_files()["codecs"]),
+        points="results/frontier/points.parquet",
         thetas="results/quality/thetas.parquet",
     output:
-        table="results/quality/speed.parquet",
+        **tables(QualitySpeed, "results/quality"),
     log:
         "results/logs/quality/speed.log",
     benchmark:
@@ -70,19 +72,19 @@ rule quality_speed:
     resources:
         mem_mb=3000,
     params:
-        run=stage_params("quality", "quality.speed"),
+        run=job_params(QualitySpeed),
     script:
-        "../scripts/quality_speed.py"
+        "../scripts/job.py"
 
 
 rule gather_quality:
     input:
         **{
-            name: expand(path, text=QUALITY_TEXTS)
-            for name, path in tables("results/quality/texts/{text}", QUALITY_TEXT_TABLES).items()
+            name: expand(path, text=RUN.texts_of("held_out"))
+            for name, path in tables(QualityText, "results/quality/texts/{text}").items()
         },
     output:
-        **tables("results/quality", QUALITY_TABLES),
+        **tables(GatherQuality, "results/quality"),
     log:
         "results/logs/quality/gather.log",
     benchmark:
@@ -93,6 +95,6 @@ rule gather_quality:
     resources:
         mem_mb=2000,
     params:
-        run=stage_params("quality_gather", "quality.gather"),
+        run=job_params(GatherQuality),
     script:
-        "../scripts/gather_quality.py"
+        "../scripts/job.py"

@@ -1,17 +1,17 @@
 # Questions on long contexts: all prompts at once, then a job a task and length, which a killed run resumes from.
+from ghostkv.stages.retrieval.jobs import GatherRetrieval, RetrievalPlan, RetrievalTask, question_files
 
 
 rule retrieval_plan:
     input:
-        manifest=f"{MODEL_FOLDER}/manifest.json",
+        manifest=f"{RUN.model_folder}/manifest.json",
         texts="results/texts/texts.parquet",
         tasks=os.path.relpath(f"{ROOT}/ghostkv/stages/retrieval/tasks/ruler.yaml"),
-        data=retrieval_files,
-        captures=captures().values(),
+        data=lambda wildcards: refused(question_files, RUN),
+        **captures(),
         codecs=per_layer(sketch_files()["codecs"]),
     output:
-        samples="results/retrieval/samples.parquet",
-        thetas="results/retrieval/thetas.parquet",
+        **tables(RetrievalPlan, "results/retrieval"),
     log:
         "results/logs/retrieval/plan.log",
     benchmark:
@@ -22,44 +22,44 @@ rule retrieval_plan:
     resources:
         mem_mb=2000,
     params:
-        run=stage_params("retrieval", "retrieval.plan"),
+        run=job_params(RetrievalPlan),
     script:
-        "../scripts/retrieval_plan.py"
+        "../scripts/job.py"
 
 
 rule retrieval_task:
     input:
-        manifest=f"{MODEL_FOLDER}/manifest.json",
+        manifest=f"{RUN.model_folder}/manifest.json",
         samples="results/retrieval/samples.parquet",
         thetas="results/retrieval/thetas.parquet",
-        captures=captures().values(),
+        **captures(),
         codecs=per_layer(sketch_files()["codecs"]),
         points="results/frontier/points.parquet",
     output:
-        answers="results/retrieval/tasks/{job}.parquet",
+        **tables(RetrievalTask, "results/retrieval/tasks/{job}"),
     log:
         "results/logs/retrieval/{job}.log",
     benchmark:
         "results/logs/retrieval/{job}.tsv"
     wildcard_constraints:
-        job=one_of(CONFIG.retrieval.jobs()),
+        job=one_of(RUN.config.retrieval.jobs()),
     conda:
         "../../environment.yml"
-    threads: CONFIG.retrieval.threads
+    threads: RUN.config.retrieval.threads
     resources:
         # Weights, and the cache of a context in float32: 46 MB for 1,024 tokens of the default model.
         mem_mb=3000,
     params:
-        run=stage_params("retrieval", "retrieval.task"),
+        run=job_params(RetrievalTask),
     script:
-        "../scripts/retrieval_task.py"
+        "../scripts/job.py"
 
 
 rule gather_retrieval:
     input:
-        expand("results/retrieval/tasks/{job}.parquet", job=CONFIG.retrieval.jobs()),
+        answers=expand("results/retrieval/tasks/{job}/answers.parquet", job=RUN.config.retrieval.jobs()),
     output:
-        **stage_tables("retrieval"),
+        **tables(GatherRetrieval, "results/retrieval"),
     log:
         "results/logs/retrieval/gather.log",
     benchmark:
@@ -70,6 +70,6 @@ rule gather_retrieval:
     resources:
         mem_mb=1000,
     params:
-        run=stage_params("retrieval", "retrieval.gather"),
+        run=job_params(GatherRetrieval),
     script:
-        "../scripts/gather_retrieval.py"
+        "../scripts/job.py"

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from ghostkv.stages.quality.metrics import NO_TOKEN, Divergence, divergence
 
+if TYPE_CHECKING:
+    from ghostkv.runtime.continuation import Continuation
+    from ghostkv.stages.quality.jobs import QualityText
+    from ghostkv.stages.quality.policies import Policies
+
 # Characters of the prompt that stand before a generated continuation.
 _PROMPT = 300
 
 
-class Reader:
+class TextReader:
     """A text's dense logits and its tokens as words; turns a policy's logits into rows."""
 
     def __init__(self, tokenizer: Any, ids: Sequence[int], context: int, dense: np.ndarray):
@@ -49,17 +54,17 @@ class Reader:
         return rows
 
 
-def ablate(begun: Any, policies: Any, reader: Reader, params: Mapping) -> list[dict]:
+def ablate(begun: Continuation, policies: Policies, reader: TextReader, job: QualityText) -> list[dict]:
     """The policy in one band of layers at a time, all other layers dense: rows of `ABLATION_SCHEMA`."""
-    label, band = params["ablation"]["policy"], params["ablation"]["band"]
+    label, band = job.ablation.policy, job.ablation.band
     if label is None:
         return []
-    layers, rows = range(params["model_layers"]), []
+    layers, rows = range(job.model_layers), []
+    count = min(job.ablation.positions, job.continuation)
     for first in range(0, len(layers), band):
         last = min(first + band, len(layers)) - 1
-        policy = policies.make(label, dense_layers=[one for one in layers if not first <= one <= last])
-        count = min(params["ablation"]["positions"], params["continuation"])
-        decoded = begun.decode(policy, count)
+        dense = tuple(one for one in layers if not first <= one <= last)
+        decoded = begun.decode(policies.make(label, dense_layers=dense), count)
         found = reader.compare(decoded.logits)
         read = decoded.traffic.layers().filter(pl.col("layer").is_between(first, last))["bytes_ratio_gqa"]
         rows.append(
@@ -71,15 +76,15 @@ def ablate(begun: Any, policies: Any, reader: Reader, params: Mapping) -> list[d
     return rows
 
 
-def generate(begun: Any, policies: Any, reader: Reader, params: Mapping) -> list[dict]:
+def generate(begun: Continuation, policies: Policies, reader: TextReader, job: QualityText) -> list[dict]:
     """Greedy continuations of the same context, step by step: rows of `GENERATION_SCHEMA`."""
-    count, rows = params["generation"]["tokens"], []
+    count, rows = job.generation.tokens, []
     if not count:
         return rows
     prompt = reader.text(reader.ids[: begun.context + 1])[-_PROMPT:]
     dense, _, seconds = begun.generate(begun.dense, count)
     said = [("dense", dense, 1.0, seconds)]
-    for label in params["generation"]["policies"]:
+    for label in job.generation.policies:
         ids, traffic, seconds = begun.generate(policies.make(label), count)
         said.append((label, ids, traffic.summary()["bytes_ratio_gqa"], seconds))
     for label, ids, ratio, seconds in said:

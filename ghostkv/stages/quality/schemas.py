@@ -1,4 +1,4 @@
-"""Columns of the tables of stage `quality`, and what each means."""
+"""Columns of the tables that a text's job of `quality` writes, and what each means."""
 
 from __future__ import annotations
 
@@ -31,10 +31,7 @@ TRAFFIC_SCHEMA = pa.schema(
         ("kept_fraction", pa.float64()),  # keys read / keys visible, mean over heads and queries
         ("bytes_ratio", pa.float64()),  # per head
         ("bytes_ratio_gqa", pa.float64()),  # records once a KV head, survivors united over its heads
-        (
-            "certified",
-            pa.float64(),
-        ),  # largest dropped mass that a query's certificate admits; null without one
+        ("certified", pa.float64()),  # largest dropped mass that a certificate admits; null without one
         ("violated", pa.int64()),  # queries of a head whose certificate did not hold
     ]
 )
@@ -76,56 +73,6 @@ GENERATION_SCHEMA = pa.schema(
         ("same", pa.int32()),  # tokens before the first that differs from the dense model's
         ("bytes_ratio_gqa", pa.float64()),
         ("seconds", pa.float64()),
-    ]
-)
-SUMMARY_SCHEMA = pa.schema(
-    [
-        ("policy", pa.string()),
-        ("role", pa.string()),  # identity, mass or budget: what the headline quotes it for; null for others
-        ("kind", pa.string()),
-        ("family", pa.string()),
-        ("target", pa.float64()),
-        ("domain", pa.string()),  # "all", or one domain
-        ("documents", pa.int32()),
-        ("positions", pa.int32()),
-        *[
-            (f"{metric}{end}", pa.float64())
-            for metric in ("kl", "top1", "dense_perplexity", "sparse_perplexity")
-            for end in ("", "_low", "_high")
-        ],
-        ("kl_p99", pa.float64()),
-        ("kl_max", pa.float64()),
-        ("max_logit_difference", pa.float64()),
-        ("kept_fraction", pa.float64()),
-        ("bytes_ratio", pa.float64()),
-        ("bytes_ratio_gqa", pa.float64()),
-        ("certificate", pa.string()),
-        ("prefill", pa.string()),
-        (
-            "certified",
-            pa.float64(),
-        ),  # largest dropped mass that a query's certificate admits; null without one
-        ("violated", pa.int64()),  # queries of a head whose certificate did not hold
-    ]
-)
-# Policies against every family of peers at the policy's own bytes, interpolated between the peer's budgets.
-EQUAL_BYTES_SCHEMA = pa.schema(
-    [
-        ("policy", pa.string()),
-        ("role", pa.string()),
-        ("against", pa.string()),  # a family
-        ("domain", pa.string()),
-        ("bytes_ratio_gqa", pa.float64()),  # of the policy, as measured
-        ("lowest", pa.float64()),  # bytes ratios that the family was measured at
-        ("highest", pa.float64()),
-        ("kl", pa.float64()),
-        ("their_kl", pa.float64()),  # null where the policy's bytes lie beyond theirs
-        ("kl_ratio", pa.float64()),  # theirs over the policy's
-        ("kl_ratio_low", pa.float64()),
-        ("kl_ratio_high", pa.float64()),
-        ("top1", pa.float64()),
-        ("their_top1", pa.float64()),
-        ("positions", pa.int32()),
     ]
 )
 # What each text's job leaves.

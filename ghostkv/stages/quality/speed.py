@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ghostkv.files.io import read_table
 from ghostkv.files.provenance import metadata
 from ghostkv.files.tables import write_rows
 from ghostkv.sources.texts import text_row
+from ghostkv.stages.quality.policies import Policies
 from ghostkv.stages.quality.setup import sources_of, token_ids
+
+if TYPE_CHECKING:
+    from ghostkv.stages.quality.jobs import QualitySpeed
 
 SPEED_SCHEMA = pa.schema(
     [
@@ -27,34 +31,20 @@ SPEED_SCHEMA = pa.schema(
 
 
 def time_decode(
-    model_folder: str,
-    texts_table: str,
-    text: str,
-    thetas: str,
-    sketch: str,
-    params: Mapping[str, Any],
-    output: str,
-    threads: int = 1,
+    job: QualitySpeed, inputs: Mapping[str, Any], outputs: Mapping[str, str], threads: int = 1
 ) -> None:
-    """Time a decode step under the headline policy against a dense one; arguments as `measure_text`."""
+    """Time a decode step under the job's policy against a dense one; files as `measure_text` takes them."""
     from ghostkv.models.load import load_model, load_tokenizer
     from ghostkv.runtime.measure import measure_slowdown
-    from ghostkv.stages.quality.policies import Policies
 
-    row = text_row(texts_table, text)
-    ids = token_ids(load_tokenizer(model_folder), row["content"], params, text)
-    fitted = dict(read_table(thetas).select("policy", "theta").iter_rows())
-    label = params["headline"]["budget"]
-    policy = Policies(params["policies"], fitted, sources_of(sketch, params)).make(label)
-    model = load_model(model_folder, params.get("dtype", "float32"), threads)
-    steps = min(params["slowdown_steps"], len(ids) // 4)
-    timed = measure_slowdown(model, ids, policy, steps=steps, threads=threads)
+    row, folder = text_row(inputs["texts"], job.text), str(Path(inputs["manifest"]).parent)
+    ids = token_ids(load_tokenizer(folder), row["content"], job)
+    policies = Policies([job.policy], inputs["thetas"], sources_of(job, inputs))
+    model = load_model(folder, job.dtype, threads)
+    steps = min(job.steps, len(ids) // 4)
+    timed = measure_slowdown(model, ids, policies.make(job.policy.label), steps=steps, threads=threads)
     parts = {"dense": timed["dense_ms"], "ghost": timed["ghost_ms"], **timed["breakdown"]}
-    rows = [
-        {
-            "text": text, "policy": label, "context": timed["context"], "steps": timed["steps"],
-            "slowdown": timed["slowdown"], "part": part, "milliseconds": milliseconds,
-        }
-        for part, milliseconds in parts.items()
-    ]  # fmt: skip
-    write_rows(rows, output, SPEED_SCHEMA, metadata(params.get("code")))
+    about = {"text": job.text, "policy": job.policy.name}
+    about |= {name: timed[name] for name in ("context", "steps", "slowdown")}
+    rows = [about | {"part": part, "milliseconds": milliseconds} for part, milliseconds in parts.items()]
+    write_rows(rows, outputs["speed"], SPEED_SCHEMA, metadata(job.code))

@@ -9,26 +9,23 @@ import numpy as np
 import polars as pl
 
 from ghostkv.stages.quality.intervals import Draws, at_bytes, block_sums, span
-from ghostkv.stages.quality.schemas import EQUAL_BYTES_SCHEMA
+from ghostkv.stages.quality.summary_schemas import EQUAL_BYTES_SCHEMA
 
 ALL = "all"
 _MEASURES = ("kl", "top1", "dense_nll", "sparse_nll")
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredBlocks:
     """What the texts' jobs left, as arrays over policies and positions, and bootstrap draws shared by all.
 
     Attributes
     ----------
-    policies : list of str
     documents : list of (text, domain)
     sums, counts : dict of str to ndarray, shape [policies, blocks]
         Of kl, top1, dense_nll and sparse_nll.
     owner : ndarray of int, shape [blocks]
         Document of each block.
-    replicates : int
-    seed : int
     """
 
     policies: list[str]
@@ -40,7 +37,7 @@ class Measured:
     seed: int
 
     @classmethod
-    def read(cls, positions: pl.DataFrame, block: int, replicates: int, seed: int) -> Measured:
+    def read(cls, positions: pl.DataFrame, block: int, replicates: int, seed: int) -> MeasuredBlocks:
         """Arrange rows of `POSITION_SCHEMA`."""
         policies = positions["policy"].unique(maintain_order=True).to_list()
         documents = list(positions.select("text", "domain").unique(maintain_order=True).iter_rows())
@@ -107,7 +104,7 @@ class Measured:
         return out
 
 
-def summarise(positions: pl.DataFrame, runs: pl.DataFrame, measured: Measured) -> pl.DataFrame:
+def summarise(positions: pl.DataFrame, runs: pl.DataFrame, measured: MeasuredBlocks) -> pl.DataFrame:
     """Rows of `SUMMARY_SCHEMA`: every policy, over all texts and by domain."""
     rows = []
     for domain in measured.domains():
@@ -128,7 +125,7 @@ def summarise(positions: pl.DataFrame, runs: pl.DataFrame, measured: Measured) -
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def compare_at_equal_bytes(summary: pl.DataFrame, measured: Measured) -> pl.DataFrame:
+def compare_at_equal_bytes(summary: pl.DataFrame, measured: MeasuredBlocks) -> pl.DataFrame:
     """Rows of `EQUAL_BYTES_SCHEMA`: what each family of peers and oracles loses at a policy's own bytes.
 
     A family's curve goes through its budgets at the bytes that were measured, straight between them in log
@@ -157,7 +154,7 @@ def compare_at_equal_bytes(summary: pl.DataFrame, measured: Measured) -> pl.Data
 
 
 def _at_equal_bytes(
-    measured: Measured, blocks: np.ndarray, every: list[int], curve: pl.DataFrame, wanted: float
+    measured: MeasuredBlocks, blocks: np.ndarray, every: list[int], curve: pl.DataFrame, wanted: float
 ) -> dict[str, float]:
     """One policy (the first of `every`) and one family's curve, on the blocks that all of them decoded."""
     ratios = curve["bytes_ratio_gqa"].to_numpy()

@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ghostkv.files.io import read_table
 from ghostkv.files.logs import progress
 from ghostkv.files.provenance import metadata
 from ghostkv.files.tables import Tables
 from ghostkv.sources.texts import text_row
-from ghostkv.stages.quality.rows import Reader, ablate, generate
-from ghostkv.stages.quality.schemas import (
-    TEXT_TABLES,
-)
+from ghostkv.stages.quality.policies import Policies
+from ghostkv.stages.quality.rows import TextReader, ablate, generate
+from ghostkv.stages.quality.schemas import TEXT_TABLES
 from ghostkv.stages.quality.setup import sources_of, token_ids
+
+if TYPE_CHECKING:
+    from ghostkv.runtime.continuation import Continuation
+    from ghostkv.stages.quality.jobs import DecodedPolicy, QualityText
 
 
 def measure_text(
-    model_folder: str,
-    texts_table: str,
-    text: str,
-    thetas: str,
-    sketch: str,
-    params: Mapping[str, Any],
-    outputs: Mapping[str, str],
-    threads: int = 1,
+    job: QualityText, inputs: Mapping[str, Any], outputs: Mapping[str, str], threads: int = 1
 ) -> None:
     """Decode one text's continuation under every policy, over one dense prefill.
 
     Parameters
     ----------
-    model_folder, texts_table, text : str
-    thetas : str
-        Table of `fit_thetas`.
-    sketch : str
-        ``results/sketch``.
-    params : mapping
-        As `fit_thetas`; also `dtype` of section `model`.
+    inputs : mapping
+        The model's `manifest`, `texts`, `thetas` of `fit_thetas`, `codecs` of every layer, and the frontier's `points`.
     outputs : mapping
         Paths of `positions`, `traffic`, `runs`, `ablation` and `generations`.
-    threads : int
 
     Raises
     ------
@@ -51,38 +41,41 @@ def measure_text(
     """
     from ghostkv.models.load import load_model, load_tokenizer
     from ghostkv.runtime.continuation import Continuation
-    from ghostkv.stages.quality.policies import Policies, family_of, kind_of, target_of
 
-    row, tokenizer = text_row(texts_table, text), load_tokenizer(model_folder)
-    ids = token_ids(tokenizer, row["content"], params, text)
-    fitted = dict(read_table(thetas).select("policy", "theta").iter_rows())
-    policies = Policies(params["policies"], fitted, sources_of(sketch, params))
-    model = load_model(model_folder, params.get("dtype", "float32"), threads)
-    who = {"text": text, "domain": row["domain"]}
-    begun = Continuation(
-        model, ids[: params["context"] + params["continuation"]], params["context"], policies.observer()
+    folder = str(Path(inputs["manifest"]).parent)
+    row, tokenizer = text_row(inputs["texts"], job.text), load_tokenizer(folder)
+    ids = token_ids(tokenizer, row["content"], job)
+    policies = Policies([one.policy for one in job.policies], inputs["thetas"], sources_of(job, inputs))
+    model = load_model(folder, job.dtype, threads)
+    begun = Continuation(model, ids[: job.context + job.continuation], job.context, policies.observer())
+    reader, who = (
+        TextReader(tokenizer, ids, job.context, begun.own()),
+        {"text": job.text, "domain": row["domain"]},
     )
-    reader = Reader(tokenizer, ids, params["context"], begun.own())
     tables = Tables(TEXT_TABLES)
-    work = progress(policies, total=len(policies.entries), desc=text, unit="policy")
-    for label in work:
-        work.set_postfix_str(label)
-        entry, policy = policies.entries[label], policies.make(label)
-        count = min(entry.get("positions") or params["continuation"], params["continuation"])
-        decoded = begun.decode(policy, count)
-        about = {**who, "policy": label}
-        tables.add_rows("positions", [about | one for one in reader.rows(decoded.logits)])
-        layers = decoded.traffic.layers().iter_rows(named=True)
-        tables.add_rows(
-            "traffic", [about | one | {"dense": one["layer"] in policy.dense_layers} for one in layers]
-        )
-        tables.add_rows("runs", [
-            about | dict(decoded.traffic.summary()) | {
-                "kind": kind_of(entry), "family": family_of(entry), "target": target_of(entry),
-                "dense_layers": len(policy.dense_layers), "certificate": policy.certificate, "prefill": policy.prefill,
-                "positions": count, "seconds": decoded.seconds,
-            }
-        ])  # fmt: skip
-    tables.add_rows("ablation", [who | one for one in ablate(begun, policies, reader, params)])
-    tables.add_rows("generations", [who | one for one in generate(begun, policies, reader, params)])
-    tables.write(outputs, metadata(params.get("code"), text=text))
+    work = progress(job.policies, total=len(job.policies), desc=job.text, unit="policy")
+    for one in work:
+        work.set_postfix_str(one.policy.label)
+        for name, rows in _decode(begun, policies, reader, one).items():
+            tables.add_rows(name, [who | row for row in rows])
+    tables.add_rows("ablation", [who | row for row in ablate(begun, policies, reader, job)])
+    tables.add_rows("generations", [who | row for row in generate(begun, policies, reader, job)])
+    tables.write(outputs, metadata(job.code, text=job.text))
+
+
+def _decode(
+    begun: Continuation, policies: Policies, reader: TextReader, one: DecodedPolicy
+) -> dict[str, list[dict]]:
+    """One policy's rows of `positions`, `traffic` and `runs`."""
+    policy, who = policies.make(one.policy.label), {"policy": one.policy.label}
+    decoded = begun.decode(policy, one.positions)
+    layers = decoded.traffic.layers().iter_rows(named=True)
+    run = dict(decoded.traffic.summary()) | {
+        "kind": one.kind, "family": one.family, "target": one.asked, "dense_layers": len(policy.dense_layers),
+        "certificate": policy.certificate, "prefill": policy.prefill, "seconds": decoded.seconds,
+    }  # fmt: skip
+    return {
+        "positions": [who | row for row in reader.rows(decoded.logits)],
+        "traffic": [who | row | {"dense": row["layer"] in policy.dense_layers} for row in layers],
+        "runs": [who | run],
+    }

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-from ghostkv.files.io import read_metadata, read_table
+from ghostkv.files.io import read_table
+from ghostkv.files.provenance import inherited
 from ghostkv.files.tables import concatenate, write_rows
-from ghostkv.stages.retrieval.tables import (
-    CELL_SCHEMA,
-    SUMMARY_SCHEMA,
-    cells,
-    summarise,
-)
+from ghostkv.stages.retrieval.summary_schemas import CELL_SCHEMA, SUMMARY_SCHEMA
+from ghostkv.stages.retrieval.tables import cells, summarise
+
+if TYPE_CHECKING:
+    from ghostkv.stages.retrieval.jobs import GatherRetrieval
 
 
-def gather(params: Mapping[str, Any], paths: Sequence[str], outputs: Mapping[str, str]) -> None:
-    """Join all jobs, and derive cells and summary.
-
-    Parameters
-    ----------
-    params : mapping
-        Config section `retrieval`.
-    paths : sequence of str
-        Answers, one file a job.
-    outputs : mapping
-        Paths of `answers`, `cells`, `summary`.
-    """
-    metadata = read_metadata(paths[0])
-    concatenate(paths, outputs["answers"], metadata)
+def gather(job: GatherRetrieval, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
+    """Join `answers` of all tasks, and derive `cells` and `summary`."""
+    metadata = inherited(inputs["answers"][0], job.code)
+    concatenate(inputs["answers"], outputs["answers"], metadata)
     answers = read_table(outputs["answers"])
-    write_rows(cells(answers, params["measurable"]), outputs["cells"], CELL_SCHEMA, metadata)
-    write_rows(summarise(answers, params["measurable"]), outputs["summary"], SUMMARY_SCHEMA, metadata)
+    write_rows(cells(answers, job.measurable), outputs["cells"], CELL_SCHEMA, metadata)
+    write_rows(summarise(answers, job.measurable), outputs["summary"], SUMMARY_SCHEMA, metadata)

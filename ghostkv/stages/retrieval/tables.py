@@ -1,91 +1,16 @@
-"""The tables of the stage `retrieval`: samples, answers, and accuracies with their intervals."""
+"""What `retrieval` derives from all answers: accuracies with their intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import polars as pl
-import pyarrow as pa
 
 from ghostkv.elimination.intervals import clopper_pearson, mcnemar, relative_interval, wilson
+from ghostkv.stages.retrieval.schemas import DENSE, WHO
 
-DENSE = "dense"
-# What keeps a policy from answering all questions.
-LIMITS = ("tasks", "lengths", "contexts")
 # All single needles of prompts up to this length, pooled: what the headline is about.
 POOLED, POOLED_LENGTH = "single_needle", 4096
-SAMPLE_SCHEMA = pa.schema(
-    [
-        ("job", pa.string()),  # {task}_{length}
-        ("task", pa.string()),
-        ("length", pa.int32()),
-        ("context_number", pa.int16()),
-        ("question_number", pa.int16()),
-        ("depth", pa.float64()),  # share of the text before the needle; null where there is no single place
-        ("context", pa.string()),
-        ("question", pa.string()),
-        ("answer_start", pa.string()),
-        ("draft", pa.string()),
-        ("references", pa.list_(pa.string())),
-        ("rule", pa.string()),  # all: share of references found; part: any of them
-        ("limit", pa.int32()),  # tokens of an answer, RULER's own
-    ]
-)
-THETA_SCHEMA = pa.schema([("label", pa.string()), ("theta", pa.float64())])
-_KEYS = [("task", pa.string()), ("length", pa.int32())]
-_WHO = [
-    ("policy", pa.string()),  # label; "dense" for the model itself
-    ("kind", pa.string()),  # dense, ours, peer or oracle
-    ("certificate", pa.string()),
-    ("prefill", pa.string()),
-]
-ANSWER_SCHEMA = pa.schema(
-    [
-        *_KEYS,
-        ("context_number", pa.int16()),
-        ("question_number", pa.int16()),
-        ("depth", pa.float64()),
-        ("tokens", pa.int32()),  # of the prompt
-        *_WHO,
-        ("score", pa.float64()),
-        ("answer", pa.string()),
-        ("references", pa.list_(pa.string())),
-        ("answer_tokens", pa.int32()),
-        ("forwards", pa.int32()),
-        ("bytes_read", pa.float64()),  # GQA-true, over layers and the queries of question and answer
-        ("bytes_full", pa.float64()),
-        ("head_bytes_read", pa.float64()),
-        ("head_bytes_full", pa.float64()),
-    ]
-)
-_COUNTS = [
-    ("n", pa.int32()),
-    ("accuracy", pa.float64()),  # mean score
-    ("right", pa.int32()),  # questions with the full score
-    ("low", pa.float64()),  # 95 % Wilson interval of right / n
-    ("high", pa.float64()),
-    ("dense_accuracy", pa.float64()),  # on the same questions
-    ("measurable", pa.bool_()),  # of the task at this length
-    ("bytes_ratio_gqa", pa.float64()),
-    ("bytes_ratio", pa.float64()),
-]
-CELL_SCHEMA = pa.schema([*_KEYS, ("depth", pa.float64()), *_WHO, *_COUNTS])
-SUMMARY_SCHEMA = pa.schema(
-    [
-        *_KEYS,  # length 0: pooled over lengths
-        *_WHO,
-        *_COUNTS,
-        ("contexts", pa.int32()),
-        ("exact_low", pa.float64()),  # 95 % Clopper-Pearson interval of right / n
-        ("exact_high", pa.float64()),
-        ("relative_accuracy", pa.float64()),  # null where not measurable
-        ("relative_low", pa.float64()),
-        ("relative_high", pa.float64()),
-        ("lost", pa.int32()),  # dense right, policy wrong
-        ("won", pa.int32()),
-        ("mcnemar_p", pa.float64()),
-    ]
-)
 _FULL = 1 - 1e-9
 
 
@@ -188,7 +113,7 @@ def _right(own: pl.DataFrame) -> dict[tuple, float]:
 
 
 def _who(own: pl.DataFrame) -> dict:
-    return {name: own[name][0] for name, _ in _WHO}
+    return {name: own[name][0] for name, _ in WHO}
 
 
 def _measurable(answers: pl.DataFrame, least: float) -> dict[tuple[str, int], bool]:

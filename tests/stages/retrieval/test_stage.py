@@ -1,5 +1,8 @@
 """Stage retrieval: what is not measurable is in no mean, pairs are paired, questions come out of a plan."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import polars as pl
 import pytest
 from pydantic import ValidationError
@@ -8,15 +11,11 @@ from ghostkv.config.retrieval import Retrieval
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, write_table
 from ghostkv.files.tables import table_of
-from ghostkv.stages.retrieval.tables import (
-    DENSE,
-    SAMPLE_SCHEMA,
-    THETA_SCHEMA,
-    cells,
-    may_measure,
-    summarise,
-)
+from ghostkv.stages.retrieval.jobs import RetrievalPlan, RetrievalTask, question_files
+from ghostkv.stages.retrieval.schemas import DENSE, SAMPLE_SCHEMA, THETA_SCHEMA
+from ghostkv.stages.retrieval.tables import cells, may_measure, summarise
 from ghostkv.stages.retrieval.task import answer
+from ghostkv.stages.run import Run
 from tests.report.test_retrieval import answer_rows
 
 
@@ -123,9 +122,7 @@ def test_policies_answer_as_long_as_a_task_may_be_measurable(tmp_path, monkeypat
     rows = [sample | {"context_number": number} for number in range(len(scores))]
     write_table(table_of(rows, SAMPLE_SCHEMA), paths["samples"], SAMPLE_SCHEMA, {})
     write_table(table_of([], THETA_SCHEMA), paths["thetas"], THETA_SCHEMA, {})
-    params = {"policies": [], "measurable": least}
-    inputs = {"model": "", "samples": paths["samples"], "thetas": paths["thetas"]}
-    answer(params, "vt_512", inputs, paths["answers"])
+    answer(SimpleNamespace(name="vt_512", measurable=least, code=""), paths, {"answers": paths["answers"]})
     found = read_table(paths["answers"])
     assert found.group_by("context_number").len().sort("context_number")["len"].to_list() == expected
     # Who answered to the end is whom the summary measures.
@@ -153,6 +150,34 @@ def test_a_task_that_the_model_cannot_hold_is_refused():
     section.check_lengths(None, "mine")
     with pytest.raises(ConfigError, match="cwe at 2048.*mine takes at most 1024.*\n.*length: 1024"):
         section.check_lengths(1024, "mine")
+
+
+def test_a_task_depends_on_who_answers_it_and_takes_what_the_frontier_keeps():
+    run = Run.resolve({"frontier": {"sinks": 2, "hot": 16}, "retrieval": {"prefill": "sparse"}}, "resources")
+    asked = {name: RetrievalTask.of(run, job=name) for name in run.config.retrieval.jobs()}
+    labels = {name: [one.policy.label for one in job.policies] for name, job in asked.items()}
+    assert labels["vt_1024"] == ["ghost_015", "quest_020"]
+    assert "snapkv_015" in labels["niah_single_2_1024"]
+    assert "snapkv_015" not in labels["niah_single_2_2048"]
+    job = asked["niah_single_2_1024"]
+    assert {one.policy.label: one.contexts for one in job.policies}["mass_5pct"] == 1
+    assert {one.kind for one in job.policies} == {"ours", "peer", "oracle"}
+    for policy in (job.dense, *[one.policy for one in job.policies]):
+        assert (policy.sinks, policy.hot, policy.prefill) == (2, 16, "sparse")
+    assert [policy.hot for policy in RetrievalPlan.of(run).policies] == [16, 16]
+    for job in (RetrievalPlan.of(run), asked["vt_1024"]):
+        params = job.params()
+        params.pop("job")
+        assert replace(type(job).read(params), code="") == job
+
+
+def test_tasks_too_long_for_the_model_are_refused_where_questions_are_asked_for():
+    tasks = [{"task": "vt", "length": 10**6}]
+    run = Run.resolve({"retrieval": {"tasks": tasks}}, "resources")
+    with pytest.raises(ConfigError, match="vt at 1000000"):
+        question_files(run)
+    own = Run.resolve({"retrieval": {"data": "tests/config/ruler"}}, "resources")
+    assert "tests/config/ruler/PaulGrahamEssays.json" in question_files(own)
 
 
 def test_whom_the_headline_is_about_answers_every_single_needle():

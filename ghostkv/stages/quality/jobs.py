@@ -1,0 +1,164 @@
+"""What the jobs of `quality` depend on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ghostkv.captures.captured_texts import CapturedText
+from ghostkv.config.policies import GhostPolicy, SomePolicy, modules_of
+from ghostkv.config.quality import Ablation, Generation, QualityEntry
+from ghostkv.config.resolved import resolve
+from ghostkv.files.jobs import Job
+from ghostkv.stages.quality.families import family_of
+from ghostkv.stages.quality.schemas import TEXT_TABLES
+from ghostkv.stages.quality.summary_schemas import SUMMARY_TABLES
+from ghostkv.stages.run import Run
+
+
+@dataclass(frozen=True)
+class DecodedPolicy:
+    """A policy that decodes, and how tables file it.
+
+    Attributes
+    ----------
+    policy : SomePolicy
+    kind : {"identity", "certified", "ours", "oracle", "peer"}
+    family : str
+        Policies that differ in bytes alone share one, which is a line of the charts.
+    asked : float or None
+        The bytes ratio, mass or risk that was asked for.
+    positions : int
+        How much of the continuation it decodes.
+    """
+
+    policy: SomePolicy
+    kind: str
+    family: str
+    asked: float | None
+    positions: int
+
+    @classmethod
+    def of(cls, run: Run, entry: QualityEntry) -> DecodedPolicy:
+        """An entry of `quality.policies`, with what it leaves open filled in."""
+        continuation, policy = run.config.quality.continuation, resolve(entry, run.config)
+        positions = min(entry.positions or continuation, continuation)
+        return cls(policy, entry.kind, family_of(policy, run.config), entry.asked, positions)
+
+
+@dataclass(frozen=True)
+class FittedJob(Job):
+    """A job whose policies take their parts from captures, sketch and frontier."""
+
+    captures: tuple[CapturedText, ...]
+    layers: tuple[int, ...]
+    model_layers: int
+    start: int
+
+    @classmethod
+    def _parts(cls, run: Run) -> dict:
+        return {
+            "captures": run.captures,
+            "layers": run.layers,
+            "model_layers": run.model.layers,
+            "start": run.config.frontier.headline_start,
+        }
+
+
+@dataclass(frozen=True)
+class FitThetas(FittedJob):
+    """Policies that name a bytes ratio."""
+
+    call = "ghostkv.stages.quality.thetas.fit_thetas"
+    tables = ("thetas",)
+
+    policies: tuple[GhostPolicy, ...]
+
+    @classmethod
+    def of(cls, run: Run) -> FitThetas:
+        """The job of a run."""
+        entries = [one for one in run.config.quality.policies if isinstance(one, GhostPolicy)]
+        policies = tuple(resolve(entry, run.config) for entry in entries if entry.ratio is not None)
+        return cls(**cls._parts(run), policies=policies, uses=modules_of(policies))
+
+
+@dataclass(frozen=True)
+class QualityText(FittedJob):
+    """Policies that decode one text."""
+
+    call = "ghostkv.stages.quality.text.measure_text"
+    tables = tuple(TEXT_TABLES)
+
+    text: str
+    policies: tuple[DecodedPolicy, ...]
+    context: int
+    continuation: int
+    dtype: str
+    ablation: Ablation
+    generation: Generation
+
+    @classmethod
+    def of(cls, run: Run, text: str) -> QualityText:
+        """The job of a text of a run."""
+        quality = run.config.quality
+        policies = tuple(DecodedPolicy.of(run, entry) for entry in quality.policies)
+        return cls(
+            **cls._parts(run),
+            text=text,
+            policies=policies,
+            context=run.config.capture.tokens - quality.continuation,
+            continuation=quality.continuation,
+            dtype=run.config.model.dtype,
+            ablation=quality.ablation,
+            generation=quality.generation,
+            uses=modules_of(one.policy for one in policies),
+        )
+
+
+@dataclass(frozen=True)
+class QualitySpeed(FittedJob):
+    """The headline policy, timed on one text."""
+
+    call = "ghostkv.stages.quality.speed.time_decode"
+    tables = ("speed",)
+
+    text: str
+    policy: SomePolicy
+    context: int
+    continuation: int
+    dtype: str
+    steps: int
+
+    @classmethod
+    def of(cls, run: Run) -> QualitySpeed:
+        """The job of a run."""
+        quality = run.config.quality
+        entry = next(one for one in quality.policies if one.label == quality.headline["budget"])
+        return cls(
+            **cls._parts(run),
+            text=next(iter(run.texts_of("held_out")), ""),
+            policy=resolve(entry, run.config),
+            context=run.config.capture.tokens - quality.continuation,
+            continuation=quality.continuation,
+            dtype=run.config.model.dtype,
+            steps=quality.slowdown_steps,
+            uses=modules_of([entry]),
+        )
+
+
+@dataclass(frozen=True)
+class GatherQuality(Job):
+    """How sure means are, and what the headline quotes."""
+
+    call = "ghostkv.stages.quality.gather.gather"
+    tables = (*TEXT_TABLES, *SUMMARY_TABLES)
+
+    block: int
+    replicates: int
+    seed: int
+    headline: dict[str, str]
+
+    @classmethod
+    def of(cls, run: Run) -> GatherQuality:
+        """The job of a run."""
+        quality = run.config.quality
+        return cls(quality.block, quality.replicates, quality.seed, quality.headline)

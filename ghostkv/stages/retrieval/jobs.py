@@ -1,0 +1,141 @@
+"""What the jobs of `retrieval` depend on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ghostkv.captures.captured_texts import CapturedText
+from ghostkv.config.policies import FullPolicy, GhostPolicy, SomePolicy, modules_of
+from ghostkv.config.resolved import resolve
+from ghostkv.config.retrieval import TaskEntry
+from ghostkv.files.jobs import Job
+from ghostkv.stages.retrieval.schemas import DENSE
+from ghostkv.stages.run import Run
+
+
+def question_files(run: Run) -> list[str]:
+    """The user's own files that tasks are built from; none where they come from a wheel.
+
+    Asked for where questions are, so that tasks too long for the model disturb no other stage.
+
+    Raises
+    ------
+    ConfigError
+        A task is longer than the model takes.
+    """
+    retrieval = run.config.retrieval
+    retrieval.check_lengths(run.model.max_context, run.config.model.name)
+    return [] if retrieval.data == "ruler" else sorted(map(str, Path(retrieval.data).glob("*.json")))
+
+
+@dataclass(frozen=True)
+class RetrievalPlan(Job):
+    """Questions to build, and policies whose bytes ratio is theirs to fit."""
+
+    call = "ghostkv.stages.retrieval.plan.plan"
+    tables = ("samples", "thetas")
+
+    jobs: dict[str, TaskEntry]
+    data: str
+    depths: tuple[float, ...]
+    seed: int
+    policies: tuple[GhostPolicy, ...]
+    captures: tuple[CapturedText, ...]
+    layers: tuple[int, ...]
+    start: int
+
+    @classmethod
+    def of(cls, run: Run) -> RetrievalPlan:
+        """The job of a run."""
+        retrieval = run.config.retrieval
+        sized = [one for one in retrieval.policies if isinstance(one, GhostPolicy) and one.ratio is not None]
+        return cls(
+            jobs=retrieval.jobs(),
+            data=retrieval.data,
+            depths=tuple(retrieval.depths),
+            seed=retrieval.seed,
+            policies=tuple(resolve(entry, run.config) for entry in sized),
+            uses=modules_of(sized),
+            captures=run.captures,
+            layers=run.layers,
+            start=run.config.frontier.headline_start,
+        )
+
+
+@dataclass(frozen=True)
+class AskedPolicy:
+    """A policy that answers.
+
+    Attributes
+    ----------
+    kind : {"ours", "oracle", "peer"}
+    contexts : int or None
+        First contexts of the task that it answers; None for all.
+    """
+
+    policy: SomePolicy
+    kind: str
+    contexts: int | None
+
+
+@dataclass(frozen=True)
+class RetrievalTask(Job):
+    """One task at one length, and who answers it."""
+
+    call = "ghostkv.stages.retrieval.task.answer"
+    tables = ("answers",)
+
+    name: str
+    dense: FullPolicy
+    policies: tuple[AskedPolicy, ...]
+    measurable: float
+    slack: int
+    prefill: Literal["dense", "sparse"]
+    dtype: str
+    captures: tuple[CapturedText, ...]
+    layers: tuple[int, ...]
+    start: int
+
+    @classmethod
+    def of(cls, run: Run, job: str) -> RetrievalTask:
+        """The job of a task of a run."""
+        retrieval = run.config.retrieval
+        entries = [entry for entry in retrieval.policies if entry.answers(retrieval.jobs()[job])]
+        policies = tuple(
+            AskedPolicy(
+                resolve(entry, run.config, prefill=retrieval.prefill),
+                "ours" if entry.kind in ("identity", "certified") else entry.kind,
+                entry.contexts,
+            )
+            for entry in entries
+        )
+        return cls(
+            name=job,
+            dense=resolve(FullPolicy(label=DENSE), run.config, prefill=retrieval.prefill),
+            policies=policies,
+            measurable=retrieval.measurable,
+            slack=retrieval.slack,
+            prefill=retrieval.prefill,
+            dtype=run.config.model.dtype,
+            captures=run.captures,
+            layers=run.layers,
+            start=run.config.frontier.headline_start,
+            uses=modules_of(entries),
+        )
+
+
+@dataclass(frozen=True)
+class GatherRetrieval(Job):
+    """When a task measures anything."""
+
+    call = "ghostkv.stages.retrieval.gather.gather"
+    tables = ("answers", "cells", "summary")
+
+    measurable: float
+
+    @classmethod
+    def of(cls, run: Run) -> GatherRetrieval:
+        """The job of a run."""
+        return cls(run.config.retrieval.measurable)

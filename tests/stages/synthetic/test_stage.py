@@ -13,7 +13,7 @@ from ghostkv.captures.generators import make
 from ghostkv.codecs.fitting import fit
 from ghostkv.codecs.records import CodecSpec
 from ghostkv.config.experiment import load_config
-from ghostkv.config.synthetic import Synthetic, SyntheticDecode
+from ghostkv.config.synthetic import DecodeEntry, Synthetic
 from ghostkv.elimination.frontier import Design, Setting, estimate_group, view_group
 from ghostkv.elimination.sweep import Grid
 from ghostkv.files.errors import ConfigError
@@ -215,7 +215,7 @@ def test_the_oracle_eliminates_what_a_normal_law_says(tables):
 
 
 def test_contexts_without_cold_keys_are_refused_before_anything_is_measured():
-    short = replace(job(), decode=SyntheticDecode(start=64, steps=10, draws=1, ask_every=2, masses=[0.5]))
+    short = replace(job(), decode=DecodeEntry(start=64, steps=10, draws=1, ask_every=2, masses=[0.5]))
     with pytest.raises(ConfigError, match=r"synthetic.decode.start is 64.*\n.*Write: start: \d+"):
         measure_generator(short, {}, {})
 

@@ -219,7 +219,7 @@ def _seated(policy: SelectorPolicy, sources: Sources, layer: int) -> Seated:
             Calibration(
                 np.concatenate([one.keys[head].astype(np.float32) for one in calibration]),
                 np.concatenate([one.group_queries(head) for one in calibration], axis=1),
-                _ThresholdScenes(threshold, codecs, exact, policy.ratio, head),
+                _SeatScenes(threshold, codecs, exact, policy.ratio, head),
                 stable_seed(policy.seed, layer, head),
             )
         )
@@ -229,7 +229,7 @@ def _seated(policy: SelectorPolicy, sources: Sources, layer: int) -> Seated:
 
 
 @dataclass(frozen=True)
-class _ThresholdScenes:
+class _SeatScenes:
     """Threshold texts one after the other; may be gone through again."""
 
     captures: Sequence[LayerCapture]

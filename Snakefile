@@ -23,8 +23,6 @@ include: "workflow/rules/decode.smk"
 include: "workflow/rules/historical.smk"
 include: "workflow/rules/synthetic.smk"
 include: "workflow/rules/bandwidth.smk"
-include: "workflow/rules/quality.smk"
-include: "workflow/rules/retrieval.smk"
 include: "workflow/rules/benchmark.smk"
 include: "workflow/rules/store.smk"
 include: "workflow/rules/report.smk"
@@ -90,24 +88,12 @@ rule decode:
         rules.report.output,
 
 
-rule retrieval:
-    input:
-        stage_tables("retrieval").values(),
-        rules.report.output,
-
-
 rule store:
     input:
         stage_tables("store").values(),
         rules.report.output,
 
 
-rule quality:
-    input:
-        stage_tables("quality").values(),
-        rules.report.output,
-
-
 rule benchmark:
     input:
-        benchmark_tables().values(),
+        benchmark_tables(RUN).values(),

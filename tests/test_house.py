@@ -85,10 +85,14 @@ def test_imports_go_down_in_no_circle_and_from_no_stage_to_another():
     edges = [(name, to) for name, found in sorted(IMPORTS.items()) for to in sorted(found)]
     inside = [(name, to) for name, to in edges if _room(name) and _room(to)]
     climbs = [(name, to) for name, to in inside if FLOOR[_room(to)] > FLOOR[_room(name)]]
-    crossings = [(name, to) for name, to in inside if _stage(name) and _stage(to) and _stage(name) != _stage(to)]
+    crossings = [
+        (name, to) for name, to in inside if _stage(name) and _stage(to) and _stage(name) != _stage(to)
+    ]
     circles = _circles()
-    print(f"\n{len(TREES)} modules, {len(edges)} imports: {len(climbs)} climb, {len(circles)} circles, "
-          f"{len(crossings)} from stage to stage")
+    print(
+        f"\n{len(TREES)} modules, {len(edges)} imports: {len(climbs)} climb, {len(circles)} circles, "
+        f"{len(crossings)} from stage to stage"
+    )
     assert (climbs, circles, crossings) == ([], [], [])
 
 
@@ -115,7 +119,11 @@ def test_a_class_name_stands_in_one_module():
     assert {cls: sorted(found) for cls, found in homes.items() if len(found) > 1} == {}
 
 
-@pytest.mark.parametrize("folder", sorted(path for path in PACKAGE.joinpath("stages").iterdir() if path.is_dir()), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "folder",
+    sorted(path for path in PACKAGE.joinpath("stages").iterdir() if path.is_dir()),
+    ids=lambda path: path.name,
+)
 def test_the_package_of_a_stage_is_empty(folder):
     """What stands in it would be part of every job's fingerprint."""
     if folder.name != "__pycache__":

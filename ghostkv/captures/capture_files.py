@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,8 @@ from ghostkv.files.io import (
     from_fixed_list,
     read_metadata,
     read_table,
-    write_table,
 )
+from ghostkv.files.tables import write_rows
 
 LAYER_SCHEMA = pa.schema(
     [
@@ -134,6 +134,18 @@ class LayerCapture:
             return np.zeros_like(self.positions)
         return np.maximum(self.positions - self.window + 1, 0)
 
+    def at(self, queries: np.ndarray | slice, tokens: int | None = None) -> LayerCapture:
+        """Some of the queries (a mask, indices or a slice), with the first `tokens` keys where that is given."""
+        keys = slice(tokens)
+        return replace(
+            self,
+            keys=self.keys[:, keys],
+            values=None if self.values is None else self.values[:, keys],
+            queries=self.queries[:, queries],
+            outputs=None if self.outputs is None else self.outputs[:, queries],
+            positions=self.positions[queries],
+        )
+
 
 class CaptureWriter:
     """Write a capture layer by layer; the three files appear together when the context closes without an
@@ -199,7 +211,7 @@ class CaptureWriter:
             self._stack.__exit__(kind, error, trace)
             return
         self._stack.close()
-        write_table(pl.DataFrame(self._layers), self.folder / "layers.parquet", LAYER_SCHEMA, self.metadata)
+        write_rows(self._layers, self.folder / "layers.parquet", LAYER_SCHEMA, self.metadata)
 
 
 def _describe(capture: LayerCapture) -> dict:

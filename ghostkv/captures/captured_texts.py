@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ghostkv.captures.capture_files import LayerCapture, capture_metadata
 from ghostkv.files.errors import ConfigError
+from ghostkv.files.provenance import metadata
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,25 @@ def sketch_metadata(texts: Sequence[CapturedText], fingerprint: str) -> dict[str
         for key, value in capture_metadata(texts[0].folder).items()
         if key not in ("text", "text_sha256", "fingerprint")
     }
-    return shared | {"texts": ",".join(text.text for text in texts), "fingerprint": fingerprint}
+    return shared | metadata(fingerprint, texts=",".join(text.text for text in texts))
 
 
-def _measured_texts(texts: Sequence[CapturedText]) -> list[CapturedText]:
-    for role in ("threshold", "held_out"):
-        if not any(text.role == role for text in texts):
+def by_role(texts: Sequence[CapturedText], *roles: str) -> dict[str, list[CapturedText]]:
+    """The texts of each of these roles, at least one a role."""
+    found = {role: [text for text in texts if text.role == role] for role in roles}
+    for role, ones in found.items():
+        if not ones:
             raise ConfigError(f"texts: no text has the role {role!r}; set texts.per_role.{role}: 1")
+    return found
+
+
+def measured_texts(texts: Sequence[CapturedText]) -> list[CapturedText]:
+    """Texts of the roles `threshold` and `held_out`, of each of which there must be one."""
+    by_role(texts, "threshold", "held_out")
     return [text for text in texts if text.role != "codec"]
 
 
-def _from_position(capture: LayerCapture, text: CapturedText, start: int) -> LayerCapture:
+def from_position(capture: LayerCapture, text: CapturedText, start: int) -> LayerCapture:
     """A capture with its queries from position `start` on."""
     wanted = capture.positions >= start
     if not wanted.any():
@@ -45,9 +54,4 @@ def _from_position(capture: LayerCapture, text: CapturedText, start: int) -> Lay
             f"{capture.positions.max()}; write a smaller headline_start, or raise capture.tokens "
             "and query_bands"
         )
-    return replace(
-        capture,
-        positions=capture.positions[wanted],
-        queries=capture.queries[:, wanted],
-        outputs=None if capture.outputs is None else capture.outputs[:, wanted],
-    )
+    return capture.at(wanted)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import stable_seed
 
+if TYPE_CHECKING:
+    from ghostkv.config.capture import QueryBand
 
-def sample_positions(bands: list[Mapping[str, int]], tokens: int, text: str, seed: int) -> np.ndarray:
+
+def sample_positions(bands: Sequence[QueryBand], tokens: int, text: str, seed: int) -> np.ndarray:
     """Query positions of one text: `count` of each band, drawn without replacement.
 
     Parameters
     ----------
-    bands : list of mapping
+    bands : sequence of QueryBand
         `start`, `stop` (exclusive) and `count` of each band, in tokens.
     tokens : int
         Length of the capture.
@@ -35,7 +39,7 @@ def sample_positions(bands: list[Mapping[str, int]], tokens: int, text: str, see
     """
     draws = []
     for number, band in enumerate(bands):
-        start, stop, count = band["start"], band["stop"], band["count"]
+        start, stop, count = band.start, band.stop, band.count
         where = f"config: capture.query_bands[{number}] is {{start: {start}, stop: {stop}, count: {count}}}"
         if not 0 <= start < stop <= tokens:
             raise ConfigError(

@@ -22,13 +22,15 @@ from ghostkv.files.errors import TableError
 
 # rho is one byte: 0..254 count steps, 255 says "larger than that" and makes the bound infinite.
 RHO_BYTES = 1
-_RHO_MAX = 254
+# Bytes of a number in the full cache that bytes ratios refer to, which is fp16.
+ELEMENT_BYTES = 2
+RHO_MAX = 254
 # Calibration keys that the step of rho is set from.
 _RHO_KEYS = 4096
 # Unit roundoff of float32, in which scores and estimates are computed.
 UNIT_ROUNDOFF = 2.0**-24
 # Relative slack of what is fitted in float64 and used in float32 (z, ||W^-T q||, rho steps).
-_FRAME_SLACK = 1.0 + 2.0**-18
+FRAME_SLACK = 1.0 + 2.0**-18
 # Products below the smallest float32 vanish; no score that matters is this small.
 _UNDERFLOW = 2.0**-100
 
@@ -113,7 +115,12 @@ class Codec:
         Width of one step of the stored residual norm.
     """
 
+    # The file's, set for every subclass.
     name: ClassVar[str] = ""
+    # Of its lines in charts; a codec without one gets one.
+    colour: ClassVar[str] = ""
+    # Whether `sketch.codecs` can name it; not where it needs more than bytes and a seed.
+    in_config: ClassVar[bool] = True
 
     code_bytes: int
     seed: int = 0
@@ -124,13 +131,16 @@ class Codec:
     quantiser_: UniformQuantiser = field(default=None, repr=False)
     rho_step_: float = 0.0
 
+    def __init_subclass__(cls) -> None:
+        cls.name = cls.__module__.rpartition(".")[2]
+
     @property
     def record_bytes(self) -> int:
         """Bytes that one cold key costs on every step: sketch and residual norm."""
         return self.code_bytes + RHO_BYTES
 
     def fit(self, keys: np.ndarray, queries: np.ndarray) -> Codec:
-        """Fit the frame, the quantiser and the residual step on calibration tensors.
+        """Fit the frame, the quantiser and the residual step on calibration tensors; returns self.
 
         Parameters
         ----------
@@ -138,11 +148,6 @@ class Codec:
             Keys of one KV head.
         queries : ndarray, shape [queries, head_dim]
             Queries of all heads that read that KV head.
-
-        Returns
-        -------
-        Codec
-            self
         """
         keys, queries = np.asarray(keys, np.float64), np.asarray(queries, np.float64)
         self.fit_frame(keys, queries)
@@ -152,7 +157,7 @@ class Codec:
         keys = keys[:: max(1, len(keys) // _RHO_KEYS)]
         residual = self._residual(keys, self.quantiser_.quantise((keys - self.mean_) @ self.encoder_.T))
         # A quarter above the largest residual seen: a key beyond it is still sound, its bound is infinite.
-        self.rho_step_ = float(max(1.25 * residual.max(initial=0.0), 1e-6) / _RHO_MAX)
+        self.rho_step_ = float(max(1.25 * residual.max(initial=0.0), 1e-6) / RHO_MAX)
         return self
 
     def fit_frame(self, keys: np.ndarray, queries: np.ndarray) -> None:
@@ -176,21 +181,11 @@ class Codec:
         return np.linalg.norm((keys - rebuilt) @ self.metric_.T, axis=1)
 
     def encode(self, keys: np.ndarray) -> Records:
-        """Write ghost records.
-
-        Parameters
-        ----------
-        keys : ndarray, shape [keys, head_dim]
-            Keys as the cache holds them (float16 or wider, finite).
-
-        Returns
-        -------
-        Records
-        """
+        """Write ghost records of finite keys as the cache holds them, float16 or wider, shape [keys, head_dim]."""
         keys = np.asarray(keys, np.float64)
         codes = self.quantiser_.quantise((keys - self.mean_) @ self.encoder_.T)
-        steps = np.ceil(self._residual(keys, codes) * _FRAME_SLACK / self.rho_step_)
-        rho = np.where(steps <= _RHO_MAX, steps, 255).astype(np.uint8)
+        steps = np.ceil(self._residual(keys, codes) * FRAME_SLACK / self.rho_step_)
+        rho = np.where(steps <= RHO_MAX, steps, 255).astype(np.uint8)
         return Records(self.quantiser_.pack(codes, self.code_bytes), rho)
 
     def decode(self, records: Records) -> Decoded:
@@ -207,9 +202,9 @@ class Codec:
                 f"{self.code_bytes}. Delete results/sketch and rerun."
             )
         coordinates = self.quantiser_.dequantise(self.quantiser_.unpack(records.code))
-        rho = np.where(records.rho == 255, np.inf, records.rho * (self.rho_step_ * _FRAME_SLACK))
+        rho = np.where(records.rho == 255, np.inf, records.rho * (self.rho_step_ * FRAME_SLACK))
         radius = rho + self._rounding(np.linalg.norm(coordinates.astype(np.float64), axis=1), rho)
-        return Decoded(coordinates, _round_up(radius))
+        return Decoded(coordinates, round_up(radius))
 
     def _rounding(self, code_norm: np.ndarray, rho: np.ndarray) -> np.ndarray:
         """Float32 error of score and estimate together, in units of ``||W^-T q||``.
@@ -232,7 +227,7 @@ class Codec:
         return ProjectedQueries(
             (queries @ self.mean_).astype(np.float32),
             (queries @ self.decoder_).astype(np.float32),
-            _round_up(np.linalg.norm(dual, axis=1) * _FRAME_SLACK + _UNDERFLOW),
+            round_up(np.linalg.norm(dual, axis=1) * FRAME_SLACK + _UNDERFLOW),
         )
 
     def estimate(
@@ -265,11 +260,16 @@ class Codec:
         return self
 
 
-def _round_up(values: np.ndarray) -> np.ndarray:
+def round_up(values: np.ndarray) -> np.ndarray:
     """Float64 to float32, never downwards."""
     with np.errstate(over="ignore"):
         narrow = values.astype(np.float32)
     return np.where(narrow < values, np.nextafter(narrow, np.float32(np.inf)), narrow)
 
 
-ELEMENT_BYTES = 2  # the full cache that bytes ratios refer to is fp16
+def eigen(symmetric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues (descending) and eigenvectors, signs fixed so that the same input gives the same basis."""
+    values, vectors = np.linalg.eigh((symmetric + symmetric.T) / 2)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    largest = np.abs(vectors).argmax(axis=0)
+    return values, vectors * np.sign(vectors[largest, np.arange(vectors.shape[1])])

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ghostkv import codecs
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.captures.generated import Drawn
-from ghostkv.codecs import Codec
+from ghostkv.codecs import Codec, by_name
 from ghostkv.codecs.records import CodecSpec
 from ghostkv.files.io import stable_seed
 
@@ -28,12 +27,12 @@ def fit_codecs(
             ]
         )
         for spec in chosen:
-            codec = codecs.make(spec.name, spec.code_bytes, stable_seed(seed, layer, kv_head, spec.key))
+            codec = by_name.make(spec.name, spec.code_bytes, stable_seed(seed, layer, kv_head, spec.key))
             fitted[spec, kv_head] = codec.fit(keys, queries)
     return fitted
 
 
 def fit(spec: CodecSpec, text: Drawn, seed: int) -> Codec:
     """A codec fitted on a generated text."""
-    codec = codecs.make(spec.name, spec.code_bytes, stable_seed(seed, spec.key))
+    codec = by_name.make(spec.name, spec.code_bytes, stable_seed(seed, spec.key))
     return codec.fit(text.capture.keys[0], text.capture.queries.reshape(-1, text.capture.keys.shape[2]))

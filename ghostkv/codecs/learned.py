@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 
-from ghostkv.codecs.frames import TransformCode
+from ghostkv.codecs.transform_code import TransformCode
 from ghostkv.files.errors import TableError
 
 # Above this condition number a frame bounds nothing in float32 that is worth having.
@@ -26,7 +25,7 @@ class Learned(TransformCode):
     frame : ndarray, shape [head_dim, head_dim]
     """
 
-    name: ClassVar[str] = "learned"
+    in_config = False
 
     frame: np.ndarray = field(default=None, repr=False)
 

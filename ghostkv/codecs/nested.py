@@ -15,13 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 from numba import njit
 
-from ghostkv.codecs.base import _FRAME_SLACK, _RHO_MAX, ELEMENT_BYTES, RHO_BYTES, Decoded, _round_up
-from ghostkv.codecs.frames import Whitened
+from ghostkv.codecs.base import ELEMENT_BYTES, FRAME_SLACK, RHO_BYTES, RHO_MAX, Decoded, round_up
+from ghostkv.codecs.whitened import Whitened
 from ghostkv.files.errors import TableError
 
 TREE_BITS, CODE_BITS = 8, 16
@@ -77,7 +76,7 @@ class Nested(Whitened):
         Largest residual norm that each level can state.
     """
 
-    name: ClassVar[str] = "nested"
+    in_config = False
 
     levels: tuple[int, ...] = ()
     edges_: np.ndarray = field(default=None, repr=False)
@@ -134,7 +133,7 @@ class Nested(Whitened):
         codes = self._codes(coordinates)
         rho = np.empty((len(codes), len(self.levels)), np.uint8)
         for level in range(len(self.levels)):
-            residual = self._residual_at(coordinates, codes, level) * _FRAME_SLACK
+            residual = self._residual_at(coordinates, codes, level) * FRAME_SLACK
             rho[:, level] = np.searchsorted(self._rho_scale(level), residual, "left")
         stream = np.empty((len(codes), self.code_bytes), np.uint8)
         _pack(codes, self.order_, stream)
@@ -157,12 +156,12 @@ class Nested(Whitened):
         codes = np.zeros((len(records), len(self.edges_)), np.uint16)
         _unpack(np.concatenate(records.planes[: level + 1], axis=1), self.order_, codes)
         coordinates = self._rebuild(codes, level)
-        rho = np.append(self._rho_scale(level), np.inf)[records.rho[:, level]] * _FRAME_SLACK
+        rho = np.append(self._rho_scale(level), np.inf)[records.rho[:, level]] * FRAME_SLACK
         radius = rho + self._rounding(np.linalg.norm(coordinates.astype(np.float64), axis=1), rho)
-        return Decoded(coordinates, _round_up(radius))
+        return Decoded(coordinates, round_up(radius))
 
     def _rho_scale(self, level: int) -> np.ndarray:
-        return self.rho_top_[level] * _RHO_GROWTH ** np.arange(-_RHO_MAX, 1.0)
+        return self.rho_top_[level] * _RHO_GROWTH ** np.arange(-RHO_MAX, 1.0)
 
     def _codes(self, coordinates: np.ndarray) -> np.ndarray:
         """Paths from root to leaf and on, uint16, shape [keys, dims]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ghostkv import codecs
-from ghostkv.codecs import Codec, Records
+from ghostkv.codecs import Codec, Records, by_name
 from ghostkv.files.errors import TableError
 from ghostkv.files.io import ParquetAppender, atomic_path
 
@@ -32,12 +31,7 @@ class CodecSpec:
         return f"{self.name}_{self.code_bytes}"
 
 
-def specs(configured: list[dict]) -> list[CodecSpec]:
-    """The codec specs of a config section ``[{"name": ..., "bytes": [...]}, ...]``, in its order."""
-    return [CodecSpec(entry["name"], int(size)) for entry in configured for size in entry["bytes"]]
-
-
-def record_schema(chosen: list[CodecSpec]) -> pa.Schema:
+def record_schema(chosen: Sequence[CodecSpec]) -> pa.Schema:
     """Columns of `records.parquet`: one row per text, KV head and token, the code and rho of every codec."""
     fields = [("text", pa.string()), ("kv_head", pa.int16()), ("position", pa.int32())]
     for spec in chosen:
@@ -59,7 +53,7 @@ def save_codecs(
         save_file(tensors, temporary, metadata={"provenance": json.dumps(dict(metadata), sort_keys=True)})
 
 
-def load_codecs(path: str | Path, chosen: list[CodecSpec]) -> dict[tuple[CodecSpec, int], Codec]:
+def load_codecs(path: str | Path, chosen: Sequence[CodecSpec]) -> dict[tuple[CodecSpec, int], Codec]:
     """Read fitted codecs, keyed by (spec, KV head).
 
     Raises
@@ -83,7 +77,7 @@ def load_codecs(path: str | Path, chosen: list[CodecSpec]) -> dict[tuple[CodecSp
     if missing:
         raise TableError(f"{path}: lacks codecs {sorted(missing)}. Delete it and rerun sketch.")
     return {
-        (spec, kv_head): codecs.load(spec.name, spec.code_bytes, found)
+        (spec, kv_head): by_name.make(spec.name, spec.code_bytes).load(found)
         for (spec, kv_head), found in arrays.items()
     }
 
@@ -91,7 +85,7 @@ def load_codecs(path: str | Path, chosen: list[CodecSpec]) -> dict[tuple[CodecSp
 class RecordWriter(ParquetAppender):
     """Write `records.parquet`, one row group per text."""
 
-    def __init__(self, path: str | Path, chosen: list[CodecSpec], metadata: Mapping[str, str]):
+    def __init__(self, path: str | Path, chosen: Sequence[CodecSpec], metadata: Mapping[str, str]):
         super().__init__(path, record_schema(chosen), metadata)
 
     def add(self, text: str, tokens: int, written: Mapping[CodecSpec, list[Records]]) -> None:
@@ -111,7 +105,7 @@ class RecordWriter(ParquetAppender):
         self.append(columns)
 
 
-def read_records(path: str | Path, text: str, chosen: list[CodecSpec]) -> dict[CodecSpec, list[Records]]:
+def read_records(path: str | Path, text: str, chosen: Sequence[CodecSpec]) -> dict[CodecSpec, list[Records]]:
     """Read a text's records: for each spec one `Records` per KV head.
 
     Raises
@@ -132,7 +126,7 @@ def read_records(path: str | Path, text: str, chosen: list[CodecSpec]) -> dict[C
     raise TableError(f"{path}: no records of text {text!r}. Delete it and rerun sketch.")
 
 
-def _unpack(table: pa.Table, kv_heads: int, chosen: list[CodecSpec]) -> dict[CodecSpec, list[Records]]:
+def _unpack(table: pa.Table, kv_heads: int, chosen: Sequence[CodecSpec]) -> dict[CodecSpec, list[Records]]:
     found = {}
     for spec in chosen:
         column = table[f"{spec.key}_code"].combine_chunks()

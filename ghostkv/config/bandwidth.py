@@ -15,7 +15,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Kilobytes = Annotated[int, Field(ge=4, le=4096)]
 
 
-class Tier(Section):
+class TierEntry(Section):
     """One level of memory."""
 
     name: Name = Field(description="How tables and placements call it.")
@@ -28,7 +28,7 @@ class Tier(Section):
     source: str = Field(min_length=12, description="Where the figures come from.")
 
     @model_validator(mode="after")
-    def _units_are_plausible(self) -> Tier:
+    def _units_are_plausible(self) -> TierEntry:
         if self.unit & (self.unit - 1):
             raise ConfigError(
                 f"config: bandwidth.tiers ({self.name}) has unit: {self.unit}. Accepted: a power of two, as of lines, "
@@ -149,8 +149,8 @@ _SERVED = {
 class Bandwidth(Section):
     """Step time and bytes of each scheme on each tier, by a model that is checked on this machine."""
 
-    tiers: list[Tier] = Field(
-        default=[Tier(**tier) for tier in _TIERS],
+    tiers: list[TierEntry] = Field(
+        default=[TierEntry(**tier) for tier in _TIERS],
         min_length=1,
         description="Levels of memory, the fastest first; sinks, hot window and weights lie in it.",
     )

@@ -32,7 +32,7 @@ class Section(BaseModel):
         return {key: value for key, value in full.items() if key not in without}
 
 
-class Grid(Section):
+class GridEntry(Section):
     """Evenly spaced values."""
 
     start: float = Field(description="First value.")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ghostkv.config.base import Grid, PositiveInt, Section, Share
+from ghostkv.config.base import GridEntry, PositiveInt, Section, Share
 from ghostkv.config.sketch import CodecName
 from ghostkv.files.errors import ConfigError
 
@@ -16,18 +16,18 @@ RuleName = Literal["absolute", "relative_topk", "relative_lse"]
 class Rules(Section):
     """The grid of thetas of each threshold rule; null leaves a rule out."""
 
-    absolute: Grid | None = Field(
-        default=Grid(start=-16.0, stop=64.0, count=161),
+    absolute: GridEntry | None = Field(
+        default=GridEntry(start=-16.0, stop=64.0, count=161),
         description="Estimated score against theta, the same for every query (the historical rule).",
     )
-    relative_topk: Grid | None = Field(
-        default=Grid(start=-2.0, stop=0.5, count=126),
+    relative_topk: GridEntry | None = Field(
+        default=GridEntry(start=-2.0, stop=0.5, count=126),
         description=(
             "(estimate - tau) / (scale ||z|| rho) against theta; tau is the query's k-th best estimate."
         ),
     )
-    relative_lse: Grid | None = Field(
-        default=Grid(start=-20.0, stop=0.0, count=126),
+    relative_lse: GridEntry | None = Field(
+        default=GridEntry(start=-20.0, stop=0.0, count=126),
         description="Estimate minus the log-sum-exp of the query's estimates, against theta.",
     )
 
@@ -84,6 +84,11 @@ class Frontier(Section):
     )
     safe: Safe = Field(default=Safe(), description="When a head counts as having a safe point.")
     headline: Headline = Field(default=Headline(), description="The one design that the report leads with.")
+
+    def grids(self) -> dict[str, GridEntry]:
+        """Thetas of the rules that are on."""
+        on = {name: getattr(self.rules, name) for name in type(self.rules).model_fields}
+        return {name: grid for name, grid in on.items() if grid is not None}
 
     @model_validator(mode="after")
     def _headline_is_measured(self) -> Frontier:

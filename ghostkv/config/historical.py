@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ghostkv.config.base import Grid, PositiveInt, Section, Share
+from ghostkv.config.base import GridEntry, PositiveInt, Section, Share
 
 
 class Historical(Section):
@@ -15,8 +15,8 @@ class Historical(Section):
     )
     epsilon: float = Field(default=0.05, ge=0, description="The constant that stood for the sketch error.")
     sigma: float = Field(default=0.05, ge=0, description="The constant that stood for the anchor error.")
-    thetas: Grid = Field(
-        default=Grid(start=0.05, stop=0.95, count=19),
+    thetas: GridEntry = Field(
+        default=GridEntry(start=0.05, stop=0.95, count=19),
         description="One absolute theta for every query and head.",
     )
     prompt_tokens: list[PositiveInt] = Field(

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, Field, model_validator
 
 from ghostkv.config.base import Section, Share
+from ghostkv.config.selectors import check_selector
+from ghostkv.config.selectors import selector_names as selector_names
 from ghostkv.files.errors import ConfigError
-
-# By file name: importing the selectors would cost every use of the config a second.
-_FOLDER = Path(__file__).parents[1] / "selectors"
-_HELPERS = ("__init__", "base", "estimates")
-
-
-def selector_names() -> list[str]:
-    """Selectors that exist: one file each in ghostkv/selectors."""
-    return sorted(path.stem for path in _FOLDER.glob("*.py") if path.stem not in _HELPERS)
 
 
 class SelectorEntry(Section):
@@ -88,13 +80,8 @@ class Peers(Section):
 
     @model_validator(mode="after")
     def _selectors_exist(self) -> Peers:
-        known = selector_names()
         for entry in self.selectors:
-            if entry.name not in known:
-                raise ConfigError(
-                    f"config: peers.selectors names {entry.name!r}. Accepted: {', '.join(known)}.\n"
-                    f"  Write: - {{name: {known[0]}}}   (or add ghostkv/selectors/{entry.name}.py)"
-                )
+            check_selector(entry.plain(), "peers.selectors")
         return self
 
     @model_validator(mode="after")

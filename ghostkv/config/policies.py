@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
-from ghostkv.config.peers import selector_names
+from ghostkv.config.selectors import selector_names
 from ghostkv.config.sketch import CodecName
 from ghostkv.files.errors import ConfigError
 

@@ -1,8 +1,7 @@
-"""Writes the commented default config.yaml and the JSON schema from the models."""
+"""Writes the commented default config.yaml from the models."""
 
 from __future__ import annotations
 
-import json
 import textwrap
 from typing import Any
 
@@ -21,15 +20,6 @@ def default_yaml(config: BaseModel) -> str:
     """`config` as YAML with every field's description above it."""
     sections = [_section(name, getattr(config, name), field.description) for name, field in _fields(config)]
     return _HEADER + "".join("\n" + section for section in sections)
-
-
-def json_schema(model: type[BaseModel]) -> str:
-    """The JSON schema of `model`, as text."""
-    schema = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **model.model_json_schema(by_alias=True),
-    }
-    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 def _section(name: str, section: BaseModel, description: str) -> str:

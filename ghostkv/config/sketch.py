@@ -8,14 +8,16 @@ from pydantic import Field, model_validator
 
 from ghostkv.config.base import PositiveInt, Section
 from ghostkv.files.errors import ConfigError
+from ghostkv.files.methods import methods
 
-CodecName = Literal["gaussian", "random_orthogonal", "pca", "whitened", "transform_code"]
+# One file each in ghostkv/codecs.
+CodecName = Literal[*methods("codecs", "Codec")]
 
 
-class Codec(Section):
+class CodecEntry(Section):
     """One codec at several record sizes."""
 
-    name: CodecName = Field(description="A codec of ghostkv/codecs.")
+    name: CodecName = Field(description="A file of ghostkv/codecs, without .py.")
     bytes: list[PositiveInt] = Field(
         min_length=1, examples=[[8, 16, 32]], description="Bytes of the code of one key, one record each."
     )
@@ -24,13 +26,13 @@ class Codec(Section):
 class Sketch(Section):
     """Which ghost records are kept of the keys."""
 
-    codecs: list[Codec] = Field(
+    codecs: list[CodecEntry] = Field(
         default=[
-            Codec(name="gaussian", bytes=[8, 16, 32]),
-            Codec(name="random_orthogonal", bytes=[8, 16, 32]),
-            Codec(name="pca", bytes=[8, 16, 32]),
-            Codec(name="whitened", bytes=[8, 16, 32]),
-            Codec(name="transform_code", bytes=[4, 8, 16, 32]),
+            CodecEntry(name="gaussian", bytes=[8, 16, 32]),
+            CodecEntry(name="random_orthogonal", bytes=[8, 16, 32]),
+            CodecEntry(name="pca", bytes=[8, 16, 32]),
+            CodecEntry(name="whitened", bytes=[8, 16, 32]),
+            CodecEntry(name="transform_code", bytes=[4, 8, 16, 32]),
         ],
         min_length=1,
         description=(

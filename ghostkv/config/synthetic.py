@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ConfigDict, Field, model_validator
 
 from ghostkv.config.base import PositiveInt, Section, Share
-from ghostkv.config.sketch import Codec
+from ghostkv.config.sketch import CodecEntry
 from ghostkv.files.errors import ConfigError
 
 # Parameters of each generator of ghostkv/captures/generators.py, which is not imported here, as it brings NumPy.
@@ -71,7 +71,7 @@ def _within(name: str, given: dict[str, Any]) -> None:
             )
 
 
-class Audit(Section):
+class AuditEntry(Section):
     """Sketch quality: how well estimates rank keys, and whether they do as closed forms say."""
 
     draws: int = Field(
@@ -80,7 +80,7 @@ class Audit(Section):
     queries: PositiveInt = Field(default=32, description="Queries of each head and draw.")
 
 
-class Tradeoff(Section):
+class TradeoffEntry(Section):
     """Thetas and record sizes against what is eliminated and what is lost."""
 
     draws: PositiveInt = Field(default=3, description="Independent draws.")
@@ -95,7 +95,7 @@ class Tradeoff(Section):
     )
 
 
-class SyntheticDecode(Section):
+class DecodeEntry(Section):
     """A decode step by step over generated tensors."""
 
     draws: PositiveInt = Field(default=2, description="Independent decodes.")
@@ -129,13 +129,13 @@ class Synthetic(Section):
         min_length=1,
         description="Generators and their parameters; see docs/synthetic.md. One job each.",
     )
-    codecs: list[Codec] = Field(
+    codecs: list[CodecEntry] = Field(
         default=[
-            Codec(name="gaussian", bytes=[4, 8, 16, 32]),
-            Codec(name="random_orthogonal", bytes=[4, 8, 16, 32]),
-            Codec(name="pca", bytes=[4, 8, 16, 32]),
-            Codec(name="whitened", bytes=[4, 8, 16, 32]),
-            Codec(name="transform_code", bytes=[4, 8, 16, 32]),
+            CodecEntry(name="gaussian", bytes=[4, 8, 16, 32]),
+            CodecEntry(name="random_orthogonal", bytes=[4, 8, 16, 32]),
+            CodecEntry(name="pca", bytes=[4, 8, 16, 32]),
+            CodecEntry(name="whitened", bytes=[4, 8, 16, 32]),
+            CodecEntry(name="transform_code", bytes=[4, 8, 16, 32]),
         ],
         min_length=1,
         description="Codecs and their bytes of code; frontier.headline is added where it lacks.",
@@ -145,11 +145,13 @@ class Synthetic(Section):
         min_length=1,
         description="How many best keys are compared with as many best estimates.",
     )
-    audit: Audit = Field(default=Audit(), description="Ranks and score errors against closed forms.")
-    tradeoff: Tradeoff = Field(
-        default=Tradeoff(), description="Elimination against loss, and against context."
+    audit: AuditEntry = Field(
+        default=AuditEntry(), description="Ranks and score errors against closed forms."
     )
-    decode: SyntheticDecode = Field(default=SyntheticDecode(), description="A decode with planted keys.")
+    tradeoff: TradeoffEntry = Field(
+        default=TradeoffEntry(), description="Elimination against loss, and against context."
+    )
+    decode: DecodeEntry = Field(default=DecodeEntry(), description="A decode with planted keys.")
 
     def labels(self) -> dict[str, dict[str, Any]]:
         """Generators by a name that is unique and may stand in a path: `sinks`, `sinks_2`, ..."""

@@ -43,6 +43,23 @@ class ColdRange:
         """Number of cold keys, shape [queries]."""
         return np.maximum(self.stop - self.start, 0)
 
+    def mask(self, tokens: int) -> np.ndarray:
+        """Which keys are cold, bool of shape [queries, tokens]."""
+        return _between(self.start, self.stop, tokens)
+
+    def seen(self, tokens: int) -> np.ndarray:
+        """Which keys are visible, bool of shape [queries, tokens]."""
+        return _between(self.first, self.last, tokens)
+
+    def at(self, queries: np.ndarray | slice) -> ColdRange:
+        """Some of the queries: a mask, indices or a slice."""
+        return ColdRange(self.first[queries], self.last[queries], self.start[queries], self.stop[queries])
+
+
+def _between(start: np.ndarray, stop: np.ndarray, tokens: int) -> np.ndarray:
+    token = np.arange(tokens)
+    return (token >= start[:, None]) & (token < stop[:, None])
+
 
 def cold_range(positions: np.ndarray, first: np.ndarray, sinks: int, hot: int) -> ColdRange:
     """Split the keys that each query sees into exact ones (sinks, hot window) and cold ones.
@@ -61,23 +78,39 @@ def cold_range(positions: np.ndarray, first: np.ndarray, sinks: int, hot: int) -
     return ColdRange(first, last, start, np.maximum(last - hot, start))
 
 
-def scores(queries: np.ndarray, keys: np.ndarray, scale: float, softcap: float = 0.0) -> np.ndarray:
+def scores(
+    queries: np.ndarray,
+    keys: np.ndarray,
+    scale: float,
+    softcap: float = 0.0,
+    visible: ColdRange | None = None,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
     """Pre-softmax logits ``scale * q.k``, float32.
 
     Parameters
     ----------
     queries : ndarray of float32, shape [..., head_dim]
+        One matrix of all rows, [group * queries, head_dim], is multiplied at once, a stack of matrices one by one.
     keys : ndarray of float32, shape [keys, head_dim]
     scale : float
         The model's own.
     softcap : float
         Gemma 2's logit cap; 0 for none.
+    visible : ColdRange, optional
+        Scores of keys that a query does not see are -inf.
+    out : ndarray of float32, optional
+        Where they go.
 
     Returns
     -------
     ndarray of float32, shape [..., keys]
     """
-    return cap((queries * np.float32(scale)) @ keys.T, softcap)
+    found = cap(np.matmul(queries * np.float32(scale), keys.T, out=out), softcap)
+    if visible is not None:
+        seen = visible.seen(len(keys))
+        np.copyto(np.reshape(found, (-1, *seen.shape), copy=False), -np.inf, where=~seen)
+    return found
 
 
 def cap(logits: np.ndarray, softcap: float) -> np.ndarray:
@@ -128,27 +161,37 @@ def exact_attention(
     top_k : int
         How many keys count as relevant; all visible ones where there are fewer.
     """
-    logits = scores(capture.group_queries(kv_head), keys, capture.scale, capture.softcap)
-    hide(logits, visible)
+    logits = scores(capture.group_queries(kv_head), keys, capture.scale, capture.softcap, visible)
+    mass, lse = softmax(logits)
+    return ExactAttention(logits, mass, lse.astype(np.float32), _needed(logits, mass, visible, top_k))
+
+
+def softmax(
+    logits: np.ndarray, out: np.ndarray | None = None, dtype: type = np.float64
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities over the last axis, and ``log sum exp`` of shape [...].
+
+    Parameters
+    ----------
+    logits : ndarray
+    out : ndarray, optional
+        Where the probabilities go; may be `logits`.
+    dtype : type
+        Of the sums.
+    """
     peak = logits.max(axis=-1, keepdims=True)
-    mass = np.exp(logits - peak)
-    total = mass.sum(axis=-1, keepdims=True, dtype=np.float64)
-    lse = (peak[..., 0] + np.log(total[..., 0])).astype(np.float32)
-    mass /= total.astype(np.float32)
-    return ExactAttention(logits, mass, lse, _needed(logits, mass, visible, top_k))
-
-
-def hide(logits: np.ndarray, visible: ColdRange) -> None:
-    """Set the scores of keys that a query does not see to -inf, in place; shape [..., queries, keys]."""
-    position = np.arange(logits.shape[-1])
-    hidden = (position < visible.first[:, None]) | (position >= visible.last[:, None])
-    np.copyto(logits, -np.inf, where=hidden)
+    mass = np.subtract(logits, peak, out=out)
+    np.exp(mass, out=mass)
+    total = mass.sum(axis=-1, keepdims=True, dtype=dtype)
+    mass /= total.astype(mass.dtype)
+    return mass, (peak + np.log(total))[..., 0]
 
 
 def _needed(logits: np.ndarray, mass: np.ndarray, visible: ColdRange, top_k: int) -> np.ndarray:
     needed = np.zeros(logits.shape, np.uint8)
-    ascending = np.sort(mass, axis=-1)
-    _flag(kth_largest(logits, visible.last, top_k), logits, mass, ascending, visible.last, top_k, needed)
+    kth = kth_largest(logits, visible.last, top_k)
+    flag_best(logits, np.zeros_like(visible.last), visible.last, kth, top_k, TOP_K, needed)
+    _flag_mass(mass, np.sort(mass, axis=-1), visible.last, needed)
     return needed
 
 
@@ -197,16 +240,30 @@ def kth_largest(known, last, k):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _flag(kth, logits, mass, ascending, last, k, needed):
-    """Mark the k best keys (the earliest of equal ones) and the fewest that hold 95 % and 99 % of mass."""
-    keys = logits.shape[2]
+def flag_best(logits, start, stop, kth, k, flag, flags):
+    """Mark the k best of keys start..stop-1 of each row, given the k-th largest: of equal ones the earliest.
+
+    This is what "relevant" means wherever FER and recall are counted: k keys, or all where fewer are visible.
+    """
     for g in range(logits.shape[0]):
         for q in range(logits.shape[1]):
-            tau = kth[g, q]
-            above = 0
-            for j in range(last[q]):
-                above += logits[g, q, j] > tau
-            total, rank = 0.0, keys
+            row, marks, tau = logits[g, q, start[q] : stop[q]], flags[g, q, start[q] : stop[q]], kth[g, q]
+            ties = k
+            for j in range(row.size):
+                ties -= row[j] > tau
+            for j in range(row.size):
+                tied = row[j] == tau and ties > 0 and tau > -np.inf
+                ties -= tied
+                if row[j] > tau or tied:
+                    marks[j] |= flag
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _flag_mass(mass, ascending, last, needed):
+    """Mark the fewest keys that hold 95 % and 99 % of mass."""
+    for g in range(mass.shape[0]):
+        for q in range(mass.shape[1]):
+            total, rank = 0.0, mass.shape[2]
             while total < 0.95 and rank > 0:
                 rank -= 1
                 total += ascending[g, q, rank]
@@ -215,16 +272,9 @@ def _flag(kth, logits, mass, ascending, last, k, needed):
                 rank -= 1
                 total += ascending[g, q, rank]
             cut_99 = ascending[g, q, rank]
-            ties = k - above
             for j in range(last[q]):
-                flags, x, p = 0, logits[g, q, j], mass[g, q, j]
-                if x > tau:
-                    flags = TOP_K
-                elif x == tau and ties > 0 and x > -np.inf:
-                    flags = TOP_K
-                    ties -= 1
+                p = mass[g, q, j]
                 if p >= cut_95 and p > 0:
-                    flags |= MASS_95
+                    needed[g, q, j] |= MASS_95
                 if p >= cut_99 and p > 0:
-                    flags |= MASS_99
-                needed[g, q, j] = flags
+                    needed[g, q, j] |= MASS_99

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,10 @@ from ghostkv.elimination.attention import ColdRange, ExactAttention, cap, cold_r
 from ghostkv.elimination.metrics import per_query, relevant_counts
 from ghostkv.elimination.sweep import Grid, Sweep, sweep
 from ghostkv.elimination.thresholds import conformal_index, kept_or_estimated, reference, statistic
+
+if TYPE_CHECKING:
+    from ghostkv.config.base import GridEntry
+    from ghostkv.config.frontier import Safe
 
 # The oracle has no margin; `relative_topk` divides by one, so the oracle's theta counts in steps of 4 score
 # units, which lets a grid made for margins reach as far down.
@@ -39,6 +44,14 @@ class Setting:
     hot: int
     top_k: int
     grids: Mapping[str, Grid]
+
+    @classmethod
+    def of(cls, sinks: int, hot: int, top_k: int, grids: Mapping[str, GridEntry]) -> Setting:
+        """A setting from the grids that a config states."""
+        spaced = {
+            rule: Grid.of(np.linspace(grid.start, grid.stop, grid.count)) for rule, grid in grids.items()
+        }
+        return cls(sinks, hot, top_k, spaced)
 
 
 @dataclass(frozen=True)
@@ -229,7 +242,7 @@ def choices(
     threshold: Sequence[RuleSweep],
     held_out: Sequence[RuleSweep],
     targets: Mapping[str, Sequence[float]],
-    safe: Mapping[str, float],
+    safe: Safe,
 ) -> list[Choice]:
     """Thresholds of every head for every target and method."""
     found = []
@@ -241,10 +254,10 @@ def choices(
             found.append(Choice(metric, level, "calibrated", picked))
             found.append(Choice(metric, level, "hindsight", (hindsight <= level).sum(axis=1) - 1))
     risk, samples = mean_risk(threshold, "fer")
-    picked = np.array([conformal_index(head, samples, safe["fer"] * safe["margin"]) for head in risk])
+    picked = np.array([conformal_index(head, samples, safe.fer * safe.margin) for head in risk])
     hindsight, _ = mean_risk(held_out, "fer")
-    found.append(Choice("fer", safe["fer"], "safe", picked))
-    found.append(Choice("fer", safe["fer"], "safe_hindsight", (hindsight <= safe["fer"]).sum(axis=1) - 1))
+    found.append(Choice("fer", safe.fer, "safe", picked))
+    found.append(Choice("fer", safe.fer, "safe_hindsight", (hindsight <= safe.fer).sum(axis=1) - 1))
     return found
 
 
@@ -253,12 +266,3 @@ def mean_risk(swept: Sequence[RuleSweep], metric: str) -> tuple[np.ndarray, int]
     total = sum(one.rates[metric].sum(axis=1) for one in swept)
     samples = sum(one.rates[metric].shape[1] for one in swept)
     return total / samples, samples
-
-
-def _setting(params: Mapping) -> Setting:
-    grids = {
-        rule: Grid.of(np.linspace(grid["start"], grid["stop"], grid["count"]))
-        for rule, grid in params["rules"].items()
-        if grid is not None
-    }
-    return Setting(params["sinks"], params["hot"], params["top_k"], grids)

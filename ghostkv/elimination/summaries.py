@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pyarrow as pa
 
 from ghostkv.elimination.frontier import Design, Estimates, GroupView, RuleSweep
 from ghostkv.elimination.metrics import bound_errors, bytes_ratio, upper_quantile
@@ -109,21 +108,3 @@ def bound_columns(view: GroupView, estimates: Estimates) -> dict[str, float]:
 
 def _ratio(view: GroupView, kept: np.ndarray, design: Design) -> np.ndarray:
     return bytes_ratio(view.visible, kept, design.record_bytes, view.capture.keys.shape[2], view.value_dim)
-
-
-BOUND_SCHEMA = pa.schema(
-    [
-        ("layer", pa.int16()),
-        ("kv_head", pa.int16()),
-        ("codec", pa.string()),
-        ("code_bytes", pa.int16()),
-        ("record_bytes", pa.int16()),
-        ("text", pa.string()),
-        ("domain", pa.string()),
-        ("pairs", pa.int64()),
-        ("violations", pa.int64()),  # errors above the margin; a proof says 0
-        ("score_rmse", pa.float32()),
-        ("margin_mean", pa.float32()),
-        ("score_spread", pa.float32()),  # standard deviation of the exact scores
-    ]
-)

@@ -2,14 +2,68 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
+import polars as pl
 from numba import njit
 
 from ghostkv.elimination.attention import ColdRange, kth_largest
-from ghostkv.files.errors import ConfigError
+from ghostkv.files.errors import ConfigError, TableError
+from ghostkv.files.io import read_table
+
+if TYPE_CHECKING:
+    from ghostkv.codecs.records import CodecSpec
 
 RULES = ("absolute", "relative_topk", "relative_lse")
 _KIND = {rule: kind for kind, rule in enumerate(RULES)}
+
+
+def calibrated_thetas(
+    points: str, spec: CodecSpec, rule: str, metric: str, target: float, layer: int | None = None
+) -> dict[int, np.ndarray]:
+    """Theta of every head by layer, as the frontier calibrated it; -inf where none met the target.
+
+    Parameters
+    ----------
+    points : str
+        The frontier's table of points.
+    spec : CodecSpec
+    rule, metric : str
+    target : float
+    layer : int, optional
+        That layer alone.
+
+    Raises
+    ------
+    TableError
+        The table has no such points; the message names those that it has.
+    """
+    columns = ["layer", "head", "codec", "code_bytes", "rule", "target_metric", "target", "method", "theta"]
+    design = read_table(points, columns).filter(
+        (pl.col("codec") == spec.name)
+        & (pl.col("code_bytes") == spec.code_bytes)
+        & (pl.col("rule") == rule)
+        & (pl.col("method") == "calibrated")
+    )
+    design = design if layer is None else design.filter(pl.col("layer") == layer)
+    chosen = design.filter(
+        (pl.col("target_metric") == metric) & ((pl.col("target") - target).abs() < 1e-6)
+    ).unique(["layer", "head"])
+    if chosen.is_empty():
+        goals = {
+            (name, round(level, 4)) for name, level in design.select("target_metric", "target").iter_rows()
+        }
+        where = "" if layer is None else f" in layer {layer}"
+        raise TableError(
+            f"{points}: no calibrated {metric} point at {target:g} of {spec.name} at {spec.code_bytes} bytes under "
+            f"{rule}{where}. Accepted: {sorted(goals)}.\n"
+            f"  Write: frontier: {{targets: {{{metric}: [{target:g}]}}}}, or delete it and rerun frontier"
+        )
+    chosen = chosen.sort("layer", "head").with_columns(pl.col("theta").fill_nan(None).fill_null(-np.inf))
+    return {
+        layer: rows["theta"].to_numpy() for (layer,), rows in chosen.group_by("layer", maintain_order=True)
+    }
 
 
 def kept_or_estimated(

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ghostkv.elimination.attention import ColdRange, kth_largest
+from ghostkv.elimination.attention import ColdRange, kth_largest, softmax
 from ghostkv.elimination.bounds import score_slack
 
 
@@ -58,15 +58,14 @@ class Truth:
         queries : ndarray of float32, shape [group, queries, head_dim]
         keys : ndarray, shape [keys, head_dim]
         scores : ndarray of float32, shape [group, queries, keys]
-            As `ghostkv.elimination.attention.scores` gives them, hidden keys at -inf.
+            As `ghostkv.elimination.attention.scores` gives them, with `visible`.
         values : ndarray, shape [keys, value_dim], or None
         """
         norms = np.linalg.norm(keys.astype(np.float64), axis=1)
         flat = queries.reshape(-1, queries.shape[-1])
         slack = score_slack(flat, norms, scale, flat.shape[1]).reshape(scores.shape)
-        mass = scores - scores.max(axis=-1, keepdims=True).astype(np.float64)
-        np.exp(mass, out=mass)
-        mass /= mass.sum(axis=-1, keepdims=True)
+        mass = scores.astype(np.float64)
+        softmax(mass, out=mass)
         values = np.zeros((scores.shape[2], 0), np.float32) if values is None else values.astype(np.float32)
         return cls(
             scores,
@@ -94,8 +93,7 @@ class Truth:
             name: np.ascontiguousarray(getattr(self, name)[:, ::step])
             for name in ("scores", "slack", "mass", "tau", "outputs")
         }
-        ranges = (getattr(self.visible, name)[::step] for name in ("first", "last", "start", "stop"))
-        return replace(self, visible=ColdRange(*map(np.ascontiguousarray, ranges)), **rows)
+        return replace(self, visible=self.visible.at(np.arange(0, len(self.visible.last), step)), **rows)
 
     @property
     def ranges(self) -> tuple[np.ndarray, ...]:
@@ -106,15 +104,14 @@ class Truth:
 def oracle_topk(truth: Truth) -> np.ndarray:
     """Elimination of exact scores that lose no top-k key, shape [group, queries]."""
     scores, cold = truth.scores, truth.visible
-    position = np.arange(scores.shape[-1])
-    inside = (position >= cold.start[:, None]) & (position < cold.stop[:, None])
-    return ((scores < truth.tau[..., None]) & inside).sum(axis=-1) / np.maximum(cold.cold, 1)
+    return ((scores < truth.tau[..., None]) & cold.mask(scores.shape[-1])).sum(axis=-1) / np.maximum(
+        cold.cold, 1
+    )
 
 
 def oracle_mass(truth: Truth, deltas: Sequence[float]) -> np.ndarray:
     """Largest elimination of exact scores that drops at most each delta, shape [deltas, group, queries]."""
-    position = np.arange(truth.mass.shape[-1])
-    inside = (position >= truth.visible.start[:, None]) & (position < truth.visible.stop[:, None])
+    inside = truth.visible.mask(truth.mass.shape[-1])
     ascending = np.sort(np.where(inside, truth.mass, np.inf).astype(np.float32), axis=-1)
     total = np.cumsum(ascending, axis=-1, dtype=np.float64)
     cold = np.maximum(truth.visible.cold, 1)

@@ -13,6 +13,7 @@ import atexit
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -21,13 +22,15 @@ PACKAGE = Path(__file__).parents[1]
 _NAME = PACKAGE.name
 
 
-def fingerprint(module: str) -> str:
-    """Hash of a module's code and of all it imports inside the package.
+def fingerprint(*modules: str) -> str:
+    """Hash of the code of modules and of all that they import inside the package.
+
+    Of a room whose modules are found by name, such as codecs, those given here count; all of it where none is given.
 
     Parameters
     ----------
-    module : str
-        Dotted name, such as "ghostkv.stages.frontier.layer".
+    *modules : str
+        Dotted names, such as "ghostkv.stages.frontier.layer", "ghostkv.codecs.pca".
 
     Returns
     -------
@@ -40,17 +43,18 @@ def fingerprint(module: str) -> str:
         The package has no such module.
     """
     digest = hashlib.sha256()
-    for name in closure(module):
+    for name in sorted({name for module in modules for name in closure(module, modules[1:])}):
         digest.update(f"{name}\0{_read(name)[0]}\0".encode())
     return digest.hexdigest()[:16]
 
 
 @cache
-def closure(module: str) -> tuple[str, ...]:
+def closure(module: str, found_by_name: tuple[str, ...] = ()) -> tuple[str, ...]:
     """All modules of the package that run when `module` is used, itself included, sorted by name.
 
     Imports inside functions count: a stage imports torch's side of the package lazily and depends on it all
-    the same.
+    the same. Imports under `if TYPE_CHECKING:` never run and do not count. A text that ends with a dot, such as
+    "ghostkv.codecs.", names every module of that room, or those of `found_by_name` that are in it.
     """
     if _file(module) is None:
         raise ModuleNotFoundError(f"{module}: no such module in {PACKAGE}")
@@ -63,8 +67,16 @@ def closure(module: str) -> tuple[str, ...]:
         seen.add(name)
         # Importing a.b.c runs a and a.b first.
         parent = name.rpartition(".")[0]
-        waiting += ([parent] if parent else []) + list(_read(name)[1])
+        waiting += [parent] if parent else []
+        for named in _read(name)[1]:
+            waiting += _room(named, found_by_name) if named.endswith(".") else [named]
     return tuple(sorted(seen))
+
+
+def _room(prefix: str, found_by_name: tuple[str, ...]) -> list[str]:
+    named = [name for name in found_by_name if name.startswith(prefix)]
+    folder = PACKAGE.joinpath(*prefix.split(".")[1:-1])
+    return named or [prefix + path.stem for path in folder.glob("*.py") if path.stem != "__init__"]
 
 
 def metadata(code: str | None = None, **facts: object) -> dict[str, str]:
@@ -169,7 +181,7 @@ def _drop_docstrings(tree: ast.Module) -> None:
 def _imports(tree: ast.Module, module: str, is_package: bool) -> set[str]:
     package = module if is_package else module.rpartition(".")[0]
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in _running(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -186,6 +198,16 @@ def _imports(tree: ast.Module, module: str, is_package: bool) -> set[str]:
             # A registry may name its modules as text and import them when asked.
             names.add(node.value)
     return {name for name in names if name.isprintable() and name.split(".")[0] == _NAME}
+
+
+def _running(tree: ast.Module) -> Iterator[ast.AST]:
+    """All nodes but those that only a type checker reads."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        typing_only = isinstance(node, ast.If) and getattr(node.test, "id", None) == "TYPE_CHECKING"
+        waiting += node.orelse if typing_only else ast.iter_child_nodes(node)
 
 
 def _data(package: Path) -> list[Path]:

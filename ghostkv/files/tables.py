@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,53 +12,82 @@ import pyarrow.parquet as pq
 from ghostkv.files.io import ParquetAppender, write_table
 
 
-def table_of(rows: Sequence[Mapping], schema: pa.Schema) -> pa.Table:
-    """Rows as a table of the schema; what a row lacks is null, what it has beyond the schema is left out."""
-    columns = {field.name: [row.get(field.name) for row in rows] for field in schema}
-    return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
-
-
-class LayerTables:
-    """Rows of one layer's tables as they come; a block is a few keys and columns of equal shape."""
+class Tables:
+    """Rows of several tables as they come, and their files."""
 
     def __init__(self, schemas: Mapping[str, pa.Schema]) -> None:
         self.schemas = schemas
-        self.blocks: dict[str, list[tuple[int, dict]]] = {table: [] for table in schemas}
+        self._parts: dict[str, list[_Part]] = {name: [] for name in schemas}
 
     def add(self, table: str, keys: Mapping, columns: Mapping[str, np.ndarray]) -> None:
-        """Append a block: scalars of `keys` are repeated, arrays of `columns` are flattened."""
+        """Append a block: scalars of `keys` are repeated, arrays of `columns` are flattened; without any it is one row.
+
+        NaN is null, as is what the block lacks (no values captured).
+        """
         flat = {name: np.ravel(np.asarray(values)) for name, values in columns.items()}
-        self.blocks[table].append((len(next(iter(flat.values()))), dict(keys) | flat))
+        rows = len(next(iter(flat.values()))) if flat else 1
+        self._parts[table].append((rows, dict(keys) | flat))
+
+    def add_rows(self, table: str, rows: Iterable[Mapping]) -> None:
+        """Append rows; they are looked at when the table is made. What a row lacks is null, as in `table_of`."""
+        self._parts[table].append(list(rows))
+
+    def table(self, name: str) -> pa.Table:
+        """All rows of one table."""
+        return pa.table([self._column(name, field) for field in self.schemas[name]], self.schemas[name])
 
     def write(self, outputs: Mapping[str, str], metadata: Mapping[str, str]) -> None:
-        """Write the tables, those without rows too; a metric that a block lacks (no values captured) and NaN are null."""
-        for table, schema in self.schemas.items():
-            rows = schema.empty_table()
-            if self.blocks[table]:
-                rows = pa.Table.from_arrays([self._column(table, field) for field in schema], schema=schema)
-            write_table(rows, outputs[table], schema, metadata)
+        """Write each table that has a path, those without rows too."""
+        for name, path in outputs.items():
+            write_table(self.table(name), path, self.schemas[name], metadata)
 
-    def _column(self, table: str, field: pa.Field) -> pa.Array:
-        if pa.types.is_string(field.type):
-            return pa.concat_arrays([_strings(block[field.name], rows) for rows, block in self.blocks[table]])
-        values = np.concatenate(
-            [np.broadcast_to(block.get(field.name, np.nan), rows) for rows, block in self.blocks[table]]
+    def _column(self, name: str, field: pa.Field) -> pa.Array:
+        parts = [_array(part, field) for part in self._parts[name]]
+        return pa.concat_arrays(parts) if parts else pa.array([], field.type)
+
+
+# A number of rows and their columns, arrays or one value for all; or rows.
+_Part = tuple[int, dict[str, Any]] | list[Mapping]
+
+
+def _array(part: _Part, field: pa.Field) -> pa.Array:
+    if isinstance(part, list):
+        return pa.array([row.get(field.name) for row in part], field.type)
+    rows, columns = part
+    value = columns.get(field.name)
+    if value is None:
+        return pa.nulls(rows, field.type)
+    if pa.types.is_string(field.type):
+        return (
+            pa.repeat(pa.scalar(value, field.type), rows)
+            if isinstance(value, str)
+            else pa.array(value, field.type)
         )
-        return pa.array(values.astype(field.type.to_pandas_dtype()), mask=np.isnan(values))
+    values = np.broadcast_to(value, rows)
+    unknown = np.isnan(values)
+    return pa.array(
+        np.where(unknown, 0, values).astype(field.type.to_pandas_dtype()), field.type, mask=unknown
+    )
 
 
-def _strings(value: str | np.ndarray, rows: int) -> pa.Array:
-    if isinstance(value, str):
-        return pa.repeat(pa.scalar(value, pa.string()), rows)
-    return pa.array(value, pa.string())
+def table_of(rows: Iterable[Mapping], schema: pa.Schema) -> pa.Table:
+    """Rows as a table of the schema; what a row lacks is null, what it has beyond the schema is left out."""
+    rows = list(rows)
+    return pa.table([_array(rows, field) for field in schema], schema)
+
+
+def write_rows(rows: Iterable[Mapping], path: str, schema: pa.Schema, metadata: Mapping[str, str]) -> None:
+    """Write a single table from rows, as `table_of` makes it."""
+    write_table(table_of(rows, schema), path, schema, metadata)
 
 
 def concatenate(files: Sequence[str], output: str, metadata: Mapping[str, str]) -> None:
-    """Join the layers' files of one table, a row group each, without holding them together."""
+    """Join the files of one table, a row group each, without holding them together."""
     with ParquetAppender(output, pq.read_schema(files[0]).remove_metadata(), metadata) as appender:
         for file in files:
-            appender.append(dict(zip(*_columns(pq.read_table(file)), strict=True)))
+            table = pq.read_table(file)
+            appender.append({name: _whole(table[name]) for name in table.column_names})
 
 
-def _columns(table: pa.Table) -> tuple[list[str], list[pa.Array]]:
-    return table.column_names, [pa.concat_arrays(column.chunks) for column in table.columns]
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)

@@ -8,24 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import pyarrow as pa
 import torch
 from transformers import PreTrainedModel
 
 from ghostkv.captures.proven_writer import ProvenWriter
 from ghostkv.models.capture import record_attention
-
-OVERHEAD_SCHEMA = pa.schema(
-    [
-        ("pair", pa.int16()),
-        ("tokens", pa.int32()),
-        ("queries", pa.int32()),  # sampled positions per head
-        ("threads", pa.int16()),
-        ("plain_seconds", pa.float64()),
-        ("capture_seconds", pa.float64()),  # forward, recording, proof, writing, reading back
-        ("ratio", pa.float64()),  # capture_seconds / plain_seconds
-    ]
-)
 
 
 def time_pairs(
@@ -46,7 +33,7 @@ def time_pairs(
     Returns
     -------
     list of dict
-        Columns of `OVERHEAD_SCHEMA`, a row a pair. Neither side runs the language-model head.
+        Columns of the benchmark's `OVERHEAD_SCHEMA`, a row a pair. Neither side runs the language-model head.
     """
     ids = torch.as_tensor(np.asarray(token_ids, np.int64))[None]
 

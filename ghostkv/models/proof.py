@@ -6,8 +6,6 @@ sampled queries only, so memory is [group x queries, tokens] for one KV head at 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -76,7 +74,7 @@ def prove(capture: LayerCapture, keys: Tensor, values: Tensor, read_stored: bool
     stored = recompute(capture, torch.from_numpy(capture.keys), torch.from_numpy(capture.values))
     relative = _relative(stored, own)
     some = slice(None, None, _STORAGE_STRIDE if read_stored else 1)
-    raw = recompute(_at(capture, some), keys, values)
+    raw = recompute(capture.at(some), keys, values)
     return {
         "max_relative_error": float(relative.max()),
         "mean_relative_error": float(relative.mean()),
@@ -85,16 +83,6 @@ def prove(capture: LayerCapture, keys: Tensor, values: Tensor, read_stored: bool
         "storage_relative_error": float(_relative(stored[:, some], raw).max()),
         "recomputed": relative.numel(),
     }
-
-
-def _at(capture: LayerCapture, queries: slice) -> LayerCapture:
-    """The same layer with fewer queries."""
-    return replace(
-        capture,
-        queries=capture.queries[:, queries],
-        outputs=capture.outputs[:, queries],
-        positions=capture.positions[queries],
-    )
 
 
 def _relative(estimate: Tensor, reference: Tensor) -> Tensor:

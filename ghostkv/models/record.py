@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,32 +15,35 @@ from ghostkv.files.errors import ModelError
 from ghostkv.models.capture import record_attention
 from ghostkv.models.load import load_model, load_tokenizer
 from ghostkv.models.tokenizer import token_ids_of
+from ghostkv.sources.texts import text_row
+
+if TYPE_CHECKING:
+    from ghostkv.captures.recording import Recording
 
 
 def record_text(
-    model_folder: str,
-    row: Mapping[str, Any],
+    job: Recording,
     positions: np.ndarray,
-    params: Mapping[str, Any],
+    inputs: Mapping[str, str],
     outputs: Mapping[str, str],
     threads: int,
 ) -> None:
-    """Run the model over a row of `texts.parquet` and write its attention at `positions`; see `ghostkv.stages.capture.text`."""
-    text, tokens, manifest = row["text"], params["tokens"], _manifest(model_folder)
-    token_ids = token_ids_of(load_tokenizer(model_folder), row["content"], tokens, text)
-    model = load_model(model_folder, params.get("dtype", "float32"), threads)
-    layers = None if params["layers"] == "all" else params["layers"]
-    metadata = provenance.metadata(params.get("code")) | {
+    """Run the model over a text and write its attention at `positions`; see `ghostkv.stages.capture.text`."""
+    model_folder, row = str(Path(inputs["manifest"]).parent), text_row(inputs["texts"], job.text)
+    manifest = _manifest(model_folder)
+    token_ids = token_ids_of(load_tokenizer(model_folder), row["content"], job.tokens, job.text)
+    model = load_model(model_folder, job.dtype, threads)
+    metadata = provenance.metadata(job.code) | {
         "model": manifest["model"],
         "weight_sha256": manifest["weight_sha256"],
-        "text": text,
+        "text": job.text,
         "text_sha256": row["sha256"],
         "domain": row["domain"],
         "role": row["role"],
-        "cache_dtype": params.get("cache_dtype", "float16"),
+        "cache_dtype": job.cache_dtype,
     }
-    with ProvenWriter(folder_of(outputs), metadata, params["tolerance"]) as writer:
-        record_attention(model, token_ids, positions, writer.append, layers, metadata["cache_dtype"])
+    with ProvenWriter(folder_of(outputs), metadata, job.tolerance) as writer:
+        record_attention(model, token_ids, positions, writer.append, job.layers, job.cache_dtype)
 
 
 def _manifest(model_folder: str) -> dict[str, Any]:

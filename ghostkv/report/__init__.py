@@ -2,6 +2,6 @@
 
 A chapter of the report is one module in `ghostkv/report/sections/`: it names the tables it needs, builds
 prose, figures and tables from them, and lists the headline figures of its stage. Adding a chapter means
-adding that module to `SECTIONS` in `ghostkv/report/chapters.py`; a new chart or figure of an
+adding that module to `CHAPTERS` in `ghostkv/report/chapters.py`; a new chart or figure of an
 existing stage goes into the stage's module.
 """

@@ -1,13 +1,14 @@
 """`python -m ghostkv.report`: bring figure and figures of a finished report into the README.
 
-Nothing in the README is typed by hand that a run can say: the block between the two markers is written from
-`headline.json`, and the picture is copied from the report.
+Nothing in the README is typed by hand that a run can say: the answer and the table, each between two markers, are
+written from `headline.json`, and the picture is copied from the report.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,11 +17,32 @@ from ghostkv.files.io import write_text
 from ghostkv.report.numbers import FORMATS
 
 BEGIN, END = "<!-- results: written by `python -m ghostkv.report` -->", "<!-- end of results -->"
+ANSWER_BEGIN, ANSWER_END = "<!-- answer: written by `python -m ghostkv.report` -->", "<!-- end of answer -->"
 FIGURE = "frontier_by_codec.svg"
-# What the README shows, in its words: label, figure of headline.json, format.
+# What the README says first. `{name:format}` is a figure of headline.json; a sentence that lacks one is left out.
+ANSWER = (
+    "**Proved for every query:** none of the 32 keys of largest score is lost "
+    "([the proof](docs/certificates.md#3-top-k-fer--0)), while {certificates.topk.elimination:percent} of the cold keys "
+    "are never read and all that is read, records included, is {certificates.topk.bytes_ratio_gqa:percent} of the full "
+    "cache's bytes; the proof says nothing about the softmax mass of the keys that are not read.",
+    "**True on average:** thresholds calibrated to lose at most 1 % of those 32 keys leave "
+    "{frontier.elimination_at_fer_1pct:percent} unread and read {frontier.bytes_ratio_gqa_at_fer_1pct:percent} of the "
+    "bytes, but what they leave unread holds {frontier.dropped_mass_at_fer_1pct:percent} of the softmax mass.",
+    "**The price of losing little mass:** to prove for every query that at most 5 % of it is lost, a step reads "
+    "{certificates.mass_5pct.bytes_ratio_gqa:percent} of the bytes, and thresholds calibrated for 1 % on average read "
+    "{frontier.bytes_ratio_gqa_at_dropped_mass_1pct:percent}.",
+)
 _MASS = "Elimination with thresholds calibrated for dropped mass ≤ 1 %"
+_CERTIFIED = "Certificate for dropped mass ≤ 5 % of every query: elimination"
 _NEEDLE = "retrieval.single_needle_at_025."
 ROWS = (
+    ("Certificate for the top 32, FER = 0 for every query: elimination", "certificates.topk.elimination", "percent"),
+    ("the bytes ratio there, per head", "certificates.topk.bytes_ratio", "ratio"),
+    ("the bytes ratio there, GQA-true", "certificates.topk.bytes_ratio_gqa", "ratio"),
+    (_CERTIFIED, "certificates.mass_5pct.elimination", "percent"),
+    ("the bytes ratio there, GQA-true", "certificates.mass_5pct.bytes_ratio_gqa", "ratio"),
+    ("Checks of certificates against exact attention", "certificates.checks", "integer"),
+    ("violations among them", "certificates.violations", "integer"),
     ("Heads with a safe point on held-out text", "frontier.safe_head_share", "percent"),
     ("Elimination with thresholds calibrated for FER ≤ 1 %", "frontier.elimination_at_fer_1pct", "percent"),
     ("the FER measured there", "frontier.fer_at_fer_1pct", "percent"),
@@ -34,6 +56,7 @@ ROWS = (
     ("KL of its next token from the dense model's there (nats)", "quality.at_030.kl", "tiny"),
     ("Quest's KL over that, at the same bytes", "quality.at_030.kl_ratio_to_quest", "factor"),
     ("its first choice is the dense model's there", "quality.at_030.top1", "percent"),
+    ("A decode step of the reference code over a dense one, in time", "quality.decode_slowdown", "factor"),
     ("Single needles up to 4,096 tokens: accuracy over the dense model's", _NEEDLE + "relative_accuracy", "percent"),
     ("the bytes ratio there, GQA-true", _NEEDLE + "bytes_ratio_gqa", "ratio"),
     (
@@ -52,21 +75,38 @@ def results_block(figures: Mapping[str, Mapping]) -> str:
     return "\n".join([*lines, "", END])
 
 
+def answer_block(figures: Mapping[str, Mapping]) -> str:
+    """The README's first sentences, markers included."""
+    lines = [ANSWER_BEGIN, ""]
+    for sentence in ANSWER:
+        names = re.findall(r"\{([\w.]+):(\w+)\}", sentence)
+        if all(name in figures for name, _ in names):
+            for name, kind in names:
+                sentence = sentence.replace(f"{{{name}:{kind}}}", FORMATS[kind](figures[name]["value"]))
+            lines.append(f"- {sentence}")
+    return "\n".join([*lines, "", ANSWER_END])
+
+
 def renew(readme: str, figures: Mapping[str, Mapping]) -> str:
-    """The README's text with its block written anew.
+    """The README's text with its blocks written anew.
 
     Raises
     ------
     TableError
-        The markers are not there.
+        The markers of a block are not there.
     """
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise TableError(
-            f"README: no place for the results. Write these two lines into it:\n  {BEGIN}\n  {END}"
-        )
-    return before + results_block(figures) + after
+    for begin, end, block in (
+        (ANSWER_BEGIN, ANSWER_END, answer_block(figures)),
+        (BEGIN, END, results_block(figures)),
+    ):
+        before, begun, rest = readme.partition(begin)
+        _, ended, after = rest.partition(end)
+        if not begun or not ended:
+            raise TableError(
+                f"README: no place for the results. Write these two lines into it:\n  {begin}\n  {end}"
+            )
+        readme = before + block + after
+    return readme
 
 
 def main(arguments: list[str] | None = None) -> None:

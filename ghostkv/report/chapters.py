@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ghostkv.report.document import Section
+from ghostkv.report.document import Chapter
 from ghostkv.report.sections import (
     answer,
     benchmark,
@@ -16,7 +16,6 @@ from ghostkv.report.sections import (
     records,
     retrieval,
     safe_points,
-    targets,
 )
 from ghostkv.report.sections.bandwidth import section as bandwidth
 from ghostkv.report.sections.calibrated import section as calibrated
@@ -28,27 +27,26 @@ from ghostkv.report.sections.quality import section as quality
 from ghostkv.report.sections.store import section as store
 from ghostkv.report.sections.synthetic import section as synthetic
 
-SECTIONS: tuple[Section, ...] = (
-    answer.SECTION,
-    targets.SECTION,
-    frontier.SECTION,
-    records.SECTION,
-    layers.SECTION,
-    safe_points.SECTION,
-    context.SECTION,
-    calibration.SECTION,
-    certificates.SECTION,
-    calibrated.SECTION,
-    peers.SECTION,
-    quality.SECTION,
-    hierarchy.SECTION,
-    decode.SECTION,
-    store.SECTION,
-    historical.SECTION,
-    synthetic.SECTION,
-    bandwidth.SECTION,
-    retrieval.SECTION,
-    capture.SECTION,
-    benchmark.SECTION,
-    provenance.SECTION,
+CHAPTERS: tuple[Chapter, ...] = (
+    answer.CHAPTER,
+    frontier.CHAPTER,
+    records.CHAPTER,
+    layers.CHAPTER,
+    safe_points.CHAPTER,
+    context.CHAPTER,
+    calibration.CHAPTER,
+    certificates.CHAPTER,
+    calibrated.CHAPTER,
+    peers.CHAPTER,
+    quality.CHAPTER,
+    hierarchy.CHAPTER,
+    decode.CHAPTER,
+    store.CHAPTER,
+    historical.CHAPTER,
+    synthetic.CHAPTER,
+    bandwidth.CHAPTER,
+    retrieval.CHAPTER,
+    capture.CHAPTER,
+    benchmark.CHAPTER,
+    provenance.CHAPTER,
 )

@@ -1,9 +1,9 @@
-"""What a report is made of: sections of prose, figures and tables. Nothing here knows a stage or a file
+"""What a report is made of: chapters of prose, figures and tables. Nothing here knows a stage or a file
 format."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -37,13 +37,8 @@ class Figure:
     ----------
     name : str
         File stem under `figures/`; unique in the report.
-    title : str
-        What the figure shows, as a statement or a noun phrase.
-    chart : altair chart
     data : DataFrame
         Every number of the chart; written as CSV beside it.
-    caption : str
-        Markdown, one paragraph.
     sources : sequence of str, optional
         Tables (`stage.table`) that it was made from; needed only where that is not what was read for it.
     """
@@ -59,27 +54,33 @@ class Figure:
 
 @dataclass(frozen=True)
 class Column:
-    """How one column of a table is printed: header, and one of the formats of `ghostkv.report.numbers`."""
+    """How one column of a table is printed: header, and one of the formats of `ghostkv.report.numbers`.
+
+    Attributes
+    ----------
+    of : polars expression, optional
+        What it is of a group's rows, where the table is `aggregated`; else their mean of that name.
+    """
 
     label: str
     format: str = "text"
+    of: pl.Expr | None = None
+
+
+def aggregated(rows: pl.DataFrame, by: str | Sequence[str], columns: Mapping[str, Column]) -> pl.DataFrame:
+    """The columns of a table that has a row a group, in order of appearance."""
+    keys = [by] if isinstance(by, str) else list(by)
+    found = {
+        name: pl.col(name).cast(pl.Float64).mean() if column.of is None else column.of
+        for name, column in columns.items()
+        if name not in keys
+    }
+    return rows.group_by(keys, maintain_order=True).agg(**found)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of results.
-
-    Attributes
-    ----------
-    name : str
-    caption : str
-        Markdown, one paragraph.
-    data : DataFrame
-        Shown in the order of `columns`.
-    columns : dict of str to Column
-    sources : sequence of str, optional
-        As for `Figure`.
-    """
+    """A table of results: the columns of `data` that `columns` names, in that order. Else as `Figure`."""
 
     name: str
     caption: str
@@ -100,7 +101,6 @@ class HeadlineFigure:
     ----------
     name : str
         `stage.figure`.
-    unit : str
     table : str
         `stage.table`, as in `results/<stage>/<table>.parquet`.
     query : str
@@ -114,21 +114,37 @@ class HeadlineFigure:
     query: str
 
 
+def figures(
+    table: str, rows: str, values: Mapping[str, tuple[str, str]], n: str = "count(*)"
+) -> tuple[HeadlineFigure, ...]:
+    """Headline figures that are aggregates of the same rows of one table.
+
+    Parameters
+    ----------
+    rows : str
+        What follows FROM in their queries: `self WHERE ...`.
+    values : mapping of str to tuple of str and str
+        By name of the figure, its unit and the SQL of its value.
+    n : str
+        SQL of what was counted.
+    """
+    return tuple(
+        HeadlineFigure(name, unit, table, f"SELECT {value} AS value, {n} AS n FROM {rows}")
+        for name, (unit, value) in values.items()
+    )
+
+
 @dataclass(frozen=True)
-class Section:
+class Chapter:
     """One chapter of the report.
 
     Attributes
     ----------
     name : str
         The stage's name, or the question that the chapter answers; anchor of the page.
-    title : str
-    build : callable
-        From `Results` to blocks.
     needs : sequence of str
         Tables (`stage.table`) without which the chapter does not exist. They lack only where the pipeline has
         no such stage, as for imported tensors; the report then names the chapter as left out, and why.
-    headline : sequence of HeadlineFigure
     quotes : sequence of str
         Headline figures of other chapters that this one states; their queries are printed here as well.
     """

@@ -10,8 +10,8 @@ import jinja2
 import polars as pl
 from markdown_it import MarkdownIt
 
-from ghostkv.report.document import Block, Figure, Prose, Section, Table
-from ghostkv.report.headline import Measured
+from ghostkv.report.document import Block, Chapter, Figure, Prose, Table
+from ghostkv.report.headline import HeadlineValue
 from ghostkv.report.numbers import FORMATS, LEFT_ALIGNED
 from ghostkv.report.results import Results
 
@@ -27,37 +27,35 @@ _TEMPLATES = jinja2.Environment(
 
 
 @dataclass(frozen=True)
-class Chapter:
-    """A section, the blocks that it built, and what they were made from.
+class BuiltChapter:
+    """A chapter, the blocks that it built, and what they were made from.
 
     Attributes
     ----------
-    section : Section
-    blocks : sequence of Block
     tables : sequence of str
         Paths of all tables that were read for it.
     sources : mapping of int to sequence of str
         Paths of those that were read for one block, by `Block.made`.
-    figures : sequence of Measured
+    figures : sequence of HeadlineValue
         Its headline figures, and those that it quotes.
     """
 
-    section: Section
+    chapter: Chapter
     blocks: Sequence[Block]
     tables: Sequence[str] = ()
     sources: Mapping[int, Sequence[str]] = field(default_factory=dict)
-    figures: Sequence[Measured] = ()
+    figures: Sequence[HeadlineValue] = ()
 
     @classmethod
-    def of(cls, section: Section, results: Results, measured: Mapping[str, Measured]) -> Chapter:
-        """Build a section, and note which tables it reads.
+    def of(cls, chapter: Chapter, results: Results, measured: Mapping[str, HeadlineValue]) -> BuiltChapter:
+        """Build a chapter, and note which tables it reads.
 
         A block was made from the sources that it states, or else from what was read since the block before it.
         One for which nothing was read was handed frames: it names all that the chapter had read by then, as any
         of it may be in them.
         """
         begin = len(results.reads)
-        blocks = section.build(results)
+        blocks = chapter.build(results)
         reads, before, sources = results.reads[begin:], -1, {}
         for block in sorted(blocks, key=lambda block: block.made):
             own = [name for when, name in reads if before < when < block.made]
@@ -65,9 +63,9 @@ class Chapter:
             stated = None if isinstance(block, Prose) else block.sources
             names = (own or handed) if stated is None else stated
             sources[block.made], before = _paths(results, names), block.made
-        names = [*(figure.name for figure in section.headline), *section.quotes]
+        names = [*(figure.name for figure in chapter.headline), *chapter.quotes]
         figures = [measured[name] for name in names if name in measured]
-        return cls(section, blocks, _paths(results, [name for _, name in reads]), sources, figures)
+        return cls(chapter, blocks, _paths(results, [name for _, name in reads]), sources, figures)
 
     def made_from(self, block: Block) -> Sequence[str]:
         """Paths of the tables that a block was made from."""
@@ -104,14 +102,16 @@ def printed(table: Table, limit: int | None = None) -> Printed:
 
 
 def as_html(
-    title: str, subtitle: str, chapters: Sequence[Chapter], left_out: Sequence[str], svgs: Mapping[str, str]
+    title: str,
+    subtitle: str,
+    chapters: Sequence[BuiltChapter],
+    left_out: Sequence[str],
+    svgs: Mapping[str, str],
 ) -> str:
     """One self-contained page: styles and figures inside, no script, nothing fetched.
 
     Parameters
     ----------
-    title, subtitle : str
-    chapters : sequence of Chapter
     left_out : sequence of str
         What the report does not have, and why; one sentence each.
     svgs : mapping of str to str
@@ -123,7 +123,7 @@ def as_html(
 def as_markdown(
     title: str,
     subtitle: str,
-    chapters: Sequence[Chapter],
+    chapters: Sequence[BuiltChapter],
     left_out: Sequence[str],
     table_rows: int,
     figures: str,
@@ -136,7 +136,12 @@ def as_markdown(
 
 
 def _render(
-    template: str, title: str, subtitle: str, chapters: Sequence[Chapter], left_out: Sequence[str], **more
+    template: str,
+    title: str,
+    subtitle: str,
+    chapters: Sequence[BuiltChapter],
+    left_out: Sequence[str],
+    **more,
 ) -> str:
     return _TEMPLATES.get_template(template).render(
         title=title,

@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 from ghostkv.files.errors import TableError
 from ghostkv.files.io import read_metadata, read_table
 
+if TYPE_CHECKING:
+    from ghostkv.report.jobs import WriteReport
+
 ORACLE = "exact"
-# Targets are stored in float32; two of them never lie this close.
-_SAME = 1e-6
 
 
 class Results:
@@ -30,8 +31,7 @@ class Results:
     tables : mapping of str to path or list of paths
         `stage_table` to Parquet file (`model_manifest`: JSON). `capture_layers` is a list, one file a
         capture.
-    params : mapping
-        The config section `report`, beside it the whole `config`.
+    job : WriteReport
 
     Attributes
     ----------
@@ -39,8 +39,8 @@ class Results:
         The moment of each use (`document.moment`), and the table.
     """
 
-    def __init__(self, tables: Mapping[str, str | Sequence[str]], params: Mapping[str, Any]):
-        self.params, self.config = params, params["config"]
+    def __init__(self, tables: Mapping[str, str | Sequence[str]], job: WriteReport):
+        self.job, self.config = job, job.config
         self._paths = {name: [path] if isinstance(path, str) else list(path) for name, path in tables.items()}
         self._read: dict[str, pl.DataFrame] = {}
         self.reads: list[tuple[int, str]] = []
@@ -139,13 +139,14 @@ class Results:
         return pl.col("rule") == self.headline["rule"]
 
     @property
+    def is_record(self) -> pl.Expr:
+        """Rows of the headline codec at its size, under any rule."""
+        return (pl.col("codec") == self.headline["codec"]) & (pl.col("code_bytes") == self.headline["bytes"])
+
+    @property
     def is_headline(self) -> pl.Expr:
         """Rows of the headline design."""
-        return (
-            (pl.col("codec") == self.headline["codec"])
-            & (pl.col("code_bytes") == self.headline["bytes"])
-            & self.is_rule
-        )
+        return self.is_record & self.is_rule
 
     @property
     def is_oracle(self) -> pl.Expr:
@@ -180,15 +181,6 @@ class Results:
     def tightest(self, metric: str) -> float | None:
         """The smallest of them, if there is any."""
         return next(iter(self.targets(metric)), None)
-
-
-def at_target(metric: str, target: float, method: str = "calibrated") -> pl.Expr:
-    """Rows of operating points that were chosen for `metric` <= `target`."""
-    return (
-        (pl.col("target_metric") == metric)
-        & ((pl.col("target") - target).abs() < _SAME)
-        & (pl.col("method") == method)
-    )
 
 
 def words(name: str) -> str:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ghostkv.files.errors import TableError
 from ghostkv.files.io import write_json, write_text
-from ghostkv.report.chapters import SECTIONS
-from ghostkv.report.document import Figure, Section
+from ghostkv.report.chapters import CHAPTERS
+from ghostkv.report.document import Chapter, Figure
 from ghostkv.report.figures import write_figure
 from ghostkv.report.headline import measure
-from ghostkv.report.render import Chapter, as_html, as_markdown
+from ghostkv.report.render import BuiltChapter, as_html, as_markdown
 from ghostkv.report.results import Results
+
+if TYPE_CHECKING:
+    from ghostkv.report.jobs import WriteReport
 
 # What imported tensors have no model for, and stages that a run may leave out; every other table must be there.
 _MODEL_STAGES = ("model", "texts", "historical", "benchmark.capture_overhead")
@@ -22,17 +25,16 @@ EXTRA_STAGES = ("synthetic", "hierarchy", "decode", "store", "bandwidth", "quali
 
 
 def write_report(
-    tables: Mapping[str, str | Sequence[str]], params: Mapping[str, Any], outputs: Mapping[str, str]
+    job: WriteReport, inputs: Mapping[str, str | Sequence[str]], outputs: Mapping[str, str]
 ) -> None:
     """Write the report from tables alone.
 
     Parameters
     ----------
-    tables : mapping of str to path or list of paths
+    job : WriteReport
+    inputs : mapping of str to path or list of paths
         `stage_table` to Parquet file: `frontier_sweep` ... `benchmark_sweep_speed`; `capture_layers` is a
         list; `model_manifest` is JSON.
-    params : mapping
-        Config section `report` (`title`, `png_scale`, `table_rows`), the whole `config`, and `code`.
     outputs : mapping
         Paths of `markdown`, `html`, `headline`, and the folder `figures`.
 
@@ -41,50 +43,48 @@ def write_report(
     TableError
         A table that the pipeline always makes was not given, or cannot be read.
     """
-    results = Results(tables, params)
-    sections, left_out = _present(results)
-    measured = measure(results, sections)
-    chapters = [Chapter.of(section, results, measured) for section in sections]
+    results = Results(inputs, job)
+    present, left_out = _present(results)
+    measured = measure(results, present)
+    chapters = [BuiltChapter.of(chapter, results, measured) for chapter in present]
     folder = Path(outputs["figures"])
     folder.mkdir(parents=True, exist_ok=True)
     figures = [block for chapter in chapters for block in chapter.blocks if isinstance(block, Figure)]
-    svgs = {figure.name: write_figure(figure, folder, params["png_scale"]) for figure in figures}
+    svgs = {figure.name: write_figure(figure, folder, job.png_scale) for figure in figures}
     for path in folder.iterdir():
         if path.stem not in svgs:  # of an earlier run with another config
             path.unlink()
-    title, subtitle = params["title"], _subtitle(results)
+    title, subtitle = job.title, _subtitle(results)
     write_json({name: figure.plain() for name, figure in measured.items()}, outputs["headline"])
     beside = Path(os.path.relpath(folder, Path(outputs["markdown"]).parent)).as_posix()
-    write_text(
-        as_markdown(title, subtitle, chapters, left_out, params["table_rows"], beside), outputs["markdown"]
-    )
+    write_text(as_markdown(title, subtitle, chapters, left_out, job.table_rows, beside), outputs["markdown"])
     write_text(as_html(title, subtitle, chapters, left_out, svgs), outputs["html"])
 
 
-def _present(results: Results) -> tuple[list[Section], list[str]]:
-    """Sections whose tables exist, and why the others are left out."""
-    sections, left_out = [], []
-    for section in SECTIONS:
-        lacking = [table for table in section.needs if not results.has(table)]
+def _present(results: Results) -> tuple[list[Chapter], list[str]]:
+    """Chapters whose tables exist, and why the others are left out."""
+    present, left_out = [], []
+    for chapter in CHAPTERS:
+        lacking = [table for table in chapter.needs if not results.has(table)]
         for table in lacking:
             if not table.startswith(_MODEL_STAGES + EXTRA_STAGES):
                 raise TableError(
-                    f"report: section {section.name} needs the table {table}, which was not given.\n"
+                    f"report: chapter {chapter.name} needs the table {table}, which was not given.\n"
                     f"  Write: add {table.replace('.', '_', 1)} to the inputs of rule report"
                 )
         if lacking and lacking[0].startswith(EXTRA_STAGES):
             stage = lacking[0].partition(".")[0]
-            left_out.append(f"{section.title}: not run. `snakemake {stage}` runs it and shows it here.")
+            left_out.append(f"{chapter.title}: not run. `snakemake {stage}` runs it and shows it here.")
         elif lacking:
             left_out.append(
-                f"{section.title}: it runs the model, and imported tensors come without one "
+                f"{chapter.title}: it runs the model, and imported tensors come without one "
                 f"({', '.join(lacking)})."
             )
         else:
-            sections.append(section)
+            present.append(chapter)
     if not results.has_output:
         left_out.append("Output errors: no values were captured, so only softmax mass is known.")
-    return sections, left_out
+    return present, left_out
 
 
 def _subtitle(results: Results) -> str:

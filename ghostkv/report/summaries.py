@@ -1,4 +1,4 @@
-"""Summaries that several sections show: means beside their spread and their worst case."""
+"""Summaries that several chapters show: means beside their spread and their worst case."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from ghostkv.report.results import Results, at_target
+from ghostkv.report.expressions import RISKS, at_target, weighted
+from ghostkv.report.numbers import percent
+from ghostkv.report.results import Results
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,6 @@ class Metric:
     ----------
     name : str
         Column.
-    label : str
     format : str
         Of `ghostkv.report.numbers`.
     more_is_better : bool
@@ -47,22 +48,51 @@ METRICS = (
     BYTES,
     BYTES_GQA,
 )
-TARGET_LABELS = {"fer": "FER", "dropped_mass": "dropped mass"}
 # The metric that a target bounds.
-ACHIEVED = {"fer": "fer", "dropped_mass": "dropped_mass_mean"}
+ACHIEVED = {"fer": FER, "dropped_mass": MASS}
 
 
-def operating_point(results: Results, metric: str, target: float, oracle: bool = False) -> pl.DataFrame:
-    """Rows of `frontier.layer_head`, one a head, of the headline design (or the oracle) calibrated for a
-    target."""
+@dataclass(frozen=True)
+class Promise:
+    """What thresholds were calibrated for: a mean loss of one kind, at most so large."""
+
+    metric: str
+    target: float
+
+    def __str__(self) -> str:
+        return f"{self.risk} ≤ {percent(self.target, 0)}"
+
+    @property
+    def risk(self) -> str:
+        """The kind of loss in words."""
+        return RISKS[self.metric]
+
+    @property
+    def achieved(self) -> Metric:
+        """What is measured of it on held-out text."""
+        return ACHIEVED[self.metric]
+
+    @property
+    def rows(self) -> pl.Expr:
+        """Rows of operating points that were chosen for it."""
+        return at_target(self.metric, self.target)
+
+
+def promises(results: Results) -> list[Promise]:
+    """The smallest target of each kind of loss that the config has targets for."""
+    found = {metric: results.tightest(metric) for metric in ACHIEVED}
+    return [Promise(metric, target) for metric, target in found.items() if target is not None]
+
+
+def operating_point(results: Results, promise: Promise, oracle: bool = False) -> pl.DataFrame:
+    """Rows of `frontier.layer_head`, one a head, of the headline design (or the oracle) calibrated for a promise."""
     who = results.is_oracle if oracle else results.is_headline
-    return results.table("frontier.layer_head").filter(who, at_target(metric, target))
+    return results.table("frontier.layer_head").filter(who, promise.rows)
 
 
-def points_by_text(results: Results, metric: str, target: float) -> pl.DataFrame:
-    """Rows of `frontier.points`, one a head and held-out text, of the headline design calibrated for a
-    target."""
-    return results.table("frontier.points").filter(results.is_headline, at_target(metric, target))
+def points_by_text(results: Results, promise: Promise) -> pl.DataFrame:
+    """Rows of `frontier.points`, one a head and held-out text, of the headline design calibrated for a promise."""
+    return results.table("frontier.points").filter(results.is_headline, promise.rows)
 
 
 def mean(frame: pl.DataFrame, column: str) -> float | None:
@@ -79,9 +109,7 @@ def spread(frame: pl.DataFrame, oracle: pl.DataFrame) -> pl.DataFrame:
         if known.is_empty():
             continue
         values = known[metric.name].cast(pl.Float64)
-        worst = known.sort(metric.name, descending=not metric.more_is_better, maintain_order=True).row(
-            0, named=True
-        )
+        lowest = worst(known, metric)
         rows.append(
             {
                 "metric": metric.label,
@@ -89,8 +117,8 @@ def spread(frame: pl.DataFrame, oracle: pl.DataFrame) -> pl.DataFrame:
                 "mean": values.mean(),
                 "median": values.median(),
                 "deviation": values.std() if len(values) > 1 else None,
-                "worst": worst[metric.name],
-                "where": head_name(worst),
+                "worst": lowest[metric.name],
+                "where": head_name(lowest),
                 "oracle": mean(oracle, metric.name),
             }
         )
@@ -104,29 +132,22 @@ def head_name(row: dict) -> str:
 
 def worst(frame: pl.DataFrame, metric: Metric) -> dict:
     """The row with the worst value of a metric."""
-    return (
-        frame.drop_nulls(metric.name)
-        .sort(metric.name, descending=not metric.more_is_better)
-        .row(0, named=True)
+    known = frame.drop_nulls(metric.name)
+    return known.sort(metric.name, descending=not metric.more_is_better, maintain_order=True).row(
+        0, named=True
     )
 
 
 def pooled_curve(results: Results, rows: pl.Expr, by: list[str]) -> pl.DataFrame:
     """Held-out sweep at equal theta, pooled over heads and texts (queries weigh alike) within each group of
     `by`."""
-    weight = pl.col("queries").cast(pl.Float64)
-
-    def pooled(name: str) -> pl.Expr:
-        known = pl.when(pl.col(name).is_not_null()).then(weight)
-        return ((pl.col(name).cast(pl.Float64) * known).sum() / known.sum()).fill_nan(None).alias(name)
-
     names = ["elimination", "fer", "dropped_mass_mean", "output_error_mean", "bytes_ratio", "bytes_ratio_gqa"]
     return (
         results.scan("frontier.sweep")
         .filter(pl.col("role") == "held_out", rows)
         .select([*by, "theta", "queries", *names])
         .group_by([*by, "theta"], maintain_order=True)
-        .agg(*[pooled(name) for name in names], pl.len().alias("head_texts"))
+        .agg(*map(weighted, names), pl.len().alias("head_texts"))
         .sort([*by, "theta"])
         .collect()
     )

@@ -3,9 +3,14 @@ frame."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from itertools import cycle
+
 import altair as alt
 
-from ghostkv.report.results import words
+from ghostkv.files.methods import methods
+from ghostkv.report.results import ORACLE, words
 
 FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
 INK, MUTED, FAINT = "#1f2933", "#5f6b76", "#e3e7eb"
@@ -14,14 +19,6 @@ INK, MUTED, FAINT = "#1f2933", "#5f6b76", "#e3e7eb"
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#aa4499", "#56b4e9"
 # The oracle is a reference and no competitor, so it is grey everywhere.
 ORACLE_GREY = "#8a949e"
-CODEC_COLOURS = {
-    "transform_code": BLUE,
-    "whitened": GREEN,
-    "pca": ORANGE,
-    "random_orthogonal": PURPLE,
-    "gaussian": VERMILION,
-    "exact": ORACLE_GREY,
-}
 _SPARE = ("#44aa99", "#882255", "#999933", SKY)
 # Light is little, dark is much; equal steps in lightness.
 SEQUENTIAL = "viridis"
@@ -29,12 +26,39 @@ SEQUENTIAL = "viridis"
 WIDTH = 620
 
 
-def codec_scale(codecs: list[str]) -> alt.Scale:
-    """The colour of each codec by its words, the same in every figure; a codec unknown here takes a spare
-    colour."""
-    spare = iter(_SPARE * (1 + len(codecs) // len(_SPARE)))
-    colours = [CODEC_COLOURS.get(codec) or next(spare) for codec in codecs]
-    return alt.Scale(domain=[words(codec) for codec in codecs], range=colours)
+def colours(names: Iterable[str], fixed: Mapping[str, str], spare: Sequence[str] = _SPARE) -> dict[str, str]:
+    """A colour a name: its own where it has one, else one of the spare ones in turn."""
+    rest = cycle(spare)
+    return {name: fixed.get(name) or next(rest) for name in names}
+
+
+def codec_colours(codecs: Iterable[str]) -> dict[str, str]:
+    """The colour of each codec by its words, the same in every figure."""
+    return {words(codec): colour for codec, colour in colours(codecs, own_colours()).items()}
+
+
+def scale_of(colours: Mapping[str, str]) -> alt.Scale:
+    """Names and their colours as a scale."""
+    return alt.Scale(domain=list(colours), range=list(colours.values()))
+
+
+def top_legend(**options) -> alt.Legend:
+    """A legend above the chart, without a title of its own unless one is given."""
+    return alt.Legend(**{"title": None, "orient": "top"} | options)
+
+
+def coloured(field: str, colours: Mapping[str, str], **legend) -> alt.Color:
+    """The encoding of names as colours, with a legend above the chart."""
+    return alt.Color(f"{field}:N", scale=scale_of(colours), legend=top_legend(**legend))
+
+
+@cache
+def own_colours() -> dict[str, str]:
+    """The colour that each codec's class names, or a spare one in the order of names; grey for exact scores."""
+    spare = cycle(_SPARE)
+    found = methods("codecs", "Codec")
+    named = {name: method.constants.get("colour") or next(spare) for name, method in found.items()}
+    return {**named, ORACLE: ORACLE_GREY}
 
 
 def percent_axis(title: str, **options) -> alt.Axis:

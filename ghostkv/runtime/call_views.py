@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ghostkv.elimination.attention import ColdRange, cap, cold_range, hide
+from ghostkv.elimination.attention import ColdRange, cold_range, scores
 from ghostkv.runtime.deciders import Call
 
 # Queries decided at once: bounds the size of [group, queries, tokens].
@@ -30,10 +30,9 @@ class CallView:
         """Exact scores, -inf where a key is not visible; float32, shape [group, queries, tokens]."""
         group, queries, width = self.queries.shape
         out = np.empty((group, queries, len(self.keys)), np.float32) if out is None else out
-        flat = self.queries.reshape(-1, width) * np.float32(self.scale)
-        np.matmul(flat, self.keys.T, out=out.reshape(-1, len(self.keys)))
-        hide(cap(out, self.softcap), self.visible)
-        return out
+        flat = self.queries.reshape(-1, width)
+        rows = out.reshape(-1, len(self.keys))
+        return scores(flat, self.keys, self.scale, self.softcap, self.visible, rows).reshape(out.shape)
 
 
 def views(call: Call, block: int = _BLOCK) -> Iterator[tuple[int, int, slice, CallView]]:
@@ -53,9 +52,3 @@ def views(call: Call, block: int = _BLOCK) -> Iterator[tuple[int, int, slice, Ca
                     positions, cold_range(positions, np.zeros_like(positions), call.sinks, call.hot),
                     call.scale, call.softcap,
                 )  # fmt: skip
-
-
-def cold_mask(visible: ColdRange, tokens: int) -> np.ndarray:
-    """Which keys are cold, bool of shape [queries, tokens]."""
-    token = np.arange(tokens)
-    return (token >= visible.start[:, None]) & (token < visible.stop[:, None])

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ghostkv.codecs.nested import Nested, NestedRecords
-from ghostkv.elimination.certificates import Costs, Outcome, Powers, certify_mass
+from ghostkv.elimination.certificates import Costs, Outcome, certify_mass
 from ghostkv.elimination.compensation import cold_means, compensate
 from ghostkv.elimination.nested_bounds import read_levels
+from ghostkv.elimination.powers import Powers
 from ghostkv.elimination.truth import Truth
-from ghostkv.runtime.call_views import CallView, cold_mask, views
+from ghostkv.runtime.call_views import CallView, views
 from ghostkv.runtime.deciders import Call, Decider
 from ghostkv.runtime.seated import combine
 from ghostkv.runtime.traffic import rows_of
@@ -69,7 +70,7 @@ class CertifiedMass(Decider):
         self._append(state, call)
         for b, h, some, view in views(call, _BLOCK):
             outcome, scores, tail = self.certify(state, b, h, view)
-            cold = cold_mask(view.visible, len(view.keys))
+            cold = view.visible.mask(len(view.keys))
             kept = outcome.kept & cold
             read = np.broadcast_to(kept.any(axis=0), kept.shape) if call.shared else kept
             result = combine(None, None, scores, read | ~cold, read, cold, view)

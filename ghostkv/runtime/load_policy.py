@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from ghostkv.captures.capture_files import LayerCapture, read_layer
 from ghostkv.codecs.nested import Nested
 from ghostkv.codecs.records import CodecSpec, load_codecs
+from ghostkv.codecs.transform_code import TransformCode
+from ghostkv.elimination.thresholds import calibrated_thetas
 from ghostkv.files.buffers import Buffers
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, stable_seed
@@ -28,7 +29,7 @@ from ghostkv.selectors.scenes import budget_of, calibration_view
 KINDS = ("full", "identity", "ghost", "calibrated", "certified_mass", "oracle_mass", "selector")
 # Bits a coordinate of the nested record's levels, and the shares of the budget: those of the certificates stage.
 LEVELS, SHARES = (1.0, 1.0, 1.0, 1.0, 2.0, 2.0), (0.03, 0.08, 0.16, 0.32, 0.6, 0.97)
-HEADLINE_CODEC = "transform_code"
+HEADLINE_CODEC = TransformCode.name
 _COMMON = ("policy", "label", "dense_layers", "sinks", "hot", "prefill", "shared")
 _OPTIONS = {
     "full": (),
@@ -154,7 +155,7 @@ def load_policy(entry: Mapping[str, Any], sources: Sources) -> Policy:
         )
     else:
         metric, target = entry.get("target_metric", "dropped_mass"), float(entry.get("target", 0.01))
-        theta = _calibrated(sources, codec, size, metric, target)
+        theta = calibrated_thetas(sources.points, CodecSpec(codec, size), "relative_lse", metric, target)
         certificate = f"calibrated: mean {metric} <= {target:g}, on average over exchangeable queries"
     per_key = kind == "ghost"
     return ghost_policy(
@@ -210,41 +211,13 @@ def _nested(sources: Sources, layer: int, bits: Sequence[float]) -> list[Nested]
     ]
 
 
-def _calibrated(sources: Sources, codec: str, size: int, metric: str, target: float) -> dict[int, np.ndarray]:
-    """Theta of every head by layer, as the frontier stage calibrated it."""
-    columns = ["layer", "head", "codec", "code_bytes", "rule", "target_metric", "target", "method", "theta"]
-    points = read_table(sources.points, columns)
-    chosen = points.filter(
-        (pl.col("codec") == codec)
-        & (pl.col("code_bytes") == size)
-        & (pl.col("rule") == "relative_lse")
-        & (pl.col("method") == "calibrated")
-        & (pl.col("target_metric") == metric)
-        & ((pl.col("target") - target).abs() < 1e-6)
-    )
-    if chosen.is_empty():
-        found = sorted(
-            {(m, round(t, 4)) for m, t in points.select("target_metric", "target").unique().iter_rows()}
-        )
-        raise ConfigError(
-            f"policy: {sources.points} has no calibrated theta for {metric} <= {target:g} of {codec} at {size} bytes. Accepted: "
-            f"{found}.\n  Write: target_metric: {found[0][0]}, target: {found[0][1]}"
-        )
-    by_layer = chosen.select("layer", "head", "theta").unique().sort("layer", "head")
-    return {
-        # Null: no threshold kept to the target, and nothing is eliminated.
-        layer: by_layer.filter(pl.col("layer") == layer)["theta"].fill_null(-np.inf).to_numpy()
-        for layer in by_layer["layer"].unique()
-    }
-
-
 def _seated(entry: Mapping[str, Any], sources: Sources, layer: int) -> Seated:
     """A selector of the peers list, fitted as the peers stage fits it."""
     name, selector = make(entry["selector"])
     ratio, codecs, fitted = float(entry["ratio"]), {}, None
     size = getattr(selector, "code_bytes", None)
     if size is not None:
-        codecs["transform_code", size] = sources.codecs(layer, size)
+        codecs[HEADLINE_CODEC, size] = sources.codecs(layer, size)
     if type(selector).fit is Selector.fit:
         kv_heads = int(read_table(Path(sources.captures[0]["folder"]) / "layers.parquet")["kv_heads"][0])
         fitted = [None] * kv_heads

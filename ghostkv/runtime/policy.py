@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ghostkv import codecs
+from ghostkv.codecs.random_orthogonal import RandomOrthogonal
 from ghostkv.files.errors import ConfigError
 from ghostkv.runtime.deciders import Decider, GhostDecider, GhostFrames
 
@@ -143,5 +143,5 @@ def identity_policy(config: Any, frames: Mapping[int, GhostFrames] | None = None
 def _oblivious(kv_heads: int, head_dim: int) -> GhostFrames:
     """Frames that need no calibration, good enough where nothing is eliminated."""
     noise = np.random.default_rng(0).normal(size=(256, head_dim))
-    one = codecs.make("random_orthogonal", min(8, head_dim), 0).fit(noise, noise)
+    one = RandomOrthogonal(min(8, head_dim)).fit(noise, noise)
     return GhostFrames.of([one] * kv_heads)

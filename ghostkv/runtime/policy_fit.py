@@ -16,7 +16,7 @@ import numpy as np
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Codec
 from ghostkv.codecs.base import ELEMENT_BYTES
-from ghostkv.elimination.attention import cap, cold_range, hide, scores
+from ghostkv.elimination.attention import cap, cold_range, scores
 from ghostkv.elimination.thresholds import kept_or_estimated, reference, statistic
 from ghostkv.files.errors import ConfigError
 from ghostkv.selectors.picking import ThresholdHistogram
@@ -92,8 +92,7 @@ class BudgetFit:
 def log_mass(capture: LayerCapture, kv_head: int, codec: Codec, wanted: np.ndarray, visible) -> np.ndarray:
     """Estimated log mass of cold keys, float32 of shape [group, queries, tokens]."""
     queries, keys = capture.group_queries(kv_head)[:, wanted], capture.keys[kv_head]
-    exact = scores(queries, keys.astype(np.float32), capture.scale, capture.softcap)
-    hide(exact, visible)
+    exact = scores(queries, keys.astype(np.float32), capture.scale, capture.softcap, visible)
     decoded = codec.decode(codec.encode(keys))
     projected = codec.project(queries.reshape(-1, queries.shape[2]))
     estimates = cap(codec.estimate(projected, decoded, capture.scale), capture.softcap).reshape(exact.shape)

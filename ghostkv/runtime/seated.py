@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ghostkv.codecs import Codec, Decoded
-from ghostkv.elimination.attention import ColdRange
+from ghostkv.elimination.attention import ColdRange, softmax
 from ghostkv.elimination.compensation import cold_means, compensate
 from ghostkv.files.buffers import Buffers
 from ghostkv.files.errors import ModelError
-from ghostkv.runtime.call_views import CallView, cold_mask, views
+from ghostkv.runtime.call_views import CallView, views
 from ghostkv.runtime.deciders import Call, Decider
 from ghostkv.runtime.observations import Observations, joined
 from ghostkv.runtime.traffic import rows_of
@@ -112,10 +112,8 @@ class Seated(Decider):
             # Places in the row: left padding must not move the sample.
             place, tokens = view.positions, call.past + call.query.shape[2] - int(call.first[b])
             few = np.flatnonzero((place % OBSERVE_EVERY == 0) | (place >= tokens - self.window))
-            visible = ColdRange(
-                *(getattr(view.visible, name)[few] for name in ("first", "last", "start", "stop"))
-            )
-            mass = _mass(replace(view, queries=view.queries[:, few], visible=visible).scores())
+            fewer = replace(view, queries=view.queries[:, few], visible=view.visible.at(few))
+            mass, _ = softmax(fewer.scores(), dtype=np.float32)
             state.seen.add(b, h, mass, call.past + part.start + few, self.window)
         state.base, state.base_tokens = state.seen, call.past + call.query.shape[2]
 
@@ -131,7 +129,7 @@ class Seated(Decider):
             )
             scene, budget = self._scene(state, b, h, view, scores, call)
             selection = self.selector.select(self.fitted[h], scene, budget)
-            cold = cold_mask(view.visible, len(view.keys))
+            cold = view.visible.mask(len(view.keys))
             own = (selection.reads & 1).astype(bool) & cold
             # Importance weights belong to the head that sampled; a union would count keys twice.
             alone = not call.shared or selection.log_weight is not None
@@ -143,7 +141,7 @@ class Seated(Decider):
             counts.add(b, h, some, view.visible, own, united, index.sum(axis=0))
             if self.observes:
                 places = call.past + np.arange(some.start, some.stop)
-                state.seen.add(b, h, _mass(scores), places, self.window + UNDO)
+                state.seen.add(b, h, softmax(scores, dtype=np.float32)[0], places, self.window + UNDO)
         return out, counts.rows()
 
     def _enough(self, state: SeatState) -> None:
@@ -165,10 +163,10 @@ class Seated(Decider):
         if self.observes:
             before = state.rows.get((b, h), earlier)
             seen = before.shape[1]
-            earlier = joined(before, _mass(scores))
+            earlier = joined(before, softmax(scores, dtype=np.float32)[0])
         known = self.buffers.get("known", shape)
         known[...] = scores
-        known[:, cold_mask(view.visible, shape[2])] = -np.inf
+        np.copyto(known, -np.inf, where=view.visible.mask(shape[2]))
         scene = Scene(
             view.keys, view.queries, view.scale, view.softcap, view.visible, known, earlier,
             np.arange(queries) + seen, self.buffers.get("scratch", shape), self.buffers.get("spare", shape),
@@ -254,12 +252,6 @@ def combine(
     return output.astype(np.float32)
 
 
-def _mass(scores: np.ndarray) -> np.ndarray:
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
-    return weights
-
-
 @dataclass(frozen=True)
 class OracleMass(Decider):
     """Drop the most cold keys whose exact mass adds up to at most delta; a ceiling that no index reaches."""
@@ -273,8 +265,8 @@ class OracleMass(Decider):
     def attend(self, state: SeatState, call: Call) -> tuple[np.ndarray, np.ndarray]:
         out, counts = np.zeros_like(call.empty()), Ledger(call)
         for b, h, some, view in views(call):
-            scores, cold = view.scores(), cold_mask(view.visible, len(view.keys))
-            mass = np.where(cold, _mass(scores).astype(np.float64), np.inf)
+            scores, cold = view.scores(), view.visible.mask(len(view.keys))
+            mass = np.where(cold, softmax(scores, dtype=np.float32)[0].astype(np.float64), np.inf)
             order = np.argsort(mass, axis=-1)
             dropped = np.cumsum(np.take_along_axis(mass, order, axis=-1), axis=-1) <= self.delta
             own = np.empty_like(dropped)

@@ -17,10 +17,7 @@ import numpy as np
 
 from ghostkv.codecs import Codec, Decoded
 from ghostkv.elimination.attention import ColdRange
-from ghostkv.selectors.picking import pick_top
-
-# `extended` is a peer with something that its paper does not have; it is shown and not counted as the peer.
-KINDS = ("oracle", "peer", "extended", "ours")
+from ghostkv.selectors.picking import pick_above, pick_pages, pick_top, sum_left
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,9 @@ class Scene:
         Of which a selector may only use what its index stores, and the index bytes it reports.
     queries : ndarray of float32, shape [group, queries, head_dim]
     scale, softcap : float
+        The model's own.
     visible : ColdRange
+        What each query sees, and what of it is cold.
     known : ndarray of float32, shape [group, queries, tokens]
         Exact scores of sinks and hot window; -inf for all other keys.
     earlier : ndarray of float32, shape [group, observations, tokens]
@@ -41,14 +40,13 @@ class Scene:
         ones are the queries of this scene.
     observed : ndarray of int64, shape [queries]
         Query i may look at observations 0..observed[i]-1: those before it.
-    scratch, spare : ndarray of float32, shape [group, queries, tokens]
-        Buffers to write estimates into. Fresh arrays of this size cost as much as filling them.
-    reads : ndarray of uint8, shape [group, queries, tokens]
-        A buffer for `Selection.reads`.
     records : callable
         ``records(name, code_bytes)`` gives the sketch stage's codec and decoded ghost records of this text.
     scores : ndarray of float32, shape [group, queries, tokens], or None
         All exact scores; None unless the selector is an oracle.
+
+    What `score`, `empty` and the `take` methods return is valid until the next call of the same kind: a fresh array
+    of this size costs as much as filling it, so the scene keeps its own (`_scratch`, `_spare`, `_reads`).
     """
 
     keys: np.ndarray
@@ -59,9 +57,9 @@ class Scene:
     known: np.ndarray
     earlier: np.ndarray
     observed: np.ndarray
-    scratch: np.ndarray
-    spare: np.ndarray
-    reads: np.ndarray
+    _scratch: np.ndarray
+    _spare: np.ndarray
+    _reads: np.ndarray
     records: Callable[[str, int], tuple[Codec, Decoded]]
     scores: np.ndarray | None = None
 
@@ -70,8 +68,8 @@ class Scene:
         return self.known.shape
 
     def score(self, queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        """``scale * q.k`` of any stand-ins for queries and keys, in the scratch buffer."""
-        out = self.scratch
+        """``scale * q.k`` of any stand-ins for queries and keys, float32, shape [group, queries, tokens]."""
+        out = self.empty()
         flat = np.ascontiguousarray(queries, np.float32).reshape(-1, queries.shape[-1])
         np.matmul(flat * np.float32(self.scale), keys.T, out=out.reshape(-1, out.shape[2]))
         return out
@@ -83,10 +81,59 @@ class Scene:
         total = np.exp(self.known - peak[..., None]).sum(axis=-1, dtype=np.float64)
         return (peak + np.log(total)).astype(np.float32)
 
-    def no_reads(self) -> np.ndarray:
-        """The buffer of reads, emptied."""
-        self.reads[...] = 0
-        return self.reads
+    def empty(self) -> np.ndarray:
+        """An array to fill with estimates or priorities, float32, shape [group, queries, tokens]."""
+        return self._scratch
+
+    def take(self, priority: np.ndarray, counts: np.ndarray, recent: np.ndarray | None = None) -> np.ndarray:
+        """Read the cold keys of highest priority, of equal ones the earliest; returns `Selection.reads`.
+
+        Parameters
+        ----------
+        priority : ndarray, shape [group, queries, tokens] or one that broadcasts to it
+        counts : ndarray of int64, shape [ratios, group, queries]
+            How many; negative where nothing is feasible.
+        recent : ndarray of int64, shape [ratios, queries], optional
+            How many of them are simply the most recent ones.
+        """
+        reads, (start, stop) = self._no_reads(), (self.visible.start, self.visible.stop)
+        if priority.shape != self.shape or priority.dtype != np.float32:
+            self._scratch[...] = priority
+            priority = self._scratch
+        if recent is None:
+            pick_top(priority, counts, start, stop, reads)
+            return reads
+        token = np.arange(self.shape[2])
+        for r, window in enumerate(recent):
+            edge = np.maximum(stop - window, start)
+            newest = (token >= edge[:, None]) & (token < stop[:, None])
+            reads |= newest.astype(np.uint8) << np.uint8(r)
+            rest = np.full_like(counts, -1)
+            rest[r] = counts[r] - window
+            pick_top(priority, rest, start, edge, reads)
+        return reads
+
+    def take_above(self, statistic: np.ndarray, least: np.ndarray) -> np.ndarray:
+        """Read the cold keys whose `statistic` [group, queries, tokens] reaches `least` [ratios, group, queries]."""
+        reads = self._no_reads()
+        pick_above(statistic, least, self.visible.start, self.visible.stop, reads)
+        return reads
+
+    def take_pages(self, order: np.ndarray, counts: np.ndarray, page: int) -> np.ndarray:
+        """Read whole pages in `order` [group, queries, pages], as long as `counts` [ratios, group, queries] holds one."""
+        reads = self._no_reads()
+        pick_pages(order, counts, self.visible.start, self.visible.stop, page, reads)
+        return reads
+
+    def left(self, reads: np.ndarray, mass: np.ndarray, ratios: int) -> np.ndarray:
+        """The part of `mass` [group, queries, tokens] on cold keys that are not read, shape [ratios, group, queries]."""
+        share = np.zeros((ratios, *self.shape[:2]), np.float32)
+        sum_left(reads, mass, self.visible.start, self.visible.stop, share)
+        return share
+
+    def _no_reads(self) -> np.ndarray:
+        self._reads[...] = 0
+        return self._reads
 
 
 @dataclass(frozen=True)
@@ -100,7 +147,6 @@ class Budget:
     ----------
     ratios : tuple of float
         At most 8.
-    visible : ColdRange
     pair_bytes : int
         Bytes of one key and one value.
     """
@@ -146,6 +192,7 @@ class Budget:
         ----------
         allowance : ndarray, shape [ratios, queries]
         group : int
+            Heads.
         key_bytes : float, optional
             What reading one key costs; `pair_bytes` unless a method pays more.
 
@@ -216,7 +263,6 @@ class Calibration:
         Queries of its heads on those texts.
     scenes : sequence of (Scene, Budget)
         Texts of role `threshold`, for rules that spend a mean budget.
-    seed : int
     """
 
     keys: np.ndarray
@@ -229,6 +275,7 @@ class Calibration:
 class Selector:
     """Base of all selectors; subclasses add hyperparameters as fields."""
 
+    # Or "oracle", "ours", "extended": a peer with something that its paper does not have, shown and not counted as the peer.
     kind = "peer"
 
     @property
@@ -257,25 +304,31 @@ def read_best(
     budget: Budget,
     index_bytes: np.ndarray | float = 0.0,
     key_bytes: float = 0.0,
+    recent: float = 0.0,
 ) -> Selection:
     """Spend each query's own budget on the keys of highest priority; most selectors end here.
 
     Parameters
     ----------
-    priority : ndarray of float32, shape [group, queries, tokens]
-    scene : Scene
-    budget : Budget
+    priority : ndarray, shape [group, queries, tokens] or one that broadcasts to it
     index_bytes : ndarray, shape [queries], or float
         Index bytes per query.
     key_bytes : float
         Metadata read with every key that is read.
+    recent : float
+        Share of the keys read that are simply the most recent ones.
     """
     group = scene.shape[0]
     counts = budget.counts(budget.allowance(index_bytes), group, budget.pair_bytes + key_bytes)
-    reads = scene.no_reads()
-    pick_top(priority, counts, scene.visible.start, scene.visible.stop, reads)
+    window = np.maximum((recent * counts[:, 0]).astype(np.int64), 0) if recent else None
+    reads = scene.take(priority, counts, window)
     index = per_ratio(budget, group, index_bytes) + np.maximum(counts, 0) * key_bytes
     return Selection(reads, counts[:, 0, 0] >= 0, index)
+
+
+def read_at(reads: np.ndarray, ratio: int) -> np.ndarray:
+    """The keys of `Selection.reads` that are read at a ratio, bool, shape [group, queries, tokens]."""
+    return (reads & np.uint8(1 << ratio)) != 0
 
 
 def per_ratio(budget: Budget, group: int, index_bytes: np.ndarray | float) -> np.ndarray:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ghostkv.codecs.quantiser import UniformQuantiser
+from ghostkv.config.options import Width
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector, read_best
 from ghostkv.selectors.estimates import with_tail
 
@@ -38,7 +39,7 @@ class DoubleSparsity(Selector):
         channels at their mean, a constant of the query that leaves the order of keys as it was.
     """
 
-    channels: int = 16
+    channels: Width = 16
     compensate: bool = False
 
     @property
@@ -63,4 +64,4 @@ class DoubleSparsity(Selector):
         if not self.compensate:
             return read
         priority += (scene.queries @ (rest * np.float32(scene.scale)))[..., None]
-        return with_tail(read, scene)
+        return with_tail(read, priority, scene)

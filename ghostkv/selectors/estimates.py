@@ -10,30 +10,31 @@ from numba import njit
 from ghostkv.selectors.base import Scene, Selection
 
 
-def with_tail(selection: Selection, scene: Scene) -> Selection:
-    """A selection whose eliminated keys are compensated by the estimated scores in `scene.scratch`."""
-    _, peak = normalise(scene)
-    return replace(selection, tail=(scene.spare, peak))
+def with_tail(selection: Selection, estimates: np.ndarray, scene: Scene) -> Selection:
+    """A selection whose eliminated keys are compensated by their estimated scores, which are overwritten."""
+    _, tail = normalise(estimates, scene)
+    return replace(selection, tail=tail)
 
 
-def normalise(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Turn the estimated scores in `scene.scratch` into log mass.
+def normalise(estimates: np.ndarray, scene: Scene) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Turn estimated scores, float32 of shape [group, queries, tokens], into log mass, in place.
 
     Returns
     -------
     log_mass : ndarray of float32, shape [group, queries, tokens]
-        In `scene.scratch`: ``s_hat - lse`` of cold keys, where lse is the log-sum-exp of the estimates of cold
-        keys and the exact scores of the others.
-    peak : ndarray of float32, shape [group, queries]
-        `scene.spare` holds ``e^(s_hat - peak)``.
+        ``s_hat - lse`` of cold keys, where lse is the log-sum-exp of the estimates of cold keys and the exact
+        scores of the others.
+    tail : tuple of ndarray
+        ``e^(s_hat - peak)`` and ``peak``, as `Selection.tail`; valid until the next call for this scene.
     """
     start, stop = scene.visible.start, scene.visible.stop
-    peak = np.maximum(_cold_peak(scene.scratch, start, stop), scene.known_lse)
+    weights = scene._spare
+    peak = np.maximum(_cold_peak(estimates, start, stop), scene.known_lse)
     with np.errstate(over="ignore"):
-        np.exp(np.subtract(scene.scratch, peak[..., None], out=scene.spare), out=scene.spare)
-    total = _cold_sum(scene.spare, start, stop) + np.exp(scene.known_lse - peak)
-    np.subtract(scene.scratch, (peak + np.log(total)).astype(np.float32)[..., None], out=scene.scratch)
-    return scene.scratch, peak
+        np.exp(np.subtract(estimates, peak[..., None], out=weights), out=weights)
+    total = _cold_sum(weights, start, stop) + np.exp(scene.known_lse - peak)
+    np.subtract(estimates, (peak + np.log(total)).astype(np.float32)[..., None], out=estimates)
+    return estimates, (weights, peak)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -7,13 +7,13 @@ from numba import njit
 
 from ghostkv.elimination.compensation import cold_means, compensate
 from ghostkv.selectors.base import Budget, Scene, Selection
-from ghostkv.selectors.scenes import Truth
+from ghostkv.selectors.scenes import SceneTruth
 
 # Kept mass below this, as a share of all, is recomputed from scores: float32 probabilities underflow.
 _TINY = 1e-30
 
 
-def evaluate(selection: Selection, scene: Scene, truth: Truth, budget: Budget) -> dict[str, np.ndarray]:
+def evaluate(selection: Selection, scene: Scene, truth: SceneTruth, budget: Budget) -> dict[str, np.ndarray]:
     """Quality and bytes of a selection, per query.
 
     Returns

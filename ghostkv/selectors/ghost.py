@@ -23,10 +23,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ghostkv.codecs.base import ELEMENT_BYTES
+from ghostkv.codecs.transform_code import TransformCode
+from ghostkv.config.options import Amount, Count, Whole
 from ghostkv.elimination.attention import cap
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector, per_ratio
 from ghostkv.selectors.estimates import normalise
-from ghostkv.selectors.picking import ThresholdHistogram, pick_top, threshold_counts
+from ghostkv.selectors.picking import ThresholdHistogram, threshold_counts
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,11 @@ class Ghost(Selector):
 
     kind: ClassVar[str] = "ours"
 
-    code_bytes: int = 8
+    code_bytes: Count = 8
     compensate: bool = True
     adaptive: bool = True
-    page: int = 0
-    depth: float = 1.0
+    page: Whole = 0
+    depth: Amount = 1.0
 
     def fit(self, calibration: Calibration) -> Any:
         """Thetas of each ratio and head, shape [ratios, group]."""
@@ -67,21 +69,20 @@ class Ghost(Selector):
         return histogram.theta(totals)
 
     def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
-        statistic, peak = self._log_mass(scene)
+        statistic, tail = self._log_mass(scene)
         start, stop = scene.visible.start, scene.visible.stop
         share, group = self._share(scene, budget), scene.shape[0]
         if self.adaptive:
             counts = threshold_counts(statistic, fitted, share, budget.price, self.depth, start, stop)
         else:
             counts = budget.counts(share * budget.full, group)
-        reads = scene.no_reads()
-        pick_top(statistic, counts, start, stop, reads)
         index = per_ratio(budget, group, self._index(scene, budget))
-        tail = (scene.spare, peak) if self.compensate else None
-        return Selection(reads, ~np.isnan(share[:, 0]), index, tail=tail, page=self.page)
+        feasible = ~np.isnan(share[:, 0])
+        tail = tail if self.compensate else None
+        return Selection(scene.take(statistic, counts), feasible, index, tail=tail, page=self.page)
 
     def _index(self, scene: Scene, budget: Budget) -> np.ndarray:
-        codec, _ = scene.records("transform_code", self.code_bytes)
+        codec, _ = scene.records(TransformCode.name, self.code_bytes)
         index = scene.visible.cold * float(codec.record_bytes)
         if self.page and self.compensate:
             value_bytes = budget.pair_bytes - ELEMENT_BYTES * scene.keys.shape[1]
@@ -91,11 +92,10 @@ class Ghost(Selector):
     def _share(self, scene: Scene, budget: Budget) -> np.ndarray:
         return budget.allowance(self._index(scene, budget)) / budget.full
 
-    def _log_mass(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-        """Estimated log mass of cold keys, and the offset of the mass itself in `scene.spare`."""
-        codec, decoded = scene.records("transform_code", self.code_bytes)
-        flat = scene.scratch.reshape(-1, scene.shape[2])
+    def _log_mass(self, scene: Scene) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+        """Estimated log mass of cold keys, and `Selection.tail`."""
+        codec, decoded = scene.records(TransformCode.name, self.code_bytes)
+        estimates = scene.empty()
         projected = codec.project(scene.queries.reshape(-1, scene.queries.shape[2]))
-        codec.estimate(projected, decoded, scene.scale, flat)
-        cap(scene.scratch, scene.softcap)
-        return normalise(scene)
+        codec.estimate(projected, decoded, scene.scale, estimates.reshape(-1, scene.shape[2]))
+        return normalise(cap(estimates, scene.softcap), scene)

@@ -14,15 +14,15 @@ Index bytes: one fp16 accumulator per key that is read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numba import njit
 
 from ghostkv.codecs.base import ELEMENT_BYTES
+from ghostkv.config.options import Part
 from ghostkv.selectors.base import Budget, Scene, Selection, Selector, read_best
-from ghostkv.selectors.picking import pick_top
 
 
 @dataclass(frozen=True)
@@ -35,26 +35,11 @@ class H2O(Selector):
         Share of the keys read that are simply the most recent ones.
     """
 
-    recent: float = 0.0
+    recent: Part = 0.0
 
     def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
-        accumulate(scene.earlier, scene.observed, scene.scratch)
-        read = read_best(scene.scratch, scene, budget, key_bytes=ELEMENT_BYTES)
-        if not self.recent:
-            return read
-        counts = budget.counts(budget.allowance(), scene.shape[0], budget.pair_bytes + ELEMENT_BYTES)
-        window = np.maximum((self.recent * counts).astype(np.int64), 0)
-        reads = scene.no_reads()
-        token = np.arange(scene.shape[2])
-        for r in range(len(budget.ratios)):
-            # The window is the same for all heads; the rest of the budget goes to heavy keys before it.
-            start, stop = scene.visible.start, scene.visible.stop
-            edge = np.maximum(stop - window[r, 0], start)
-            reads |= ((token >= edge[:, None]) & (token < stop[:, None])).astype(np.uint8) << np.uint8(r)
-            rest = np.full_like(counts, -1)
-            rest[r] = counts[r] - window[r]
-            pick_top(scene.scratch, rest, start, edge, reads)
-        return replace(read, reads=reads)
+        mass = accumulate(scene.earlier, scene.observed, scene.empty())
+        return read_best(mass, scene, budget, key_bytes=ELEMENT_BYTES, recent=self.recent)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -70,3 +55,4 @@ def accumulate(earlier, observed, out):
                 seen += 1
             for j in range(total.size):
                 out[g, q, j] = total[j]
+    return out

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ghostkv.codecs.base import ELEMENT_BYTES
+from ghostkv.config.options import Width
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector, read_best
 
 
@@ -37,7 +38,7 @@ class Loki(Selector):
         Components of the covariance; else of the second moment.
     """
 
-    dims: int = 8
+    dims: Width = 8
     centred: bool = True
 
     def fit(self, calibration: Calibration) -> Any:

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector
-from ghostkv.selectors.picking import pick_top, threshold_counts
+from ghostkv.config.options import Annotated, Field
+from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector, read_at
+from ghostkv.selectors.picking import threshold_counts
 
 _ENDS, _IDENTITY = 8, 2
 _NEVER = np.uint8(255)
@@ -42,13 +43,9 @@ class MagicPIG(Selector):
         Importance weights in the output; False renormalises the sample as top-k methods do.
     """
 
-    bits: int = 8
-    tables: int = 128
+    bits: Annotated[int, Field(ge=1, le=8)] = 8
+    tables: Annotated[int, Field(ge=2, le=254)] = 128
     weigh: bool = True
-
-    def __post_init__(self) -> None:
-        if not (1 <= self.bits <= 8 and 2 <= self.tables <= 254):
-            raise ValueError("bits must be 1 to 8 and tables 2 to 254; write bits: 8, tables: 128")
 
     def fit(self, calibration: Calibration) -> Any:
         """Mean key, planes, and tables L of each ratio and head, shape [ratios, group]."""
@@ -72,7 +69,7 @@ class MagicPIG(Selector):
         mean, planes, limits = fitted
         second, hits = self._collide(scene, mean, planes)
         start, stop = scene.visible.start, scene.visible.stop
-        statistic = scene.scratch
+        statistic = scene.empty()
         np.negative(second, out=statistic, casting="unsafe", dtype=np.float32)
         shape = (len(budget.ratios), *scene.shape[:2])
         counts, index = np.full(shape, -1, np.int64), np.zeros(shape)
@@ -89,8 +86,7 @@ class MagicPIG(Selector):
                 )[0, 0]
         feasible = (counts >= 0).all(axis=(1, 2))
         counts[~feasible] = -1
-        reads = scene.no_reads()
-        pick_top(statistic, counts, start, stop, reads)
+        reads = scene.take(statistic, counts)
         weights = self._log_weights(scene, mean, limits, reads) if self.weigh else None
         return Selection(reads, feasible, index, index.sum(axis=1), log_weight=weights)
 
@@ -113,9 +109,10 @@ class MagicPIG(Selector):
         norms = np.maximum(np.linalg.norm(centred, axis=1), 1e-30)
         lengths = np.maximum(np.linalg.norm(scene.queries, axis=2, keepdims=True), 1e-30)
         flat = (scene.queries / lengths).reshape(-1, len(mean))
-        cosine = np.matmul(flat, (centred / norms[:, None]).T, out=scene.spare.reshape(-1, len(norms)))
+        cosine = np.matmul(flat, (centred / norms[:, None]).T, out=scene.empty().reshape(-1, len(norms)))
         out = np.empty((len(limits), *scene.shape), np.float32)
-        _weights(cosine.reshape(scene.shape), limits, self.bits, reads, out)
+        for r, tables in enumerate(limits):
+            _weights(cosine.reshape(scene.shape), tables, self.bits, read_at(reads, r), out[r])
         return out
 
 
@@ -158,18 +155,15 @@ def _by_table(second, start, stop, tables):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _weights(cosine, limits, bits, reads, out):
-    """``-log u`` of the keys that are read."""
-    for g in range(reads.shape[0]):
-        for q in range(reads.shape[1]):
-            for j in range(reads.shape[2]):
-                if not reads[g, q, j]:
-                    continue
-                angle = np.arccos(min(max(cosine[g, q, j], np.float32(-1)), np.float32(1)))
-                same = (1 - angle / np.pi) ** bits
-                for r in range(limits.shape[0]):
-                    if (reads[g, q, j] >> r) & 1:
-                        tables = limits[r, g]
-                        none = (1 - same) ** (tables - 1)
-                        chance = 1 - none * (1 - same) - tables * same * none
-                        out[r, g, q, j] = -np.log(max(chance, 1e-6))
+def _weights(cosine, limits, bits, read, out):
+    """``-log u`` of the keys that are read with the first `limits` [group] tables."""
+    for g in range(read.shape[0]):
+        tables = limits[g]
+        for q in range(read.shape[1]):
+            for j in range(read.shape[2]):
+                if read[g, q, j]:
+                    angle = np.arccos(min(max(cosine[g, q, j], np.float32(-1)), np.float32(1)))
+                    same = (1 - angle / np.pi) ** bits
+                    none = (1 - same) ** (tables - 1)
+                    chance = 1 - none * (1 - same) - tables * same * none
+                    out[g, q, j] = -np.log(max(chance, 1e-6))

@@ -31,7 +31,7 @@ class OracleTopP(Selector):
 
     def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
         share = budget.allowance() / budget.full
-        mass = np.exp(scene.scores - np.max(scene.scores, axis=-1, keepdims=True), out=scene.scratch)
+        mass = np.exp(scene.scores - np.max(scene.scores, axis=-1, keepdims=True), out=scene.empty())
         mass /= mass.sum(axis=-1, keepdims=True)
         token = np.arange(scene.shape[2])
         cold = (token >= scene.visible.start[:, None]) & (token < scene.visible.stop[:, None])
@@ -40,10 +40,10 @@ class OracleTopP(Selector):
         ranked = np.take_along_axis(mass, order, axis=-1)
         # Mass that is still missing when a key's turn comes: the larger, the earlier it is read.
         missing = np.cumsum(ranked[..., ::-1], axis=-1)[..., ::-1]
-        np.put_along_axis(scene.spare, order, np.log(np.maximum(missing, np.exp(_LOW))), axis=-1)
+        statistic = scene.empty()
+        np.put_along_axis(statistic, order, np.log(np.maximum(missing, np.exp(_LOW))), axis=-1)
         histogram = ThresholdHistogram(_LOW, 0.0, 8192)
-        histogram.add(scene.spare, scene.visible.start, scene.visible.stop, budget.price)
-        reads = scene.no_reads()
-        for r, theta in enumerate(histogram.theta(share.sum(axis=1))):
-            reads |= ((scene.spare >= theta[:, None, None]) & cold).astype(np.uint8) << np.uint8(r)
+        histogram.add(statistic, scene.visible.start, scene.visible.stop, budget.price)
+        theta = histogram.theta(share.sum(axis=1))[..., None]
+        reads = scene.take_above(statistic, np.repeat(theta, scene.shape[1], axis=2))
         return Selection(reads, ~np.isnan(share[:, 0]), per_ratio(budget, scene.shape[0], 0.0))

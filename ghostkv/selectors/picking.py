@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
-MAX_BUDGETS = 8
-
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def pick_top(priority, counts, start, stop, reads):
@@ -58,6 +56,48 @@ def pick_top(priority, counts, start, stop, reads):
                 if counts[r, g, q] > row.size:
                     for j in range(row.size):
                         marks[j] |= np.uint8(1 << r)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def pick_above(statistic, least, start, stop, reads):
+    """Mark the keys whose statistic [group, queries, keys] reaches `least` [budgets, group, queries]."""
+    for g in range(statistic.shape[0]):
+        for q in range(statistic.shape[1]):
+            row, marks = statistic[g, q, start[q] : stop[q]], reads[g, q, start[q] : stop[q]]
+            for r in range(least.shape[0]):
+                bit, cut = np.uint8(1 << r), least[r, g, q]
+                if cut < np.inf:
+                    for j in range(row.size):
+                        marks[j] |= np.uint8(row[j] >= cut) * bit
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def pick_pages(order, counts, start, stop, page, reads):
+    """Mark whole pages in their order until the next one has more cold keys than are left of `counts`."""
+    for g in range(order.shape[0]):
+        for q in range(order.shape[1]):
+            for r in range(counts.shape[0]):
+                room = counts[r, g, q]
+                for p in order[g, q]:
+                    low, high = max(p * page, start[q]), min((p + 1) * page, stop[q])
+                    if high <= low:
+                        continue  # no cold key in this page
+                    if high - low > room:
+                        break
+                    room -= high - low
+                    for j in range(low, high):
+                        reads[g, q, j] |= np.uint8(1 << r)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def sum_left(reads, mass, start, stop, share):
+    """Add up the mass of keys that are not read, by budget."""
+    for g in range(reads.shape[0]):
+        for q in range(reads.shape[1]):
+            for j in range(start[q], stop[q]):
+                for r in range(share.shape[0]):
+                    if not (reads[g, q, j] >> r) & 1:
+                        share[r, g, q] += mass[g, q, j]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -165,6 +205,7 @@ class ThresholdHistogram:
     low, high : float
         Range of thetas; statistics outside fall to its ends.
     cells : int
+        Thetas to choose from.
     """
 
     def __init__(self, low: float, high: float, cells: int = 4096):

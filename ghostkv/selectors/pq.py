@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ghostkv.config.options import Annotated, Field, Width
 from ghostkv.files.errors import ConfigError
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector, read_best
 from ghostkv.selectors.estimates import with_tail
@@ -41,8 +42,8 @@ class PQ(Selector):
         Add this lab's tail compensation, which the paper does not have.
     """
 
-    parts: int = 8
-    bits: int = 8
+    parts: Width = 8
+    bits: Annotated[int, Field(ge=1, le=16)] = 8
     compensate: bool = False
 
     @property
@@ -68,7 +69,7 @@ class PQ(Selector):
         priority = scene.score(scene.queries, np.concatenate(stood_for, axis=1))
         index = scene.visible.cold * (self.parts * self.bits / 8)
         read = read_best(priority, scene, budget, index)
-        return with_tail(read, scene) if self.compensate else read
+        return with_tail(read, priority, scene) if self.compensate else read
 
 
 def _nearest(points: np.ndarray, centroids: np.ndarray) -> np.ndarray:

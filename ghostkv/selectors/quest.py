@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from ghostkv.codecs.base import ELEMENT_BYTES
+from ghostkv.config.options import Count
 from ghostkv.elimination.attention import ColdRange
 from ghostkv.selectors.base import Budget, Scene, Selection, Selector, per_ratio
 
@@ -34,14 +34,13 @@ class Quest(Selector):
         Tokens per page.
     """
 
-    page: int = 16
+    page: Count = 16
 
     def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
         order = np.argsort(-self.bounds(scene), axis=-1, kind="stable")
         index = self._pages(scene.visible) * (2.0 * ELEMENT_BYTES * scene.keys.shape[1])
         counts = budget.counts(budget.allowance(index), scene.shape[0])
-        reads = scene.no_reads()
-        _read_pages(order, counts, scene.visible.start, scene.visible.stop, self.page, reads)
+        reads = scene.take_pages(order, counts, self.page)
         return Selection(reads, counts[:, 0, 0] >= 0, per_ratio(budget, scene.shape[0], index))
 
     def bounds(self, scene: Scene) -> np.ndarray:
@@ -55,20 +54,3 @@ class Quest(Selector):
     def _pages(self, visible: ColdRange) -> np.ndarray:
         """Pages that hold a cold key."""
         return np.where(visible.cold > 0, (visible.stop - 1) // self.page - visible.start // self.page + 1, 0)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _read_pages(order, counts, start, stop, page, reads):
-    for g in range(order.shape[0]):
-        for q in range(order.shape[1]):
-            for r in range(counts.shape[0]):
-                room = counts[r, g, q]
-                for p in order[g, q]:
-                    low, high = max(p * page, start[q]), min((p + 1) * page, stop[q])
-                    if high <= low:
-                        continue  # no cold key in this page
-                    if high - low > room:
-                        break
-                    room -= high - low
-                    for j in range(low, high):
-                        reads[g, q, j] |= np.uint8(1 << r)

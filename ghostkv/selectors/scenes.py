@@ -10,7 +10,7 @@ from numba import njit
 
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs.base import ELEMENT_BYTES
-from ghostkv.elimination.attention import ColdRange, cap, cold_range, hide, kth_largest
+from ghostkv.elimination.attention import ColdRange, cold_range, flag_best, kth_largest, scores, softmax
 from ghostkv.files.buffers import Buffers
 from ghostkv.selectors.base import Budget, Scene, Selector
 
@@ -20,7 +20,7 @@ RECALL_KEYS = 32
 
 
 @dataclass(frozen=True)
-class Truth:
+class SceneTruth:
     """Exact attention of one KV head's group on one text: what a selection is measured against.
 
     Attributes
@@ -58,7 +58,7 @@ class Truth:
 
 def view(
     capture: LayerCapture, kv_head: int, exact: Mapping[str, int], records: Callable, buffers: Buffers
-) -> tuple[Scene, Truth]:
+) -> tuple[Scene, SceneTruth]:
     """What selectors see of a KV head on a text, and the truth that they do not see.
 
     Parameters
@@ -74,16 +74,13 @@ def view(
         Scene and truth are valid until the next view from the same buffers.
     """
     logits, everyone = _logits(capture, kv_head, exact, buffers)
-    mass = buffers.get("mass", logits.shape)
-    peak = logits.max(axis=-1, keepdims=True)
-    np.exp(np.subtract(logits, peak, out=mass), out=mass)
-    total = mass.sum(axis=-1, keepdims=True, dtype=np.float64)
-    mass /= total.astype(np.float32)
+    mass, lse = softmax(logits, buffers.get("mass", logits.shape))
     first = _first(capture, exact)
-    lse = (peak[..., 0] + np.log(total[..., 0]))[:, first:]
-    scene = _scene(capture, kv_head, _from(everyone, first), logits[:, first:], mass, records, buffers)
+    scene = _scene(
+        capture, kv_head, everyone.at(slice(first, None)), logits[:, first:], mass, records, buffers
+    )
     return scene, _truth(
-        capture, kv_head, exact["top_k"], scene.visible, logits[:, first:], mass[:, first:], lse
+        capture, kv_head, exact["top_k"], scene.visible, logits[:, first:], mass[:, first:], lse[:, first:]
     )
 
 
@@ -92,7 +89,7 @@ def calibration_view(
 ) -> Scene:
     """The scene of a text that thresholds are chosen on; it has no observations, and no truth is computed."""
     first = _first(capture, exact)
-    late = replace(capture, positions=capture.positions[first:], queries=capture.queries[:, first:])
+    late = capture.at(slice(first, None))
     logits, visible = _logits(late, kv_head, exact, buffers)
     nothing = np.zeros((capture.group, 0, capture.tokens), np.float32)
     return _scene(late, kv_head, visible, logits, nothing, records, buffers)
@@ -102,16 +99,12 @@ def _first(capture: LayerCapture, exact: Mapping[str, int]) -> int:
     return int(np.searchsorted(capture.positions, exact["headline_start"]))
 
 
-def _from(visible: ColdRange, first: int) -> ColdRange:
-    return ColdRange(*(getattr(visible, name)[first:] for name in ("first", "last", "start", "stop")))
-
-
 def _logits(capture, kv_head, exact, buffers) -> tuple[np.ndarray, ColdRange]:
     visible = cold_range(capture.positions, capture.first_visible(), exact["sinks"], exact["hot"])
     logits = buffers.get("logits", (capture.group, len(capture.positions), capture.tokens))
-    flat = capture.group_queries(kv_head).reshape(-1, capture.keys.shape[2]) * np.float32(capture.scale)
-    np.matmul(flat, capture.keys[kv_head].astype(np.float32).T, out=logits.reshape(-1, capture.tokens))
-    hide(cap(logits, capture.softcap), visible)
+    flat = capture.group_queries(kv_head).reshape(-1, capture.keys.shape[2])
+    keys, rows = capture.keys[kv_head].astype(np.float32), logits.reshape(-1, capture.tokens)
+    scores(flat, keys, capture.scale, capture.softcap, visible, rows)
     return logits, visible
 
 
@@ -119,7 +112,7 @@ def _scene(capture, kv_head, visible, logits, earlier, records, buffers) -> Scen
     queries = capture.group_queries(kv_head)[:, -len(visible.last) :]
     known = buffers.get("known", logits.shape)
     known[...] = logits
-    _hide_cold(known, visible.start, visible.stop)
+    np.copyto(known, -np.inf, where=visible.mask(capture.tokens))
     return Scene(
         capture.keys[kv_head].astype(np.float32),
         np.ascontiguousarray(queries),
@@ -136,12 +129,13 @@ def _scene(capture, kv_head, visible, logits, earlier, records, buffers) -> Scen
     )
 
 
-def _truth(capture, kv_head, top_k, visible, logits, mass, lse) -> Truth:
+def _truth(capture, kv_head, top_k, visible, logits, mass, lse) -> SceneTruth:
     relevant = np.zeros(logits.shape, np.uint8)
-    tau = kth_largest(logits, visible.last, min(top_k, logits.shape[2]))
-    _flag(logits, tau, np.zeros_like(visible.last), visible.last, TOP_K, relevant)
-    cold_tau = _kth_cold(logits, visible.start, visible.stop, RECALL_KEYS)
-    _flag(logits, cold_tau, visible.start, visible.stop, COLD_32, relevant)
+    top_k = min(top_k, logits.shape[2])
+    kth = kth_largest(logits, visible.last, top_k)
+    flag_best(logits, np.zeros_like(visible.last), visible.last, kth, top_k, TOP_K, relevant)
+    kth = _kth_cold(logits, visible.start, visible.stop, RECALL_KEYS)
+    flag_best(logits, visible.start, visible.stop, kth, RECALL_KEYS, COLD_32, relevant)
     cold = np.zeros((3, *logits.shape[:2]))
     _cold_totals(mass, relevant, visible.start, visible.stop, cold)
     values = outputs = kept_output = None
@@ -153,7 +147,7 @@ def _truth(capture, kv_head, top_k, visible, logits, mass, lse) -> Truth:
     nothing = np.zeros((1, 1), np.float32), np.zeros((1, 1, 0), np.float32)
     _kept_totals(mass, visible.first, visible.start, visible.stop, visible.last,
                  *(nothing if values is None else (values, kept_output)), kept_mass)  # fmt: skip
-    return Truth(
+    return SceneTruth(
         logits, mass, lse, relevant, values, outputs,
         _flagged(relevant, TOP_K), cold[1], cold[2], cold[0], kept_mass, kept_output,
     )  # fmt: skip
@@ -166,20 +160,13 @@ def budget_of(capture: LayerCapture, visible: ColdRange, ratios) -> Budget:
     return Budget(tuple(ratios), visible, ELEMENT_BYTES * (head_dim + value_dim))
 
 
-def for_selector(selector: Selector, scene: Scene, truth: Truth | None) -> Scene:
+def for_selector(selector: Selector, scene: Scene, truth: SceneTruth | None) -> Scene:
     """The scene as this selector may see it: exact scores for oracles alone."""
     return replace(scene, scores=truth.scores) if selector.kind == "oracle" else scene
 
 
 def _flagged(relevant: np.ndarray, flag: np.uint8) -> np.ndarray:
     return np.count_nonzero(relevant & flag, axis=-1)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _hide_cold(known, start, stop):
-    for g in range(known.shape[0]):
-        for q in range(known.shape[1]):
-            known[g, q, start[q] : stop[q]] = -np.inf
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -200,16 +187,6 @@ def _kth_cold(logits, start, stop, k):
                     best[i] = row[j]
             out[g, q] = best[0]
     return out
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _flag(logits, tau, start, stop, flag, relevant):
-    """Mark keys at or above tau; keys that tie with the k-th are relevant too."""
-    for g in range(logits.shape[0]):
-        for q in range(logits.shape[1]):
-            row, marks = logits[g, q, start[q] : stop[q]], relevant[g, q, start[q] : stop[q]]
-            for j in range(row.size):
-                marks[j] |= np.uint8((row[j] >= tau[g, q]) & (row[j] > -np.inf)) * flag
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from ghostkv.config.options import Count, Odd
 from ghostkv.selectors.base import Budget, Scene, Selection, Selector, read_best
 
 
@@ -34,16 +35,12 @@ class SnapKV(Selector):
         Width of the max pool, in keys; odd.
     """
 
-    observe: int = 16
-    kernel: int = 5
-
-    def __post_init__(self) -> None:
-        if self.observe < 1 or self.kernel < 1 or self.kernel % 2 == 0:
-            raise ValueError("observe must be at least 1, and kernel odd; write observe: 16, kernel: 5")
+    observe: Count = 16
+    kernel: Odd = 5
 
     def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
-        windowed(scene.earlier, scene.observed, self.observe, self.kernel // 2, scene.scratch)
-        return read_best(scene.scratch, scene, budget)
+        mass = windowed(scene.earlier, scene.observed, self.observe, self.kernel // 2, scene.empty())
+        return read_best(mass, scene, budget)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -72,3 +69,4 @@ def windowed(earlier, observed, observe, reach, out):
                 moved = padded[shift : shift + keys]
                 for j in range(keys):
                     line[j] = max(line[j], moved[j])
+    return out

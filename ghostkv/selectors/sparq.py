@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from ghostkv.codecs.base import ELEMENT_BYTES
+from ghostkv.config.options import Width
 from ghostkv.selectors.base import Budget, Scene, Selection, Selector, read_best
 from ghostkv.selectors.estimates import normalise
 
@@ -38,7 +38,7 @@ class SparQ(Selector):
         Give the missing mass to the mean of V, as the paper does.
     """
 
-    components: int = 8
+    components: Width = 8
     reallocate: bool = True
 
     def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
@@ -49,7 +49,7 @@ class SparQ(Selector):
         read = read_best(priority, scene, budget, cold * float(ELEMENT_BYTES * self._width(scene)))
         united = chosen.any(axis=0).sum(axis=1) * (cold * float(ELEMENT_BYTES))
         group_index = np.broadcast_to(united, (len(budget.ratios), len(united)))
-        share = self._share(scene, masked, read, budget) if self.reallocate else None
+        share = self._share(priority, masked, read, scene) if self.reallocate else None
         return Selection(read.reads, read.feasible, read.index_bytes, group_index, tail_share=share)
 
     def largest(self, queries: np.ndarray) -> np.ndarray:
@@ -62,22 +62,9 @@ class SparQ(Selector):
     def _width(self, scene: Scene) -> int:
         return min(self.components, scene.keys.shape[1])
 
-    def _share(self, scene: Scene, masked: np.ndarray, read: Selection, budget: Budget) -> np.ndarray:
+    def _share(self, scores: np.ndarray, masked: np.ndarray, read: Selection, scene: Scene) -> np.ndarray:
         """Estimated mass of the keys that are not read, shape [ratios, group, queries]."""
         kept = np.abs(masked).sum(axis=2) / np.maximum(np.abs(scene.queries).sum(axis=2), 1e-30)
-        scene.scratch[...] *= (1 / np.sqrt(np.maximum(kept, 1e-6)))[..., None]
-        log_mass, _ = normalise(scene)
-        mass = np.exp(log_mass, out=scene.spare)
-        share = np.zeros((len(budget.ratios), *scene.shape[:2]), np.float32)
-        _missing(read.reads, mass, scene.visible.start, scene.visible.stop, share)
-        return share
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _missing(reads, mass, start, stop, share):
-    for g in range(reads.shape[0]):
-        for q in range(reads.shape[1]):
-            for j in range(start[q], stop[q]):
-                for r in range(share.shape[0]):
-                    if not (reads[g, q, j] >> r) & 1:
-                        share[r, g, q] += mass[g, q, j]
+        scores *= (1 / np.sqrt(np.maximum(kept, 1e-6)))[..., None]
+        log_mass, _ = normalise(scores, scene)
+        return scene.left(read.reads, np.exp(log_mass, out=log_mass), len(read.feasible))

@@ -25,5 +25,4 @@ class StreamingLLM(Selector):
     """Read the most recent cold keys."""
 
     def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
-        scene.scratch[...] = np.arange(scene.shape[2])
-        return read_best(scene.scratch, scene, budget)
+        return read_best(np.arange(len(scene.keys)), scene, budget)

@@ -24,6 +24,7 @@ import numpy as np
 from numba import njit
 
 from ghostkv.codecs.base import ELEMENT_BYTES
+from ghostkv.config.options import Amount, Annotated, Field
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector
 from ghostkv.selectors.estimates import normalise
 from ghostkv.selectors.picking import ThresholdHistogram
@@ -45,9 +46,9 @@ class TokenPicker(Selector):
         Size of the token bucket, in queries.
     """
 
-    chunks: tuple[int, ...] = (4, 4, 4)
-    slack: float = 0.2
-    depth: float = 1.0
+    chunks: Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1)] = (4, 4, 4)
+    slack: Amount = 0.2
+    depth: Amount = 1.0
 
     def fit(self, calibration: Calibration) -> Any:
         """Least value and range of each channel, and thetas of each ratio and head."""
@@ -66,12 +67,10 @@ class TokenPicker(Selector):
         costs = self._costs(scene, budget)
         share = self._share(scene, budget, costs)
         bounds = tuple(self._bounds(scene, scale))
-        reads = scene.no_reads()
-        spent, kept = _progress(
-            bounds, costs[1:], budget.full, theta, share, self.depth, scene.visible.start, scene.visible.stop, reads
-        )  # fmt: skip
+        start, stop = scene.visible.start, scene.visible.stop
+        spent, kept, cut = _progress(bounds, costs[1:], budget.full, theta, share, self.depth, start, stop)
         index = spent + scene.visible.cold * costs[0] - kept * budget.pair_bytes
-        return Selection(reads, ~np.isnan(share[:, 0]), index)
+        return Selection(scene.take_above(bounds[-1], cut), ~np.isnan(share[:, 0]), index)
 
     def _costs(self, scene: Scene, budget: Budget) -> np.ndarray:
         """Bytes of each chunk of one key, and of one value."""
@@ -92,8 +91,7 @@ class TokenPicker(Selector):
             bits += chunk
             cells = np.float32(1 << bits)
             middle = low + span * ((np.floor(unit * cells) + np.float32(0.5)) / cells)
-            scene.score(scene.queries, middle)
-            estimate, _ = normalise(scene)
+            estimate, _ = normalise(scene.score(scene.queries, middle), scene)
             margin = (np.abs(scene.queries) @ span) * (scene.scale / (2 * cells))
             bound = estimate + np.float32(self.slack) * margin[..., None]
             bounds.append(np.minimum(bound, bounds[-1]) if bounds else bound)
@@ -101,8 +99,8 @@ class TokenPicker(Selector):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _progress(bounds, costs, full, theta, share, depth, start, stop, reads):
-    """Read chunk by chunk under a threshold that may not overspend; returns bytes and values read.
+def _progress(bounds, costs, full, theta, share, depth, start, stop):
+    """Read chunk by chunk under a threshold that may not overspend; returns bytes, values read and thresholds.
 
     The last element of `bounds` decides on V, the ones before on the next chunk.
     """
@@ -111,6 +109,7 @@ def _progress(bounds, costs, full, theta, share, depth, start, stop, reads):
     budgets = share.shape[0]
     spent = np.zeros((budgets, group, queries))
     kept = np.zeros((budgets, group, queries))
+    cuts = np.full((budgets, group, queries), np.inf)
     cells = np.empty(512)
     for r in range(budgets):
         room = depth * share[r].mean()
@@ -148,14 +147,13 @@ def _progress(bounds, costs, full, theta, share, depth, start, stop, reads):
                         total += costs[i] * (row[j] >= cut)
                 if total > limit:
                     continue
-                row, marks = bounds[rounds - 1][g, q, first:last], reads[g, q, first:last]
+                row = bounds[rounds - 1][g, q, first:last]
                 for j in range(row.size):
-                    if row[j] >= cut:
-                        marks[j] |= np.uint8(1 << r)
-                        kept[r, g, q] += 1
+                    kept[r, g, q] += row[j] >= cut
+                cuts[r, g, q] = cut
                 spent[r, g, q] = total
                 credit -= total / full[q]
-    return spent, kept
+    return spent, kept, cuts
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

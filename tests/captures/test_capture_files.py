@@ -109,3 +109,14 @@ def test_a_truncated_capture_is_refused_by_file(tmp_path):
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(TableError, match=r"kv.parquet.*rerun the capture"):
         read_layer(tmp_path, 0)
+
+
+@pytest.mark.parametrize("some", [slice(1, None, 2), [1, 3], np.array([False, True, False, True, False])])
+def test_a_capture_cut_to_some_queries_keeps_what_belongs_to_them(some):
+    capture = make(0)
+    cut = capture.at(some)
+    assert cut.positions.tolist() == [9, 33]
+    assert np.array_equal(cut.queries, capture.queries[:, [1, 3]])
+    assert np.array_equal(cut.outputs, capture.outputs[:, [1, 3]])
+    assert (cut.tokens, capture.at(some, 34).tokens, capture.at(some, 34).values.shape[1]) == (50, 34, 34)
+    assert make(0, values=False).at(some, 34).values is None

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghostkv.codecs.frames import TransformCode
 from ghostkv.codecs.learned import Learned
+from ghostkv.codecs.transform_code import TransformCode
 from ghostkv.files.errors import TableError
 
 WIDTH = 16

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghostkv import codecs
+from ghostkv.codecs import by_name
 from ghostkv.codecs.nested import Nested
 from ghostkv.files.errors import TableError
 
@@ -59,7 +59,7 @@ def test_each_level_tells_more_and_the_last_is_as_good_as_float16(codec):
 def test_a_prefix_is_as_good_as_a_transform_code_of_that_size(codec, code_bytes):
     keys, queries = tensors(2)
     level = int(np.searchsorted(np.cumsum(LEVELS), code_bytes))
-    other = codecs.make("transform_code", code_bytes).fit(*tensors())
+    other = by_name.make("transform_code", code_bytes).fit(*tensors())
     errors = []
     for one, decoded in (
         (codec, codec.decode(codec.encode(keys), level)),

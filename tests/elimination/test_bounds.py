@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghostkv import codecs
+from ghostkv.codecs import by_name
 from ghostkv.files.errors import ConfigError, TableError
 
 WIDTH = 16
-NAMES = sorted(codecs.CODECS)
+NAMES = by_name.names()
 
 
 def fitted(name, code_bytes=4, seed=0, scale=1.0):
@@ -17,7 +17,7 @@ def fitted(name, code_bytes=4, seed=0, scale=1.0):
     mixing = rng.normal(size=(WIDTH, WIDTH)) * np.linspace(3, 0.1, WIDTH)
     keys = (rng.normal(size=(400, WIDTH)) @ mixing + 2.0) * scale
     queries = rng.normal(size=(150, WIDTH)) @ mixing.T
-    return codecs.make(name, code_bytes, seed).fit(keys, queries), keys, queries
+    return by_name.make(name, code_bytes, seed).fit(keys, queries), keys, queries
 
 
 def worst_excess(codec, keys, queries, scale=0.25):
@@ -106,7 +106,7 @@ def test_same_calibration_gives_the_same_bytes(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_codec_survives_its_arrays(name):
     codec, keys, queries = fitted(name)
-    again = codecs.load(name, codec.code_bytes, codec.arrays())
+    again = by_name.make(name, codec.code_bytes).load(codec.arrays())
     records = codec.encode(keys)
     for field in ("code", "rho"):
         assert np.array_equal(getattr(records, field), getattr(again.encode(keys), field))
@@ -116,7 +116,7 @@ def test_a_codec_survives_its_arrays(name):
 
 def test_unknown_codec_names_the_known_ones():
     with pytest.raises(ConfigError, match="no codec 'wavelet'.*transform_code"):
-        codecs.make("wavelet", 8)
+        by_name.make("wavelet", 8)
 
 
 def test_records_of_another_size_are_refused():

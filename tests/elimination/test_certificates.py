@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghostkv import codecs
+from ghostkv.codecs import by_name
 from ghostkv.codecs.nested import Nested
-from ghostkv.elimination.attention import cold_range, hide, scores
+from ghostkv.elimination.attention import cold_range, scores
 from ghostkv.elimination.bounds import CodecBounds
-from ghostkv.elimination.certificates import Costs, Powers, certify_mass, certify_topk
+from ghostkv.elimination.certificates import Costs, certify_mass, certify_topk
 from ghostkv.elimination.nested_bounds import read_levels
+from ghostkv.elimination.powers import Powers
 from ghostkv.elimination.truth import Truth, oracle_mass, oracle_topk
 from ghostkv.stages.certificates.bounders import Clusters, LowBit, PageBoxes
 
@@ -76,8 +77,7 @@ class Case:
         self.keys, self.queries = keys, queries
         self.positions = np.array([40, 90, 120, KEYS - 1])
         self.visible = cold_range(self.positions, np.zeros(4, np.int64), SINKS, HOT)
-        logits = scores(queries, keys.astype(np.float32), SCALE)
-        hide(logits, self.visible)
+        logits = scores(queries, keys.astype(np.float32), SCALE, visible=self.visible)
         values = np.random.default_rng(0).normal(size=(KEYS, 5)).astype(np.float16)
         self.truth = Truth.of(queries, keys, logits, values, self.visible, SCALE, TOP_K)
         self.exact = queries.astype(np.float64) @ keys.astype(np.float64).T * SCALE
@@ -153,7 +153,7 @@ def test_every_other_bound_certifies_soundly_too(name, kind, calibrated, seed, m
         "page_box": lambda: PageBoxes(8),
         "cluster_ball": lambda: Clusters("ball", 8),
         "cluster_cone": lambda: Clusters("cone", 8),
-        "transform_code": lambda: CodecBounds(codecs.make("transform_code", 4).fit(keys, queries)),
+        "transform_code": lambda: CodecBounds(by_name.make("transform_code", 4).fit(keys, queries)),
     }[name]()
     found = bounder.write(case.keys).bounds(case.flat(), SCALE)
     lower = np.stack([found.lower.reshape(case.exact.shape), case.truth.low])
@@ -246,8 +246,7 @@ def test_a_sliding_window_hides_sinks_and_still_certifies():
     case = Case(make_keys("gaussian", 5), make_queries("gaussian", 5, 0.2))
     first = np.maximum(case.positions - 63, 0)
     case.visible = cold_range(case.positions, first, SINKS, HOT)
-    logits = scores(case.queries, case.keys.astype(np.float32), SCALE)
-    hide(logits, case.visible)
+    logits = scores(case.queries, case.keys.astype(np.float32), SCALE, visible=case.visible)
     case.truth = Truth.of(case.queries, case.keys, logits, None, case.visible, SCALE, TOP_K)
     case.exact[np.isneginf(logits)] = -np.inf
     lower, upper = case.nested_bounds(fitted("right"))

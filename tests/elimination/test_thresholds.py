@@ -1,20 +1,24 @@
 """Threshold rules look only at what is known, and conformal choices keep their promise."""
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ghostkv.codecs.records import CodecSpec
 from ghostkv.elimination.attention import cold_range
 from ghostkv.elimination.thresholds import (
     RULES,
+    calibrated_thetas,
     conformal_index,
     kept_or_estimated,
     reference,
     statistic,
     union_survivors,
 )
-from ghostkv.files.errors import ConfigError
+from ghostkv.files.errors import ConfigError, TableError
+from ghostkv.files.io import write_table
 
 VISIBLE = cold_range(np.array([30, 39]), np.zeros(2), 2, 6)
 
@@ -123,3 +127,26 @@ def test_united_survivors_count_a_key_once():
     found = union_survivors(statistics, theta, VISIBLE.start, VISIBLE.stop)
     kept = (statistics >= theta[:, None, None]).any(axis=0)
     assert found.tolist() == [kept[q, VISIBLE.start[q] : VISIBLE.stop[q]].sum() for q in range(2)]
+
+
+def test_calibrated_thetas_are_those_of_one_goal_and_minus_infinity_where_none_met_it(tmp_path):
+    rows = [
+        {"layer": layer, "head": head, "codec": "pca", "code_bytes": size, "rule": "absolute", "target_metric": "fer",
+         "target": target, "method": method, "theta": None if head else layer + size + target, "text": text}
+        for layer in (3, 7) for head in (1, 0) for size in (4, 8) for target in (0.01, 0.25)
+        for method in ("calibrated", "hindsight") for text in ("a", "b")
+    ]  # fmt: skip
+    path = str(tmp_path / "points.parquet")
+    write_table(pl.DataFrame(rows), path)
+    found = calibrated_thetas(path, CodecSpec("pca", 8), "absolute", "fer", 0.25)
+    assert {layer: theta.tolist() for layer, theta in found.items()} == {
+        3: [11.25, -np.inf],
+        7: [15.25, -np.inf],
+    }
+    assert list(calibrated_thetas(path, CodecSpec("pca", 8), "absolute", "fer", 0.25, layer=7)) == [7]
+    with pytest.raises(
+        TableError, match=r"no calibrated fer point at 0\.5.*Accepted: \[\('fer', 0\.01\), \('fer', 0\.25"
+    ):
+        calibrated_thetas(path, CodecSpec("pca", 8), "absolute", "fer", 0.5)
+    with pytest.raises(TableError, match="in layer 4"):
+        calibrated_thetas(path, CodecSpec("pca", 8), "absolute", "fer", 0.25, layer=4)

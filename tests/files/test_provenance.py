@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -13,14 +12,20 @@ from pathlib import Path
 
 import pytest
 
+from ghostkv.codecs import by_name
+from ghostkv.config.selectors import selector_names
 from ghostkv.files import provenance
 
 ROOT = Path(__file__).parents[2]
-# The modules whose functions the workflow's scripts call.
+# The modules whose functions the workflow calls, as the dataclasses of the jobs name them.
 JOBS = sorted(
     {
-        re.search(r"from (ghostkv\.(?:stages|report)\.[\w.]+) import", path.read_text())[1]
-        for path in (ROOT / "workflow/scripts").glob("*.py")
+        value.call.rpartition(".")[0]
+        for file in provenance.PACKAGE.rglob("jobs.py")
+        for value in vars(
+            importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
+        ).values()
+        if isinstance(value, type) and hasattr(value, "call")
     }
 )
 FILES = {
@@ -203,9 +208,41 @@ def test_jobs_after_capture_do_not_depend_on_torch(job):
     assert not {name for name in _closure(job) if name.startswith(("ghostkv.models", "ghostkv.runtime"))}
 
 
-def test_sketch_and_frontier_depend_on_codecs():
-    for job in ("sketch.layer", "frontier.layer"):
-        assert "ghostkv.codecs.frames" in _closure(job)
+@pytest.mark.parametrize("job", ["sketch.layer", "frontier.layer"])
+def test_jobs_depend_on_every_codec_or_on_those_that_they_say_they_use(job):
+    assert {f"ghostkv.codecs.{name}" for name in by_name.names()} <= _closure(job)
+    used = set(provenance.closure(f"ghostkv.stages.{job}", by_name.modules(["transform_code"])))
+    assert {"ghostkv.codecs.transform_code", "ghostkv.codecs.whitened"} <= used
+    assert not used & {"ghostkv.codecs.pca", "ghostkv.codecs.learned", "ghostkv.codecs.fitting"} - _direct(
+        job
+    )
+
+
+def _direct(job: str) -> set[str]:
+    """What a job imports whatever it finds by name."""
+    return set(provenance.closure(f"ghostkv.stages.{job}", ("ghostkv.codecs.base",)))
+
+
+@pytest.mark.parametrize("job", ["peers.layer", "quality.text"])
+def test_jobs_depend_on_every_selector_or_on_those_that_they_say_they_use(job):
+    everything = {f"ghostkv.selectors.{name}" for name in selector_names()}
+    assert everything <= _closure(job)
+    used = set(provenance.closure(f"ghostkv.stages.{job}", ("ghostkv.selectors.quest",)))
+    assert used & everything == {"ghostkv.selectors.quest"}
+
+
+@pytest.mark.parametrize(("edited", "changes"), [("low_bit", True), ("pca", False), ("more", False)])
+def test_of_a_room_whose_modules_are_found_by_name_those_that_are_used_count(package, edited, changes):
+    package.edit("stages/capture.py", "import io", "import io\nROOM = 'ghostkv.codecs.'")
+    prints = []
+    for text in ("def fit(x):\n    return 1\n", "def fit(x):\n    return 2\n"):
+        (package.folder / f"codecs/{edited}.py").write_text(text)
+        fresh = package.fresh()
+        job = "ghostkv.stages.capture"
+        prints.append((fresh.fingerprint(job), fresh.fingerprint(job, "ghostkv.codecs.low_bit")))
+    (all_before, used_before), (all_after, used_after) = prints
+    assert all_before != all_after
+    assert (used_before != used_after) == changes
 
 
 def test_all_stages_together_read_each_module_once():

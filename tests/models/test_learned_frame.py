@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ghostkv.captures.capture_files import LayerCapture
-from ghostkv.codecs.frames import TransformCode
+from ghostkv.codecs.transform_code import TransformCode
 from ghostkv.models.learned_frame import train_frame, training_text
 
 SINKS, HOT, TOP_K = 2, 8, 6

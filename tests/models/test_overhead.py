@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from ghostkv.models.overhead import OVERHEAD_SCHEMA  # noqa: E402
 from ghostkv.stages.benchmark.capture_overhead import capture_overhead  # noqa: E402
+from ghostkv.stages.benchmark.schemas import OVERHEAD_SCHEMA
 from ghostkv.stages.model.fetch import fetch_model  # noqa: E402
 
 ENTRY = {"source": "random", "architecture": "llama", "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16}

@@ -8,8 +8,8 @@ import polars as pl
 from ghostkv.config.bandwidth import Bandwidth
 from ghostkv.stages.bandwidth import step_times as model
 from ghostkv.stages.bandwidth.fit import features, foretell
+from ghostkv.stages.bandwidth.schemas import COUNT_SCHEMA, MODEL_SCHEMAS, SAMPLE_SCHEMA
 from ghostkv.stages.bandwidth.schemes import Clustering, MemoryModel, ModelShape
-from ghostkv.stages.bandwidth.tables import COUNT_SCHEMA, MODEL_TABLES, SAMPLE_SCHEMA
 from ghostkv.stages.bandwidth.tiers import Tier
 
 TRUE = Tier("dram", 8e9, 1e-8, 64, 1.0, 0.0, 2e-8, 3.0)
@@ -74,5 +74,5 @@ def bandwidth_tables(noise: float = 0.0, byte_error: float = 0.0) -> dict[str, t
     }
     counted |= {"unit": 64, "wanted_bytes": 2560, "counted_bytes": 2560, "measured_bytes": 2560}
     counted |= {"expected_bytes": 2560.0, "error": byte_error, "expected_error": 0.0, "cold": None}
-    found = {name: (rows[name], schema) for name, schema in MODEL_TABLES.items()}
+    found = {name: (rows[name], schema) for name, schema in MODEL_SCHEMAS.items()}
     return found | {"samples": (frame.to_dicts(), SAMPLE_SCHEMA), "counts": ([counted], COUNT_SCHEMA)}

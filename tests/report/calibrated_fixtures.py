@@ -8,17 +8,15 @@ from collections.abc import Sequence
 import polars as pl
 
 from ghostkv.stages.calibrated.conformal import DECISIONS
-from ghostkv.stages.calibrated.tables import (
+from ghostkv.stages.calibrated.schemas import (
     BAND_SCHEMA,
     CROSS_SCHEMA,
-    DEPENDENCE_SCHEMA,
     LEARNED_SCHEMA,
     POINT_SCHEMA,
-    SUMMARY_SCHEMA,
     TEXT_SCHEMA,
-    summarise_dependence,
-    summarise_points,
 )
+from ghostkv.stages.calibrated.summary_schemas import DEPENDENCE_SCHEMA, SUMMARY_SCHEMA
+from ghostkv.stages.calibrated.tables import summarise_dependence, summarise_points
 
 QUERIES, FLOOR = 32, 1 / 97
 _GOALS = [("fer", "none", 0.01), ("fer", "none", 0.05), ("dropped_mass", "none", 0.01)]

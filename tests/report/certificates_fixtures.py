@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from ghostkv.stages.certificates.tables import CERTIFICATE_SCHEMA, CHECK_SCHEMA
+from ghostkv.stages.certificates.schemas import CERTIFICATE_SCHEMA, CHECK_SCHEMA
 
 # Oracle elimination, certified elimination and bytes ratio of the cascade by target; 0 is the top-k.
 RATES = {

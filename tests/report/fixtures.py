@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +11,18 @@ import polars as pl
 
 from ghostkv.captures.capture_files import LAYER_SCHEMA
 from ghostkv.config.experiment import load_config
-from ghostkv.elimination.summaries import BOUND_SCHEMA
+from ghostkv.elimination.schemas import BOUND_SCHEMA
 from ghostkv.files.io import write_json, write_table
+from ghostkv.report.document import Chapter
+from ghostkv.report.headline import measure
+from ghostkv.report.results import Results
 from ghostkv.sources.texts import TEXT_SCHEMA
-from ghostkv.stages.benchmark.sweep_speed import SPEED_SCHEMA
-from ghostkv.stages.frontier.tables import (
-    CONTEXT_SCHEMA,
-    LAYER_HEAD_SCHEMA,
-    METRICS,
-    POINT_SCHEMA,
-    SAFE_SCHEMA,
-    SWEEP_SCHEMA,
-    layer_head,
-    safe_points,
-)
-from ghostkv.stages.historical.tables import COMPARISON_SCHEMA
-from ghostkv.stages.historical.tables import SWEEP_SCHEMA as HISTORICAL_SWEEP_SCHEMA
+from ghostkv.stages.benchmark.schemas import SPEED_SCHEMA
+from ghostkv.stages.frontier.schemas import CONTEXT_SCHEMA, METRICS, POINT_SCHEMA, SWEEP_SCHEMA
+from ghostkv.stages.frontier.summary_schemas import LAYER_HEAD_SCHEMA, SAFE_SCHEMA
+from ghostkv.stages.frontier.tables import layer_head, safe_points
+from ghostkv.stages.historical.schemas import COMPARISON_SCHEMA
+from ghostkv.stages.historical.schemas import SWEEP_SCHEMA as HISTORICAL_SWEEP_SCHEMA
 from tests.report.calibrated_fixtures import calibrated_tables
 from tests.report.certificates_fixtures import certificate_tables
 from tests.report.peers_fixtures import peer_tables
@@ -48,6 +45,11 @@ def make_params(**report) -> dict:
     """Params as the workflow passes them; keywords replace fields of the section `report`."""
     config = load_config(CONFIG).plain()
     return config["report"] | {"config": config, "layers": list(LAYERS), "code": "c" * 64} | report
+
+
+def headline(results: Results, chapters: Iterable[Chapter]) -> dict[str, dict]:
+    """The entries of `headline.json`, by name."""
+    return {name: figure.plain() for name, figure in measure(results, chapters).items()}
 
 
 def metrics(push: float, blur: float, dense: bool, has_values: bool) -> dict:

@@ -7,7 +7,9 @@ import itertools
 import polars as pl
 import pyarrow.parquet as pq
 
-from ghostkv.stages.peers.tables import LAYER_SCHEMA, PEER_SCHEMA, compare, frame, summarise, verdicts
+from ghostkv.files.tables import table_of
+from ghostkv.stages.peers.schemas import LAYER_SCHEMA, PEER_SCHEMA
+from ghostkv.stages.peers.tables import compare, summarise, verdicts
 
 # Loss at 1/8 of the bytes by selector and setting: (output error, dropped mass); None where not feasible.
 LOSSES = {
@@ -40,8 +42,8 @@ def peer_tables(folder, domains=("prose", "code", "law"), has_values=True) -> di
             if has_values:
                 row |= {"output_error_mean": error, "output_error_p99": 3 * error}
         rows.append(row)
-    peers = pl.from_arrow(frame(rows, PEER_SCHEMA))
-    layers = pl.from_arrow(frame([row | {"heads": 2} for row in rows if row["head"] == 0], LAYER_SCHEMA))
+    peers = pl.from_arrow(table_of(rows, PEER_SCHEMA))
+    layers = pl.from_arrow(table_of([row | {"heads": 2} for row in rows if row["head"] == 0], LAYER_SCHEMA))
     comparison = compare(peers)
     tables = {
         "peers": peers, "layers": layers, "summary": summarise(peers, layers), "comparison": comparison,

@@ -10,14 +10,15 @@ from ghostkv.config.experiment import Config
 from ghostkv.files.io import write_table
 from ghostkv.files.tables import table_of
 from ghostkv.report.document import Figure, Prose, Table
-from ghostkv.report.headline import headline
 from ghostkv.report.render import printed
 from ghostkv.report.results import Results
-from ghostkv.report.sections.decode.section import SECTION
+from ghostkv.report.sections.decode.section import CHAPTER
 from ghostkv.stages.decode.lifecycle import POLICIES
+from ghostkv.stages.decode.schemas import MEASURES, QUANTILES, SCHEMAS
 from ghostkv.stages.decode.steps import LOSSES
-from ghostkv.stages.decode.tables import CEILING, MEASURES, QUANTILES, SCHEMAS
+from ghostkv.stages.decode.tables import CEILING
 from tests.report.chart_fields import fields
+from tests.report.fixtures import headline
 
 STEPS = 128
 # Resurrected a step: what generated tensors give would be seen in any mean.
@@ -127,11 +128,11 @@ def results(tmp_path_factory):
 
 
 def named(results):
-    return {block.name: block for block in SECTION.build(results) if not isinstance(block, Prose)}
+    return {block.name: block for block in CHAPTER.build(results) if not isinstance(block, Prose)}
 
 
 def prose(results):
-    return " ".join(block.text for block in SECTION.build(results) if isinstance(block, Prose))
+    return " ".join(block.text for block in CHAPTER.build(results) if isinstance(block, Prose))
 
 
 def test_tables_print_and_figures_draw_columns_that_exist(results):
@@ -168,7 +169,7 @@ def test_every_policy_has_a_colour(results):
 
 
 def test_the_headline_is_lru_on_the_trace(results):
-    found = headline(results, [SECTION]).items()
+    found = headline(results, [CHAPTER]).items()
     assert {name.removeprefix("decode."): (one["value"], one["n"]) for name, one in found} == {
         "steps": (STEPS, 4),
         "resurrected_per_step_p99": (pytest.approx(9.5 * 1.99), 4),
@@ -185,7 +186,7 @@ def test_the_ceiling_is_a_bound_and_not_a_policy(results):
     assert "The best that any choice of as many warm tokens could do on the same reads is 8.5." in text
     assert "the ceiling knows the future and is no policy" in text
     assert "The ceiling is a bound" in named(results)["decode_policies"].caption
-    assert all("ceiling" not in one["source"] for one in headline(results, [SECTION]).values())
+    assert all("ceiling" not in one["source"] for one in headline(results, [CHAPTER]).values())
 
 
 def test_the_text_says_what_is_eliminated_and_which_head_is_worst(results):
@@ -220,7 +221,7 @@ def test_bytes_that_were_not_read_as_counted_are_loud(tmp_path, changes):
     results = write(tmp_path, rows)
     share = 1 - len(changes) / 2
     assert f"what was counted at **only {100 * share:.1f} %** of these steps" in prose(results)
-    assert headline(results, [SECTION])["decode.disk_bytes_agreement"]["value"] == share
+    assert headline(results, [CHAPTER])["decode.disk_bytes_agreement"]["value"] == share
 
 
 @pytest.mark.parametrize(
@@ -236,7 +237,7 @@ def test_bytes_that_nobody_counted_are_said_to_be_unknown(tmp_path, direct, said
     assert said in prose(results)
     assert "the bytes that were really read are not known" in prose(results)
     assert "to the byte" not in prose(results)
-    figure = headline(results, [SECTION])["decode.disk_bytes_agreement"]
+    figure = headline(results, [CHAPTER])["decode.disk_bytes_agreement"]
     assert (figure["value"], figure["n"]) == (None, 0)
 
 
@@ -320,7 +321,7 @@ def test_losses_along_the_steps_show_the_worst_head(results):
 
 
 def test_a_decode_without_resurrections_has_no_share_of_them(tmp_path):
-    found = headline(write(tmp_path, make_rows(quiet=True)), [SECTION])
+    found = headline(write(tmp_path, make_rows(quiet=True)), [CHAPTER])
     assert found["decode.re_resurrection_share"]["value"] is None
     assert found["decode.resurrected_per_step_p99"]["value"] == 0
     # As the report writes it.
@@ -333,7 +334,7 @@ def test_captures_without_values_have_neither_errors_nor_a_store(tmp_path):
     assert "Output error" not in text
     assert "real store" not in text
     assert set(named(bare)["decode_losses_table"].data["measure"]) == {"lost mass"}
-    figure = headline(bare, [SECTION])["decode.output_error_p99"]
+    figure = headline(bare, [CHAPTER])["decode.output_error_p99"]
     assert (figure["value"], figure["n"]) == (None, 0)
 
 

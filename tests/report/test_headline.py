@@ -6,12 +6,11 @@ import polars as pl
 import pytest
 
 from ghostkv.files.errors import TableError
-from ghostkv.report.chapters import SECTIONS
-from ghostkv.report.document import HeadlineFigure, Section
-from ghostkv.report.headline import headline
+from ghostkv.report.chapters import CHAPTERS
+from ghostkv.report.document import Chapter, HeadlineFigure
 from ghostkv.report.results import Results
 from ghostkv.report.stage import EXTRA_STAGES
-from tests.report.fixtures import make_params, make_tables
+from tests.report.fixtures import headline, make_params, make_tables
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +20,7 @@ def tables(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def figures(tables):
-    return headline(Results(tables, make_params()), SECTIONS)
+    return headline(Results(tables, make_params()), CHAPTERS)
 
 
 def _calibrated(tables, metric: str, target: float) -> pl.DataFrame:
@@ -115,7 +114,7 @@ ASKED_OF_STAGES = {
 
 
 def test_every_figure_that_was_asked_for_is_defined_and_drawn_from_a_table_of_its_stage():
-    defined = {figure.name: figure for section in SECTIONS for figure in section.headline}
+    defined = {figure.name: figure for chapter in CHAPTERS for figure in chapter.headline}
     assert defined.keys() >= ASKED | ASKED_OF_STAGES
     for name in ASKED_OF_STAGES:
         assert defined[name].table.partition(".")[0] == name.partition(".")[0]
@@ -134,22 +133,15 @@ def test_a_target_that_no_row_answers_is_null_and_not_missing(tmp_path):
     tables = make_tables(tmp_path)
     points = pl.read_parquet(tables["frontier_layer_head"]).filter(pl.col("target") > 0.02)
     points.write_parquet(tables["frontier_layer_head"])
-    figure = headline(Results(tables, make_params()), SECTIONS)["frontier.elimination_at_fer_1pct"]
+    figure = headline(Results(tables, make_params()), CHAPTERS)["frontier.elimination_at_fer_1pct"]
     assert (figure["value"], figure["n"]) == (None, 0)
-
-
-def test_figures_asked_for_by_name_come_alone(tables, figures):
-    name = "capture.overhead_ratio"
-    results = Results(tables, make_params())
-    assert headline(results, SECTIONS, [name]) == {name: figures[name]}
-    assert {table for _, table in results.reads} == {"benchmark.capture_overhead"}
 
 
 def test_two_figures_of_one_name_are_refused(tables):
     figure = HeadlineFigure("frontier.x", "", "frontier.layer_head", "SELECT 1 AS value, 1 AS n FROM self")
-    sections = [Section(name, name, lambda results: [], headline=(figure,)) for name in ("one", "two")]
-    with pytest.raises(TableError, match=r"two sections define the headline figure frontier\.x"):
-        headline(Results(tables, make_params()), sections)
+    chapters = [Chapter(name, name, lambda results: [], headline=(figure,)) for name in ("one", "two")]
+    with pytest.raises(TableError, match=r"two chapters define the headline figure frontier\.x"):
+        headline(Results(tables, make_params()), chapters)
 
 
 def test_a_table_of_another_version_is_named(tables):
@@ -158,5 +150,5 @@ def test_a_table_of_another_version_is_named(tables):
     )
     with pytest.raises(TableError, match=r"layer_head\.parquet: headline figure frontier\.x"):
         headline(
-            Results(tables, make_params()), [Section("one", "one", lambda results: [], headline=(figure,))]
+            Results(tables, make_params()), [Chapter("one", "one", lambda results: [], headline=(figure,))]
         )

@@ -4,10 +4,9 @@ import polars as pl
 import pytest
 
 from ghostkv.report.document import Figure, Prose, Table
-from ghostkv.report.headline import headline
 from ghostkv.report.results import Results
-from ghostkv.report.sections.peers.section import SECTION
-from tests.report.fixtures import make_params
+from ghostkv.report.sections.peers.section import CHAPTER
+from tests.report.fixtures import headline, make_params
 from tests.report.peers_fixtures import peer_tables
 
 
@@ -21,11 +20,11 @@ def results(tmp_path_factory):
 
 
 def prose(results):
-    return "\n".join(block.text for block in SECTION.build(results) if isinstance(block, Prose))
+    return "\n".join(block.text for block in CHAPTER.build(results) if isinstance(block, Prose))
 
 
 def test_a_figure_and_tables_of_verdicts_layers_domains_and_settings(results):
-    blocks = [block for block in SECTION.build(results) if isinstance(block, Figure | Table)]
+    blocks = [block for block in CHAPTER.build(results) if isinstance(block, Figure | Table)]
     assert [block.name for block in blocks] == [
         "peers_frontier", "peers_verdicts", "peers_layers", "peers_domains", "peers_variants",
     ]  # fmt: skip
@@ -41,7 +40,7 @@ def test_a_peer_that_drops_less_mass_is_named_as_not_beaten(results):
 
 
 def test_headline_counts_peers_and_not_settings(results):
-    found = headline(results, [SECTION])
+    found = headline(results, [CHAPTER])
     values = {name: (figure["value"], figure["n"]) for name, figure in found.items()}
     assert values["peers.count"] == (3, 3)
     # Loki is not feasible, so two peers are measured; one of them drops less mass.
@@ -50,15 +49,15 @@ def test_headline_counts_peers_and_not_settings(results):
 
 
 def test_peers_are_held_against_the_first_of_ours_and_not_the_best(results):
-    table = next(block for block in SECTION.build(results) if getattr(block, "name", "") == "peers_verdicts")
+    table = next(block for block in CHAPTER.build(results) if getattr(block, "name", "") == "peers_verdicts")
     assert table.data["ours_output_error"].drop_nulls().min() > 0.02
-    figure = next(block for block in SECTION.build(results) if isinstance(block, Figure))
+    figure = next(block for block in CHAPTER.build(results) if isinstance(block, Figure))
     assert set(figure.data.filter(pl.col("kind") == "ours")["variant"]) == {"code_bytes=8"}
     assert "extended" not in set(figure.data["kind"])
 
 
 def test_layers_where_a_peer_is_as_good_are_listed(results):
-    table = next(block for block in SECTION.build(results) if getattr(block, "name", "") == "peers_layers")
+    table = next(block for block in CHAPTER.build(results) if getattr(block, "name", "") == "peers_layers")
     assert "in dropped mass a peer is at least as good in 2 of 2 (layers 0, 1)" in table.caption
     assert "in output error a peer is at least as good in 0 of 2" in table.caption
 
@@ -67,11 +66,11 @@ def test_one_document_claims_nothing(tmp_path):
     single = results_of(tmp_path, domains=("prose",))
     assert "no interval exists" in prose(single)
     assert "nothing is called beaten" in prose(single)
-    found = headline(single, [SECTION])
+    found = headline(single, [CHAPTER])
     assert (found["peers.beaten_at_1_8"]["value"], found["peers.beaten_at_1_8"]["n"]) == (None, 0)
 
 
 def test_captures_without_values_are_compared_by_mass_alone(tmp_path):
     bare = results_of(tmp_path, has_values=False)
-    figure = next(block for block in SECTION.build(bare) if isinstance(block, Figure))
+    figure = next(block for block in CHAPTER.build(bare) if isinstance(block, Figure))
     assert set(figure.data["metric"]) == {"dropped_mass_mean"}

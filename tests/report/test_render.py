@@ -11,12 +11,12 @@ import polars as pl
 import pytest
 
 from ghostkv.files.io import write_table
-from ghostkv.report.chapters import SECTIONS
-from ghostkv.report.document import Column, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.chapters import CHAPTERS
+from ghostkv.report.document import Chapter, Column, HeadlineFigure, Prose, Table
 from ghostkv.report.figures import inline
 from ghostkv.report.headline import measure
 from ghostkv.report.numbers import counted, factor, listed, percent, tiny
-from ghostkv.report.render import Chapter, as_html, as_markdown, printed
+from ghostkv.report.render import BuiltChapter, as_html, as_markdown, printed
 from ghostkv.report.results import Results
 from tests.report.fixtures import make_params, make_tables
 
@@ -46,12 +46,12 @@ def test_a_cut_table_says_so():
 
 
 def test_markdown_escapes_what_would_break_a_table():
-    text = as_markdown("T", "s", [Chapter(Section("x", "X", lambda r: []), [TABLE])], [], 10, "figures")
+    text = as_markdown("T", "s", [BuiltChapter(Chapter("x", "X", lambda r: []), [TABLE])], [], 10, "figures")
     assert "| a\\|b | 50.0 % |" in text
 
 
 def test_html_escapes_words_and_renders_markdown():
-    chapter = Chapter(Section("x", "X & Y", lambda r: []), [Prose("**bold** <script>"), TABLE])
+    chapter = BuiltChapter(Chapter("x", "X & Y", lambda r: []), [Prose("**bold** <script>"), TABLE])
     page = as_html("T", "s", [chapter], ["<this>"], {})
     assert "<strong>bold</strong> &lt;script&gt;" in page
     assert "X &amp; Y" in page
@@ -67,7 +67,7 @@ def results(tmp_path):
     return Results(paths, make_params())
 
 
-def _named(chapter: Chapter) -> list[str]:
+def _named(chapter: BuiltChapter) -> list[str]:
     """For each block the tables that it names, as letters."""
     return ["".join(Path(path).stem for path in chapter.made_from(block)) for block in chapter.blocks]
 
@@ -81,7 +81,7 @@ def test_a_block_names_what_was_read_since_the_block_before(results):
         blocks = [_table("one", results.table("stage.a")), Prose(str(results.table("stage.b").height))]
         return [*blocks, _table("two", results.table("stage.a").join(results.table("stage.c"), on="x"))]
 
-    chapter = Chapter.of(Section("x", "X", build), results, {})
+    chapter = BuiltChapter.of(Chapter("x", "X", build), results, {})
     assert _named(chapter) == ["a", "b", "ac"]
     assert chapter.tables == [results.path(f"stage.{name}") for name in "abc"]
 
@@ -96,7 +96,7 @@ def test_a_block_that_was_handed_frames_names_all_that_they_may_hold(results):
             _table("three", a),
         ]
 
-    assert _named(Chapter.of(Section("x", "X", build), results, {})) == ["ab", "ab", "c", "abc"]
+    assert _named(BuiltChapter.of(Chapter("x", "X", build), results, {})) == ["ab", "ab", "c", "abc"]
 
 
 def test_a_block_that_states_its_sources_is_believed(results):
@@ -107,34 +107,34 @@ def test_a_block_that_states_its_sources_is_believed(results):
             _table("two", pl.DataFrame({"x": [0]}), sources=()),
         ]
 
-    assert _named(Chapter.of(Section("x", "X", build), results, {})) == ["b", ""]
+    assert _named(BuiltChapter.of(Chapter("x", "X", build), results, {})) == ["b", ""]
 
 
 def test_a_table_read_by_another_chapter_before_is_named_again(results):
-    section = Section("x", "X", lambda results: [_table("one", results.table("stage.a"))])
-    assert [_named(Chapter.of(section, results, {})) for _ in range(2)] == [["a"], ["a"]]
+    chapter = Chapter("x", "X", lambda results: [_table("one", results.table("stage.a"))])
+    assert [_named(BuiltChapter.of(chapter, results, {})) for _ in range(2)] == [["a"], ["a"]]
 
 
 def test_what_a_chapter_names_does_not_hang_on_the_chapters_before(tmp_path):
     tables, params = make_tables(tmp_path), make_params()
     shared = Results(tables, params)
-    for section in SECTIONS:
-        if all(map(shared.has, section.needs)):
-            alone = Chapter.of(section, Results(tables, params), {})
-            after = Chapter.of(section, shared, {})
-            assert alone.tables == after.tables, section.name
-            assert _named(alone) == _named(after), section.name
-            assert alone.tables, section.name
+    for chapter in CHAPTERS:
+        if all(map(shared.has, chapter.needs)):
+            alone = BuiltChapter.of(chapter, Results(tables, params), {})
+            after = BuiltChapter.of(chapter, shared, {})
+            assert alone.tables == after.tables, chapter.name
+            assert _named(alone) == _named(after), chapter.name
+            assert alone.tables, chapter.name
 
 
 def test_a_figure_is_printed_where_it_is_quoted_too(results):
     figure = HeadlineFigure(
         "stage.sum", "things", "stage.a", "SELECT sum(x) AS value, count(*) AS n FROM self"
     )
-    own = Section("own", "Own", lambda results: [], headline=(figure,))
-    other = Section("other", "Other", lambda results: [], quotes=("stage.sum", "stage.not_measured"))
+    own = Chapter("own", "Own", lambda results: [], headline=(figure,))
+    other = Chapter("other", "Other", lambda results: [], quotes=("stage.sum", "stage.not_measured"))
     measured = measure(results, [own, other])
-    chapters = [Chapter.of(section, results, measured) for section in (own, other)]
+    chapters = [BuiltChapter.of(chapter, results, measured) for chapter in (own, other)]
     line = f"`stage.sum` = 3.0 (things; n = 2): `{figure.query}` on `{results.path('stage.a')}`"
     assert as_markdown("T", "s", chapters, [], 10, "figures").count(line) == 2
 

@@ -4,20 +4,19 @@ import polars as pl
 import pytest
 
 from ghostkv.files.io import write_table
+from ghostkv.files.tables import table_of
 from ghostkv.report.document import Figure, Prose, Table
-from ghostkv.report.headline import headline
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results
-from ghostkv.report.sections.retrieval import SECTION, _reading
+from ghostkv.report.sections.retrieval import CHAPTER, _reading
 from ghostkv.stages.retrieval.tables import (
     ANSWER_SCHEMA,
     CELL_SCHEMA,
     SUMMARY_SCHEMA,
     cells,
-    frame,
     summarise,
 )
-from tests.report.fixtures import make_params
+from tests.report.fixtures import headline, make_params
 
 # Label -> kind, bytes ratio, and whether it fails the deepest needle.
 POLICIES = {
@@ -49,7 +48,7 @@ def answer_rows(measurable=True):
                             "bytes_full": 100.0, "head_bytes_read": 80 * ratio, "head_bytes_full": 100.0,
                         }
                     )  # fmt: skip
-    return frame(rows, ANSWER_SCHEMA)
+    return table_of(rows, ANSWER_SCHEMA)
 
 
 def results_of(folder, measurable=True):
@@ -60,7 +59,7 @@ def results_of(folder, measurable=True):
         ("cells", cells(answers, 0.8), CELL_SCHEMA), ("summary", summarise(answers, 0.8), SUMMARY_SCHEMA),
     ):  # fmt: skip
         paths[f"retrieval_{name}"] = str(folder / f"{name}.parquet")
-        write_table(frame(rows, schema), paths[f"retrieval_{name}"], schema)
+        write_table(table_of(rows, schema), paths[f"retrieval_{name}"], schema)
     params = make_params()
     params["config"] = params["config"] | {"retrieval": {"measurable": 0.8}}
     return Results(paths, params)
@@ -72,7 +71,7 @@ def results(tmp_path_factory):
 
 
 def test_a_heat_map_and_two_tables_whose_columns_exist(results):
-    blocks = [block for block in SECTION.build(results) if isinstance(block, Figure | Table)]
+    blocks = [block for block in CHAPTER.build(results) if isinstance(block, Figure | Table)]
     assert [block.name for block in blocks] == ["retrieval_depths", "retrieval_tasks", "retrieval_dense"]
     for block in blocks[1:]:
         assert block.data.height > 0
@@ -81,13 +80,13 @@ def test_a_heat_map_and_two_tables_whose_columns_exist(results):
 
 
 def test_what_is_not_measurable_stands_with_the_dense_model_alone(results):
-    _, _, tasks, dense, _ = SECTION.build(results)
+    _, _, tasks, dense, _ = CHAPTER.build(results)
     assert "vt" not in set(tasks.data["task"])
     assert dict(dense.data.select("task", "measurable").iter_rows())["vt"] is False
 
 
 def test_the_headline_takes_the_most_bytes_within_the_budget_and_not_the_best_answers(results):
-    found = headline(results, [SECTION])
+    found = headline(results, [CHAPTER])
     assert found["retrieval.single_needle_at_025.bytes_ratio_gqa"]["value"] == pytest.approx(0.2)
     figure = found["retrieval.single_needle_at_025.relative_accuracy"]
     assert (figure["value"], figure["n"]) == (1.0, 12)
@@ -124,7 +123,7 @@ def summary_of(folder, *lines):
         for policy, kind, ratio, n, right in lines
     ]
     path = folder / "summary.parquet"
-    write_table(frame(rows, SUMMARY_SCHEMA), str(path), SUMMARY_SCHEMA)
+    write_table(table_of(rows, SUMMARY_SCHEMA), str(path), SUMMARY_SCHEMA)
     return Results(
         {"retrieval_summary": str(path), "retrieval_cells": str(folder / "cells.parquet")}, results.params
     )
@@ -148,7 +147,7 @@ SIZED = ("ghost_019", "ours", 0.24, 50, 48)
 def test_the_headline_is_about_the_policy_sized_for_the_budget(tmp_path, others, expected):
     for lines in ([SIZED, *others], [*others, SIZED]):
         results = summary_of(tmp_path / "found", *lines)
-        figure = headline(results, [SECTION])["retrieval.single_needle_at_025.relative_accuracy"]
+        figure = headline(results, [CHAPTER])["retrieval.single_needle_at_025.relative_accuracy"]
         assert (figure["value"], figure["n"]) == (pytest.approx(expected), 50)
         # The chapter quotes the same policy.
         assert f"relative accuracy {percent(expected)}" in _reading(results)
@@ -156,19 +155,19 @@ def test_the_headline_is_about_the_policy_sized_for_the_budget(tmp_path, others,
 
 def test_with_few_questions_the_policy_that_answered_most_is_quoted(tmp_path):
     lines = [("ghost_015", "ours", 0.19, 12, 12), ("mass_5pct", "ours", 0.24, 4, 2)]
-    figure = headline(summary_of(tmp_path / "few", *lines), [SECTION])
+    figure = headline(summary_of(tmp_path / "few", *lines), [CHAPTER])
     assert figure["retrieval.single_needle_at_025.relative_accuracy"]["n"] == 12
 
 
 def test_losses_are_named(results):
-    text = "\n".join(block.text for block in SECTION.build(results) if isinstance(block, Prose))
+    text = "\n".join(block.text for block in CHAPTER.build(results) if isinstance(block, Prose))
     assert "ghost_010 loses 1 of 6 questions of niah_single_2 at 1,024 tokens" in text
     assert "Not measurable with this model: vt at 1,024" in text
 
 
 def test_nothing_measurable_claims_nothing(tmp_path):
     bare = results_of(tmp_path / "bare", measurable=False)
-    found = headline(bare, [SECTION])
+    found = headline(bare, [CHAPTER])
     assert found["retrieval.single_needle_at_025.relative_accuracy"]["value"] is None
-    text = "\n".join(block.text for block in SECTION.build(bare) if isinstance(block, Prose))
+    text = "\n".join(block.text for block in CHAPTER.build(bare) if isinstance(block, Prose))
     assert "none is measurable" in text

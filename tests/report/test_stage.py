@@ -12,8 +12,7 @@ import polars as pl
 import pytest
 
 from ghostkv.files.errors import TableError
-from ghostkv.report.chapters import SECTIONS
-from ghostkv.report.sections.targets import TARGETS
+from ghostkv.report.chapters import CHAPTERS
 from ghostkv.report.stage import EXTRA_STAGES, write_report
 from tests.report.fixtures import make_params, make_tables
 
@@ -48,7 +47,7 @@ def _chapters(report: Path, form: str) -> dict[str, str]:
     if form == "html":
         text = unescape((report / "report.html").read_text())
         return dict(re.findall(r'<section id="([\w-]+)">(.*?)</section>', text, re.DOTALL))
-    names = {section.title: section.name for section in SECTIONS}
+    names = {chapter.title: chapter.name for chapter in CHAPTERS}
     parts = re.split(r"^## (.*)$", (report / "RESULTS.md").read_text(), flags=re.MULTILINE)
     return {names.get(title, title): body for title, body in zip(parts[1::2], parts[2::2], strict=True)}
 
@@ -107,22 +106,22 @@ def test_every_table_has_a_caption_that_says_more_than_its_name(report):
 
 def test_all_sections_are_there_in_both_forms(report):
     html, markdown = (report / "report.html").read_text(), (report / "RESULTS.md").read_text()
-    for section in SECTIONS:
-        extra = section.name in EXTRA_STAGES
-        assert (f'<section id="{section.name}">' in html) is not extra
-        assert (f"## {section.title}\n" in markdown) is not extra
+    for chapter in CHAPTERS:
+        extra = chapter.name in EXTRA_STAGES
+        assert (f'<section id="{chapter.name}">' in html) is not extra
+        assert (f"## {chapter.title}\n" in markdown) is not extra
         # A stage that was not run is named with the command that runs it.
-        assert (f"`snakemake {section.name}` runs it" in html) is extra
+        assert (f"`snakemake {chapter.name}` runs it" in html) is extra
 
 
 @pytest.mark.parametrize("form", ["html", "markdown"])
 def test_every_chapter_prints_the_tables_that_it_needs(report, form):
     chapters = _chapters(report, form)
-    for section in SECTIONS:
-        for table in section.needs if section.name in chapters else ():
+    for chapter in CHAPTERS:
+        for table in chapter.needs if chapter.name in chapters else ():
             path = str(report.parent / "results" / f"{table.replace('.', '/')}.parquet")
             path = path.replace("/capture/layers", "/capture/*/layers")
-            assert path in chapters[section.name].split("Tables of this chapter")[1], (section.name, table)
+            assert path in chapters[chapter.name].split("Tables of this chapter")[1], (chapter.name, table)
 
 
 def test_every_figure_and_table_names_the_files_that_it_was_made_from(report):
@@ -139,21 +138,24 @@ def test_every_figure_and_table_names_the_files_that_it_was_made_from(report):
 def test_every_headline_figure_stands_in_its_chapter_with_its_query(report, form):
     chapters, figures = _chapters(report, form), json.loads((report / "headline.json").read_text())
     printed = 0
-    for section in SECTIONS:
-        for name in [figure.name for figure in section.headline if figure.name in figures]:
+    for chapter in CHAPTERS:
+        for name in [figure.name for figure in chapter.headline if figure.name in figures]:
             path, query = figures[name]["source"].split(": ", 1)
             code = "<code>{}</code>" if form == "html" else "`{}`"
             line = f"{code} = {json.dumps(figures[name]['value'])} ({figures[name]['unit']}; n = {figures[name]['n']})"
             line = f"{line}: {code} on {code}".format(name, query, path)
-            assert line in chapters[section.name], name
+            assert line in chapters[chapter.name], name
             printed += 1
     assert printed == len(figures) > 10
 
 
 def test_figures_that_a_chapter_quotes_have_their_query_there_too(report):
-    targets = _chapters(report, "markdown")["targets"]
-    for target in TARGETS:
-        assert f"- `{target.figure}` = " in targets
+    answer = _chapters(report, "markdown")["answer"]
+    figures = json.loads((report / "headline.json").read_text())
+    quoted = [name for name in CHAPTERS[0].quotes if name in figures]
+    assert len(quoted) > 5
+    for name in quoted:
+        assert f"- `{name}` = " in answer
 
 
 def test_provenance_lists_every_table_with_rows_version_and_code(report):
@@ -171,7 +173,7 @@ def test_provenance_lists_every_table_with_rows_version_and_code(report):
 
 
 def test_the_answer_states_sample_spread_and_worst_head(report):
-    answer = (report / "RESULTS.md").read_text().split("## Targets")[0]
+    answer = (report / "RESULTS.md").read_text().split("## The frontier")[0]
     assert "7 of 8 heads" in answer
     assert "layer 0, head 0" in answer
     assert "2 held-out texts of 2 domains (essays and code)" in answer

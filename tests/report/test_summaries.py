@@ -7,7 +7,7 @@ import pytest
 
 from ghostkv.report.results import Results
 from ghostkv.report.sections import answer
-from ghostkv.report.summaries import head_name, operating_point, pooled_curve, spread
+from ghostkv.report.summaries import Promise, head_name, operating_point, pooled_curve, spread
 from tests.report.fixtures import DENSE, make_params, make_tables
 
 
@@ -17,15 +17,15 @@ def results(tmp_path_factory):
 
 
 def test_the_dense_head_is_named_as_the_one_that_eliminates_least(results):
-    point = operating_point(results, "fer", 0.01)
-    rows = spread(point, operating_point(results, "fer", 0.01, oracle=True))
+    point = operating_point(results, Promise("fer", 0.01))
+    rows = spread(point, operating_point(results, Promise("fer", 0.01), oracle=True))
     first = rows.row(0, named=True)
     assert first["where"] == head_name({"layer": DENSE[0], "head": DENSE[1]})
     assert first["worst"] == point["elimination"].min() < first["mean"]
 
 
 def test_an_operating_point_has_each_head_once(results):
-    point = operating_point(results, "dropped_mass", 0.05)
+    point = operating_point(results, Promise("dropped_mass", 0.05))
     assert point.height == point.select("layer", "head").n_unique() == results.heads
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from ghostkv import codecs
+from ghostkv.codecs import by_name
 from ghostkv.codecs.nested import Nested
 from ghostkv.models.capture import record_attention
 from ghostkv.runtime.deciders import GhostFrames
@@ -76,7 +76,7 @@ def frames(captures, code_bytes: int = 4) -> dict[int, GhostFrames]:
 
 def fitted(capture, code_bytes: int = 4) -> list:
     return [
-        codecs.make("transform_code", code_bytes, 0).fit(
+        by_name.make("transform_code", code_bytes, 0).fit(
             capture.keys[head], capture.group_queries(head).reshape(-1, capture.keys.shape[2])
         )
         for head in range(capture.kv_heads)

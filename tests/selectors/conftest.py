@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from ghostkv.captures.capture_files import LayerCapture
-from ghostkv.codecs import make as make_codec
+from ghostkv.codecs.by_name import make as make_codec
+from ghostkv.config.selectors import selector_names
 from ghostkv.files.buffers import Buffers
 from ghostkv.selectors import make
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector
 from ghostkv.selectors.evaluate import evaluate
-from ghostkv.selectors.scenes import Truth, budget_of, calibration_view, for_selector, view
+from ghostkv.selectors.scenes import SceneTruth, budget_of, calibration_view, for_selector, view
 
 EXACT = {"sinks": 2, "hot": 8, "top_k": 6, "headline_start": 150}
 RATIOS = (0.1, 0.2, 0.4, 0.8)
@@ -45,7 +46,7 @@ class Bench:
 
     capture: LayerCapture
     scene: Scene
-    truth: Truth
+    truth: SceneTruth
     budget: Budget
     calibration: Calibration
 
@@ -113,7 +114,7 @@ def selector():
     return lambda name, **options: make({"name": name, **options})[1]
 
 
-ALL = (
+CHOSEN = (
     {"name": "oracle_topk"},
     {"name": "oracle_topp"},
     {"name": "streaming_llm"},
@@ -133,15 +134,12 @@ ALL = (
     {"name": "ghost", "code_bytes": 2, "adaptive": False},
     {"name": "ghost", "code_bytes": 2, "page": 32},
 )
+# A selector that is not chosen above runs with its defaults.
+_NAMED = {entry["name"] for entry in CHOSEN}
+ALL = (*CHOSEN, *({"name": name} for name in selector_names() if name not in _NAMED))
 
 
 def pytest_generate_tests(metafunc):
     """`entry` runs a test on every selector."""
     if "entry" in metafunc.fixturenames:
         metafunc.parametrize("entry", ALL, ids=lambda e: "-".join(map(str, e.values())))
-
-
-@pytest.fixture
-def every_entry():
-    """All entries that tests with `entry` run on."""
-    return ALL

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ghostkv.config.peers import Peers, selector_names
+from ghostkv.config.peers import Peers
+from ghostkv.config.selectors import selector_names
 from ghostkv.files.errors import ConfigError
 from ghostkv.selectors import make
-from ghostkv.selectors.base import KINDS
 
 
 def chosen(entry):
@@ -98,13 +98,12 @@ def test_cards_name_paper_rule_and_index(entry):
     assert "Rule:" in card
     assert "Index bytes:" in card
     assert "Paper:" in card or "Source:" in card
-    assert selector.kind in KINDS
+    assert selector.kind in {"oracle", "peer", "extended", "ours"}
 
 
-def test_every_selector_has_a_test_file_and_runs_here(every_entry):
+def test_every_selector_has_a_test_file():
     files = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
     assert set(selector_names()) <= files
-    assert set(selector_names()) == {entry["name"] for entry in every_entry}
 
 
 def test_the_default_selectors_can_all_be_made():
@@ -113,10 +112,10 @@ def test_the_default_selectors_can_all_be_made():
 
 
 def test_an_unknown_selector_names_the_file_to_write():
-    with pytest.raises(ConfigError, match="write ghostkv/selectors/telepathy.py"):
+    with pytest.raises(ConfigError, match="add ghostkv/selectors/telepathy.py"):
         make({"name": "telepathy"})
 
 
 def test_an_unknown_hyperparameter_lists_those_that_exist():
-    with pytest.raises(ConfigError, match="loki has no hyperparameter 'rank'; it has dims, centred"):
+    with pytest.raises(ConfigError, match=r"loki with rank: 8.*Accepted: dims, centred"):
         make({"name": "loki", "rank": 8})

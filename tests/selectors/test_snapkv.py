@@ -20,7 +20,7 @@ def test_the_window_holds_the_nearest_observations_and_pools_along_keys():
 
 
 def test_an_even_kernel_is_refused(selector):
-    with pytest.raises(ConfigError, match="kernel odd"):
+    with pytest.raises(ConfigError, match=r"kernel is 4\. Accepted: an odd number\.\n  Write: kernel: 5"):
         selector("snapkv", kernel=4)
 
 

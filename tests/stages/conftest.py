@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
 from ghostkv.captures.capture_files import CaptureWriter, LayerCapture
+from ghostkv.codecs.records import CodecSpec
+from ghostkv.config.experiment import load_config
 from ghostkv.files.io import stable_seed
+from ghostkv.files.jobs import Job
+from ghostkv.stages.run import Run
+from ghostkv.stages.sketch.jobs import SketchLayer
+from ghostkv.stages.sketch.layer import sketch_layer
 
 PROOF = dict.fromkeys(
     (
@@ -40,6 +50,22 @@ def make_layer(text: str, layer: int, tokens=300, kv_heads=2, group=2, width=16,
         scale=width**-0.5,
         window=window,
     )
+
+
+def job_of(cls: type[Job], config: Mapping[str, Any], *wildcards: str, **changes: Any) -> Any:
+    """The job that a config of two layers makes, by way of a rule's params; `changes` are the test's own."""
+    run = Run(load_config(config), None, (0, 1), {}, {})
+    plain = cls.of(run, *wildcards).params()
+    del plain["job"]
+    return cls.read(plain | {"code": "f"} | changes)
+
+
+def make_sketch(captures: Sequence, layer: int, codecs: Sequence[CodecSpec], folder: Path) -> dict[str, str]:
+    """Paths of `codecs` and `records` of a layer, which the stage sketch has written."""
+    paths = {name: str(folder / f"{name}_{layer}") for name in ("codecs", "records")}
+    job = SketchLayer.read({"captures": captures, "layer": layer, "codecs": codecs, "seed": 0})
+    sketch_layer(job, {}, paths)
+    return paths
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +23,61 @@ COPIED = ("Snakefile", "config.yaml", "environment.yml", "ghostkv", "profiles", 
 REGISTRIES = ("resources/models.yaml", "resources/texts.yaml")
 
 
+# Snakemake takes two seconds to import and one to plan a tiny run, so a process that has imported it forks for each command.
+_SERVER = """
+import json, os, sys
+from pathlib import Path
+import snakemake.cli, snakemake.workflow, snakemake.report
+import jsonschema, numpy, polars, pyarrow.parquet, pydantic, yaml
+for line in sys.stdin:
+    asked = json.loads(line)
+    child = os.fork()
+    if not child:
+        os.setsid()
+        os.chdir(asked["cwd"])
+        for number, name in ((0, os.devnull), (1, asked["said"]), (2, asked["said"])):
+            os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
+        sys.argv = ["snakemake", *asked["arguments"]]
+        code = 1
+        try:
+            snakemake.cli.main(asked["arguments"])
+        except SystemExit as left:
+            code = left.code if isinstance(left.code, int) else int(left.code is not None)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Server:
+    """A process that has imported Snakemake, and runs it in forks of itself."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen | None = None
+
+    def run(self, arguments: list[str], cwd: Path) -> subprocess.CompletedProcess:
+        """As `subprocess.run` with `capture_output`; both streams come as `stdout`."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        with tempfile.NamedTemporaryFile("r", suffix=".said") as said:
+            asked = {"arguments": arguments, "cwd": str(cwd), "said": said.name}
+            print(json.dumps(asked), file=self._process.stdin, flush=True)
+            code = int(self._process.stdout.readline())
+            return subprocess.CompletedProcess(arguments, code, said.read(), "")
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.stdin.close()
+            self._process.wait()
+
+
+SERVER = Server()
+
+
 @dataclass(frozen=True)
 class Project:
     """A copy of the project, and a folder that it runs in."""
@@ -28,11 +85,13 @@ class Project:
     root: Path
     folder: Path
 
-    def snakemake(self, *arguments: str, check: bool = True, **options) -> subprocess.CompletedProcess:
-        """Run Snakemake on two cores; its output is text."""
-        done = subprocess.run(
-            self.command(*arguments), capture_output=True, text=True, cwd=self.root, **options
-        )
+    def snakemake(
+        self, *arguments: str, check: bool = True, fresh: bool = False
+    ) -> subprocess.CompletedProcess:
+        """Run Snakemake on two cores, where asked in a process of its own; its output is text."""
+        command = self.command(*arguments)
+        alone = {"capture_output": True, "text": True, "cwd": self.root}
+        done = subprocess.run(command, **alone) if fresh else SERVER.run(command[3:], self.root)
         if check:
             assert done.returncode == 0, done.stdout + done.stderr
         return done
@@ -115,12 +174,13 @@ def copy_project(root: Path, folder: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory) -> Project:
+def project(tmp_path_factory) -> Iterator[Project]:
     """A finished tiny run. Tests leave the copy and the results as they found them."""
     base = tmp_path_factory.mktemp("project")
     project = copy_project(base / "copy", base / "run")
     project.snakemake()
-    return project
+    yield project
+    SERVER.close()
 
 
 def pytest_collection_modifyitems(items):

@@ -12,14 +12,16 @@ SKETCH = {"sketch_layer": 2, "sweep_layer": 2, "gather_frontier": 1, "report": 1
 def test_a_touch_a_comment_and_a_docstring_rerun_nothing(project):
     for path in (project.root / "ghostkv").rglob("*.py"):
         os.utime(path)
-    comment = project.edited("ghostkv/codecs/frames.py", "from __future__", "# A comment.\nfrom __future__")
+    comment = project.edited(
+        "ghostkv/codecs/transform_code.py", "from __future__", "# A comment.\nfrom __future__"
+    )
     docstring = project.edited("ghostkv/stages/capture/text.py", '"""', '"""Said better. ')
     with comment, docstring:
         assert project.planned() == {}
 
 
 def test_codec_code_reruns_sketch_frontier_and_report_but_no_capture(project):
-    with project.edited("ghostkv/codecs/frames.py", "from __future__ import annotations\n", EDIT):
+    with project.edited("ghostkv/codecs/transform_code.py", "from __future__ import annotations\n", EDIT):
         planned = project.planned()
     assert planned.keys() >= SKETCH.keys()
     assert {rule: planned[rule] for rule in SKETCH} == SKETCH

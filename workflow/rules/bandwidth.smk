@@ -1,69 +1,58 @@
 # Memory: real survivors' index patterns, this machine measured, and a model of step time fitted, checked and asked.
+from ghostkv.stages.bandwidth.jobs import MeasureMemory, ModelBandwidth, SurvivorPatterns
+
+PATTERN_LAYERS = RUN.spread_layers(RUN.config.bandwidth.measure.layers)
 
 
-rule survivor_patterns:
+use rule gather_frontier as survivor_patterns with:
     input:
         **captures(),
-        codecs=expand(sketch_files()["codecs"], layer=[f"{layer:02d}" for layer in bandwidth_layers()]),
-        records=expand(sketch_files()["records"], layer=[f"{layer:02d}" for layer in bandwidth_layers()]),
+        codecs=per_layer(sketch_files()["codecs"], PATTERN_LAYERS),
+        records=per_layer(sketch_files()["records"], PATTERN_LAYERS),
         points="results/frontier/points.parquet",
     output:
-        table="results/bandwidth/patterns.parquet",
+        **tables(SurvivorPatterns, "results/bandwidth"),
     log:
         "results/logs/bandwidth/patterns.log",
     benchmark:
         "results/logs/bandwidth/patterns.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=1500,
     params:
-        run=stage_params("bandwidth_measure", "bandwidth.patterns"),
-    script:
-        "../scripts/survivor_patterns.py"
+        run=job_params(SurvivorPatterns),
 
 
 # A timing shares the machine with nothing, so the job takes every core.
-rule measure_memory:
+use rule gather_frontier as measure_memory with:
     input:
         patterns="results/bandwidth/patterns.parquet",
     output:
-        **tables("results/bandwidth", BANDWIDTH_MEASURED),
+        **tables(MeasureMemory, "results/bandwidth"),
     log:
         "results/logs/bandwidth/measure.log",
     benchmark:
         "results/logs/bandwidth/measure.tsv"
-    conda:
-        "../../environment.yml"
     threads: workflow.cores
     resources:
         # The working set and a tenth as much beside it.
-        mem_mb=500 + 2 * CONFIG.bandwidth.measure.memory_mb,
+        mem_mb=500 + 2 * RUN.config.bandwidth.measure.memory_mb,
     params:
-        run=stage_params("bandwidth_measure", "bandwidth.measure"),
-    script:
-        "../scripts/measure_memory.py"
+        run=job_params(MeasureMemory),
 
 
-rule model_bandwidth:
+use rule gather_frontier as model_bandwidth with:
     input:
-        **tables("results/bandwidth", BANDWIDTH_MEASURED),
+        **tables(MeasureMemory, "results/bandwidth"),
         patterns="results/bandwidth/patterns.parquet",
         context="results/frontier/context.parquet",
         layers=captures()["layers"][0],
     output:
-        **tables("results/bandwidth", BANDWIDTH_TABLES),
+        **tables(ModelBandwidth, "results/bandwidth"),
     log:
         "results/logs/bandwidth/model.log",
     benchmark:
         "results/logs/bandwidth/model.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=1000,
     params:
-        run=stage_params("bandwidth", "bandwidth.model"),
-    script:
-        "../scripts/model_bandwidth.py"
+        run=job_params(ModelBandwidth),

@@ -1,12 +1,13 @@
 # What capture and sweep cost. A timing shares the machine with nothing, so each job takes every core.
+from ghostkv.stages.benchmark.jobs import CaptureOverhead, SweepSpeed
 
 
 rule capture_overhead:
     input:
-        manifest=f"{MODEL_FOLDER}/manifest.json",
+        manifest=f"{RUN.model_folder}/manifest.json",
         texts="results/texts/texts.parquet",
     output:
-        table="results/benchmark/capture_overhead.parquet",
+        **tables(CaptureOverhead, "results/benchmark"),
     log:
         "results/logs/benchmark/capture_overhead.log",
     benchmark:
@@ -20,26 +21,22 @@ rule capture_overhead:
         # Peak 1.2 GB at 4,096 tokens, as for a capture.
         mem_mb=2500,
     params:
-        run=stage_params("benchmark", "benchmark.capture_overhead"),
+        run=job_params(CaptureOverhead),
     script:
-        "../scripts/capture_overhead.py"
+        "../scripts/job.py"
 
 
-rule sweep_speed:
+use rule capture_overhead as sweep_speed with:
+    input:
+        [],
     output:
-        table="results/benchmark/sweep_speed.parquet",
+        **tables(SweepSpeed, "results/benchmark"),
     log:
         "results/logs/benchmark/sweep_speed.log",
     benchmark:
         "results/logs/benchmark/sweep_speed.tsv"
-    priority: 20
-    conda:
-        "../../environment.yml"
-    threads: workflow.cores
     resources:
         # Peak 0.3 GB.
         mem_mb=1500,
     params:
-        run=stage_params("benchmark", "benchmark.sweep_speed"),
-    script:
-        "../scripts/sweep_speed.py"
+        run=job_params(SweepSpeed),

@@ -1,47 +1,33 @@
 # Per layer: thresholds calibrated for a stated risk on threshold texts, measured on held-out texts. Then all layers.
+from ghostkv.stages.calibrated.jobs import GatherCalibrated, CalibrateLayer
 
 
-rule calibrate_layer:
+use rule sweep_layer as calibrate_layer with:
     input:
         **captures(),
         **sketch_files(),
     output:
-        **tables("results/calibrated/layers/layer_{layer}", CALIBRATED_LAYER_TABLES),
+        **tables(CalibrateLayer, "results/calibrated/layers/layer_{layer}"),
     log:
         "results/logs/calibrated/layer_{layer}.log",
     benchmark:
         "results/logs/calibrated/layer_{layer}.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=2500,
     params:
-        run=stage_params("calibrated", "calibrated.layer"),
-    script:
-        "../scripts/calibrate_layer.py"
+        run=job_params(CalibrateLayer),
 
 
-rule gather_calibrated:
+use rule gather_frontier as gather_calibrated with:
     input:
-        **{
-            name: per_layer(path)
-            for name, path in tables(
-                "results/calibrated/layers/layer_{layer}", CALIBRATED_LAYER_TABLES
-            ).items()
-        },
+        **layer_tables(CalibrateLayer, "calibrated"),
     output:
-        **tables("results/calibrated", CALIBRATED_TABLES),
+        **tables(GatherCalibrated, "results/calibrated"),
     log:
         "results/logs/calibrated/gather.log",
     benchmark:
         "results/logs/calibrated/gather.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=1500,
     params:
-        run=stage_params("calibrated", "calibrated.gather"),
-    script:
-        "../scripts/gather_calibrated.py"
+        run=job_params(GatherCalibrated),

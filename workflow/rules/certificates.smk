@@ -1,45 +1,33 @@
 # Per layer: what the records of held-out texts prove of every query, verified against exact scores.
+from ghostkv.stages.certificates.jobs import GatherCertificates, CertifyLayer
 
 
-rule certify_layer:
+use rule sweep_layer as certify_layer with:
     input:
         **captures(),
         codecs=sketch_files()["codecs"],
     output:
-        **tables("results/certificates/layers/layer_{layer}", CERTIFICATE_TABLES),
+        **tables(CertifyLayer, "results/certificates/layers/layer_{layer}"),
     log:
         "results/logs/certificates/layer_{layer}.log",
     benchmark:
         "results/logs/certificates/layer_{layer}.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=2000,
     params:
-        run=stage_params("certificates", "certificates.layer"),
-    script:
-        "../scripts/certify_layer.py"
+        run=job_params(CertifyLayer),
 
 
-rule gather_certificates:
+use rule gather_frontier as gather_certificates with:
     input:
-        **{
-            name: per_layer(path)
-            for name, path in tables("results/certificates/layers/layer_{layer}", CERTIFICATE_TABLES).items()
-        },
+        **layer_tables(CertifyLayer, "certificates"),
     output:
-        **tables("results/certificates", CERTIFICATE_TABLES),
+        **tables(GatherCertificates, "results/certificates"),
     log:
         "results/logs/certificates/gather.log",
     benchmark:
         "results/logs/certificates/gather.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=1000,
     params:
-        run=stage_params("certificates", "certificates.gather"),
-    script:
-        "../scripts/gather_certificates.py"
+        run=job_params(GatherCertificates),

@@ -1,65 +1,52 @@
 # Per layer: the trace decoded step by step, and one layer through a real store; the same over generated tensors.
+from ghostkv.stages.decode.jobs import DecodeGenerated, DecodeLayer, GatherDecode
+
+DECODED = layer_tables(DecodeLayer, "decode", RUN.spread_layers(RUN.config.decode.layers))
+GENERATED = tables(DecodeGenerated, "results/decode/synthetic")
 
 
-rule decode_layer:
+use rule sweep_layer as decode_layer with:
     input:
         **trace_files(),
         codecs=sketch_files()["codecs"],
         points="results/frontier/points.parquet",
     output:
-        **tables("results/decode/layers/layer_{layer}", DECODE_TABLES),
+        **tables(DecodeLayer, "results/decode/layers/layer_{layer}"),
     log:
         "results/logs/decode/layer_{layer}.log",
     benchmark:
         "results/logs/decode/layer_{layer}.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=1500,
     params:
-        run=stage_params("decode", "decode.layer"),
-    script:
-        "../scripts/decode_layer.py"
+        run=job_params(DecodeLayer),
 
 
-rule decode_synthetic:
+use rule gather_frontier as decode_synthetic with:
+    input:
+        [],
     output:
-        **tables("results/decode/synthetic", DECODE_TABLES[:-1]),
+        **GENERATED,
     log:
         "results/logs/decode/synthetic.log",
     benchmark:
         "results/logs/decode/synthetic.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=1000,
     params:
-        run=stage_params("decode", "decode.generated"),
-    script:
-        "../scripts/decode_synthetic.py"
+        run=job_params(DecodeGenerated),
 
 
-rule gather_decode:
+use rule gather_frontier as gather_decode with:
     input:
-        **{
-            name: [f"results/decode/layers/layer_{layer:02d}/{name}.parquet" for layer in decode_layers()]
-            + [f"results/decode/synthetic/{name}.parquet"] * (name != "store")
-            for name in DECODE_TABLES
-        },
+        **{name: [*files, *filter(None, [GENERATED.get(name)])] for name, files in DECODED.items()},
     output:
-        **tables("results/decode", DECODE_TABLES),
+        **tables(GatherDecode, "results/decode"),
     log:
         "results/logs/decode/gather.log",
     benchmark:
         "results/logs/decode/gather.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=1000,
     params:
-        run=stage_params("decode", "decode.gather"),
-    script:
-        "../scripts/gather_decode.py"
+        run=job_params(GatherDecode),

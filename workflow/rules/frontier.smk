@@ -1,12 +1,14 @@
-# Per layer: every codec, rule and theta at once. Then one table of each kind for the whole model.
+# Per layer: every codec and threshold rule on threshold and held-out texts. Then all layers as tables.
+from ghostkv.stages.frontier.jobs import GatherFrontier, SweepLayer
 
 
+# The body of every rule that works layer by layer; the stages after this one state what differs.
 rule sweep_layer:
     input:
         **captures(),
         **sketch_files(),
     output:
-        **tables("results/frontier/layers/layer_{layer}", LAYER_TABLES),
+        **tables(SweepLayer, "results/frontier/layers/layer_{layer}"),
     log:
         "results/logs/frontier/layer_{layer}.log",
     benchmark:
@@ -18,19 +20,17 @@ rule sweep_layer:
         # Peak 0.8 GB at 4,096 tokens, and grows with them.
         mem_mb=2000,
     params:
-        run=stage_params("frontier", "frontier.layer"),
+        run=job_params(SweepLayer),
     script:
-        "../scripts/sweep_layer.py"
+        "../scripts/job.py"
 
 
+# The body of every rule that joins the layers of a stage.
 rule gather_frontier:
     input:
-        **{
-            name: per_layer(path)
-            for name, path in tables("results/frontier/layers/layer_{layer}", LAYER_TABLES).items()
-        },
+        **layer_tables(SweepLayer, "frontier"),
     output:
-        **tables("results/frontier", FRONTIER_TABLES),
+        **tables(GatherFrontier, "results/frontier"),
     log:
         "results/logs/frontier/gather.log",
     benchmark:
@@ -41,6 +41,6 @@ rule gather_frontier:
     resources:
         mem_mb=3000,
     params:
-        run=stage_params("frontier", "frontier.gather"),
+        run=job_params(GatherFrontier),
     script:
-        "../scripts/gather_frontier.py"
+        "../scripts/job.py"

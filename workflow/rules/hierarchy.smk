@@ -1,47 +1,33 @@
 # Per layer: an index over ghost records against the flat scan, on held-out texts and the trace. Then fits by context.
+from ghostkv.stages.hierarchy.jobs import GatherHierarchy, HierarchyLayer
 
 
-rule hierarchy_layer:
+use rule sweep_layer as hierarchy_layer with:
     input:
         **captures(),
         **{f"trace_{kind}": path for kind, path in trace_files().items()},
     output:
-        **tables("results/hierarchy/layers/layer_{layer}", HIERARCHY_LAYER_TABLES),
+        **tables(HierarchyLayer, "results/hierarchy/layers/layer_{layer}"),
     log:
         "results/logs/hierarchy/layer_{layer}.log",
     benchmark:
         "results/logs/hierarchy/layer_{layer}.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=2000,
     params:
-        run=stage_params("hierarchy", "hierarchy.layer"),
-    script:
-        "../scripts/hierarchy_layer.py"
+        run=job_params(HierarchyLayer),
 
 
-rule gather_hierarchy:
+use rule gather_frontier as gather_hierarchy with:
     input:
-        **{
-            name: per_layer(path)
-            for name, path in tables(
-                "results/hierarchy/layers/layer_{layer}", HIERARCHY_LAYER_TABLES
-            ).items()
-        },
+        **layer_tables(HierarchyLayer, "hierarchy"),
     output:
-        **tables("results/hierarchy", STAGE_TABLES["hierarchy"]),
+        **tables(GatherHierarchy, "results/hierarchy"),
     log:
         "results/logs/hierarchy/gather.log",
     benchmark:
         "results/logs/hierarchy/gather.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=1000,
     params:
-        run=stage_params("hierarchy", "hierarchy.gather"),
-    script:
-        "../scripts/gather_hierarchy.py"
+        run=job_params(GatherHierarchy),

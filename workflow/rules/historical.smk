@@ -1,13 +1,14 @@
 # The predecessor's protocol as it was, then with one knob put right at a time.
+from ghostkv.stages.historical.jobs import HistoricalRun
 
 
 rule historical:
     input:
         **captures(),
-        manifest=f"{MODEL_FOLDER}/manifest.json",
+        manifest=f"{RUN.model_folder}/manifest.json",
         texts="results/texts/texts.parquet",
     output:
-        **tables("results/historical", HISTORICAL_TABLES),
+        **tables(HistoricalRun, "results/historical"),
     log:
         "results/logs/historical/historical.log",
     benchmark:
@@ -21,6 +22,6 @@ rule historical:
         # Peak 1.1 GB: the model, then one layer of the captures.
         mem_mb=2500,
     params:
-        run=stage_params("historical", "historical.run"),
+        run=job_params(HistoricalRun),
     script:
-        "../scripts/historical.py"
+        "../scripts/job.py"

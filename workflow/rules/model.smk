@@ -1,15 +1,16 @@
 # The model: fetched once, checked, stored as safetensors.
+from ghostkv.stages.model.jobs import FetchModel
 
 
 rule fetch_model:
     input:
-        MODEL.local_files(),
+        files=RUN.model.local_files(),
     output:
-        manifest="resources/models/{model}/manifest.json",
+        manifest=f"{RUN.model_folder}/manifest.json",
     log:
-        "results/logs/model/{model}.log",
+        f"results/logs/model/{RUN.config.model.name}.log",
     benchmark:
-        "results/logs/model/{model}.tsv"
+        f"results/logs/model/{RUN.config.model.name}.tsv"
     conda:
         "../../environment.yml"
     threads: 1
@@ -17,6 +18,6 @@ rule fetch_model:
         # Peak 0.5 GB for the default model; a model from the hub is copied, not loaded.
         mem_mb=2500,
     params:
-        run=stage_params("model", "model.fetch"),
+        run=job_params(FetchModel),
     script:
-        "../scripts/fetch_model.py"
+        "../scripts/job.py"

@@ -1,45 +1,33 @@
 # Per layer: every selector at the same bytes on held-out text. Then intervals over documents and verdicts.
+from ghostkv.stages.peers.jobs import GatherPeers, PeersLayer
 
 
-rule peers_layer:
+use rule sweep_layer as peers_layer with:
     input:
         **captures(),
         **sketch_files(),
     output:
-        **tables("results/peers/layers/layer_{layer}", PEER_LAYER_TABLES),
+        **tables(PeersLayer, "results/peers/layers/layer_{layer}"),
     log:
         "results/logs/peers/layer_{layer}.log",
     benchmark:
         "results/logs/peers/layer_{layer}.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=2000,
     params:
-        run=stage_params("peers", "peers.layer"),
-    script:
-        "../scripts/peers_layer.py"
+        run=job_params(PeersLayer),
 
 
-rule gather_peers:
+use rule gather_frontier as gather_peers with:
     input:
-        **{
-            name: per_layer(path)
-            for name, path in tables("results/peers/layers/layer_{layer}", PEER_LAYER_TABLES).items()
-        },
+        **layer_tables(PeersLayer, "peers"),
     output:
-        **tables("results/peers", PEER_TABLES),
+        **tables(GatherPeers, "results/peers"),
     log:
         "results/logs/peers/gather.log",
     benchmark:
         "results/logs/peers/gather.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=2000,
     params:
-        run=stage_params("peers", "peers.gather"),
-    script:
-        "../scripts/gather_peers.py"
+        run=job_params(GatherPeers),

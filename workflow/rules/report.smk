@@ -1,9 +1,11 @@
 # Everything above as a page to read, from Parquet alone.
+from ghostkv.report.jobs import WriteReport
 
 
 rule report:
     input:
-        unpack(report_tables),
+        # Called once the targets are known, which decide what stages beyond the frontier belong to the report.
+        unpack(lambda wildcards: report_tables(RUN, workflow.dag_settings.targets)),
     output:
         markdown=report(
             "results/report/RESULTS.md",
@@ -40,6 +42,6 @@ rule report:
     resources:
         mem_mb=2000,
     params:
-        run={"code": fingerprint("ghostkv.report.stage")} | BRANCHES["report"],
+        run=job_params(WriteReport),
     script:
-        "../scripts/report.py"
+        "../scripts/job.py"

@@ -1,4 +1,5 @@
 # Per layer: codecs fitted on the texts of role codec, ghost records of the keys of all others.
+from ghostkv.stages.sketch.jobs import SketchLayer
 
 
 rule sketch_layer:
@@ -17,6 +18,6 @@ rule sketch_layer:
         # Peak 0.25 GB at 4,096 tokens.
         mem_mb=2000,
     params:
-        run=stage_params("sketch", "sketch.layer"),
+        run=job_params(SketchLayer),
     script:
-        "../scripts/sketch_layer.py"
+        "../scripts/job.py"

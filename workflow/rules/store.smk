@@ -1,9 +1,10 @@
 # A store of K and V on disk: killed at random points, damaged at random offsets; then timed, alone on the machine.
+from ghostkv.stages.store.jobs import TimeStore, TryStore
 
 
 rule store_trials:
     output:
-        **tables("results/store", STORE_TRIALS),
+        **tables(TryStore, "results/store"),
     log:
         "results/logs/store/trials.log",
     benchmark:
@@ -15,25 +16,21 @@ rule store_trials:
         # Peak 0.3 GB.
         mem_mb=1000,
     params:
-        run=stage_params("store", "store.trials"),
+        run=job_params(TryStore),
     script:
-        "../scripts/store_trials.py"
+        "../scripts/job.py"
 
 
-rule store_speed:
+use rule store_trials as store_speed with:
     output:
-        **tables("results/store", STORE_TIMES),
+        **tables(TimeStore, "results/store"),
     log:
         "results/logs/store/speed.log",
     benchmark:
         "results/logs/store/speed.tsv"
-    conda:
-        "../../environment.yml"
     threads: workflow.cores
     resources:
         # Peak 0.5 GB.
         mem_mb=1500,
     params:
-        run=stage_params("store", "store.timing"),
-    script:
-        "../scripts/store_speed.py"
+        run=job_params(TimeStore),

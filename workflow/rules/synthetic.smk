@@ -1,46 +1,42 @@
 # Generated tensors of known law through the lab's codecs and rules, a job each generator. Needs no model.
+from ghostkv.stages.synthetic.jobs import GatherSynthetic, MeasureGenerator
+
+GENERATORS = RUN.config.synthetic.labels()
 
 
 rule synthetic_generator:
     output:
-        **tables("results/synthetic/generators/{generator}", SYNTHETIC_GENERATOR_TABLES),
+        **tables(MeasureGenerator, "results/synthetic/generators/{generator}"),
     log:
         "results/logs/synthetic/{generator}.log",
     benchmark:
         "results/logs/synthetic/{generator}.tsv"
     wildcard_constraints:
-        generator=one_of(SYNTHETIC_GENERATORS),
+        generator=one_of(GENERATORS),
     conda:
         "../../environment.yml"
     threads: 1
     resources:
         mem_mb=1000,
     params:
-        run=synthetic_params,
+        run=job_params(MeasureGenerator),
     script:
-        "../scripts/synthetic_generator.py"
+        "../scripts/job.py"
 
 
-rule gather_synthetic:
+use rule gather_frontier as gather_synthetic with:
     input:
         **{
-            name: expand(path, generator=SYNTHETIC_GENERATORS)
-            for name, path in tables(
-                "results/synthetic/generators/{generator}", SYNTHETIC_GENERATOR_TABLES
-            ).items()
+            name: expand(path, generator=GENERATORS)
+            for name, path in tables(MeasureGenerator, "results/synthetic/generators/{generator}").items()
         },
     output:
-        **stage_tables("synthetic"),
+        **tables(GatherSynthetic, "results/synthetic"),
     log:
         "results/logs/synthetic/gather.log",
     benchmark:
         "results/logs/synthetic/gather.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=1000,
     params:
-        run=stage_params("synthetic", "synthetic.gather"),
-    script:
-        "../scripts/gather_synthetic.py"
+        run=job_params(GatherSynthetic),

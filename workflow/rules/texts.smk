@@ -1,10 +1,11 @@
 # The texts: fetched, split into documents, dealt out to roles, cut by the model's own tokenizer.
+from ghostkv.stages.texts.jobs import AssembleTexts
 
 
 rule assemble_texts:
     input:
-        manifest=f"{MODEL_FOLDER}/manifest.json",
-        own=own_files(),
+        manifest=f"{RUN.model_folder}/manifest.json",
+        own=RUN.own_files(),
         # Its entries are params, so that another domain's entry reruns nothing.
         registry=ancient(f"{RESOURCES}/texts.yaml"),
     output:
@@ -20,6 +21,6 @@ rule assemble_texts:
         # Peak 0.2 GB.
         mem_mb=1000,
     params:
-        run=stage_params("texts", "texts.assemble"),
+        run=job_params(AssembleTexts),
     script:
-        "../scripts/assemble_texts.py"
+        "../scripts/job.py"

@@ -1,9 +1,10 @@
 # One long text, of which every query of the last part is recorded: what a decode would ask, step by step.
+from ghostkv.stages.trace.jobs import TraceText
 
 
 rule trace_text:
     input:
-        manifest=f"{MODEL_FOLDER}/manifest.json",
+        manifest=f"{RUN.model_folder}/manifest.json",
         texts="results/texts/texts.parquet",
     output:
         **trace_files(),
@@ -15,11 +16,11 @@ rule trace_text:
     priority: 11
     conda:
         "../../environment.yml"
-    threads: CONFIG.trace.threads
+    threads: RUN.config.trace.threads
     resources:
         # Peak 2 GB at 8,192 tokens.
         mem_mb=3000,
     params:
-        run=stage_params("trace", "trace.text"),
+        run=job_params(TraceText),
     script:
-        "../scripts/trace_text.py"
+        "../scripts/job.py"

@@ -6,125 +6,83 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Column, Prose, Section, Table
+from ghostkv.report.document import Block, Chapter, Column, Prose, Table, aggregated
+from ghostkv.report.expressions import means
 from ghostkv.report.numbers import FORMATS, counted, factor, listed, percent, ratio, tiny
-from ghostkv.report.results import Results, at_target
-from ghostkv.report.sections.peers.words import NAMES
+from ghostkv.report.results import Results
+from ghostkv.report.sections.quality.figures import against_peer, family_name, role
 from ghostkv.report.summaries import (
     BYTES_GQA,
     ELIMINATION,
-    FER,
-    MASS,
-    TARGET_LABELS,
+    Promise,
     calibration_queries,
     head_name,
     mean,
     operating_point,
     points_by_text,
+    promises,
     spread,
     worst,
 )
 
-# From here on a share of heads, or a saving, is called what the sentence calls it.
-_NEARLY_ALL, _MOST, _HALF = 0.9, 0.5, 0.5
+# A smaller gain in elimination is not worth a sentence.
 _NOTABLE = 0.01
 
 
 def build(results: Results) -> Sequence[Block]:
     """The answer in words, then both operating points with their spread, then each domain alone."""
-    points = [
-        (metric, target)
-        for metric in ("fer", "dropped_mass")
-        if (target := results.tightest(metric)) is not None
+    chosen = promises(results)
+    said = [_opening(results), *(_numbers(results, promise) for promise in chosen), *_in_the_loop(results)]
+    return [
+        Prose("\n\n".join([*said, _sureness(results), _limits(results)])),
+        *(_spread_table(results, promise) for promise in chosen),
+        *(_domain_table(results, promise) for promise in chosen),
     ]
-    blocks: list[Block] = [
-        Prose(
-            "\n\n".join(
-                [
-                    _verdict(results),
-                    *_numbers(results),
-                    *_in_the_loop(results),
-                    _sureness(results),
-                    _limits(results),
-                ]
-            )
-        )
-    ]
-    blocks += [_spread_table(results, *point) for point in points]
-    return [*blocks, *(_domain_table(results, *point) for point in points)]
 
 
-def _verdict(results: Results) -> str:
+def _opening(results: Results) -> str:
     safe = results.table("frontier.safe_points").filter(results.is_headline)
-    share = safe["safe"].mean()
+    count, share = int(safe["safe"].sum()), safe["safe"].mean()
     model = results.manifest().get("model", "this model")
-    mass_bytes = _bytes_at(results, "dropped_mass")
     if safe["theta"].is_null().all():
         answer = "This run cannot tell: it has too few threshold queries to promise anything."
-    elif share >= _NEARLY_ALL and mass_bytes is not None and mass_bytes <= _HALF:
-        answer = "Yes."
-    elif share >= _NEARLY_ALL:
-        answer = (
-            "Yes, if losing few of the top keys is what counts; much less so if no softmax mass may be lost."
-        )
-    elif share >= _MOST:
-        answer = "For part of the heads."
+    elif count == safe.height:
+        answer = "Yes, in every head."
     else:
-        answer = "No, not with this design."
+        answer = f"In {count} of {safe.height} heads." if count else "Not with this design, in no head."
     rules = results.frontier["safe"]
     return (
         f"**{answer}** Can meaningful elimination happen with acceptable loss on {model}? With the "
-        f"{results.design} as ghost record, {safe['safe'].sum()} of {safe.height} heads ({percent(share)}) "
+        f"{results.design} as ghost record, {count} of {safe.height} heads ({percent(share)}) "
         "have a safe point: on text that neither the codec nor the threshold has seen, at least "
         f"{percent(rules['elimination'], 0)} of the cold keys are eliminated while at most "
         f"{percent(rules['fer'], 0)} of the {results.frontier['top_k']} keys of largest exact score are lost."
     )
 
 
-def _bytes_at(results: Results, metric: str) -> float | None:
-    target = results.tightest(metric)
-    return None if target is None else mean(operating_point(results, metric, target), "bytes_ratio_gqa")
-
-
-def _numbers(results: Results) -> list[str]:
-    said = []
-    for metric in ("fer", "dropped_mass"):
-        target = results.tightest(metric)
-        if target is None:
-            continue
-        point, oracle = (
-            operating_point(results, metric, target),
-            operating_point(results, metric, target, oracle=True),
+def _numbers(results: Results, promise: Promise) -> str:
+    point, oracle = operating_point(results, promise), operating_point(results, promise, oracle=True)
+    if point["theta"].is_null().all():
+        queries = calibration_queries(results)
+        return (
+            f"**With thresholds calibrated for {promise}** nothing is "
+            f"eliminated, for no threshold qualifies on any head. {queries} threshold queries a head can promise "
+            f"no loss below {percent(1 / (queries + 1))}; longer or more threshold texts can."
         )
-        if point["theta"].is_null().all():
-            said.append(_no_threshold(results, metric, target))
-            continue
-        low, lossy = worst(point, ELIMINATION), worst(point, FER if metric == "fer" else MASS)
-        achieved = mean(point, "fer" if metric == "fer" else "dropped_mass_mean")
-        loss = "fer" if metric == "fer" else "dropped_mass_mean"
-        text = (
-            f"**With thresholds calibrated for {TARGET_LABELS[metric]} ≤ {percent(target, 0)}** the mean "
-            f"head eliminates {percent(mean(point, 'elimination'))} of its cold keys (exact scores would "
-            f"allow {percent(mean(oracle, 'elimination'))}) at a measured {TARGET_LABELS[metric]} of "
-            f"{percent(achieved)}. A step then reads {ratio(mean(point, 'bytes_ratio'))} of the full fp16 K "
-            f"and V per head, and {ratio(mean(point, 'bytes_ratio_gqa'))} when the heads that share a KV "
-            "head are united, which is what hardware would see. The head that eliminates least is "
-            f"{head_name(low)} with {percent(low['elimination'])}; the one that loses most is "
-            f"{head_name(lossy)} with a {TARGET_LABELS[metric]} of {percent(lossy[loss])}."
-        )
-        said.append(
-            text + (_price_of_fer(results, point) if metric == "fer" else _better_rule(results, target))
-        )
-    return said
-
-
-def _no_threshold(results: Results, metric: str, target: float) -> str:
-    queries = calibration_queries(results)
-    return (
-        f"**With thresholds calibrated for {TARGET_LABELS[metric]} ≤ {percent(target, 0)}** nothing is "
-        f"eliminated, for no threshold qualifies on any head. {queries} threshold queries a head can promise "
-        f"no loss below {percent(1 / (queries + 1))}; longer or more threshold texts can."
+    loss = promise.achieved
+    low, lossy = worst(point, ELIMINATION), worst(point, loss)
+    text = (
+        f"**With thresholds calibrated for {promise}** the mean "
+        f"head eliminates {percent(mean(point, 'elimination'))} of its cold keys (exact scores would "
+        f"allow {percent(mean(oracle, 'elimination'))}) at a measured {promise.risk} of "
+        f"{percent(mean(point, loss.name))}. A step then reads {ratio(mean(point, 'bytes_ratio'))} of the full fp16 K "
+        f"and V per head, and {ratio(mean(point, 'bytes_ratio_gqa'))} when the heads that share a KV "
+        "head are united, which is what hardware would see. The head that eliminates least is "
+        f"{head_name(low)} with {percent(low['elimination'])}; the one that loses most is "
+        f"{head_name(lossy)} with a {promise.risk} of {percent(lossy[loss.name])}."
     )
+    more = _price_of_fer(results, point) if promise.metric == "fer" else _better_rule(results, promise, point)
+    return text + more
 
 
 def _price_of_fer(results: Results, point: pl.DataFrame) -> str:
@@ -148,19 +106,12 @@ def _price_of_fer(results: Results, point: pl.DataFrame) -> str:
     return text + "."
 
 
-def _better_rule(results: Results, target: float) -> str:
+def _better_rule(results: Results, promise: Promise, point: pl.DataFrame) -> str:
     """Which rule the same records serve best where mass counts, if it is another one."""
-    own = (pl.col("codec") == results.headline["codec"]) & (pl.col("code_bytes") == results.headline["bytes"])
-    best = (
-        results.table("frontier.layer_head")
-        .filter(own, at_target("dropped_mass", target))
-        .group_by("rule", maintain_order=True)
-        .agg(pl.col("elimination", "bytes_ratio_gqa").cast(pl.Float64).mean())
-        .sort("elimination", descending=True)
-        .row(0, named=True)
-    )
-    own_mean = mean(operating_point(results, "dropped_mass", target), "elimination")
-    if best["elimination"] - own_mean < _NOTABLE:
+    rows = results.table("frontier.layer_head").filter(results.is_record, promise.rows)
+    by_rule = rows.group_by("rule", maintain_order=True).agg(means("elimination", "bytes_ratio_gqa"))
+    best = by_rule.sort("elimination", descending=True).row(0, named=True)
+    if best["elimination"] - mean(point, "elimination") < _NOTABLE:
         return ""
     return (
         f" Where mass counts, the rule `{best['rule']}` serves the same records better: "
@@ -197,42 +148,30 @@ def _in_the_loop(results: Results) -> list[str]:
     """What the model itself says at the bytes that the config allows; nothing where that stage was not run."""
     if not results.has("quality.summary"):
         return []
-    rows = results.table("quality.summary").filter(pl.col("role") == "budget", pl.col("domain") == "all")
-    held = results.table("quality.equal_bytes").filter(
-        pl.col("role") == "budget",
-        pl.col("domain") == "all",
-        pl.col("against") == results.config["quality"]["headline"]["peer"],
-        pl.col("kl_ratio").is_not_null(),
-    )
-    if rows.is_empty():
+    row, held = role(results, "budget"), against_peer(results)
+    if not row:
         return []
-    row = rows.row(0, named=True)
     text = (
         f"**The model itself**, decoding with one threshold for all heads, reads {ratio(row['bytes_ratio_gqa'])} of the full K "
         f"and V GQA-true; its first choice is then the dense model's at {percent(row['top1'])} of {row['positions']} positions, "
         f"with a KL of {tiny(row['kl'])} nats a token"
     )
-    if held.height:
-        text += f", {factor(held['kl_ratio'][0])} below {NAMES[held['against'][0]]} at the same bytes"
+    if held.get("kl_ratio") is not None:
+        text += f", {factor(held['kl_ratio'])} below {family_name(held['against'])} at the same bytes"
     return [text + ". What it finds, and where it breaks, are chapters of their own."]
 
 
-def _spread_table(results: Results, metric: str, target: float) -> Table:
-    point, oracle = (
-        operating_point(results, metric, target),
-        operating_point(results, metric, target, oracle=True),
-    )
+def _spread_table(results: Results, promise: Promise) -> Table:
+    point, oracle = operating_point(results, promise), operating_point(results, promise, oracle=True)
     shown = ("mean", "median", "deviation", "worst", "oracle")
     data = pl.DataFrame(
-        [
-            row | {name: FORMATS[row["format"]](row[name]) for name in shown}
-            for row in spread(point, oracle).iter_rows(named=True)
-        ]
+        row | {name: FORMATS[row["format"]](row[name]) for name in shown}
+        for row in spread(point, oracle).iter_rows(named=True)
     )
     return Table(
-        f"spread_{metric}",
+        f"spread_{promise.metric}",
         f"The {results.design} under rule `{results.headline['rule']}`, thresholds calibrated per head for "
-        f"{TARGET_LABELS[metric]} ≤ {percent(target, 0)}, measured on held-out texts. Mean, median and "
+        f"{promise}, measured on held-out texts. Mean, median and "
         f"standard deviation run over {point.height} heads; a p99 is that of the worst text. Exact scores: "
         "the oracle, calibrated by the same procedure; where it eliminates more it may also drop more mass.",
         data,
@@ -248,28 +187,16 @@ def _spread_table(results: Results, metric: str, target: float) -> Table:
     )
 
 
-def _domain_table(results: Results, metric: str, target: float) -> Table:
-    loss = FER if metric == "fer" else MASS
-    rows = points_by_text(results, metric, target)
-    data = rows.group_by("domain", maintain_order=True).agg(
-        pl.col("text").n_unique().alias("texts"),
-        pl.len().alias("heads"),
-        *[
-            pl.col(name).cast(pl.Float64).mean()
-            for name in ("elimination", "fer", "dropped_mass_mean", "output_error_mean")
-        ],
-        pl.col("bytes_ratio", "bytes_ratio_gqa").cast(pl.Float64).mean(),
-        pl.col("elimination").min().alias("elimination_worst"),
-        pl.col(loss.name).max().alias("loss_worst"),
-    )
+def _domain_table(results: Results, promise: Promise) -> Table:
+    worst_loss = pl.col(promise.achieved.name).max()
     columns = {
         "domain": Column("Domain"),
-        "texts": Column("Texts", "integer"),
+        "texts": Column("Texts", "integer", pl.col("text").n_unique()),
         "elimination": Column("Elimination", "percent"),
-        "elimination_worst": Column("worst head", "percent"),
+        "elimination_worst": Column("worst head", "percent", pl.col("elimination").min()),
         "fer": Column("FER", "percent"),
         "dropped_mass_mean": Column("Dropped mass", "percent"),
-        "loss_worst": Column(f"{TARGET_LABELS[metric]}, worst head", "percent"),
+        "loss_worst": Column(f"{promise.risk}, worst head", "percent", worst_loss),
         "output_error_mean": Column("Output error", "percent"),
         "bytes_ratio": Column("Bytes ratio", "ratio"),
         "bytes_ratio_gqa": Column(BYTES_GQA.label.split(", ")[1], "ratio"),
@@ -277,15 +204,15 @@ def _domain_table(results: Results, metric: str, target: float) -> Table:
     if not results.has_output:
         del columns["output_error_mean"]
     return Table(
-        f"domains_{metric}",
-        f"Each text domain alone, thresholds calibrated for {TARGET_LABELS[metric]} ≤ {percent(target, 0)} "
+        f"domains_{promise.metric}",
+        f"Each text domain alone, thresholds calibrated for {promise} "
         "on texts of all domains together. A worst head here is the worst on one text.",
-        data,
+        aggregated(points_by_text(results, promise), "domain", columns),
         columns,
     )
 
 
-SECTION = Section(
+CHAPTER = Chapter(
     "answer",
     "The answer",
     build,

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Column, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.document import Block, Chapter, Column, Prose, Table, aggregated, figures
 from ghostkv.report.results import Results
 
-_SEVERAL = (
-    "SELECT median({column}) AS value, count(*) AS n FROM self WHERE thetas = 19 AND NOT with_output_error"
+_IDENTICAL = "share of comparisons with identical counts"
+_AT_MOST, _AT_FEWEST = (
+    f"median(CASE WHEN thetas = (SELECT {end}(thetas) FROM self) THEN sweep_seconds END)"
+    for end in ("max", "min")
 )
 
 
@@ -45,66 +47,56 @@ def _overhead(results: Results) -> Table:
 
 
 def _speed(results: Results) -> Table:
-    seconds = [
-        pl.col(name).median()
-        for name in ("loop_seconds", "by_theta_seconds", "sweep_seconds", "ratio", "by_theta_ratio")
-    ]
-    data = (
-        results.table("benchmark.sweep_speed")
-        .group_by("with_output_error", "thetas", maintain_order=True)
-        .agg(
-            *seconds,
-            pl.col("pairs").max(),
-            pl.col("identical_counts").all(ignore_nulls=False),
-            pl.len().alias("repeats"),
-        )
-        .sort("with_output_error", "thetas")
-    )
+    columns = {
+        "thetas": Column("Thetas", "integer"),
+        "with_output_error": Column("with output error", "yes_no"),
+        "pairs": Column("Pairs", "integer", pl.col("pairs").max()),
+        "loop_seconds": Column("Loop (s)", "number", pl.col("loop_seconds").median()),
+        "by_theta_seconds": Column("Loop over thetas (s)", "number", pl.col("by_theta_seconds").median()),
+        "sweep_seconds": Column("Sweep (s)", "number", pl.col("sweep_seconds").median()),
+        "ratio": Column("Loop / sweep", "factor", pl.col("ratio").median()),
+        "by_theta_ratio": Column("Loop over thetas / sweep", "factor", pl.col("by_theta_ratio").median()),
+        "identical_counts": Column(
+            "Counts identical", "yes_no", pl.col("identical_counts").all(ignore_nulls=False)
+        ),
+    }
+    by = ["with_output_error", "thetas"]
     return Table(
         "sweep_speed",
         "The counting sweep beside two loops that give the same counts: over heads, queries and thetas one "
         "by one, and over thetas with whole arrays. Medians; pairs are (query, cold key). The loops are not "
         "run at many thetas, where their cost is known to grow with them; the sweep's should hardly grow.",
-        data,
-        {
-            "thetas": Column("Thetas", "integer"),
-            "with_output_error": Column("with output error", "yes_no"),
-            "pairs": Column("Pairs", "integer"),
-            "loop_seconds": Column("Loop (s)", "number"),
-            "by_theta_seconds": Column("Loop over thetas (s)", "number"),
-            "sweep_seconds": Column("Sweep (s)", "number"),
-            "ratio": Column("Loop / sweep", "factor"),
-            "by_theta_ratio": Column("Loop over thetas / sweep", "factor"),
-            "identical_counts": Column("Counts identical", "yes_no"),
-        },
+        aggregated(results.table("benchmark.sweep_speed"), by, columns).sort(by),
+        columns,
     )
 
 
-SECTION = Section(
+CHAPTER = Chapter(
     "benchmark",
     "Benchmarks",
     build,
     needs=("benchmark.sweep_speed",),
     headline=(
-        HeadlineFigure(
-            "frontier.sweep_speedup",
-            "loop seconds / sweep seconds at 19 thetas",
+        *figures(
             "benchmark.sweep_speed",
-            _SEVERAL.replace("{column}", "ratio"),
+            "self WHERE thetas = 19 AND NOT with_output_error",
+            {"frontier.sweep_speedup": ("loop seconds / sweep seconds at 19 thetas", "median(ratio)")},
         ),
-        HeadlineFigure(
-            "frontier.sweep_identical_share",
-            "share of comparisons with identical counts",
+        *figures(
             "benchmark.sweep_speed",
-            "SELECT avg(CAST(identical_counts AS DOUBLE)) AS value, count(identical_counts) AS n FROM self",
+            "self",
+            {"frontier.sweep_identical_share": (_IDENTICAL, "avg(CAST(identical_counts AS DOUBLE))")},
+            "count(identical_counts)",
         ),
-        HeadlineFigure(
-            "frontier.sweep_cost_growth",
-            "median seconds at most thetas / at fewest",
+        *figures(
             "benchmark.sweep_speed",
-            "SELECT median(CASE WHEN thetas = (SELECT max(thetas) FROM self) THEN sweep_seconds END) / "
-            "median(CASE WHEN thetas = (SELECT min(thetas) FROM self) THEN sweep_seconds END) AS value, "
-            "count(*) AS n FROM self WHERE NOT with_output_error",
+            "self WHERE NOT with_output_error",
+            {
+                "frontier.sweep_cost_growth": (
+                    "median seconds at most thetas / at fewest",
+                    f"{_AT_MOST} / {_AT_FEWEST}",
+                )
+            },
         ),
     ),
 )

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from ghostkv.report.document import Block, Column, Figure, Prose, Section, Table
+from ghostkv.report.charts import logarithmic, quantity
+from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table, aggregated
+from ghostkv.report.expressions import RISKS, in_words, promised
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results
-from ghostkv.report.summaries import ACHIEVED, TARGET_LABELS, calibration_queries, head_name, points_by_text
-from ghostkv.report.theme import BLUE, INK, VERMILION, WIDTH, percent_axis
+from ghostkv.report.summaries import ACHIEVED, Promise, calibration_queries, head_name, points_by_text
+from ghostkv.report.theme import BLUE, INK, VERMILION, WIDTH
 
 _FLOOR = 1e-4
 
@@ -20,11 +22,11 @@ def build(results: Results) -> Sequence[Block]:
     """Target against achieved: a figure of every head on every text, and the same in numbers."""
     achieved = pl.concat(
         [
-            points_by_text(results, metric, target).select(
+            points_by_text(results, Promise(metric, target)).select(
                 pl.lit(metric).alias("metric"),
                 pl.lit(target).alias("goal"),
                 "layer", "head", "text", "domain", "queries",
-                pl.col(ACHIEVED[metric]).cast(pl.Float64).alias("achieved"),
+                pl.col(ACHIEVED[metric].name).cast(pl.Float64).alias("achieved"),
             )
             for metric in ACHIEVED
             for target in results.targets(metric)
@@ -58,25 +60,15 @@ def _reading(results: Results) -> str:
 
 def _figure(achieved: pl.DataFrame) -> Figure:
     data = achieved.with_columns(
-        pl.format(
-            "{} ≤ {} %",
-            pl.col("metric").replace(TARGET_LABELS),
-            (pl.col("goal") * 100).round(4).cast(pl.String).str.strip_suffix(".0"),
-        ).alias("promise"),
+        promised("metric", "goal"),
         pl.col("achieved").clip(lower_bound=_FLOOR).alias("drawn"),
         (pl.col("achieved") > pl.col("goal")).alias("above"),
     )
     order = data["promise"].unique(maintain_order=True).to_list()
-    x = alt.X(
-        "drawn:Q",
-        axis=percent_axis("Loss achieved on held-out text", values=[1e-4, 1e-3, 0.01, 0.05, 0.1, 0.5]),
-        scale=alt.Scale(type="log", domain=[_FLOOR, 0.5], clamp=True),
-    )
-    y = alt.Y(
-        "domain:N",
-        sort=data["domain"].unique(maintain_order=True).to_list(),
-        axis=alt.Axis(title=None, grid=False),
-    )
+    values, scale = [1e-4, 1e-3, 0.01, 0.05, 0.1, 0.5], logarithmic(_FLOOR, 0.5, clamp=True, nice=True)
+    x = quantity("drawn", "Loss achieved on held-out text", percent=True, values=values, **scale)
+    domains = data["domain"].unique(maintain_order=True).to_list()
+    y = alt.Y("domain:N", sort=domains, axis=alt.Axis(title=None, grid=False))
     colour = alt.Color("above:N", scale=alt.Scale(domain=[False, True], range=[BLUE, VERMILION]), legend=None)
     base = alt.Chart(data)
     ticks = base.mark_tick(thickness=1, size=13, opacity=0.35).encode(x=x, y=y, color=colour)
@@ -84,21 +76,9 @@ def _figure(achieved: pl.DataFrame) -> Figure:
     mean = mean.transform_aggregate(drawn="mean(achieved)", groupby=["promise", "domain"]).encode(x=x, y=y)
     goal = base.mark_rule(color=INK, strokeDash=[2, 2]).encode(x=alt.X("mean(goal):Q"))
     chart = alt.layer(ticks, goal, mean, data=data).properties(width=WIDTH - 50, height=alt.Step(20))
-    facets = chart.facet(
-        row=alt.Row(
-            "promise:N",
-            sort=order,
-            header=alt.Header(
-                title=None,
-                labelAngle=0,
-                labelAnchor="start",
-                labelOrient="top",
-                labelPadding=2,
-                labelFontWeight="bold",
-            ),
-        ),
-        spacing=12,
-    )
+    placed = {"labelAngle": 0, "labelAnchor": "start", "labelOrient": "top", "labelPadding": 2}
+    header = alt.Header(title=None, labelFontWeight="bold", **placed)
+    facets = chart.facet(row=alt.Row("promise:N", sort=order, header=header), spacing=12)
     return Figure(
         "calibration",
         "Promised and achieved loss, every head on every held-out text",
@@ -113,40 +93,26 @@ def _figure(achieved: pl.DataFrame) -> Figure:
 
 
 def _table(achieved: pl.DataFrame) -> Table:
-    worst = pl.col("achieved").arg_max()
-    data = (
-        achieved.group_by("metric", "goal", "domain", maintain_order=True)
-        .agg(
-            pl.col("text").n_unique().alias("texts"),
-            pl.col("achieved").mean().alias("mean"),
-            pl.col("achieved").quantile(0.95, "higher").alias("p95"),
-            pl.col("achieved").max().alias("worst"),
-            pl.struct(pl.col("layer", "head").get(worst)).alias("where"),
-            (pl.col("achieved") > pl.col("goal")).mean().alias("above"),
-        )
-        .with_columns(
-            pl.col("metric").replace(TARGET_LABELS),
-            (pl.col("mean") <= pl.col("goal")).alias("kept"),
-            pl.col("where").map_elements(head_name, return_dtype=pl.String),
-        )
-    )
+    loss = pl.col("achieved")
+    columns = {
+        "metric": Column("Loss"),
+        "goal": Column("Target", "percent"),
+        "domain": Column("Domain"),
+        "mean": Column("Achieved, mean", "percent", loss.mean()),
+        "p95": Column("p95 head", "percent", loss.quantile(0.95, "higher")),
+        "worst": Column("Worst head", "percent", loss.max()),
+        "where": Column("which is", "text", pl.struct(pl.col("layer", "head").get(loss.arg_max()))),
+        "above": Column("Above", "percent", (loss > pl.col("goal")).mean()),
+        "kept": Column("Kept", "yes_no", loss.mean() <= pl.col("goal").first()),
+    }
+    data = aggregated(achieved, ["metric", "goal", "domain"], columns)
     return Table(
         "calibration",
         "Target and achieved loss by domain. Above: share of heads whose own loss is above the target. Kept: "
         "whether the mean is not.",
-        data,
-        {
-            "metric": Column("Loss"),
-            "goal": Column("Target", "percent"),
-            "domain": Column("Domain"),
-            "mean": Column("Achieved, mean", "percent"),
-            "p95": Column("p95 head", "percent"),
-            "worst": Column("Worst head", "percent"),
-            "where": Column("which is"),
-            "above": Column("Above", "percent"),
-            "kept": Column("Kept", "yes_no"),
-        },
+        data.with_columns(pl.col("metric").replace(RISKS), in_words("where", head_name)),
+        columns,
     )
 
 
-SECTION = Section("calibration", "Calibration", build, needs=("frontier.points", "frontier.sweep"))
+CHAPTER = Chapter("calibration", "Calibration", build, needs=("frontier.points", "frontier.sweep"))

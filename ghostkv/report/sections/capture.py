@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Column, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.document import Block, Chapter, Column, Prose, Table, aggregated, figures
 from ghostkv.report.numbers import counted, percent, tiny
 from ghostkv.report.results import Results
 
@@ -47,53 +47,41 @@ def _reading(results: Results) -> str:
 
 
 def _table(results: Results) -> Table:
-    data = (
-        results.table("capture.layers")
-        .group_by("text", maintain_order=True)
-        .agg(
-            pl.len().alias("layers"),
-            pl.col("tokens").max(),
-            pl.col("recomputed").sum(),
-            pl.col("max_relative_error").max(),
-            pl.col("mean_relative_error").mean(),
-            (pl.col("max_relative_error") <= results.config["capture"]["tolerance"]).all().alias("within"),
-        )
-        .with_columns(pl.when(pl.col("recomputed") > 0).then("within").alias("within"))
-    )
+    worst = pl.col("max_relative_error").max()
+    within = worst <= results.config["capture"]["tolerance"]
+    columns = {
+        "text": Column("Text"),
+        "layers": Column("Layers", "integer", pl.len()),
+        "tokens": Column("Tokens", "integer", pl.col("tokens").max()),
+        "recomputed": Column("Outputs compared", "integer", pl.col("recomputed").sum()),
+        "mean_relative_error": Column("Mean error", "tiny"),
+        "max_relative_error": Column("Worst error", "tiny", worst),
+        "within": Column("Within tolerance", "yes_no", pl.when(pl.col("recomputed").sum() > 0).then(within)),
+    }
     return Table(
         "captures",
         "Every capture. Error: of one head's output at one query, relative to its norm.",
-        data,
-        {
-            "text": Column("Text"),
-            "layers": Column("Layers", "integer"),
-            "tokens": Column("Tokens", "integer"),
-            "recomputed": Column("Outputs compared", "integer"),
-            "mean_relative_error": Column("Mean error", "tiny"),
-            "max_relative_error": Column("Worst error", "tiny"),
-            "within": Column("Within tolerance", "yes_no"),
-        },
+        aggregated(results.table("capture.layers"), "text", columns),
+        columns,
     )
 
 
-SECTION = Section(
+CHAPTER = Chapter(
     "capture",
     "Captures",
     build,
     needs=("capture.layers",),
     headline=(
-        HeadlineFigure(
-            "capture.max_relative_error",
-            "relative to the output's norm",
+        *figures(
             "capture.layers",
-            "SELECT max(max_relative_error) AS value, count(DISTINCT text) AS n FROM self WHERE recomputed > "
-            "0",
+            "self WHERE recomputed > 0",
+            {"capture.max_relative_error": ("relative to the output's norm", "max(max_relative_error)")},
+            "count(DISTINCT text)",
         ),
-        HeadlineFigure(
-            "capture.overhead_ratio",
-            "capture seconds / plain forward seconds",
+        *figures(
             "benchmark.capture_overhead",
-            "SELECT median(ratio) AS value, count(*) AS n FROM self",
+            "self",
+            {"capture.overhead_ratio": ("capture seconds / plain forward seconds", "median(ratio)")},
         ),
     ),
 )

@@ -8,19 +8,21 @@ import altair as alt
 import polars as pl
 
 from ghostkv.report.charts import (
-    DECADES,
     FLOOR,
     LOSS_TOP,
     above_floor,
     apart,
     crossing,
     curves,
+    fer_axis,
     floored,
     labels,
-    share,
+    logarithmic,
+    quantity,
 )
-from ghostkv.report.document import Block, Figure, HeadlineFigure, Prose, Section
-from ghostkv.report.results import ORACLE, Results, words
+from ghostkv.report.document import Block, Chapter, Figure, HeadlineFigure, Prose, figures
+from ghostkv.report.expressions import in_words
+from ghostkv.report.results import ORACLE, Results
 from ghostkv.report.summaries import codec_order, pooled_curve
 from ghostkv.report.theme import WIDTH
 
@@ -52,16 +54,15 @@ def _headline_sizes(results: Results) -> pl.Expr:
 
 def _codec_curves(results: Results) -> pl.DataFrame:
     data = pooled_curve(results, _headline_sizes(results), ["codec"])
-    return data.with_columns(pl.col("codec").map_elements(words, return_dtype=pl.String).alias("label"))
+    return data.with_columns(in_words("codec").alias("label"))
 
 
 def _by_codec(results: Results) -> Figure:
     swept = _codec_curves(results)
     data = above_floor(swept, "codec")
     order = codec_order(results, data["codec"])
-    title = "False elimination rate (share of the exact top keys lost)"
-    x = share("fer_drawn", title, values=DECADES, type="log", domain=[FLOOR, LOSS_TOP], clamp=True)
-    y = share("elimination", "Elimination (share of cold keys)", alt.Y, domain=[0, 1])
+    x = fer_axis()
+    y = quantity("elimination", "Elimination (share of cold keys)", alt.Y, percent=True, domain=[0, 1])
     named = crossing(data, "fer_drawn", "elimination", 0.005)
     oracle, high = pl.col("codec") == ORACLE, pl.col("elimination") > 0.9
     groups = (
@@ -92,19 +93,14 @@ def _by_bytes(results: Results) -> Figure:
     losses = {"dropped_mass_mean": "Dropped mass (mean)"}
     if results.has_output:
         losses["output_error_mean"] = "Output error (mean)"
+    scale, values = logarithmic(0.02, 1.1, clamp=True), [0.02, 0.05, 0.1, 0.2, 0.5, 1]
+    x = quantity("bytes_ratio", "Bytes ratio per head", values=values, format="~g", **scale)
+    lost = {"percent": True, "values": [1e-3, 3e-3, 1e-2, 0.03, 0.1, 0.3, LOSS_TOP]}
+    lost |= logarithmic(1e-3, LOSS_TOP, clamp=True)
+    width = _PANEL if len(losses) > 1 else WIDTH
     panels = []
     for column, label in losses.items():
-        axis = alt.Axis(title="Bytes ratio per head", format="~g", values=[0.02, 0.05, 0.1, 0.2, 0.5, 1])
-        x = alt.X(
-            "bytes_ratio:Q",
-            axis=axis,
-            scale=alt.Scale(type="log", domain=[0.02, 1.1], nice=False, clamp=True),
-        )
-        ticks = (1e-3, 3e-3, 1e-2, 0.03, 0.1, 0.3, LOSS_TOP)
-        y = share(
-            f"{column}_drawn", label, alt.Y, values=ticks, type="log", domain=[1e-3, LOSS_TOP], clamp=True
-        )
-        width = _PANEL if len(losses) > 1 else WIDTH
+        y = quantity(f"{column}_drawn", label, alt.Y, **lost)
         panels.append(curves(data, x, y, order, width, 290, legend=True))
     return Figure(
         "bytes_and_loss",
@@ -122,73 +118,54 @@ def _by_bytes(results: Results) -> Figure:
 _DESIGN = "codec = '{codec}' AND code_bytes = {bytes} AND rule = '{rule}'"
 
 
-def _at(metric: str, target: float, column: str, aggregate: str = "avg") -> str:
-    return (
-        f"SELECT {aggregate}(CAST({column} AS DOUBLE)) AS value, count(*) AS n FROM self WHERE {_DESIGN} AND "
-        f"method = 'calibrated' AND target_metric = '{metric}' AND abs(target - {target}) < 0.000001"
-    )
+def _mean(column: str) -> str:
+    return f"avg(CAST({column} AS DOUBLE))"
 
 
-def _calibrated(
-    name: str, unit: str, metric: str, target: float, column: str, aggregate: str = "avg"
-) -> HeadlineFigure:
-    return HeadlineFigure(
-        f"frontier.{name}", unit, "frontier.layer_head", _at(metric, target, column, aggregate)
-    )
+def _calibrated(metric: str, values: dict[str, tuple[str, str]]) -> tuple[HeadlineFigure, ...]:
+    """Figures of the headline design calibrated for a loss of 1 %."""
+    chosen = f"method = 'calibrated' AND target_metric = '{metric}' AND abs(target - 0.01) < 0.000001"
+    named = {f"frontier.{name}": value for name, value in values.items()}
+    return figures("frontier.layer_head", f"self WHERE {_DESIGN} AND {chosen}", named)
 
 
-_COLD, _TOP, _FULL = (
-    "share of cold keys",
-    "share of exact top-k keys",
-    "bytes read / bytes of full fp16 K and V",
-)
-_SAFE = f"SELECT avg(CAST({{column}} AS DOUBLE)) AS value, count(*) AS n FROM self WHERE {_DESIGN}"
+_COLD, _TOP, _MASS = "share of cold keys", "share of exact top-k keys", "share of softmax mass"
+_FULL = "bytes read / bytes of full fp16 K and V"
 HEADLINE = (
-    HeadlineFigure(
-        "frontier.safe_head_share",
-        "share of heads",
+    *figures(
         "frontier.safe_points",
-        _SAFE.replace("{column}", "safe"),
+        f"self WHERE {_DESIGN}",
+        {
+            "frontier.safe_head_share": ("share of heads", _mean("safe")),
+            "frontier.safe_every_text_share": ("share of heads", _mean("safe_every_text")),
+            "frontier.safe_hindsight_share": ("share of heads", _mean("safe_hindsight")),
+        },
     ),
-    HeadlineFigure(
-        "frontier.safe_every_text_share",
-        "share of heads",
-        "frontier.safe_points",
-        _SAFE.replace("{column}", "safe_every_text"),
+    *_calibrated(
+        "fer",
+        {
+            "elimination_at_fer_1pct": (_COLD, _mean("elimination")),
+            "elimination_at_fer_1pct_worst_head": (_COLD, "min(CAST(elimination AS DOUBLE))"),
+            "fer_at_fer_1pct": (_TOP, _mean("fer")),
+            "fer_cold_at_fer_1pct": (f"{_TOP} that are cold", _mean("fer_cold")),
+            "dropped_mass_at_fer_1pct": (_MASS, _mean("dropped_mass_mean")),
+            "output_error_at_fer_1pct": ("relative to the output's norm", _mean("output_error_mean")),
+            "bytes_ratio_at_fer_1pct": (f"{_FULL}, per head", _mean("bytes_ratio")),
+            "bytes_ratio_gqa_at_fer_1pct": (f"{_FULL}, GQA-true", _mean("bytes_ratio_gqa")),
+        },
     ),
-    HeadlineFigure(
-        "frontier.safe_hindsight_share",
-        "share of heads",
-        "frontier.safe_points",
-        _SAFE.replace("{column}", "safe_hindsight"),
-    ),
-    _calibrated("elimination_at_fer_1pct", _COLD, "fer", 0.01, "elimination"),
-    _calibrated("elimination_at_fer_1pct_worst_head", _COLD, "fer", 0.01, "elimination", "min"),
-    _calibrated("fer_at_fer_1pct", _TOP, "fer", 0.01, "fer"),
-    _calibrated("fer_cold_at_fer_1pct", "share of exact top-k keys that are cold", "fer", 0.01, "fer_cold"),
-    _calibrated("dropped_mass_at_fer_1pct", "share of softmax mass", "fer", 0.01, "dropped_mass_mean"),
-    _calibrated(
-        "output_error_at_fer_1pct", "relative to the output's norm", "fer", 0.01, "output_error_mean"
-    ),
-    _calibrated("bytes_ratio_at_fer_1pct", f"{_FULL}, per head", "fer", 0.01, "bytes_ratio"),
-    _calibrated("bytes_ratio_gqa_at_fer_1pct", f"{_FULL}, GQA-true", "fer", 0.01, "bytes_ratio_gqa"),
-    _calibrated("elimination_at_dropped_mass_1pct", _COLD, "dropped_mass", 0.01, "elimination"),
-    _calibrated(
-        "dropped_mass_at_dropped_mass_1pct",
-        "share of softmax mass",
+    *_calibrated(
         "dropped_mass",
-        0.01,
-        "dropped_mass_mean",
-    ),
-    _calibrated(
-        "bytes_ratio_at_dropped_mass_1pct", f"{_FULL}, per head", "dropped_mass", 0.01, "bytes_ratio"
-    ),
-    _calibrated(
-        "bytes_ratio_gqa_at_dropped_mass_1pct", f"{_FULL}, GQA-true", "dropped_mass", 0.01, "bytes_ratio_gqa"
+        {
+            "elimination_at_dropped_mass_1pct": (_COLD, _mean("elimination")),
+            "dropped_mass_at_dropped_mass_1pct": (_MASS, _mean("dropped_mass_mean")),
+            "bytes_ratio_at_dropped_mass_1pct": (f"{_FULL}, per head", _mean("bytes_ratio")),
+            "bytes_ratio_gqa_at_dropped_mass_1pct": (f"{_FULL}, GQA-true", _mean("bytes_ratio_gqa")),
+        },
     ),
 )
 
-SECTION = Section(
+CHAPTER = Chapter(
     "frontier",
     "The frontier",
     build,

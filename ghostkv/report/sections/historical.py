@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from ghostkv.report.document import Block, Column, Figure, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.charts import quantity
+from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table, figures
+from ghostkv.report.expressions import in_words
 from ghostkv.report.numbers import counted, percent, ratio
 from ghostkv.report.results import Results
-from ghostkv.report.theme import BLUE, INK, ORACLE_GREY, VERMILION, percent_axis
+from ghostkv.report.theme import BLUE, INK, ORACLE_GREY, VERMILION
 
 KNOBS = {
     "none": "as it was",
@@ -44,9 +46,7 @@ def build(results: Results) -> Sequence[Block]:
 
 
 def _labelled(table: pl.DataFrame) -> pl.DataFrame:
-    return table.sort("direction", "step").with_columns(
-        pl.col("knob").map_elements(_named, return_dtype=pl.String).alias("label")
-    )
+    return table.sort("direction", "step").with_columns(in_words("knob", _named).alias("label"))
 
 
 def _reading(results: Results, ladder: pl.DataFrame) -> str:
@@ -67,29 +67,31 @@ def _reading(results: Results, ladder: pl.DataFrame) -> str:
     )
 
 
+_KNOB_AXIS = alt.Axis(title=None, grid=False, labelLimit=220, labelFontSize=12)
+
+
+def _titled(chart: alt.LayerChart, title: str, width: int) -> alt.LayerChart:
+    """A panel of knobs, a row each."""
+    return chart.properties(width=width, height=alt.Step(21), title=alt.Title(title, fontSize=12))
+
+
 def _ladder_figure(results: Results, ladder: pl.DataFrame) -> Figure:
     safe = results.frontier["safe"]
     data = ladder.with_columns((pl.col("oracle_elimination") * pl.col("cold_share")).alias("oracle_share"))
     order = data["label"].to_list()
-    axis = alt.Axis(title=None, grid=False, labelLimit=220, labelFontSize=12)
 
     def panel(column: str, title: str, colour: str, first: bool = False) -> alt.LayerChart:
-        base = alt.Chart(data).encode(y=alt.Y("label:N", sort=order, axis=axis if first else None))
-        x = alt.X(
-            f"{column}:Q", axis=percent_axis(None, values=[0, 0.5, 1]), scale=alt.Scale(domain=[0, 1.18])
-        )
-        bars = base.mark_bar(color=colour, height=11).encode(x=x)
-        text = base.mark_text(align="left", dx=4, color=INK, fontSize=10).encode(
-            x=x, text=alt.Text(f"{column}:Q", format=".1%")
-        )
-        parts = [bars, text]
+        base = alt.Chart(data).encode(y=alt.Y("label:N", sort=order, axis=_KNOB_AXIS if first else None))
+        x = quantity(column, None, percent=True, domain=[0, 1.18], values=[0, 0.5, 1])
+        value = alt.Text(f"{column}:Q", format=".1%")
+        parts = [
+            base.mark_bar(color=colour, height=11).encode(x=x),
+            base.mark_text(align="left", dx=4, color=INK, fontSize=10).encode(x=x, text=value),
+        ]
         if first:
-            parts.insert(
-                1, base.mark_tick(color=ORACLE_GREY, thickness=2, size=15).encode(x="oracle_share:Q")
-            )
-        return alt.layer(*parts).properties(
-            width=140, height=alt.Step(21), title=alt.Title(title, fontSize=12)
-        )
+            tick = base.mark_tick(color=ORACLE_GREY, thickness=2, size=15)
+            parts.insert(1, tick.encode(x="oracle_share:Q"))
+        return _titled(alt.layer(*parts), title, 140)
 
     panels = [
         panel("eliminated_share", "Keys eliminated", BLUE, first=True),
@@ -143,27 +145,16 @@ def _knob_figure(alone: pl.DataFrame) -> Figure:
         "from_historical": "Historical protocol, this alone put right",
         "from_correct": "Our protocol, this alone put wrong",
     }
+    x = quantity("eliminated_share", "Keys eliminated, of all", percent=True, domain=[0, 1], tickCount=5)
     panels = []
     for direction, title in titles.items():
-        rows = data.filter(pl.col("direction") == direction)
-        axis = alt.Axis(title=None, grid=False, labelLimit=220, labelFontSize=12) if not panels else None
-        y = alt.Y("label:N", sort=order, axis=axis)
-        x = alt.X(
-            "eliminated_share:Q",
-            axis=percent_axis("Keys eliminated, of all", tickCount=5),
-            scale=alt.Scale(domain=[0, 1]),
-        )
-        base = alt.Chart(rows).encode(y=y)
-        start = alt.Chart(starts.filter(pl.col("direction") == direction)).mark_rule(
-            color=ORACLE_GREY, strokeDash=[4, 3], strokeWidth=1.5
-        )
+        y = alt.Y("label:N", sort=order, axis=None if panels else _KNOB_AXIS)
+        base = alt.Chart(data.filter(pl.col("direction") == direction)).encode(y=y)
+        start = alt.Chart(starts.filter(pl.col("direction") == direction))
+        start = start.mark_rule(color=ORACLE_GREY, strokeDash=[4, 3], strokeWidth=1.5)
         stems = base.mark_rule(color="#a9c7de", strokeWidth=3).encode(x="start:Q", x2="eliminated_share:Q")
         dots = base.mark_circle(color=BLUE, size=60, opacity=1).encode(x=x)
-        panels.append(
-            alt.layer(start.encode(x="eliminated_share:Q"), stems, dots).properties(
-                width=235, height=alt.Step(21), title=alt.Title(title, fontSize=12)
-            )
-        )
+        panels.append(_titled(alt.layer(start.encode(x="eliminated_share:Q"), stems, dots), title, 235))
     return Figure(
         "historical_knobs",
         "Each knob alone",
@@ -197,29 +188,27 @@ def _reasons(alone: pl.DataFrame) -> Table:
     )
 
 
-SECTION = Section(
+_SEEN = "share of visible keys"
+CHAPTER = Chapter(
     "historical",
     "The historical experiment",
     build,
     needs=("historical.ablation", "historical.knobs"),
     headline=(
-        HeadlineFigure(
-            "historical.safe_head_share",
-            "share of heads",
+        *figures(
             "historical.ablation",
-            "SELECT safe_head_share AS value, heads AS n FROM self WHERE step = 0",
+            "self WHERE step = 0",
+            {
+                "historical.safe_head_share": ("share of heads", "safe_head_share"),
+                "historical.eliminated_share": (_SEEN, "eliminated_share"),
+            },
+            "heads",
         ),
-        HeadlineFigure(
-            "historical.eliminated_share",
-            "share of visible keys",
+        *figures(
             "historical.ablation",
-            "SELECT eliminated_share AS value, heads AS n FROM self WHERE step = 0",
-        ),
-        HeadlineFigure(
-            "historical.eliminated_share_corrected",
-            "share of visible keys",
-            "historical.ablation",
-            "SELECT eliminated_share AS value, heads AS n FROM self ORDER BY step DESC LIMIT 1",
+            "self ORDER BY step DESC LIMIT 1",
+            {"historical.eliminated_share_corrected": (_SEEN, "eliminated_share")},
+            "heads",
         ),
     ),
 )

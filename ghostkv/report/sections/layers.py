@@ -8,33 +8,28 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from ghostkv.report.charts import DECADES, FLOOR, LOSS_TOP, above_floor, crossing, layer_strip, share
-from ghostkv.report.document import Block, Figure, Section
-from ghostkv.report.numbers import percent
+from ghostkv.report.charts import above_floor, crossing, fer_axis, layer_panels, quantity
+from ghostkv.report.document import Block, Chapter, Figure
 from ghostkv.report.results import Results
-from ghostkv.report.summaries import ACHIEVED, TARGET_LABELS, operating_point, pooled_curve
-from ghostkv.report.theme import INK, ORACLE_GREY, SEQUENTIAL, WIDTH, percent_axis
+from ghostkv.report.summaries import Promise, operating_point, pooled_curve, promises
+from ghostkv.report.theme import INK, ORACLE_GREY, SEQUENTIAL, WIDTH
 
 
 def build(results: Results) -> Sequence[Block]:
     """Every layer as a curve, then at both operating points."""
-    metrics = [metric for metric in ACHIEVED if results.tightest(metric) is not None]
-    return [_curves(results), *(_by_layer(results, metric) for metric in metrics)]
+    return [_curves(results), *(_by_layer(results, promise) for promise in promises(results))]
 
 
 def _curves(results: Results) -> Figure:
-    own, oracle = (
-        pooled_curve(results, results.is_headline, ["layer"]),
-        pooled_curve(results, results.is_oracle, []),
-    )
+    own = pooled_curve(results, results.is_headline, ["layer"])
+    oracle = pooled_curve(results, results.is_oracle, [])
     everything = pl.concat(
         [own, oracle.with_columns(pl.lit(None, pl.Int16).alias("layer")).select(own.columns)]
     )
     own, oracle = above_floor(own, "layer"), above_floor(oracle)
-    title = "False elimination rate (share of the exact top keys lost)"
-    x = share("fer_drawn", title, values=DECADES, type="log", domain=[FLOOR, LOSS_TOP], clamp=True)
+    x = fer_axis()
     lowest = math.floor(10 * float(own["elimination"].min())) / 10
-    y = share("elimination", "Elimination (share of cold keys)", alt.Y, domain=[lowest, 1])
+    y = quantity("elimination", "Elimination (share of cold keys)", alt.Y, percent=True, domain=[lowest, 1])
     legend = alt.Legend(title="Layer", orient="right", gradientLength=180)
     lines = (
         alt.Chart(own)
@@ -65,34 +60,20 @@ def _curves(results: Results) -> Figure:
     )
 
 
-def _by_layer(results: Results, metric: str) -> Figure:
-    target = results.tightest(metric)
-    own, oracle = (
-        operating_point(results, metric, target),
-        operating_point(results, metric, target, oracle=True),
-    )
-    loss = ACHIEVED[metric]
-    panels, frames = [], []
+def _by_layer(results: Results, promise: Promise) -> Figure:
+    metric, loss = promise.metric, promise.achieved.name
+    own, oracle = operating_point(results, promise), operating_point(results, promise, oracle=True)
     titles = {
         "elimination": "Elimination",
-        loss: f"Measured {TARGET_LABELS[metric]}",
+        loss: f"Measured {promise.risk}",
         "bytes_ratio": "Bytes ratio per head",
     }
-    for position, (column, title) in enumerate(titles.items()):
-        data = _layer_spread(own, oracle, column)
-        frames.append(data.select(pl.lit(column).alias("measured"), pl.all()))
-        plain = alt.Axis(title=None, format="~g", tickCount=3)
-        axis = plain if column == "bytes_ratio" else percent_axis(None, tickCount=3)
-        lowest = math.floor(10 * float(data["low"].min())) / 10
-        scale = alt.Scale(domain=[lowest, 1]) if column == "elimination" else alt.Scale(zero=True)
-        panels.append(
-            layer_strip(data, title, axis, scale, target if column == loss else None, position == 0, 185)
-        )
-    data = pl.concat(frames)
+    oracles = dict.fromkeys(titles, oracle)
+    chart, data = layer_panels(own, oracles, titles, 185, {loss: promise.target}, tickCount=3)
     return Figure(
         f"layers_{metric}",
-        f"Layer by layer, thresholds calibrated for {TARGET_LABELS[metric]} ≤ {percent(target, 0)}",
-        alt.hconcat(*panels, spacing=14).resolve_scale(y="shared"),
+        f"Layer by layer, thresholds calibrated for {promise}",
+        chart,
         data,
         "A row is a layer: the dot is the mean of its heads, the bar runs from the lowest to the highest "
         f"head, the grey tick is the mean for exact scores. {results.design.capitalize()}, rule "
@@ -103,15 +84,4 @@ def _by_layer(results: Results, metric: str) -> Figure:
     )
 
 
-def _layer_spread(own: pl.DataFrame, oracle: pl.DataFrame, column: str) -> pl.DataFrame:
-    value = pl.col(column).cast(pl.Float64)
-    means = oracle.group_by("layer", maintain_order=True).agg(value.mean().alias("oracle"))
-    return (
-        own.group_by("layer", maintain_order=True)
-        .agg(value.min().alias("low"), value.mean().alias("mean"), value.max().alias("high"))
-        .join(means, on="layer", how="left")
-        .sort("layer")
-    )
-
-
-SECTION = Section("layers", "Layer by layer", build, needs=("frontier.sweep", "frontier.layer_head"))
+CHAPTER = Chapter("layers", "Layer by layer", build, needs=("frontier.sweep", "frontier.layer_head"))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from ghostkv import __version__
-from ghostkv.report.document import Block, Column, Prose, Section, Table
+from ghostkv.report.document import Block, Chapter, Column, Prose, Table
 from ghostkv.report.results import Results
 
 # Enough of a checksum to compare by eye; tables and manifest have all of it.
@@ -24,9 +24,7 @@ def build(results: Results) -> Sequence[Block]:
 
 def _reading(results: Results) -> str:
     manifest = results.manifest()
-    lines = [
-        f"- Package ghostkv {__version__}, report code `{results.params.get('code', '') or 'not stated'}`."
-    ]
+    lines = [f"- Package ghostkv {__version__}, report code `{results.job.code or 'not stated'}`."]
     if manifest:
         lines.append(
             f"- Model {manifest['model']} ({manifest['architecture']}, {manifest['layers']} layers, "
@@ -114,4 +112,4 @@ def _tables(results: Results) -> Table:
     )
 
 
-SECTION = Section("provenance", "Provenance", build)
+CHAPTER = Chapter("provenance", "Provenance", build)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from ghostkv.report.charts import apart, labels
-from ghostkv.report.document import Block, Column, Figure, Section, Table
-from ghostkv.report.numbers import percent
-from ghostkv.report.results import ORACLE, Results, at_target, words
-from ghostkv.report.summaries import TARGET_LABELS, codec_order
-from ghostkv.report.theme import MUTED, ORACLE_GREY, WIDTH, codec_scale
+from ghostkv.report.charts import apart, labels, logarithmic, quantity
+from ghostkv.report.document import Block, Chapter, Column, Figure, Table, aggregated
+from ghostkv.report.expressions import in_words, means, promised
+from ghostkv.report.results import ORACLE, Results
+from ghostkv.report.summaries import codec_order, promises
+from ghostkv.report.theme import MUTED, ORACLE_GREY, WIDTH, codec_colours, scale_of
 
 
 def build(results: Results) -> Sequence[Block]:
@@ -21,23 +21,20 @@ def build(results: Results) -> Sequence[Block]:
 
 
 def _by_record_size(results: Results) -> Figure:
-    metric = "fer" if results.tightest("fer") is not None else "dropped_mass"
-    target = results.tightest(metric)
-    table = results.table("frontier.layer_head").filter(results.is_rule, at_target(metric, target))
+    promise = promises(results)[0]
+    table = results.table("frontier.layer_head").filter(results.is_rule, promise.rows)
     columns = ["elimination", "fer", "dropped_mass_mean", "bytes_ratio", "bytes_ratio_gqa"]
     data = table.group_by("codec", "code_bytes", "record_bytes", maintain_order=True).agg(
-        *[pl.col(name).cast(pl.Float64).mean() for name in columns], pl.len().alias("heads")
+        means(*columns), pl.len().alias("heads")
     )
-    data = data.with_columns(pl.col("codec").map_elements(words, return_dtype=pl.String).alias("label"))
+    data = data.with_columns(in_words("codec").alias("label"))
     order = codec_order(results, data["codec"])
     own = data.filter(pl.col("codec") != ORACLE).sort("codec", "code_bytes")
     sizes = sorted(own["code_bytes"].unique())
-    x = alt.X("code_bytes:Q", axis=alt.Axis(title="Bytes of code per key", values=sizes, grid=False))
-    x = x.scale(type="log", domain=[sizes[0], sizes[-1] * 2], nice=False)
-    y = alt.Y(
-        "bytes_ratio:Q", axis=alt.Axis(title="Bytes ratio per head", format="~g"), scale=alt.Scale(zero=True)
-    )
-    colour = alt.Color("label:N", scale=codec_scale(order), legend=None)
+    span = logarithmic(sizes[0], sizes[-1] * 2)
+    x = quantity("code_bytes", "Bytes of code per key", values=sizes, grid=False, **span)
+    y = quantity("bytes_ratio", "Bytes ratio per head", alt.Y, zero=True, format="~g")
+    colour = alt.Color("label:N", scale=scale_of(codec_colours(order)), legend=None)
     lines = alt.Chart(own).mark_line(strokeWidth=2).encode(x=x, y=y, color=colour)
     dots = alt.Chart(own).mark_circle(size=50, opacity=1).encode(x=x, y=y, color=colour)
     ends = apart(
@@ -51,11 +48,11 @@ def _by_record_size(results: Results) -> Figure:
         chart += line + label.encode(x=alt.value(WIDTH - 4), y="bytes_ratio:Q", text="label:N")
     return Figure(
         "record_size",
-        f"Which record pays for itself, at {TARGET_LABELS[metric]} ≤ {percent(target, 0)}",
+        f"Which record pays for itself, at {promise}",
         chart,
         data.drop("label"),
-        f"Lower is better. Thresholds are calibrated per head for {TARGET_LABELS[metric]} ≤ "
-        f"{percent(target, 0)}; a dot is the mean bytes ratio over {results.heads} heads on held-out texts. "
+        f"Lower is better. Thresholds are calibrated per head for {promise}; a dot "
+        f"is the mean bytes ratio over {results.heads} heads on held-out texts. "
         "More bytes per record make estimates sharper and leave fewer survivors, until the records "
         "themselves cost more than the survivors they save: a line's lowest dot is that codec's best size. "
         "The CSV has the measured loss of each dot, which may lie on either side of the target.",
@@ -63,32 +60,10 @@ def _by_record_size(results: Results) -> Figure:
 
 
 def _rules_table(results: Results) -> Table:
-    own = (pl.col("codec") == results.headline["codec"]) & (pl.col("code_bytes") == results.headline["bytes"])
-    columns = [
-        "elimination",
-        "fer",
-        "dropped_mass_mean",
-        "output_error_mean",
-        "bytes_ratio",
-        "bytes_ratio_gqa",
-    ]
-    data = (
-        results.table("frontier.layer_head")
-        .filter(own | (pl.col("codec") == ORACLE), pl.col("method") == "calibrated")
-        .group_by("target_metric", "target", "codec", "rule", maintain_order=True)
-        .agg(*[pl.col(name).cast(pl.Float64).mean() for name in columns])
-        .sort("target_metric", "target", "codec", "rule", descending=[True, False, True, True])
-        .with_columns(
-            pl.col("codec").map_elements(words, return_dtype=pl.String),
-            pl.format(
-                "{} ≤ {} %",
-                pl.col("target_metric").replace(TARGET_LABELS),
-                (pl.col("target").cast(pl.Float64) * 100).round(4).cast(pl.String).str.strip_suffix(".0"),
-            ).alias("goal"),
-        )
-    )
-    shown = {
-        "goal": Column("Calibrated for"),
+    shown = results.is_record | (pl.col("codec") == ORACLE)
+    rows = results.table("frontier.layer_head").filter(shown, pl.col("method") == "calibrated")
+    by = ["target_metric", "target", "codec", "rule"]
+    columns = {
         "codec": Column("Codec"),
         "rule": Column("Rule"),
         "elimination": Column("Elimination", "percent"),
@@ -99,49 +74,40 @@ def _rules_table(results: Results) -> Table:
         "bytes_ratio_gqa": Column("GQA-true", "ratio"),
     }
     if not results.has_output:
-        del shown["output_error_mean"]
+        del columns["output_error_mean"]
+    data = aggregated(rows, by, columns).sort(by, descending=[True, False, True, True])
     return Table(
         "rules",
         f"Threshold rules for the {results.design} and for exact scores: means over {results.heads} heads, "
         "held-out texts. Which rule is best depends on what must not be lost: one that looks at the top keys "
         "keeps those, one that looks at the softmax denominator keeps mass.",
-        data,
-        shown,
+        data.with_columns(in_words("codec"), promised()),
+        {"promise": Column("Calibrated for")} | columns,
     )
 
 
 def _bounds_table(results: Results) -> Table:
-    data = (
-        results.table("frontier.bounds")
-        .group_by("codec", "code_bytes", "record_bytes", maintain_order=True)
-        .agg(
-            pl.col("pairs", "violations").sum(),
-            *[pl.col(name).cast(pl.Float64).mean() for name in ("score_rmse", "margin_mean", "score_spread")],
-        )
-        .with_columns(
-            (pl.col("margin_mean") / pl.col("score_rmse")).alias("looseness"),
-            pl.col("codec").map_elements(words, return_dtype=pl.String),
-        )
-    )
+    columns = {
+        "codec": Column("Codec"),
+        "code_bytes": Column("Code bytes", "integer"),
+        "record_bytes": Column("Record bytes", "integer"),
+        "score_spread": Column("Score SD", "number"),
+        "score_rmse": Column("Error", "number"),
+        "margin_mean": Column("Margin", "number"),
+        "looseness": Column("Margin / error", "factor", means("margin_mean") / means("score_rmse")),
+        "pairs": Column("Pairs checked", "integer", pl.col("pairs").sum()),
+        "violations": Column("Violations", "integer", pl.col("violations").sum()),
+    }
+    data = aggregated(results.table("frontier.bounds"), ["codec", "code_bytes", "record_bytes"], columns)
     return Table(
         "bounds",
         "How well a record knows a score. The error is the root mean square of estimate minus exact score, "
         "in score units (the spread of the scores themselves is beside it); the margin is what "
         "Cauchy-Schwarz proves of it. A violation, an error above its margin, would be a fault of the lab: "
         "it must be 0. A margin many times the error is sound but loose.",
-        data,
-        {
-            "codec": Column("Codec"),
-            "code_bytes": Column("Code bytes", "integer"),
-            "record_bytes": Column("Record bytes", "integer"),
-            "score_spread": Column("Score SD", "number"),
-            "score_rmse": Column("Error", "number"),
-            "margin_mean": Column("Margin", "number"),
-            "looseness": Column("Margin / error", "factor"),
-            "pairs": Column("Pairs checked", "integer"),
-            "violations": Column("Violations", "integer"),
-        },
+        data.with_columns(in_words("codec")),
+        columns,
     )
 
 
-SECTION = Section("records", "Records and rules", build, needs=("frontier.layer_head", "frontier.bounds"))
+CHAPTER = Chapter("records", "Records and rules", build, needs=("frontier.layer_head", "frontier.bounds"))

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from ghostkv.report.document import Block, Column, Figure, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table, figures
 from ghostkv.report.numbers import counted, listed, percent, ratio
 from ghostkv.report.results import Results
-from ghostkv.report.theme import SEQUENTIAL
+from ghostkv.report.theme import INK, SEQUENTIAL
 
 DENSE, POOLED, BUDGET = "dense", "single_needle", 0.25
 # Questions that a policy must have answered to be quoted before one that spends less.
@@ -55,55 +55,38 @@ def _reading(results: Results) -> str:
     )
 
 
-def _heat_map(results: Results) -> Figure:
+def _squares(results: Results) -> pl.DataFrame:
+    """A row a square: task, length, depth and policy, of the task with most lengths; the others stand in the table."""
+    cells = results.table("retrieval.cells")
     data = (
-        results.table("retrieval.cells")
-        .group_by("task", "length", "depth", "policy", "kind", maintain_order=True)
-        .agg(
-            pl.col("n").sum(), pl.col("right").sum(), pl.col("low", "high", "accuracy", "measurable").first()
-        )
+        cells.group_by("task", "length", "depth", "policy", "kind", maintain_order=True)
+        .agg(pl.col("n", "right").sum(), pl.col("low", "high", "accuracy", "measurable").first())
         .with_columns(
-            (pl.col("task") + ", " + pl.col("policy")).alias("panel"),
             pl.format("{}/{}", "right", "n").alias("count"),
             (pl.col("depth") * 100).round(0).cast(pl.Int32).cast(pl.String).alias("percent"),
         )
     )
-    # A panel a policy of the task with most lengths; the other single needles stand in the table.
-    task = (
-        data.group_by("task")
-        .agg(pl.col("length").n_unique(), pl.len())
-        .sort("length", "len", "task")["task"][-1]
-    )
-    data = data.filter(pl.col("task") == task)
-    lengths = data["length"].n_unique()
+    tasks = data.group_by("task").agg(pl.col("length").n_unique(), pl.len()).sort("length", "len", "task")
+    return data.filter(pl.col("task") == tasks["task"][-1])
+
+
+def _heat_map(results: Results) -> Figure:
+    data = _squares(results)
+    depths = [f"{round(100 * depth)}" for depth in sorted(data["depth"].unique())]
     base = alt.Chart(data).encode(
         x=alt.X("length:O", axis=alt.Axis(title="Context (tokens)", labelAngle=0, grid=False)),
-        y=alt.Y(
-            "percent:O",
-            sort=[f"{round(100 * depth)}" for depth in sorted(data["depth"].unique())],
-            axis=alt.Axis(title="Depth (%)", grid=False),
-        ),
+        y=alt.Y("percent:O", sort=depths, axis=alt.Axis(title="Depth (%)", grid=False)),
     )
-    squares = base.mark_rect(stroke="white", strokeWidth=1).encode(
-        color=alt.Color(
-            "accuracy:Q",
-            scale=alt.Scale(scheme=SEQUENTIAL, domain=[0, 1]),
-            legend=alt.Legend(
-                title="Accuracy", orient="bottom", format="%", gradientLength=200, values=[0, 0.5, 1]
-            ),
-        )
-    )
-    marks = base.mark_text(fontSize=9).encode(
-        text="count:N", color=alt.condition("datum.accuracy > 0.6", alt.value("#1f2933"), alt.value("white"))
-    )
+    legend = {"orient": "bottom", "format": "%", "gradientLength": 200, "values": [0, 0.5, 1]}
+    scale = alt.Scale(scheme=SEQUENTIAL, domain=[0, 1])
+    colour = alt.Color("accuracy:Q", scale=scale, legend=alt.Legend(title="Accuracy", **legend))
+    readable = alt.condition("datum.accuracy > 0.6", alt.value(INK), alt.value("white"))
     chart = (
-        (squares + marks)
-        .properties(width=max(_CELL * lengths, 110), height=26 * data["depth"].n_unique())
-        .facet(
-            alt.Facet("policy:N", title=None, sort=data["policy"].unique(maintain_order=True).to_list()),
-            columns=4,
-        )
-    )
+        base.mark_rect(stroke="white", strokeWidth=1).encode(color=colour)
+        + base.mark_text(fontSize=9).encode(text="count:N", color=readable)
+    ).properties(width=max(_CELL * data["length"].n_unique(), 110), height=26 * len(depths))
+    policies = data["policy"].unique(maintain_order=True).to_list()
+    chart = chart.facet(alt.Facet("policy:N", title=None, sort=policies), columns=4)
     widest = data.sort("n").row(0, named=True)
     return Figure(
         "retrieval_depths",
@@ -112,7 +95,7 @@ def _heat_map(results: Results) -> Figure:
         data.select(
             "task", "length", "depth", "policy", "kind", "right", "n", "accuracy", "low", "high", "measurable"
         ),
-        f"Task {task}. A square says how many questions were answered right, of how many: its colour alone would promise "
+        f"Task {data['task'][0]}. A square says how many questions were answered right, of how many: its colour alone would promise "
         f"more than they allow. The least-asked cell ({widest['right']} of {widest['n']}) has a 95 % Wilson interval of "
         f"{percent(widest['low'])} to {percent(widest['high'])}. An empty square was not asked. Policies differ in bytes; "
         "the table has them.",
@@ -207,36 +190,36 @@ def _breaks(results: Results) -> str:
 
 # Ours with most bytes within the budget, among those that answered enough questions (or else most): chosen by bytes, not
 # by what it answers. Some questions more do not count: else a cheaper policy with one task more would stand for it.
-_HEADLINE = (
-    "SELECT avg({value}) AS value, coalesce(sum(n), 0) AS n FROM (SELECT * FROM self WHERE task = '{pooled}' "
-    "AND kind = 'ours' AND bytes_ratio_gqa <= {budget} ORDER BY least(n, {enough}) DESC, bytes_ratio_gqa DESC LIMIT 1) AS best"
+_BEST = (
+    f"(SELECT * FROM self WHERE task = '{POOLED}' AND kind = 'ours' AND bytes_ratio_gqa <= {BUDGET} "
+    f"ORDER BY least(n, {ENOUGH}) DESC, bytes_ratio_gqa DESC LIMIT 1) AS best"
 )
-
-
-def _figure(name: str, unit: str, column: str) -> HeadlineFigure:
-    query = _HEADLINE.format(value=column, pooled=POOLED, budget=BUDGET, enough=ENOUGH)
-    return HeadlineFigure(f"retrieval.single_needle_at_025.{name}", unit, "retrieval.summary", query)
-
-
+_SHARE, _AT = "accuracy over the dense model's", "retrieval.single_needle_at_025"
 HEADLINE = (
-    _figure("relative_accuracy", "accuracy over the dense model's", "relative_accuracy"),
-    _figure("relative_accuracy_low", "accuracy over the dense model's", "relative_low"),
-    _figure("relative_accuracy_high", "accuracy over the dense model's", "relative_high"),
-    _figure("bytes_ratio_gqa", "bytes over full fp16 K and V", "bytes_ratio_gqa"),
-    HeadlineFigure(
-        "retrieval.single_needle.dense_accuracy",
-        "share of questions",
+    *figures(
         "retrieval.summary",
-        "SELECT avg(accuracy) AS value, coalesce(sum(n), 0) AS n FROM self WHERE task = 'single_needle' AND policy = 'dense'",
+        _BEST,
+        {
+            f"{_AT}.relative_accuracy": (_SHARE, "avg(relative_accuracy)"),
+            f"{_AT}.relative_accuracy_low": (_SHARE, "avg(relative_low)"),
+            f"{_AT}.relative_accuracy_high": (_SHARE, "avg(relative_high)"),
+            f"{_AT}.bytes_ratio_gqa": ("bytes over full fp16 K and V", "avg(bytes_ratio_gqa)"),
+        },
+        "coalesce(sum(n), 0)",
     ),
-    HeadlineFigure(
-        "retrieval.measurable_tasks",
-        "tasks at a length",
+    *figures(
         "retrieval.summary",
-        "SELECT sum(CAST(measurable AS INT)) AS value, count(*) AS n FROM self WHERE policy = 'dense' AND length > 0",
+        f"self WHERE task = '{POOLED}' AND policy = '{DENSE}'",
+        {"retrieval.single_needle.dense_accuracy": ("share of questions", "avg(accuracy)")},
+        "coalesce(sum(n), 0)",
+    ),
+    *figures(
+        "retrieval.summary",
+        f"self WHERE policy = '{DENSE}' AND length > 0",
+        {"retrieval.measurable_tasks": ("tasks at a length", "sum(CAST(measurable AS INT))")},
     ),
 )
-SECTION = Section(
+CHAPTER = Chapter(
     "retrieval",
     "What the model still finds",
     build,

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from ghostkv.report.document import Block, Column, Figure, Prose, Section, Table
+from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table, aggregated
+from ghostkv.report.expressions import in_words
 from ghostkv.report.numbers import percent
-from ghostkv.report.results import ORACLE, Results, words
-from ghostkv.report.theme import SEQUENTIAL, VERMILION, WIDTH
+from ghostkv.report.results import ORACLE, Results
+from ghostkv.report.theme import SEQUENTIAL, VERMILION, WIDTH, top_legend
 
 _VERDICTS = {
     "every text": "safe on every held-out text",
@@ -73,8 +74,8 @@ def _map(results: Results) -> Figure:
     colour = alt.Color(
         "elimination:Q",
         scale=alt.Scale(scheme=SEQUENTIAL, domain=[lowest, 1.0]),
-        legend=alt.Legend(
-            title="Elimination at the safe point", orient="top", gradientLength=220, tickCount=4, format=".0%"
+        legend=top_legend(
+            title="Elimination at the safe point", gradientLength=220, tickCount=4, format=".0%"
         ),
     )
     step = max(12, min(34, WIDTH // max(data["layer"].n_unique(), 1)))
@@ -89,9 +90,7 @@ def _map(results: Results) -> Figure:
     marks = (
         alt.Chart(flawed)
         .mark_point(size=52, filled=True, fill="white", stroke=VERMILION, strokeWidth=2, opacity=1)
-        .encode(
-            x=x, y=y, shape=alt.Shape("meaning:N", scale=shapes, legend=alt.Legend(title=None, orient="top"))
-        )
+        .encode(x=x, y=y, shape=alt.Shape("meaning:N", scale=shapes, legend=top_legend()))
     )
     chart = (cells + marks if flawed.height else cells).properties(
         width=alt.Step(step), height=alt.Step(max(16, min(step, 22)))
@@ -113,17 +112,20 @@ def _map(results: Results) -> Figure:
 
 
 def _counts(results: Results) -> Table:
-    data = (
-        results.table("frontier.safe_points")
-        .group_by("codec", "code_bytes", "record_bytes", "rule", maintain_order=True)
-        .agg(
-            pl.len().alias("heads"),
-            *[pl.col(name).sum() for name in ("safe", "safe_every_text", "safe_hindsight")],
-            pl.col("elimination", "fer", "bytes_ratio").cast(pl.Float64).mean(),
-        )
-        .filter(results.is_rule)
-        .sort(pl.col("codec") == ORACLE, "safe", "elimination", descending=[False, True, True])
-        .with_columns(pl.col("codec").map_elements(words, return_dtype=pl.String))
+    columns = {
+        "codec": Column("Codec"),
+        "code_bytes": Column("Code bytes", "integer"),
+        "heads": Column("Heads", "integer", pl.len()),
+        "safe": Column("Safe", "integer", pl.col("safe").sum()),
+        "safe_every_text": Column("on every text", "integer", pl.col("safe_every_text").sum()),
+        "safe_hindsight": Column("with hindsight", "integer", pl.col("safe_hindsight").sum()),
+        "elimination": Column("Elimination", "percent"),
+        "fer": Column("FER", "percent"),
+        "bytes_ratio": Column("Bytes ratio", "ratio"),
+    }
+    rows = results.table("frontier.safe_points").filter(results.is_rule)
+    data = aggregated(rows, ["codec", "code_bytes"], columns).sort(
+        pl.col("codec") == ORACLE, "safe", "elimination", descending=[False, True, True]
     )
     return Table(
         "safe_counts",
@@ -131,23 +133,13 @@ def _counts(results: Results) -> Table:
         "what the best possible choice of thresholds would give; the difference to the safe heads is the "
         "price of choosing them beforehand. Elimination, FER and bytes ratio are means over all heads at the "
         "chosen thresholds, safe or not.",
-        data,
-        {
-            "codec": Column("Codec"),
-            "code_bytes": Column("Code bytes", "integer"),
-            "heads": Column("Heads", "integer"),
-            "safe": Column("Safe", "integer"),
-            "safe_every_text": Column("on every text", "integer"),
-            "safe_hindsight": Column("with hindsight", "integer"),
-            "elimination": Column("Elimination", "percent"),
-            "fer": Column("FER", "percent"),
-            "bytes_ratio": Column("Bytes ratio", "ratio"),
-        },
+        data.with_columns(in_words("codec")),
+        columns,
     )
 
 
 def _table(results: Results) -> Table:
-    rows = results.params["table_rows"]
+    rows = results.job.table_rows
     data = _headline(results).sort("safe", "safe_every_text", "elimination", "layer", "head")
     return Table(
         "safe_points",
@@ -170,4 +162,4 @@ def _table(results: Results) -> Table:
     )
 
 
-SECTION = Section("safe_points", "Safe points", build, needs=("frontier.safe_points",))
+CHAPTER = Chapter("safe_points", "Safe points", build, needs=("frontier.safe_points",))

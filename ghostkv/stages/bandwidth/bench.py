@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from ghostkv.stages.bandwidth.fit import features
 from ghostkv.stages.bandwidth.probes import LINE, PAGE, DiskFile, Memory, random_rows, rows_at, tiled
 from ghostkv.stages.bandwidth.tiers import expected
 from ghostkv.store.touched import touched
+
+if TYPE_CHECKING:
+    from ghostkv.config.bandwidth import Measure
 
 # Rows as a cache stores them: K of one head of width 64 in fp16, K and V of it, and K and V at width 128.
 SURVIVOR_ROWS = (128, 256, 512)
@@ -34,16 +38,15 @@ class Bench:
 
     Parameters
     ----------
-    params : mapping
-        The config section `bandwidth.measure`.
+    options : Measure
     """
 
-    def __init__(self, params: Mapping):
-        self.params, self.configurations = params, []
+    def __init__(self, options: Measure):
+        self.options, self.configurations = options, []
 
     def seed(self, *parts) -> int:
         """A seed for these parts."""
-        return stable_seed(self.params["seed"], *parts)
+        return stable_seed(self.options.seed, *parts)
 
     def add(
         self,
@@ -64,7 +67,7 @@ class Bench:
 
     def run(self) -> list[dict]:
         """Rows of the table of samples; a configuration of which no repeat counts has none."""
-        rounds, repeats = self.params["rounds"], self.params["repeats"]
+        rounds, repeats = self.options.rounds, self.options.repeats
         seconds = np.empty((len(self.configurations), rounds, repeats))
         for configuration in self.configurations:  # pages, code and threads are there before the clock starts
             configuration.once(rounds * repeats)
@@ -92,8 +95,8 @@ class Bench:
 
 def dram_configurations(bench: Bench, memory: Memory, survivors: Sequence[np.ndarray], tokens: int) -> None:
     """Random, strided and real gathers and scans of memory."""
-    params, size = bench.params, bench.params["memory_mb"] << 20
-    wanted = int(params["gather_mb"] * 2**20)
+    options, size = bench.options, bench.options.memory_mb << 20
+    wanted = int(options.gather_mb * 2**20)
 
     def add(pattern: str, row: int, share: float, chosen: np.ndarray, span: int) -> None:
         # Another part of memory each time: what a gather left in the caches serves no later one.
@@ -103,8 +106,8 @@ def dram_configurations(bench: Bench, memory: Memory, survivors: Sequence[np.nda
         about = {"tier": "dram", "pattern": pattern, "row_bytes": row, "share": share, "depth": 1}
         bench.add(about, starts, row, LINE, True, lambda turn: memory.gather(starts + bases[turn % 64], row))
 
-    for row in params["row_bytes"]:
-        for share in params["shares"]:
+    for row in options.row_bytes:
+        for share in options.shares:
             span = min(size // row, int(wanted / row / share))
             add("random", row, share, random_rows(span, share, bench.seed("dram", row, share)), span)
             step = max(1, round(1 / share))
@@ -135,11 +138,11 @@ def disk_configurations(bench: Bench, disk: DiskFile, survivors: Sequence[np.nda
 
     For a file whose pages can be dropped (`DiskFile.cold`): all else would time memory under the name of a disk.
     """
-    params, size = bench.params, bench.params["file_mb"] << 20
-    for kilobytes in params["block_kb"] if disk.direct else ():
+    options, size = bench.options, bench.options.file_mb << 20
+    for kilobytes in options.block_kb if disk.direct else ():
         block = kilobytes << 10
-        count = min(params["requests"], size // block // 2)
-        for depth in params["depths"]:
+        count = min(options.requests, size // block // 2)
+        for depth in options.depths:
             rng = np.random.default_rng(bench.seed("direct", block, depth))
             # Blocks apart, so that none is the next of another.
             offsets = [2 * block * rng.permutation(size // block // 2)[:count] for _ in range(16)]
@@ -164,9 +167,9 @@ def disk_configurations(bench: Bench, disk: DiskFile, survivors: Sequence[np.nda
         )  # fmt: skip
 
     for row in (256, 512, PAGE):
-        for share in params["shares"]:
+        for share in options.shares:
             hit = 1 - (1 - share) ** max(1, PAGE // row)
-            span = min(size // row, int(params["requests"] / hit) * max(1, PAGE // row))
+            span = min(size // row, int(options.requests / hit) * max(1, PAGE // row))
             starts = rows_at(random_rows(span, share, bench.seed("mapped", row, share)), row)
             add("random", row, share, starts, size - span * row)
     for index in range(min(3, len(survivors))):
@@ -210,9 +213,9 @@ class Comparisons:
             }
         )  # fmt: skip
 
-    def memory(self, memory: Memory, survivors: Sequence[np.ndarray], tokens: int, params: Mapping) -> None:
+    def memory(self, memory: Memory, survivors: Sequence[np.ndarray], tokens: int, options: Measure) -> None:
         """Lines that loads fall in, and pages whose accessed bit was set."""
-        for pattern, row, starts, universe in _gathers(memory.words.nbytes, survivors, tokens, params):
+        for pattern, row, starts, universe in _gathers(memory.words.nbytes, survivors, tokens, options):
             about = {"tier": "dram", "pattern": pattern, "row_bytes": row}
             lines = memory.lines(starts, row) * LINE
             self.add(about | {"instrument": "marked loads", "unit": LINE}, starts, universe, lines)
@@ -224,15 +227,15 @@ class Comparisons:
                 pages and pages * PAGE,
             )
 
-    def disk(self, disk: DiskFile, survivors: Sequence[np.ndarray], tokens: int, params: Mapping) -> None:
+    def disk(self, disk: DiskFile, survivors: Sequence[np.ndarray], tokens: int, options: Measure) -> None:
         """Pages that a cold mapped gather brings in, and bytes that the kernel accounts to direct reads.
 
         Nothing where the file's pages cannot be dropped.
         """
-        for pattern, row, starts, universe in _gathers(min(disk.size, 1 << 26), survivors, tokens, params):
+        for pattern, row, starts, universe in _gathers(min(disk.size, 1 << 26), survivors, tokens, options):
             if not disk.cold():
                 continue
-            few = starts[: 8 * params["requests"]]
+            few = starts[: 8 * options.requests]
             part = int(few[-1] // row) + 1 if len(few) < len(starts) else universe
             about = {"tier": "disk", "pattern": pattern, "row_bytes": row, "unit": PAGE}
             pages = disk.read_mapped(few, row)[1] * PAGE
@@ -243,12 +246,12 @@ class Comparisons:
                 self.add(about | {"instrument": "/proc/self/io"}, few, part, seen, True)
 
 
-def _gathers(size: int, survivors: Sequence[np.ndarray], tokens: int, params: Mapping):
+def _gathers(size: int, survivors: Sequence[np.ndarray], tokens: int, options: Measure):
     """Pattern, row bytes, offsets and universe of the gathers that are counted."""
     for row in _COUNTED_ROWS:
         universe = size // row
-        for share in params["shares"][:2]:
-            rows = random_rows(universe, share, stable_seed(params["seed"], "counted", row, share))
+        for share in options.shares[:2]:
+            rows = random_rows(universe, share, stable_seed(options.seed, "counted", row, share))
             yield "random", row, rows_at(rows, row), universe
     for row in SURVIVOR_ROWS:
         universe = size // row // tokens * tokens

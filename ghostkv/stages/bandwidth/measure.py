@@ -5,42 +5,46 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ghostkv.files.io import read_table, write_table
+from ghostkv.files.io import read_table
 from ghostkv.files.provenance import inherited
-from ghostkv.files.tables import table_of
+from ghostkv.files.tables import write_rows
 from ghostkv.stages.bandwidth.bench import Bench, Comparisons, disk_configurations, dram_configurations
 from ghostkv.stages.bandwidth.probes import DiskFile, Memory
+from ghostkv.stages.bandwidth.schemas import COUNT_SCHEMA, DIRECT, DROPPED, SAMPLE_SCHEMA
 from ghostkv.stages.bandwidth.store_bench import store_configurations
-from ghostkv.stages.bandwidth.tables import COUNT_SCHEMA, DIRECT, DROPPED, SAMPLE_SCHEMA
+
+if TYPE_CHECKING:
+    from ghostkv.stages.bandwidth.jobs import MeasureMemory
 
 # A working set with small pages, whose accessed bits are counted.
 _COUNTED_BYTES = 1 << 26
 
 
-def measure(patterns: str, params: Mapping, outputs: Mapping[str, str]) -> None:
+def measure(job: MeasureMemory, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Time gathers from this machine's memory, disk and store, and count what they touch.
 
     Parameters
     ----------
-    patterns : str
-        Output of `survivor_patterns`.
-    params : mapping
-        The config section `bandwidth.measure`, and `code`.
+    job : MeasureMemory
+    inputs : mapping
+        `patterns`, which `survivor_patterns` wrote.
     outputs : mapping
         Paths of `samples` and `counts`; the file and the store on disk lie beside them, and are removed. Disk and
         store are left out where their file system keeps pages that are dropped (tmpfs).
     """
+    patterns, options = inputs["patterns"], job.measure
     table, folder = read_table(patterns), Path(outputs["samples"]).parent
     tokens = int(table["tokens"].max())
     survivors = [np.asarray(row, np.int64) for row in table["survivors"].to_list() if len(row)]
     if not survivors:  # a design that eliminates everything leaves no index to read
         survivors = [np.zeros(1, np.int64)]
-    bench, counts = Bench(params), Comparisons()
-    memory = Memory(params["memory_mb"] << 20)
-    disk = DiskFile(folder / ".measured.bin", params["file_mb"] << 20)
+    bench, counts = Bench(options), Comparisons()
+    memory = Memory(options.memory_mb << 20)
+    disk = DiskFile(folder / ".measured.bin", options.file_mb << 20)
     store_folder = folder / ".measured_store"
     try:
         cold = disk.cold()
@@ -53,16 +57,16 @@ def measure(patterns: str, params: Mapping, outputs: Mapping[str, str]) -> None:
         with on_disk:
             samples = bench.run()
         memory.close()
-        small = Memory(min(_COUNTED_BYTES, params["memory_mb"] << 20), huge=False)
-        counts.memory(small, survivors, tokens, params)
+        small = Memory(min(_COUNTED_BYTES, options.memory_mb << 20), huge=False)
+        counts.memory(small, survivors, tokens, options)
         small.close()
-        counts.disk(disk, survivors, tokens, params)
+        counts.disk(disk, survivors, tokens, options)
     finally:
         disk.close()
     # What the report says of tiers that are missing.
-    metadata = inherited(patterns, params.get("code")) | {
+    metadata = inherited(patterns, job.code) | {
         DROPPED: str(cold).lower(),
         DIRECT: str(disk.direct).lower(),
     }
-    write_table(table_of(samples, SAMPLE_SCHEMA), outputs["samples"], SAMPLE_SCHEMA, metadata)
-    write_table(table_of(counts.rows, COUNT_SCHEMA), outputs["counts"], COUNT_SCHEMA, metadata)
+    write_rows(samples, outputs["samples"], SAMPLE_SCHEMA, metadata)
+    write_rows(counts.rows, outputs["counts"], COUNT_SCHEMA, metadata)

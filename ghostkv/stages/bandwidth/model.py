@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from ghostkv.files.io import read_metadata, read_table, write_table
-from ghostkv.files.tables import table_of
+from ghostkv.files.io import read_table
+from ghostkv.files.provenance import inherited
+from ghostkv.files.tables import Tables
 from ghostkv.stages.bandwidth import step_times as model
+from ghostkv.stages.bandwidth.schemas import MODEL_SCHEMAS
 from ghostkv.stages.bandwidth.schemes import MemoryModel, ModelShape
-from ghostkv.stages.bandwidth.tables import MODEL_TABLES
 from ghostkv.stages.bandwidth.tiers import Tier
+
+if TYPE_CHECKING:
+    from ghostkv.stages.bandwidth.jobs import ModelBandwidth
 
 _GIGA, _MICRO = 1e9, 1e-6
 # Weights of a layer of the captured model, which its capture does not say: those of a transformer of that width.
 _PARAMETERS_PER_SQUARE = 12
 
 
-def model_bandwidth(inputs: Mapping[str, str], params: Mapping, outputs: Mapping[str, str]) -> None:
+def model_bandwidth(job: ModelBandwidth, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Fit and check the tiers of this machine, then model every scheme on every placement.
 
     Parameters
@@ -25,60 +30,56 @@ def model_bandwidth(inputs: Mapping[str, str], params: Mapping, outputs: Mapping
     inputs : mapping
         Paths of `patterns`, `samples`, the frontier's `context`, and `layers` of a capture, which tells the shape of
         the model.
-    params : mapping
-        The config section `bandwidth`, `headline`, `sinks`, `hot`, `target_metric`, `target`, `model`, `code`.
+    job : ModelBandwidth
     outputs : mapping
-        Paths of the tables of `MODEL_TABLES`.
+        Paths of the tables of `MODEL_SCHEMAS`.
     """
-    rows: dict[str, list[dict]] = {name: [] for name in MODEL_TABLES}
-    patterns = read_table(inputs["patterns"])
-    rows["fits"], rows["errors"], measured = model.check_fits(
-        read_table(inputs["samples"]), params["measure"]["seed"]
-    )
-    captured = _captured(inputs["layers"], params)
-    bands = model.bands(read_table(inputs["context"]), {**params, "pair_bytes": captured.pair_bytes})
-    shares = model.survivors(bands, params["contexts"])
-    rows["survivors"] = [{"shape": captured.name, **row} for row in shares]
-    world = _world(params, captured, model.clustering(patterns))
+    tables, patterns = Tables(MODEL_SCHEMAS), read_table(inputs["patterns"])
+    fits, errors, measured = model.check_fits(read_table(inputs["samples"]), job.seed)
+    tables.add_rows("fits", fits)
+    tables.add_rows("errors", errors)
+    captured = _captured(inputs["layers"], job)
+    bands = model.bands(read_table(inputs["context"]), job, captured.pair_bytes)
+    shares = model.survivors(bands, job.contexts)
+    tables.add_rows("survivors", [{"shape": captured.name, **row} for row in shares])
+    world = _world(job, captured, model.clustering(patterns))
     here, around = _this_machine(world, measured)
-    context, fast = params["headline_context"], params["tiers"][0]["name"]
-    slow = next((one["kv"] for one in params["placements"] if one["kv"] != fast), fast)
+    context, fast = job.headline_context, job.tiers[0].name
+    slow = next((one["kv"] for one in job.placements if one["kv"] != fast), fast)
     share = model.share_at(shares, model.CONSTANT, context)
-    for shape in (captured, ModelShape(**params["served"])):
-        for placements, where in ((params["placements"], world), (around, here)):
-            rows["steps"] += model.steps(shape, placements, shares, where)
-            rows["crossings"] += model.crossings(shape, placements, shares, where, context)
-        rows["maps"] += model.maps(shape, slow, world, context)
-        rows["sensitivity"] += model.sensitivity(shape, params["placements"], share, world, context)
-    metadata = read_metadata(inputs["samples"]) | {"fingerprint": str(params.get("code", ""))}
-    for name, schema in MODEL_TABLES.items():
-        write_table(table_of(rows[name], schema), outputs[name], schema, metadata)
+    for shape in (captured, ModelShape(**job.served.plain())):
+        for placements, where in ((job.placements, world), (around, here)):
+            tables.add_rows("steps", model.steps(shape, placements, shares, where))
+            tables.add_rows("crossings", model.crossings(shape, placements, shares, where, context))
+        tables.add_rows("maps", model.maps(shape, slow, world, context))
+        tables.add_rows("sensitivity", model.sensitivity(shape, job.placements, share, world, context))
+    tables.write(outputs, inherited(inputs["samples"], job.code))
 
 
-def _captured(path: str, params: Mapping) -> ModelShape:
+def _captured(path: str, job: ModelBandwidth) -> ModelShape:
     row = read_table(path).row(0, named=True)
     heads, kv_heads, head_dim = row["heads"], row["kv_heads"], row["head_dim"]
     parameters = _PARAMETERS_PER_SQUARE * (heads * head_dim) ** 2
-    return ModelShape(params["model"], len(params["layers"]), heads, kv_heads, head_dim, parameters)
+    return ModelShape(job.model, len(job.layers), heads, kv_heads, head_dim, parameters)
 
 
-def _world(params: Mapping, captured: ModelShape, clustering) -> MemoryModel:
+def _world(job: ModelBandwidth, captured: ModelShape, clustering) -> MemoryModel:
     tiers = {
-        tier["name"]: Tier(
-            tier["name"], tier["gb_s"] * _GIGA, tier["latency_us"] * _MICRO, tier["unit"], tier["depth"],
-            tier["overhead_us"] * _MICRO, near_bandwidth=tier["near_gb_s"] * _GIGA,
+        tier.name: Tier(
+            tier.name, tier.gb_s * _GIGA, tier.latency_us * _MICRO, tier.unit, tier.depth,
+            tier.overhead_us * _MICRO, near_bandwidth=tier.near_gb_s * _GIGA,
         )
-        for tier in params["tiers"]
+        for tier in job.tiers
     }  # fmt: skip
     return MemoryModel(
         tiers,
-        params["tiers"][0]["name"],
-        params["sinks"] + params["hot"],
-        8 * params["headline"]["bytes"] / captured.head_dim,
-        params["overlap"],
-        params["phase_us"] * _MICRO,
-        params["quant_group"],
-        params["page"],
+        job.tiers[0].name,
+        job.sinks + job.hot,
+        8 * job.headline.bytes / captured.head_dim,
+        job.overlap,
+        job.phase_us * _MICRO,
+        job.quant_group,
+        job.page,
         clustering,
     )
 

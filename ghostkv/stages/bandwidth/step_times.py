@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -24,6 +25,9 @@ from ghostkv.stages.bandwidth.schemes import (
     step,
 )
 from ghostkv.stages.bandwidth.tiers import Tier, expected
+
+if TYPE_CHECKING:
+    from ghostkv.stages.bandwidth.jobs import Point
 
 CONSTANT, TREND = "constant", "trend"
 # Contexts tried for a crossing, per octave; points on each axis of a map; a small change for an elasticity.
@@ -94,27 +98,27 @@ def clustering(patterns: pl.DataFrame) -> Clustering:
     return Clustering(_ROWS_PER_UNIT, *(seen / np.maximum(guessed, 1e-12)))
 
 
-def bands(context: pl.DataFrame, params: Mapping) -> pl.DataFrame:
+def bands(context: pl.DataFrame, point: Point, pair_bytes: float) -> pl.DataFrame:
     """Survivors by band of positions: per head, and united over groups, which the GQA-true bytes give.
 
     A query with c cold and e exact keys reads ``(record c / pair + u c + e)`` rows of its ``c + e``; the bytes ratio
     is that share, so that u follows from it. Within a band the mean c stands for each query's.
     """
-    headline, exact = params["headline"], params["sinks"] + params["hot"]
+    headline, exact = point.headline, point.sinks + point.hot
     rows = context.filter(
-        (pl.col("codec") == headline["codec"])
-        & (pl.col("code_bytes") == headline["bytes"])
-        & (pl.col("target_metric") == params["target_metric"])
-        & ((pl.col("target") - params["target"]).abs() < 1e-6)
+        (pl.col("codec") == headline.codec)
+        & (pl.col("code_bytes") == headline.bytes)
+        & (pl.col("target_metric") == point.target_metric)
+        & ((pl.col("target") - point.target).abs() < 1e-6)
     )
     if not rows.height:
         raise TableError(
-            f"results/frontier/context.parquet: no rows of the headline design at {params['target_metric']} <= "
-            f"{params['target']:g}. Delete it and rerun frontier."
+            f"results/frontier/context.parquet: no rows of the headline design at {point.target_metric} <= "
+            f"{point.target:g}. Delete it and rerun frontier."
         )
     cold = pl.col("cold_keys").cast(pl.Float64)
     own = 1 - pl.col("elimination").cast(pl.Float64)
-    record = pl.col("record_bytes") / params["pair_bytes"]
+    record = pl.col("record_bytes") / pair_bytes
     united = (pl.col("bytes_ratio_gqa").cast(pl.Float64) * (cold + exact) - exact) / cold - record
     rows = rows.with_columns(own.alias("own"), united.clip(0.0, 1.0).alias("united"), cold.alias("cold"))
     by_layer = rows.group_by("band_start", "band_stop", "layer").agg(pl.col("united").mean())

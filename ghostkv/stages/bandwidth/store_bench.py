@@ -38,7 +38,7 @@ def store_configurations(
     """
     shutil.rmtree(folder, ignore_errors=True)
     shape = StoreShape(1, 1, _WIDTH, _WIDTH, 0, "float16", 64)
-    size = min(_TOKENS, (bench.params["file_mb"] << 20) // shape.row_bytes // 2) // 64 * 64
+    size = min(_TOKENS, (bench.options.file_mb << 20) // shape.row_bytes // 2) // 64 * 64
     try:
         with GhostStore.create(folder, shape) as store:
             rng = np.random.default_rng(bench.seed("store"))
@@ -55,9 +55,9 @@ def store_configurations(
 
 def _positions(bench: Bench, survivors: Sequence[np.ndarray], tokens: int, size: int):
     in_page = 16
-    for share in bench.params["shares"]:
+    for share in bench.options.shares:
         for part in (0.25, 1.0):
-            pages = part * bench.params["requests"] / (1 - (1 - share) ** in_page)
+            pages = part * bench.options.requests / (1 - (1 - share) ** in_page)
             span = min(size, int(pages * in_page))
             yield "random", random_rows(span, share, bench.seed("store", share, part)), span
     for index in range(min(4, len(survivors))):

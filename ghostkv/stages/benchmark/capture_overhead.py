@@ -4,35 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 
 from ghostkv.files import provenance
-from ghostkv.files.io import read_table, write_table
+from ghostkv.files.io import read_table
+from ghostkv.files.tables import write_rows
 from ghostkv.models.tokenizer import token_ids_of
+from ghostkv.stages.benchmark.schemas import OVERHEAD_SCHEMA
+
+if TYPE_CHECKING:
+    from ghostkv.stages.benchmark.jobs import CaptureOverhead
 
 # Sampled queries per token in the default capture, so that the proof weighs what it weighs there.
 _QUERY_SHARE = 160 / 4096
 
 
 def capture_overhead(
-    model_folder: str, texts_table: str, params: Mapping[str, Any], output: str, threads: int = 1
+    job: CaptureOverhead, inputs: Mapping[str, str], outputs: Mapping[str, str], threads: int = 1
 ) -> None:
     """Time capture against a plain forward pass of the same model on the same text.
 
     Parameters
     ----------
-    model_folder : str
-        Folder of a fetched model.
-    texts_table : str
-        `texts.parquet`; its first text is used.
-    params : mapping
-        `tokens` and `repeats` (pairs) of config section `benchmark`, `dtype` of section `model`, `code`.
-    output : str
-        Parquet with a row a pair (`ghostkv.models.overhead.OVERHEAD_SCHEMA`). The figure to quote is the
-        median of `ratio`.
+    job : CaptureOverhead
+    inputs : mapping
+        `manifest` of a fetched model; `texts`, whose first row is used.
+    outputs : mapping
+        Path of `capture_overhead`, a row a pair (`OVERHEAD_SCHEMA`). The figure to quote is the median of `ratio`.
     threads : int
         torch threads, for both sides.
 
@@ -41,16 +41,16 @@ def capture_overhead(
     ModelError, TextError
     """
     from ghostkv.models.load import load_model, load_tokenizer
-    from ghostkv.models.overhead import OVERHEAD_SCHEMA, time_pairs
+    from ghostkv.models.overhead import time_pairs
 
-    tokens = params["tokens"]
-    row = read_table(texts_table).row(0, named=True)
+    tokens, output = job.tokens, outputs["capture_overhead"]
+    model_folder = str(Path(inputs["manifest"]).parent)
+    row = read_table(inputs["texts"]).row(0, named=True)
     token_ids = token_ids_of(load_tokenizer(model_folder), row["content"], tokens, row["text"])
-    model = load_model(model_folder, params.get("dtype", "float32"), threads)
+    model = load_model(model_folder, job.dtype, threads)
     count = max(int(tokens * _QUERY_SHARE), 1)
     positions = np.linspace(tokens // 16, tokens - 1, count).astype(np.int32)
     folder = Path(output).parent
     folder.mkdir(parents=True, exist_ok=True)
-    rows = time_pairs(model, token_ids, positions, params["repeats"], folder)
-    metadata = provenance.metadata(params.get("code"), text=row["text"])
-    write_table(pl.DataFrame(rows), output, OVERHEAD_SCHEMA, metadata)
+    rows = time_pairs(model, token_ids, positions, job.repeats, folder)
+    write_rows(rows, output, OVERHEAD_SCHEMA, provenance.metadata(job.code, text=row["text"]))

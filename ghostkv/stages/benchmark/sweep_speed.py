@@ -4,58 +4,46 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
-import pyarrow as pa
 
-from ghostkv.elimination.attention import MASS_95, MASS_99, TOP_K
+from ghostkv.elimination.attention import MASS_95, MASS_99, TOP_K, softmax
 from ghostkv.elimination.sweep import Grid, Sweep, sweep
 from ghostkv.files import provenance
-from ghostkv.files.io import write_table
+from ghostkv.files.tables import write_rows
+from ghostkv.stages.benchmark.schemas import SPEED_SCHEMA
 from ghostkv.stages.benchmark.sweep_loop import sweep_by_loop, sweep_by_theta
 
-SPEED_SCHEMA = pa.schema(
-    [
-        ("thetas", pa.int32()),
-        ("repeat", pa.int32()),
-        ("pairs", pa.int64()),  # (query, cold key) pairs
-        ("loop_seconds", pa.float64()),  # heads, queries and thetas one by one; null where it was not run
-        ("by_theta_seconds", pa.float64()),  # thetas one by one, heads and queries as whole arrays
-        ("sweep_seconds", pa.float64()),
-        ("ratio", pa.float64()),  # loop over sweep
-        ("by_theta_ratio", pa.float64()),
-        ("with_output_error", pa.bool_()),
-        ("identical_counts", pa.bool_()),
-    ]
-)
+if TYPE_CHECKING:
+    from ghostkv.stages.benchmark.jobs import SweepSpeed
+
 # The loop is run up to this many thetas; beyond, its cost is known to grow with them and only the sweep's
 # matters.
 _LOOP_THETAS = 32
 _GROUP, _VALUE_DIM = 3, 64
 
 
-def sweep_speed(params: Mapping[str, Any], output: str) -> None:
+def sweep_speed(job: SweepSpeed, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Time the sweep at several numbers of thetas, with and without the output error, beside the loop.
 
     Parameters
     ----------
-    params : mapping
-        `thetas`, `repeats`, `keys`, `queries`, `seed` of config section `benchmark`, and `code`.
-    output : str
-        Parquet of `SPEED_SCHEMA`. The figure to quote is the median of `ratio` at 19 thetas.
+    job : SweepSpeed
+    inputs : mapping
+        Empty.
+    outputs : mapping
+        Path of `sweep_speed`, of `SPEED_SCHEMA`. The figure to quote is the median of `ratio` at 19 thetas.
     """
-    inputs = _attention(params["queries"], params["keys"], params["seed"])
+    inputs = _attention(job.queries, job.keys, job.seed)
     rows = []
-    for thetas in params["thetas"]:
+    for thetas in job.thetas:
         theta = np.linspace(-12.0, 2.0, thetas).astype(np.float32)
         for with_output in (False, True):
-            rows += _compare(inputs, theta, with_output, params["repeats"])
+            rows += _compare(inputs, theta, with_output, job.repeats)
             last = rows[-1]
             print(f"{thetas} thetas, output error {with_output}: {last['sweep_seconds']:.4f} s", flush=True)
-    metadata = provenance.metadata(params.get("code"))
-    write_table(pl.DataFrame(rows, infer_schema_length=None), output, SPEED_SCHEMA, metadata)
+    write_rows(rows, outputs["sweep_speed"], SPEED_SCHEMA, provenance.metadata(job.code))
 
 
 def _compare(inputs: dict, theta: np.ndarray, with_output: bool, repeats: int) -> list[dict]:
@@ -100,8 +88,7 @@ def _attention(queries: int, keys: int, seed: int) -> dict[str, np.ndarray]:
     """Softmax attention of random scores in the later half of a context; its statistic is noisy log mass."""
     rng = np.random.default_rng(seed)
     scores = rng.normal(0.0, 2.0, (_GROUP, queries, keys)).astype(np.float32)
-    mass = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    mass /= mass.sum(axis=-1, keepdims=True)
+    mass, _ = softmax(scores, dtype=np.float32)
     noise = rng.normal(0.0, 0.5, scores.shape).astype(np.float32)
     rank = np.argsort(np.argsort(-scores, axis=-1), axis=-1)
     flags = (rank < 32) * TOP_K + (rank < keys // 10) * MASS_95 + (rank < keys // 5) * MASS_99

@@ -57,7 +57,7 @@ def goals(targets: Mapping[str, Sequence[float]], compensations: Sequence[str] =
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CalibratedThresholds:
     """Thresholds of a group's heads, and whether anything is promised of them.
 
     Attributes
@@ -88,7 +88,7 @@ def floor(samples: int) -> float:
     return 1.0 / (samples + 1)
 
 
-def calibrate(risks: Sequence[np.ndarray], goal: Goal, shared: bool = False) -> Calibration:
+def calibrate(risks: Sequence[np.ndarray], goal: Goal, shared: bool = False) -> CalibratedThresholds:
     """The largest threshold that conformal risk control allows, on the queries of several texts together.
 
     The output error is neither monotone nor bounded: it is cut at 1 and the last threshold below which all are
@@ -109,10 +109,10 @@ def calibrate(risks: Sequence[np.ndarray], goal: Goal, shared: bool = False) -> 
     if shared:
         index[:] = index.min()
     guaranteed = goal.metric in _CONTROLLED and goal.target >= floor(samples)
-    return Calibration(goal, index, samples, guaranteed)
+    return CalibratedThresholds(goal, index, samples, guaranteed)
 
 
-def plug_in(risks: Sequence[np.ndarray], goal: Goal) -> Calibration:
+def plug_in(risks: Sequence[np.ndarray], goal: Goal) -> CalibratedThresholds:
     """The largest threshold whose mean calibration risk is at most the target: no correction, no guarantee.
 
     For calibration sets so small that their floor lies above the target.
@@ -120,7 +120,7 @@ def plug_in(risks: Sequence[np.ndarray], goal: Goal) -> Calibration:
     samples = sum(risk.shape[1] for risk in risks)
     total = sum(np.minimum(risk, 1.0).sum(axis=1, dtype=np.float64) for risk in risks)
     within = total / samples <= goal.target
-    return Calibration(goal, np.cumprod(within, axis=1).sum(axis=1) - 1, samples, False)
+    return CalibratedThresholds(goal, np.cumprod(within, axis=1).sum(axis=1) - 1, samples, False)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ghostkv.files.io import read_metadata, read_table, write_table
-from ghostkv.stages.calibrated.tables import (
-    DEPENDENCE_SCHEMA,
-    LAYER_SCHEMAS,
-    SUMMARY_SCHEMA,
-    join_layers,
-    summarise_dependence,
-    summarise_points,
-)
+from ghostkv.files.tables import concatenate
+from ghostkv.stages.calibrated.summary_schemas import DEPENDENCE_SCHEMA, SUMMARY_SCHEMA
+from ghostkv.stages.calibrated.tables import summarise_dependence, summarise_points
+
+if TYPE_CHECKING:
+    from ghostkv.stages.calibrated.jobs import GatherCalibrated
 
 
-def gather(layers: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
+def gather(job: GatherCalibrated, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
     """Join all layers, and summarise them.
 
     Parameters
     ----------
-    layers : mapping
+    inputs : mapping
         For each table of `calibrate_layer` the layers' files, in order.
     outputs : mapping
         Paths of those, and of `summary` and `dependence`.
     """
-    metadata = read_metadata(layers["calibrated"][0])
-    for table, files in layers.items():
-        write_table(join_layers(files), outputs[table], LAYER_SCHEMAS.SCHEMAS[table], metadata)
+    metadata = read_metadata(inputs["calibrated"][0])
+    for table, files in inputs.items():
+        concatenate(files, outputs[table], metadata)
     summary = summarise_points(read_table(outputs["calibrated"]))
     write_table(summary, outputs["summary"], SUMMARY_SCHEMA, metadata)
     dependence = summarise_dependence(read_table(outputs["texts"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,9 +14,17 @@ from ghostkv.codecs import Codec, Records
 from ghostkv.elimination.frontier import Design, Estimates, GroupView, Setting, estimate_group, view_group
 from ghostkv.elimination.summaries import bound_columns
 from ghostkv.elimination.sweep import Grid
-from ghostkv.files.tables import LayerTables
+from ghostkv.files.tables import Tables
 from ghostkv.stages.calibrated.compensated_sweep import Tail, tail
-from ghostkv.stages.calibrated.conformal import Calibration, Goal, calibrate, floor, goals, plug_in, shifts
+from ghostkv.stages.calibrated.conformal import (
+    CalibratedThresholds,
+    Goal,
+    calibrate,
+    floor,
+    goals,
+    plug_in,
+    shifts,
+)
 from ghostkv.stages.calibrated.rows import (
     Curves,
     at,
@@ -28,13 +37,16 @@ from ghostkv.stages.calibrated.rows import (
     thetas,
 )
 
+if TYPE_CHECKING:
+    from ghostkv.stages.calibrated.jobs import CalibrateLayer
+
 # Common shifts of a group's thresholds: in margins, in nats, in score units.
 _SHIFTS = {
     "relative_topk": Grid.of(shifts(0.02, 50)),
     "relative_lse": Grid.of(shifts(0.05, 60)),
     "absolute": Grid.of(shifts(0.1, 60)),
 }
-_Found = Sequence[Calibration]
+_Found = Sequence[CalibratedThresholds]
 _Curves = Mapping[CapturedText, Curves]
 
 
@@ -44,24 +56,22 @@ class CalibratedGroup:
 
     Attributes
     ----------
-    tables : LayerTables
-    layer, kv_head : int
+    tables : Tables
+    kv_head : int
     views : mapping of CapturedText to GroupView
         Headline queries.
     loaded : mapping of CapturedText to LayerCapture
         All queries.
     setting : Setting
-    params : mapping
-        Of `ghostkv.stages.calibrated.layer.calibrate_layer`.
+    job : CalibrateLayer
     """
 
-    tables: LayerTables
-    layer: int
+    tables: Tables
     kv_head: int
     views: Mapping[CapturedText, GroupView]
     loaded: Mapping[CapturedText, LayerCapture]
     setting: Setting
-    params: Mapping
+    job: CalibrateLayer
     scratch: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)
 
     def measure(self, design: Design, records: Mapping[CapturedText, Records], headline: bool) -> None:
@@ -118,19 +128,16 @@ class CalibratedGroup:
     def _tail(self, view: GroupView, estimates: Estimates) -> Tail | None:
         if view.values is None:
             return None
-        return tail(estimates.scores, view.exact.lse, view.values, view.visible, self.params["page"])
+        return tail(estimates.scores, view.exact.lse, view.values, view.visible, self.job.page)
 
-    def _calibrate(self, curves: _Curves) -> list[Calibration]:
+    def _calibrate(self, curves: _Curves) -> list[CalibratedThresholds]:
         risks = next(iter(curves.values())).risks
         kinds = [name.removeprefix("output_error_") for name in risks if name.startswith("output_error_")]
-        return [
-            calibrate(_risks(curves, goal, "threshold"), goal)
-            for goal in goals(self.params["targets"], kinds)
-        ]
+        return [calibrate(_risks(curves, goal, "threshold"), goal) for goal in goals(self.job.targets, kinds)]
 
     def _keys(self, design: Design) -> dict:
         return {
-            "layer": self.layer,
+            "layer": self.job.layer,
             "kv_head": self.kv_head,
             "codec": design.name,
             "code_bytes": design.code_bytes,
@@ -145,7 +152,7 @@ class CalibratedGroup:
         self, keys: Mapping, design: Design, curves: _Curves, found: _Found, shared: bool = False
     ) -> None:
         for text, one in _held_out(curves):
-            queries = queries_at(one, design, found, self.params["page"], shared)
+            queries = queries_at(one, design, found, self.job.page, shared)
             columns = point_columns(one, queries) | choice_columns(found, self._heads(), one.grid)
             self.tables.add("calibrated", {**keys, **_about(text, one)}, columns)
 
@@ -161,9 +168,9 @@ class CalibratedGroup:
         """Held-out points by the queries' position."""
         for text, one in _held_out(curves):
             positions = one.view.capture.positions
-            queries = queries_at(one, design, found, self.params["page"])
+            queries = queries_at(one, design, found, self.job.page)
             named = choice_columns(found, self._heads(), one.grid)
-            edges = self.params["bands"]
+            edges = self.job.bands
             for start, stop in zip(edges, edges[1:], strict=False):
                 inside = (positions >= start) & (positions < stop)
                 if inside.any():
@@ -174,13 +181,13 @@ class CalibratedGroup:
 
     def _early(self, design: Design, records: Mapping[CapturedText, Records]) -> dict:
         """Held-out queries before the headline ones, on no more keys than they see."""
-        start = max(self.params["bands"][0], self.setting.sinks + self.setting.hot)
-        stop = self.params["frontier"]["headline_start"]
+        start = max(self.job.bands[0], self.setting.sinks + self.setting.hot)
+        stop = self.job.headline_start
         found = {}
         for text, capture in self.loaded.items():
             wanted = (capture.positions >= start) & (capture.positions < stop)
             if text.role == "held_out" and wanted.any():
-                view = view_group(_cut(capture, wanted, stop), self.kv_head, self.setting, True)
+                view = view_group(capture.at(wanted, stop), self.kv_head, self.setting, True)
                 known = estimate_group(view, design, records[text][:stop])
                 found[text] = (view, known, self._tail(view, known))
         return found
@@ -188,7 +195,7 @@ class CalibratedGroup:
     def _add_cross_domain(self, keys: Mapping, curves: _Curves) -> None:
         """Thresholds of each domain's threshold texts, tested on each domain's held-out texts."""
         domains = {role: _domains(curves, role) for role in ("threshold", "held_out")}
-        for goal in goals(self.params["cross_domain"]):
+        for goal in goals(self.job.cross_domain):
             for source in domains["threshold"]:
                 risks = _risks(curves, goal, "threshold", source)
                 conformal = goal.target >= floor(sum(risk.shape[1] for risk in risks))
@@ -199,7 +206,7 @@ class CalibratedGroup:
                     promised = replace(found, guaranteed=found.guaranteed and tested == source)
                     self._add_tested({**keys, **about, "tested_on": tested}, curves, promised)
 
-    def _add_tested(self, keys: Mapping, curves: _Curves, found: Calibration) -> None:
+    def _add_tested(self, keys: Mapping, curves: _Curves, found: CalibratedThresholds) -> None:
         index = found.index[:, None]
         parts = [one for text, one in _held_out(curves) if text.domain == keys["tested_on"]]
         columns = choice_columns([found], self._heads(), parts[0].grid)
@@ -214,7 +221,7 @@ class CalibratedGroup:
     def _add_shared(self, keys: Mapping, design: Design, curves: _Curves) -> None:
         """What a group takes together, beside its heads' own decisions."""
         group = len(self._heads())
-        wanted = goals(self.params["group"])
+        wanted = goals(self.job.group)
         if not wanted:
             return
         plain = self._shared(curves, np.zeros(group), next(iter(curves.values())).grid)
@@ -248,18 +255,6 @@ class CalibratedGroup:
             out = self.scratch.setdefault(shape, np.zeros(shape, np.float32))
             found[text] = group_curves(one, offset, grid, out)
         return found
-
-
-def _cut(capture: LayerCapture, wanted: np.ndarray, stop: int) -> LayerCapture:
-    """Some queries of a capture, with the first `stop` keys."""
-    return replace(
-        capture,
-        keys=capture.keys[:, :stop],
-        values=None if capture.values is None else capture.values[:, :stop],
-        positions=capture.positions[wanted],
-        queries=capture.queries[:, wanted],
-        outputs=None if capture.outputs is None else capture.outputs[:, wanted],
-    )
 
 
 def _held_out(curves: _Curves) -> list[tuple[CapturedText, Curves]]:

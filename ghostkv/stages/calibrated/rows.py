@@ -12,7 +12,7 @@ from ghostkv.elimination.metrics import per_query
 from ghostkv.elimination.summaries import point_queries, summarise
 from ghostkv.elimination.sweep import Grid, sweep
 from ghostkv.stages.calibrated.compensated_sweep import Tail, output_errors
-from ghostkv.stages.calibrated.conformal import Calibration, Goal, group_statistic
+from ghostkv.stages.calibrated.conformal import CalibratedThresholds, Goal, group_statistic
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def at(values: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 def queries_at(
-    curves: Curves, design: Design, found: Sequence[Calibration], page: int, shared: bool = False
+    curves: Curves, design: Design, found: Sequence[CalibratedThresholds], page: int, shared: bool = False
 ) -> dict[str, np.ndarray]:
     """Per-query metrics of each calibration, arrays of shape [group, queries, calibrations].
 
@@ -97,7 +97,7 @@ def queries_at(
     ----------
     curves : Curves
     design : Design
-    found : sequence of Calibration
+    found : sequence of CalibratedThresholds
     page : int
         Keys per page mean.
     shared : bool
@@ -153,7 +153,7 @@ def point_columns(curves: Curves, queries: Mapping[str, np.ndarray], chosen=slic
     return columns
 
 
-def choice_columns(found: Sequence[Calibration], heads: np.ndarray, grid: Grid) -> dict:
+def choice_columns(found: Sequence[CalibratedThresholds], heads: np.ndarray, grid: Grid) -> dict:
     """Columns that name each (head, calibration), flattened like arrays of shape [group, calibrations]."""
     index = np.stack([one.index for one in found], axis=1)
     named = {
@@ -171,7 +171,7 @@ def choice_columns(found: Sequence[Calibration], heads: np.ndarray, grid: Grid) 
     }
 
 
-def text_columns(curves: Curves, found: Sequence[Calibration]) -> dict:
+def text_columns(curves: Curves, found: Sequence[CalibratedThresholds]) -> dict:
     """Mean and variance over a text's queries of the risk that each calibration bounds; [group, calibrations]."""
     risk = np.stack([at(curves.risks[one.goal.risk], one.index[:, None])[..., 0] for one in found], axis=2)
     spread = risk.var(axis=1, ddof=1) if risk.shape[1] > 1 else np.full_like(risk[:, 0], np.nan)

@@ -2,107 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ghostkv.elimination.summaries import BOUND_SCHEMA
 from ghostkv.stages.calibrated.conformal import dependence, floor
+from ghostkv.stages.calibrated.schemas import DESIGN, GOAL
+from ghostkv.stages.calibrated.summary_schemas import DEPENDENCE_SCHEMA, SUMMARY_SCHEMA
 
-_DESIGN = [
-    ("layer", pa.int16()),
-    ("head", pa.int16()),
-    ("kv_head", pa.int16()),
-    ("codec", pa.string()),
-    ("code_bytes", pa.int16()),
-    ("record_bytes", pa.int16()),
-    ("rule", pa.string()),
-]
-_GOAL = [
-    ("target_metric", pa.string()),  # fer, dropped_mass, output_error
-    ("compensation", pa.string()),  # none, mean, pages
-    ("target", pa.float32()),
-]
-_PROMISE = [
-    ("guaranteed", pa.bool_()),  # conformal risk control holds for exchangeable queries
-    ("floor", pa.float32()),  # 1 / (n + 1)
-    ("calibration_queries", pa.int32()),  # n
-    ("theta", pa.float32()),  # null: nothing is eliminated
-]
-_METRICS = [
-    (name, pa.float32())
-    for name in (
-        "achieved",  # mean of the risk that the goal bounds
-        "elimination",
-        "fer",
-        "fer_cold",
-        "dropped_mass_mean",
-        "dropped_mass_p99",
-        "output_error_mean",
-        "output_error_p99",
-        "output_error_compensated_mean",
-        "output_error_pages_mean",
-        "bytes_ratio",
-        "bytes_ratio_gqa",
-    )
-]
-_TEXT = [("text", pa.string()), ("domain", pa.string()), ("queries", pa.int32())]
-POINT_SCHEMA = pa.schema([*_DESIGN, ("decision", pa.string()), *_GOAL, *_PROMISE, *_TEXT, *_METRICS])
-BAND_SCHEMA = pa.schema(
-    [*_DESIGN, *_GOAL, *_PROMISE, *_TEXT]
-    + [("band_start", pa.int32()), ("band_stop", pa.int32()), ("cold_keys", pa.float32()), *_METRICS]
-)
-CROSS_SCHEMA = pa.schema(
-    [*_DESIGN, *_GOAL, *_PROMISE]
-    + [("method", pa.string())]  # conformal; plug_in where the floor lies above the target
-    + [("calibrated_on", pa.string()), ("tested_on", pa.string()), ("queries", pa.int32())]
-    + [("achieved", pa.float32()), ("elimination", pa.float32())]
-)
-TEXT_SCHEMA = pa.schema(
-    [*_DESIGN, *_GOAL, ("text", pa.string()), ("domain", pa.string()), ("role", pa.string())]
-    + [("queries", pa.int32()), ("risk_mean", pa.float64()), ("risk_variance", pa.float64())]
-)
-LEARNED_SCHEMA = pa.schema(
-    [*BOUND_SCHEMA]
-    + [("loss_first", pa.float32()), ("loss_last", pa.float32()), ("steps", pa.int32())]  # 0: not trained
-)
-SUMMARY_SCHEMA = pa.schema(
-    [*_DESIGN[3:], ("decision", pa.string()), *_GOAL, ("domain", pa.string())]  # domain "all" pools them
-    + [("guaranteed", pa.bool_()), ("floor", pa.float32()), ("heads", pa.int32())]
-    + [("achieved", pa.float64()), ("achieved_worst_head", pa.float64())]
-    + [("worst_layer", pa.int16()), ("worst_head", pa.int16())]
-    + [("heads_under", pa.float64())]  # share of heads whose risk, pooled over texts, is within the target
-    + [("head_texts_under", pa.float64())]  # share of (head, text) pairs
-    + [(name, pa.float64()) for name in ("elimination", "elimination_worst_head", "fer", "dropped_mass_mean")]
-    + [(name, pa.float64()) for name in ("output_error_mean", "output_error_compensated_mean")]
-    + [(name, pa.float64()) for name in ("bytes_ratio", "bytes_ratio_gqa")]
-)
-DEPENDENCE_SCHEMA = pa.schema(
-    [("rule", pa.string()), *_GOAL, ("role", pa.string()), ("heads", pa.int32()), ("texts", pa.int32())]
-    + [("queries", pa.int32()), ("correlation", pa.float64()), ("design_effect", pa.float64())]
-    + [("effective_queries", pa.float64()), ("floor", pa.float64()), ("effective_floor", pa.float64())]
-    + [("text_floor", pa.float64()), ("text_risk_worst", pa.float64())]
-)
-
-
-LAYER_SCHEMAS = {
-    "calibrated": POINT_SCHEMA,
-    "bands": BAND_SCHEMA,
-    "cross_domain": CROSS_SCHEMA,
-    "texts": TEXT_SCHEMA,
-    "learned": LEARNED_SCHEMA,
-}
-
-
-def join_layers(files: Sequence[str]) -> pa.Table:
-    """The layers' files of one table as one."""
-    return pa.concat_tables([pq.read_table(file).replace_schema_metadata() for file in files])
-
-
-_BY = [*[name for name, _ in _DESIGN[3:]], "decision", *[name for name, _ in _GOAL]]
+_BY = [*[name for name, _ in DESIGN[3:]], "decision", *[name for name, _ in GOAL]]
 
 
 def summarise_points(points: pl.DataFrame) -> pl.DataFrame:

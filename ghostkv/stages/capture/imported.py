@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ghostkv.captures.positions import sample_positions
 from ghostkv.captures.proven_writer import ProvenWriter, folder_of
@@ -14,16 +14,18 @@ from ghostkv.files.errors import CaptureError
 from ghostkv.files.io import sha256_file
 from ghostkv.stages.capture.tensor_import import layers_in, load_layer
 
+if TYPE_CHECKING:
+    from ghostkv.stages.capture.jobs import ImportTensors
 
-def import_tensors(params: Mapping[str, Any], outputs: Mapping[str, str]) -> None:
+
+def import_tensors(job: ImportTensors, inputs: Mapping[str, object], outputs: Mapping[str, str]) -> None:
     """Turn a folder of captured tensors into a capture.
 
     Parameters
     ----------
-    params : mapping
-        `text`, the name that the tensors go by; `folder`, `domain`, `role` and `scale` (None for
-        1/sqrt(head_dim)) of its entry in `capture.import`; `tokens`, `layers`, `query_bands` and `seed` of
-        config section `capture`; `code`.
+    job : ImportTensors
+    inputs : mapping
+        The tensors' files, which the job's folder holds.
     outputs : mapping
         As for `capture_text`.
 
@@ -32,28 +34,28 @@ def import_tensors(params: Mapping[str, Any], outputs: Mapping[str, str]) -> Non
     CaptureError
         A tensor is malformed, too short, or a layer is missing; the message names the file and key.
     """
-    text, folder = params["text"], folder_of(outputs)
-    found = layers_in(params["folder"])
-    positions = sample_positions(params["query_bands"], params["tokens"], text, params["seed"])
-    metadata = provenance.metadata(params.get("code")) | {
-        "model": f"imported from {Path(params['folder']).name}",
+    text, folder = job.text, folder_of(outputs)
+    found = layers_in(job.folder)
+    positions = sample_positions(job.query_bands, job.tokens, text, job.seed)
+    metadata = provenance.metadata(job.code) | {
+        "model": f"imported from {Path(job.folder).name}",
         "weight_sha256": "",
         "text": text,
         "text_sha256": _sha256_of_files(found),
-        "domain": params["domain"],
-        "role": params["role"],
+        "domain": job.domain,
+        "role": job.role,
         "cache_dtype": "float16",
     }
     with ProvenWriter(folder, metadata, tolerance=None) as writer:
-        for layer in sorted(found if params["layers"] == "all" else params["layers"]):
+        for layer in sorted(job.layers):
             tensors = load_layer(found, layer)
-            if tensors.keys.shape[1] < params["tokens"]:
+            if tensors.keys.shape[1] < job.tokens:
                 raise CaptureError(
                     f"{found[layer][0].path}: has {tensors.keys.shape[1]} tokens, fewer than capture.tokens: "
-                    f"{params['tokens']}.\n"
+                    f"{job.tokens}.\n"
                     f"  Write: tokens: {tensors.keys.shape[1]}   and query_bands within it, under capture"
                 )
-            writer.append(*tensors.first(params["tokens"]).capture(positions, params.get("scale")))
+            writer.append(*tensors.first(job.tokens).capture(positions, job.scale))
 
 
 def _sha256_of_files(found: Mapping[int, Any]) -> str:

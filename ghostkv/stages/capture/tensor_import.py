@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture
-from ghostkv.elimination.attention import cold_range, hide, scores
+from ghostkv.elimination.attention import cold_range, scores
 from ghostkv.files.errors import CaptureError
 from ghostkv.stages.capture.tensor_files import SUFFIXES, TensorFile, opened
 
@@ -262,8 +262,7 @@ def _attend(
     for q, k, v in zip(
         queries.reshape(len(keys), -1, len(positions), queries.shape[-1]), keys, values, strict=True
     ):
-        logits = scores(q, k.astype(np.float32), scale)
-        hide(logits, visible)
+        logits = scores(q, k.astype(np.float32), scale, visible=visible)
         weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
         outputs.append((weights @ v.astype(np.float32)) / weights.sum(axis=-1, keepdims=True))
     return np.concatenate(outputs)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ghostkv.files.io import read_metadata
 from ghostkv.files.tables import concatenate
-from ghostkv.stages.certificates.tables import SCHEMAS
+
+if TYPE_CHECKING:
+    from ghostkv.stages.certificates.jobs import GatherCertificates
 
 
-def gather(layers: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
-    """Concatenate the layers' tables; both mappings have the keys of `SCHEMAS`."""
-    for name in SCHEMAS:
-        concatenate(layers[name], outputs[name], read_metadata(layers[name][0]))
+def gather(job: GatherCertificates, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
+    """Concatenate the layers' tables, which inputs and outputs name."""
+    for name, files in inputs.items():
+        concatenate(files, outputs[name], read_metadata(files[0]))

@@ -4,44 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture, read_layer
-from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
+from ghostkv.captures.captured_texts import by_role, from_position, sketch_metadata
 from ghostkv.codecs.nested import Nested, level_bytes
-from ghostkv.codecs.records import CodecSpec, load_codecs, specs
-from ghostkv.elimination.attention import ColdRange, cap, cold_range, hide, scores
+from ghostkv.codecs.records import load_codecs
+from ghostkv.elimination.attention import ColdRange, cap, cold_range, scores
 from ghostkv.elimination.bounds import Bounder, CodecBounds, count_violations
-from ghostkv.elimination.certificates import STORAGES, Costs, Powers, certify_mass, certify_topk
+from ghostkv.elimination.certificates import STORAGES, Costs, certify_mass, certify_topk
 from ghostkv.elimination.nested_bounds import read_levels
+from ghostkv.elimination.powers import Powers
 from ghostkv.elimination.truth import Truth, oracle_mass, oracle_topk
 from ghostkv.files.buffers import Space
-from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import stable_seed
 from ghostkv.stages.certificates.bounders import Clusters, LowBit, PageBoxes
-from ghostkv.stages.certificates.tables import NESTED, Tables
+from ghostkv.stages.certificates.schemas import NESTED
+from ghostkv.stages.certificates.tables import CertificateTables
+
+if TYPE_CHECKING:
+    from ghostkv.stages.certificates.jobs import CertifyLayer
 
 
-def certify_layer(
-    captures: Sequence[Mapping[str, str]],
-    sketch: Mapping[str, str],
-    layer: int,
-    params: Mapping,
-    outputs: Mapping[str, str],
-) -> None:
+def certify_layer(job: CertifyLayer, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Certify the eliminations of one layer on held-out texts.
 
     Parameters
     ----------
-    captures : sequence of mapping
-        Every capture with `text`, `domain`, `role` and `folder`.
-    sketch : mapping
+    job : CertifyLayer
+    inputs : mapping
         Path of the layer's `codecs`.
-    layer : int
-    params : mapping
-        The config section `certificates`; of frontier `sinks`, `hot`, `top_k`, `headline_start` and `headline`; of
-        sketch `codecs` and `seed`; `code`.
     outputs : mapping
         Paths of `certificates` and `checks`.
 
@@ -50,19 +44,21 @@ def certify_layer(
     ConfigError
         A role lacks texts, or no query lies at or beyond `headline_start`.
     """
-    texts = [CapturedText(**entry) for entry in captures]
-    loaded = {text: read_layer(text.folder, layer) for text in texts if text.role in ("codec", "held_out")}
+    by_role(job.captures, "codec", "held_out")
+    loaded = {
+        text: read_layer(text.folder, job.layer)
+        for text in job.captures
+        if text.role in ("codec", "held_out")
+    }
     calibration = [capture for text, capture in loaded.items() if text.role == "codec"]
     measured = {
-        text: _late(capture, text, params) for text, capture in loaded.items() if text.role == "held_out"
+        text: from_position(capture, text, job.headline_start)
+        for text, capture in loaded.items()
+        if text.role == "held_out"
     }
-    for role, found in (("codec", calibration), ("held_out", measured)):
-        if not found:
-            raise ConfigError(f"texts: no text has the role {role!r}; set texts.per_role.{role}: 1")
-    levels = level_bytes(params["levels"], calibration[0].keys.shape[2])
-    chosen = _compared(params)
-    fitted = load_codecs(sketch["codecs"], chosen)
-    tables, space = Tables(), Space()
+    levels = level_bytes(job.levels, calibration[0].keys.shape[2])
+    fitted = load_codecs(inputs["codecs"], job.compared)
+    tables, space = CertificateTables(), Space()
     for kv_head in range(calibration[0].kv_heads):
         keys = np.concatenate([capture.keys[kv_head] for capture in calibration])
         width = keys.shape[1]
@@ -70,17 +66,17 @@ def certify_layer(
             [capture.group_queries(kv_head).reshape(-1, width) for capture in calibration]
         )
         codec = Nested.of(levels).fit(keys, queries)
-        others: list[Bounder] = [CodecBounds(fitted[spec, kv_head]) for spec in chosen]
-        others += _peers(params, keys, stable_seed(params["seed"], layer, kv_head))
+        others: list[Bounder] = [CodecBounds(fitted[spec, kv_head]) for spec in job.compared]
+        others += _peers(job.bounds, keys, stable_seed(job.seed, job.layer, kv_head))
         for text, capture in measured.items():
-            about = {"layer": layer, "kv_head": kv_head, "text": text.text, "domain": text.domain}
-            view = _view(capture, kv_head, params)
-            _cascade(tables, about, view, codec, params, space)
-            few = view.every(params["compared_every"])
+            about = {"layer": job.layer, "kv_head": kv_head, "text": text.text, "domain": text.domain}
+            view = _view(capture, kv_head, job)
+            _cascade(tables, about, view, codec, job, space)
+            few = view.every(job.compared_every)
             for bounder in others:
-                _one_level(tables, about, few, bounder, params, space)
-        print(f"layer {layer}: KV head {kv_head} certified, {len(measured)} texts", flush=True)
-    tables.write(outputs, sketch_metadata(texts, params.get("code", "")))
+                _one_level(tables, about, few, bounder, job, space)
+        print(f"layer {job.layer}: KV head {kv_head} certified, {len(measured)} texts", flush=True)
+    tables.write(outputs, sketch_metadata(job.captures, job.code))
 
 
 @dataclass(frozen=True)
@@ -112,18 +108,17 @@ class _View:
         return np.linalg.norm(outputs, axis=-1) if outputs.shape[-1] else np.zeros((0, 0))
 
 
-def _view(capture: LayerCapture, kv_head: int, params: Mapping) -> _View:
-    visible = cold_range(capture.positions, capture.first_visible(), params["sinks"], params["hot"])
+def _view(capture: LayerCapture, kv_head: int, job: CertifyLayer) -> _View:
+    visible = cold_range(capture.positions, capture.first_visible(), job.sinks, job.hot)
     keys, queries = capture.keys[kv_head], np.ascontiguousarray(capture.group_queries(kv_head))
-    logits = scores(queries, keys.astype(np.float32), capture.scale, capture.softcap)
-    hide(logits, visible)
+    logits = scores(queries, keys.astype(np.float32), capture.scale, capture.softcap, visible)
     values = None if capture.values is None else capture.values[kv_head]
-    truth = Truth.of(queries, keys, logits, values, visible, capture.scale, params["top_k"])
+    truth = Truth.of(queries, keys, logits, values, visible, capture.scale, job.top_k)
     return _View(capture, keys, queries, truth)
 
 
 def _cascade(
-    tables: Tables, about: Mapping, view: _View, codec: Nested, params: Mapping, space: Space
+    tables: CertificateTables, about: Mapping, view: _View, codec: Nested, job: CertifyLayer, space: Space
 ) -> None:
     """Both certificates of the nested record, in both storages."""
     keys, capture, shape = about | {"design": NESTED}, view.capture, view.truth.scores.shape
@@ -141,18 +136,18 @@ def _cascade(
     value_dim = view.truth.values.shape[1]
     costs = Costs(codec.level_bytes[:-1], codec.level_bytes.sum(), codec.encoder_.shape[1], value_dim)
     facts = {"record_bytes": float(codec.level_bytes[:-1].sum())}
-    probes = [params["probes"], *[0] * (levels - 2)]
-    outcome = certify_topk(lower, upper, view.truth, costs, probes, params["top_k"])
+    probes = [job.probes, *[0] * (levels - 2)]
+    outcome = certify_topk(lower, upper, view.truth, costs, probes, job.top_k)
     oracle = oracle_topk(view.truth)
     _add(tables, keys, facts | {"certificate": "topk", "target": 0.0}, outcome, oracle, view, STORAGES)
     powers = Powers.of(lower, upper, view.truth, space.of("powers", (2, levels, *shape)))
-    for delta, oracle in zip(params["deltas"], oracle_mass(view.truth, params["deltas"]), strict=True):
-        outcome = certify_mass(lower, upper, powers, view.truth, costs, params["shares"], delta)
+    for delta, oracle in zip(job.deltas, oracle_mass(view.truth, job.deltas), strict=True):
+        outcome = certify_mass(lower, upper, powers, view.truth, costs, job.shares, delta)
         _add(tables, keys, facts | {"certificate": "mass", "target": delta}, outcome, oracle, view, STORAGES)
 
 
 def _one_level(
-    tables: Tables, about: Mapping, view: _View, bounder: Bounder, params: Mapping, space: Space
+    tables: CertificateTables, about: Mapping, view: _View, bounder: Bounder, job: CertifyLayer, space: Space
 ) -> None:
     """The same certificates from any single bound, with K in float16 beside its index."""
     keys, shape, truth = about | {"design": bounder.name}, view.truth.scores.shape, view.truth
@@ -170,29 +165,24 @@ def _one_level(
     width = view.keys.shape[1]
     costs = Costs([bounder.record_bytes], bounder.record_bytes, width, truth.values.shape[1])
     facts = {"record_bytes": bounder.record_bytes}
-    outcome = certify_topk(lower, upper, truth, costs, [params["probes"]], params["top_k"])
+    outcome = certify_topk(lower, upper, truth, costs, [job.probes], job.top_k)
     oracle = oracle_topk(truth)
     _add(tables, keys, facts | {"certificate": "topk", "target": 0.0}, outcome, oracle, view, ("additive",))
     powers = Powers.of(lower, upper, truth, space.of("powers", (2, 2, *shape)))
-    delta = params["deltas"][0]
-    outcome = certify_mass(lower, upper, powers, truth, costs, params["shares"][-1:], delta)
+    delta = job.deltas[0]
+    outcome = certify_mass(lower, upper, powers, truth, costs, job.shares[-1:], delta)
     oracle = oracle_mass(truth, [delta])[0]
     _add(tables, keys, facts | {"certificate": "mass", "target": delta}, outcome, oracle, view, ("additive",))
 
 
-def _add(tables: Tables, keys: Mapping, facts: Mapping, outcome, oracle, view: _View, storages) -> None:
+def _add(
+    tables: CertificateTables, keys: Mapping, facts: Mapping, outcome, oracle, view: _View, storages
+) -> None:
     for storage in storages:
         tables.add_outcome(keys, facts | {"storage": storage}, outcome, oracle, view.visible.cold, view.norms)
 
 
-def _compared(params: Mapping) -> list[CodecSpec]:
-    """The headline codec at its headline size and at its largest."""
-    own = [spec for spec in specs(params["codecs"]) if spec.name == params["headline"]["codec"]]
-    wanted = {params["headline"]["bytes"], max(spec.code_bytes for spec in own)}
-    return [spec for spec in own if spec.code_bytes in wanted]
-
-
-def _peers(params: Mapping, keys: np.ndarray, seed: int) -> list[Bounder]:
+def _peers(bounds: Sequence[str], keys: np.ndarray, seed: int) -> list[Bounder]:
     """Bounds that need no codec of the lab, as far as the config names them."""
     known = {
         "low_bit_2": lambda: LowBit(2).fit(keys),
@@ -201,17 +191,4 @@ def _peers(params: Mapping, keys: np.ndarray, seed: int) -> list[Bounder]:
         "cluster_ball": lambda: Clusters("ball", seed=seed),
         "cluster_cone": lambda: Clusters("cone", seed=seed),
     }
-    return [known[name]() for name in params["bounds"]]
-
-
-def _late(capture: LayerCapture, text: CapturedText, params: Mapping) -> LayerCapture:
-    """A capture with its queries from `headline_start` on."""
-    wanted = capture.positions >= params["headline_start"]
-    if not wanted.any():
-        raise ConfigError(
-            f"frontier.headline_start is {params['headline_start']}, but the last captured query of {text.text} is at "
-            f"{capture.positions.max()}; write a smaller headline_start, or raise capture.tokens and query_bands"
-        )
-    return replace(
-        capture, positions=capture.positions[wanted], queries=capture.queries[:, wanted], outputs=None
-    )
+    return [known[name]() for name in bounds]

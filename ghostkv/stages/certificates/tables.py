@@ -6,76 +6,27 @@ from collections.abc import Mapping
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from ghostkv.elimination.certificates import Outcome
-from ghostkv.files.io import write_table
+from ghostkv.files.tables import Tables
+from ghostkv.stages.certificates.schemas import NESTED, SCHEMAS
 
-# The design whose record is read level by level.
-NESTED = "nested"
-CERTIFICATE_SCHEMA = pa.schema(
-    [
-        ("layer", pa.int16()),
-        ("head", pa.int16()),
-        ("kv_head", pa.int16()),
-        ("design", pa.string()),  # "nested" is the cascade, others are one level
-        (
-            "storage",
-            pa.string(),
-        ),  # nested: K is the record and its last planes; additive: float16 K beside it
-        ("record_bytes", pa.float32()),  # all levels of the cascade
-        ("certificate", pa.string()),  # topk or mass
-        ("target", pa.float32()),  # dropped mass; 0 for topk, whose FER is 0
-        ("text", pa.string()),
-        ("domain", pa.string()),
-        ("queries", pa.int32()),
-        ("elimination", pa.float32()),  # cold keys never read: bounds on their records ruled them out
-        ("values_unread", pa.float32()),  # also those that their K in full ruled out before V was read
-        ("oracle_elimination", pa.float32()),  # exact scores at the same target
-        ("bytes_ratio", pa.float32()),
-        ("bytes_ratio_gqa", pa.float32()),
-        ("dropped_mass_mean", pa.float32()),
-        ("dropped_mass_max", pa.float32()),
-        ("certified_mass_mean", pa.float32()),  # null for topk
-        ("output_error_mean", pa.float32()),  # relative to ||o||; null without values, and for topk
-        ("output_error_bound_mean", pa.float32()),  # certified, relative to ||o||
-        ("fallback", pa.float32()),  # keys a query that stopped early and were read after all
-        ("checks", pa.int64()),  # keys left out (topk) or queries (mass) verified
-        ("violations", pa.int64()),
-    ]
-)
-CHECK_SCHEMA = pa.schema(
-    [
-        ("layer", pa.int16()),
-        ("kv_head", pa.int16()),
-        ("text", pa.string()),
-        ("domain", pa.string()),
-        ("design", pa.string()),
-        # margin: a (query, key) pair's score within its bounds; topk: a key left out lies outside the exact top-k;
-        # mass: a query's dropped mass within its target; output: its output error within the certified bound.
-        ("what", pa.string()),
-        ("level", pa.int16()),  # of the record, counted from 1; null where it does not apply
-        ("checks", pa.int64()),
-        ("violations", pa.int64()),
-    ]
-)
-SCHEMAS: Mapping[str, pa.Schema] = {"certificates": CERTIFICATE_SCHEMA, "checks": CHECK_SCHEMA}
 # Relative slack of comparing two float64 norms.
 _NORM_SLACK = 1e-9
 
 
-class Tables:
+class CertificateTables(Tables):
     """Rows of one layer."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, list[dict]] = {name: [] for name in SCHEMAS}
+        super().__init__(SCHEMAS)
 
     def add_check(
         self, keys: Mapping, what: str, checks: int, violations: int, level: int | None = None
     ) -> None:
         """Count checks; `keys` holds layer, kv_head, text, domain and design."""
         counted = {"what": what, "level": level, "checks": int(checks), "violations": int(violations)}
-        self.rows["checks"].append({**keys, **counted})
+        self.add_rows("checks", [{**keys, **counted}])
 
     def add_outcome(
         self,
@@ -135,19 +86,12 @@ class Tables:
                 "checks": int(checks[g]),
                 "violations": int(violations[g]),
             }
-            self.rows["certificates"].append(row)
+            self.add_rows("certificates", [row])
         if storage == "additive":  # the other account of the same outcome
             self.add_check(keys, facts["certificate"], checks.sum(), violations.sum())
             if with_output:
                 broken = outcome.error > outcome.error_bound * (1 + _NORM_SLACK) + _NORM_SLACK * norms
                 self.add_check(keys, "output", broken.size, np.count_nonzero(broken))
-
-    def write(self, outputs: Mapping[str, str], metadata: Mapping[str, str]) -> None:
-        """Write every table of `SCHEMAS` to its path."""
-        for name, schema in SCHEMAS.items():
-            columns = {field.name: [row[field.name] for row in self.rows[name]] for field in schema}
-            table = pa.table([pa.array(columns[f.name]).cast(f.type) for f in schema], schema=schema)
-            write_table(table, outputs[name], schema, metadata)
 
 
 def held(frame: pl.DataFrame, storage: str, certificate: str, target: float = 0.0) -> pl.DataFrame:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import polars as pl
+from ghostkv.files.io import read_metadata
+from ghostkv.files.tables import concatenate
 
-from ghostkv.files.io import read_metadata, read_table, write_table
-from ghostkv.stages.decode.tables import SCHEMAS
+if TYPE_CHECKING:
+    from ghostkv.stages.decode.jobs import GatherDecode
 
 
-def gather(tables: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
+def gather(job: GatherDecode, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
     """Join all layers and the generated decodes; the first file of each table lends its metadata."""
-    for name, schema in SCHEMAS.items():
-        found = pl.concat([read_table(path) for path in tables[name]])
-        write_table(found, outputs[name], schema, read_metadata(tables[name][0]))
+    for name, files in inputs.items():
+        concatenate(files, outputs[name], read_metadata(files[0]))

@@ -17,7 +17,7 @@ from numba import njit
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Codec, Records
 from ghostkv.codecs.base import Decoded
-from ghostkv.elimination.attention import ColdRange, cap, cold_range, hide
+from ghostkv.elimination.attention import cap, cold_range, scores, softmax
 from ghostkv.elimination.compensation import cold_means, compensate
 from ghostkv.elimination.thresholds import kept_or_estimated, reference, statistic
 from ghostkv.stages.decode.lifecycle import StepReads
@@ -109,13 +109,11 @@ def decide(
     scratch = np.empty((4, group * min(block, steps) * capture.tokens), np.float32)
     for first in range(0, steps, block):
         rows = slice(first, min(first + block, steps))
-        seen = ColdRange(*(part[rows] for part in (visible.first, visible.last, visible.start, visible.stop)))
+        seen = visible.at(rows)
         shape = (group, rows.stop - first, int(seen.last[-1]))
         exact, guessed, known, compared = (part[: np.prod(shape)].reshape(shape) for part in scratch)
         flat = queries[:, rows].reshape(-1, keys.shape[1])
-        np.matmul(flat * np.float32(capture.scale), keys[: shape[2]].T, out=exact.reshape(-1, shape[2]))
-        cap(exact, capture.softcap)
-        hide(exact, seen)
+        scores(flat, keys[: shape[2]], capture.scale, capture.softcap, seen, exact.reshape(-1, shape[2]))
         projected = codec.project(flat)
         shorter = Decoded(decoded.coordinates[: shape[2]], decoded.radius[: shape[2]])
         codec.estimate(projected, shorter, capture.scale, out=guessed.reshape(-1, shape[2]))
@@ -125,7 +123,7 @@ def decide(
         origin = reference(policy.rule, known, seen, min(policy.top_k, shape[2]))
         statistic(policy.rule, guessed, origin, weight, shorter.radius, seen, out=compared)
         dropped = (compared < theta).all(axis=0)
-        _only_cold(dropped, seen.start, seen.stop)
+        dropped &= seen.mask(shape[2])
         whole = _lose(exact, guessed, dropped, losses[:, rows], known)
         if values is not None:
             _err(exact, known, whole, values[: shape[2]], means[rows], losses[:, rows])
@@ -146,13 +144,9 @@ def decide(
 
 def _lose(exact, guessed, dropped, losses, lost) -> np.ndarray:
     """Scores become softmax mass, `lost` that of the eliminated; the mass that is known of after the reads."""
-    peak = exact.max(axis=-1, keepdims=True)
-    exact -= peak
-    mass = np.exp(exact, out=exact)
-    total = mass.sum(axis=-1, keepdims=True)
-    mass /= total
+    mass, lse = softmax(exact, out=exact, dtype=np.float32)
     # The constant that `mass` has too. It cancels, so nothing of the truth is known by it.
-    guessed -= peak + np.log(total)
+    guessed -= lse[..., None]
     np.minimum(guessed, _MOST_LOG_MASS, out=guessed)
     np.exp(guessed, out=guessed)
     guessed *= dropped
@@ -172,13 +166,6 @@ def _err(mass, lost, whole, values, means, losses) -> None:
     plain = read / np.maximum(kept, 1e-30)[..., None]
     losses[..., 1] = np.linalg.norm(filled - exact, axis=-1) / size
     losses[..., 2] = np.linalg.norm(plain - exact, axis=-1) / size
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _only_cold(dropped, start, stop):
-    for t in range(len(start)):
-        dropped[t, : start[t]] = False
-        dropped[t, stop[t] :] = False
 
 
 class _Received(NamedTuple):

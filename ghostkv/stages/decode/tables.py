@@ -6,121 +6,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
 from ghostkv.stages.decode.lifecycle import ARCHIVE, GHOST, HOT, NONE, WARM, Life, StepReads
+from ghostkv.stages.decode.schemas import BUDGETED, QUANTILES
 
-QUANTILES = {"p01": 0.01, "p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 # Bytes that a policy keeps of a hot and of a cold token: 4 for the number of the step that read it last, 4 for the attention
 # that it received. A hot token is read at every step, so only the accumulator is kept of it. (The simulation's arrays are
 # wider, so that ranks are those of the reference to the last bit.)
 KEPT_BYTES = {"age": (0, 0), "lru": (0, 4), "attention": (4, 8)}
 CEILING = "ceiling"
-_SPREAD = [("mean", pa.float64()), *((name, pa.float64()) for name in QUANTILES)]
-_WHERE = [("source", pa.string()), ("layer", pa.int16())]  # source: trace, or a generator's label
-# Counts are tokens of one KV head's group, bytes are of one KV head.
-MEASURES = (
-    "cold", "eliminated", "survivors", "hits", "resurrected", "from_archive", "re_resurrected", "hot_held",
-    "warm_held", "ghost_held", "archive_held", "promoted", "evicted", "archived", "fast_held", "slow_held", "disk_held",
-    "fast_read", "slow_read", "disk_read", "fast_written", "slow_written", "disk_written", "bytes_ratio",
-)  # fmt: skip
-STEP_SCHEMA = pa.schema(
-    [
-        *_WHERE,
-        ("kv_head", pa.int16()),
-        ("policy", pa.string()),
-        ("step", pa.int32()),
-        ("steps", pa.int32()),
-        *((name, pa.float64()) for name in MEASURES),  # means over the steps of the bin
-    ]  # fmt: skip
-)
-SPREAD_SCHEMA = pa.schema(
-    [
-        *_WHERE,
-        ("kv_head", pa.int16()),
-        ("policy", pa.string()),
-        ("measure", pa.string()),
-        ("steps", pa.int32()),
-        *_SPREAD,
-    ]
-)
-LOSS_SCHEMA = pa.schema(
-    [*_WHERE, ("head", pa.int16()), ("measure", pa.string()), ("steps", pa.int32()), *_SPREAD]
-)
-LOSS_STEP_SCHEMA = pa.schema(
-    [
-        *_WHERE,
-        ("head", pa.int16()),
-        ("measure", pa.string()),
-        ("step", pa.int32()),
-        ("steps", pa.int32()),
-        ("mean", pa.float64()),
-        ("p99", pa.float64()),
-        ("max", pa.float64()),
-    ]
-)
-# Means over all steps. The ceiling moves no bytes: its `outside_read` is what its misses weigh, its `disk_read` the least that
-# disk must serve, and what belongs to a policy alone is null.
-_BUDGETED = (
-    "survivors",
-    "hits",
-    "resurrected",
-    "re_resurrected",
-    "from_archive",
-    "slow_read",
-    "disk_read",
-    "outside_read",
-)
-BUDGET_SCHEMA = pa.schema(
-    [
-        *_WHERE,
-        ("kv_head", pa.int16()),
-        ("policy", pa.string()),
-        ("budget", pa.float64()),  # warm slots as a share of the tokens
-        ("slots", pa.int32()),
-        ("budget_bytes", pa.int64()),  # K and V of as many tokens
-        ("steps", pa.int32()),
-        *((name, pa.float64()) for name in _BUDGETED),
-        ("resurrected_p99", pa.float64()),
-        ("outside_read_p99", pa.float64()),
-    ]
-)
-STORE_SCHEMA = pa.schema(
-    [
-        ("layer", pa.int16()),
-        ("policy", pa.string()),  # whose archive the disk is read for
-        ("step", pa.int32()),
-        ("rows", pa.int64()),  # survivors of all KV heads, gathered from the store
-        ("wrong_rows", pa.int64()),  # rows that differ from the capture in any bit
-        ("append_seconds", pa.float64()),
-        ("gather_seconds", pa.float64()),
-        (
-            "archived_rows",
-            pa.int64(),
-        ),  # survivors that the policy had on disk alone; null where none were read at this step
-        ("archived_wrong_rows", pa.int64()),
-        ("archived_bytes", pa.int64()),  # K and V of those rows
-        (
-            "direct",
-            pa.bool_(),
-        ),  # read past the page cache; else through the map, as the file system has no O_DIRECT
-        ("requests", pa.int64()),
-        ("counted_bytes", pa.int64()),  # the 4 KiB blocks of the file that hold those rows
-        (
-            "read_bytes",
-            pa.int64(),
-        ),  # that the kernel fetched from the device meanwhile; null: it does not say
-        ("archive_seconds", pa.float64()),
-    ]
-)
-SCHEMAS = {
-    "steps": STEP_SCHEMA,
-    "spread": SPREAD_SCHEMA,
-    "losses": LOSS_SCHEMA,
-    "loss_steps": LOSS_STEP_SCHEMA,
-    "budgets": BUDGET_SCHEMA,
-    "store": STORE_SCHEMA,
-}
 
 
 @dataclass(frozen=True)
@@ -253,6 +147,6 @@ def budget_row(about: Mapping, measures: Mapping[str, np.ndarray], slots: int, p
     found = dict(measures) | {"outside_read": outside}
     found.setdefault("disk_read", measures["from_archive"] * pair)
     row = {**about, "slots": slots, "budget_bytes": slots * pair, "steps": len(outside)}
-    row |= {name: float(np.mean(found[name])) for name in _BUDGETED if name in found}
+    row |= {name: float(np.mean(found[name])) for name in BUDGETED if name in found}
     tails = {"resurrected_p99": measures["resurrected"], "outside_read_p99": outside}
     return row | {name: float(np.quantile(values, 0.99)) for name, values in tails.items()}

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ghostkv.files.io import read_metadata, read_table, write_table
 from ghostkv.files.tables import concatenate
-from ghostkv.stages.frontier.tables import LAYER_HEAD_SCHEMA, SAFE_SCHEMA, layer_head, safe_points
+from ghostkv.stages.frontier.summary_schemas import LAYER_HEAD_SCHEMA, SAFE_SCHEMA
+from ghostkv.stages.frontier.tables import layer_head, safe_points
+
+if TYPE_CHECKING:
+    from ghostkv.stages.frontier.jobs import GatherFrontier
 
 
-def gather(layers: Mapping[str, Sequence[str]], params: Mapping, outputs: Mapping[str, str]) -> None:
+def gather(job: GatherFrontier, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
     """Concatenate all layers and derive the tables per head.
 
     Parameters
     ----------
-    layers : mapping
+    job : GatherFrontier
+    inputs : mapping
         For each of `sweep`, `points`, `context`, `bounds` the layers' files, in order.
-    params : mapping
-        `safe` of the config section: `fer` and `elimination`.
     outputs : mapping
         Paths of those four, and of `safe_points` and `layer_head`.
     """
-    metadata = read_metadata(layers["points"][0])
-    for table, files in layers.items():
+    metadata = read_metadata(inputs["points"][0])
+    for table, files in inputs.items():
         concatenate(files, outputs[table], metadata)
-    points, safe = read_table(outputs["points"]), params["safe"]
+    points, safe = read_table(outputs["points"]), job.safe
     write_table(
-        safe_points(points, safe["fer"], safe["elimination"]), outputs["safe_points"], SAFE_SCHEMA, metadata
+        safe_points(points, safe.fer, safe.elimination), outputs["safe_points"], SAFE_SCHEMA, metadata
     )
     write_table(layer_head(points), outputs["layer_head"], LAYER_HEAD_SCHEMA, metadata)

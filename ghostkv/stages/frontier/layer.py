@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture, read_layer
-from ghostkv.captures.captured_texts import CapturedText, _from_position, _measured_texts, sketch_metadata
+from ghostkv.captures.captured_texts import CapturedText, from_position, measured_texts, sketch_metadata
 from ghostkv.codecs import Records
-from ghostkv.codecs.records import load_codecs, read_records, specs
+from ghostkv.codecs.records import load_codecs, read_records
 from ghostkv.elimination.frontier import (
     Choice,
     Design,
     GroupView,
     RuleSweep,
     Setting,
-    _setting,
     choices,
     estimate_group,
     sweep_rule,
@@ -25,34 +25,27 @@ from ghostkv.elimination.frontier import (
 )
 from ghostkv.elimination.summaries import bound_columns, point_queries, summarise, sweep_columns
 from ghostkv.elimination.sweep import Grid
-from ghostkv.files.tables import LayerTables
-from ghostkv.stages.frontier.tables import (
+from ghostkv.files.tables import Tables
+from ghostkv.stages.frontier.schemas import (
     LAYER_SCHEMAS,
 )
+
+if TYPE_CHECKING:
+    from ghostkv.stages.frontier.jobs import SweepLayer
 
 # Every how-manieth theta of the grid goes into sweep.parquet; thresholds are chosen on the full grid.
 _SWEEP_EVERY = 4
 ORACLE = Design("exact", 0, None)
 
 
-def sweep_layer(
-    captures: Sequence[Mapping[str, str]],
-    sketch: Mapping[str, str],
-    layer: int,
-    params: Mapping,
-    outputs: Mapping[str, str],
-) -> None:
+def sweep_layer(job: SweepLayer, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Sweep every codec and threshold rule of one layer on threshold and held-out texts.
 
     Parameters
     ----------
-    captures : sequence of mapping
-        Every capture with `text`, `domain`, `role` and `folder`.
-    sketch : mapping
+    job : SweepLayer
+    inputs : mapping
         Paths of the layer's `codecs` and `records`.
-    layer : int
-    params : mapping
-        The config section `frontier`, the `codecs` and `query_bands` of sketch and capture, and `code`.
     outputs : mapping
         Paths of `sweep`, `points`, `context` and `bounds`.
 
@@ -61,50 +54,49 @@ def sweep_layer(
     ConfigError
         No text has the role `threshold` or `held_out`, or no query lies at or beyond `headline_start`.
     """
-    texts = [CapturedText(**entry) for entry in captures]
-    chosen = specs(params["codecs"])
-    fitted = load_codecs(sketch["codecs"], chosen)
-    setting = _setting(params)
-    measured = _measured_texts(texts)
-    loaded = {text: read_layer(text.folder, layer) for text in measured}
-    records = {text: read_records(sketch["records"], text.text, chosen) for text in measured}
-    tables = LayerTables(LAYER_SCHEMAS)
+    fitted = load_codecs(inputs["codecs"], job.codecs)
+    setting = Setting.of(job.sinks, job.hot, job.top_k, job.grids)
+    measured = measured_texts(job.captures)
+    loaded = {text: read_layer(text.folder, job.layer) for text in measured}
+    records = {text: read_records(inputs["records"], text.text, job.codecs) for text in measured}
+    tables = Tables(LAYER_SCHEMAS)
     for kv_head in range(loaded[measured[0]].kv_heads):
         views = {
             text: view_group(
-                _from_position(capture, text, params["headline_start"]),
+                from_position(capture, text, job.headline_start),
                 kv_head,
                 setting,
                 text.role == "held_out",
             )
             for text, capture in loaded.items()
         }
-        group = _Group(tables, layer, kv_head, views, loaded, setting, params)
+        group = _Group(tables, kv_head, views, loaded, setting, job)
         group.sweep(ORACLE, {text: None for text in measured})
-        for spec in chosen:
+        for spec in job.codecs:
             design = Design(spec.name, spec.code_bytes, fitted[spec, kv_head])
             group.sweep(design, {text: records[text][spec][kv_head] for text in measured})
-        print(f"layer {layer}: KV head {kv_head} swept, {len(chosen)} codecs and the oracle", flush=True)
-    tables.write(outputs, sketch_metadata(texts, params.get("code", "")))
+        print(
+            f"layer {job.layer}: KV head {kv_head} swept, {len(job.codecs)} codecs and the oracle", flush=True
+        )
+    tables.write(outputs, sketch_metadata(job.captures, job.code))
 
 
 @dataclass(frozen=True)
 class _Group:
     """One KV head on all measured texts, and where its rows go."""
 
-    tables: LayerTables
-    layer: int
+    tables: Tables
     kv_head: int
     views: Mapping[CapturedText, GroupView]  # headline queries
     loaded: Mapping[CapturedText, LayerCapture]  # all queries
     setting: Setting
-    params: Mapping
+    job: SweepLayer
     all_positions: dict[CapturedText, GroupView] = field(default_factory=dict)
 
     def sweep(self, design: Design, records: Mapping[CapturedText, Records | None]) -> None:
         """Every rule of one design: sweep rows, chosen points, context bands, soundness of the margins."""
         keys = {
-            "layer": self.layer,
+            "layer": self.job.layer,
             "kv_head": self.kv_head,
             "codec": design.name,
             "code_bytes": design.code_bytes,
@@ -125,16 +117,16 @@ class _Group:
                 role: [one for text, one in swept.items() if text.role == role]
                 for role in ("threshold", "held_out")
             }
-            found = choices(*by_role.values(), self.params["targets"], self.params["safe"])
+            found = choices(*by_role.values(), self.job.targets, self.job.safe)
             for text, one in swept.items():
                 if text.role == "held_out":
                     self._add_points(keys | {"rule": rule}, text, one, design, found, grid)
-            if rule == self.params["headline"]["rule"] and (design is ORACLE or self._is_headline(design)):
+            if rule == self.job.headline.rule and (design is ORACLE or self._is_headline(design)):
                 self._add_bands(keys | {"rule": rule}, design, records, found, grid)
 
     def _is_headline(self, design: Design) -> bool:
-        headline = self.params["headline"]
-        return (design.name, design.code_bytes) == (headline["codec"], headline["bytes"])
+        headline = self.job.headline
+        return (design.name, design.code_bytes) == (headline.codec, headline.bytes)
 
     def _heads(self) -> np.ndarray:
         group = next(iter(self.views.values())).capture.group
@@ -181,7 +173,7 @@ class _Group:
         for text, capture in self.loaded.items():
             if text.role != "held_out":
                 continue
-            cold = _from_position(capture, text, self.setting.sinks + self.setting.hot)
+            cold = from_position(capture, text, self.setting.sinks + self.setting.hot)
             if text not in self.all_positions:
                 self.all_positions[text] = view_group(cold, self.kv_head, self.setting, True)
             view = self.all_positions[text]
@@ -189,12 +181,12 @@ class _Group:
             queries = point_queries(view, swept, design, index, grid, [True] * len(found))
             named = _choice_columns(found, index, self._heads(), grid)
             named.pop("method")
-            for band in self.params["query_bands"]:
-                inside = (cold.positions >= band["start"]) & (cold.positions < band["stop"])
+            for band in self.job.query_bands:
+                inside = (cold.positions >= band.start) & (cold.positions < band.stop)
                 if inside.any():
                     about = {
-                        "band_start": band["start"],
-                        "band_stop": band["stop"],
+                        "band_start": band.start,
+                        "band_stop": band.stop,
                         "cold_keys": float(view.visible.cold[inside].mean()),
                     }
                     about |= {**keys, **_about(text, swept), "queries": int(inside.sum())}

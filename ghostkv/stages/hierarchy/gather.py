@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-import polars as pl
+from typing import TYPE_CHECKING
 
 from ghostkv.files.io import read_metadata, read_table, write_table
-from ghostkv.stages.hierarchy.tables import FIT_SCHEMA, HEAD_SCHEMA, SCHEMAS, fits
+from ghostkv.files.tables import concatenate
+from ghostkv.stages.hierarchy.summary_schemas import FIT_SCHEMA
+from ghostkv.stages.hierarchy.tables import fits
+
+if TYPE_CHECKING:
+    from ghostkv.stages.hierarchy.jobs import GatherHierarchy
 
 
-def gather(tables: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
+def gather(job: GatherHierarchy, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
     """Join all layers and fit reads and bytes against the context length.
 
     Parameters
     ----------
-    tables : mapping
+    inputs : mapping
         Files of `heads` and `checks`, one a layer.
     outputs : mapping
         Paths of `heads`, `checks` and `fits`.
     """
-    metadata = read_metadata(tables["heads"][0])
-    heads, checks = (pl.concat([read_table(path) for path in tables[name]]) for name in SCHEMAS)
-    write_table(heads, outputs["heads"], HEAD_SCHEMA, metadata)
-    write_table(checks, outputs["checks"], SCHEMAS["checks"], metadata)
-    write_table(fits(heads), outputs["fits"], FIT_SCHEMA, metadata)
+    metadata = read_metadata(inputs["heads"][0])
+    for name, files in inputs.items():
+        concatenate(files, outputs[name], metadata)
+    write_table(fits(read_table(outputs["heads"])), outputs["fits"], FIT_SCHEMA, metadata)

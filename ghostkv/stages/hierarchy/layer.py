@@ -4,41 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture, read_layer
-from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
+from ghostkv.captures.captured_texts import CapturedText, by_role, sketch_metadata
 from ghostkv.codecs.nested import Nested, level_bytes
 from ghostkv.files.buffers import Space
-from ghostkv.files.errors import ConfigError
 from ghostkv.stages.hierarchy.index import Index, IndexSpec
-from ghostkv.stages.hierarchy.rows import Rows, calibrate_share, needed_share
+from ghostkv.stages.hierarchy.rows import HierarchyTables, calibrate_share, needed_share
 from ghostkv.stages.hierarchy.scan import Counts, ScanRule, scan_topk
 from ghostkv.stages.hierarchy.view import LateView, look
+
+if TYPE_CHECKING:
+    from ghostkv.config.hierarchy import IndexEntry
+    from ghostkv.stages.hierarchy.jobs import HierarchyLayer
 
 _TOPK = {"certificate": "topk", "target": 0.0}
 
 
-def measure_layer(
-    captures: Sequence[Mapping[str, str]],
-    trace: Mapping[str, str] | None,
-    layer: int,
-    params: Mapping,
-    outputs: Mapping[str, str],
-) -> None:
+def measure_layer(job: HierarchyLayer, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Compare flat and indexed scans of one layer.
 
     Parameters
     ----------
-    captures : sequence of mapping
-        Every capture with `text`, `domain`, `role` and `folder`.
-    trace : mapping or None
-        `text`, `domain` and `folder` of the long text.
-    layer : int
-    params : mapping
-        The config section `hierarchy`; of frontier `sinks`, `hot` and `top_k`; of certificates `levels`, `shares` and
-        `probes`; `code`.
+    job : HierarchyLayer
+    inputs : mapping
+        Not read: the captures' folders are the job's.
     outputs : mapping
         Paths of `heads` and `checks`.
 
@@ -47,23 +40,15 @@ def measure_layer(
     ConfigError
         A role lacks texts.
     """
-    texts = [CapturedText(**entry) for entry in captures]
-    loaded = {text: read_layer(text.folder, layer) for text in texts}
-    by_role = {
-        role: [text for text in texts if text.role == role] for role in ("codec", "threshold", "held_out")
-    }
-    for role, found in by_role.items():
-        if not found:
-            raise ConfigError(f"texts: no text has the role {role!r}; set texts.per_role.{role}: 1")
-    if trace:
-        long_text = CapturedText(trace["text"], trace["domain"], "trace", trace["folder"])
-        loaded[long_text] = read_layer(trace["folder"], layer)
-        by_role["trace"] = [long_text]
-    rows, space = Rows(), Space()
+    loaded = {text: read_layer(text.folder, job.layer) for text in job.captures}
+    texts = [text for text in job.captures if text.role != "trace"]
+    roles = by_role(texts, "codec", "threshold", "held_out")
+    roles["trace"] = [text for text in job.captures if text.role == "trace"]
+    rows, space = HierarchyTables(), Space()
     for kv_head in range(loaded[texts[0]].kv_heads):
-        _Head(loaded, by_role, layer, kv_head, params, rows, space).measure()
-        print(f"layer {layer}: KV head {kv_head} measured", flush=True)
-    rows.write(outputs, sketch_metadata(texts, params.get("code", "")))
+        _Head(loaded, roles, kv_head, job, rows, space).measure()
+        print(f"layer {job.layer}: KV head {kv_head} measured", flush=True)
+    rows.write(outputs, sketch_metadata(texts, job.code))
 
 
 @dataclass
@@ -72,19 +57,17 @@ class _Head:
 
     loaded: Mapping[CapturedText, LayerCapture]
     by_role: Mapping[str, Sequence[CapturedText]]
-    layer: int
     kv_head: int
-    params: Mapping
-    rows: Rows
+    job: HierarchyLayer
+    rows: HierarchyTables
     space: Space
 
     def measure(self) -> None:
         """Choose on threshold texts, then measure on held-out texts and the trace."""
-        self.specs = [IndexSpec(**entry) for entry in self.params["indexes"]]
-        self.statistical = IndexSpec(**self.params["calibrated"])
-        self.scan = ScanRule(
-            *(self.params[name] for name in ("top_k", "probes", "seed_keys", "bypass", "refresh"))
-        )
+        job = self.job
+        self.specs = [_spec(entry) for entry in job.indexes]
+        self.statistical = _spec(job.calibrated)
+        self.scan = ScanRule(job.top_k, job.probes, job.seed_keys, job.bypass, job.refresh)
         self.codec = self._fit()
         chosen = self._choose()
         share = self._calibrate()
@@ -98,22 +81,22 @@ class _Head:
         calibration = [self.loaded[text] for text in self.by_role["codec"]]
         keys = np.concatenate([capture.keys[self.kv_head] for capture in calibration])
         queries = [capture.group_queries(self.kv_head).reshape(-1, keys.shape[1]) for capture in calibration]
-        levels = level_bytes(self.params["levels"], keys.shape[1])
+        levels = level_bytes(self.job.levels, keys.shape[1])
         return Nested.of(levels).fit(keys, np.concatenate(queries))
 
     def _view(self, text: CapturedText, context: int, count: int) -> LateView | None:
-        return look(self.loaded[text], self.kv_head, self.codec, context, self.params, count, self.space)
+        return look(self.loaded[text], self.kv_head, self.codec, context, self.job, count, self.space)
 
     def _about(self, text: CapturedText, context: int) -> dict:
-        named = {"layer": self.layer, "kv_head": self.kv_head, "context": context, "mode": "grown"}
+        named = {"layer": self.job.layer, "kv_head": self.kv_head, "context": context, "mode": "grown"}
         return named | {"text": text.text, "domain": text.domain, "role": text.role}
 
     def _index(self, view: LateView, spec: IndexSpec, appended: bool = False) -> Index:
         """What a prefill up to the first query leaves and a decode appends, or a decode from the first token."""
-        index = Index(self.codec, view.keys, spec, int(self.params["sinks"]), clusterings=view.clusterings)
+        index = Index(self.codec, view.keys, spec, self.job.sinks, clusterings=view.clusterings)
         if not appended:
-            index.append_chunks(view.grown_from, self.params["block"], rest=True)
-        return index.append_chunks(int(view.truth.visible.stop.max()), self.params["chunk"])
+            index.append_chunks(view.grown_from, self.job.block, rest=True)
+        return index.append_chunks(int(view.truth.visible.stop.max()), self.job.chunk)
 
     def _scan(self, view: LateView, about: Mapping, index: Index, flat: Counts) -> list[dict]:
         reach = index.upper(view.queries, view.scale, view.softcap)
@@ -129,7 +112,7 @@ class _Head:
         """The index that reads least, and the one that costs fewest bytes, on the first threshold text."""
         text = self.by_role["threshold"][0]
         context = self.loaded[text].tokens
-        view = self._view(text, context, self.params["queries"] // 2)
+        view = self._view(text, context, self.job.queries // 2)
         if view is None:
             return dict.fromkeys(("reads", "bytes"), self.specs[0].name)
         flat, found = self._flat(view), {}
@@ -147,7 +130,7 @@ class _Head:
         """Share of the margins that threshold texts need for the FER aimed at, one a head."""
         risks = []
         for text in self.by_role["threshold"]:
-            view = self._view(text, self.loaded[text].tokens, self.params["queries"])
+            view = self._view(text, self.loaded[text].tokens, self.job.queries)
             if view is None:
                 continue
             index = self._index(view, self.statistical)
@@ -155,7 +138,7 @@ class _Head:
             found = scan_topk(view.lower, view.upper, view.truth, view.costs, self._plain, index, reach)
             risks.append(needed_share(view, index, reach, found, self.scan.top_k)[0])
         group = self.loaded[self.by_role["threshold"][0]].group
-        return calibrate_share(risks, self.params["fer"]) if risks else np.ones(group)
+        return calibrate_share(risks, self.job.fer) if risks else np.ones(group)
 
     @property
     def _plain(self) -> ScanRule:
@@ -166,13 +149,13 @@ class _Head:
         self, text: CapturedText, context: int, chosen: Mapping[str, str], share: np.ndarray
     ) -> None:
         # Several texts stand for a context length, so each needs fewer.
-        count = self.params["queries"] // (2 if text.role == "held_out" else 1)
+        count = self.job.queries // (2 if text.role == "held_out" else 1)
         view = self._view(text, context, count)
         if view is None:
             return
         flat, found, about = self._flat(view), {}, self._about(text, context)
         longest = context == self.loaded[text].tokens
-        every = text.role == "trace" and self.layer % self.params["compare_every"] == 0
+        every = text.role == "trace" and self.job.layer % self.job.compare_every == 0
         indexes = {
             spec.name: self._index(view, spec) for spec in self.specs if every or spec.name in chosen.values()
         }
@@ -191,16 +174,20 @@ class _Head:
         reach = index.upper(view.queries, view.scale, view.softcap)
         about = {**about, "index": index.spec.name}
         added = []
-        for delta in self.params["deltas"]:
-            added += self.rows.add_mass(about, view, index, reach, self.params["shares"], delta)
+        for delta in self.job.deltas:
+            added += self.rows.add_mass(about, view, index, reach, self.job.shares, delta)
         return added
 
     def _statistical(self, view: LateView, about: Mapping, flat: Counts, share: np.ndarray) -> None:
         index = self._index(view, self.statistical)
         reach = index.upper(view.queries, view.scale, view.softcap).shrunk(share)
         found = scan_topk(view.lower, view.upper, view.truth, view.costs, self._plain, index, reach)
-        about = {**about, "certificate": "calibrated", "target": self.params["fer"], "index": index.spec.name}
+        about = {**about, "certificate": "calibrated", "target": self.job.fer, "index": index.spec.name}
         self.rows.add_topk(about, view, flat, found, index, self.scan.top_k, share)
+
+
+def _spec(entry: IndexEntry) -> IndexSpec:
+    return IndexSpec(entry.partition, entry.leaf, entry.bound, entry.levels)
 
 
 def _mark(found: Mapping[str, list[dict]], chosen: Mapping[str, str]) -> None:

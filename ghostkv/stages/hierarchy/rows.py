@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 
-from ghostkv.elimination.certificates import Costs, Outcome, Powers, certify_mass
-from ghostkv.files.io import write_table
+from ghostkv.elimination.certificates import Costs, Outcome, certify_mass
+from ghostkv.elimination.powers import Powers
+from ghostkv.files.tables import Tables
 from ghostkv.stages.hierarchy.index import Index, Reach, key_bounds, members_above
 from ghostkv.stages.hierarchy.scan import Counts
-from ghostkv.stages.hierarchy.tables import SCHEMAS
+from ghostkv.stages.hierarchy.schemas import SCHEMAS
 from ghostkv.stages.hierarchy.view import LateView
 
 # Shares of the margins that the statistical variant may keep.
@@ -20,17 +21,17 @@ SHARES = np.linspace(0.0, 1.0, 41)
 _CLUSTER_SHARE = 0.3
 
 
-class Rows:
+class HierarchyTables(Tables):
     """Rows of one layer."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, list[dict]] = {name: [] for name in SCHEMAS}
+        super().__init__(SCHEMAS)
 
     def add_check(self, about: Mapping, index: Index, what: str, checks: int, violations: int) -> None:
         """Count checks; `about` holds layer, kv_head, text, context, index and mode."""
         keys = {name: about[name] for name in ("layer", "kv_head", "text", "context", "index", "mode")}
         counted = {"what": what, "checks": int(checks), "violations": int(violations)}
-        self.rows["checks"].append({**keys, "bound": index.spec.bound, **counted})
+        self.add_rows("checks", [{**keys, "bound": index.spec.bound, **counted}])
 
     def add_bound_checks(self, about: Mapping, index: Index, reach: Reach, view: LateView) -> None:
         """Hold every member's exact score, in float64, against its anchors."""
@@ -82,7 +83,7 @@ class Rows:
                     "violations": int((found.missed[g] > 0).sum()),
                 }
             )
-        self.rows["heads"] += added
+        self.add_rows("heads", added)
         if share is None:
             self.add_check(about, index, "topk", found.missed.size, np.count_nonzero(found.missed))
         return added
@@ -132,16 +133,9 @@ class Rows:
             }
             for g in range(group)
         ]
-        self.rows["heads"] += added
+        self.add_rows("heads", added)
         self.add_check(about, index, "mass", found.violated.size, np.count_nonzero(found.violated))
         return added
-
-    def write(self, outputs: Mapping[str, str], metadata: Mapping[str, str]) -> None:
-        """Write every table of `SCHEMAS` to its path."""
-        for name, schema in SCHEMAS.items():
-            columns = {field.name: [row[field.name] for row in self.rows[name]] for field in schema}
-            table = pa.table([pa.array(columns[f.name]).cast(f.type) for f in schema], schema=schema)
-            write_table(table, outputs[name], schema, metadata)
 
 
 def compare_mass(
@@ -197,9 +191,8 @@ def needed_share(
     cluster = np.full(len(view.keys), -1)
     cluster[index.members] = index.owner
     stop = index.ready(truth.visible.stop)[2]
-    position = np.arange(len(view.keys))
-    at_risk = (truth.scores >= truth.tau[..., None]) & (position >= truth.visible.start[:, None])
-    at_risk &= (position < np.minimum(stop, truth.visible.stop)[:, None]) & (cluster >= 0)
+    covered = replace(truth.visible, stop=np.minimum(stop, truth.visible.stop))
+    at_risk = (truth.scores >= truth.tau[..., None]) & covered.mask(len(cluster)) & (cluster >= 0)
     fer = np.zeros((*truth.tau.shape, len(SHARES)))
     g, q, j = np.nonzero(at_risk)
     c = cluster[j]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs.nested import Nested
-from ghostkv.elimination.attention import cold_range, hide, scores
+from ghostkv.elimination.attention import cold_range, scores
 from ghostkv.elimination.certificates import Costs
 from ghostkv.elimination.nested_bounds import read_levels
 from ghostkv.elimination.truth import Truth
+
+if TYPE_CHECKING:
+    from ghostkv.stages.hierarchy.jobs import HierarchyLayer
 
 # Queries are taken from the last eighth before a context length, or from its last quarter where that holds too few.
 _LATE = (0.125, 0.25)
@@ -55,9 +59,7 @@ class LateView:
         found = self.queries.astype(np.float64) @ self.keys.astype(np.float64).T * self.scale
         if self.softcap:
             found = self.softcap * np.tanh(found / self.softcap)
-        position, cold = np.arange(found.shape[-1]), self.truth.visible
-        hidden = (position < cold.start[:, None]) | (position >= cold.stop[:, None])
-        found[:, hidden] = -np.inf
+        found[:, ~self.truth.visible.mask(found.shape[-1])] = -np.inf
         return found
 
 
@@ -73,7 +75,7 @@ def late_queries(capture: LayerCapture, context: int, count: int) -> np.ndarray:
 
 
 def look(
-    capture: LayerCapture, kv_head: int, codec: Nested, context: int, params: dict, count: int, space
+    capture: LayerCapture, kv_head: int, codec: Nested, context: int, job: HierarchyLayer, count: int, space
 ) -> LateView | None:
     """The view of a KV head's late queries, or None where the text has none that see cold keys.
 
@@ -85,8 +87,7 @@ def look(
         Fitted on other texts.
     context : int
         Keys beyond are left out.
-    params : mapping
-        `sinks`, `hot`, `top_k`.
+    job : HierarchyLayer
     count : int
         Queries a head, at most.
     space : Space
@@ -95,15 +96,14 @@ def look(
     late = late_queries(capture, context, count)
     if not len(late):
         return None
-    seen = replace(capture, positions=capture.positions[late], queries=capture.queries[:, late], outputs=None)
-    visible = cold_range(seen.positions, seen.first_visible(), params["sinks"], params["hot"])
-    if visible.cold.min() <= params["top_k"]:
+    seen = capture.at(late)
+    visible = cold_range(seen.positions, seen.first_visible(), job.sinks, job.hot)
+    if visible.cold.min() <= job.top_k:
         return None
     keys = capture.keys[kv_head, :context]
     queries = np.ascontiguousarray(seen.group_queries(kv_head))
-    logits = scores(queries, keys.astype(np.float32), capture.scale, capture.softcap)
-    hide(logits, visible)
-    truth = Truth.of(queries, keys, logits, None, visible, capture.scale, params["top_k"])
+    logits = scores(queries, keys.astype(np.float32), capture.scale, capture.softcap, visible)
+    truth = Truth.of(queries, keys, logits, None, visible, capture.scale, job.top_k)
     lower, upper, escaped = _record_bounds(codec, keys, queries, capture, space)
     # A key beyond the range of the last planes, as positions beyond the calibration's make it, is kept in float16.
     lower[-1][..., escaped] = truth.low[..., escaped]

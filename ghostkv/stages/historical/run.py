@@ -5,21 +5,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 
-from ghostkv import codecs
 from ghostkv.captures.capture_files import LayerCapture, capture_metadata, read_layer
+from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs import Codec
+from ghostkv.codecs.transform_code import TransformCode
 from ghostkv.files import provenance
 from ghostkv.files.errors import ConfigError, TextError
-from ghostkv.files.io import read_table, stable_seed, write_table
+from ghostkv.files.io import read_table, stable_seed
+from ghostkv.files.tables import Tables
 from ghostkv.stages.historical.protocol import HISTORICAL, Constants, Protocol, at_thetas, follow, pool
+from ghostkv.stages.historical.schemas import SCHEMAS
 from ghostkv.stages.historical.tables import (
-    COMPARISON_SCHEMA,
-    SWEEP_SCHEMA,
     Tally,
     ablation_rows,
     knob_rows,
@@ -27,8 +28,11 @@ from ghostkv.stages.historical.tables import (
 )
 from ghostkv.stages.historical.view import LayerView, gaussian_projection, see
 
+if TYPE_CHECKING:
+    from ghostkv.stages.historical.jobs import HistoricalRun
+
 # The lab's own codec, beside the random projections.
-_FITTED = "transform_code"
+_FITTED = TransformCode.name
 _QUERIES_PER_PROMPT = 4
 # 1,536 keys of three texts fit a frame of 64 dimensions as well as all 12,288, and the stage fits 90 of them.
 _FIT_STRIDE = 8
@@ -37,26 +41,16 @@ _FIT_STRIDE = 8
 Pairs = Mapping[int, tuple[LayerCapture, LayerCapture]]
 
 
-def run(
-    model_folder: str,
-    texts_table: str,
-    captures: Sequence[Mapping[str, str]],
-    params: Mapping[str, Any],
-    outputs: Mapping[str, str],
-) -> None:
+def run(job: HistoricalRun, inputs: Mapping[str, str], outputs: Mapping[str, str], threads: int = 1) -> None:
     """Measure the historical protocol, every knob alone, and all of them one after the other.
 
     Parameters
     ----------
-    model_folder : str
-        Folder of a fetched model: the short prompts, and one longer one, are run here.
-    texts_table : str
-        `texts.parquet`; prompts are cut from held-out texts.
-    captures : sequence of mapping
-        Every capture with `text`, `role` and `folder`; codecs are fitted on those of role `codec`, the long
-        contexts are those of role `held_out`.
-    params : mapping
-        Config section `historical`; `layers`; `dtype` of section `model`; `code`.
+    job : HistoricalRun
+        Codecs are fitted on captures of role `codec`, the long contexts are those of role `held_out`.
+    inputs : mapping
+        `manifest` of a fetched model, which runs the short prompts and one longer one; `texts`, the table that prompts
+        are cut from.
     outputs : mapping
         Paths of `sweep` (the historical protocol at each theta, by head), `knobs` (each knob alone, from the
         historical and from the corrected protocol) and `ablation` (knobs put right one after the other).
@@ -65,35 +59,31 @@ def run(
     ------
     ConfigError, ModelError, TextError, TableError
     """
-    held_out = [entry for entry in captures if entry["role"] == "held_out"]
-    calibration = [entry for entry in captures if entry["role"] == "codec"]
+    held_out = [text for text in job.captures if text.role == "held_out"]
+    calibration = [text for text in job.captures if text.role == "codec"]
     if not held_out or not calibration:
         raise ConfigError(
             "config: the stage historical needs a text of role codec and one of role held_out.\n"
             "  Write: per_role: {codec: 1, threshold: 1, held_out: 1}   under texts"
         )
-    constants = Constants(
-        params["dimensions"][0], *(params[key] for key in ("epsilon", "sigma", "top_k", "sinks", "hot"))
-    )
-    prompts, passage = _run_model(model_folder, texts_table, [entry["text"] for entry in held_out], params)
-    thetas = np.linspace(params["thetas"]["start"], params["thetas"]["stop"], params["thetas"]["count"])
-    tallies = {protocol: Tally(params["fer"], params["elimination"], thetas) for protocol in protocols()}
-    sweep: list[pl.DataFrame] = []
-    for layer in params["layers"]:
-        texts = _LayerTexts(layer, prompts, passage, calibration, held_out, params)
+    constants = Constants(job.dimensions[0], job.epsilon, job.sigma, job.top_k, job.sinks, job.hot)
+    prompts, passage = _run_model(inputs, [text.text for text in held_out], job, threads)
+    thetas = np.linspace(job.thetas.start, job.thetas.stop, job.thetas.count)
+    tallies = {protocol: Tally(job.fer, job.elimination, thetas) for protocol in protocols()}
+    tables = Tables(SCHEMAS)
+    for layer in job.layers:
+        texts = _LayerTexts(layer, prompts, passage, calibration, held_out, job)
         for protocol, tally in tallies.items():
             views = texts.views(protocol)
             codec = _FITTED if protocol.fitted_codec else _gaussian(constants.dims)
             outcome = pool([follow(view, protocol, constants, codec) for view in views])
             tally.add(protocol, outcome, views, texts.agreement(protocol))
-        sweep += _sweep_layer(layer, texts.views(HISTORICAL), constants, params["dimensions"], thetas)
+        _add_sweep(tables, layer, texts.views(HISTORICAL), constants, job.dimensions, thetas)
         print(f"layer {layer}: {len(tallies)} protocols", flush=True)
-    metadata = _metadata(held_out[0]["folder"], params)
     rows = {protocol: tally.row() for protocol, tally in tallies.items()}
-    write_table(pl.concat(sweep), outputs["sweep"], SWEEP_SCHEMA, metadata)
-    for name, table in (("knobs", knob_rows(rows)), ("ablation", ablation_rows(rows))):
-        frame = pl.DataFrame(table, infer_schema_length=None)
-        write_table(frame, outputs[name], COMPARISON_SCHEMA, metadata)
+    tables.add_rows("knobs", knob_rows(rows))
+    tables.add_rows("ablation", ablation_rows(rows))
+    tables.write(outputs, _metadata(held_out[0], job))
 
 
 class _LayerTexts:
@@ -104,17 +94,17 @@ class _LayerTexts:
         layer: int,
         prompts: Sequence[Pairs],
         passage: Pairs,
-        calibration: Sequence[Mapping[str, str]],
-        held_out: Sequence[Mapping[str, str]],
-        params: Mapping[str, Any],
+        calibration: Sequence[CapturedText],
+        held_out: Sequence[CapturedText],
+        job: HistoricalRun,
     ):
-        self._layer, self._top_k = layer, params["top_k"]
+        self._layer, self._top_k = layer, job.top_k
         self._prompts = [prompt[layer] for prompt in prompts]
-        fitted = {_FITTED: _fit([read_layer(entry["folder"], layer) for entry in calibration], layer, params)}
+        fitted = {_FITTED: _fit([read_layer(text.folder, layer) for text in calibration], layer, job)}
         rebuilt, true = zip(*self._prompts, strict=True)
-        projections = _projections(params, rebuilt[0].keys.shape[2])
-        first = {_gaussian(params["dimensions"][0]): projections[_gaussian(params["dimensions"][0])]}
-        long = [_thinned(read_layer(entry["folder"], layer), params["long_queries"]) for entry in held_out]
+        projections = _projections(job, rebuilt[0].keys.shape[2])
+        first = {_gaussian(job.dimensions[0]): projections[_gaussian(job.dimensions[0])]}
+        long = [_thinned(read_layer(text.folder, layer), job.long_queries) for text in held_out]
         self._views = {
             (False, False): [see(capture, projections, fitted) for capture in rebuilt],
             (True, False): [see(capture, first, fitted) for capture in true],
@@ -139,24 +129,25 @@ class _LayerTexts:
 
 
 def _run_model(
-    model_folder: str, texts_table: str, names: Sequence[str], params: Mapping[str, Any]
+    inputs: Mapping[str, str], names: Sequence[str], job: HistoricalRun, threads: int
 ) -> tuple[list[Pairs], Pairs]:
     """Run the short prompts and one passage; queries are the last of each prompt and the second half of the
     passage."""
     from ghostkv.models.load import load_model, load_tokenizer
     from ghostkv.models.rebuild import rebuilt_and_true
 
+    model_folder = str(Path(inputs["manifest"]).parent)
     tokenizer = load_tokenizer(model_folder)
-    rows = {row["text"]: row["content"] for row in read_table(texts_table).iter_rows(named=True)}
+    rows = {row["text"]: row["content"] for row in read_table(inputs["texts"]).iter_rows(named=True)}
     ids = {name: tokenizer(rows[name], verbose=False)["input_ids"] for name in names}
-    model = load_model(model_folder, params.get("dtype", "float32"), params.get("threads", 1))
+    model = load_model(model_folder, job.dtype, threads)
     prompts = []
-    for prompt in cut_prompts(ids, params["prompt_tokens"], params["prompts"]):
+    for prompt in cut_prompts(ids, job.prompt_tokens, job.prompts):
         last = np.arange(len(prompt) - _QUERIES_PER_PROMPT, len(prompt))
-        prompts.append(rebuilt_and_true(model, prompt, last, params["layers"]))
-    passage = ids[names[0]][: params["passage_tokens"]]
-    queries = _spread(np.arange(len(passage) // 2, len(passage)), params["long_queries"])
-    return prompts, rebuilt_and_true(model, passage, queries, params["layers"])
+        prompts.append(rebuilt_and_true(model, prompt, last, job.layers))
+    passage = ids[names[0]][: job.passage_tokens]
+    queries = _spread(np.arange(len(passage) // 2, len(passage)), job.long_queries)
+    return prompts, rebuilt_and_true(model, passage, queries, job.layers)
 
 
 def cut_prompts(ids: Mapping[str, Sequence[int]], lengths: Sequence[int], count: int) -> Iterator[list[int]]:
@@ -183,7 +174,7 @@ def cut_prompts(ids: Mapping[str, Sequence[int]], lengths: Sequence[int], count:
         yield list(ids[name][start : start + length])
 
 
-def _fit(calibration: Sequence[LayerCapture], layer: int, params: Mapping[str, Any]) -> list[Codec]:
+def _fit(calibration: Sequence[LayerCapture], layer: int, job: HistoricalRun) -> list[Codec]:
     """The lab's own codec for each KV head, at as many bytes as the projection has rows."""
     fitted = []
     for kv_head in range(calibration[0].kv_heads):
@@ -191,50 +182,42 @@ def _fit(calibration: Sequence[LayerCapture], layer: int, params: Mapping[str, A
         queries = np.concatenate(
             [capture.group_queries(kv_head).reshape(-1, keys.shape[1]) for capture in calibration]
         )
-        codec = codecs.make(_FITTED, params["dimensions"][0], stable_seed(params["seed"], layer, kv_head))
+        codec = TransformCode(job.dimensions[0], stable_seed(job.seed, layer, kv_head))
         fitted.append(codec.fit(keys, queries))
     return fitted
 
 
-def _sweep_layer(
-    layer: int, views: list[LayerView], constants: Constants, dimensions: Sequence[int], thetas: np.ndarray
-) -> list[pl.DataFrame]:
+def _add_sweep(
+    tables: Tables,
+    layer: int,
+    views: list[LayerView],
+    constants: Constants,
+    dimensions: Sequence[int],
+    thetas: np.ndarray,
+) -> None:
     """The historical protocol at each theta and number of rows, by head."""
-    frames = []
     for dims in dimensions:
         outcome = pool(
             [follow(view, HISTORICAL, replace(constants, dims=dims), _gaussian(dims)) for view in views]
         )
         elimination, fer = at_thetas(outcome, thetas)
         heads, count = elimination.shape
-        frames.append(
-            pl.DataFrame(
-                {
-                    "layer": np.full(heads * count, layer),
-                    "head": np.repeat(np.arange(heads), count),
-                    "sketch_dim": np.full(heads * count, dims),
-                    "theta": np.tile(thetas, heads),
-                    "elimination": elimination.ravel(),
-                    "fer": fer.ravel(),
-                    "violation_rate": np.repeat(outcome.violations / outcome.cold.shape[1], count),
-                    "queries": np.full(heads * count, sum(len(view.positions) for view in views)),
-                }
-            )
-        )
-    return frames
+        keys = {"layer": layer, "sketch_dim": dims, "queries": sum(len(view.positions) for view in views)}
+        columns = {
+            "head": np.repeat(np.arange(heads), count),
+            "theta": np.tile(thetas, heads),
+            "elimination": elimination,
+            "fer": fer,
+            "violation_rate": np.repeat(outcome.violations / outcome.cold.shape[1], count),
+        }
+        tables.add("sweep", keys, columns)
 
 
 def _thinned(capture: LayerCapture, queries: int) -> LayerCapture:
     """A capture with a few queries of the second half of its context, and no values."""
     late = np.flatnonzero(capture.positions >= capture.tokens // 2)
     index = _spread(late if len(late) else np.arange(len(capture.positions)), queries)
-    return replace(
-        capture,
-        values=None,
-        outputs=None,
-        queries=capture.queries[:, index],
-        positions=capture.positions[index],
-    )
+    return replace(capture.at(index), values=None, outputs=None)
 
 
 def _spread(items: np.ndarray, count: int) -> np.ndarray:
@@ -242,10 +225,10 @@ def _spread(items: np.ndarray, count: int) -> np.ndarray:
     return items[np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))]
 
 
-def _projections(params: Mapping[str, Any], width: int) -> dict[str, np.ndarray]:
+def _projections(job: HistoricalRun, width: int) -> dict[str, np.ndarray]:
     return {
-        _gaussian(dims): gaussian_projection(dims, width, stable_seed(params["seed"], dims))
-        for dims in params["dimensions"]
+        _gaussian(dims): gaussian_projection(dims, width, stable_seed(job.seed, dims))
+        for dims in job.dimensions
     }
 
 
@@ -253,8 +236,6 @@ def _gaussian(dims: int) -> str:
     return f"gaussian_{dims}"
 
 
-def _metadata(folder: str, params: Mapping[str, Any]) -> dict[str, str]:
-    found = capture_metadata(folder)
-    return provenance.metadata(
-        params.get("code"), **{key: found.get(key) for key in ("model", "weight_sha256")}
-    )
+def _metadata(text: CapturedText, job: HistoricalRun) -> dict[str, str]:
+    found = capture_metadata(text.folder)
+    return provenance.metadata(job.code, **{key: found.get(key) for key in ("model", "weight_sha256")})

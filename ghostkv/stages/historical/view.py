@@ -53,13 +53,11 @@ class LayerView:
     @property
     def visible(self) -> np.ndarray:
         """Keys that each query sees, bool [Q, N]."""
-        key = np.arange(self.exact.shape[-1])
-        return (key >= self.first[:, None]) & (key <= self.positions[:, None])
+        return cold_range(self.positions, self.first, 0, 0).seen(self.exact.shape[-1])
 
     def cold(self, sinks: int, hot: int) -> np.ndarray:
         """Keys that may be eliminated, bool [Q, N]."""
-        spans, key = cold_range(self.positions, self.first, sinks, hot), np.arange(self.exact.shape[-1])
-        return (key >= spans.start[:, None]) & (key < spans.stop[:, None])
+        return cold_range(self.positions, self.first, sinks, hot).mask(self.exact.shape[-1])
 
     def top(self, k: int) -> np.ndarray:
         """The exact top-k keys of every query, indices of shape [H, Q, k]; k is cut to what the first query

@@ -6,28 +6,25 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ghostkv.files.io import write_json
 from ghostkv.models.fetch import bring, describe
-from ghostkv.sources.entries import ModelEntry
+
+if TYPE_CHECKING:
+    from ghostkv.stages.model.jobs import FetchModel
 
 
-def fetch_model(
-    entry: Mapping[str, Any], name: str, output: str | Path, downloads: str | Path | None = None
-) -> None:
+def fetch_model(job: FetchModel, inputs: Mapping[str, object], outputs: Mapping[str, str]) -> None:
     """Make `{folder of output}` a complete model folder with a manifest.
 
     Parameters
     ----------
-    entry : mapping
-        `registry.resolve_model(...).plain()`.
-    name : str
-        The model's name; recorded in the manifest.
-    output : str or Path
-        `resources/models/{name}/manifest.json`.
-    downloads : str or Path, optional
-        Where wheels are kept; `downloads` beside the folder `models` where left out.
+    job : FetchModel
+    inputs : mapping
+        The files of a local model, which its entry names.
+    outputs : mapping
+        Path of `manifest`, ``resources/models/{name}/manifest.json``. Wheels are kept in `downloads` beside `models`.
 
     Raises
     ------
@@ -39,18 +36,16 @@ def fetch_model(
     The model is built in a hidden folder beside the target and renamed when complete, so a kill leaves no
     half a model.
     """
-    output = Path(output)
-    target = output.parent
-    downloads = Path(downloads) if downloads else target.parent.parent / "downloads"
+    output = Path(outputs["manifest"])
+    target, downloads = output.parent, output.parents[2] / "downloads"
     target.parent.mkdir(parents=True, exist_ok=True)
     for leftover in target.parent.glob(f".{target.name}.*.part"):
         shutil.rmtree(leftover)
     building = target.parent / f".{target.name}.{os.getpid()}.part"
     building.mkdir()
     try:
-        model = ModelEntry.model_validate(dict(entry))
-        bring(model, name, building, downloads)
-        write_json(describe(building, model, name), building / output.name)
+        bring(job.entry, job.name, building, downloads)
+        write_json(describe(building, job.entry, job.name), building / output.name)
         for file in building.iterdir():
             file.chmod(0o644)
         # The manifest goes first: a folder without one counts as no model, should the removal be interrupted.

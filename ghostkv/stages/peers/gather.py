@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-import polars as pl
+from typing import TYPE_CHECKING
 
 from ghostkv.files.io import read_metadata, read_table, write_table
-from ghostkv.stages.peers.tables import (
-    COMPARISON_SCHEMA,
-    LAYER_SCHEMA,
-    PEER_SCHEMA,
-    SUMMARY_SCHEMA,
-    VERDICT_SCHEMA,
-    compare,
-    summarise,
-    verdicts,
-)
+from ghostkv.files.tables import concatenate
+from ghostkv.stages.peers.summary_schemas import COMPARISON_SCHEMA, SUMMARY_SCHEMA, VERDICT_SCHEMA
+from ghostkv.stages.peers.tables import compare, summarise, verdicts
+
+if TYPE_CHECKING:
+    from ghostkv.stages.peers.jobs import GatherPeers
 
 
-def gather(tables: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
+def gather(job: GatherPeers, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
     """Join all layers, and derive summary, comparison and verdicts.
 
     Parameters
     ----------
-    tables : mapping
+    inputs : mapping
         Files of `peers` and `layers`, one a layer.
     outputs : mapping
         Paths of `peers`, `layers`, `summary`, `comparison`, `verdicts`.
     """
-    metadata = read_metadata(tables["peers"][0])
-    peers, layers = (pl.concat([read_table(path) for path in tables[name]]) for name in ("peers", "layers"))
+    metadata = read_metadata(inputs["peers"][0])
+    for name, files in inputs.items():
+        concatenate(files, outputs[name], metadata)
+    peers, layers = (read_table(outputs[name]) for name in ("peers", "layers"))
     comparison = compare(peers)
     for name, table, schema in (
-        ("peers", peers, PEER_SCHEMA),
-        ("layers", layers, LAYER_SCHEMA),
         ("summary", summarise(peers, layers), SUMMARY_SCHEMA),
         ("comparison", comparison, COMPARISON_SCHEMA),
         ("verdicts", verdicts(peers, comparison), VERDICT_SCHEMA),

@@ -4,49 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture, read_layer
-from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
+from ghostkv.captures.captured_texts import (
+    CapturedText,
+    by_role,
+    from_position,
+    measured_texts,
+    sketch_metadata,
+)
 from ghostkv.codecs import Codec, Decoded
 from ghostkv.codecs.fitting import fit_codecs
 from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
 from ghostkv.files.buffers import Buffers
-from ghostkv.files.errors import ConfigError
-from ghostkv.files.io import stable_seed, write_table
+from ghostkv.files.io import stable_seed
+from ghostkv.files.tables import Tables
 from ghostkv.selectors import make
 from ghostkv.selectors.base import Budget, Calibration, Scene
 from ghostkv.selectors.evaluate import evaluate
 from ghostkv.selectors.scenes import budget_of, calibration_view, for_selector, view
-from ghostkv.stages.peers.tables import (
-    LAYER_SCHEMA,
-    PEER_SCHEMA,
-    frame,
-    head_rows,
-    layer_rows,
-)
+from ghostkv.stages.peers.schemas import LAYER_SCHEMAS
+from ghostkv.stages.peers.tables import head_rows, layer_rows
+
+if TYPE_CHECKING:
+    from ghostkv.stages.peers.jobs import PeersLayer
 
 
-def measure_layer(
-    captures: Sequence[Mapping[str, str]],
-    sketch: Mapping[str, str],
-    layer: int,
-    params: Mapping,
-    outputs: Mapping[str, str],
-) -> None:
+def measure_layer(job: PeersLayer, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Measure every selector of one layer on held-out texts.
 
     Parameters
     ----------
-    captures : sequence of mapping
-        Every capture with `text`, `domain`, `role` and `folder`.
-    sketch : mapping
+    job : PeersLayer
+    inputs : mapping
         Paths of the layer's `codecs` and `records`.
-    layer : int
-    params : mapping
-        The config section `peers`; `exact` with `sinks`, `hot`, `top_k` and `headline_start`; the `codecs`
-        and `sketch_seed` of the sketch stage; `code`.
     outputs : mapping
         Paths of `peers` and `layers`.
 
@@ -55,35 +49,35 @@ def measure_layer(
     ConfigError
         A role has no text, no query lies at or beyond `headline_start`, or a selector is misconfigured.
     """
-    texts = [CapturedText(**entry) for entry in captures]
-    chosen = [make(entry) for entry in params["selectors"]]
-    loaded = {text: read_layer(text.folder, layer) for text in texts}
-    by_role = {role: [t for t in texts if t.role == role] for role in ("codec", "threshold", "held_out")}
-    _check(by_role, loaded, params)
-    ghosts = _GhostRecords(loaded, by_role["codec"], sketch, layer, params)
-    rows, found, buffers = [], {}, Buffers()
+    texts, exact = job.captures, _exact(job)
+    chosen = [make(entry) for entry in job.selectors]
+    loaded = {text: read_layer(text.folder, job.layer) for text in texts}
+    roles = by_role(texts, "codec", "threshold", "held_out")
+    for text in measured_texts(texts):
+        from_position(loaded[text], text, job.headline_start)  # raises where none lies there
+    ghosts = _GhostRecords(loaded, roles["codec"], inputs, job)
+    tables, found, buffers = Tables(LAYER_SCHEMAS), {}, Buffers()
     some = loaded[texts[0]]
     for kv_head in range(some.kv_heads):
-        group = _Group(loaded, by_role, ghosts, layer, kv_head, params, buffers)
+        group = _HeadTexts(loaded, roles, ghosts, kv_head, job, buffers)
         fitted = [selector.fit(group.calibration()) for _, selector in chosen]
-        for text in by_role["held_out"]:
+        for text in roles["held_out"]:
             capture = loaded[text]
-            scene, truth = view(capture, kv_head, params["exact"], group.records(text), buffers)
-            budget = budget_of(capture, scene.visible, params["ratios"])
-            keys = {"layer": layer, "text": text.text, "domain": text.domain, "queries": scene.shape[1]}
+            scene, truth = view(capture, kv_head, exact, group.records(text), buffers)
+            budget = budget_of(capture, scene.visible, job.ratios)
+            keys = {"layer": job.layer, "text": text.text, "domain": text.domain, "queries": scene.shape[1]}
             heads = np.arange(kv_head * capture.group, (kv_head + 1) * capture.group)
             for (name, selector), state in zip(chosen, fitted, strict=True):
                 selection = selector.select(state, for_selector(selector, scene, truth), budget)
                 queries = evaluate(selection, scene, truth, budget)
                 who = {"selector": name, "variant": selector.variant, "kind": selector.kind}
                 about = {**keys, **who, "kv_head": kv_head}
-                rows += head_rows(about, heads, queries, params["ratios"], selection.feasible)
+                rows = head_rows(about, heads, queries, job.ratios, selection.feasible)
+                tables.add_rows("peers", rows)
                 found.setdefault((text, name, selector), []).append((queries, selection.feasible))
-        print(f"layer {layer}: KV head {kv_head}, {len(chosen)} selectors measured", flush=True)
-    metadata = sketch_metadata(texts, params.get("code", ""))
-    write_table(frame(rows, PEER_SCHEMA), outputs["peers"], PEER_SCHEMA, metadata)
-    pooled = _pooled(found, layer, some, params["ratios"])
-    write_table(frame(pooled, LAYER_SCHEMA), outputs["layers"], LAYER_SCHEMA, metadata)
+        print(f"layer {job.layer}: KV head {kv_head}, {len(chosen)} selectors measured", flush=True)
+    tables.add_rows("layers", _pooled(found, job.layer, some, job.ratios))
+    tables.write(outputs, sketch_metadata(texts, job.code))
 
 
 def _pooled(found: Mapping, layer: int, some: LayerCapture, ratios: Sequence[float]) -> list[dict]:
@@ -110,15 +104,14 @@ def _pooled(found: Mapping, layer: int, some: LayerCapture, ratios: Sequence[flo
 
 
 @dataclass(frozen=True)
-class _Group:
+class _HeadTexts:
     """One KV head on all texts: what its selectors are calibrated with."""
 
     loaded: Mapping[CapturedText, LayerCapture]
     by_role: Mapping[str, Sequence[CapturedText]]
     ghosts: _GhostRecords
-    layer: int
     kv_head: int
-    params: Mapping
+    job: PeersLayer
     buffers: Buffers
 
     def records(self, text: CapturedText):
@@ -129,32 +122,31 @@ class _Group:
         return Calibration(
             np.concatenate([capture.keys[self.kv_head].astype(np.float32) for capture in codec]),
             np.concatenate([capture.group_queries(self.kv_head) for capture in codec], axis=1),
-            _Scenes(self),
-            stable_seed(self.params["seed"], self.layer, self.kv_head),
+            _ThresholdScenes(self),
+            stable_seed(self.job.seed, self.job.layer, self.kv_head),
         )
 
 
 @dataclass(frozen=True)
-class _Scenes:
+class _ThresholdScenes:
     """Threshold texts one after the other, in the same buffers; may be gone through again."""
 
-    group: _Group
+    group: _HeadTexts
 
     def __iter__(self) -> Iterator[tuple[Scene, Budget]]:
         group = self.group
         for text in group.by_role["threshold"]:
-            capture, exact = group.loaded[text], group.params["exact"]
+            capture, exact = group.loaded[text], _exact(group.job)
             scene = calibration_view(capture, group.kv_head, exact, group.records(text), group.buffers)
-            yield scene, budget_of(capture, scene.visible, group.params["ratios"])
+            yield scene, budget_of(capture, scene.visible, group.job.ratios)
 
 
 class _GhostRecords:
     """Fitted codecs and decoded records by text and KV head; sizes that the sketch stage lacks are fitted."""
 
-    def __init__(self, loaded, codec_texts, sketch, layer, params):
+    def __init__(self, loaded, codec_texts, sketch, job):
         self._loaded, self._codec_texts = loaded, codec_texts
-        self._sketch, self._layer, self._params = sketch, layer, params
-        self._made = {CodecSpec(entry["name"], size) for entry in params["codecs"] for size in entry["bytes"]}
+        self._sketch, self._job = sketch, job
         self._codecs: dict[CodecSpec, dict] = {}
         self._decoded: dict[tuple, Decoded] = {}
 
@@ -163,7 +155,7 @@ class _GhostRecords:
             self._codecs[spec] = self._fit(spec)
         codec = self._codecs[spec][spec, kv_head]
         if (text, spec, kv_head) not in self._decoded:
-            if spec in self._made:
+            if spec in self._job.sketched:
                 heads = read_records(self._sketch["records"], text.text, [spec])[spec]
             else:
                 keys = self._loaded[text].keys
@@ -173,20 +165,11 @@ class _GhostRecords:
         return codec, self._decoded[text, spec, kv_head]
 
     def _fit(self, spec: CodecSpec) -> dict:
-        if spec in self._made:
+        if spec in self._job.sketched:
             return load_codecs(self._sketch["codecs"], [spec])
         calibration = [self._loaded[text] for text in self._codec_texts]
-        return fit_codecs(calibration, [spec], self._layer, self._params["sketch_seed"])
+        return fit_codecs(calibration, [spec], self._job.layer, self._job.sketch_seed)
 
 
-def _check(by_role: Mapping, loaded: Mapping, params: Mapping) -> None:
-    for role, texts in by_role.items():
-        if not texts:
-            raise ConfigError(f"texts: no text has the role {role!r}; set texts.per_role.{role}: 1")
-    start = params["exact"]["headline_start"]
-    for text, capture in loaded.items():
-        if text.role != "codec" and capture.positions[-1] < start:
-            raise ConfigError(
-                f"frontier.headline_start is {start}, but the last captured query of {text.text} is at "
-                f"{capture.positions[-1]}; write a smaller headline_start, or raise capture.tokens"
-            )
+def _exact(job: PeersLayer) -> dict[str, int]:
+    return {name: getattr(job, name) for name in ("sinks", "hot", "top_k", "headline_start")}

@@ -6,101 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from scipy.special import stdtrit
 
 from ghostkv.elimination.metrics import upper_quantile
+from ghostkv.files.tables import table_of
+from ghostkv.stages.peers.schemas import MEANS, METRICS
+from ghostkv.stages.peers.summary_schemas import COMPARISON_SCHEMA, SUMMARY_SCHEMA, VERDICT_SCHEMA
 
-KEYS = [
-    ("layer", pa.int16()),
-    ("selector", pa.string()),
-    ("variant", pa.string()),  # hyperparameters
-    ("kind", pa.string()),  # oracle, peer, extended or ours
-    ("text", pa.string()),
-    ("domain", pa.string()),
-    ("ratio", pa.float64()),  # the budget
-    ("feasible", pa.bool_()),  # false: index and kept keys alone exceed the budget, metrics are null
-    ("queries", pa.int32()),
-]
-MEANS = (
-    "recall_32", "fer", "dropped_mass", "output_error", "bytes_ratio", "bytes_ratio_gqa", "index_ratio",
-)  # fmt: skip
-METRICS = [
-    (name, pa.float32())
-    for name in (
-        "recall_32",
-        "fer",
-        "dropped_mass_mean",
-        "dropped_mass_p99",
-        "output_error_mean",
-        "output_error_p99",
-        "bytes_ratio",
-        "bytes_ratio_gqa",
-        "index_ratio",
-    )
-]
-PEER_SCHEMA = pa.schema([*KEYS, ("head", pa.int16()), ("kv_head", pa.int16()), *METRICS])
-# One row a layer and text: its queries pooled over heads, so that a p99 is one of all of them.
-LAYER_SCHEMA = pa.schema([*KEYS, ("heads", pa.int16()), *METRICS, ("output_error_worst_head", pa.float32())])
-SUMMARY_SCHEMA = pa.schema(
-    [
-        ("selector", pa.string()),
-        ("variant", pa.string()),
-        ("kind", pa.string()),
-        ("ratio", pa.float64()),
-        ("domain", pa.string()),  # "all", or one domain
-        ("metric", pa.string()),
-        ("mean", pa.float64()),  # of document means; null where a head is not feasible
-        ("low", pa.float64()),  # 95 % t interval over documents; null for a single one
-        ("high", pa.float64()),
-        ("documents", pa.int32()),
-        ("heads", pa.int32()),
-        ("queries", pa.int64()),
-        ("feasible_share", pa.float64()),
-        ("head_p05", pa.float64()),  # spread over heads, each pooled over documents
-        ("head_p50", pa.float64()),
-        ("head_p95", pa.float64()),
-        ("head_worst", pa.float64()),
-    ]
-)
-COMPARISON_SCHEMA = pa.schema(
-    [
-        ("selector", pa.string()),
-        ("variant", pa.string()),
-        ("kind", pa.string()),
-        ("ratio", pa.float64()),
-        ("metric", pa.string()),
-        ("ours", pa.float64()),
-        ("ours_low", pa.float64()),
-        ("ours_high", pa.float64()),
-        ("theirs", pa.float64()),
-        ("theirs_low", pa.float64()),
-        ("theirs_high", pa.float64()),
-        ("difference", pa.float64()),  # theirs - ours, mean over documents
-        ("difference_low", pa.float64()),  # 95 % paired t interval
-        ("difference_high", pa.float64()),
-        ("documents", pa.int32()),
-        ("documents_won", pa.int32()),
-        ("heads_won", pa.float64()),  # share of (layer, head) where ours is lower, pooled over documents
-        ("separate", pa.bool_()),  # ours lower, intervals do not overlap; null for a single document
-        ("separate_paired", pa.bool_()),  # the paired interval lies above 0
-    ]
-)
-VERDICT_SCHEMA = pa.schema(
-    [
-        ("selector", pa.string()),
-        ("kind", pa.string()),
-        ("ratio", pa.float64()),
-        ("variants", pa.int16()),  # feasible ones
-        ("output_error", pa.float64()),  # of the best variant, in hindsight
-        ("dropped_mass", pa.float64()),
-        ("ours_output_error", pa.float64()),
-        ("ours_dropped_mass", pa.float64()),
-        ("beaten", pa.bool_()),  # all variants, both metrics, intervals not overlapping; null if unknown
-        ("beaten_paired", pa.bool_()),  # the same with paired intervals
-        ("lower", pa.bool_()),  # the same by means alone
-    ]
-)
 COMPARED = ("output_error_mean", "dropped_mass_mean")
 SHOWN = tuple(name for name, _ in METRICS)
 _WHO = ["selector", "variant", "kind"]
@@ -147,12 +59,6 @@ def _pool(measured: Mapping[str, np.ndarray]) -> dict[str, float]:
     return row
 
 
-def frame(rows: Sequence[dict], schema: pa.Schema) -> pa.Table:
-    """Rows as a table of the schema; what a row lacks is null."""
-    columns = {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in schema}
-    return pa.table(columns, schema=schema)
-
-
 def interval(documents: Sequence[float]) -> tuple[float, float | None, float | None]:
     """Mean and 95 % Student interval of independent values; no interval for a single one.
 
@@ -185,7 +91,7 @@ def summarise(peers: pl.DataFrame, layers: pl.DataFrame) -> pl.DataFrame:
             for metric in SHOWN:
                 chosen = group if source[metric] is peers else layers.filter(inside, *same)
                 rows.append(about | {"metric": metric} | _spread(chosen, metric))
-    return pl.from_arrow(frame(rows, SUMMARY_SCHEMA))
+    return pl.from_arrow(table_of(rows, SUMMARY_SCHEMA))
 
 
 def _spread(group: pl.DataFrame, metric: str) -> dict[str, float | None]:
@@ -217,7 +123,7 @@ def compare(peers: pl.DataFrame) -> pl.DataFrame:
         for metric in COMPARED:
             if ours.height and not ours[metric].null_count() and not theirs[metric].null_count():
                 rows.append(about | {"metric": metric} | _versus(ours, theirs, metric))
-    return pl.from_arrow(frame(rows, COMPARISON_SCHEMA))
+    return pl.from_arrow(table_of(rows, COMPARISON_SCHEMA))
 
 
 def _versus(ours: pl.DataFrame, theirs: pl.DataFrame, metric: str) -> dict:
@@ -270,7 +176,7 @@ def verdicts(peers: pl.DataFrame, comparison: pl.DataFrame) -> pl.DataFrame:
                 "lower": bool((found["difference"] > 0).all()) if full else None,
             }
         )
-    return pl.from_arrow(frame(rows, VERDICT_SCHEMA))
+    return pl.from_arrow(table_of(rows, VERDICT_SCHEMA))
 
 
 def _all(flags: pl.Series) -> bool | None:

@@ -11,7 +11,8 @@ from typing import Any
 import polars as pl
 
 from ghostkv.files.io import read_metadata, read_table, write_table
-from ghostkv.stages.quality.schemas import EQUAL_BYTES_SCHEMA, SUMMARY_SCHEMA, TEXT_TABLES
+from ghostkv.files.tables import concatenate
+from ghostkv.stages.quality.schemas import EQUAL_BYTES_SCHEMA, SUMMARY_SCHEMA
 from ghostkv.stages.quality.tables import Measured, compare_at_equal_bytes, summarise
 
 
@@ -31,11 +32,11 @@ def gather(
     """
     metadata = read_metadata(tables["positions"][0])
     metadata.pop("text", None)
-    joined = {name: pl.concat([read_table(path) for path in tables[name]]) for name in TEXT_TABLES}
-    measured = Measured.read(joined["positions"], params["block"], params["replicates"], params["seed"])
-    summary = summarise(joined["positions"], joined["runs"], measured)
-    for name, schema in TEXT_TABLES.items():
-        write_table(joined[name], outputs[name], schema, metadata)
+    for name, files in tables.items():
+        concatenate(files, outputs[name], metadata)
+    positions, runs = read_table(outputs["positions"]), read_table(outputs["runs"])
+    measured = Measured.read(positions, params["block"], params["replicates"], params["seed"])
+    summary = summarise(positions, runs, measured)
     # A policy may be quoted for one thing only: the last named wins.
     roles = {label: role for role, label in params["headline"].items() if role != "peer"}
     quoted = pl.col("policy").replace_strict(roles, default=None, return_dtype=pl.String).alias("role")

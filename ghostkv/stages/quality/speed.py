@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from ghostkv.files.io import read_table, write_table
+from ghostkv.files.io import read_table
 from ghostkv.files.provenance import metadata
-from ghostkv.files.tables import table_of
+from ghostkv.files.tables import write_rows
 from ghostkv.sources.texts import text_row
 from ghostkv.stages.quality.setup import sources_of, token_ids
 
@@ -57,4 +57,4 @@ def time_decode(
         }
         for part, milliseconds in parts.items()
     ]  # fmt: skip
-    write_table(table_of(rows, SPEED_SCHEMA), output, SPEED_SCHEMA, metadata(params.get("code")))
+    write_rows(rows, output, SPEED_SCHEMA, metadata(params.get("code")))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ghostkv.files.io import read_table, write_table
+from ghostkv.files.io import read_table
 from ghostkv.files.logs import progress
 from ghostkv.files.provenance import metadata
-from ghostkv.files.tables import table_of
+from ghostkv.files.tables import Tables
 from ghostkv.sources.texts import text_row
 from ghostkv.stages.quality.rows import Reader, ablate, generate
 from ghostkv.stages.quality.schemas import (
@@ -63,7 +63,7 @@ def measure_text(
         model, ids[: params["context"] + params["continuation"]], params["context"], policies.observer()
     )
     reader = Reader(tokenizer, ids, params["context"], begun.own())
-    found: dict[str, list[dict]] = {name: [] for name in TEXT_TABLES}
+    tables = Tables(TEXT_TABLES)
     work = progress(policies, total=len(policies.entries), desc=text, unit="policy")
     for label in work:
         work.set_postfix_str(label)
@@ -71,21 +71,18 @@ def measure_text(
         count = min(entry.get("positions") or params["continuation"], params["continuation"])
         decoded = begun.decode(policy, count)
         about = {**who, "policy": label}
-        found["positions"] += [about | one for one in reader.rows(decoded.logits)]
-        found["traffic"] += [
-            about | one | {"dense": one["layer"] in policy.dense_layers}
-            for one in decoded.traffic.layers().iter_rows(named=True)
-        ]
-        found["runs"].append(
+        tables.add_rows("positions", [about | one for one in reader.rows(decoded.logits)])
+        layers = decoded.traffic.layers().iter_rows(named=True)
+        tables.add_rows(
+            "traffic", [about | one | {"dense": one["layer"] in policy.dense_layers} for one in layers]
+        )
+        tables.add_rows("runs", [
             about | dict(decoded.traffic.summary()) | {
                 "kind": kind_of(entry), "family": family_of(entry), "target": target_of(entry),
                 "dense_layers": len(policy.dense_layers), "certificate": policy.certificate, "prefill": policy.prefill,
                 "positions": count, "seconds": decoded.seconds,
             }
-        )  # fmt: skip
-    found["ablation"] = [who | one for one in ablate(begun, policies, reader, params)]
-    found["generations"] = [who | one for one in generate(begun, policies, reader, params)]
-    for name, schema in TEXT_TABLES.items():
-        write_table(
-            table_of(found[name], schema), outputs[name], schema, metadata(params.get("code"), text=text)
-        )
+        ])  # fmt: skip
+    tables.add_rows("ablation", [who | one for one in ablate(begun, policies, reader, params)])
+    tables.add_rows("generations", [who | one for one in generate(begun, policies, reader, params)])
+    tables.write(outputs, metadata(params.get("code"), text=text))

@@ -7,9 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ghostkv.files.io import write_table
 from ghostkv.files.provenance import metadata
-from ghostkv.files.tables import table_of
+from ghostkv.files.tables import write_rows
 from ghostkv.stages.quality.setup import sources_of
 
 THETA_SCHEMA = pa.schema([("policy", pa.string()), ("ratio", pa.float64()), ("theta", pa.float64())])
@@ -45,4 +44,4 @@ def fit_thetas(sketch: str, params: Mapping[str, Any], output: str) -> None:
             {"policy": entry["label"], "ratio": entry["ratio"], "theta": found[float(entry["ratio"])]}
             for entry in entries
         ]
-    write_table(table_of(rows, THETA_SCHEMA), output, THETA_SCHEMA, metadata(params.get("code")))
+    write_rows(rows, output, THETA_SCHEMA, metadata(params.get("code")))

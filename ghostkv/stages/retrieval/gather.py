@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import polars as pl
-
-from ghostkv.files.io import read_metadata, read_table, write_table
+from ghostkv.files.io import read_metadata, read_table
+from ghostkv.files.tables import concatenate, write_rows
 from ghostkv.stages.retrieval.tables import (
-    ANSWER_SCHEMA,
     CELL_SCHEMA,
     SUMMARY_SCHEMA,
     cells,
-    frame,
     summarise,
 )
 
@@ -31,10 +28,7 @@ def gather(params: Mapping[str, Any], paths: Sequence[str], outputs: Mapping[str
         Paths of `answers`, `cells`, `summary`.
     """
     metadata = read_metadata(paths[0])
-    answers = pl.concat([read_table(path) for path in paths])
-    write_table(answers, outputs["answers"], ANSWER_SCHEMA, metadata)
-    for name, rows, schema in (
-        ("cells", cells(answers, params["measurable"]), CELL_SCHEMA),
-        ("summary", summarise(answers, params["measurable"]), SUMMARY_SCHEMA),
-    ):
-        write_table(frame(rows, schema), outputs[name], schema, metadata)
+    concatenate(paths, outputs["answers"], metadata)
+    answers = read_table(outputs["answers"])
+    write_rows(cells(answers, params["measurable"]), outputs["cells"], CELL_SCHEMA, metadata)
+    write_rows(summarise(answers, params["measurable"]), outputs["summary"], SUMMARY_SCHEMA, metadata)

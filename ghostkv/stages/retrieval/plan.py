@@ -11,9 +11,10 @@ import polars as pl
 import yaml
 
 from ghostkv.files import provenance
-from ghostkv.files.io import read_table, stable_seed, write_table
+from ghostkv.files.io import read_table, stable_seed
+from ghostkv.files.tables import write_rows
 from ghostkv.sources.downloads import PipDownload
-from ghostkv.stages.retrieval.tables import LIMITS, SAMPLE_SCHEMA, THETA_SCHEMA, frame
+from ghostkv.stages.retrieval.tables import LIMITS, SAMPLE_SCHEMA, THETA_SCHEMA
 from ghostkv.stages.retrieval.tasks import TASKS
 from ghostkv.stages.retrieval.tasks.base import Workshop
 from ghostkv.stages.retrieval.tasks.material import Material, Source
@@ -68,8 +69,8 @@ def plan(
         row for name, job in params["jobs"].items() for row in _samples(name, job, params, material, count)
     ]
     metadata = provenance.metadata(params.get("code"), data=params["data"])
-    write_table(frame(rows, SAMPLE_SCHEMA), outputs["samples"], SAMPLE_SCHEMA, metadata)
-    write_table(frame(_thetas(params), THETA_SCHEMA), outputs["thetas"], THETA_SCHEMA, metadata)
+    write_rows(rows, outputs["samples"], SAMPLE_SCHEMA, metadata)
+    write_rows(_thetas(params), outputs["thetas"], THETA_SCHEMA, metadata)
 
 
 def _samples(name: str, job: Mapping, params: Mapping, material: Material, count) -> list[dict]:

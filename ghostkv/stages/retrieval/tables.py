@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import polars as pl
 import pyarrow as pa
@@ -131,11 +131,6 @@ def summarise(answers: pl.DataFrame, measurable: float) -> list[dict]:
 def may_measure(failed: float, questions: int, least: float) -> bool:
     """Whether the dense model can still reach `least`, with `failed` points lost on some of the questions."""
     return 1 - failed / questions >= least - 1e-9
-
-
-def frame(rows: Iterable[dict], schema: pa.Schema) -> pa.Table:
-    """Rows as a table; what a row lacks is null."""
-    return pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema)
 
 
 def _rows(task: str, length: int, part: pl.DataFrame, measurable: bool) -> list[dict]:

@@ -8,12 +8,12 @@ from typing import Any
 
 import polars as pl
 
-from ghostkv.files.io import read_metadata, read_table, write_table
+from ghostkv.files.io import read_metadata, read_table
 from ghostkv.files.logs import progress
+from ghostkv.files.tables import write_rows
 from ghostkv.stages.retrieval.tables import (
     ANSWER_SCHEMA,
     DENSE,
-    frame,
     may_measure,
 )
 from ghostkv.stages.retrieval.tasks.scoring import score
@@ -57,9 +57,8 @@ def answer(params: Mapping[str, Any], job: str, inputs: Mapping[str, str], outpu
             failed += 1 - rows[-1]["score"] if who["policy"] == DENSE else 0
         last = {row["policy"]: row["score"] for row in rows[-len(found) :]}
         print(f"{job}: {done}/{samples.height} questions, {last}", flush=True)
-    metadata = read_metadata(inputs["samples"])
     rows.sort(key=lambda row: (row["context_number"], row["question_number"]))
-    write_table(frame(rows, ANSWER_SCHEMA), output, ANSWER_SCHEMA, metadata)
+    write_rows(rows, output, ANSWER_SCHEMA, read_metadata(inputs["samples"]))
 
 
 def _score(said: str, sample: Mapping[str, Any]) -> float:

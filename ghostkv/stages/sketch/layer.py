@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ghostkv.captures.capture_files import read_layer
-from ghostkv.captures.captured_texts import CapturedText, sketch_metadata
+from ghostkv.captures.captured_texts import sketch_metadata
 from ghostkv.codecs.fitting import fit_codecs
-from ghostkv.codecs.records import RecordWriter, save_codecs, specs
+from ghostkv.codecs.records import RecordWriter, save_codecs
 from ghostkv.files.errors import ConfigError
 
+if TYPE_CHECKING:
+    from ghostkv.stages.sketch.jobs import SketchLayer
 
-def sketch_layer(
-    captures: Sequence[Mapping[str, str]], layer: int, params: Mapping, outputs: Mapping[str, str]
-) -> None:
+
+def sketch_layer(job: SketchLayer, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
     """Fit codecs and write ghost records of one layer.
 
     Parameters
     ----------
-    captures : sequence of mapping
-        Every capture with `text`, `domain`, `role` and `folder`.
-    layer : int
-    params : mapping
-        `codecs` (``[{"name", "bytes"}]``), `seed`, and `code`, the fingerprint that goes into metadata.
+    job : SketchLayer
+    inputs : mapping
+        Not read: the captures' folders are the job's.
     outputs : mapping
         Paths: `codecs` (safetensors) and `records` (Parquet).
 
@@ -31,15 +31,14 @@ def sketch_layer(
     ConfigError
         No capture has the role `codec`, or a codec is unknown.
     """
-    texts = [CapturedText(**entry) for entry in captures]
-    chosen = specs(params["codecs"])
+    texts, chosen, layer = job.captures, job.codecs, job.layer
     calibration = [read_layer(text.folder, layer) for text in texts if text.role == "codec"]
     if not calibration:
         raise ConfigError(
             "texts: no text has the role 'codec', so nothing can fit the codecs; set per_role.codec: 1"
         )
-    fitted = fit_codecs(calibration, chosen, layer, params["seed"])
-    metadata = sketch_metadata(texts, params.get("code", ""))
+    fitted = fit_codecs(calibration, chosen, layer, job.seed)
+    metadata = sketch_metadata(texts, job.code)
     save_codecs(fitted, outputs["codecs"], metadata)
     with RecordWriter(outputs["records"], chosen, metadata) as writer:
         for text in texts:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ghostkv.files.io import stable_seed
 from ghostkv.stages.store.workload import Contents, store_shape
 from ghostkv.store import GhostStore
+
+if TYPE_CHECKING:
+    from ghostkv.stages.store.jobs import TimeStore
 
 # A timing is the mean over as many calls as fill this many seconds.
 _LEAST_SECONDS = 0.004
@@ -22,7 +26,7 @@ _ROWS = 4099
 _APPEND_AT_ONCE = 4096
 
 
-def gathers(folder: Path, params: Mapping) -> Iterator[dict]:
+def gathers(folder: Path, job: TimeStore) -> Iterator[dict]:
     """Time gathers of one head's survivors: through the map with and without checksums, by blocks, and NumPy's
     fancy index of the same rows in memory.
 
@@ -31,8 +35,8 @@ def gathers(folder: Path, params: Mapping) -> Iterator[dict]:
     dict
         Columns of `GATHER_SCHEMA`.
     """
-    tokens = params["gather_tokens"]
-    contents = Contents.random(store_shape(params, 1, 64), min(_ROWS, tokens), params["seed"])
+    tokens = job.gather_tokens
+    contents = Contents.random(store_shape(job, 1, 64), min(_ROWS, tokens), job.seed)
     with GhostStore.create(folder / "gather", contents.shape) as store:
         for first in range(0, tokens, _APPEND_AT_ONCE):
             store.append(*contents.tokens(first, min(first + _APPEND_AT_ONCE, tokens)))
@@ -47,14 +51,14 @@ def gathers(folder: Path, params: Mapping) -> Iterator[dict]:
         }
         store.gather(0, 0, np.arange(tokens))  # compiles, and brings every page in
         for spread in ("scattered", "clustered"):
-            for rows in params["batches"]:
-                sets = [_survivors(rows, tokens, spread, params, number) for number in range(_SETS)]
+            for rows in job.batches:
+                sets = [_survivors(rows, tokens, spread, job, number) for number in range(_SETS)]
                 reads = [store.plan(0, 0, chosen) for chosen in sets]
                 about = {"spread": spread, "rows": rows} | {
                     name: int(np.median([getattr(read, name) for read in reads]))
                     for name in ("wanted_bytes", "blocks", "requests")
                 }
-                for repeat in range(params["repeats"]):
+                for repeat in range(job.repeats):
                     seconds = {name: _timed(work, sets) for name, work in methods.items()}
                     for name, spent in seconds.items():
                         yield about | {
@@ -67,7 +71,7 @@ def gathers(folder: Path, params: Mapping) -> Iterator[dict]:
                         }
 
 
-def appends(folder: Path, params: Mapping) -> Iterator[dict]:
+def appends(folder: Path, job: TimeStore) -> Iterator[dict]:
     """Time appends of all layers by batch size, acknowledged by the page cache or by the disk.
 
     Yields
@@ -75,13 +79,13 @@ def appends(folder: Path, params: Mapping) -> Iterator[dict]:
     dict
         Columns of `APPEND_SCHEMA`.
     """
-    shape, tokens = store_shape(params, params["append_layers"], 64), params["append_tokens"]
-    contents = Contents.random(shape, tokens, params["seed"])
+    shape, tokens = store_shape(job, job.append_layers, 64), job.append_tokens
+    contents = Contents.random(shape, tokens, job.seed)
     size = shape.heads * (shape.row_bytes + shape.record_bytes)
     for fsync in (False, True):
-        for batch in params["append_batches"]:
+        for batch in job.append_batches:
             batch = min(batch, tokens)
-            for repeat in range(params["repeats"]):
+            for repeat in range(job.repeats):
                 parts = [contents.tokens(at, min(at + batch, tokens)) for at in range(0, tokens, batch)]
                 with GhostStore.create(folder / "append", shape, fsync=fsync) as store:
                     before = time.perf_counter()
@@ -101,12 +105,12 @@ def appends(folder: Path, params: Mapping) -> Iterator[dict]:
                 }
 
 
-def _survivors(rows: int, tokens: int, spread: str, params: Mapping, number: int) -> np.ndarray:
+def _survivors(rows: int, tokens: int, spread: str, job: TimeStore, number: int) -> np.ndarray:
     """Positions of survivors, ascending and distinct: single ones, or whole runs that start at their multiples."""
-    rng = np.random.default_rng(stable_seed("survivors", params["seed"], rows, spread, number))
+    rng = np.random.default_rng(stable_seed("survivors", job.seed, rows, spread, number))
     if spread == "scattered":
         return np.sort(rng.choice(tokens, rows, replace=False))
-    run = min(params["run_tokens"], rows)
+    run = min(job.run_tokens, rows)
     starts = rng.choice(tokens // run, min(-(-rows // run), tokens // run), replace=False) * run
     return np.sort((starts[:, None] + np.arange(run)).ravel())[:rows]
 

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ghostkv.files.provenance import metadata
+from ghostkv.files.tables import write_rows
+from ghostkv.stages.store.schemas import APPEND_SCHEMA, GATHER_SCHEMA
 from ghostkv.stages.store.speed import appends, gathers
-from ghostkv.stages.store.tables import APPEND_SCHEMA, GATHER_SCHEMA, write_rows
 from ghostkv.stages.store.workload import workplace
 
+if TYPE_CHECKING:
+    from ghostkv.stages.store.jobs import TimeStore
 
-def time_store(params: Mapping, outputs: Mapping[str, str]) -> None:
+
+def time_store(job: TimeStore, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Time gathers and appends.
 
     Parameters
     ----------
-    params : mapping
-        The config section `store`, and `code`.
+    job : TimeStore
+    inputs : mapping
+        Empty.
     outputs : mapping
         Paths of `gathers` and `appends`.
     """
     with workplace(outputs["gathers"]) as folder:
-        write_rows(gathers(Path(folder), params), outputs["gathers"], GATHER_SCHEMA, params)
+        write_rows(gathers(Path(folder), job), outputs["gathers"], GATHER_SCHEMA, metadata(job.code))
         print("gathers timed", flush=True)
-        write_rows(appends(Path(folder), params), outputs["appends"], APPEND_SCHEMA, params)
+        write_rows(appends(Path(folder), job), outputs["appends"], APPEND_SCHEMA, metadata(job.code))
         print("appends timed", flush=True)

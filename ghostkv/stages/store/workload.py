@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ghostkv.files.io import stable_seed
 from ghostkv.store import GhostStore, StoreShape
+
+if TYPE_CHECKING:
+    from ghostkv.stages.store.jobs import TimeStore, TryStore
 
 
 @dataclass(frozen=True)
@@ -66,14 +70,14 @@ class Contents:
         )
 
 
-def store_shape(params: Mapping, layers: int, segment_tokens: int) -> StoreShape:
-    """The shape of a trial's store from the config section `store`."""
+def store_shape(job: TryStore | TimeStore, layers: int, segment_tokens: int) -> StoreShape:
+    """The shape of a trial's store."""
     return StoreShape(
         layers,
-        params["kv_heads"],
-        params["head_dim"],
-        params["head_dim"],
-        params["record_bytes"],
+        job.kv_heads,
+        job.head_dim,
+        job.head_dim,
+        job.record_bytes,
         segment_tokens=segment_tokens,
     )
 

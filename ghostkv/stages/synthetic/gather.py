@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-import polars as pl
+from typing import TYPE_CHECKING
 
 from ghostkv.files.io import read_metadata, read_table, write_table
-from ghostkv.stages.synthetic.tables import CHECK_SCHEMA, SCHEMAS, compare
+from ghostkv.files.tables import concatenate
+from ghostkv.stages.synthetic.summary_schemas import CHECK_SCHEMA
+from ghostkv.stages.synthetic.tables import compare
+
+if TYPE_CHECKING:
+    from ghostkv.stages.synthetic.jobs import GatherSynthetic
 
 
-def gather(tables: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
+def gather(job: GatherSynthetic, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
     """Join all generators, and compare what was measured with what closed forms expect.
 
     Parameters
     ----------
-    tables : mapping
+    inputs : mapping
         Files of `audit`, `sweep`, `points` and `decode`, one a generator.
     outputs : mapping
         Paths of those and of `checks`.
     """
     kept = ("package_version", "fingerprint", "seed")
-    metadata = {key: value for key, value in read_metadata(tables["audit"][0]).items() if key in kept}
-    joined = {name: pl.concat([read_table(path) for path in tables[name]]) for name in SCHEMAS}
-    for name, schema in SCHEMAS.items():
-        write_table(joined[name], outputs[name], schema, metadata)
-    write_table(compare(joined["audit"]), outputs["checks"], CHECK_SCHEMA, metadata)
+    metadata = {key: value for key, value in read_metadata(inputs["audit"][0]).items() if key in kept}
+    for name, files in inputs.items():
+        concatenate(files, outputs[name], metadata)
+    write_table(compare(read_table(outputs["audit"])), outputs["checks"], CHECK_SCHEMA, metadata)

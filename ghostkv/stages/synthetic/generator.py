@@ -4,36 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
-import pyarrow as pa
 
 from ghostkv.captures.generated import Shape
 from ghostkv.captures.generators import make
-from ghostkv.codecs.records import CodecSpec, specs
 from ghostkv.elimination.frontier import Setting
-from ghostkv.elimination.sweep import Grid
 from ghostkv.files import provenance
 from ghostkv.files.errors import ConfigError
-from ghostkv.files.io import stable_seed, write_table
+from ghostkv.files.io import stable_seed
 from ghostkv.files.logs import progress
+from ghostkv.files.tables import Tables
 from ghostkv.stages.synthetic.audit import Audit
-from ghostkv.stages.synthetic.tables import (
-    SCHEMAS,
-)
-from ghostkv.stages.synthetic.tradeoff import Decode, Rule, Tradeoff
+from ghostkv.stages.synthetic.schemas import SCHEMAS
+from ghostkv.stages.synthetic.tradeoff import Rule, SyntheticDecode, Tradeoff
+
+if TYPE_CHECKING:
+    from ghostkv.stages.synthetic.jobs import MeasureGenerator
 
 
-def measure_generator(params: Mapping[str, Any], outputs: Mapping[str, str]) -> None:
+def measure_generator(job: MeasureGenerator, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Audit, trade-off, context sweep and decode of one generator.
 
     Parameters
     ----------
-    params : mapping
-        The config section `synthetic`; `generator`, its entry in the config, and `label`, its name; `frontier` with
-        `sinks`, `hot`, `top_k`, `rules`, `targets`, `safe` and `headline`; `code`.
+    job : MeasureGenerator
+    inputs : mapping
+        Empty.
     outputs : mapping
         Paths of `audit`, `sweep`, `points` and `decode`.
 
@@ -42,47 +40,38 @@ def measure_generator(params: Mapping[str, Any], outputs: Mapping[str, str]) -> 
     ConfigError
         A context is too short to have cold keys.
     """
-    study = _Study(params)
+    study = _Study(job)
     study.check()
     for experiment in progress(
-        (study.audit, study.tradeoff, study.decode), desc=params["label"], unit="experiment"
+        (study.audit, study.tradeoff, study.decode), desc=job.label, unit="experiment"
     ):
         experiment()
-        print(f"{params['label']}: {experiment.__name__} done", flush=True)
-    metadata = provenance.metadata(params.get("code"), generator=params["generator"], seed=params["seed"])
-    for name, schema in SCHEMAS.items():
-        write_table(study.table(name), outputs[name], schema, metadata)
+        print(f"{job.label}: {experiment.__name__} done", flush=True)
+    metadata = provenance.metadata(job.code, generator=job.generator, seed=job.seed)
+    study.tables.write(outputs, metadata)
 
 
 @dataclass
 class _Study:
     """One generator under the config, and its rows as they come."""
 
-    params: Mapping[str, Any]
-    rows: dict[str, list[pl.DataFrame]] = field(default_factory=lambda: {name: [] for name in SCHEMAS})
+    job: MeasureGenerator
+    tables: Tables = field(default_factory=lambda: Tables(SCHEMAS))
 
     def __post_init__(self):
-        params, frontier = self.params, self.params["frontier"]
-        common = {"spread": float(params["spread"]), "span": int(params["tokens"])}
-        self.generator = make(params["generator"], **common)
-        self.shape = Shape(params["tokens"], params["group"], params["head_dim"])
-        grid = frontier["rules"][frontier["headline"]["rule"]]
-        grids = {
-            frontier["headline"]["rule"]: Grid.of(np.linspace(grid["start"], grid["stop"], grid["count"]))
-        }
-        self.setting = Setting(frontier["sinks"], frontier["hot"], frontier["top_k"], grids)
-        self.rule = Rule(frontier["headline"]["rule"], self.setting, frontier["targets"], frontier["safe"])
-        self.headline = CodecSpec(frontier["headline"]["codec"], frontier["headline"]["bytes"])
-        chosen = specs(params["codecs"])
-        self.chosen = chosen if self.headline in chosen else [*chosen, self.headline]
+        job = self.job
+        self.generator = make(job.generator, spread=job.spread, span=job.tokens)
+        self.shape = Shape(job.tokens, job.group, job.head_dim)
+        self.setting = Setting.of(job.sinks, job.hot, job.top_k, {job.rule: job.grid})
+        self.rule = Rule(job.rule, self.setting, job.targets, job.safe)
 
     def check(self) -> None:
         """Refuse contexts without cold keys."""
-        params, least = self.params, 2 * (self.setting.sinks + self.setting.hot) + self.setting.top_k
+        job, least = self.job, 2 * (self.setting.sinks + self.setting.hot) + self.setting.top_k
         lengths = {
-            "tokens": params["tokens"],
-            "tradeoff.contexts": min(params["tradeoff"]["contexts"]),
-            "decode.start": params["decode"]["start"],
+            "tokens": job.tokens,
+            "tradeoff.contexts": min(job.tradeoff.contexts),
+            "decode.start": job.decode.start,
         }
         for key, tokens in lengths.items():
             if tokens < 2 * least:
@@ -93,67 +82,49 @@ class _Study:
                 )
 
     def seed(self, *parts: object) -> int:
-        return stable_seed(self.params["seed"], self.params["label"], *parts)
+        return stable_seed(self.job.seed, self.job.label, *parts)
 
     def audit(self) -> None:
-        options = self.params["audit"]
-        for draw in range(options["draws"]):
+        options = self.job.audit
+        for draw in range(options.draws):
             one = Audit(
-                self.generator, self.seed("audit", draw), self.shape, options["queries"], self.setting,
-                self.params["top"],
+                self.generator, self.seed("audit", draw), self.shape, options.queries, self.setting,
+                self.job.top,
             )  # fmt: skip
-            for row in one.rows(self.chosen):
+            for row in one.rows(self.job.codecs):
                 self.add("audit", {**row, "draw": draw}, {})
 
     def tradeoff(self) -> None:
         """Every codec at the context of the audit; at all contexts the headline codec at every size."""
-        options, own = self.params["tradeoff"], self.params["tokens"]
-        for draw in range(options["draws"]):
+        options, own = self.job.tradeoff, self.job.tokens
+        for draw in range(options.draws):
             one = Tradeoff(
-                self.generator, self.seed("tradeoff", draw), self.shape, options["queries"], self.rule
+                self.generator, self.seed("tradeoff", draw), self.shape, options.queries, self.rule
             )
-            designs = one.designs(self.chosen)
-            same = [design for design in designs if design.name in ("exact", self.headline.name)]
-            for tokens in sorted({*options["contexts"], own}):
+            designs = one.designs(self.job.codecs)
+            same = [design for design in designs if design.name in ("exact", self.job.headline.name)]
+            for tokens in sorted({*options.contexts, own}):
                 for table, keys, columns in one.rows(
                     designs if tokens == own else same, tokens, tokens == own
                 ):
                     self.add(table, {**keys, "draw": draw}, columns)
 
     def decode(self) -> None:
-        options, target = self.params["decode"], min(self.params["frontier"]["targets"]["fer"])
-        for draw in range(options["draws"]):
-            one = Decode(
-                self.generator, self.seed("decode", draw), Shape(options["start"], *self._widths()), self.rule,
-                options["steps"], options["ask_every"], options["masses"],
+        options, target = self.job.decode, min(self.job.targets["fer"])
+        for draw in range(options.draws):
+            one = SyntheticDecode(
+                self.generator, self.seed("decode", draw), Shape(options.start, *self._widths()), self.rule,
+                options.steps, options.ask_every, options.masses,
             )  # fmt: skip
             keys = {
-                "codec": self.headline.name, "code_bytes": self.headline.code_bytes, "rule": self.rule.name,
-                "record_bytes": self.headline.code_bytes + 1, "target": target, "draw": draw,
+                "codec": self.job.headline.name, "code_bytes": self.job.headline.code_bytes, "rule": self.rule.name,
+                "record_bytes": self.job.headline.code_bytes + 1, "target": target, "draw": draw,
             }  # fmt: skip
-            for columns in one.columns(self.headline, target):
+            for columns in one.columns(self.job.headline, target):
                 self.add("decode", keys, columns)
 
     def _widths(self) -> tuple[int, int]:
         return self.shape.group, self.shape.width
 
     def add(self, table: str, keys: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> None:
-        """Add rows: scalar columns, and columns of arrays of one size."""
-        wanted = SCHEMAS[table].names
-        values = {name: [value] for name, value in {**keys, "generator": self.params["label"]}.items()}
-        if columns:
-            flat = {name: np.asarray(value).ravel() for name, value in columns.items()}
-            size = len(next(iter(flat.values())))
-            values = {name: value * size for name, value in values.items()} | flat
-        self.rows[table].append(pl.DataFrame({name: values[name] for name in wanted}, strict=False))
-
-    def table(self, name: str) -> pa.Table:
-        """All rows of a table, NaN as null."""
-        frame = pl.concat(self.rows[name], how="vertical_relaxed")
-        floats = [column for column, kind in frame.schema.items() if kind.is_float()]
-        frame = frame.with_columns(pl.col(floats).fill_nan(None))
-        if name == "decode":
-            frame = frame.with_columns(
-                pl.when(pl.col("needle_age") >= 0).then("needle_age").alias("needle_age")
-            )
-        return frame.to_arrow()
+        self.tables.add(table, {**keys, "generator": self.job.label}, columns)

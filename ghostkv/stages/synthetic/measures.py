@@ -115,9 +115,7 @@ def step_columns(
     compared = statistic(
         rule, known.scores, origin, known.weight, known.radius, visible, view.workspace.statistic
     )
-    position = np.arange(compared.shape[-1])
-    cold = (position >= visible.start[:, None]) & (position < visible.stop[:, None])
-    gone = (compared < theta[:, None, None]) & cold
+    gone = (compared < theta[:, None, None]) & visible.mask(compared.shape[-1])
     count = np.maximum(visible.cold, 1)
     eliminated = gone.sum(axis=-1)
     mass = np.einsum("gqk,gqk->gq", view.exact.mass, gone, dtype=np.float64)

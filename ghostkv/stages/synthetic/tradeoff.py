@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from ghostkv.stages.synthetic.audit import ORACLE
 from ghostkv.stages.synthetic.codec_expectations import estimate_law
 from ghostkv.stages.synthetic.measures import step_columns
 
+if TYPE_CHECKING:
+    from ghostkv.config.frontier import Safe
+
 _ROLES = ("threshold", "held_out")
 _SWEEP_EVERY = 2
 # Steps evaluated at once.
@@ -41,7 +45,7 @@ class Rule:
     name: str
     setting: Setting
     targets: Mapping[str, Sequence[float]]
-    safe: Mapping[str, float]
+    safe: Safe
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ class Tradeoff:
 
 
 @dataclass(frozen=True)
-class Decode:
+class SyntheticDecode:
     """One decode: codec and thetas from texts as long as what precedes the first step, then a growing cache."""
 
     generator: Generator
@@ -166,7 +170,7 @@ class Decode:
             known = estimate_group(view, design, records[: capture.tokens])
             asked = text.asked[0][rows]
             columns = step_columns(view, design, known, self.rule.name, theta, self.rule.setting, asked)
-            age = np.where(asked >= 0, capture.positions - asked, -1)
+            age = np.where(asked >= 0, capture.positions - asked, np.nan)
             yield columns | {
                 "step": np.arange(rows.start, rows.stop),
                 "tokens": capture.positions + 1,
@@ -214,10 +218,4 @@ def _steps(text: Drawn, rows: slice):
     """The capture as it is at these steps: their queries, and no key beyond the last of them."""
     capture = text.capture
     stop = int(capture.positions[rows][-1]) + 1
-    return replace(
-        capture,
-        keys=capture.keys[:, :stop],
-        values=None,
-        queries=capture.queries[:, rows],
-        positions=capture.positions[rows],
-    )
+    return replace(capture.at(rows, stop), values=None)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ghostkv.sources.texts import text_row
+if TYPE_CHECKING:
+    from ghostkv.stages.trace.jobs import TraceText
 
 
 def trace_text(
-    model_folder: str,
-    texts_table: str,
-    params: Mapping[str, Any],
-    outputs: Mapping[str, str],
-    threads: int = 1,
+    job: TraceText, inputs: Mapping[str, str], outputs: Mapping[str, str], threads: int = 1
 ) -> None:
     """Run the model over the long text once and record its attention at each of the last `steps` positions.
 
@@ -24,13 +21,9 @@ def trace_text(
 
     Parameters
     ----------
-    model_folder : str
-        Folder of a fetched model, with its `manifest.json`.
-    texts_table : str
-        `texts.parquet`.
-    params : mapping
-        `text`, `tokens` and `steps` of the trace; `layers`, `tolerance` and `cache_dtype` of config section
-        `capture`; `dtype` of section `model`; `code`, the fingerprint of this stage.
+    job : TraceText
+    inputs : mapping
+        `manifest` of a fetched model; `texts`, the table that the text is in.
     outputs : mapping
         Paths of `kv`, `queries` and `layers`, in one folder.
     threads : int
@@ -43,6 +36,5 @@ def trace_text(
     """
     from ghostkv.models.record import record_text
 
-    tokens, steps = params["tokens"], params["steps"]
-    positions = np.arange(tokens - steps, tokens, dtype=np.int32)
-    record_text(model_folder, text_row(texts_table, params["text"]), positions, params, outputs, threads)
+    positions = np.arange(job.tokens - job.steps, job.tokens, dtype=np.int32)
+    record_text(job, positions, inputs, outputs, threads)

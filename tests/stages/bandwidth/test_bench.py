@@ -6,22 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ghostkv.config.bandwidth import Measure
 from ghostkv.stages.bandwidth import probes as memory_probes
 from ghostkv.stages.bandwidth.bench import Bench, Comparisons, disk_configurations
 from ghostkv.stages.bandwidth.probes import PAGE, DiskFile
 from ghostkv.stages.bandwidth.store_bench import store_configurations
 from ghostkv.store.touched import bytes_read
 
-PARAMS = {
-    "file_mb": 4,
-    "block_kb": [4],
-    "depths": [1],
-    "shares": [0.1],
-    "requests": 8,
-    "rounds": 2,
-    "repeats": 3,
-}
-PARAMS |= {"seed": 0}
+OPTIONS = Measure(file_mb=4, block_kb=[4], depths=[1], shares=[0.1], requests=8, rounds=2, repeats=3, seed=0)
 ABOUT = {"tier": "disk", "pattern": "random", "row_bytes": 256, "unit": PAGE, "instrument": "made"}
 SURVIVORS = [np.arange(0, 900, 7)]
 _OPEN = os.open
@@ -47,7 +39,7 @@ def refuse_direct(path, flags, *more, **options):
 
 def timed(*seconds):
     """The rows of a bench whose one configuration takes these times in turns."""
-    bench = Bench(PARAMS)
+    bench = Bench(OPTIONS)
     about = {"tier": "made", "pattern": "random", "row_bytes": 64, "share": 0.5, "depth": 1}
     bench.add(about, np.zeros(1, np.int64), 64, 64, True, lambda turn: (*seconds, 0.0)[turn])
     return bench.run()
@@ -70,12 +62,12 @@ def test_a_kernel_without_accounts_reads_nothing(monkeypatch):
 def test_a_file_system_in_memory_is_neither_counted_nor_timed_as_a_disk(in_memory):
     assert not in_memory.cold()
     counts = Comparisons()
-    counts.disk(in_memory, SURVIVORS, 900, PARAMS)
+    counts.disk(in_memory, SURVIVORS, 900, OPTIONS)
     assert counts.rows == []
     seconds, pages = in_memory.read_mapped(np.arange(0, 1 << 20, 1 << 16), 256)
     assert np.isnan(seconds)
     assert pages == 0
-    bench = Bench(PARAMS)
+    bench = Bench(OPTIONS)
     disk_configurations(bench, in_memory, SURVIVORS, 900)
     assert {row["tier"] for row in bench.run()} <= {"disk_direct"}
 
@@ -107,7 +99,7 @@ def test_without_direct_reads_their_tiers_are_left_out(tmp_path, monkeypatch, ca
     monkeypatch.setattr(os, "open", refuse_direct)
     disk = DiskFile(tmp_path / "file", 1 << 22)
     assert not disk.direct
-    bench, counts = Bench(PARAMS), Comparisons()
+    bench, counts = Bench(OPTIONS), Comparisons()
     disk_configurations(bench, disk, SURVIVORS, 900)
     with store_configurations(bench, counts, tmp_path / "store", SURVIVORS, 900):
         found = {configuration.about["tier"] for configuration in bench.configurations}
@@ -115,7 +107,7 @@ def test_without_direct_reads_their_tiers_are_left_out(tmp_path, monkeypatch, ca
     assert counts.rows == []
     assert "refuses O_DIRECT" in capsys.readouterr().out
     assert not (tmp_path / "store").exists()
-    counts.disk(disk, SURVIVORS, 900, PARAMS)
+    counts.disk(disk, SURVIVORS, 900, OPTIONS)
     assert {row["instrument"] for row in counts.rows} <= {"page cache (mincore)"}
     disk.close()
 

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from ghostkv.captures.capture_files import read_layer
-from ghostkv.codecs.records import load_codecs, read_records, specs
+from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
 from ghostkv.config.bandwidth import Bandwidth
 from ghostkv.config.experiment import load_config
 from ghostkv.elimination.attention import ColdRange
@@ -18,14 +18,15 @@ from ghostkv.files.errors import ConfigError, TableError
 from ghostkv.files.io import read_metadata, read_table, write_table
 from ghostkv.files.tables import table_of
 from ghostkv.stages.bandwidth import step_times as model
+from ghostkv.stages.bandwidth.jobs import MeasureMemory, ModelBandwidth, SurvivorPatterns
 from ghostkv.stages.bandwidth.measure import measure
 from ghostkv.stages.bandwidth.model import model_bandwidth
 from ghostkv.stages.bandwidth.patterns import _survived, survivor_patterns
+from ghostkv.stages.bandwidth.schemas import MODEL_SCHEMAS, PATTERN_SCHEMA, SAMPLE_SCHEMA
 from ghostkv.stages.bandwidth.schemes import NESTED, MemoryModel, ModelShape, step
-from ghostkv.stages.bandwidth.tables import MODEL_TABLES, PATTERN_SCHEMA, SAMPLE_SCHEMA
 from ghostkv.stages.bandwidth.tiers import Tier
-from ghostkv.stages.sketch.layer import sketch_layer
 from tests.report.bandwidth_fixtures import samples
+from tests.stages.conftest import job_of, make_sketch
 
 MEASURE = {
     "memory_mb": 8, "file_mb": 4, "row_bytes": [64, 256], "shares": [0.1, 0.3], "block_kb": [4, 16], "depths": [1, 2],
@@ -51,7 +52,8 @@ def measured(folder):
     rows = [pattern(np.flatnonzero(np.random.default_rng(seed).random(900) < 0.1)) for seed in range(3)]
     write_table(table_of(rows, PATTERN_SCHEMA), folder / "patterns.parquet", PATTERN_SCHEMA)
     outputs = {name: str(folder / f"{name}.parquet") for name in ("samples", "counts")}
-    measure(str(folder / "patterns.parquet"), MEASURE, outputs)
+    job = MeasureMemory.read({"measure": MEASURE})
+    measure(job, {"patterns": str(folder / "patterns.parquet")}, outputs)
     return read_table(outputs["counts"]), read_table(outputs["samples"]), read_metadata(outputs["samples"])
 
 
@@ -90,29 +92,29 @@ def test_survivors_are_of_any_head_cold_and_not_below_theta():
 
     def found(thetas, radius=radius):
         known = Estimates(scores, weight, radius, scores)
-        return np.flatnonzero(_survived(view, known, "absolute", Setting(1, 2, 2, {}), thetas, 3)[0]).tolist()
+        theta = np.array([0, 0, *thetas], np.float32)
+        return np.flatnonzero(_survived(view, known, "absolute", Setting(1, 2, 2, {}), theta)[0]).tolist()
 
     # Head 2 keeps bounds of 3.5 or more, head 3 of 4.5 or more: scores from 3, and from 4.
-    assert found({(3, 2): 3.5, (3, 3): 4.5}) == [1, 3, 4]
-    assert found({(3, 2): 99.0, (3, 3): 99.0}) == []
+    assert found([3.5, 4.5]) == [1, 3, 4]
+    assert found([99.0, 99.0]) == []
     # A head without a threshold eliminates nothing; a record that bounds nothing is always read.
-    assert found({(3, 2): 99.0, (3, 3): None}) == [1, 2, 3, 4]
+    assert found([99.0, -np.inf]) == [1, 2, 3, 4]
     boundless = np.array([0.5, 0.5, np.inf, 0.5, 0.5, 0.5, 0.5], np.float32)
-    assert found({(3, 2): 99.0, (3, 3): 99.0}, boundless) == [2]
+    assert found([99.0, 99.0], boundless) == [2]
 
 
-CODECS = [{"name": "transform_code", "bytes": [4]}]
+SPEC = CodecSpec("transform_code", 4)
 POINT = {
     "headline": {"codec": "transform_code", "bytes": 4, "rule": "relative_topk"}, "sinks": 2, "hot": 8, "top_k": 6,
-    "codecs": CODECS, "target_metric": "fer", "target": 0.2, "chosen": [1], "patterns": 48, "code": "f",
+    "target_metric": "fer", "target": 0.2, "layers": [1], "patterns": 48, "code": "f",
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def sketched(captures, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sketched")
-    sketch = {name: str(folder / name) for name in ("codecs", "records")}
-    sketch_layer(captures, 1, {"codecs": CODECS, "seed": 0}, sketch)
+    sketch = make_sketch(captures, 1, [SPEC], folder)
     about = {
         "codec": "transform_code",
         "code_bytes": 4,
@@ -132,15 +134,16 @@ def sketched(captures, tmp_path_factory):
 
 
 def patterns_of(inputs, captures, folder, **changed):
-    survivor_patterns(inputs, POINT | {"captures": captures} | changed, str(folder / "patterns.parquet"))
+    job = SurvivorPatterns.read(POINT | {"captures": captures} | changed)
+    survivor_patterns(job, inputs, {"patterns": str(folder / "patterns.parquet")})
     return read_table(folder / "patterns.parquet")
 
 
 def survivors_by_hand(inputs, captures, kv_head, position):
     """Keys that a query's two heads read between them, key by key, in float64."""
-    capture, spec = read_layer(captures[2]["folder"], 1), specs(CODECS)[0]
-    codec = load_codecs(inputs["codecs"][0], [spec])[spec, kv_head]
-    records = read_records(inputs["records"][0], captures[2]["text"], [spec])[spec][kv_head]
+    capture = read_layer(captures[2]["folder"], 1)
+    codec = load_codecs(inputs["codecs"][0], [SPEC])[SPEC, kv_head]
+    records = read_records(inputs["records"][0], captures[2]["text"], [SPEC])[SPEC][kv_head]
     decoded, query = codec.decode(records), int(np.flatnonzero(capture.positions == position)[0])
     kept = set()
     for head in (2 * kv_head, 2 * kv_head + 1):
@@ -194,26 +197,29 @@ def test_the_model_joins_what_was_measured_and_what_is_configured(tmp_path):
     inputs = {
         name: str(tmp_path / f"{name}.parquet") for name in ("patterns", "samples", "context", "layers")
     }
-    outputs = {name: str(tmp_path / f"{name}_out.parquet") for name in MODEL_TABLES}
-    config = Bandwidth(contexts=[4096, 16384], headline_context=16384).plain()
-    point = {
-        "headline": {"codec": "transform_code", "bytes": 8},
-        "sinks": 4,
-        "hot": 64,
-        "target_metric": "fer",
+    outputs = {name: str(tmp_path / f"{name}_out.parquet") for name in MODEL_SCHEMAS}
+    config = {
+        "bandwidth": {"contexts": [4096, 16384], "headline_context": 16384, "point": "fer"},
+        "frontier": {
+            "headline": {"codec": "transform_code", "bytes": 8},
+            "sinks": 4,
+            "hot": 64,
+            "targets": {"fer": [0.05, 0.01]},
+        },
+        "model": {"name": "made-up"},
     }
-    point |= {"target": 0.01, "model": "made-up", "layers": [0, 5, 9], "code": "f"}
-    model_bandwidth(inputs, config | point, outputs)
+    job = job_of(ModelBandwidth, config, layers=[0, 5, 9])
+    model_bandwidth(job, inputs, outputs)
     tables = {name: read_table(path) for name, path in outputs.items()}
     for name, path in outputs.items():
-        assert tables[name].columns == MODEL_TABLES[name].names
+        assert tables[name].columns == MODEL_SCHEMAS[name].names
         assert tables[name].height
         assert read_metadata(path)["fingerprint"] == "f"
         assert read_metadata(path)["o_direct"] == "false"
     steps = tables["steps"]
-    assert set(steps["shape"]) == {"made-up", config["served"]["name"]}
+    assert set(steps["shape"]) == {"made-up", job.served.name}
     # Only memory was timed, so there is no placement on this machine's disk.
-    names = [placement["name"] for placement in config["placements"]]
+    names = [placement["name"] for placement in job.placements]
     assert set(steps["placement"]) == {*names, "measured_dram"}
     shape = ModelShape("made-up", 3, 4, 2, 64, 12 * 256**2)
     fitted = tables["fits"].row(0, named=True)

@@ -8,6 +8,7 @@ import pytest
 
 from ghostkv.files.errors import TableError
 from ghostkv.stages.bandwidth import step_times as model
+from ghostkv.stages.bandwidth.jobs import Point
 from ghostkv.stages.bandwidth.schemes import (
     ADDITIVE,
     FULL,
@@ -48,14 +49,14 @@ def test_survivors_come_back_from_bytes_ratios():
     row = {"codec": "transform_code", "code_bytes": 8, "target_metric": "fer", "target": 0.01, "cold_keys": cold,
            "elimination": 0.97, "record_bytes": record, "bytes_ratio_gqa": ratio, "band_start": 512, "band_stop": 2048,
            "layer": 0, "head": 0, "queries": 10}  # fmt: skip
-    params = {"headline": {"codec": "transform_code", "bytes": 8}, "sinks": 4, "hot": 64, "target_metric": "fer",
-              "target": 0.01, "pair_bytes": pair}  # fmt: skip
-    found = model.bands(pl.DataFrame([row, row | {"head": 1}]), params)
+    headline = {"codec": "transform_code", "bytes": 8}
+    point = Point.read({"headline": headline, "sinks": 4, "hot": 64, "target_metric": "fer", "target": 0.01})
+    found = model.bands(pl.DataFrame([row, row | {"head": 1}]), point, pair)
     assert found["united"][0] == pytest.approx(share)
     assert found["own"][0] == pytest.approx(0.03)
     assert found["heads"][0] == 2
     with pytest.raises(TableError, match="rerun frontier"):
-        model.bands(pl.DataFrame([row]), params | {"target": 0.5})
+        model.bands(pl.DataFrame([row]), replace(point, target=0.5), pair)
 
 
 def test_scenarios_agree_where_measured_and_part_beyond():

@@ -5,26 +5,27 @@ import polars as pl
 import pytest
 
 from ghostkv.captures.capture_files import read_layer
-from ghostkv.codecs.records import load_codecs, read_records, specs
-from ghostkv.config.calibrated import Calibrated
+from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
 from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.calibrated.gather import gather
+from ghostkv.stages.calibrated.jobs import CalibrateLayer, GatherCalibrated
 from ghostkv.stages.calibrated.layer import calibrate_layer
-from ghostkv.stages.calibrated.tables import LAYER_SCHEMAS
-from ghostkv.stages.sketch.layer import sketch_layer
+from tests.stages.conftest import job_of, make_sketch
 
-CODECS = [{"name": "gaussian", "bytes": [4]}, {"name": "transform_code", "bytes": [4, 8]}]
+CODECS = [CodecSpec("gaussian", 4), CodecSpec("transform_code", 4), CodecSpec("transform_code", 8)]
 SINKS, HOT, TOP_K, START = 2, 8, 6, 150
-PARAMS = Calibrated(
-    targets={"fer": [0.02, 0.2], "dropped_mass": [0.2], "output_error": [0.4]},
-    bands=[40, 150, 220, 300],
-    cross_domain={"fer": [0.02, 0.2], "dropped_mass": [0.2]},
-    group={"fer": [0.2], "dropped_mass": [0.2]},
-    page=32,
-    bytes=[6, 8],
-    learned={"every": 2, "steps": 6, "queries": 16, "keys": 128},
-).plain() | {
-    "codecs": CODECS,
+CALIBRATED = {
+    "targets": {"fer": [0.02, 0.2], "dropped_mass": [0.2], "output_error": [0.4]},
+    "bands": [40, 150, 220, 300],
+    "cross_domain": {"fer": [0.02, 0.2], "dropped_mass": [0.2]},
+    "group": {"fer": [0.2], "dropped_mass": [0.2]},
+    "page": 32,
+    "bytes": [6, 8],
+    "learned": {"every": 2, "steps": 6, "queries": 16, "keys": 128},
+}
+CONFIG = {
+    "calibrated": CALIBRATED,
+    "sketch": {"codecs": [{"name": "gaussian", "bytes": [4]}, {"name": "transform_code", "bytes": [4, 8]}]},
     "frontier": {
         "sinks": SINKS,
         "hot": HOT,
@@ -37,21 +38,19 @@ PARAMS = Calibrated(
         },
         "headline": {"codec": "transform_code", "bytes": 4, "rule": "relative_topk"},
     },
-    "seed": 0,
-    "code": "f",
 }
-TABLES = (*LAYER_SCHEMAS, "summary", "dependence")
+LAYER_TABLES, TABLES = CalibrateLayer.tables, GatherCalibrated.tables
 
 
-def run(captures, folder, layers=(0, 1), params=PARAMS):
+def run(captures, folder, layers=(0, 1), config=CONFIG):
     for layer in layers:
-        sketch = {name: str(folder / f"{name}_{layer}") for name in ("codecs", "records")}
-        sketch_layer(captures, layer, {"codecs": CODECS, "seed": 0}, sketch)
-        outputs = {name: str(folder / f"{name}_{layer}.parquet") for name in LAYER_SCHEMAS}
-        calibrate_layer(captures, sketch, layer, params, outputs)
-    files = {name: [str(folder / f"{name}_{layer}.parquet") for layer in layers] for name in LAYER_SCHEMAS}
+        sketch = make_sketch(captures, layer, CODECS, folder)
+        outputs = {name: str(folder / f"{name}_{layer}.parquet") for name in LAYER_TABLES}
+        job = job_of(CalibrateLayer, config, str(layer), captures=captures)
+        calibrate_layer(job, sketch, outputs)
+    files = {name: [str(folder / f"{name}_{layer}.parquet") for layer in layers] for name in LAYER_TABLES}
     whole = {name: str(folder / f"{name}.parquet") for name in TABLES}
-    gather(files, whole)
+    gather(GatherCalibrated(), files, whole)
     return {name: read_table(path) for name, path in whole.items()}
 
 
@@ -69,7 +68,7 @@ def by_hand(captures, folder, layer, head, theta):
     """One head under relative_topk with 4 bytes on held-out text, in plain NumPy and float64."""
     capture = read_layer(captures[2]["folder"], layer)
     kv_head = head // capture.group
-    spec = specs(CODECS)[1]
+    spec = CODECS[1]
     codec = load_codecs(folder / f"codecs_{layer}", [spec])[spec, kv_head]
     records = read_records(folder / f"records_{layer}", captures[2]["text"], [spec])[spec][kv_head]
     decoded = codec.decode(records)
@@ -237,11 +236,16 @@ def test_sizes_that_sketch_did_not_make_are_fitted_alike(captures, tables, tmp_p
     # 6 bytes are fitted here; made by sketch they give the same rows.
     points = tables["calibrated"].filter(pl.col("codec") == "transform_code")
     assert set(points["code_bytes"]) == {4, 6, 8}
-    made = [{"name": "transform_code", "bytes": [4, 6, 8]}]
-    sketch = {name: str(tmp_path / name) for name in ("codecs", "records")}
-    sketch_layer(captures, 1, {"codecs": made, "seed": 0}, sketch)
-    outputs = {name: str(tmp_path / f"{name}.parquet") for name in LAYER_SCHEMAS}
-    calibrate_layer(captures, sketch, 1, PARAMS | {"codecs": made}, outputs)
+    made = {"codecs": [{"name": "transform_code", "bytes": [4, 6, 8]}]}
+    sketch = make_sketch(captures, 1, [CodecSpec("transform_code", size) for size in (4, 6, 8)], tmp_path)
+    outputs = {name: str(tmp_path / f"{name}.parquet") for name in LAYER_TABLES}
+    here, there = (
+        job_of(CalibrateLayer, config, "1", captures=captures)
+        for config in (CONFIG, CONFIG | {"sketch": made})
+    )
+    assert set(here.sizes) - set(here.sketched) == {CodecSpec("transform_code", 6)}
+    assert set(there.sizes) == set(there.sketched)
+    calibrate_layer(there, sketch, outputs)
     found = read_table(outputs["calibrated"])
     assert found.equals(tables["calibrated"].filter(pl.col("layer") == 1).select(found.columns))
 
@@ -277,9 +281,9 @@ def test_captures_without_values_have_no_output_goals(write_captures, tmp_path):
 
 
 def test_sliding_windows_and_what_is_left_out(write_captures, tmp_path):
-    params = PARAMS | {"learned": PARAMS["learned"] | {"every": None}, "page": 0}
-    params |= {name: {"fer": [], "dropped_mass": []} for name in ("group", "cross_domain")}
-    found = run(write_captures(window=64), tmp_path, layers=(0,), params=params)
+    changed = CALIBRATED | {"learned": CALIBRATED["learned"] | {"every": None}, "page": 0}
+    changed |= {name: {"fer": [], "dropped_mass": []} for name in ("group", "cross_domain")}
+    found = run(write_captures(window=64), tmp_path, layers=(0,), config=CONFIG | {"calibrated": changed})
     assert set(found["calibrated"]["decision"]) == {"head"}
     assert found["cross_domain"].height == 0
     assert found["learned"].height == 0

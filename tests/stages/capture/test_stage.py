@@ -135,7 +135,7 @@ def test_what_a_killed_run_left_is_cleared_away(place, tmp_path):
 def test_a_capture_killed_at_any_moment_leaves_no_output(place, tmp_path):
     code = (
         "import os, signal, json, sys\n"
-        "from ghostkv import captures\n"
+        "from ghostkv.captures import capture_files as captures\n"
         "append = captures.CaptureWriter.append\n"
         "def killed(self, capture, proof):\n"
         "    append(self, capture, proof)\n"

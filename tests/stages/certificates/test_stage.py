@@ -6,39 +6,42 @@ import pytest
 
 from ghostkv.captures.capture_files import read_layer
 from ghostkv.codecs.nested import level_bytes
+from ghostkv.codecs.records import CodecSpec
 from ghostkv.config.certificates import Certificates
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.certificates.gather import gather
+from ghostkv.stages.certificates.jobs import CertifyLayer, GatherCertificates
 from ghostkv.stages.certificates.layer import certify_layer
-from ghostkv.stages.sketch.layer import sketch_layer
+from tests.stages.conftest import job_of, make_sketch
 
 SINKS, HOT, START = 2, 8, 150
-CODECS = [{"name": "transform_code", "bytes": [4]}, {"name": "gaussian", "bytes": [4]}]
-PARAMS = Certificates(probes=8, compared_every=2, deltas=[0.2, 0.05]).plain() | {
-    "sinks": SINKS,
-    "hot": HOT,
-    "top_k": 6,
-    "headline_start": START,
-    "headline": {"codec": "transform_code", "bytes": 4},
-    "codecs": CODECS,
-    "seed": 0,
-    "code": "f",
+CODECS = [CodecSpec("transform_code", 4), CodecSpec("gaussian", 4)]
+CONFIG = {
+    "sketch": {"codecs": [{"name": spec.name, "bytes": [spec.code_bytes]} for spec in CODECS]},
+    "frontier": {
+        "sinks": SINKS,
+        "hot": HOT,
+        "top_k": 6,
+        "headline_start": START,
+        "headline": {"codec": "transform_code", "bytes": 4},
+    },
+    "certificates": {"probes": 8, "compared_every": 2, "deltas": [0.2, 0.05]},
 }
-TABLES = ("certificates", "checks")
+TABLES = CertifyLayer.tables
 
 
-def run(captures, folder, layers=(0, 1), params=PARAMS):
+def run(captures, folder, layers=(0, 1), **changes):
     files = {name: [] for name in TABLES}
     for layer in layers:
-        sketch = {name: str(folder / f"{name}_{layer}") for name in ("codecs", "records")}
-        sketch_layer(captures, layer, {"codecs": CODECS, "seed": 0}, sketch)
+        sketch = make_sketch(captures, layer, CODECS, folder)
         outputs = {name: str(folder / f"{name}_{layer}.parquet") for name in TABLES}
-        certify_layer(captures, sketch, layer, params, outputs)
+        job = job_of(CertifyLayer, CONFIG, str(layer), captures=captures, **changes)
+        certify_layer(job, sketch, outputs)
         for name, path in outputs.items():
             files[name].append(path)
     whole = {name: str(folder / f"{name}.parquet") for name in TABLES}
-    gather(files, whole)
+    gather(GatherCertificates(), files, whole)
     return {name: read_table(path) for name, path in whole.items()}
 
 
@@ -60,7 +63,7 @@ def test_no_check_fails_and_every_pair_and_level_is_checked(captures, tables):
     margins = checks.filter(
         (pl.col("what") == "margin") & (pl.col("design") == "nested") & (pl.col("layer") == 0)
     )
-    assert sorted(set(margins["level"])) == list(range(1, len(PARAMS["levels"]) + 2))
+    assert sorted(set(margins["level"])) == list(range(1, len(Certificates().levels) + 2))
     assert (margins["checks"] == cold).all()
     assert set(checks["what"]) == {"margin", "topk", "mass", "output"}
 
@@ -126,7 +129,7 @@ def test_a_missing_role_and_a_late_headline_are_refused_by_name(captures, tmp_pa
     with pytest.raises(ConfigError, match="no text has the role 'held_out'"):
         run(captures[:2], tmp_path, layers=(0,))
     with pytest.raises(ConfigError, match="headline_start is 5000.*raise capture.tokens"):
-        run(captures, tmp_path, layers=(0,), params=PARAMS | {"headline_start": 5000})
+        run(captures, tmp_path, layers=(0,), headline_start=5000)
     assert not list(tmp_path.glob("c*.parquet"))
 
 

@@ -7,31 +7,34 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ghostkv import codecs
 from ghostkv.captures.capture_files import CaptureWriter
+from ghostkv.codecs import by_name
 from ghostkv.codecs.records import CodecSpec, save_codecs
 from ghostkv.config.decode import Decode
-from ghostkv.config.frontier import Frontier
 from ghostkv.elimination.attention import cold_range
 from ghostkv.files.errors import ConfigError, TableError
 from ghostkv.files.io import read_table, sha256_file
+from ghostkv.stages.decode import generated
 from ghostkv.stages.decode import layer as stage
+from ghostkv.stages.decode.gather import gather
+from ghostkv.stages.decode.jobs import DecodeGenerated, DecodeLayer, GatherDecode
 from ghostkv.stages.decode.lifecycle import ARCHIVE, POLICIES, Capacity, live
 from ghostkv.stages.decode.on_disk import Archive, Device, run_store
+from ghostkv.stages.decode.schemas import MEASURES, SCHEMAS
 from ghostkv.stages.decode.steps import ReadRule, decide
-from ghostkv.stages.decode.tables import MEASURES, SCHEMAS, Sizes, step_measures
+from ghostkv.stages.decode.tables import Sizes, step_measures
 from ghostkv.store import GhostStore
-from tests.stages.conftest import PROOF, make_layer
+from tests.stages.conftest import PROOF, job_of, make_layer
 
 TOKENS, STEPS, SPEC = 200, 60, CodecSpec("transform_code", 4)
-FRONTIER = Frontier(sinks=2, hot=8, top_k=6, headline={"codec": "transform_code", "bytes": 4}).plain()
-OPTIONS = Decode(
-    bin=16, block_every=4, segment=16, batch=4, warm=0.1, ghost=0.3, budgets=[0.02, 0.1, 0.25],
-    synthetic={"tokens": 256, "steps": 64, "head_dim": 16, "generators": [{"name": "gaussian"}]},
-).plain()  # fmt: skip
-PARAMS = OPTIONS | {name: FRONTIER[name] for name in ("sinks", "hot", "top_k", "headline")} | {
-    "frontier": FRONTIER, "target_metric": "fer", "target": 0.01, "store_layer": 1, "code": "f",
+OPTIONS = {
+    "bin": 16, "block_every": 4, "segment": 16, "batch": 4, "warm": 0.1, "ghost": 0.3, "budgets": [0.02, 0.1, 0.25],
+    "synthetic": {"tokens": 256, "steps": 64, "head_dim": 16, "generators": [{"name": "gaussian"}]},
 }  # fmt: skip
+CONFIG = {
+    "decode": OPTIONS,
+    "frontier": {"sinks": 2, "hot": 8, "top_k": 6, "headline": {"codec": "transform_code", "bytes": 4}},
+}
 POLICY = ReadRule("relative_topk", 2, 8, 6, 0.9)
 
 
@@ -50,7 +53,7 @@ def make_trace(layer, window=0, seed=0):
 
 def fitted(capture, kv_head, seed=0):
     queries = capture.group_queries(kv_head).reshape(-1, 16)
-    return codecs.make(SPEC.name, SPEC.code_bytes, seed).fit(capture.keys[kv_head], queries)
+    return by_name.make(SPEC.name, SPEC.code_bytes, seed).fit(capture.keys[kv_head], queries)
 
 
 def decided(capture, theta=(-0.3, -0.2), kv_head=0, codec=None, **options):
@@ -288,7 +291,11 @@ def inputs(tmp_path_factory):
     ]  # fmt: skip
     pl.DataFrame(points * 2).write_parquet(folder / "points.parquet")
     return [
-        {"trace": str(folder), "codecs": str(folder / f"c{layer}"), "points": str(folder / "points.parquet")}
+        {
+            "layers": str(folder / "layers.parquet"),
+            "codecs": str(folder / f"c{layer}"),
+            "points": str(folder / "points.parquet"),
+        }
         for layer in range(2)
     ]
 
@@ -297,13 +304,13 @@ def run(inputs, folder):
     files = {name: [] for name in SCHEMAS}
     for layer, own in enumerate(inputs):
         outputs = {name: str(folder / f"{name}_{layer}.parquet") for name in SCHEMAS}
-        stage.measure_layer(own, layer, PARAMS, outputs)
+        stage.measure_layer(job_of(DecodeLayer, CONFIG, str(layer)), own, outputs)
         files = {name: [*files[name], outputs[name]] for name in SCHEMAS}
-    outputs = {name: str(folder / f"{name}_synthetic.parquet") for name in SCHEMAS if name != "store"}
-    stage.measure_synthetic(PARAMS, outputs)
+    outputs = {name: str(folder / f"{name}_synthetic.parquet") for name in DecodeGenerated.tables}
+    generated.measure_generated(job_of(DecodeGenerated, CONFIG), {}, outputs)
     files = {name: [*files[name], *([outputs[name]] if name in outputs else [])] for name in SCHEMAS}
     whole = {name: str(folder / f"{name}.parquet") for name in SCHEMAS}
-    stage.gather(files, whole)
+    gather(GatherDecode(), files, whole)
     return whole
 
 
@@ -405,10 +412,12 @@ def test_two_runs_are_the_same_to_the_byte(files, inputs, tmp_path):
 
 def test_progress_ends_where_it_said_it_would(inputs, tmp_path, monkeypatch):
     bars, progress = [], stage.progress
-    monkeypatch.setattr(stage, "progress", lambda **named: bars.append(progress(**named)) or bars[-1])
+    for module in (stage, generated):
+        monkeypatch.setattr(module, "progress", lambda **named: bars.append(progress(**named)) or bars[-1])
     outputs = {name: str(tmp_path / f"{name}.parquet") for name in SCHEMAS}
-    stage.measure_layer(inputs[1], 1, PARAMS, outputs)
-    stage.measure_synthetic(PARAMS, {name: path for name, path in outputs.items() if name != "store"})
+    stage.measure_layer(job_of(DecodeLayer, CONFIG, "1"), inputs[1], outputs)
+    own = {name: outputs[name] for name in DecodeGenerated.tables}
+    generated.measure_generated(job_of(DecodeGenerated, CONFIG), {}, own)
     assert len(bars) == 2
     for bar in bars:
         assert bar.n == bar.total > STEPS
@@ -417,7 +426,8 @@ def test_progress_ends_where_it_said_it_would(inputs, tmp_path, monkeypatch):
 def test_a_sweep_of_the_decodes_own_budget_alone_or_of_none_is_that_budget(inputs, tmp_path):
     for number, budgets in enumerate(([], [OPTIONS["warm"]])):
         outputs = {name: str(tmp_path / f"{name}_{number}.parquet") for name in SCHEMAS}
-        stage.measure_layer(inputs[0], 0, PARAMS | {"budgets": budgets, "budget_heads": 9}, outputs)
+        job = job_of(DecodeLayer, CONFIG, "0", budgets=budgets, budget_heads=9)
+        stage.measure_layer(job, inputs[0], outputs)
         found = read_table(outputs["budgets"])
         assert (
             found.select("kv_head", "policy", "budget").n_unique() == found.height == 2 * (len(POLICIES) + 1)
@@ -427,7 +437,7 @@ def test_a_sweep_of_the_decodes_own_budget_alone_or_of_none_is_that_budget(input
 
 def test_a_frontier_without_the_threshold_says_what_to_write(inputs, tmp_path):
     with pytest.raises(TableError, match="no calibrated fer point at 0.2"):
-        stage.measure_layer(inputs[0], 0, PARAMS | {"target": 0.2}, {})
+        stage.measure_layer(job_of(DecodeLayer, CONFIG, "0", target=0.2), inputs[0], {})
 
 
 def test_a_generator_twice_is_refused():

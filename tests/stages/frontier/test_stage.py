@@ -5,14 +5,16 @@ import polars as pl
 import pytest
 
 from ghostkv.captures.capture_files import read_layer
-from ghostkv.codecs.records import load_codecs, read_records, specs
+from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.frontier.gather import gather
+from ghostkv.stages.frontier.jobs import GatherFrontier, SweepLayer
 from ghostkv.stages.frontier.layer import sweep_layer
+from ghostkv.stages.sketch.jobs import SketchLayer
 from ghostkv.stages.sketch.layer import sketch_layer
 
-CODECS = [{"name": "gaussian", "bytes": [4]}, {"name": "transform_code", "bytes": [4]}]
+CODECS = [CodecSpec("gaussian", 4), CodecSpec("transform_code", 4)]
 SINKS, HOT, TOP_K, START = 2, 8, 6, 150
 PARAMS = {
     "codecs": CODECS,
@@ -21,7 +23,7 @@ PARAMS = {
     "hot": HOT,
     "top_k": TOP_K,
     "headline_start": START,
-    "rules": {
+    "grids": {
         "absolute": {"start": -20.0, "stop": 20.0, "count": 81},
         "relative_topk": {"start": -2.0, "stop": 0.5, "count": 101},
         "relative_lse": {"start": -16.0, "stop": 0.0, "count": 81},
@@ -31,23 +33,19 @@ PARAMS = {
     "headline": {"codec": "transform_code", "bytes": 4, "rule": "relative_topk"},
     "code": "f",
 }
-TABLES = ("sweep", "points", "context", "bounds")
+TABLES = SweepLayer.tables
 
 
 def run(captures, folder, layers=(0, 1), params=PARAMS):
     for layer in layers:
         sketch = {name: str(folder / f"{name}_{layer}") for name in ("codecs", "records")}
-        sketch_layer(captures, layer, {"codecs": CODECS, "seed": 0}, sketch)
-        sweep_layer(
-            captures,
-            sketch,
-            layer,
-            params,
-            {name: str(folder / f"{name}_{layer}.parquet") for name in TABLES},
-        )
+        of = {"captures": captures, "layer": layer}
+        sketch_layer(SketchLayer.read(of | {"codecs": CODECS, "seed": 0}), {}, sketch)
+        outputs = {name: str(folder / f"{name}_{layer}.parquet") for name in TABLES}
+        sweep_layer(SweepLayer.read(of | params), sketch, outputs)
     files = {name: [str(folder / f"{name}_{layer}.parquet") for layer in layers] for name in TABLES}
     whole = {name: str(folder / f"{name}.parquet") for name in (*TABLES, "safe_points", "layer_head")}
-    gather(files, params, whole)
+    gather(GatherFrontier.read({"safe": params["safe"]}), files, whole)
     return {name: read_table(path) for name, path in whole.items()}
 
 
@@ -65,7 +63,7 @@ def by_hand(captures, folder, layer, head, theta):
     """One head of transform_code under relative_topk on held-out text, in plain NumPy and float64."""
     capture = read_layer(captures[2]["folder"], layer)
     kv_head = head // capture.group
-    chosen = specs(CODECS)
+    chosen = CODECS
     codec = load_codecs(folder / f"codecs_{layer}", chosen)[chosen[1], kv_head]
     decoded = codec.decode(
         read_records(folder / f"records_{layer}", captures[2]["text"], chosen)[chosen[1]][kv_head]

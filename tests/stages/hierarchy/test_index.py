@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghostkv.codecs.nested import Nested
-from ghostkv.elimination.attention import cold_range, hide, scores
+from ghostkv.elimination.attention import cold_range, scores
 from ghostkv.elimination.certificates import Costs, certify_topk
 from ghostkv.elimination.nested_bounds import read_levels
 from ghostkv.elimination.truth import Truth
@@ -156,8 +156,7 @@ def make_view(seed, tokens=160, queries=7, kind="plain", window=0):
     positions = np.linspace(tokens // 2, tokens - 1, queries).astype(np.int32)
     first = np.maximum(positions - window + 1, 0) if window else np.zeros_like(positions)
     visible = cold_range(positions, first, SINKS, HOT)
-    logits = scores(asked, keys.astype(np.float32), 0.5)
-    hide(logits, visible)
+    logits = scores(asked, keys.astype(np.float32), 0.5, visible=visible)
     truth = Truth.of(asked, keys, logits, None, visible, 0.5, TOP_K)
     lower, upper = bounds = np.empty((2, len(LEVELS), 2, queries, tokens), np.float32)
     for _ in read_levels(codec(), codec().encode(keys), asked, 0.5, 0.0, bounds, np.empty_like(lower[0])):

@@ -9,42 +9,41 @@ from ghostkv.config.hierarchy import Hierarchy
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.hierarchy.gather import gather
+from ghostkv.stages.hierarchy.jobs import GatherHierarchy, HierarchyLayer
 from ghostkv.stages.hierarchy.layer import measure_layer
-from tests.stages.conftest import PROOF, make_layer
+from tests.stages.conftest import PROOF, job_of, make_layer
 
 TOKENS = 300
-PARAMS = Hierarchy(
-    indexes=[
-        {"partition": "pages", "leaf": 4, "bound": "box"},
-        {"partition": "kmeans", "leaf": 3, "bound": "wide"},
-        {"partition": "kmeans", "leaf": 4, "bound": "box", "levels": 2},
-    ],
-    calibrated={"partition": "kmeans", "leaf": 4, "bound": "box"},
-    queries=8,
-    compare_every=1,
-    block=64,
-    chunk=16,
-    seed_keys=16,
-    fer=0.3,
-    deltas=[0.2],
-).plain() | {
-    "sinks": 2,
-    "hot": 8,
-    "top_k": 6,
-    "levels": [1.0, 1.0, 2.0],
-    "shares": [0.1, 0.4, 0.9],
-    "probes": 8,
-    "code": "f",
+CONFIG = {
+    "frontier": {"sinks": 2, "hot": 8, "top_k": 6},
+    "certificates": {"levels": [1.0, 1.0, 2.0], "shares": [0.1, 0.4, 0.9], "probes": 8},
+    "hierarchy": {
+        "indexes": [
+            {"partition": "pages", "leaf": 4, "bound": "box"},
+            {"partition": "kmeans", "leaf": 3, "bound": "wide"},
+            {"partition": "kmeans", "leaf": 4, "bound": "box", "levels": 2},
+        ],
+        "calibrated": {"partition": "kmeans", "leaf": 4, "bound": "box"},
+        "queries": 8,
+        "compare_every": 1,
+        "block": 64,
+        "chunk": 16,
+        "seed_keys": 16,
+        "fer": 0.3,
+        "deltas": [0.2],
+    },
 }
-TABLES = ("heads", "checks")
+TABLES = HierarchyLayer.tables
 
 
-def run(captures, trace, folder, layers=(0, 1), params=PARAMS):
+def run(captures, trace, folder, layers=(0, 1), **changes):
+    texts = [*captures, *([trace] if trace else [])]
     files = {name: [str(folder / f"{name}_{layer}.parquet") for layer in layers] for name in TABLES}
     for number, layer in enumerate(layers):
-        measure_layer(captures, trace, layer, params, {name: files[name][number] for name in TABLES})
-    whole = {name: str(folder / f"{name}.parquet") for name in (*TABLES, "fits")}
-    gather(files, whole)
+        job = job_of(HierarchyLayer, CONFIG, str(layer), captures=texts, **changes)
+        measure_layer(job, {}, {name: files[name][number] for name in TABLES})
+    whole = {name: str(folder / f"{name}.parquet") for name in GatherHierarchy.tables}
+    gather(GatherHierarchy(), files, whole)
     return {name: read_table(path) for name, path in whole.items()}
 
 
@@ -55,7 +54,7 @@ def trace(tmp_path_factory):
     with CaptureWriter(folder, 16, 16, metadata) as writer:
         for layer in range(2):
             writer.append(make_layer("prose_trace_0", layer, tokens=TOKENS), PROOF)
-    return {"text": "prose_trace_0", "domain": "prose", "folder": str(folder)}
+    return {"text": "prose_trace_0", "domain": "prose", "role": "trace", "folder": str(folder)}
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +112,7 @@ def test_appended_blocks_alone_are_measured_on_the_trace(tables):
 
 
 def test_comparisons_are_made_on_the_trace_of_every_few_layers(captures, trace, tables, tmp_path):
-    sparser = run(captures, trace, tmp_path, params=PARAMS | {"compare_every": 2})["heads"]
+    sparser = run(captures, trace, tmp_path, compare_every=2)["heads"]
     given = (pl.col("chosen_for_reads") | pl.col("chosen_for_bytes")) & (pl.col("mode") == "grown")
     given &= pl.col("certificate") == "topk"
     given |= pl.col("certificate") == "calibrated"
@@ -140,21 +139,22 @@ def test_held_out_text_changes_no_choice(captures, trace, tables, tmp_path):
 
 def test_the_same_inputs_give_the_same_bytes(captures, trace, folder, tables, tmp_path):
     run(captures, trace, tmp_path)
-    for name in (*TABLES, "fits"):
+    for name in GatherHierarchy.tables:
         assert sha256_file(tmp_path / f"{name}.parquet") == sha256_file(folder / f"{name}.parquet")
 
 
 def test_too_few_queries_calibrate_nothing(captures, trace, tmp_path):
     # 1 / (n + 1) is above the FER aimed at, so the whole margin stays.
-    strict = run(captures, trace, tmp_path, layers=(0,), params=PARAMS | {"fer": 0.01})["heads"]
+    strict = run(captures, trace, tmp_path, layers=(0,), fer=0.01)["heads"]
     rows = strict.filter(pl.col("certificate") == "calibrated")
     assert (rows["share"] == 1).all()
     assert rows["fer"].sum() == 0
 
 
 def test_a_missing_role_is_refused_by_name(captures):
+    job = job_of(HierarchyLayer, CONFIG, "0", captures=[captures[0], captures[2]])
     with pytest.raises(ConfigError, match="no text has the role 'threshold'"):
-        measure_layer([captures[0], captures[2]], None, 0, PARAMS, {})
+        measure_layer(job, {}, {})
 
 
 def test_a_repeated_index_is_refused_with_the_fix():

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghostkv.captures.capture_files import LayerCapture
-from ghostkv.codecs import make
+from ghostkv.codecs.by_name import make
 from ghostkv.files.errors import ConfigError, TextError
+from ghostkv.stages.historical.jobs import HistoricalRun
 from ghostkv.stages.historical.protocol import (
     CORRECT,
     HISTORICAL,
@@ -27,7 +28,8 @@ from ghostkv.stages.historical.protocol import (
     pool,
 )
 from ghostkv.stages.historical.run import cut_prompts, run
-from ghostkv.stages.historical.tables import COMPARISON_SCHEMA, SWEEP_SCHEMA, ladder, protocols
+from ghostkv.stages.historical.schemas import COMPARISON_SCHEMA, SWEEP_SCHEMA
+from ghostkv.stages.historical.tables import ladder, protocols
 from ghostkv.stages.historical.view import gaussian_projection, see
 
 CONSTANTS = Constants(dims=8, epsilon=0.05, sigma=0.05, top_k=8, sinks=2, hot=8)
@@ -225,13 +227,16 @@ PARAMS = {
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
 def place(request, tmp_path_factory) -> Path:
     pytest.importorskip("torch")
+    from ghostkv.stages.capture.jobs import CaptureText
     from ghostkv.stages.capture.text import capture_text
     from ghostkv.stages.model.fetch import fetch_model
+    from ghostkv.stages.model.jobs import FetchModel
 
     folder = tmp_path_factory.mktemp(request.param)
     entry = {"source": "random", "architecture": request.param, "layers": 2, "heads": 4, "head_dim": 16}
     entry |= {"kv_heads": 2 if request.param == "llama" else 4, "max_context": 512, "seed": 0}
-    fetch_model(entry, "tiny", str(folder / "tiny" / "manifest.json"))
+    job = FetchModel.read({"name": "tiny", "entry": entry})
+    fetch_model(job, {}, {"manifest": str(folder / "tiny" / "manifest.json")})
     rng = np.random.default_rng(0)
     words = ["ghost", "record", "key", "query", "cold", "sink", "head", "layer", "bound", "margin"]
     rows = [
@@ -245,13 +250,18 @@ def place(request, tmp_path_factory) -> Path:
         for role in ("codec", "held_out")
     ]
     pl.DataFrame(rows).write_parquet(folder / "texts.parquet")
-    params = {"tokens": 256, "layers": "all", "query_bands": BANDS, "tolerance": 1e-3, "seed": 0}
+    params = {"tokens": 256, "layers": [0, 1], "query_bands": BANDS, "tolerance": 1e-3, "seed": 0}
+    params |= {"dtype": "float32", "cache_dtype": "float16"}
     for row in rows:
         outputs = {
             name: str(folder / row["text"] / f"{name}.parquet") for name in ("kv", "queries", "layers")
         }
-        capture_text(str(folder / "tiny"), str(folder / "texts.parquet"), row["text"], params, outputs)
+        capture_text(CaptureText.read(params | {"text": row["text"]}), inputs(folder), outputs)
     return folder
+
+
+def inputs(place: Path) -> dict[str, str]:
+    return {"manifest": str(place / "tiny" / "manifest.json"), "texts": str(place / "texts.parquet")}
 
 
 def captures(place: Path) -> list[dict[str, str]]:
@@ -263,7 +273,7 @@ def captures(place: Path) -> list[dict[str, str]]:
 
 def write(place: Path, out: Path, **changes) -> dict[str, pl.DataFrame]:
     outputs = {name: str(out / f"{name}.parquet") for name in ("sweep", "knobs", "ablation")}
-    run(str(place / "tiny"), str(place / "texts.parquet"), captures(place), PARAMS | changes, outputs)
+    run(HistoricalRun.read(PARAMS | {"captures": captures(place)} | changes), inputs(place), outputs)
     return {name: pl.read_parquet(path) for name, path in outputs.items()}
 
 
@@ -333,5 +343,6 @@ def test_true_queries_and_keys_are_those_of_a_capture(place):
 
 
 def test_a_missing_role_is_refused(tmp_path):
+    alone = [{"text": "a", "domain": "a", "role": "held_out", "folder": "f"}]
     with pytest.raises(ConfigError, match="role codec and one of role held_out"):
-        run("model", "texts", [{"text": "a", "role": "held_out", "folder": "f"}], PARAMS, {})
+        run(HistoricalRun.read(PARAMS | {"captures": alone}), inputs(tmp_path), {})

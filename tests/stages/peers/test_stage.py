@@ -1,12 +1,9 @@
-"""Peers: the stage's numbers equal ones computed by hand, intervals are right, and a new selector is one file."""
-
-import textwrap
+"""Peers: the stage's numbers equal ones computed by hand, and intervals are right."""
 
 import numpy as np
 import polars as pl
 import pytest
 
-import ghostkv.selectors
 from ghostkv.captures.capture_files import read_layer
 from ghostkv.config.peers import Peers
 from ghostkv.files.errors import ConfigError
@@ -220,48 +217,6 @@ def test_one_document_decides_nothing(tables):
     assert tables["verdicts"]["beaten"].null_count() == tables["verdicts"].height
     assert tables["summary"]["low"].null_count() == tables["summary"].height
     assert tables["verdicts"].filter(pl.col("ratio") == 0.6)["lower"].null_count() == 0
-
-
-def test_a_new_selector_is_one_file_and_one_config_line(captures, tmp_path, monkeypatch):
-    # The file.
-    (tmp_path / "every_other.py").write_text(
-        textwrap.dedent(
-            '''
-            """Every other key.
-
-            Card
-            ----
-            Paper: none.
-            Rule: even positions first.
-            Index bytes: none.
-            """
-
-            from dataclasses import dataclass
-
-            from ghostkv.selectors.base import Selector, read_best
-
-
-            @dataclass(frozen=True)
-            class EveryOther(Selector):
-                phase: int = 0
-
-                def select(self, fitted, scene, budget):
-                    scene.scratch[...] = 0
-                    scene.scratch[..., self.phase :: 2] = 1
-                    return read_best(scene.scratch, scene, budget)
-            '''
-        )
-    )
-    monkeypatch.setattr(ghostkv.selectors, "__path__", [*ghostkv.selectors.__path__, str(tmp_path)])
-    monkeypatch.setattr("ghostkv.config.peers._FOLDER", tmp_path)
-    # The line.
-    config = Peers(selectors=[{"name": "every_other", "phase": 1}])
-    found = run(captures, tmp_path, layers=(0,), params=PARAMS | config.plain() | {"ratios": RATIOS})
-    measured = found["peers"]
-    assert set(measured["selector"]) == {"every_other"}
-    assert set(measured["variant"]) == {"phase=1"}
-    assert set(measured["kind"]) == {"peer"}
-    assert measured["output_error_mean"].null_count() == 0
 
 
 def test_a_selector_without_a_file_is_refused_with_those_that_exist():

@@ -7,12 +7,12 @@ from pydantic import ValidationError
 from ghostkv.config.retrieval import Retrieval
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, write_table
+from ghostkv.files.tables import table_of
 from ghostkv.stages.retrieval.tables import (
     DENSE,
     SAMPLE_SCHEMA,
     THETA_SCHEMA,
     cells,
-    frame,
     may_measure,
     summarise,
 )
@@ -121,8 +121,8 @@ def test_policies_answer_as_long_as_a_task_may_be_measurable(tmp_path, monkeypat
     sample |= {"answer_start": "", "draft": "", "references": list("abcdefghij"), "rule": "all", "limit": 9}
     paths = {name: str(tmp_path / f"{name}.parquet") for name in ("samples", "thetas", "answers")}
     rows = [sample | {"context_number": number} for number in range(len(scores))]
-    write_table(frame(rows, SAMPLE_SCHEMA), paths["samples"], SAMPLE_SCHEMA, {})
-    write_table(frame([], THETA_SCHEMA), paths["thetas"], THETA_SCHEMA, {})
+    write_table(table_of(rows, SAMPLE_SCHEMA), paths["samples"], SAMPLE_SCHEMA, {})
+    write_table(table_of([], THETA_SCHEMA), paths["thetas"], THETA_SCHEMA, {})
     params = {"policies": [], "measurable": least}
     inputs = {"model": "", "samples": paths["samples"], "thetas": paths["thetas"]}
     answer(params, "vt_512", inputs, paths["answers"])

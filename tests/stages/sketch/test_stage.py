@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from ghostkv.captures.capture_files import read_layer
-from ghostkv.codecs.records import CodecSpec, load_codecs, read_records, specs
+from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
 from ghostkv.files.errors import ConfigError, TableError
 from ghostkv.files.io import read_metadata, read_table, sha256_file
+from ghostkv.stages.sketch.jobs import SketchLayer
 from ghostkv.stages.sketch.layer import sketch_layer
 
-CODECS = [{"name": "gaussian", "bytes": [4]}, {"name": "transform_code", "bytes": [2, 4]}]
+CODECS = [CodecSpec("gaussian", 4), CodecSpec("transform_code", 2), CodecSpec("transform_code", 4)]
 PARAMS = {"codecs": CODECS, "seed": 0, "code": "fingerprint"}
 
 
@@ -22,12 +23,12 @@ def outputs(folder):
 @pytest.fixture(scope="module")
 def sketched(captures, tmp_path_factory):
     files = outputs(tmp_path_factory.mktemp("sketch"))
-    sketch_layer(captures, 1, PARAMS, files)
+    sketch_layer(SketchLayer.read(PARAMS | {"captures": captures, "layer": 1}), {}, files)
     return files
 
 
 def test_records_read_back_are_what_the_stored_codecs_write(captures, sketched):
-    chosen = specs(CODECS)
+    chosen = CODECS
     fitted = load_codecs(sketched["codecs"], chosen)
     assert set(fitted) == {(spec, head) for spec in chosen for head in range(2)}
     layer = read_layer(captures[2]["folder"], 1)
@@ -47,13 +48,13 @@ def test_a_codec_sees_only_codec_texts(captures, sketched, write_captures, tmp_p
     # Swapping the measured texts for others leaves the fitted codecs byte for byte the same.
     others = [captures[0]] + [entry | {"folder": captures[0]["folder"]} for entry in captures[1:]]
     files = outputs(tmp_path)
-    sketch_layer(others, 1, PARAMS, files)
+    sketch_layer(SketchLayer.read(PARAMS | {"captures": others, "layer": 1}), {}, files)
     assert sha256_file(files["codecs"]) == sha256_file(sketched["codecs"])
 
 
 def test_the_same_captures_give_the_same_bytes(captures, sketched, tmp_path):
     files = outputs(tmp_path)
-    sketch_layer(captures, 1, PARAMS, files)
+    sketch_layer(SketchLayer.read(PARAMS | {"captures": captures, "layer": 1}), {}, files)
     for name, path in files.items():
         assert sha256_file(path) == sha256_file(sketched[name])
 
@@ -67,12 +68,12 @@ def test_metadata_names_model_texts_and_fingerprint(sketched):
 
 def test_without_a_codec_text_nothing_is_written(captures, tmp_path):
     with pytest.raises(ConfigError, match="no text has the role 'codec'"):
-        sketch_layer(captures[1:], 0, PARAMS, outputs(tmp_path))
+        sketch_layer(SketchLayer.read(PARAMS | {"captures": captures[1:], "layer": 0}), {}, outputs(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_damaged_files_are_refused_by_name(captures, sketched, tmp_path):
-    chosen = specs(CODECS)
+    chosen = CODECS
     with pytest.raises(TableError, match="no records of text 'novel'"):
         read_records(sketched["records"], "novel", chosen)
     for name, reader in (

@@ -20,7 +20,8 @@ from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.synthetic.gather import gather
 from ghostkv.stages.synthetic.generator import measure_generator
 from ghostkv.stages.synthetic.measures import ColdScores, average_ranks, step_columns
-from ghostkv.stages.synthetic.tables import SCHEMAS, compare, normal_sigma
+from ghostkv.stages.synthetic.schemas import SCHEMAS
+from ghostkv.stages.synthetic.tables import compare, normal_sigma
 
 TINY = {
     "tokens": 512,

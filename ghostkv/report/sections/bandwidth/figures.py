@@ -1,4 +1,4 @@
-"""Charts of the memory model. Each takes the frame of the numbers that it draws."""
+"""Charts of the memory model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,23 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from ghostkv.report.theme import BLUE, GREEN, INK, ORACLE_GREY, ORANGE, PURPLE, SKY, VERMILION, percent_axis
+from ghostkv.report.charts import logarithmic, quantity
+from ghostkv.report.document import Figure
+from ghostkv.report.expressions import in_words
+from ghostkv.report.numbers import percent
+from ghostkv.report.results import Results
+from ghostkv.report.theme import (
+    BLUE,
+    GREEN,
+    INK,
+    ORACLE_GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    coloured,
+    top_legend,
+)
 
 SCHEME_WORDS = {
     "full": "full fp16",
@@ -29,33 +45,27 @@ def scheme_words(column: str = "scheme") -> pl.Expr:
 
 def _contexts(values: list[int]) -> alt.X:
     label = "datum.value >= 1048576 ? datum.value / 1048576 + 'M' : datum.value / 1024 + 'k'"
-    axis = alt.Axis(title="Context (tokens)", values=values, grid=False, labelExpr=label)
-    return alt.X(
-        "context:Q", axis=axis, scale=alt.Scale(type="log", domain=[values[0], values[-1]], nice=False)
-    )
+    span = logarithmic(values[0], values[-1])
+    return quantity("context", "Context (tokens)", values=values, grid=False, labelExpr=label, **span)
 
 
-def step_chart(data: pl.DataFrame, placements: list[str]) -> alt.ConcatChart:
+def _step_chart(data: pl.DataFrame, placements: list[str]) -> alt.ConcatChart:
     """Attention time of a step against context, a panel a placement."""
     values = sorted(set(data["context"]))
-    scale = alt.Scale(domain=list(SCHEME_WORDS.values()), range=list(_COLOURS))
-    legend = alt.Legend(title=None, orient="top", columns=4, symbolStrokeWidth=3, symbolSize=160)
+    schemes = dict(zip(SCHEME_WORDS.values(), _COLOURS, strict=True))
+    legend = {"columns": 4, "symbolStrokeWidth": 3, "symbolSize": 160}
     dash = alt.StrokeDash(
         "scenario:N",
         scale=alt.Scale(domain=["constant", "trend"], range=[[1, 0], [4, 3]]),
-        legend=alt.Legend(title="survivors", orient="top", symbolStrokeColor=INK),
+        legend=top_legend(title="survivors", symbolStrokeColor=INK),
     )
     panels = [
         alt.Chart(data.filter(pl.col("placement") == placement))
         .mark_line(strokeWidth=2, clip=True)
         .encode(
             x=_contexts(values),
-            y=alt.Y(
-                "milliseconds:Q",
-                axis=alt.Axis(title="ms a step", format="~g", tickCount=6),
-                scale=alt.Scale(type="log", nice=True),
-            ),
-            color=alt.Color("label:N", scale=scale, legend=legend),
+            y=quantity("milliseconds", "ms a step", alt.Y, type="log", nice=True, format="~g", tickCount=6),
+            color=coloured("label", schemes, **legend),
             strokeDash=dash,
         )
         .properties(width=_PANEL, height=210, title=alt.Title(placement.replace("_", " "), fontSize=12))
@@ -64,7 +74,7 @@ def step_chart(data: pl.DataFrame, placements: list[str]) -> alt.ConcatChart:
     return alt.concat(*panels, columns=2, spacing=18)
 
 
-def map_chart(data: pl.DataFrame) -> alt.HConcatChart:
+def _map_chart(data: pl.DataFrame) -> alt.HConcatChart:
     """Speed-up by bandwidth and survivors, and by unit and survivors; the line is where both are as fast."""
     titles = {"bandwidth": "Bandwidth of the K,V tier / fastest tier", "unit": "Bytes of a unit"}
     return alt.hconcat(
@@ -82,30 +92,27 @@ def _map(data: pl.DataFrame, title: str, name: str) -> alt.LayerChart:
     edge = _break_even(data, grid["x"])
     first = name == "bandwidth"
     label = "datum.value >= 1024 ? datum.value / 1024 + ' KiB' : datum.value + ' B'"
-    x_axis = (
-        alt.Axis(title=title, format="~g", values=[0.001, 0.01, 0.1, 1], grid=False)
+    axis = (
+        {"format": "~g", "values": [0.001, 0.01, 0.1, 1]}
         if first
-        else alt.Axis(title=title, values=[32, 256, 2048, 16384], labelExpr=label, grid=False)
+        else {"labelExpr": label, "values": [32, 256, 2048, 16384]}
     )
-    x_scale = alt.Scale(type="log", nice=False, domain=[boxes["x_low"].min(), boxes["x_high"].max()])
-    y_scale = alt.Scale(type="log", nice=False, domain=[boxes["share_low"].min(), boxes["share_high"].max()])
-    y_axis = percent_axis(
-        "Survivors of cold keys, group" if first else "", values=[0.003, 0.01, 0.03, 0.1, 0.3], grid=False
-    )
+    axis |= {"grid": False} | logarithmic(boxes["x_low"].min(), boxes["x_high"].max())
+    up = {"percent": True, "values": [0.003, 0.01, 0.03, 0.1, 0.3], "grid": False}
+    up |= logarithmic(boxes["share_low"].min(), boxes["share_high"].max())
+    survivors = "Survivors of cold keys, group" if first else ""
+    legend = alt.Legend(title="times faster", orient="right", values=[1 / 16, 0.25, 1, 4, 16], format="~g")
     colour = alt.Color(
         "speedup:Q",
         scale=alt.Scale(type="log", scheme="blueorange", reverse=True, domain=[1 / 16, 16], clamp=True),
-        legend=alt.Legend(title="times faster", orient="right", values=[1 / 16, 0.25, 1, 4, 16], format="~g")
-        if not first
-        else None,
+        legend=None if first else legend,
     )
     tiles = alt.Chart(boxes).mark_rect().encode(
-        x=alt.X("x_low:Q", axis=x_axis, scale=x_scale), x2="x_high:Q",
-        y=alt.Y("share_low:Q", axis=y_axis, scale=y_scale), y2="share_high:Q", color=colour,
+        x=quantity("x_low", title, **axis), x2="x_high:Q",
+        y=quantity("share_low", survivors, alt.Y, **up), y2="share_high:Q", color=colour,
     )  # fmt: skip
-    line = alt.Chart(edge).mark_line(color=INK, strokeWidth=2, clip=True).encode(
-        x=alt.X("x:Q", axis=x_axis, scale=x_scale), y=alt.Y("share:Q", axis=y_axis, scale=y_scale)
-    )  # fmt: skip
+    line = alt.Chart(edge).mark_line(color=INK, strokeWidth=2, clip=True)
+    line = line.encode(x=quantity("x", title, **axis), y=quantity("share", survivors, alt.Y, **up))
     return alt.layer(tiles, line).properties(width=215, height=230)
 
 
@@ -122,20 +129,19 @@ def _break_even(data: pl.DataFrame, xs: list[float]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={"x": pl.Float64, "share": pl.Float64})
 
 
-def error_chart(data: pl.DataFrame) -> alt.LayerChart:
+def _error_chart(data: pl.DataFrame) -> alt.LayerChart:
     """Modelled against measured time; filled dots were held out."""
     low, high = float(data["milliseconds"].min()) / 1.5, float(data["milliseconds"].max()) * 1.5
-    scale = alt.Scale(type="log", domain=[low, high], nice=False)
     tiers = list(dict.fromkeys(data["tier"]))
     ends = pl.DataFrame({"milliseconds": [low, high], "modelled": [low, high]})
-    x = alt.X("milliseconds:Q", axis=alt.Axis(title="Measured (ms)", format="~g", tickCount=6), scale=scale)
-    y = alt.Y("modelled:Q", axis=alt.Axis(title="Modelled (ms)", format="~g", tickCount=6), scale=scale)
-    line = alt.Chart(ends).mark_line(color=ORACLE_GREY, strokeDash=[4, 3]).encode(x=x, y=y)
-    colour = alt.Color(
-        "tier:N",
-        scale=alt.Scale(domain=tiers, range=list(_TIER_COLOURS[: len(tiers)])),
-        legend=alt.Legend(title=None, orient="top", symbolType="circle", symbolOpacity=1),
+    axis = {"format": "~g", "tickCount": 6} | logarithmic(low, high)
+    x, y = (
+        quantity("milliseconds", "Measured (ms)", **axis),
+        quantity("modelled", "Modelled (ms)", alt.Y, **axis),
     )
+    line = alt.Chart(ends).mark_line(color=ORACLE_GREY, strokeDash=[4, 3]).encode(x=x, y=y)
+    named = dict(zip(tiers, _TIER_COLOURS, strict=False))
+    colour = coloured("tier", named, symbolType="circle", symbolOpacity=1)
     dots = [
         alt.Chart(data.filter(pl.col("held_out") == held_out))
         .mark_point(filled=held_out, opacity=0.85, size=42)
@@ -145,24 +151,16 @@ def error_chart(data: pl.DataFrame) -> alt.LayerChart:
     return alt.layer(line, *dots).properties(width=420, height=360)
 
 
-def tornado_chart(data: pl.DataFrame, placements: list[str]) -> alt.ConcatChart:
+def _tornado_chart(data: pl.DataFrame, placements: list[str]) -> alt.ConcatChart:
     """Time of a step over that as configured, with each parameter halved and doubled."""
-    panels = []
+    panels, scale = [], logarithmic(0.4, 2.5, clamp=True)
     for placement in placements:
         rows = data.filter(pl.col("placement") == placement)
         order = rows.group_by("parameter").agg(pl.col("factor").log().abs().max().alias("reach"))
         order = order.sort("reach", "parameter", descending=[True, False])["parameter"].to_list()
         y = alt.Y("parameter:N", sort=order, axis=alt.Axis(title=None, grid=False, labelLimit=120))
-        x = alt.X(
-            "factor:Q",
-            axis=alt.Axis(title="time / as configured", format="~g", values=[0.5, 0.7, 1, 1.4, 2]),
-            scale=alt.Scale(type="log", domain=[0.4, 2.5], clamp=True),
-        )
-        colour = alt.Color(
-            "change:N",
-            scale=alt.Scale(domain=["halved (overlap 0)", "doubled (overlap 1)"], range=[SKY, BLUE]),
-            legend=alt.Legend(title=None, orient="top"),
-        )
+        x = quantity("factor", "time / as configured", format="~g", values=[0.5, 0.7, 1, 1.4, 2], **scale)
+        colour = coloured("change", {"halved (overlap 0)": SKY, "doubled (overlap 1)": BLUE})
         bars = alt.Chart(rows.with_columns(pl.lit(1.0).alias("one"))).mark_bar(height=9, opacity=0.9)
         bars = bars.encode(x=x, x2="one:Q", y=y, color=colour)
         middle = alt.Chart(pl.DataFrame({"factor": [1.0]})).mark_rule(color=INK).encode(x=x)
@@ -172,3 +170,101 @@ def tornado_chart(data: pl.DataFrame, placements: list[str]) -> alt.ConcatChart:
             )
         )
     return alt.concat(*panels, columns=2, spacing=14)
+
+
+# Schemes that depend on survivors are drawn for both scenarios, others once.
+_DEPENDENT = ("quest", "additive", "nested", "near_memory")
+
+
+def captured_shape(results: Results) -> str:
+    """The model whose survivors were measured."""
+    return results.table("bandwidth.steps")["shape"][0]
+
+
+def check_figure(results: Results) -> Figure:
+    """Modelled against measured times of this machine."""
+    data = results.table("bandwidth.errors").with_columns(
+        (pl.col("seconds") * 1e3).alias("milliseconds"),
+        (pl.col("modelled_seconds") * 1e3).alias("modelled"),
+        in_words("tier"),
+    )
+    held = data.filter(pl.col("held_out"))
+    return Figure(
+        "bandwidth_check",
+        "The model beside this machine",
+        _error_chart(data),
+        data.select("name", "tier", "pattern", "row_bytes", "share", "depth", "held_out", "milliseconds", "modelled", "error"),
+        f"A dot is a configuration: rows of one size, one share of them, random, strided or real survivors. {held.height} "
+        f"filled dots were held out: their error is {percent(held['error'].abs().median())} in the median, "
+        f"{percent(held['error'].abs().quantile(0.9))} for nine in ten, {percent(held['error'].abs().max())} at worst. The "
+        "time of each is the least of its rounds' medians, taken in turns with all others.",
+    )  # fmt: skip
+
+
+def steps_figure(results: Results) -> Figure:
+    """Attention time of a step, scheme by scheme."""
+    shape, placements = captured_shape(results), _placements(results)
+    data = results.table("bandwidth.steps").filter(
+        (pl.col("shape") == shape)
+        & pl.col("placement").is_in(placements)
+        & ((pl.col("scenario") == "constant") | pl.col("scheme").is_in(_DEPENDENT))
+    )
+    data = data.with_columns(
+        (pl.col("attention_seconds") * 1e3).alias("milliseconds"), scheme_words().alias("label")
+    )
+    about = ("shape", "placement", "scheme", "label", "scenario", "context")
+    return Figure(
+        "bandwidth_steps",
+        f"Attention time of a step against context, {shape} (model)",
+        _step_chart(data, placements),
+        data.select(*about, "share", "link_bytes", "milliseconds"),
+        "Cold keys and values lie in the tier that names the panel, records in the fastest, where the config says no "
+        "other. All of it is modelled; survivors are measured at the shortest contexts alone. At short contexts the "
+        "latency of one more dependent phase outweighs the bytes saved. Additive and nested coincide where the bytes that "
+        "nesting saves do not fill a line.",
+    )
+
+
+def _placements(results: Results) -> list[str]:
+    return [placement["name"] for placement in results.config["bandwidth"]["placements"]][:4]
+
+
+def maps_figure(results: Results) -> Figure:
+    """Where nested storage is faster than INT4 in full."""
+    shape = captured_shape(results)
+    data = results.table("bandwidth.maps").filter(pl.col("shape") == shape)
+    context = data["context"][0]
+    return Figure(
+        "bandwidth_maps",
+        f"Where nested storage is faster than INT4 in full at {context:,} tokens, {shape} (model)",
+        _map_chart(data),
+        data,
+        "Times faster than reading all keys and values in INT4; the line is break-even. Left: the slower the tier of K,V "
+        "beside the fastest, which holds the records, the more survivors it pays to leave behind; its unit is that of the "
+        "first tier beyond the fastest. Right: that tier with larger units, which scattered survivors fill badly; real "
+        "survivors' clustering is taken from the measured patterns.",
+    )
+
+
+def sensitivity_figure(results: Results) -> Figure:
+    """What each parameter changes."""
+    shape, placements = captured_shape(results), _placements(results)
+    rows = results.table("bandwidth.sensitivity").filter(
+        (pl.col("shape") == shape) & pl.col("placement").is_in(placements)
+    )
+    data = pl.concat(
+        rows.select(
+            "placement", "parameter", pl.col(side).alias("value"), pl.lit(words).alias("change"),
+            (pl.col(f"{side}_seconds") / pl.col("seconds")).alias("factor"), "elasticity",
+        )
+        for side, words in (("low", "halved (overlap 0)"), ("high", "doubled (overlap 1)"))
+    )  # fmt: skip
+    context = results.config["bandwidth"]["headline_context"]
+    return Figure(
+        "bandwidth_sensitivity",
+        f"What the time of nested storage hangs on at {context:,} tokens (model)",
+        _tornado_chart(data, placements),
+        data,
+        "Each parameter halved and doubled, all others as configured; overlap is tried at none and at all. A parameter "
+        "without a bar does not matter there: the tier is bound by something else.",
+    )

@@ -2,56 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Column, Figure, Prose, Section, Table
-from ghostkv.report.headline import headline
-from ghostkv.report.numbers import FORMATS, integer, percent
+from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table, aggregated, figures
+from ghostkv.report.expressions import in_words
+from ghostkv.report.numbers import integer, percent
 from ghostkv.report.results import Results
 from ghostkv.report.sections.bandwidth.figures import (
-    error_chart,
-    map_chart,
+    captured_shape,
+    check_figure,
+    maps_figure,
     scheme_words,
-    step_chart,
-    tornado_chart,
+    sensitivity_figure,
+    steps_figure,
 )
-from ghostkv.report.sections.bandwidth.maps import HEADLINE, TARGETS, missing_note, tiers_table, timed_places
-from ghostkv.report.sections.targets import judge
-
-# Schemes that depend on survivors are drawn for both scenarios, others once.
-_DEPENDENT = ("quest", "additive", "nested", "near_memory")
+from ghostkv.stages.bandwidth.schemas import DIRECT, DROPPED
 
 
 def build(results: Results) -> Sequence[Block]:
     """The check first, then what the model says."""
     return [
         Prose(_reading(results)),
-        *missing_note(results),
-        _targets(results),
-        _errors(results),
+        *_missing_note(results),
+        check_figure(results),
         _fits(results),
         _counts(results),
-        tiers_table(results),
+        _tiers(results),
         _survivors(results),
-        _steps(results),
+        steps_figure(results),
         _crossings(results),
-        _maps(results),
-        _tornado(results),
+        maps_figure(results),
+        sensitivity_figure(results),
     ]
 
 
-def _captured(results: Results) -> str:
-    return results.table("bandwidth.steps")["shape"][0]
-
-
 def _reading(results: Results) -> str:
-    config, shape = results.config["bandwidth"], _captured(results)
+    config, shape = results.config["bandwidth"], captured_shape(results)
     return (
         "Bytes are not time: memory moves whole lines and blocks, a request waits for its latency, and survivors lie "
         "scattered. The model of docs/bandwidth.md is first **checked on this machine**: gathers from "
-        f"{timed_places(results)} are timed, its parameters are fitted on every other configuration, and its error is "
+        f"{_timed_places(results)} are timed, its parameters are fitted on every other configuration, and its error is "
         "that on the rest; and the bytes it counts are compared with those that instruments saw which know nothing of it. "
         "What follows is **modelled, not measured**: step times on tiers taken from datasheets, for the layers of "
         f"{shape} and of {config['served']['name']}, with the survivors that were measured on {shape} "
@@ -69,47 +61,6 @@ def _point(results: Results) -> str:
     return f"{results.design}, {metric} ≤ {percent(target, 0)}"
 
 
-def _targets(results: Results) -> Table:
-    figures = headline(results, [SECTION])
-    rows = []
-    for target in TARGETS:
-        value, verdict = judge(target, figures)
-        show: Callable = FORMATS[target.format]
-        rows.append({"what": target.what, "target": f"≤ {show(target.bound)}", "measured": show(value),
-                     "verdict": verdict, "n": figures[target.figure]["n"]})  # fmt: skip
-    return Table(
-        "bandwidth_targets",
-        "What the check had to reach. n counts held-out configurations, and gathers whose bytes were counted.",
-        pl.DataFrame(rows),
-        {
-            "what": Column("Target"),
-            "target": Column("At most", "figure"),
-            "measured": Column("Measured", "figure"),
-            "n": Column("n", "integer"),
-            "verdict": Column("Verdict"),
-        },
-    )
-
-
-def _errors(results: Results) -> Figure:
-    data = results.table("bandwidth.errors").with_columns(
-        (pl.col("seconds") * 1e3).alias("milliseconds"),
-        (pl.col("modelled_seconds") * 1e3).alias("modelled"),
-        pl.col("tier").str.replace_all("_", " "),
-    )
-    held = data.filter(pl.col("held_out"))
-    return Figure(
-        "bandwidth_check",
-        "The model beside this machine",
-        error_chart(data),
-        data.select("name", "tier", "pattern", "row_bytes", "share", "depth", "held_out", "milliseconds", "modelled", "error"),
-        f"A dot is a configuration: rows of one size, one share of them, random, strided or real survivors. {held.height} "
-        f"filled dots were held out: their error is {percent(held['error'].abs().median())} in the median, "
-        f"{percent(held['error'].abs().quantile(0.9))} for nine in ten, {percent(held['error'].abs().max())} at worst. The "
-        "time of each is the least of its rounds' medians, taken in turns with all others.",
-    )  # fmt: skip
-
-
 def _fits(results: Results) -> Table:
     return Table(
         "bandwidth_fits",
@@ -117,7 +68,7 @@ def _fits(results: Results) -> Table:
         "with several misses in flight; a direct read's overhead is the system call and the thread. *Spread* is the "
         "distance of the 10th from the 90th percentile of a configuration's repeats, over their median: what the machine's "
         "own unrest allows at best.",
-        results.table("bandwidth.fits").with_columns(pl.col("tier").str.replace_all("_", " ")),
+        results.table("bandwidth.fits").with_columns(in_words("tier")),
         {
             "tier": Column("Tier"),
             "configurations": Column("Configurations", "integer"),
@@ -135,32 +86,24 @@ def _fits(results: Results) -> Table:
 
 
 def _counts(results: Results) -> Table:
-    data = (
-        results.table("bandwidth.counts")
-        .group_by("tier", "instrument", "unit", "pattern", maintain_order=True)
-        .agg(
-            pl.len().alias("gathers"),
-            (pl.col("measured_bytes").sum() / pl.col("wanted_bytes").sum()).alias("amplification"),
-            pl.col("error").max(),
-            (pl.col("expected_bytes").sum() / pl.col("measured_bytes").sum()).alias("expected"),
-        )
-    )
+    moved, wanted = pl.col("measured_bytes").sum(), pl.col("wanted_bytes").sum()
+    columns = {
+        "tier": Column("Tier"),
+        "instrument": Column("Instrument"),
+        "unit": Column("Unit (B)", "integer"),
+        "pattern": Column("Rows"),
+        "gathers": Column("Gathers", "integer", pl.len()),
+        "amplification": Column("Moved over wanted", "factor", moved / wanted),
+        "error": Column("Largest error", "percent", pl.col("error").max()),
+        "expected": Column("Random formula", "factor", pl.col("expected_bytes").sum() / moved),
+    }
     return Table(
         "bandwidth_counts",
         "Bytes that the model counts from the rows' addresses beside what an instrument saw, worst gather. *Moved over "
         "wanted* is what whole units cost. *Random formula* is what rows drawn at random would touch, over what was "
         "touched: real survivors cluster, so that the formula overstates their blocks, and the model corrects for it.",
-        data,
-        {
-            "tier": Column("Tier"),
-            "instrument": Column("Instrument"),
-            "unit": Column("Unit (B)", "integer"),
-            "pattern": Column("Rows"),
-            "gathers": Column("Gathers", "integer"),
-            "amplification": Column("Moved over wanted", "factor"),
-            "error": Column("Largest error", "percent"),
-            "expected": Column("Random formula", "factor"),
-        },
+        aggregated(results.table("bandwidth.counts"), ["tier", "instrument", "unit", "pattern"], columns),
+        columns,
     )
 
 
@@ -183,53 +126,16 @@ def _survivors(results: Results) -> Table:
     )
 
 
-def _steps(results: Results) -> Figure:
-    shape, placements = _captured(results), _placements(results)
-    data = results.table("bandwidth.steps").filter(
-        (pl.col("shape") == shape)
-        & pl.col("placement").is_in(placements)
-        & ((pl.col("scenario") == "constant") | pl.col("scheme").is_in(_DEPENDENT))
-    )
-    data = data.with_columns(
-        (pl.col("attention_seconds") * 1e3).alias("milliseconds"), scheme_words().alias("label")
-    )
-    columns = (
-        "shape",
-        "placement",
-        "scheme",
-        "label",
-        "scenario",
-        "context",
-        "share",
-        "link_bytes",
-        "milliseconds",
-    )
-    return Figure(
-        "bandwidth_steps",
-        f"Attention time of a step against context, {shape} (model)",
-        step_chart(data, placements),
-        data.select(columns),
-        "Cold keys and values lie in the tier that names the panel, records in the fastest, where the config says no "
-        "other. All of it is modelled; survivors are measured at the shortest contexts alone. At short contexts the "
-        "latency of one more dependent phase outweighs the bytes saved. Additive and nested coincide where the bytes that "
-        "nesting saves do not fill a line.",
-    )
-
-
-def _placements(results: Results) -> list[str]:
-    return [placement["name"] for placement in results.config["bandwidth"]["placements"]][:4]
-
-
 def _crossings(results: Results) -> Table:
     data = results.table("bandwidth.crossings").filter(
         (pl.col("scheme") == "nested") & pl.col("against").is_in(["full", "int4", "quest"])
     )
     data = data.with_columns(
         scheme_words("against"),
-        pl.col("placement").str.replace_all("_", " "),
+        in_words("placement"),
         pl.when(pl.col("context").is_null()).then(pl.lit("never"))
         .when(pl.col("always")).then(pl.lit("all"))
-        .otherwise(pl.col("context").map_elements(integer, return_dtype=pl.String)).alias("from"),
+        .otherwise(in_words("context", integer)).alias("from"),
     )  # fmt: skip
     context = results.config["bandwidth"]["headline_context"]
     return Table(
@@ -250,46 +156,105 @@ def _crossings(results: Results) -> Table:
     )
 
 
-def _maps(results: Results) -> Figure:
-    shape = _captured(results)
-    data = results.table("bandwidth.maps").filter(pl.col("shape") == shape)
-    context = data["context"][0]
-    return Figure(
-        "bandwidth_maps",
-        f"Where nested storage is faster than INT4 in full at {context:,} tokens, {shape} (model)",
-        map_chart(data),
-        data,
-        "Times faster than reading all keys and values in INT4; the line is break-even. Left: the slower the tier of K,V "
-        "beside the fastest, which holds the records, the more survivors it pays to leave behind; its unit is that of the "
-        "first tier beyond the fastest. Right: that tier with larger units, which scattered survivors fill badly; real "
-        "survivors' clustering is taken from the measured patterns.",
-    )
+_PLACES = {"dram": "memory", "disk_direct": "disk", "disk_mapped": "disk", "store": "the lab's own store"}
 
 
-def _tornado(results: Results) -> Figure:
-    shape, placements = _captured(results), _placements(results)
-    rows = results.table("bandwidth.sensitivity").filter(
-        (pl.col("shape") == shape) & pl.col("placement").is_in(placements)
-    )
-    data = pl.concat(
-        rows.select(
-            "placement", "parameter", pl.col(side).alias("value"), pl.lit(words).alias("change"),
-            (pl.col(f"{side}_seconds") / pl.col("seconds")).alias("factor"), "elasticity",
+def _timed_places(results: Results) -> str:
+    """What was timed and foretold, in words."""
+    found = list(dict.fromkeys(_PLACES.get(tier, tier) for tier in results.table("bandwidth.errors")["tier"]))
+    return " and ".join([", ".join(found[:-1]), found[-1]] if found[1:] else found)
+
+
+def _missing_note(results: Results) -> list[Prose]:
+    """Which tiers of this machine were not measured, why, and the way out; nothing where all were."""
+    about = results.metadata("bandwidth.errors")
+    if about.get(DROPPED) == "false":
+        what, why = "Disk and store were not measured", (
+            "keeps a file's pages when asked to drop them, as tmpfs does, so that reads would be timed from memory under "
+            "the name of a disk"
+        )  # fmt: skip
+    elif about.get(DIRECT) == "false":
+        what, why = "Direct reads and the store were not measured", "refuses `O_DIRECT`"
+    else:
+        return []
+    return [
+        Prose(
+            f"**{what}**: the file system that holds results/bandwidth {why}. Tables below are without these tiers, and "
+            "without the placement *measured disk*. Put results on a disk (ext4, xfs), delete "
+            "results/bandwidth/samples.parquet and rerun."
         )
-        for side, words in (("low", "halved (overlap 0)"), ("high", "doubled (overlap 1)"))
-    )  # fmt: skip
-    context = results.config["bandwidth"]["headline_context"]
-    return Figure(
-        "bandwidth_sensitivity",
-        f"What the time of nested storage hangs on at {context:,} tokens (model)",
-        tornado_chart(data, placements),
+    ]
+
+
+def _tiers(results: Results) -> Table:
+    """The tiers as configured."""
+    data = pl.DataFrame(results.config["bandwidth"]["tiers"])
+    return Table(
+        "bandwidth_tiers",
+        "The tiers that are modelled, as configured, each with where its figures come from.",
         data,
-        "Each parameter halved and doubled, all others as configured; overlap is tried at none and at all. A parameter "
-        "without a bar does not matter there: the tier is bound by something else.",
+        {
+            "name": Column("Tier"),
+            "gb_s": Column("GB/s", "number"),
+            "near_gb_s": Column("Beside the memory", "number"),
+            "latency_us": Column("Latency (us)", "number"),
+            "unit": Column("Unit (B)", "integer"),
+            "depth": Column("In flight", "integer"),
+            "overhead_us": Column("Overhead (us)", "number"),
+            "source": Column("Source"),
+        },
+        sources=(),  # the config
     )
 
 
-SECTION = Section(
+_TIMES = "attention time of the other / of nested storage, modelled, at bandwidth.headline_context"
+
+
+_TOKENS = "tokens from which nested beats INT4 in full, modelled"
+
+
+def _crossing(
+    name: str,
+    placement: str,
+    against: str,
+    scenario: str = "constant",
+    value: tuple[str, str] = (_TIMES, "speedup"),
+) -> tuple[HeadlineFigure, ...]:
+    rows = (
+        "self WHERE shape IN (SELECT shape FROM self LIMIT 1) AND scheme = 'nested' "
+        f"AND placement = '{placement}' AND scenario = '{scenario}' AND against = '{against}'"
+    )
+    return figures("bandwidth.crossings", rows, {f"bandwidth.{name}": value}, "1")
+
+
+_MEDIAN = "median(abs(error))"
+HEADLINE = (
+    *figures(
+        "bandwidth.errors",
+        "self WHERE held_out",
+        {
+            "bandwidth.time_error_median": ("relative error of held-out times", _MEDIAN),
+            "bandwidth.time_error_worst": ("relative error of the worst held-out time", "max(abs(error))"),
+        },
+    ),
+    *figures(
+        "bandwidth.errors",
+        "self WHERE held_out AND tier = 'dram'",
+        {"bandwidth.time_error_median_dram": ("relative error of held-out times in memory", _MEDIAN)},
+    ),
+    *figures(
+        "bandwidth.counts",
+        "self",
+        {"bandwidth.bytes_error": ("largest relative error of counted bytes", "max(error)")},
+    ),
+    *_crossing("int4_crossing_hbm", "hbm", "int4", value=(_TOKENS, "context")),
+    *_crossing("int4_speedup_hbm", "hbm", "int4"),
+    *_crossing("int4_speedup_hbm_trend", "hbm", "int4", "trend"),
+    *_crossing("full_speedup_hbm", "hbm", "full"),
+    *_crossing("int4_speedup_dram", "dram", "int4"),
+    *_crossing("int4_speedup_nvme", "nvme", "int4"),
+)
+CHAPTER = Chapter(
     "bandwidth",
     "Memory tiers",
     build,

@@ -1,90 +1,58 @@
-"""Figures of stage `calibrated`, and what several of its tables share."""
+"""Charts of calibrated thresholds, and the rows that several tables share."""
 
 from __future__ import annotations
 
 import altair as alt
 import polars as pl
 
+from ghostkv.report.charts import line_at, logarithmic, quantity
 from ghostkv.report.document import Figure
-from ghostkv.report.numbers import percent, ratio
+from ghostkv.report.expressions import aimed_at, in_words, means, promised
+from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results, words
-from ghostkv.report.theme import BLUE, INK, MUTED, ORANGE, VERMILION, WIDTH
+from ghostkv.report.theme import BLUE, INK, MUTED, ORANGE, VERMILION, WIDTH, coloured, top_legend
 
-RISKS = {"fer": "FER", "dropped_mass": "dropped mass", "output_error": "output error"}
 INSTEAD = {"none": "nothing", "mean": "running mean of V", "pages": "page means of V"}
 
 
 def summary(results: Results, *rows: pl.Expr, domain: str = "all") -> pl.DataFrame:
+    """Rows of the summary over one domain."""
     return results.table("calibrated.summary").filter(pl.col("domain") == domain, *rows)
 
 
-def goal(metric: str, target: float) -> pl.Expr:
-    return (pl.col("target_metric") == metric) & ((pl.col("target") - target).abs() < 1e-6)
-
-
 def own_codec(results: Results) -> pl.Expr:
+    """Rows of the headline codec whose heads decide for themselves."""
     return (pl.col("codec") == results.headline["codec"]) & (pl.col("decision") == "head")
 
 
 def output_goals(results: Results) -> pl.DataFrame:
+    """Points that were calibrated for an output error."""
     return summary(results, own_codec(results), pl.col("target_metric") == "output_error")
 
 
-def about_compensation(results: Results) -> str:
-    text = (
-        "**Tail compensation.** An eliminated key's record still says how much softmax mass it has; only its "
-        "value is unknown. Putting the running mean of the cold values in its place costs one vector per KV "
-        "head, whatever the context; page means cost one vector a page. Both are counted."
-    )
-    target = results.config["calibrated"]["targets"]["output_error"][0]
-    rows = output_goals(results).filter((pl.col("target") - target).abs() < 1e-6)
-    best = rows.filter(pl.col("compensation") == "mean").sort("bytes_ratio")
-    without = rows.filter(pl.col("compensation") == "none").sort("bytes_ratio")
-    if best.height and without.height:
-        found, plain = best.row(0, named=True), without.row(0, named=True)
-        text += (
-            f" At a mean output error of {percent(target, 0)} per head, {words(found['rule'])} eliminates "
-            f"{percent(found['elimination'])} at a bytes ratio of {ratio(found['bytes_ratio'])} (GQA-true "
-            f"{ratio(found['bytes_ratio_gqa'])}) with compensation, {percent(plain['elimination'])} at "
-            f"{ratio(plain['bytes_ratio'])} without; measured error {percent(found['achieved'])} and "
-            f"{percent(plain['achieved'])}. "
-        )
-        good = found["elimination"] >= 0.92 and found["bytes_ratio"] <= 0.13 and found["achieved"] <= target
-        stretch = good and found["elimination"] >= 0.95 and found["bytes_ratio"] <= 0.10
-        text += f"The aim of 92 % at 0.13 is {'reached' if good else 'missed'}, "
-        text += f"the further one of 95 % at 0.10 {'too' if stretch else 'is missed'}."
-    return text
-
-
 def compensation_figure(results: Results) -> Figure:
+    """Bytes of each layer by what stands in for eliminated values."""
     target = results.config["calibrated"]["targets"]["output_error"][0]
     data = (
         results.table("calibrated.calibrated")
         .filter(
             own_codec(results),
-            goal("output_error", target),
+            aimed_at("output_error", target),
             pl.col("code_bytes") == results.headline["bytes"],
         )
         .group_by("rule", "layer", "compensation", maintain_order=True)
-        .agg(*[pl.col(name).cast(pl.Float64).mean() for name in ("elimination", "achieved", "bytes_ratio")])
-        .with_columns(
-            pl.col("compensation").replace(INSTEAD).alias("instead"),
-            pl.col("rule").map_elements(words, return_dtype=pl.String),
-        )
+        .agg(means("elimination", "achieved", "bytes_ratio"))
+        .with_columns(pl.col("compensation").replace(INSTEAD).alias("instead"), in_words("rule"))
     )
     order = [name for kind, name in INSTEAD.items() if kind in set(data["compensation"])]
-    colour = alt.Color(
-        "instead:N",
-        scale=alt.Scale(domain=order, range=[MUTED, BLUE, ORANGE][: len(order)]),
-        legend=alt.Legend(title="In the place of eliminated values", orient="top"),
-    )
+    named = dict(zip(order, (MUTED, BLUE, ORANGE), strict=False))
     chart = (
         alt.Chart(data)
         .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=25))
         .encode(
-            x=alt.X("layer:Q", axis=alt.Axis(title="Layer", tickMinStep=1, grid=False)),
-            y=alt.Y("bytes_ratio:Q", axis=alt.Axis(title="Bytes ratio per head", format="~g")),
-            color=colour,
+            x=quantity("layer", "Layer", tickMinStep=1, grid=False),
+            y=quantity("bytes_ratio", "Bytes ratio per head", alt.Y, format="~g"),
+            color=coloured("instead", named, title="In the place of eliminated values"),
         )
         .properties(width=(WIDTH - 60) // 2, height=230)
         .facet(column=alt.Column("rule:N", header=alt.Header(title=None)))
@@ -102,6 +70,7 @@ def compensation_figure(results: Results) -> Figure:
 
 
 def cross_domain_figure(results: Results) -> Figure:
+    """Achieved over promised risk, domain by domain."""
     data = (
         results.table("calibrated.cross_domain")
         .with_columns((pl.col("achieved") / pl.col("target")).cast(pl.Float64).alias("share"))
@@ -111,16 +80,11 @@ def cross_domain_figure(results: Results) -> Figure:
         .agg(
             pl.col("share").mean().alias("mean"),
             pl.col("share").max().alias("worst"),
-            pl.col("elimination").cast(pl.Float64).mean(),
+            means("elimination"),
             pl.len().alias("heads"),
         )
         .with_columns(
-            pl.format(
-                "{} ≤ {} %, {}",
-                pl.col("target_metric").replace(RISKS),
-                (pl.col("target").cast(pl.Float64) * 100).round(4).cast(pl.String).str.strip_suffix(".0"),
-                pl.col("rule").map_elements(words, return_dtype=pl.String),
-            ).alias("promise"),
+            pl.format("{}, {}", promised(), in_words("rule")).alias("promise"),
             pl.format("{} ({})", pl.col("mean").round(2), pl.col("worst").round(1)).alias("label"),
         )
     )
@@ -132,7 +96,7 @@ def cross_domain_figure(results: Results) -> Figure:
     colour = alt.Color(
         "mean:Q",
         scale=alt.Scale(domain=[0, 1, 2], range=[BLUE, "#f7f7f7", VERMILION], clamp=True),
-        legend=alt.Legend(title="Achieved / target", orient="top"),
+        legend=top_legend(title="Achieved / target"),
     )
     size = alt.Step(26)
     cells = base.mark_rect().encode(color=colour) + base.mark_text(color=INK, fontSize=10).encode(
@@ -161,16 +125,14 @@ def cross_domain_figure(results: Results) -> Figure:
 
 
 def bands_figure(results: Results) -> Figure:
+    """Achieved over promised risk by position."""
     heads = (
         results.table("calibrated.bands")
         .filter(results.is_rule, pl.col("target_metric") != "output_error")
         .with_columns(((pl.col("band_start") + pl.col("band_stop")) / 2).alias("position"))
         .with_columns((pl.col("achieved") / pl.col("target")).cast(pl.Float64).alias("share"))
         .group_by("target_metric", "target", "band_start", "band_stop", "position", "layer", "head")
-        .agg(
-            pl.col("share").mean(),
-            *[pl.col(n).cast(pl.Float64).mean() for n in ("elimination", "bytes_ratio")],
-        )
+        .agg(pl.col("share").mean(), means("elimination", "bytes_ratio"))
     )
     data = (
         heads.group_by("target_metric", "target", "band_start", "band_stop", "position")
@@ -182,32 +144,21 @@ def bands_figure(results: Results) -> Figure:
             pl.col("bytes_ratio").mean(),
         )
         .sort("target_metric", "target", "position")
-        .with_columns(
-            pl.format(
-                "{} ≤ {} %",
-                pl.col("target_metric").replace(RISKS),
-                (pl.col("target").cast(pl.Float64) * 100).round(4).cast(pl.String).str.strip_suffix(".0"),
-            ).alias("promise")
-        )
+        .with_columns(promised())
     )
-    span = [data["band_start"].min(), data["band_stop"].max()]
+    span = logarithmic(data["band_start"].min(), data["band_stop"].max())
     base = alt.Chart(data).encode(
-        x=alt.X(
-            "position:Q",
-            scale=alt.Scale(type="log", nice=False, domain=span),
-            axis=alt.Axis(title="Position of the query", format="~s", grid=False),
-        ),
-        color=alt.Color("promise:N", legend=alt.Legend(title=None, orient="top")),
+        x=quantity("position", "Position of the query", format="~s", grid=False, **span),
+        color=alt.Color("promise:N", legend=top_legend()),
     )
     y = alt.Axis(title="Achieved / target", format="~g")
     chart = base.mark_line(strokeWidth=2, point=True).encode(y=alt.Y("mean:Q", axis=y))
     chart += base.mark_line(strokeDash=[3, 3], strokeWidth=1).encode(y=alt.Y("p95:Q", axis=y))
-    line = alt.Chart(pl.DataFrame({"one": [1.0]})).mark_rule(color=INK, strokeDash=[2, 2]).encode(y="one:Q")
     start = results.frontier["headline_start"]
     return Figure(
         "calibrated_bands",
         "Whether the promise holds at every position",
-        (chart + line).properties(width=WIDTH, height=260),
+        (chart + line_at(y=1.0)).properties(width=WIDTH, height=260),
         data.drop("promise"),
         "Achieved risk over target by the query's position, mean over heads (solid) and 95th percentile of "
         f"heads (dashed), {results.design}, rule {words(results.headline['rule'])}. Thresholds were "

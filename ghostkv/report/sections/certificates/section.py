@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import altair as alt
 import polars as pl
 
-from ghostkv.report.charts import layer_strip
-from ghostkv.report.document import Block, Column, Figure, Prose, Section, Table
-from ghostkv.report.headline import headline
-from ghostkv.report.numbers import FORMATS, integer, percent
+from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table, figures
+from ghostkv.report.expressions import in_words, most, near
+from ghostkv.report.numbers import integer, percent
 from ghostkv.report.results import Results
-from ghostkv.report.sections.certificates.headline import CHECKS, HEADLINE, TABLE, TARGETS, pooled
-from ghostkv.report.sections.targets import judge
-from ghostkv.report.theme import percent_axis
-from ghostkv.stages.certificates.tables import NESTED, held
+from ghostkv.report.sections.certificates.figures import mass_figure, pooled, pooled_heads
+from ghostkv.stages.certificates.schemas import NESTED
+from ghostkv.stages.certificates.tables import held
 
+TABLE, CHECKS = "certificates.certificates", "certificates.checks"
 _KINDS = {
     "margin": "score of a (query, key) pair lies within its bounds, level by level",
     "topk": "key left out lies outside the exact top-k",
@@ -31,13 +28,12 @@ def build(results: Results) -> Sequence[Block]:
     frame = results.table(TABLE)
     deltas = sorted(results.config["certificates"]["deltas"], reverse=True)
     blocks: list[Block] = [Prose(_reading(results, frame)), _summary(frame)]
-    blocks += [_by_layer(frame, delta) for delta in deltas[:2]]
+    blocks += [mass_figure(frame, delta) for delta in deltas[:2]]
     return [
         *blocks,
         _layers(frame, deltas[0]),
         _domains(frame, deltas),
         _designs(frame, deltas[0]),
-        _targets(results),
         _checks(results),
     ]
 
@@ -65,15 +61,9 @@ def _reading(results: Results, frame: pl.DataFrame) -> str:
     )
 
 
-def _promise(column: str = "target") -> pl.Expr:
-    share = (pl.col(column).cast(pl.Float64) * 100).round(4).cast(pl.String).str.strip_suffix(".0")
-    mass = pl.format("dropped mass ≤ {} %", share)
-    return (
-        pl.when(pl.col("certificate") == "topk")
-        .then(pl.lit("top-k, FER = 0"))
-        .otherwise(mass)
-        .alias("promise")
-    )
+def _promise() -> pl.Expr:
+    topk = pl.when(pl.col("certificate") == "topk").then(pl.lit("top-k, FER = 0"))
+    return topk.otherwise(pl.format("dropped mass {}", most("target"))).alias("promise")
 
 
 def _summary(frame: pl.DataFrame) -> Table:
@@ -106,51 +96,10 @@ def _summary(frame: pl.DataFrame) -> Table:
     )
 
 
-def _heads(frame: pl.DataFrame) -> pl.DataFrame:
-    return pooled(frame, ["layer", "head"])
-
-
-def _by_layer(frame: pl.DataFrame, delta: float) -> Figure:
-    heads = _heads(held(frame, "nested", "mass", delta))
-    panels, frames = [], []
-    for column, title in {
-        "elimination": "Certified elimination",
-        "bytes_ratio": "Bytes ratio per head",
-    }.items():
-        oracle = pl.col("oracle_elimination").mean() if column == "elimination" else pl.lit(None, pl.Float64)
-        value = pl.col(column)
-        data = (
-            heads.group_by("layer", maintain_order=True)
-            .agg(
-                value.min().alias("low"),
-                value.mean().alias("mean"),
-                value.max().alias("high"),
-                oracle.alias("oracle"),
-            )
-            .sort("layer")
-        )
-        frames.append(data.select(pl.lit(column).alias("measured"), pl.all()))
-        lowest = math.floor(10 * float(data["low"].min())) / 10
-        axis = percent_axis(None) if column == "elimination" else alt.Axis(title=None, format="~g")
-        scale = alt.Scale(domain=[lowest, 1]) if column == "elimination" else alt.Scale(zero=True)
-        panels.append(layer_strip(data, title, axis, scale, None, not panels, 270))
-    name = f"certificates_mass_{delta * 100:g}pct".replace(".", "_")
-    return Figure(
-        name,
-        f"Certified dropped mass ≤ {percent(delta)}, layer by layer",
-        alt.hconcat(*panels, spacing=14).resolve_scale(y="shared"),
-        pl.concat(frames),
-        "A row is a layer: the dot is the mean of its heads, the bar runs from the lowest to the highest, the grey tick "
-        "is what exact scores could eliminate at the same target. Nested storage, held-out texts. Where the tick lies "
-        "low, attention itself is spread out; the distance from dot to tick is what the proof costs. The elimination "
-        "axis need not start at zero.",
-    )
-
-
 def _layers(frame: pl.DataFrame, delta: float) -> Table:
     topk, mass = held(frame, "nested", "topk"), held(frame, "nested", "mass", delta)
     rows = pooled(mass, ["layer"]).join(pooled(topk, ["layer"]), on="layer", suffix="_topk").sort("layer")
-    worst = _heads(mass).sort("elimination").group_by("layer", maintain_order=True).first()
+    worst = pooled_heads(mass).sort("elimination").group_by("layer", maintain_order=True).first()
     worst = worst.select("layer", pl.col("elimination").alias("worst"), pl.col("head").alias("worst_head"))
     return Table(
         "certificates_layers",
@@ -197,9 +146,9 @@ def _domains(frame: pl.DataFrame, deltas: Sequence[float]) -> Table:
 def _designs(frame: pl.DataFrame, delta: float) -> Table:
     additive = frame.filter(pl.col("storage") == "additive")
     topk = additive.filter(pl.col("certificate") == "topk")
-    mass = additive.filter((pl.col("certificate") == "mass") & ((pl.col("target") - delta).abs() < 1e-6))
+    mass = additive.filter((pl.col("certificate") == "mass") & near("target", delta))
     data = pooled(topk, ["design"]).join(pooled(mass, ["design"]), on="design", suffix="_mass")
-    data = data.sort("bytes_ratio").with_columns(pl.col("design").str.replace_all("_", " "))
+    data = data.sort("bytes_ratio").with_columns(in_words("design"))
     return Table(
         "certificates_designs",
         "The cascade beside bounds of one level, all with K in float16 beside the index; comparisons take fewer queries. "
@@ -215,28 +164,6 @@ def _designs(frame: pl.DataFrame, delta: float) -> Table:
             "elimination_mass": Column("Mass: elimination", "percent"),
             "bytes_ratio_mass": Column("bytes", "ratio"),
             "violations": Column("Violations", "integer"),
-        },
-    )
-
-
-def _targets(results: Results) -> Table:
-    figures = headline(results, [SECTION])
-    rows = []
-    for target in TARGETS:
-        value, verdict = judge(target, figures)
-        show = FORMATS[target.format]
-        goal = f"{'≥' if target.at_least else '≤'} {show(target.bound)}"
-        rows.append({"what": target.what, "goal": goal, "measured": show(value), "verdict": verdict})
-    return Table(
-        "certificates_targets",
-        "What the certificates set out to reach, and whether they did; nested storage. The densest layer is the one where "
-        "even exact scores eliminate least.",
-        pl.DataFrame(rows),
-        {
-            "what": Column("What"),
-            "goal": Column("Target", "figure"),
-            "measured": Column("Measured", "figure"),
-            "verdict": Column("Verdict"),
         },
     )
 
@@ -269,4 +196,37 @@ def _checks(results: Results) -> Table:
     )
 
 
-SECTION = Section("certificates", "What can be proved", build, needs=(TABLE, CHECKS), headline=HEADLINE)
+def _mean(column: str) -> str:
+    return f"SUM(CAST({column} AS DOUBLE) * queries) / SUM(queries)"
+
+
+def _figures(name: str, rows: str, *wanted: str) -> tuple[HeadlineFigure, ...]:
+    """Figures of the cascade in nested storage, over the rows of one promise."""
+    values = {"elimination": ("share", _mean("elimination")), "tightness": ("ratio", _TIGHTNESS)}
+    values |= {ratio: ("ratio", _mean(ratio)) for ratio in ("bytes_ratio", "bytes_ratio_gqa")}
+    shown = {f"certificates.{name.format(value)}": values[value] for value in wanted}
+    return figures(TABLE, f"self WHERE {rows}", shown)
+
+
+_TIGHTNESS = "SUM(CAST(elimination AS DOUBLE) * queries) / SUM(CAST(oracle_elimination AS DOUBLE) * queries)"
+_OWN = f"design = '{NESTED}' AND storage = 'nested' AND certificate ="
+_MASS_5, _MASS_1 = (
+    f"{_OWN} 'mass' AND target > {0.99 * share} AND target < {1.01 * share}" for share in (0.05, 0.01)
+)
+# Layers but the one whose attention is most spread out, where even exact scores eliminate least.
+_DENSEST = f"SELECT layer FROM self WHERE {_MASS_5} GROUP BY layer ORDER BY AVG(oracle_elimination) LIMIT 1"
+HEADLINE = (
+    *figures(
+        CHECKS,
+        "self",
+        {f"certificates.{what}": ("checks", f"SUM({what})") for what in ("violations", "checks")},
+    ),
+    *_figures("topk.{}", f"{_OWN} 'topk'", "elimination", "bytes_ratio", "bytes_ratio_gqa"),
+    *_figures("mass_5pct.{}", _MASS_5, "elimination", "bytes_ratio", "bytes_ratio_gqa", "tightness"),
+    *_figures(
+        "mass_5pct.{}_but_densest", f"{_MASS_5} AND layer NOT IN ({_DENSEST})", "elimination", "bytes_ratio"
+    ),
+    *_figures("mass_1pct.{}", _MASS_1, "elimination", "bytes_ratio", "tightness"),
+)
+
+CHAPTER = Chapter("certificates", "What can be proved", build, needs=(TABLE, CHECKS), headline=HEADLINE)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import altair as alt
 import polars as pl
 
+from ghostkv.report.charts import logarithmic, quantity
 from ghostkv.report.document import Figure
-from ghostkv.report.theme import BLUE, GREEN, MUTED, ORANGE, PURPLE, VERMILION, percent_axis
+from ghostkv.report.theme import BLUE, GREEN, MUTED, ORANGE, PURPLE, VERMILION, coloured
 
 POLICIES = ("age", "lru", "attention", "ceiling")
 TIERS = ("fast", "slow", "disk")
@@ -17,32 +18,19 @@ LOSS_WORDS = {
     "output_error": "output error",
     "output_error_plain": "output error, not compensated",
 }
-_COLOURS = alt.Scale(domain=list(POLICIES), range=[ORANGE, BLUE, GREEN, MUTED])
+_COLOURS = dict(zip(POLICIES, (ORANGE, BLUE, GREEN, MUTED), strict=True))
 _TRACE = pl.col("source") == "trace"
-_TOP = {"title": None, "orient": "top"}
-_BUDGET_PANELS = (
-    "hits of survivors",
-    "re-resurrected share",
-    "slow and disk, kB",
-)
+_BUDGET_PANELS = ("hits of survivors", "re-resurrected share", "slow and disk, kB")
 
 
-def _lines(data: pl.DataFrame, y: alt.Y, colour: str, scale: alt.Scale, height: int) -> alt.Chart:
+def _lines(data: pl.DataFrame, y: alt.Y, field: str, named: Mapping[str, str], height: int) -> alt.Chart:
     """Lines along the steps."""
     return (
         alt.Chart(data)
         .mark_line(strokeWidth=2)
-        .encode(
-            x=alt.X("step:Q", axis=alt.Axis(title="Step")),
-            y=y,
-            color=alt.Color(f"{colour}:N", scale=scale, legend=alt.Legend(**_TOP)),
-        )
+        .encode(x=quantity("step", "Step"), y=y, color=coloured(field, named))
         .properties(width=560, height=height)
     )
-
-
-def _coloured(names: Sequence[str], *colours: str) -> alt.Scale:
-    return alt.Scale(domain=list(names), range=list(colours))
 
 
 def eliminated_figure(steps: pl.DataFrame) -> Figure:
@@ -66,8 +54,8 @@ def eliminated_figure(steps: pl.DataFrame) -> Figure:
         )
         .sort("of", "step")
     )
-    y = alt.Y("share:Q", axis=percent_axis("Eliminated of the cold keys"))
-    chart = _lines(data, y, "of", _coloured(heads, BLUE, VERMILION), 240)
+    y = quantity("share", "Eliminated of the cold keys", alt.Y, percent=True)
+    chart = _lines(data, y, "of", dict(zip(heads, (BLUE, VERMILION), strict=True)), 240)
     return Figure(
         "decode_eliminated",
         "What a step eliminates",
@@ -87,7 +75,7 @@ def steps_figure(steps: pl.DataFrame) -> Figure:
         .agg(pl.col("resurrected").mean())
         .sort("policy", "step")
     )
-    y = alt.Y("resurrected:Q", axis=alt.Axis(title="Resurrected a step and KV head"))
+    y = quantity("resurrected", "Resurrected a step and KV head", alt.Y)
     chart = _lines(data, y, "policy", _COLOURS, 280)
     return Figure(
         "decode_steps",
@@ -112,8 +100,8 @@ def layers_figure(spread: pl.DataFrame) -> Figure:
         .encode(
             x=alt.X("layer:O", axis=alt.Axis(title="Layer", labelAngle=0)),
             xOffset=alt.XOffset("policy:N", scale=alt.Scale(domain=list(POLICIES))),
-            y=alt.Y("p99:Q", axis=alt.Axis(title="Resurrected a step, p99 over steps")),
-            color=alt.Color("policy:N", scale=_COLOURS, legend=alt.Legend(**_TOP)),
+            y=quantity("p99", "Resurrected a step, p99 over steps", alt.Y),
+            color=coloured("policy", _COLOURS),
         )
         .properties(width=560, height=260)
     )
@@ -140,11 +128,9 @@ def bytes_figure(steps: pl.DataFrame) -> Figure:
         alt.Chart(data)
         .mark_area()
         .encode(
-            x=alt.X("step:Q", axis=alt.Axis(title="Step", tickCount=3)),
+            x=quantity("step", "Step", tickCount=3),
             y=alt.Y("kilobytes:Q", stack="zero", axis=alt.Axis(title="Read a step and KV head (kB)")),
-            color=alt.Color(
-                "tier:N", scale=_coloured(TIERS, BLUE, ORANGE, VERMILION), legend=alt.Legend(**_TOP)
-            ),
+            color=coloured("tier", dict(zip(TIERS, (BLUE, ORANGE, VERMILION), strict=True))),
             order=alt.Order("order:Q"),
         )
         .properties(width=170, height=220)
@@ -177,15 +163,11 @@ def budget_figure(budgets: pl.DataFrame) -> Figure:
         .drop_nulls("value")
         .sort("what", "policy", "budget")
     )
-    shares = sorted(set(data["budget"].to_list()))
+    shares, warm = sorted(set(data["budget"].to_list())), "Warm slots, share of the tokens"
     base = alt.Chart(data).encode(
-        x=alt.X(
-            "budget:Q",
-            scale=alt.Scale(type="log", base=2, nice=False),
-            axis=percent_axis("Warm slots, share of the tokens", values=shares),
-        ),
+        x=quantity("budget", warm, percent=True, values=shares, **logarithmic(base=2)),
         y=alt.Y("value:Q", title=None, axis=alt.Axis(format=",~f")),
-        color=alt.Color("policy:N", scale=_COLOURS, legend=alt.Legend(**_TOP)),
+        color=coloured("policy", _COLOURS),
     )
     chart = (
         alt.layer(base.mark_line(strokeWidth=2), base.mark_circle(size=45, opacity=1))
@@ -240,9 +222,9 @@ def loss_steps_figure(loss_steps: pl.DataFrame) -> Figure:
         .unpivot(list(lines), index=["loss", "step"], variable_name="line", value_name="value")
         .sort("loss", "line", "step")
     )
-    y = alt.Y("value:Q", axis=percent_axis("Loss of a step"))
+    y = quantity("value", "Loss of a step", alt.Y, percent=True)
     chart = (
-        _lines(data, y, "line", _coloured(lines, BLUE, ORANGE, VERMILION), 140)
+        _lines(data, y, "line", dict(zip(lines, (BLUE, ORANGE, VERMILION), strict=True)), 140)
         .facet(row=alt.Row("loss:N", title=None, sort=list(LOSS_WORDS.values())))
         .resolve_scale(y="independent")
     )
@@ -258,9 +240,9 @@ def loss_steps_figure(loss_steps: pl.DataFrame) -> Figure:
 
 def losses_figure(losses: pl.DataFrame) -> Figure:
     """Quantiles of each head's losses, by layer."""
-    order = ["p50", "p90", "p99", "max"]
+    named = {"p50": MUTED, "p90": BLUE, "p99": ORANGE, "max": PURPLE}
     data = losses.filter(_TRACE).with_columns(pl.col("measure").replace(LOSS_WORDS).alias("loss"))
-    data = data.unpivot(order, index=["loss", "layer", "head"], variable_name="quantile").sort(
+    data = data.unpivot(list(named), index=["loss", "layer", "head"], variable_name="quantile").sort(
         "loss", "layer", "head", "quantile"
     )
     chart = (
@@ -268,13 +250,9 @@ def losses_figure(losses: pl.DataFrame) -> Figure:
         .mark_circle(size=22, opacity=0.6)
         .encode(
             x=alt.X("layer:O", axis=alt.Axis(title="Layer", labelAngle=0)),
-            xOffset=alt.XOffset("quantile:N", scale=alt.Scale(domain=order)),
-            y=alt.Y("value:Q", axis=percent_axis("Loss of a step")),
-            color=alt.Color(
-                "quantile:N",
-                scale=_coloured(order, MUTED, BLUE, ORANGE, PURPLE),
-                legend=alt.Legend(title="Over steps", orient="top"),
-            ),
+            xOffset=alt.XOffset("quantile:N", scale=alt.Scale(domain=list(named))),
+            y=quantity("value", "Loss of a step", alt.Y, percent=True),
+            color=coloured("quantile", named, title="Over steps"),
         )
         .properties(width=560, height=150)
         .facet(row=alt.Row("loss:N", title=None))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Column, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.document import Block, Chapter, Column, Prose, Table, aggregated, figures
+from ghostkv.report.expressions import in_words
 from ghostkv.report.numbers import counted, number, percent
 from ghostkv.report.results import Results
 from ghostkv.report.sections.decode.figures import (
@@ -33,17 +34,15 @@ _STATES = {
 }
 
 
-# Quantiles over steps, averaged over heads; the worst head and the worst step beside them.
-_OVER_HEADS = (
-    pl.col("mean", "p50", "p99").mean(),
-    pl.col("p99").max().alias("worst"),
-    pl.col("max").max(),
-)
-
-
 def _quantiles(kind: str) -> dict[str, Column]:
-    words = {"mean": "Mean", "p50": "p50", "p99": "p99", "worst": "p99, worst head", "max": "Worst step"}
-    return {name: Column(label, kind) for name, label in words.items()}
+    """Quantiles over steps, averaged over heads; the worst head and the worst step beside them."""
+    return {
+        "mean": Column("Mean", kind),
+        "p50": Column("p50", kind),
+        "p99": Column("p99", kind),
+        "worst": Column("p99, worst head", kind, pl.col("p99").max()),
+        "max": Column("Worst step", kind, pl.col("max").max()),
+    }
 
 
 def build(results: Results) -> Sequence[Block]:
@@ -82,10 +81,10 @@ def _reading(spread: pl.DataFrame, losses: pl.DataFrame, store: pl.DataFrame) ->
     text = (
         f"A decode over the trace, {int(cold['steps'].max()):,} steps in order and teacher-forced, on "
         f"{counted(cold['layer'].n_unique(), 'layer')}. A step eliminates {percent(gone['mean'].sum() / cold['mean'].sum())} of the "
-        f"cold keys and, under LRU, resurrects {_tokens(back['mean'].mean())} a KV head from slow memory or disk (p99 over "
-        f"steps {_tokens(back['p99'].mean())}, worst step {_tokens(back['max'].max())}); "
+        f"cold keys and, under LRU, resurrects {number(back['mean'].mean())} a KV head from slow memory or disk (p99 over "
+        f"steps {number(back['p99'].mean())}, worst step {number(back['max'].max())}); "
         f"{percent(again['mean'].sum() / max(back['mean'].sum(), 1e-9))} of them had been resurrected shortly before. "
-        f"The best that any choice of as many warm tokens could do on the same reads is {_tokens(best['mean'].mean())}. "
+        f"The best that any choice of as many warm tokens could do on the same reads is {number(best['mean'].mean())}. "
     )
     if worst:
         text += (
@@ -134,79 +133,57 @@ def _store(store: pl.DataFrame) -> str:
     )
 
 
-def _tokens(value: float) -> str:
-    return number(value) if value < 1000 else f"{value:,.0f}"
-
-
 def _loud(wrong: int) -> str:
     return f"**{wrong:,}**" if wrong else "none"
 
 
 def _policies(spread: pl.DataFrame) -> Table:
     wanted = ("survivors", "hits", "resurrected", "from_archive", "re_resurrected", "bytes_ratio")
-    data = (
-        spread.filter(pl.col("measure").is_in(wanted))
-        .group_by("source", "policy", "measure", maintain_order=True)
-        .agg(pl.len().alias("heads"), *_OVER_HEADS)
-    )
+    columns = {
+        "source": Column("Source"),
+        "policy": Column("Policy"),
+        "measure": Column("A step"),
+        "heads": Column("KV heads", "integer", pl.len()),
+        **_quantiles("number"),
+    }
+    rows = spread.filter(pl.col("measure").is_in(wanted))
     return Table(
         "decode_policies",
         "A step and KV head under each policy at equal capacity: quantiles over steps, averaged over KV heads; *worst head* is "
         "the largest p99. The ceiling is a bound that knows the future. Sources other than the trace are generated tensors.",
-        data.with_columns(pl.col("measure").str.replace_all("_", " ")),
-        {
-            "source": Column("Source"),
-            "policy": Column("Policy"),
-            "measure": Column("A step"),
-            "heads": Column("KV heads", "integer"),
-            **_quantiles("number"),
-        },
+        aggregated(rows, ["source", "policy", "measure"], columns).with_columns(in_words("measure")),
+        columns,
     )
 
 
 def _eliminated(spread: pl.DataFrame) -> Table:
-    keys = ["source", "layer", "kv_head"]
-    data = (
-        spread.filter(pl.col("policy") == "lru", pl.col("measure").is_in(["cold", "eliminated"]))
-        .pivot("measure", index=keys, values=["mean", "p01", "max"])
-        .with_columns((pl.col("mean_eliminated") / pl.col("mean_cold")).fill_nan(None).alias("share"))
-        .group_by("source", maintain_order=True)
-        .agg(
-            pl.len().alias("heads"),
-            pl.col("mean_cold").mean(),
-            pl.col("mean_eliminated").mean(),
-            pl.col("p01_eliminated").mean(),
-            (pl.col("mean_eliminated").sum() / pl.col("mean_cold").sum()).alias("share"),
-            pl.col("share").min().alias("lowest"),
-        )
-    )
+    cold, gone = pl.col("mean_cold"), pl.col("mean_eliminated")
+    columns = {
+        "source": Column("Source"),
+        "heads": Column("KV heads", "integer", pl.len()),
+        "mean_cold": Column("Cold keys", "integer"),
+        "mean_eliminated": Column("Eliminated a step", "integer"),
+        "p01_eliminated": Column("p1", "integer"),
+        "share": Column("Share", "percent", gone.sum() / cold.sum()),
+        "lowest": Column("Lowest KV head", "percent", (gone / cold).fill_nan(None).min()),
+    }
+    rows = spread.filter(pl.col("policy") == "lru", pl.col("measure").is_in(["cold", "eliminated"]))
+    heads = rows.pivot("measure", index=["source", "layer", "kv_head"], values=["mean", "p01"])
     return Table(
         "decode_eliminated_table",
         "Keys that a step eliminates, which no policy changes. *p1*: all but one step in a hundred eliminate at least as many, "
         "averaged over KV heads. *Lowest KV head*: the one whose share is least.",
-        data,
-        {
-            "source": Column("Source"),
-            "heads": Column("KV heads", "integer"),
-            "mean_cold": Column("Cold keys", "integer"),
-            "mean_eliminated": Column("Eliminated a step", "integer"),
-            "p01_eliminated": Column("p1", "integer"),
-            "share": Column("Share", "percent"),
-            "lowest": Column("Lowest KV head", "percent"),
-        },
+        aggregated(heads, "source", columns),
+        columns,
     )
 
 
-def _spread_by(spread: pl.DataFrame, words: pl.DataFrame, scale: float) -> pl.DataFrame:
-    """Mean, p99 and the worst KV head of measures of the trace, by policy, in the order of `words`."""
-    return (
-        words.with_row_index("order")
-        .join(spread.filter(pl.col("source") == "trace", pl.col("policy") != "ceiling"), on="measure")
-        .group_by("policy", *words.columns, "order", maintain_order=True)
-        .agg(*(column * scale for column in _OVER_HEADS))
-        .sort("policy", "order", maintain_order=True)
-        .drop("order", "measure")
-    )
+def _spread_by(spread: pl.DataFrame, named: pl.DataFrame, scale: float) -> pl.DataFrame:
+    """Quantiles of measures of the trace, by policy, in the order of `named`."""
+    rows = spread.filter(pl.col("source") == "trace", pl.col("policy") != "ceiling")
+    keys = ["policy", *named.columns, "order"]
+    found = aggregated(named.with_row_index("order").join(rows, on="measure"), keys, _quantiles("number"))
+    return found.sort("policy", "order").with_columns(pl.col(*_quantiles("number")) * scale)
 
 
 def _bytes(spread: pl.DataFrame) -> Table:
@@ -262,63 +239,60 @@ def _budgets(budgets: pl.DataFrame) -> Table:
 
 
 def _losses(losses: pl.DataFrame) -> Table:
-    data = losses.group_by("source", "measure", maintain_order=True).agg(
-        pl.len().alias("heads"), *_OVER_HEADS
-    )
+    columns = {
+        "source": Column("Source"),
+        "measure": Column("Loss"),
+        "heads": Column("Heads", "integer", pl.len()),
+        **_quantiles("percent"),
+    }
     return Table(
         "decode_losses_table",
         "Losses of a step and head: quantiles over steps, averaged over heads; *worst head* is the largest p99.",
-        data.with_columns(pl.col("measure").replace(LOSS_WORDS)),
-        {
-            "source": Column("Source"),
-            "measure": Column("Loss"),
-            "heads": Column("Heads", "integer"),
-            **_quantiles("percent"),
-        },
+        aggregated(losses, ["source", "measure"], columns).with_columns(
+            pl.col("measure").replace(LOSS_WORDS)
+        ),
+        columns,
     )
 
 
-_LRU = " FROM self WHERE source = 'trace' AND policy = 'lru' AND measure "
-SECTION = Section(
+def _lru(measure: str) -> str:
+    return f"self WHERE source = 'trace' AND policy = 'lru' AND measure {measure}"
+
+
+def _sum_of(measure: str, what: str) -> str:
+    return f"sum(CASE WHEN measure = '{measure}' THEN {what} ELSE 0 END)"
+
+
+_AGAIN = f"{_sum_of('re_resurrected', 'mean')} / nullif({_sum_of('resurrected', 'mean')}, 0)"
+_AGREE = "avg(CASE WHEN read_bytes = counted_bytes THEN 1.0 ELSE 0.0 END)"
+_PER_STEP = "tokens of a KV head, p99 over steps, mean over KV heads"
+_ACCOUNTED = "share of the steps whose reads past the page cache the kernel accounts as counted"
+HEADLINE = (
+    *figures("decode.spread", _lru("= 'cold'"), {"decode.steps": ("steps", "max(steps)")}),
+    *figures(
+        "decode.spread", _lru("= 'resurrected'"), {"decode.resurrected_per_step_p99": (_PER_STEP, "avg(p99)")}
+    ),
+    *figures(
+        "decode.losses",
+        "self WHERE source = 'trace' AND measure = 'output_error'",
+        {"decode.output_error_p99": ("relative, p99 over steps, mean over heads", "avg(p99)")},
+    ),
+    *figures(
+        "decode.spread",
+        _lru("IN ('resurrected', 're_resurrected')"),
+        {"decode.re_resurrection_share": ("of the resurrected tokens", _AGAIN)},
+        _sum_of("resurrected", "1"),
+    ),
+    *figures(
+        "decode.store",
+        "self WHERE read_bytes IS NOT NULL",
+        {"decode.disk_bytes_agreement": (_ACCOUNTED, _AGREE)},
+    ),
+)
+CHAPTER = Chapter(
     "decode",
     "What does a long decode read, move and lose?",
     build,
     needs=tuple(f"decode.{name}" for name in ("steps", "spread", "losses", "loss_steps", "budgets", "store")),
-    headline=(
-        HeadlineFigure(
-            "decode.steps",
-            "steps",
-            "decode.spread",
-            "SELECT max(steps) AS value, count(*) AS n" + _LRU + "= 'cold'",
-        ),
-        HeadlineFigure(
-            "decode.resurrected_per_step_p99",
-            "tokens of a KV head, p99 over steps, mean over KV heads",
-            "decode.spread",
-            "SELECT avg(p99) AS value, count(*) AS n" + _LRU + "= 'resurrected'",
-        ),
-        HeadlineFigure(
-            "decode.output_error_p99",
-            "relative, p99 over steps, mean over heads",
-            "decode.losses",
-            "SELECT avg(p99) AS value, count(*) AS n FROM self WHERE source = 'trace' AND measure = 'output_error'",
-        ),
-        HeadlineFigure(
-            "decode.re_resurrection_share",
-            "of the resurrected tokens",
-            "decode.spread",
-            "SELECT sum(CASE WHEN measure = 're_resurrected' THEN mean ELSE 0 END) / "
-            "nullif(sum(CASE WHEN measure = 'resurrected' THEN mean ELSE 0 END), 0) AS value, "
-            "sum(CASE WHEN measure = 'resurrected' THEN 1 ELSE 0 END) AS n"
-            + _LRU
-            + "IN ('resurrected', 're_resurrected')",
-        ),
-        HeadlineFigure(
-            "decode.disk_bytes_agreement",
-            "share of the steps whose reads past the page cache the kernel accounts as counted",
-            "decode.store",
-            "SELECT avg(CASE WHEN read_bytes = counted_bytes THEN 1.0 ELSE 0.0 END) AS value, count(*) AS n "
-            "FROM self WHERE read_bytes IS NOT NULL",
-        ),
-    ),
+    headline=HEADLINE,
 )

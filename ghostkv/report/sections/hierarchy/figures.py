@@ -5,19 +5,33 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
+from ghostkv.report.charts import line_at, quantity
 from ghostkv.report.document import Figure
-from ghostkv.report.theme import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SEQUENTIAL, SKY, VERMILION
+from ghostkv.report.expressions import in_words
+from ghostkv.report.theme import (
+    BLUE,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    PURPLE,
+    SEQUENTIAL,
+    SKY,
+    VERMILION,
+    coloured,
+    colours,
+)
 
 PROVEN, STATISTICAL = "certificate, FER = 0", "statistical, calibrated"
 _COLOURS = (GREEN, SKY, PURPLE, BLUE, VERMILION, ORANGE, INK, MUTED)
-_SERIES = alt.Scale(domain=[PROVEN, STATISTICAL], range=[BLUE, ORANGE])
+_SERIES = {PROVEN: BLUE, STATISTICAL: ORANGE}
 
 
 def measured(heads: pl.DataFrame) -> pl.DataFrame:
     """Rows of held-out text and trace with a name for each promise; what chose an index is left out."""
     named = pl.when(pl.col("certificate") == "topk").then(pl.lit(PROVEN)).otherwise(pl.lit(STATISTICAL))
     return heads.filter(pl.col("role") != "threshold", pl.col("certificate") != "mass").with_columns(
-        named.alias("promise"), pl.col("index").str.replace_all("_", " ").alias("index_name")
+        named.alias("promise"), in_words("index").alias("index_name")
     )
 
 
@@ -39,24 +53,21 @@ def reads_figure(heads: pl.DataFrame) -> Figure:
         pl.col("reads_ratio").mean(), pl.len().alias("heads")
     )
     x = alt.X("context:O", axis=alt.Axis(title="Context length (tokens)", labelAngle=0))
-    y = alt.Y("reads_ratio:Q", axis=alt.Axis(title="Anchors and records read, over a flat scan's records"))
-    colour = alt.Color("promise:N", scale=_SERIES, legend=alt.Legend(title=None, orient="top"))
-    side = alt.XOffset("promise:N", scale=alt.Scale(domain=[PROVEN, STATISTICAL]))
+    y = quantity("reads_ratio", "Anchors and records read, over a flat scan's records", alt.Y)
+    colour = coloured("promise", _SERIES)
+    side = alt.XOffset("promise:N", scale=alt.Scale(domain=list(_SERIES)))
     dots = alt.Chart(data).mark_circle(size=13, opacity=0.35).encode(x=x, y=y, color=colour, xOffset=side)
     bars = (
         alt.Chart(means)
         .mark_tick(thickness=3, size=42, opacity=1)
         .encode(x=x, y=y, color=colour, xOffset=side)
     )
-    half = (
-        alt.Chart(pl.DataFrame({"at": [0.5]})).mark_rule(color=INK, strokeDash=[4, 3]).encode(y=alt.Y("at:Q"))
-    )
     return Figure(
         "hierarchy_reads",
         "How much of a flat scan is read, by context length",
-        alt.layer(half, dots, bars).properties(width=560, height=300),
+        alt.layer(line_at(y=0.5, dash=(4, 3)), dots, bars).properties(width=560, height=300),
         pl.concat([data, means], how="diagonal"),
-        "A dot is a head (mean over its held-out texts), the bar the mean over heads; the dashed line is the goal of one half. "
+        "A dot is a head (mean over its held-out texts), the bar the mean over heads; the dashed line is one half. "
         "Each KV head uses the index that read least on threshold text. An anchor counts as one read, however many bytes "
         "it has. The statistical variant promises a mean FER and not one of every query; it is measured at the longest "
         "contexts alone.",
@@ -73,33 +84,19 @@ def bytes_figure(heads: pl.DataFrame) -> Figure:
         .alias("series")
     ).select("series", "layer", "head", "reads_ratio", "scan_ratio", "bytes_ratio", "flat_bytes_ratio")
     series = sorted(data["series"].unique())
-    rules = alt.Chart(pl.DataFrame({"reads": [0.5], "bytes": [1.0]}))
     dots = (
         alt.Chart(data)
         .mark_circle(size=26, opacity=0.6)
         .encode(
-            x=alt.X(
-                "reads_ratio:Q", axis=alt.Axis(title="Reads over the flat scan's"), scale=alt.Scale(zero=True)
+            x=quantity("reads_ratio", "Reads over the flat scan's", zero=True),
+            y=quantity(
+                "scan_ratio", "Scanned bytes over the flat scan's", alt.Y, type="log", padding=10, format="~g"
             ),
-            y=alt.Y(
-                "scan_ratio:Q",
-                axis=alt.Axis(title="Scanned bytes over the flat scan's", format="~g"),
-                scale=alt.Scale(type="log", padding=10),
-            ),
-            color=alt.Color(
-                "series:N",
-                scale=alt.Scale(
-                    domain=series, range=[_COLOURS[i % len(_COLOURS)] for i in range(len(series))]
-                ),
-                legend=alt.Legend(title=None, orient="top", columns=3, labelLimit=260),
-            ),
+            color=coloured("series", colours(series, {}, _COLOURS), columns=3, labelLimit=260),
         )
     )
-    chart = alt.layer(
-        rules.mark_rule(color=INK, strokeDash=[4, 3]).encode(x="reads:Q"),
-        rules.mark_rule(color=VERMILION, strokeDash=[4, 3]).encode(y="bytes:Q"),
-        dots,
-    )
+    half, par = line_at(x=0.5, dash=(4, 3)), line_at(y=1.0, dash=(4, 3), color=VERMILION)
+    chart = alt.layer(half, par, dots)
     return Figure(
         "hierarchy_bytes",
         "Reads are bought with bytes",

@@ -6,20 +6,18 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Column, Prose, Section, Table
-from ghostkv.report.headline import headline
-from ghostkv.report.numbers import FORMATS, counted, integer, number, percent
+from ghostkv.report.document import Block, Chapter, Column, Prose, Table, aggregated, figures
+from ghostkv.report.expressions import in_words
+from ghostkv.report.numbers import counted, integer, number, percent
 from ghostkv.report.results import Results
 from ghostkv.report.sections.hierarchy.figures import bytes_figure, chosen, layers_figure, reads_figure
-from ghostkv.report.sections.hierarchy.headline import HEADLINE, TARGETS
-from ghostkv.report.sections.targets import judge
 
-# The goal: less than half of the flat scan's records, on at least half of the heads.
-_HALF, _HEADS = 0.5, 0.5
+# What reads of a head are held against: half of the flat scan's records.
+_HALF = 0.5
 
 
 def build(results: Results) -> Sequence[Block]:
-    """The verdict, reads and bytes, every index, where it would start to pay, and the checks."""
+    """What is read and at which bytes, every index, where it would start to pay, and the checks."""
     heads = results.table("hierarchy.heads")
     return [
         Prose(_reading(results, heads)),
@@ -30,7 +28,6 @@ def build(results: Results) -> Sequence[Block]:
         _layers(heads),
         Prose(_growth(results, heads)),
         _fits(results.table("hierarchy.fits")),
-        _targets(results),
         _checks(results.table("hierarchy.checks")),
     ]
 
@@ -50,7 +47,6 @@ def _reading(results: Results, heads: pl.DataFrame) -> str:
     checks = results.table("hierarchy.checks")
     broken = int(checks["violations"].sum())
     context, share = int(proven["context"].max()), _under_half(proven)
-    verdict = "reached" if share >= _HEADS else "**missed**"
     saves = float((cheap["bytes_ratio"] < cheap["flat_bytes_ratio"]).mean())
     scan = proven["scan_ratio"].mean()
     return (
@@ -58,8 +54,8 @@ def _reading(results: Results, heads: pl.DataFrame) -> str:
         "bound lies below the top-k threshold is ruled out before a record of it is read, so the certificate is that of the flat "
         f"scan: FER = 0 by arithmetic. {counted(int(checks['checks'].sum()), 'check')} against exact scores in float64, "
         f"{'none failed' if not broken else f'**{broken:,} failed**'}. "
-        f"The goal, less than half of the flat scan's records on half of the heads at {context:,} tokens, is {verdict}: "
-        f"{percent(share)} of the heads, mean reads {number(proven['reads_ratio'].mean())} of the flat scan's, worst head "
+        f"At {context:,} tokens {percent(share)} of the heads read less than half of the flat scan's records; mean reads are "
+        f"{number(proven['reads_ratio'].mean())} of the flat scan's, those of the worst head "
         f"{number(proven['reads_ratio'].max())}. **Bytes**: the indexes that read least scan {number(scan)} times the bytes of "
         "the flat scan, as an anchor that bounds a handful of keys tightly is longer than their records; of the indexes "
         f"chosen for bytes, {percent(saves)} of the heads read fewer in all than without one "
@@ -74,40 +70,17 @@ def _reading(results: Results, heads: pl.DataFrame) -> str:
     )
 
 
-_KEYS = ["certificate", "target", "index", "mode"]
-
-
-def _pooled(rows: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
-    reads = pl.col("reads_ratio")
-    return rows.group_by(keys, maintain_order=True).agg(
-        pl.len().alias("heads"),
-        pl.col("anchor_bytes").mean(),
-        reads.mean(),
-        reads.quantile(0.1).alias("reads_low"),
-        reads.max().alias("reads_worst"),
-        (reads < _HALF).mean().alias("under_half"),
-        *(
-            pl.col(name).mean()
-            for name in (
-                "level_ratio", "scan_ratio", "bytes_ratio", "flat_bytes_ratio", "bytes_ratio_gqa",
-                "flat_bytes_ratio_gqa", "fer",
-            )
-        ),
-        pl.col("fer").max().alias("fer_worst"),
-    )  # fmt: skip
-
-
-def _shown(first: dict[str, Column]) -> dict[str, Column]:
-    return first | {
-        "heads": Column("Heads", "integer"),
-        "reads_ratio": Column("Reads / flat", "ratio"),
-        "reads_low": Column("p10 head", "ratio"),
-        "reads_worst": Column("worst head", "ratio"),
-        "under_half": Column("Heads < 1/2", "percent"),
-        "scan_ratio": Column("Scan bytes / flat", "ratio"),
-        "bytes_ratio": Column("Bytes", "ratio"),
-        "flat_bytes_ratio": Column("flat", "ratio"),
-    }
+_READS = pl.col("reads_ratio")
+_POOLED = {
+    "heads": Column("Heads", "integer", pl.len()),
+    "reads_ratio": Column("Reads / flat", "ratio"),
+    "reads_low": Column("p10 head", "ratio", _READS.quantile(0.1)),
+    "reads_worst": Column("worst head", "ratio", _READS.max()),
+    "under_half": Column("Heads < 1/2", "percent", (_READS < _HALF).mean()),
+    "scan_ratio": Column("Scan bytes / flat", "ratio"),
+    "bytes_ratio": Column("Bytes", "ratio"),
+    "flat_bytes_ratio": Column("flat", "ratio"),
+}
 
 
 def _indexes(heads: pl.DataFrame) -> Table:
@@ -115,12 +88,21 @@ def _indexes(heads: pl.DataFrame) -> Table:
     measured = trace.group_by("layer").agg(pl.col("index").n_unique().alias("indexes"))
     # Side by side are those layers alone in which every index was measured.
     shared = measured.filter(pl.col("indexes") == pl.col("indexes").max())["layer"]
-    data = _pooled(trace.filter(pl.col("layer").is_in(shared.to_list())), _KEYS)
-    data = data.sort("certificate", "mode", "reads_ratio")
-    data = data.with_columns(
-        pl.col("certificate").replace({"topk": "top-k", "mass": "dropped mass", "calibrated": "statistical"}),
-        pl.col("index").str.replace_all("_", " "),
-    )
+    columns = {
+        "certificate": Column("Certificate"),
+        "target": Column("Target", "percent"),
+        "index": Column("Index"),
+        "mode": Column("Built"),
+        "anchor_bytes": Column("Anchor bytes", "integer"),
+        **_POOLED,
+        "bytes_ratio_gqa": Column("GQA-true", "ratio"),
+        "flat_bytes_ratio_gqa": Column("flat", "ratio"),
+        "fer": Column("FER", "percent"),
+        "fer_worst": Column("worst head", "percent", pl.col("fer").max()),
+    }
+    rows = trace.filter(pl.col("layer").is_in(shared.to_list()))
+    data = aggregated(rows, ["certificate", "target", "index", "mode"], columns)
+    named = {"topk": "top-k", "mass": "dropped mass", "calibrated": "statistical"}
     return Table(
         "hierarchy_indexes",
         "Every index on the trace at its full length: partition, keys a cluster, bound (2: two levels). All heads of the "
@@ -128,32 +110,20 @@ def _indexes(heads: pl.DataFrame) -> Table:
         "anchors and record levels; Bytes is all that is read over full K and V. *Appended*: built from decoded chunks alone, "
         "*grown*: from the prompt in blocks, then chunks. *Statistical* is no certificate. Reads and GQA-true bytes are not "
         "counted for a dash.",
-        data,
-        _shown(
-            {
-                "certificate": Column("Certificate"),
-                "target": Column("Target", "percent"),
-                "index": Column("Index"),
-                "mode": Column("Built"),
-                "anchor_bytes": Column("Anchor bytes", "integer"),
-            }
-        )
-        | {
-            "bytes_ratio_gqa": Column("GQA-true", "ratio"),
-            "flat_bytes_ratio_gqa": Column("flat", "ratio"),
-            "fer": Column("FER", "percent"),
-            "fer_worst": Column("worst head", "percent"),
-        },
+        data.sort("certificate", "mode", "reads_ratio").with_columns(
+            pl.col("certificate").replace(named), in_words("index")
+        ),
+        columns,
     )
 
 
 def _layers(heads: pl.DataFrame) -> Table:
-    data = _pooled(_trace(heads, "topk"), ["layer"]).sort("layer")
+    columns = {"layer": Column("Layer", "integer"), **_POOLED}
     return Table(
         "hierarchy_by_layer",
         "The certificate with each KV head's own index, layer by layer, on the trace.",
-        data,
-        _shown({"layer": Column("Layer", "integer")}),
+        aggregated(_trace(heads, "topk"), "layer", columns).sort("layer"),
+        columns,
     )
 
 
@@ -191,91 +161,84 @@ def _growth(results: Results, heads: pl.DataFrame) -> str:
 
 
 def _fits(fits: pl.DataFrame) -> Table:
-    words = {"reads": "reads", "reads_ratio": "reads / flat", "bytes": "bytes / flat"}
-    data = (
-        fits.group_by("chosen_for", "measure", maintain_order=True)
-        .agg(
-            pl.len().alias("heads"),
-            pl.col("points").median(),
-            pl.col("exponent").median(),
-            pl.col("exponent").min().alias("steepest"),
-            pl.col("exponent").max().alias("flattest"),
-            (pl.col("high") < pl.when(pl.col("measure") == "reads").then(1.0).otherwise(0.0))
-            .mean()
-            .alias("surely"),
-            pl.col("pays_from").is_not_null().mean().alias("crossing"),
-            pl.col("pays_from").median(),
-        )
-        .with_columns(pl.col("measure").replace(words))
-    )
+    exponent, pays = pl.col("exponent"), pl.col("pays_from")
+    flat = pl.when(pl.col("measure") == "reads").then(1.0).otherwise(0.0)
+    columns = {
+        "chosen_for": Column("Index chosen for"),
+        "measure": Column("Fitted"),
+        "heads": Column("Heads", "integer", pl.len()),
+        "points": Column("Points", "integer", pl.col("points").median()),
+        "exponent": Column("Exponent, median", "ratio", exponent.median()),
+        "steepest": Column("least", "ratio", exponent.min()),
+        "flattest": Column("most", "ratio", exponent.max()),
+        "surely": Column("Surely sub-linear", "percent", (pl.col("high") < flat).mean()),
+        "crossing": Column("Heads that cross", "percent", pays.is_not_null().mean()),
+        "pays_from": Column("Pays from", "integer", pays.median()),
+    }
+    named = {"reads": "reads", "reads_ratio": "reads / flat", "bytes": "bytes / flat"}
+    data = aggregated(fits, ["chosen_for", "measure"], columns)
     return Table(
         "hierarchy_fits",
         "Power laws of the number of cold keys, a fit a head over held-out texts, context lengths and the trace. *Surely*: heads "
         "whose 95 % interval lies below 1 (reads) or 0 (ratios). *Pays from*: keys at which bytes / flat falls below 1, "
         "reads / flat below one half; median over the heads that ever do so.",
-        data,
-        {
-            "chosen_for": Column("Index chosen for"),
-            "measure": Column("Fitted"),
-            "heads": Column("Heads", "integer"),
-            "points": Column("Points", "integer"),
-            "exponent": Column("Exponent, median", "ratio"),
-            "steepest": Column("least", "ratio"),
-            "flattest": Column("most", "ratio"),
-            "surely": Column("Surely sub-linear", "percent"),
-            "crossing": Column("Heads that cross", "percent"),
-            "pays_from": Column("Pays from", "integer"),
-        },
-    )
-
-
-def _targets(results: Results) -> Table:
-    figures, rows = headline(results, [SECTION]), []
-    for target in TARGETS:
-        value, verdict = judge(target, figures)
-        show = FORMATS[target.format]
-        goal = f"{'≥' if target.at_least else '≤'} {show(target.bound)}"
-        rows.append({"what": target.what, "goal": goal, "measured": show(value), "verdict": verdict})
-    return Table(
-        "hierarchy_targets",
-        "What an index set out to reach, and whether it did. 8k is the trace at 8,192 tokens or more.",
-        pl.DataFrame(rows),
-        {
-            "what": Column("What"),
-            "goal": Column("Target", "figure"),
-            "measured": Column("Measured", "figure"),
-            "verdict": Column("Verdict"),
-        },
+        data.with_columns(pl.col("measure").replace(named)),
+        columns,
     )
 
 
 def _checks(checks: pl.DataFrame) -> Table:
-    words = {
+    named = {
         "leaf": "member's float64 score is at most its cluster's bound",
         "coarse": "member's float64 score is at most its coarse anchor's bound",
         "topk": "query keeps its whole exact top-k",
         "mass": "query drops at most the stated mass",
     }
-    data = (
-        checks.group_by("what", "bound", maintain_order=True)
-        .agg(pl.col("checks").sum(), pl.col("violations").sum())
-        .sort("what", "bound")
-        .with_columns(pl.col("what").replace(words))
-    )
+    columns = {
+        "what": Column("Claim"),
+        "bound": Column("Bound"),
+        "checks": Column("Checks", "integer", pl.col("checks").sum()),
+        "violations": Column("Violations", "integer", pl.col("violations").sum()),
+    }
+    data = aggregated(checks, ["what", "bound"], columns).sort("what", "bound")
     return Table(
         "hierarchy_checks",
         "What was verified against exact scores, all layers, texts, contexts and appended blocks.",
-        data,
-        {
-            "what": Column("Claim"),
-            "bound": Column("Bound"),
-            "checks": Column("Checks", "integer"),
-            "violations": Column("Violations", "integer"),
-        },
+        data.with_columns(pl.col("what").replace(named)),
+        columns,
     )
 
 
-SECTION = Section(
+_TRACE = "self WHERE role = 'trace' AND context >= 8192 AND mode = 'grown' AND certificate = "
+_CHEAPER = "avg(CASE WHEN bytes_ratio < flat_bytes_ratio THEN 1.0 ELSE 0.0 END)"
+_UNDER_HALF = "avg(CASE WHEN reads_ratio < 0.5 THEN 1.0 ELSE 0.0 END)"
+HEADLINE = (
+    *figures(
+        "hierarchy.checks", "self", {"hierarchy.violations": ("checks", "sum(violations)")}, "sum(checks)"
+    ),
+    *figures(
+        "hierarchy.heads",
+        f"{_TRACE} 'topk' AND chosen_for_reads",
+        {
+            "hierarchy.heads_reading_under_half_at_8k": ("share of heads", _UNDER_HALF),
+            "hierarchy.reads_ratio_at_8k": ("of the flat scan's records", "avg(reads_ratio)"),
+        },
+    ),
+    *figures(
+        "hierarchy.heads",
+        f"{_TRACE} 'topk' AND chosen_for_bytes",
+        {"hierarchy.heads_cheaper_in_bytes_at_8k": ("share of heads", _CHEAPER)},
+    ),
+    *figures(
+        "hierarchy.heads",
+        f"{_TRACE} 'calibrated'",
+        {
+            "hierarchy.statistical_heads_reading_under_half_at_8k": ("share of heads", _UNDER_HALF),
+            "hierarchy.statistical_fer_at_8k": ("of the exact top-k", "avg(fer)"),
+        },
+    ),
+)
+CHAPTER = Chapter(
     "hierarchy",
     "Does an index over the records pay?",
     build,

@@ -4,42 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import altair as alt
 import polars as pl
 
-from ghostkv.report.document import Block, Column, Figure, HeadlineFigure, Prose, Section, Table
-from ghostkv.report.numbers import counted, listed
+from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table, figures
+from ghostkv.report.names import method
+from ghostkv.report.numbers import NONE, counted, listed, percent
 from ghostkv.report.results import Results
-from ghostkv.report.sections.peers.words import (
+from ghostkv.report.sections.peers.figures import (
     METRICS,
     NOUNS,
-    best_settings,
     budget_label,
     fraction,
-    method,
+    frontier_figure,
     method_named,
     middle_budget,
     our_setting,
     ours_against_best,
     shown_metrics,
-    small_budgets,
-    why_not_beaten,
-    with_interval,
 )
-from ghostkv.report.theme import BLUE, GREEN, ORACLE_GREY, ORANGE, PURPLE, SKY, VERMILION, percent_axis
-
-_PANEL, _HEIGHT = 232, 360
-_BUDGET_LABEL = (
-    "abs(1 / datum.value - round(1 / datum.value)) < 1e-6 ? '1/' + round(1 / datum.value) : datum.value"
-)
-_COLOURS = (VERMILION, ORANGE, "#999933", GREEN, "#44aa99", SKY, PURPLE, "#882255", "#6b6ecf", "#8c6d31")
 
 
 def build(results: Results) -> Sequence[Block]:
     """Verdicts, the frontier, layers, and every variant in numbers."""
     return [
         Prose(_reading(results)),
-        _frontier(results),
+        frontier_figure(results),
         _verdicts(results),
         _layers(results),
         _domains(results),
@@ -71,68 +60,58 @@ def _reading(results: Results) -> str:
         )
         lost = known.filter(~pl.col("beaten"))["selector"].to_list()
         if lost:
-            text += f"Not beaten: {listed([why_not_beaten(results, name, ratio) for name in lost])}. "
-    return text + small_budgets(results)
+            text += f"Not beaten: {listed([_why_not_beaten(results, name, ratio) for name in lost])}. "
+    return text + _small_budgets(results)
 
 
-def _frontier(results: Results) -> Figure:
-    shown = shown_metrics(results)
-    data = pl.concat([best_settings(results, metric) for metric in shown])
-    data = data.with_columns(
-        method_named().alias("label"), pl.col("low").clip(lower_bound=1e-4), budget_label()
+def _small_budgets(results: Results) -> str:
+    """Below 1/8 an index weighs: which setting of ours is best there, and which peer."""
+    text = ""
+    summary = results.table("peers.summary").filter(pl.col("domain") == "all", pl.col("ratio") < 0.1)
+    for metric in shown_metrics(results)[:1]:
+        rows = summary.filter(pl.col("metric") == metric).drop_nulls("mean").sort("mean", maintain_order=True)
+        for ratio in sorted(rows["ratio"].unique().to_list(), reverse=True):
+            at = {
+                kind: rows.filter(pl.col("ratio") == ratio, pl.col("kind") == kind)
+                for kind in ("ours", "peer")
+            }
+            if at["peer"].is_empty():
+                continue
+            peer = at["peer"].row(0, named=True)
+            setting = f" ({peer['variant']})" if peer["variant"] else ""
+            told = f"best peer {method(peer['selector'])}{setting}, {NOUNS[metric]} {percent(peer['mean'])}"
+            if at["ours"].is_empty():
+                text += f"**At {fraction(ratio)}** none of our records fits; {told}. "
+                continue
+            mine = at["ours"].row(0, named=True)
+            text += (
+                f"**At {fraction(ratio)}** an index takes a large part of the budget: our best setting is "
+                f"{mine['variant']} with {percent(mine['mean'])}; {told}. "
+            )
+    return text
+
+
+def _why_not_beaten(results: Results, selector: str, ratio: float) -> str:
+    """What keeps a peer from being beaten: the metrics on which it is better, or too close."""
+    rows = results.table("peers.comparison").filter(
+        pl.col("selector") == selector, pl.col("ratio") == ratio, pl.col("kind") == "peer"
     )
-    order = [method(name) for name in results.table("peers.summary")["selector"].unique(maintain_order=True)]
-    order = [name for name in order if name in data["label"].unique().to_list()]
-    kinds = dict(data.select("label", "kind").unique().iter_rows())
-    spare = iter(_COLOURS * (1 + len(order) // len(_COLOURS)))
-    fixed = {"ours": BLUE, "oracle": ORACLE_GREY}
-    colours = [fixed.get(kinds[name]) or next(spare) for name in order]
-    legend = alt.Legend(title=None, orient="bottom", columns=5, symbolStrokeWidth=3, symbolSize=160)
-    colour = alt.Color("label:N", scale=alt.Scale(domain=order, range=colours), legend=legend)
-    dashes = [[5, 3] if kinds[name] == "oracle" else [1, 0] for name in order]
-    dash = alt.StrokeDash("label:N", scale=alt.Scale(domain=order, range=dashes), legend=legend)
-    widths = [3.5 if kinds[name] == "ours" else 1.5 for name in order]
-    width = alt.Size("label:N", scale=alt.Scale(domain=order, range=widths), legend=None)
-    ratios = sorted(data["ratio"].unique().to_list())
-    x = alt.X(
-        "ratio:Q",
-        scale=alt.Scale(type="log", domain=[ratios[0] * 0.93, ratios[-1] * 1.07], nice=False),
-        axis=alt.Axis(title="Budget (bytes ratio per head)", values=ratios, labelExpr=_BUDGET_LABEL),
+    better = rows.filter(pl.col("difference") <= 0)["metric"].unique(maintain_order=True).to_list()
+    close = (
+        rows.filter(pl.col("difference") > 0, ~pl.col("separate"))["metric"]
+        .unique(maintain_order=True)
+        .to_list()
     )
-    panels = []
-    for metric in shown:
-        rows = data.filter(pl.col("metric") == metric)
-        low, high = float(rows["mean"].min()), float(rows["mean"].max())
-        y = alt.Y(
-            "mean:Q",
-            scale=alt.Scale(type="log", domain=[low * 0.8, high * 1.2], nice=False),
-            axis=percent_axis(METRICS[metric], values=[1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0]),
-        )
-        base = alt.Chart(rows).encode(x=x, color=colour)
-        lines = base.mark_line(clip=True).encode(y=y, strokeDash=dash, size=width, detail="selector:N")
-        points = base.mark_circle(size=26, opacity=1, clip=True).encode(y=y)
-        # An interval for ours alone: thirteen of them would hide each other, and the table has them all.
-        mine = rows.filter(pl.col("kind") == "ours").drop_nulls("high")
-        bars = (
-            alt.Chart(mine)
-            .mark_rule(strokeWidth=1.5, clip=True)
-            .encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour)
-        )
-        panels.append((lines + points + bars).properties(width=_PANEL, height=_HEIGHT))
-    documents = data["documents"].max()
-    return Figure(
-        "peers_frontier",
-        "What is lost at equal bytes, every method",
-        alt.hconcat(*panels),
-        data.select(
-            "selector", "variant", "kind", "budget", "ratio", "metric", "mean", "low", "high", "documents"
-        ),
-        f"Down is better. All layers, heads and queries, mean over {counted(documents, 'held-out document')}. Of a peer "
-        "with several settings the best at each budget is drawn, chosen in hindsight on the held-out texts themselves; "
-        "ours is one setting throughout. A line starts at the smallest budget that its index fits. Oracles (dashed) "
-        "know the exact scores. Ours may lie below the oracles in output error, because they drop the tail and ours "
-        "compensates it; dropped mass compares the choice of keys alone. The bar is our 95 % interval over documents.",
-    )
+    parts = [f"lower {NOUNS[metric]} than ours" for metric in better]
+    parts += [f"intervals of {NOUNS[metric]} overlap" for metric in close if metric not in better]
+    return f"{method(selector)} ({'; '.join(parts)})"
+
+
+def _with_interval(row: dict) -> str:
+    if row["mean"] is None:
+        return NONE
+    mean = percent(row["mean"])
+    return mean if row["low"] is None else f"{mean} ({100 * row['low']:.1f}–{100 * row['high']:.1f})"
 
 
 def _verdicts(results: Results) -> Table:
@@ -212,7 +191,7 @@ def _variants(results: Results) -> Table:
         span = rows.select(
             *keys,
             pl.struct("mean", "low", "high")
-            .map_elements(with_interval, return_dtype=pl.String)
+            .map_elements(_with_interval, return_dtype=pl.String)
             .alias(f"{metric}_span"),
             pl.col("head_p95").alias(f"{metric}_head"),
         )
@@ -266,30 +245,24 @@ def _honesty(results: Results) -> str:
     )
 
 
-_AT = "FROM self WHERE abs(ratio - {ratio}) < 0.000001"
-
-
-def _count(column: str, ratio: float) -> str:
-    return (
-        f"SELECT CASE WHEN count({column}) > 0 THEN sum(CAST({column} AS INT)) ELSE NULL END AS value, "
-        f"count({column}) AS n " + _AT.replace("{ratio}", str(ratio))
-    )
-
-
 _PEERS = "non-oracle peers"
+
+
+def _counted(name: str, column: str, ratio: float) -> tuple[HeadlineFigure, ...]:
+    count = f"CASE WHEN count({column}) > 0 THEN sum(CAST({column} AS INT)) ELSE NULL END"
+    rows = f"self WHERE abs(ratio - {ratio}) < 0.000001"
+    return figures("peers.verdicts", rows, {f"peers.{name}": (_PEERS, count)}, f"count({column})")
+
+
+_EVERY = "count(DISTINCT selector)"
 HEADLINE = (
-    HeadlineFigure(
-        "peers.count",
-        _PEERS,
-        "peers.verdicts",
-        "SELECT count(DISTINCT selector) AS value, count(DISTINCT selector) AS n FROM self",
-    ),
-    HeadlineFigure("peers.beaten_at_1_8", _PEERS, "peers.verdicts", _count("beaten", 0.125)),
-    HeadlineFigure("peers.beaten_at_1_4", _PEERS, "peers.verdicts", _count("beaten", 0.25)),
-    HeadlineFigure("peers.beaten_paired_at_1_8", _PEERS, "peers.verdicts", _count("beaten_paired", 0.125)),
-    HeadlineFigure("peers.beaten_paired_at_1_4", _PEERS, "peers.verdicts", _count("beaten_paired", 0.25)),
+    *figures("peers.verdicts", "self", {"peers.count": (_PEERS, _EVERY)}, _EVERY),
+    *_counted("beaten_at_1_8", "beaten", 0.125),
+    *_counted("beaten_at_1_4", "beaten", 0.25),
+    *_counted("beaten_paired_at_1_8", "beaten_paired", 0.125),
+    *_counted("beaten_paired_at_1_4", "beaten_paired", 0.25),
 )
-SECTION = Section(
+CHAPTER = Chapter(
     "peers",
     "What peers do at the same bytes",
     build,

@@ -5,11 +5,25 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
+from ghostkv.report.charts import line_at, quantity
 from ghostkv.report.document import Figure
+from ghostkv.report.expressions import in_words
+from ghostkv.report.names import METHODS
 from ghostkv.report.numbers import counted
 from ghostkv.report.results import Results, words
-from ghostkv.report.sections.peers.words import NAMES
-from ghostkv.report.theme import BLUE, GREEN, INK, ORACLE_GREY, ORANGE, PURPLE, SKY, VERMILION, WIDTH
+from ghostkv.report.theme import (
+    BLUE,
+    GREEN,
+    ORACLE_GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    WIDTH,
+    coloured,
+    colours,
+    top_legend,
+)
 
 _OWN = {
     "ghost": "ghost (ours)",
@@ -38,7 +52,7 @@ _BAND = 32
 
 def family_name(family: str) -> str:
     """How a family is printed."""
-    return _OWN.get(family) or NAMES.get(family) or words(family)
+    return _OWN.get(family) or METHODS.get(family) or words(family)
 
 
 def overall(results: Results) -> pl.DataFrame:
@@ -46,17 +60,23 @@ def overall(results: Results) -> pl.DataFrame:
     return results.table("quality.summary").filter(pl.col("domain") == "all")
 
 
-def role(results: Results, name: str, domain: str = "all") -> dict:
+def role(results: Results, name: str) -> dict:
     """The policy that the headline quotes for something; empty where none was measured."""
-    rows = results.table("quality.summary").filter(pl.col("role") == name, pl.col("domain") == domain)
+    rows = overall(results).filter(pl.col("role") == name)
     return rows.row(0, named=True) if rows.height else {}
 
 
-def _log(title: str) -> dict:
-    return {
-        "scale": alt.Scale(type="log", nice=False),
-        "axis": alt.Axis(title=title, format=".0e", tickCount=6),
-    }
+def against_peer(results: Results) -> dict:
+    """The policy of the byte budget beside the headline's peer at equal bytes; empty where nothing is compared."""
+    peer = results.config["quality"]["headline"]["peer"]
+    rows = results.table("quality.equal_bytes").filter(
+        pl.col("role") == "budget", pl.col("against") == peer, pl.col("domain") == "all"
+    )
+    return rows.row(0, named=True) if rows.height else {}
+
+
+def _kl(title: str = "KL (nats a token)") -> alt.Y:
+    return quantity("kl", title, alt.Y, type="log", nice=False, format=".0e", tickCount=6)
 
 
 def bytes_figure(results: Results) -> Figure:
@@ -65,32 +85,24 @@ def bytes_figure(results: Results) -> Figure:
         overall(results)
         .filter(pl.col("kind") != "identity")
         .with_columns(
-            pl.col("family").map_elements(family_name, return_dtype=pl.String).alias("label"),
+            in_words("family", family_name).alias("label"),
             pl.col("kl", "kl_low", "kl_high").clip(lower_bound=FLOOR),
         )
         .sort("family", "bytes_ratio_gqa")
     )
-    families = data["family"].unique(maintain_order=True).to_list()
-    spare = iter(_SPARE * (1 + len(families) // len(_SPARE)))
-    scale = alt.Scale(
-        domain=[family_name(one) for one in families],
-        range=[_COLOURS.get(one) or next(spare) for one in families],
-    )
-    legend = alt.Legend(title=None, orient="bottom", columns=4, symbolStrokeWidth=3, symbolSize=140)
+    families = data["family"].unique(maintain_order=True)
+    named = {family_name(family): colour for family, colour in colours(families, _COLOURS, _SPARE).items()}
+    legend = {"orient": "bottom", "columns": 4, "symbolStrokeWidth": 3, "symbolSize": 140}
+    read = "Bytes read over full K and V (GQA-true, whole model)"
     base = alt.Chart(data).encode(
-        x=alt.X(
-            "bytes_ratio_gqa:Q",
-            scale=alt.Scale(zero=False, nice=False, padding=12),
-            axis=alt.Axis(title="Bytes read over full K and V (GQA-true, whole model)", format=".2f"),
-        ),
-        color=alt.Color("label:N", scale=scale, legend=legend),
+        x=quantity("bytes_ratio_gqa", read, zero=False, nice=False, padding=12, format=".2f"),
+        color=coloured("label", named, **legend),
     )
-    y = alt.Y("kl:Q", **_log("KL to the dense model (nats a token)"))
+    y = _kl("KL to the dense model (nats a token)")
     lines = base.mark_line(strokeWidth=2).encode(y=y)
     points = base.mark_circle(size=46, opacity=1).encode(y=y)
     bars = base.mark_rule(strokeWidth=1).encode(y=alt.Y("kl_low:Q"), y2="kl_high:Q")
-    budget = alt.Chart(pl.DataFrame({"x": [results.config["quality"]["budget"]]}))
-    budget = budget.mark_rule(color=INK, strokeDash=[2, 2]).encode(x="x:Q")
+    budget = line_at(x=results.config["quality"]["budget"])
     documents = int(data["documents"].max())
     return Figure(
         "quality_bytes",
@@ -136,13 +148,9 @@ def positions_figure(results: Results) -> Figure:
         alt.Chart(data)
         .mark_line(point=True, strokeWidth=2)
         .encode(
-            x=alt.X("from:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title="Position", format="d")),
-            y=alt.Y("kl:Q", **_log("KL (nats a token)")),
-            color=alt.Color(
-                "policy:N",
-                scale=alt.Scale(domain=shown, range=[BLUE, VERMILION][: len(shown)]),
-                legend=alt.Legend(title=None, orient="top"),
-            ),
+            x=quantity("from", "Position", zero=False, format="d"),
+            y=_kl(),
+            color=coloured("policy", dict(zip(shown, (BLUE, VERMILION), strict=False))),
         )
         .properties(width=170, height=220)
         .facet(column=alt.Column("domain:N", title=None))
@@ -173,11 +181,9 @@ def ablation_figure(results: Results) -> Figure:
         .mark_circle(size=80, opacity=1)
         .encode(
             x=alt.X("layers:N", sort=order, axis=alt.Axis(title="Layers that eliminate", labelAngle=0)),
-            y=alt.Y("kl:Q", **_log("KL (nats a token)")),
+            y=_kl(),
             color=alt.Color(
-                "domain:N",
-                scale=alt.Scale(range=[BLUE, ORANGE, GREEN, PURPLE]),
-                legend=alt.Legend(title=None, orient="top"),
+                "domain:N", scale=alt.Scale(range=[BLUE, ORANGE, GREEN, PURPLE]), legend=top_legend()
             ),
         )
         .properties(width=WIDTH - 60, height=240)
@@ -207,12 +213,10 @@ def speed_figure(results: Results) -> Figure:
         alt.Chart(parts)
         .mark_bar()
         .encode(
-            x=alt.X("milliseconds:Q", axis=alt.Axis(title="Milliseconds a step")),
+            x=quantity("milliseconds", "Milliseconds a step"),
             y=alt.Y("step:N", axis=alt.Axis(title=None)),
-            color=alt.Color(
-                "what:N",
-                scale=alt.Scale(domain=list(named.values()), range=[ORANGE, BLUE, "#b8c4ce", ORACLE_GREY]),
-                legend=alt.Legend(title=None, orient="top"),
+            color=coloured(
+                "what", dict(zip(named.values(), (ORANGE, BLUE, "#b8c4ce", ORACLE_GREY), strict=True))
             ),
         )
         .properties(width=WIDTH - 60, height=70)

@@ -1,11 +1,15 @@
-"""Charts of the store: what kills left, and what gathers cost. Each takes the frame of the numbers that it draws."""
+"""Charts of the store: what kills left, and what gathers cost."""
 
 from __future__ import annotations
 
 import altair as alt
 import polars as pl
 
-from ghostkv.report.theme import BLUE, INK, MUTED, ORACLE_GREY, ORANGE, SKY, VERMILION
+from ghostkv.report.charts import line_at, logarithmic, quantity
+from ghostkv.report.document import Figure
+from ghostkv.report.numbers import counted, factor, integer
+from ghostkv.report.results import Results
+from ghostkv.report.theme import BLUE, INK, MUTED, ORACLE_GREY, ORANGE, SKY, VERMILION, coloured
 
 PHASE_WORDS = {
     "create": "making the files",
@@ -27,19 +31,9 @@ _SURVIVED, _LOST = "survived", "not survived"
 _PANEL = 250
 
 
-def kill_chart(data: pl.DataFrame) -> alt.HConcatChart:
-    """Recovered against acknowledged tokens of every kill; beside it their difference by what was interrupted.
-
-    Parameters
-    ----------
-    data : DataFrame
-        Columns `acknowledged_tokens`, `recovered_tokens`, `beyond`, `under_way` (tokens), `phase_words`, `result`.
-    """
-    colour = alt.Color(
-        "result:N",
-        scale=alt.Scale(domain=[_SURVIVED, _LOST], range=[BLUE, VERMILION]),
-        legend=alt.Legend(title=None, orient="top", symbolSize=90),
-    )
+def _kill_chart(data: pl.DataFrame) -> alt.HConcatChart:
+    """Recovered against acknowledged tokens of every kill; beside it their difference by what was interrupted."""
+    colour = coloured("result", {_SURVIVED: BLUE, _LOST: VERMILION}, symbolSize=90)
     top = int(max(data["recovered_tokens"].max(), data["acknowledged_tokens"].max(), 1))
     line = alt.Chart(pl.DataFrame({"at": [0, top]})).mark_line(color=INK, strokeDash=[3, 3], strokeWidth=1)
     dots = alt.Chart(data).mark_circle(size=34, opacity=0.6).encode(
@@ -50,7 +44,7 @@ def kill_chart(data: pl.DataFrame) -> alt.HConcatChart:
     left = alt.layer(line.encode(x="at:Q", y="at:Q"), dots).properties(width=_PANEL, height=250)
     order = [word for word in PHASE_WORDS.values() if word in set(data["phase_words"])]
     rows = alt.Y("phase_words:N", sort=order, title=None, axis=alt.Axis(labelLimit=150, grid=True))
-    zero = alt.Chart(pl.DataFrame({"at": [0]})).mark_rule(color=INK, strokeDash=[3, 3]).encode(x="at:Q")
+    zero = line_at(x=0, dash=(3, 3))
     # Room for the dots on the line; a loss would lie to the left of it.
     wide = alt.Scale(domain=[min(-1, data["beyond"].min()), data["under_way"].max() + 1], nice=False)
     base = alt.Chart(data).encode(
@@ -64,8 +58,8 @@ def kill_chart(data: pl.DataFrame) -> alt.HConcatChart:
     return alt.hconcat(left, right, spacing=14)
 
 
-def kill_frame(kills: pl.DataFrame) -> pl.DataFrame:
-    """Kills as `kill_chart` draws them."""
+def _kill_frame(kills: pl.DataFrame) -> pl.DataFrame:
+    """Kills as `_kill_chart` draws them."""
     known = pl.col("phase").replace_strict(PHASE_WORDS, default=pl.col("phase"))
     return kills.select(
         "kind", "point", "fsync", "phase", "acknowledged_tokens", "started_tokens", "recovered_tokens", "survived",
@@ -79,28 +73,20 @@ def kill_frame(kills: pl.DataFrame) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def gather_chart(data: pl.DataFrame) -> alt.HConcatChart:
-    """Rows a second against the batch, a panel for scattered and one for clustered survivors.
-
-    Parameters
-    ----------
-    data : DataFrame
-        Columns `spread`, `label`, `rows`, and `low`, `median`, `high` in millions of rows a second.
-    """
-    scale = alt.Scale(domain=list(METHOD_WORDS.values()), range=list(_METHOD_COLOURS))
-    legend = alt.Legend(title=None, orient="top", symbolStrokeWidth=3, symbolSize=120, symbolOpacity=1)
-    batches = sorted(set(data["rows"]))
-    domain = [float(data["low"].min()) / 1.2, float(data["high"].max()) * 1.2]
-    across = alt.Axis(title="Survivors in one gather", values=batches, grid=False, format=",d")
+def _gather_chart(data: pl.DataFrame) -> alt.HConcatChart:
+    """Rows a second against the batch, a panel for scattered and one for clustered survivors."""
+    methods = dict(zip(METHOD_WORDS.values(), _METHOD_COLOURS, strict=True))
+    legend = {"symbolStrokeWidth": 3, "symbolSize": 120, "symbolOpacity": 1}
+    batches = {"type": "log", "base": 2, "values": sorted(set(data["rows"])), "grid": False, "format": ",d"}
+    span = logarithmic(data["low"].min() / 1.2, data["high"].max() * 1.2)
     panels = []
     for spread in ("scattered", "clustered"):
         base = alt.Chart(data.filter(pl.col("spread") == spread)).encode(
-            x=alt.X("rows:Q", scale=alt.Scale(type="log", base=2), axis=across),
-            color=alt.Color("label:N", scale=scale, legend=legend),
+            x=quantity("rows", "Survivors in one gather", **batches),
+            color=coloured("label", methods, **legend),
         )  # fmt: skip
         title = None if panels else "Million rows a second"
-        axis = alt.Axis(title=title, format="~g", tickCount=5)
-        rates = alt.Y("median:Q", axis=axis, scale=alt.Scale(type="log", domain=domain, nice=False))
+        rates = quantity("median", title, alt.Y, format="~g", tickCount=5, **span)
         parts = [
             base.mark_rule(opacity=0.5, strokeWidth=3).encode(y=alt.Y("low:Q", title=title), y2="high:Q"),
             base.mark_line(strokeWidth=2).encode(y=rates),
@@ -109,3 +95,62 @@ def gather_chart(data: pl.DataFrame) -> alt.HConcatChart:
         title = alt.Title(f"{spread.capitalize()} survivors", fontSize=12, color=MUTED)
         panels.append(alt.layer(*parts).properties(width=_PANEL + 10, height=230, title=title))
     return alt.hconcat(*panels, spacing=14)
+
+
+def kills_figure(results: Results) -> Figure:
+    """What every kill left."""
+    data = _kill_frame(results.table("store.kills"))
+    cut = results.table("store.kills")["cut_bytes"]
+    below = data.filter(pl.col("beyond") < 0).height
+    return Figure(
+        "store_kills",
+        "What a kill leaves of a store",
+        _kill_chart(data),
+        data,
+        "A dot is a kill. Left: on the dashed line a store holds exactly what was acknowledged, below it would be a loss "
+        f"({integer(below)} of {data.height}). Right: the grey bar is the append under way; a store may hold any whole part "
+        "of it that reached the file, which nobody was promised. Kills are aimed at bytes and at calls, so that they do "
+        f"not fall on phases as time does. Opening cut off torn writes of up to {integer(cut.max())} bytes.",
+    )
+
+
+def gather_frame(results: Results) -> pl.DataFrame:
+    """A row a way of reading and batch: the range and the median of its repeats."""
+    rate = pl.col("rows_per_second") / 1e6
+    return (
+        results.table("store.gathers")
+        .group_by("spread", "rows", "method", maintain_order=True)
+        .agg(
+            pl.len().alias("repeats"),
+            rate.min().alias("low"),
+            rate.median().alias("median"),
+            rate.max().alias("high"),
+            (pl.col("bytes_per_second").median() / 1e9).alias("gb_s"),
+            (pl.col("seconds").median() * 1e6).alias("microseconds"),
+            pl.col("ratio").median(),
+            pl.col("blocks").first(),
+            pl.col("requests").first(),
+        )
+        .with_columns(pl.col("method").replace_strict(METHOD_WORDS).alias("label"))
+    )
+
+
+def gather_figure(results: Results) -> Figure:
+    """Rows a second of each way of reading."""
+    config, data = results.config["store"], gather_frame(results)
+    largest = data.filter(pl.col("rows") == data["rows"].max(), pl.col("spread") == "scattered")
+    checked = largest.filter(pl.col("method") == "map_verified")["ratio"][0]
+    least = data.filter(pl.col("rows") == data["rows"].min(), pl.col("spread") == "scattered")
+    small = least.filter(pl.col("method") == "map_verified")["ratio"][0]
+    return Figure(
+        "store_gather",
+        "Survivors of one head, read back",
+        _gather_chart(data),
+        data,
+        f"Rows of {config['head_dim']} K and as many V in fp16 out of {config['gather_tokens']:,} tokens, in the page cache; "
+        f"clustered survivors come in runs of {config['run_tokens']}. Dots are medians, bars the range of "
+        f"{counted(config['repeats'], 'repeat')}. A call costs the same however few rows it reads: with checksums, "
+        f"{integer(data['rows'].min())} scattered rows take {factor(small)} the time of NumPy's fancy index in RAM, "
+        f"{integer(data['rows'].max())} rows {factor(checked)}. By blocks, one system call reads each run of 4,096-byte blocks: "
+        "that is for files that are not in memory. Times from the disk are in the chapter on memory tiers.",
+    )  # fmt: skip

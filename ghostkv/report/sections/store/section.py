@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Column, Figure, HeadlineFigure, Prose, Section, Table
-from ghostkv.report.headline import headline
-from ghostkv.report.numbers import FORMATS, counted, factor, integer
+from ghostkv.report.document import Block, Chapter, Column, Prose, Table, aggregated, figures
+from ghostkv.report.numbers import counted
 from ghostkv.report.results import Results
-from ghostkv.report.sections.store.figures import METHOD_WORDS, gather_chart, kill_chart, kill_frame
-from ghostkv.report.sections.targets import Target, judge
+from ghostkv.report.sections.store.figures import gather_figure, gather_frame, kills_figure
 
-TARGETS = (
-    Target("Kills that the store did not survive", "store.kills_not_survived", 0, False, "integer"),
-    Target("Acknowledged tokens lost", "store.acknowledged_records_lost", 0, False, "integer"),
-    Target("Damage that changed contents and was not noticed", "store.silent_corruptions", 0, False, "integer"),
-    Target("Refusals without file, offset or remedy", "store.unhelpful_refusals", 0, False, "integer"),
-)  # fmt: skip
 _KEPT = "CASE WHEN readable AND identical THEN recovered_tokens ELSE 0 END"
-_REFUSED = "outcome LIKE 'refused%'"
 
 
 def build(results: Results) -> Sequence[Block]:
     """Kills first, then damage, then what it costs."""
     return [
         Prose(_reading(results)),
-        _targets(results),
-        _kills(results),
+        kills_figure(results),
         _damage(results),
-        _gathers(results),
+        gather_figure(results),
         _gather_table(results),
         _appends(results),
     ]
@@ -42,6 +32,8 @@ def _reading(results: Results) -> str:
     outside = kills.filter(pl.col("kind") == "delay")
     damage = results.table("store.corruptions")
     failed = kills.height - int(kills["survived"].sum())
+    kept = pl.when(pl.col("readable") & pl.col("identical")).then("recovered_tokens").otherwise(0)
+    lost = int(kills.select((pl.col("acknowledged_tokens") - kept).clip(lower_bound=0).sum()).item())
     silent = damage.filter(pl.col("outcome") == "silent").height
     refused = damage.filter(pl.col("outcome").str.starts_with("refused")).height
     return (
@@ -51,6 +43,7 @@ def _reading(results: Results) -> str:
         f"bytes of a random call, and {counted(outside.height, 'time')} from outside; each store was then opened with every "
         "row checked, compared bit by bit with what was appended, appended to, and opened again. "
         + (f"**{failed} of {kills.height} kills were not survived.** " if failed else f"All {kills.height} were survived. ")
+        + (f"**{lost:,} acknowledged tokens were lost.** " if lost else "No acknowledged token was lost. ")
         + f"Copies of a whole store were damaged {damage.height} times: {refused} were refused, "
         f"{damage.height - refused - silent} fell where nothing lies or a second mark stands in, and "
         + (f"**{silent} went unnoticed**. " if silent else "none went unnoticed. ")
@@ -59,125 +52,32 @@ def _reading(results: Results) -> str:
     )  # fmt: skip
 
 
-def _targets(results: Results) -> Table:
-    figures, rows = headline(results, [SECTION]), []
-    for target in TARGETS:
-        value, verdict = judge(target, figures)
-        show: Callable = FORMATS[target.format]
-        rows.append({"what": target.what, "target": show(target.bound), "measured": show(value), "verdict": verdict,
-                     "n": figures[target.figure]["n"]})  # fmt: skip
-    return Table(
-        "store_targets",
-        "What must never happen. n counts kills, damages and refusals.",
-        pl.DataFrame(rows),
-        {
-            "what": Column("What"),
-            "target": Column("At most", "figure"),
-            "measured": Column("Measured", "figure"),
-            "n": Column("n", "integer"),
-            "verdict": Column("Verdict"),
-        },
-    )
-
-
-def _kills(results: Results) -> Figure:
-    data = kill_frame(results.table("store.kills"))
-    cut = results.table("store.kills")["cut_bytes"]
-    below = data.filter(pl.col("beyond") < 0).height
-    return Figure(
-        "store_kills",
-        "What a kill leaves of a store",
-        kill_chart(data),
-        data,
-        "A dot is a kill. Left: on the dashed line a store holds exactly what was acknowledged, below it would be a loss "
-        f"({integer(below)} of {data.height}). Right: the grey bar is the append under way; a store may hold any whole part "
-        "of it that reached the file, which nobody was promised. Kills are aimed at bytes and at calls, so that they do "
-        f"not fall on phases as time does. Opening cut off torn writes of up to {integer(cut.max())} bytes.",
-    )
-
-
 def _damage(results: Results) -> Table:
-    refused = pl.col("outcome").str.starts_with("refused")
-    data = (
-        results.table("store.corruptions")
-        .group_by("file", "part", "kind")
-        .agg(
-            pl.len().alias("n"),
-            (pl.col("outcome") == "refused at open").sum().alias("at_open"),
-            (pl.col("outcome") == "refused at read").sum().alias("at_read"),
-            (pl.col("outcome") == "harmless").sum().alias("harmless"),
-            (pl.col("outcome") == "silent").sum().alias("silent"),
-            _complete().filter(refused).sum().alias("complete"),
-            pl.col("kept_identical").sum().alias("repaired"),
-            pl.col("kept_tokens").mean().alias("kept"),
-        )
-        .sort("file", "part", "kind")
-    )
+    outcome = pl.col("outcome")
+    complete = pl.col("named_file") & pl.col("named_offset").is_not_null() & pl.col("has_remedy")
+    columns = {
+        "file": Column("File"),
+        "part": Column("Part"),
+        "kind": Column("Damage"),
+        "n": Column("n", "integer", pl.len()),
+        "at_open": Column("Refused at open", "integer", (outcome == "refused at open").sum()),
+        "at_read": Column("at read", "integer", (outcome == "refused at read").sum()),
+        "complete": Column("complete", "integer", complete.filter(outcome.str.starts_with("refused")).sum()),
+        "harmless": Column("Harmless", "integer", (outcome == "harmless").sum()),
+        "silent": Column("Silent", "integer", (outcome == "silent").sum()),
+        "repaired": Column("Repaired", "integer", pl.col("kept_identical").sum()),
+        "kept": Column("kept", "number", pl.col("kept_tokens").mean()),
+    }
+    by = ["file", "part", "kind"]
     return Table(
         "store_damage",
         "One damage a store: a byte flipped, 64 bytes overwritten, 512 bytes zeroed, or the file cut off there. Rows are "
         "checked when they are read, everything else when the store is opened. *Harmless* stores gave back every bit. "
         "*Complete* refusals name the damaged file, an offset and a remedy. *Repaired* counts stores whose whole beginning "
         "`repair` kept, compared bit by bit; *kept* is its mean length in tokens. A damaged header cannot be repaired.",
-        data,
-        {
-            "file": Column("File"),
-            "part": Column("Part"),
-            "kind": Column("Damage"),
-            "n": Column("n", "integer"),
-            "at_open": Column("Refused at open", "integer"),
-            "at_read": Column("at read", "integer"),
-            "complete": Column("complete", "integer"),
-            "harmless": Column("Harmless", "integer"),
-            "silent": Column("Silent", "integer"),
-            "repaired": Column("Repaired", "integer"),
-            "kept": Column("kept", "number"),
-        },
+        aggregated(results.table("store.corruptions"), by, columns).sort(by),
+        columns,
     )
-
-
-def _complete() -> pl.Expr:
-    return pl.col("named_file") & pl.col("named_offset").is_not_null() & pl.col("has_remedy")
-
-
-def _gather_frame(results: Results) -> pl.DataFrame:
-    rate = pl.col("rows_per_second") / 1e6
-    return (
-        results.table("store.gathers")
-        .group_by("spread", "rows", "method", maintain_order=True)
-        .agg(
-            pl.len().alias("repeats"),
-            rate.min().alias("low"),
-            rate.median().alias("median"),
-            rate.max().alias("high"),
-            (pl.col("bytes_per_second").median() / 1e9).alias("gb_s"),
-            (pl.col("seconds").median() * 1e6).alias("microseconds"),
-            pl.col("ratio").median(),
-            pl.col("blocks").first(),
-            pl.col("requests").first(),
-        )
-        .with_columns(pl.col("method").replace_strict(METHOD_WORDS).alias("label"))
-    )
-
-
-def _gathers(results: Results) -> Figure:
-    config, data = results.config["store"], _gather_frame(results)
-    largest = data.filter(pl.col("rows") == data["rows"].max(), pl.col("spread") == "scattered")
-    checked = largest.filter(pl.col("method") == "map_verified")["ratio"][0]
-    least = data.filter(pl.col("rows") == data["rows"].min(), pl.col("spread") == "scattered")
-    small = least.filter(pl.col("method") == "map_verified")["ratio"][0]
-    return Figure(
-        "store_gather",
-        "Survivors of one head, read back",
-        gather_chart(data),
-        data,
-        f"Rows of {config['head_dim']} K and as many V in fp16 out of {config['gather_tokens']:,} tokens, in the page cache; "
-        f"clustered survivors come in runs of {config['run_tokens']}. Dots are medians, bars the range of "
-        f"{counted(config['repeats'], 'repeat')}. A call costs the same however few rows it reads: with checksums, "
-        f"{integer(data['rows'].min())} scattered rows take {factor(small)} the time of NumPy's fancy index in RAM, "
-        f"{integer(data['rows'].max())} rows {factor(checked)}. By blocks, one system call reads each run of 4,096-byte blocks: "
-        "that is for files that are not in memory. Times from the disk are in the chapter on memory tiers.",
-    )  # fmt: skip
 
 
 def _gather_table(results: Results) -> Table:
@@ -185,7 +85,7 @@ def _gather_table(results: Results) -> Table:
         "store_gather",
         "The same in numbers: medians of the repeats. *Over RAM* is the time over NumPy's in the same repeat; blocks and "
         "requests are what a read of the file touches.",
-        _gather_frame(results),
+        gather_frame(results),
         {
             "spread": Column("Survivors"),
             "rows": Column("Rows", "integer"),
@@ -200,43 +100,24 @@ def _gather_table(results: Results) -> Table:
 
 
 def _appends(results: Results) -> Table:
-    config = results.config["store"]
-    data = (
-        results.table("store.appends")
-        .group_by("fsync", "batch", maintain_order=True)
-        .agg(
-            pl.len().alias("repeats"),
-            (pl.col("seconds_per_append").median() * 1e3).alias("milliseconds"),
-            pl.col("tokens_per_second").min().alias("low"),
-            pl.col("tokens_per_second").median().alias("median"),
-            pl.col("tokens_per_second").max().alias("high"),
-            (pl.col("bytes_per_second").median() / 1e6).alias("mb_s"),
-        )
-    )
+    rate = pl.col("tokens_per_second")
+    columns = {
+        "fsync": Column("fsync", "yes_no"),
+        "batch": Column("Tokens an append", "integer"),
+        "milliseconds": Column("Time (ms)", "number", pl.col("seconds_per_append").median() * 1e3),
+        "median": Column("Tokens/s", "integer", rate.median()),
+        "low": Column("least", "integer", rate.min()),
+        "high": Column("most", "integer", rate.max()),
+        "mb_s": Column("MB/s", "number", pl.col("bytes_per_second").median() / 1e6),
+        "repeats": Column("Repeats", "integer", pl.len()),
+    }
     return Table(
         "store_appends",
-        f"Appends of {config['append_layers']} layers at once. With *fsync* an append is acknowledged when the disk has it, "
-        "else when the kernel has it. A token that fills no segment is written twice, to the log and with its segment.",
-        data,
-        {
-            "fsync": Column("fsync", "yes_no"),
-            "batch": Column("Tokens an append", "integer"),
-            "milliseconds": Column("Time (ms)", "number"),
-            "median": Column("Tokens/s", "integer"),
-            "low": Column("least", "integer"),
-            "high": Column("most", "integer"),
-            "mb_s": Column("MB/s", "number"),
-            "repeats": Column("Repeats", "integer"),
-        },
-    )
-
-
-def _figure(name: str, unit: str, table: str, value: str, where: str = "1 = 1") -> HeadlineFigure:
-    return HeadlineFigure(
-        f"store.{name}",
-        unit,
-        f"store.{table}",
-        f"SELECT {value} AS value, count(*) AS n FROM self WHERE {where}",
+        f"Appends of {results.config['store']['append_layers']} layers at once. With *fsync* an append is acknowledged when "
+        "the disk has it, else when the kernel has it. A token that fills no segment is written twice, to the log and with "
+        "its segment.",
+        aggregated(results.table("store.appends"), ["fsync", "batch"], columns),
+        columns,
     )
 
 
@@ -244,30 +125,46 @@ def _count(condition: str) -> str:
     return f"sum(CASE WHEN {condition} THEN 1 ELSE 0 END)"
 
 
-_LARGEST = "spread = 'scattered' AND rows IN (SELECT max(rows) FROM self)"
+_LOST = f"sum(CASE WHEN acknowledged_tokens > {_KEPT} THEN acknowledged_tokens - {_KEPT} ELSE 0 END)"
+_UNHELPFUL = "NOT named_file OR named_offset IS NULL OR NOT has_remedy"
+_LARGEST = "method = 'map_verified' AND spread = 'scattered' AND rows IN (SELECT max(rows) FROM self)"
+_OVER_RAM = "time / that of NumPy in RAM, checksums verified, largest batch, scattered"
+_APPENDED = "tokens/s, one token an append, without fsync"
+_ONE_TOKEN = "NOT fsync AND batch IN (SELECT min(batch) FROM self)"
 HEADLINE = (
-    _figure("kill_points_survived", "kills at a random byte", "kills", _count("survived"), "kind = 'byte'"),
-    _figure("kills_not_survived", "kills, from within and from outside", "kills", _count("NOT survived")),
-    _figure(
-        "acknowledged_records_lost", "tokens, all layers and heads of each", "kills",
-        f"sum(CASE WHEN acknowledged_tokens > {_KEPT} THEN acknowledged_tokens - {_KEPT} ELSE 0 END)",
+    *figures(
+        "store.kills",
+        "self WHERE kind = 'byte'",
+        {"store.kill_points_survived": ("kills at a random byte", _count("survived"))},
     ),
-    _figure("silent_corruptions", "damages", "corruptions", _count("outcome = 'silent'")),
-    _figure(
-        "unhelpful_refusals", "refusals", "corruptions",
-        _count("NOT named_file OR named_offset IS NULL OR NOT has_remedy"), _REFUSED,
+    *figures(
+        "store.kills",
+        "self",
+        {
+            "store.kills_not_survived": ("kills, from within and from outside", _count("NOT survived")),
+            "store.acknowledged_records_lost": ("tokens, all layers and heads of each", _LOST),
+        },
     ),
-    _figure(
-        "gather_time_over_ram", "time / that of NumPy in RAM, checksums verified, largest batch, scattered", "gathers",
-        "median(ratio)", f"method = 'map_verified' AND {_LARGEST}",
+    *figures(
+        "store.corruptions", "self", {"store.silent_corruptions": ("damages", _count("outcome = 'silent'"))}
     ),
-    _figure(
-        "append_tokens_per_second", "tokens/s, one token an append, without fsync", "appends",
-        "median(tokens_per_second)", "NOT fsync AND batch IN (SELECT min(batch) FROM self)",
+    *figures(
+        "store.corruptions",
+        "self WHERE outcome LIKE 'refused%'",
+        {"store.unhelpful_refusals": ("refusals", _count(_UNHELPFUL))},
     ),
-)  # fmt: skip
-
-SECTION = Section(
+    *figures(
+        "store.gathers",
+        f"self WHERE {_LARGEST}",
+        {"store.gather_time_over_ram": (_OVER_RAM, "median(ratio)")},
+    ),
+    *figures(
+        "store.appends",
+        f"self WHERE {_ONE_TOKEN}",
+        {"store.append_tokens_per_second": (_APPENDED, "median(tokens_per_second)")},
+    ),
+)
+CHAPTER = Chapter(
     "store",
     "A store that survives",
     build,

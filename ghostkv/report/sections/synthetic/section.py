@@ -6,14 +6,18 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.report.document import Block, Column, HeadlineFigure, Prose, Section, Table
+from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table, aggregated, figures
+from ghostkv.report.expressions import in_words, near
 from ghostkv.report.numbers import counted, number, percent
-from ghostkv.report.results import Results, words
-from ghostkv.report.sections.synthetic.checks import design_named, deviation_figure, overlap_figure
-from ghostkv.report.sections.synthetic.figures import bytes_figure, decode_figure, tradeoff_figure
-
-# What the stage set out to reach: a planted key that is asked for is lost no more often than any top key may be.
-_RECALL = 0.99
+from ghostkv.report.results import Results
+from ghostkv.report.sections.synthetic.figures import (
+    bytes_figure,
+    decode_figure,
+    design_named,
+    deviation_figure,
+    overlap_figure,
+    tradeoff_figure,
+)
 
 
 def build(results: Results) -> Sequence[Block]:
@@ -46,7 +50,7 @@ def _reading(results: Results) -> str:
     )
     if exact.height:
         worst, limit = exact["sigma"].max(), exact["limit"][0]
-        kept = "and it keeps to it" if worst <= limit else "**and it is missed**"
+        kept = "and all keep to it" if worst <= limit else "**and it is passed**"
         text += (
             f"Of {counted(exact.height, 'comparison')} with an exact closed form the worst lies {number(worst)} standard "
             f"errors off; so many comparisons pass {number(limit)} by chance once in a hundred runs, which is the limit, "
@@ -57,10 +61,9 @@ def _reading(results: Results) -> str:
     asked = results.table("synthetic.decode").drop_nulls("needle_found")
     if asked.height:
         recall = asked["needle_found"].mean()
-        verdict = "reached" if recall >= _RECALL else "**missed**"
         text += (
             f"In the decode, {percent(recall, 2)} of the heads that asked for a planted key still had it "
-            f"({counted(asked.height, 'question')}; the aim of {percent(_RECALL, 0)} is {verdict}); a group as a whole "
+            f"({counted(asked.height, 'question')}); a group as a whole "
             f"had it in {percent(asked['needle_found_group'].mean())}."
         )
     return text
@@ -73,7 +76,7 @@ def _honesty(results: Results) -> str:
         f"{counted(options['audit']['draws'], 'draw')} for closed forms, {options['tradeoff']['draws']} for trade-offs and "
         f"{options['decode']['draws']} for decodes, each with worlds of its own. *Exact* forms hold for every size but for "
         "rounding; *approximate* ones leave out higher orders or take a coarse code's estimates as normal, and are no part "
-        "of the verdict. Generated tensors show that the lab measures what it says. They are no evidence about models: "
+        "of that count. Generated tensors show that the lab measures what it says. They are no evidence about models: "
         "isotropic keys are the worst that a codec can meet, and no head of a real model is isotropic."
     )
 
@@ -85,8 +88,8 @@ def _deviation_table(checks: pl.DataFrame) -> Table:
         .head(8)
         .with_columns(
             design_named().alias("design"),
-            pl.col("generator").map_elements(words, return_dtype=pl.String).alias("what"),
-            pl.col("measure").map_elements(words, return_dtype=pl.String).alias("measured_what"),
+            in_words("generator").alias("what"),
+            in_words("measure").alias("measured_what"),
         )
     )
     return Table(
@@ -111,165 +114,113 @@ def _deviation_table(checks: pl.DataFrame) -> Table:
 
 
 def _points_table(results: Results, points: pl.DataFrame, target: float) -> Table:
-    headline = results.headline
-    own = (pl.col("codec") == headline["codec"]) & (pl.col("code_bytes") == headline["bytes"])
-    data = (
-        points.filter(own, pl.col("tokens") == results.config["synthetic"]["tokens"])
-        .filter(
-            pl.col("target_metric") == "fer",
-            ((pl.col("target") - target).abs() < 1e-6) | (pl.col("method") == "safe"),
-        )
-        .group_by("generator", "method", maintain_order=True)
-        .agg(
-            pl.len().alias("heads"),
-            pl.col("elimination").mean(),
-            pl.col("elimination").min().alias("worst"),
-            pl.col("expected_elimination").mean(),
-            pl.col("fer").mean(),
-            pl.col("fer").max().alias("worst_fer"),
-            pl.col("dropped_mass_mean").mean(),
-            pl.col("dropped_mass_p99").max(),
-            pl.col("bytes_ratio").mean(),
-            pl.col("bytes_ratio_gqa").mean(),
-        )
-        .with_columns(pl.col("generator").map_elements(words, return_dtype=pl.String))
+    rows = points.filter(
+        results.is_record,
+        pl.col("tokens") == results.config["synthetic"]["tokens"],
+        pl.col("target_metric") == "fer",
+        near("target", target) | (pl.col("method") == "safe"),
     )
+    columns = {
+        "generator": Column("Generator"),
+        "method": Column("Method"),
+        "elimination": Column("Elimination", "percent"),
+        "worst": Column("worst head", "percent", pl.col("elimination").min()),
+        "expected_elimination": Column("expected", "percent"),
+        "fer": Column("FER", "percent"),
+        "worst_fer": Column("worst head", "percent", pl.col("fer").max()),
+        "dropped_mass_mean": Column("Dropped mass", "percent"),
+        "dropped_mass_p99": Column("worst p99", "percent", pl.col("dropped_mass_p99").max()),
+        "bytes_ratio": Column("Bytes", "ratio"),
+        "bytes_ratio_gqa": Column("GQA-true", "ratio"),
+        "heads": Column("n", "integer", pl.len()),
+    }
     return Table(
         "synthetic_points",
         f"Thresholds of the {results.design} chosen on one generated text, measured on another. Calibrated: FER ≤ "
         f"{percent(target, 0)}; safe: as in the frontier. Expected: what one threshold on normal estimates would eliminate "
         "at the FER measured (for normal scores alone); the rule divides by each key's margin and so uses its residual "
         "norm, which the expectation does not. n counts heads over draws.",
-        data,
-        {
-            "generator": Column("Generator"),
-            "method": Column("Method"),
-            "elimination": Column("Elimination", "percent"),
-            "worst": Column("worst head", "percent"),
-            "expected_elimination": Column("expected", "percent"),
-            "fer": Column("FER", "percent"),
-            "worst_fer": Column("worst head", "percent"),
-            "dropped_mass_mean": Column("Dropped mass", "percent"),
-            "dropped_mass_p99": Column("worst p99", "percent"),
-            "bytes_ratio": Column("Bytes", "ratio"),
-            "bytes_ratio_gqa": Column("GQA-true", "ratio"),
-            "heads": Column("n", "integer"),
-        },
+        aggregated(rows, ["generator", "method"], columns).with_columns(in_words("generator")),
+        columns,
     )
 
 
 def _decode_table(decode: pl.DataFrame) -> Table:
-    data = (
-        decode.group_by("generator", maintain_order=True)
-        .agg(
-            pl.len().alias("steps"),
-            pl.col("elimination").mean(),
-            pl.col("elimination").quantile(0.01, "lower").alias("elimination_p1"),
-            pl.col("bytes_ratio").mean(),
-            pl.col("bytes_ratio_gqa").mean(),
-            pl.col("bytes_ratio_gqa").quantile(0.99, "higher").alias("bytes_p99"),
-            pl.col("fer").mean(),
-            pl.col("fer_worst").quantile(0.99, "higher").alias("fer_p99"),
-            pl.col("dropped_mass").mean(),
-            pl.col("dropped_mass_worst").quantile(0.99, "higher").alias("mass_p99"),
-        )
-        .with_columns(pl.col("generator").map_elements(words, return_dtype=pl.String))
-    )
+    def p99(column: str) -> pl.Expr:
+        return pl.col(column).quantile(0.99, "higher")
+
+    columns = {
+        "generator": Column("Generator"),
+        "steps": Column("Steps", "integer", pl.len()),
+        "elimination": Column("Elimination", "percent"),
+        "elimination_p1": Column("p1", "percent", pl.col("elimination").quantile(0.01, "lower")),
+        "bytes_ratio": Column("Bytes", "ratio"),
+        "bytes_ratio_gqa": Column("GQA-true", "ratio"),
+        "bytes_p99": Column("p99", "ratio", p99("bytes_ratio_gqa")),
+        "fer": Column("FER", "percent"),
+        "fer_p99": Column("p99", "percent", p99("fer_worst")),
+        "dropped_mass": Column("Dropped mass", "percent"),
+        "mass_p99": Column("p99", "percent", p99("dropped_mass_worst")),
+    }
     return Table(
         "synthetic_decode",
         "The decode over all steps and draws. p1 and p99 are over steps; those of FER and mass take the worse head of a step.",
-        data,
-        {
-            "generator": Column("Generator"),
-            "steps": Column("Steps", "integer"),
-            "elimination": Column("Elimination", "percent"),
-            "elimination_p1": Column("p1", "percent"),
-            "bytes_ratio": Column("Bytes", "ratio"),
-            "bytes_ratio_gqa": Column("GQA-true", "ratio"),
-            "bytes_p99": Column("p99", "ratio"),
-            "fer": Column("FER", "percent"),
-            "fer_p99": Column("p99", "percent"),
-            "dropped_mass": Column("Dropped mass", "percent"),
-            "mass_p99": Column("p99", "percent"),
-        },
+        aggregated(decode, "generator", columns).with_columns(in_words("generator")),
+        columns,
     )
 
 
 def _needle_table(decode: pl.DataFrame) -> Table:
-    data = (
-        decode.drop_nulls("needle_found")
-        .group_by("generator", "needle_wanted", maintain_order=True)
-        .agg(
-            pl.len().alias("asked"),
-            pl.col("needle_mass").mean(),
-            pl.col("needle_found").mean(),
-            pl.col("needle_found_group").mean(),
-            pl.col("needle_age").median().alias("age"),
-        )
-        .sort("needle_wanted", maintain_order=True)
-        .sort("generator", maintain_order=True)
-        .with_columns(pl.col("generator").map_elements(words, return_dtype=pl.String))
-    )
+    columns = {
+        "generator": Column("Generator"),
+        "needle_wanted": Column("Wanted", "percent"),
+        "needle_mass": Column("Mass", "percent"),
+        "asked": Column("Asked", "integer", pl.len()),
+        "age": Column("Median age", "integer", pl.col("needle_age").median()),
+        "needle_found": Column("Found", "percent"),
+        "needle_found_group": Column("group", "percent"),
+    }
+    data = aggregated(decode.drop_nulls("needle_found"), ["generator", "needle_wanted"], columns)
     return Table(
         "synthetic_needles",
         "Planted keys: is the key still there when a step asks for it? Wanted: its softmax mass if all other scores were "
         "centred and normal; mass: what it had. Found: share of heads that did not eliminate it; group: the KV head reads it. "
         "Where keys have a spectrum a planted key lies off it, in directions that the codec spends few bits on: a quiet one "
         "is lost more often than the keys that thresholds were chosen on.",
-        data,
-        {
-            "generator": Column("Generator"),
-            "needle_wanted": Column("Wanted", "percent"),
-            "needle_mass": Column("Mass", "percent"),
-            "asked": Column("Asked", "integer"),
-            "age": Column("Median age", "integer"),
-            "needle_found": Column("Found", "percent"),
-            "needle_found_group": Column("group", "percent"),
-        },
+        data.sort("generator", "needle_wanted").with_columns(in_words("generator")),
+        columns,
     )
 
 
-SECTION = Section(
+def _recall(name: str, column: str, unit: str) -> tuple[HeadlineFigure, ...]:
+    return figures(
+        "synthetic.decode", "self", {f"synthetic.{name}": (unit, f"avg({column})")}, f"count({column})"
+    )
+
+
+CHAPTER = Chapter(
     "synthetic",
     "Tensors whose law is known",
     build,
     needs=("synthetic.audit", "synthetic.sweep", "synthetic.points", "synthetic.decode", "synthetic.checks"),
     headline=(
-        HeadlineFigure(
-            "synthetic.worst_deviation_sigma",
-            "standard errors",
+        *figures(
             "synthetic.checks",
-            "SELECT max(sigma) AS value, count(sigma) AS n FROM self WHERE kind = 'exact'",
+            "self WHERE kind = 'exact'",
+            {
+                "synthetic.worst_deviation_sigma": ("standard errors", "max(sigma)"),
+                "synthetic.deviation_limit_sigma": ("standard errors", 'max("limit")'),
+            },
+            "count(sigma)",
         ),
-        HeadlineFigure(
-            "synthetic.deviation_limit_sigma",
-            "standard errors",
-            "synthetic.checks",
-            "SELECT max(\"limit\") AS value, count(sigma) AS n FROM self WHERE kind = 'exact'",
-        ),
-        HeadlineFigure(
-            "synthetic.violations",
-            "margins exceeded",
+        *figures(
             "synthetic.audit",
-            "SELECT sum(value) AS value, sum(queries * keys) AS n FROM self WHERE measure = 'violations'",
+            "self WHERE measure = 'violations'",
+            {"synthetic.violations": ("margins exceeded", "sum(value)")},
+            "sum(queries * keys)",
         ),
-        HeadlineFigure(
-            "synthetic.needle_recall",
-            "share of heads that asked",
-            "synthetic.decode",
-            "SELECT avg(needle_found) AS value, count(needle_found) AS n FROM self",
-        ),
-        HeadlineFigure(
-            "synthetic.needle_recall_group",
-            "share of KV heads that were asked",
-            "synthetic.decode",
-            "SELECT avg(needle_found_group) AS value, count(needle_found_group) AS n FROM self",
-        ),
-        HeadlineFigure(
-            "synthetic.decode_steps",
-            "steps",
-            "synthetic.decode",
-            "SELECT count(*) AS value, count(*) AS n FROM self",
-        ),
+        *_recall("needle_recall", "needle_found", "share of heads that asked"),
+        *_recall("needle_recall_group", "needle_found_group", "share of KV heads that were asked"),
+        *figures("synthetic.decode", "self", {"synthetic.decode_steps": ("steps", "count(*)")}),
     ),
 )

@@ -1,0 +1,93 @@
+"""Entries that name a selector and its options, wherever they stand: checked when the config is read."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Collection, Mapping
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from ghostkv.config import options
+from ghostkv.files.errors import ConfigError
+from ghostkv.files.methods import methods
+
+
+def selector_names() -> list[str]:
+    """Selectors that exist: one file each in ghostkv/selectors."""
+    return list(methods("selectors", "Selector"))
+
+
+def check_selector(entry: Mapping[str, Any], where: str) -> None:
+    """Refuse an entry that names no selector, or gives it an option or a value that it does not take.
+
+    Parameters
+    ----------
+    entry : mapping
+        `name`, and options of that selector.
+    where : str
+        The key, for messages: ``peers.selectors``.
+
+    Raises
+    ------
+    ConfigError
+        With what to write instead.
+    """
+    name = entry.get("name") if isinstance(entry, Mapping) else entry
+    if not isinstance(entry, Mapping) or name not in selector_names():
+        wrong = "" if isinstance(entry, Mapping) else ", not a mapping"
+        raise ConfigError(
+            f"config: {where} names {name!r}{wrong}. Accepted: a mapping with a name of {', '.join(selector_names())}.\n"
+            f"  Write: {{name: {_near(name, selector_names()) or 'quest'}}}   (or add ghostkv/selectors/{name}.py)"
+        )
+    given, known = {key: value for key, value in entry.items() if key != "name"}, _model(name)
+    for key in given:
+        if key not in known.model_fields:
+            near = _near(key, known.model_fields)
+            fix = f"Did you mean `{near}`? Write: {near}: {given[key]}" if near else "Remove it."
+            raise ConfigError(
+                f"config: {where} has {name} with {key}: {given[key]}, which it does not have. "
+                f"Accepted: {', '.join(known.model_fields) or 'none'}.\n  {fix}"
+            )
+    try:
+        # As JSON a list stands for a tuple, and nothing else for anything else.
+        known.model_validate_json(json.dumps(given, default=str), strict=True)
+    except ValidationError as error:
+        raise ConfigError(f"config: {where} ({name}): {_fault(error, known)}") from None
+
+
+def _fault(error: ValidationError, known: type[BaseModel]) -> str:
+    """Its first fault. Not by `messages.explain`: selectors import this, and a message there would rerun them."""
+    fault = error.errors(include_url=False)[0]
+    (option, *place), wanted = fault["loc"], fault["msg"].removeprefix("Input should be ")
+    found = "missing" if fault["type"] == "missing" else json.dumps(fault["input"])
+    field = known.model_fields[option]
+    example = "..." if field.is_required() else json.dumps(field.default)
+    return (
+        f"{option}{''.join(f'[{step}]' for step in place)} is {found}. "
+        f"Accepted: {wanted[0].lower()}{wanted[1:]}.\n  Write: {option}: {example}"
+    )
+
+
+@cache
+def _model(name: str) -> type[BaseModel]:
+    """The options of a selector as its source annotates them."""
+    fields = {}
+    for option, (annotation, default) in methods("selectors", "Selector")[name].options.items():
+        try:
+            fields[option] = tuple(
+                eval(text, vars(options).copy()) for text in (annotation, default or "...")
+            )
+        except NameError as error:
+            raise ConfigError(
+                f"ghostkv/selectors/{name}.py: {option} is annotated with {annotation}, and {error}. "
+                f"Accepted: Python's own types and those of ghostkv/config/options.py, {', '.join(options.__all__)}.\n"
+                f"  Write: {option}: int"
+            ) from None
+    return create_model(name, __config__=ConfigDict(allow_inf_nan=False), **fields)
+
+
+def _near(word: Any, known: Collection[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)), None)

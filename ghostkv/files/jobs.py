@@ -1,0 +1,82 @@
+"""What a job of the workflow depends on, as a frozen dataclass: plain values in Snakemake's params, typed ones in the job.
+
+A dataclass holds values and nothing else, so that a change of it shows in the params themselves: modules of jobs
+import it for its type alone, and their fingerprints leave it out.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from typing import Any, ClassVar, Self
+
+from pydantic import ConfigDict, TypeAdapter
+
+from ghostkv.files.provenance import fingerprint
+
+
+@dataclass(frozen=True)
+class Job:
+    """Base of what a job depends on beside its input files.
+
+    Attributes
+    ----------
+    code : str
+        Fingerprint of the code that runs, for the metadata of what it writes.
+    uses : tuple of str
+        Modules that the job finds by name, such as selectors; the fingerprint covers them.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    # The function that does the work, with its module: function(job, inputs, outputs), and `threads` if it asks.
+    call: ClassVar[str]
+    # Names of the Parquet tables that it leaves in its folder.
+    tables: ClassVar[tuple[str, ...]] = ()
+
+    code: str = field(default="", kw_only=True)
+    uses: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def params(self) -> dict[str, Any]:
+        """Plain values for a rule, the fingerprint among them.
+
+        One dict a rule: Snakemake compares the params of a rule as an unordered set of reprs.
+        """
+        module = self.call.rpartition(".")[0]
+        name = f"{type(self).__module__}.{type(self).__qualname__}"
+        plain = _adapter(type(self)).dump_python(self, mode="json", by_alias=True, warnings=False)
+        return {"job": name} | plain | {"code": fingerprint(module, *self.uses)}
+
+    @classmethod
+    def read(cls, plain: Mapping[str, Any]) -> Self:
+        """The job from plain values; nested mappings and lists become what the fields say.
+
+        Raises
+        ------
+        pydantic.ValidationError
+            A value is missing, of another type, or belongs to no field.
+        """
+        return _adapter(cls).validate_python(dict(plain))
+
+
+@cache
+def _adapter(cls: type[Job]) -> TypeAdapter:
+    return TypeAdapter(cls)
+
+
+def named(name: str) -> Any:
+    """What a dotted name stands for, its module imported."""
+    module, _, attribute = name.rpartition(".")
+    return getattr(import_module(module), attribute)
+
+
+def run(snakemake: Any) -> None:
+    """Do the job of a rule: `params.run` says which, the rule's files are its inputs and outputs."""
+    plain = dict(snakemake.params.run)
+    cls = named(plain.pop("job"))
+    function = named(cls.call)
+    more = {"threads": snakemake.threads} if "threads" in inspect.signature(function).parameters else {}
+    function(cls.read(plain), dict(snakemake.input.items()), dict(snakemake.output.items()), **more)

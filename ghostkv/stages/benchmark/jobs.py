@@ -1,0 +1,46 @@
+"""What the jobs of `benchmark` depend on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ghostkv.files.jobs import Job
+from ghostkv.stages.run import Run
+
+
+@dataclass(frozen=True)
+class SweepSpeed(Job):
+    """Sizes of the sweep that is timed beside loops."""
+
+    call = "ghostkv.stages.benchmark.sweep_speed.sweep_speed"
+    tables = ("sweep_speed",)
+
+    thetas: tuple[int, ...]
+    repeats: int
+    keys: int
+    queries: int
+    seed: int
+
+    @classmethod
+    def of(cls, run: Run) -> SweepSpeed:
+        """The job of a run."""
+        section = run.config.benchmark
+        return cls(tuple(section.thetas), section.repeats, section.keys, section.queries, section.seed)
+
+
+@dataclass(frozen=True)
+class CaptureOverhead(Job):
+    """Length and repeats of the capture that is timed beside a plain forward pass."""
+
+    call = "ghostkv.stages.benchmark.capture_overhead.capture_overhead"
+    tables = ("capture_overhead",)
+
+    tokens: int
+    repeats: int
+    dtype: str
+
+    @classmethod
+    def of(cls, run: Run) -> CaptureOverhead:
+        """The job of a run."""
+        section = run.config.benchmark
+        return cls(section.tokens, section.repeats, run.config.model.dtype)

@@ -1,0 +1,97 @@
+"""What the jobs of `calibrated` depend on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ghostkv.captures.captured_texts import CapturedText
+from ghostkv.codecs.by_name import modules
+from ghostkv.codecs.records import CodecSpec
+from ghostkv.config.base import GridEntry
+from ghostkv.config.calibrated import LearnedCodec
+from ghostkv.files.jobs import Job
+from ghostkv.stages.calibrated.schemas import LAYER_SCHEMAS
+from ghostkv.stages.calibrated.summary_schemas import SUMMARY_SCHEMAS
+from ghostkv.stages.run import Run
+
+
+@dataclass(frozen=True)
+class CalibrateLayer(Job):
+    """Designs and risks to calibrate thresholds of one layer for.
+
+    Attributes
+    ----------
+    sizes : tuple of CodecSpec
+        The headline design, then the other sizes of its codec.
+    sketched : tuple of CodecSpec
+        Those that the sketch has; the rest is fitted here.
+    grids : dict
+        Rule -> the frontier's thetas, each step divided into `refine`: a threshold that falls between two thetas
+        eliminates what the lower one does, and the step is bytes given away.
+    """
+
+    call = "ghostkv.stages.calibrated.layer.calibrate_layer"
+    tables = tuple(LAYER_SCHEMAS)
+
+    layer: int
+    captures: tuple[CapturedText, ...]
+    sizes: tuple[CodecSpec, ...]
+    sketched: tuple[CodecSpec, ...]
+    sinks: int
+    hot: int
+    top_k: int
+    headline_start: int
+    grids: dict[str, GridEntry]
+    targets: dict[str, tuple[float, ...]]
+    cross_domain: dict[str, tuple[float, ...]]
+    group: dict[str, tuple[float, ...]]
+    bands: tuple[int, ...]
+    page: int
+    learned: LearnedCodec
+    seed: int
+
+    @classmethod
+    def of(cls, run: Run, layer: str) -> CalibrateLayer:
+        """The job of a layer of a run."""
+        frontier, calibrated = run.config.frontier, run.config.calibrated
+        headline = frontier.headline
+        others = [size for size in calibrated.bytes if size != headline.bytes]
+        sizes = tuple(CodecSpec(headline.codec, size) for size in (headline.bytes, *others))
+        wanted = {headline.rule, *calibrated.rules}
+        grids = {rule: grid for rule, grid in frontier.grids().items() if rule in wanted}
+        return cls(
+            layer=int(layer),
+            captures=run.captures,
+            sizes=sizes,
+            sketched=tuple(spec for spec in sizes if spec in run.codecs),
+            sinks=frontier.sinks,
+            hot=frontier.hot,
+            top_k=frontier.top_k,
+            headline_start=frontier.headline_start,
+            grids={rule: _refined(grid, calibrated.refine) for rule, grid in grids.items()},
+            targets=calibrated.targets.plain(),
+            cross_domain=calibrated.cross_domain.plain(),
+            group=calibrated.group.plain(),
+            bands=tuple(calibrated.bands),
+            page=calibrated.page,
+            learned=calibrated.learned,
+            seed=run.config.sketch.seed,
+            uses=modules([headline.codec]),
+        )
+
+
+def _refined(grid: GridEntry, steps: int) -> GridEntry:
+    return GridEntry(start=grid.start, stop=grid.stop, count=(grid.count - 1) * steps + 1)
+
+
+@dataclass(frozen=True)
+class GatherCalibrated(Job):
+    """All layers."""
+
+    call = "ghostkv.stages.calibrated.gather.gather"
+    tables = (*LAYER_SCHEMAS, *SUMMARY_SCHEMAS)
+
+    @classmethod
+    def of(cls, run: Run) -> GatherCalibrated:
+        """The job of a run."""
+        return cls()

@@ -1,0 +1,72 @@
+"""Columns of the tables that a layer of the calibrated points writes."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from ghostkv.elimination.schemas import BOUND_SCHEMA
+
+DESIGN = [
+    ("layer", pa.int16()),
+    ("head", pa.int16()),
+    ("kv_head", pa.int16()),
+    ("codec", pa.string()),
+    ("code_bytes", pa.int16()),
+    ("record_bytes", pa.int16()),
+    ("rule", pa.string()),
+]
+GOAL = [
+    ("target_metric", pa.string()),  # fer, dropped_mass, output_error
+    ("compensation", pa.string()),  # none, mean, pages
+    ("target", pa.float32()),
+]
+_PROMISE = [
+    ("guaranteed", pa.bool_()),  # conformal risk control holds for exchangeable queries
+    ("floor", pa.float32()),  # 1 / (n + 1)
+    ("calibration_queries", pa.int32()),  # n
+    ("theta", pa.float32()),  # null: nothing is eliminated
+]
+_METRICS = [
+    (name, pa.float32())
+    for name in (
+        "achieved",  # mean of the risk that the goal bounds
+        "elimination",
+        "fer",
+        "fer_cold",
+        "dropped_mass_mean",
+        "dropped_mass_p99",
+        "output_error_mean",
+        "output_error_p99",
+        "output_error_compensated_mean",
+        "output_error_pages_mean",
+        "bytes_ratio",
+        "bytes_ratio_gqa",
+    )
+]
+_TEXT = [("text", pa.string()), ("domain", pa.string()), ("queries", pa.int32())]
+POINT_SCHEMA = pa.schema([*DESIGN, ("decision", pa.string()), *GOAL, *_PROMISE, *_TEXT, *_METRICS])
+BAND_SCHEMA = pa.schema(
+    [*DESIGN, *GOAL, *_PROMISE, *_TEXT]
+    + [("band_start", pa.int32()), ("band_stop", pa.int32()), ("cold_keys", pa.float32()), *_METRICS]
+)
+CROSS_SCHEMA = pa.schema(
+    [*DESIGN, *GOAL, *_PROMISE]
+    + [("method", pa.string())]  # conformal; plug_in where the floor lies above the target
+    + [("calibrated_on", pa.string()), ("tested_on", pa.string()), ("queries", pa.int32())]
+    + [("achieved", pa.float32()), ("elimination", pa.float32())]
+)
+TEXT_SCHEMA = pa.schema(
+    [*DESIGN, *GOAL, ("text", pa.string()), ("domain", pa.string()), ("role", pa.string())]
+    + [("queries", pa.int32()), ("risk_mean", pa.float64()), ("risk_variance", pa.float64())]
+)
+LEARNED_SCHEMA = pa.schema(
+    [*BOUND_SCHEMA]
+    + [("loss_first", pa.float32()), ("loss_last", pa.float32()), ("steps", pa.int32())]  # 0: not trained
+)
+LAYER_SCHEMAS = {
+    "calibrated": POINT_SCHEMA,
+    "bands": BAND_SCHEMA,
+    "cross_domain": CROSS_SCHEMA,
+    "texts": TEXT_SCHEMA,
+    "learned": LEARNED_SCHEMA,
+}

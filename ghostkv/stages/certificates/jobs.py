@@ -1,0 +1,84 @@
+"""What the jobs of `certificates` depend on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ghostkv.captures.captured_texts import CapturedText
+from ghostkv.codecs.by_name import modules
+from ghostkv.codecs.records import CodecSpec
+from ghostkv.files.jobs import Job
+from ghostkv.stages.certificates.schemas import SCHEMAS
+from ghostkv.stages.run import Run
+
+
+@dataclass(frozen=True)
+class CertifyLayer(Job):
+    """What to prove of one layer, and what to compare it with.
+
+    Attributes
+    ----------
+    compared : tuple of CodecSpec
+        Codecs of one level, beside the nested record.
+    """
+
+    call = "ghostkv.stages.certificates.layer.certify_layer"
+    tables = tuple(SCHEMAS)
+
+    layer: int
+    captures: tuple[CapturedText, ...]
+    sinks: int
+    hot: int
+    top_k: int
+    headline_start: int
+    levels: tuple[float, ...]
+    shares: tuple[float, ...]
+    probes: int
+    deltas: tuple[float, ...]
+    bounds: tuple[str, ...]
+    compared: tuple[CodecSpec, ...]
+    compared_every: int
+    seed: int
+
+    @classmethod
+    def of(cls, run: Run, layer: str) -> CertifyLayer:
+        """The job of a layer of a run."""
+        frontier, certificates = run.config.frontier, run.config.certificates
+        return cls(
+            layer=int(layer),
+            captures=run.captures,
+            sinks=frontier.sinks,
+            hot=frontier.hot,
+            top_k=frontier.top_k,
+            headline_start=frontier.headline_start,
+            levels=tuple(certificates.levels),
+            shares=tuple(certificates.shares),
+            probes=certificates.probes,
+            deltas=tuple(certificates.deltas),
+            bounds=tuple(certificates.bounds),
+            compared=_compared(run),
+            compared_every=certificates.compared_every,
+            seed=run.config.sketch.seed,
+            uses=modules([frontier.headline.codec]),
+        )
+
+
+def _compared(run: Run) -> tuple[CodecSpec, ...]:
+    """The headline codec at its headline size and at its largest."""
+    headline = run.config.frontier.headline
+    own = [spec for spec in run.codecs if spec.name == headline.codec]
+    wanted = {headline.bytes, max(spec.code_bytes for spec in own)}
+    return tuple(spec for spec in own if spec.code_bytes in wanted)
+
+
+@dataclass(frozen=True)
+class GatherCertificates(Job):
+    """All layers."""
+
+    call = "ghostkv.stages.certificates.gather.gather"
+    tables = tuple(SCHEMAS)
+
+    @classmethod
+    def of(cls, run: Run) -> GatherCertificates:
+        """The job of a run."""
+        return cls()

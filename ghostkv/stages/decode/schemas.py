@@ -1,0 +1,112 @@
+"""Columns of the tables of the decode."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+QUANTILES = {"p01": 0.01, "p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+_SPREAD = [("mean", pa.float64()), *((name, pa.float64()) for name in QUANTILES)]
+_WHERE = [("source", pa.string()), ("layer", pa.int16())]  # source: trace, or a generator's label
+# Counts are tokens of one KV head's group, bytes are of one KV head.
+MEASURES = (
+    "cold", "eliminated", "survivors", "hits", "resurrected", "from_archive", "re_resurrected", "hot_held",
+    "warm_held", "ghost_held", "archive_held", "promoted", "evicted", "archived", "fast_held", "slow_held", "disk_held",
+    "fast_read", "slow_read", "disk_read", "fast_written", "slow_written", "disk_written", "bytes_ratio",
+)  # fmt: skip
+STEP_SCHEMA = pa.schema(
+    [
+        *_WHERE,
+        ("kv_head", pa.int16()),
+        ("policy", pa.string()),
+        ("step", pa.int32()),
+        ("steps", pa.int32()),
+        *((name, pa.float64()) for name in MEASURES),  # means over the steps of the bin
+    ]  # fmt: skip
+)
+SPREAD_SCHEMA = pa.schema(
+    [
+        *_WHERE,
+        ("kv_head", pa.int16()),
+        ("policy", pa.string()),
+        ("measure", pa.string()),
+        ("steps", pa.int32()),
+        *_SPREAD,
+    ]
+)
+LOSS_SCHEMA = pa.schema(
+    [*_WHERE, ("head", pa.int16()), ("measure", pa.string()), ("steps", pa.int32()), *_SPREAD]
+)
+LOSS_STEP_SCHEMA = pa.schema(
+    [
+        *_WHERE,
+        ("head", pa.int16()),
+        ("measure", pa.string()),
+        ("step", pa.int32()),
+        ("steps", pa.int32()),
+        ("mean", pa.float64()),
+        ("p99", pa.float64()),
+        ("max", pa.float64()),
+    ]
+)
+# Means over all steps. The ceiling moves no bytes: its `outside_read` is what its misses weigh, its `disk_read` the least that
+# disk must serve, and what belongs to a policy alone is null.
+BUDGETED = (
+    "survivors",
+    "hits",
+    "resurrected",
+    "re_resurrected",
+    "from_archive",
+    "slow_read",
+    "disk_read",
+    "outside_read",
+)
+BUDGET_SCHEMA = pa.schema(
+    [
+        *_WHERE,
+        ("kv_head", pa.int16()),
+        ("policy", pa.string()),
+        ("budget", pa.float64()),  # warm slots as a share of the tokens
+        ("slots", pa.int32()),
+        ("budget_bytes", pa.int64()),  # K and V of as many tokens
+        ("steps", pa.int32()),
+        *((name, pa.float64()) for name in BUDGETED),
+        ("resurrected_p99", pa.float64()),
+        ("outside_read_p99", pa.float64()),
+    ]
+)
+STORE_SCHEMA = pa.schema(
+    [
+        ("layer", pa.int16()),
+        ("policy", pa.string()),  # whose archive the disk is read for
+        ("step", pa.int32()),
+        ("rows", pa.int64()),  # survivors of all KV heads, gathered from the store
+        ("wrong_rows", pa.int64()),  # rows that differ from the capture in any bit
+        ("append_seconds", pa.float64()),
+        ("gather_seconds", pa.float64()),
+        (
+            "archived_rows",
+            pa.int64(),
+        ),  # survivors that the policy had on disk alone; null where none were read at this step
+        ("archived_wrong_rows", pa.int64()),
+        ("archived_bytes", pa.int64()),  # K and V of those rows
+        (
+            "direct",
+            pa.bool_(),
+        ),  # read past the page cache; else through the map, as the file system has no O_DIRECT
+        ("requests", pa.int64()),
+        ("counted_bytes", pa.int64()),  # the 4 KiB blocks of the file that hold those rows
+        (
+            "read_bytes",
+            pa.int64(),
+        ),  # that the kernel fetched from the device meanwhile; null: it does not say
+        ("archive_seconds", pa.float64()),
+    ]
+)
+SCHEMAS = {
+    "steps": STEP_SCHEMA,
+    "spread": SPREAD_SCHEMA,
+    "losses": LOSS_SCHEMA,
+    "loss_steps": LOSS_STEP_SCHEMA,
+    "budgets": BUDGET_SCHEMA,
+    "store": STORE_SCHEMA,
+}

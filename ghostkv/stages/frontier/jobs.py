@@ -1,0 +1,72 @@
+"""What the jobs of `frontier` depend on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ghostkv.captures.captured_texts import CapturedText
+from ghostkv.codecs.by_name import modules
+from ghostkv.codecs.records import CodecSpec
+from ghostkv.config.base import GridEntry
+from ghostkv.config.capture import QueryBand
+from ghostkv.config.frontier import Headline, Safe
+from ghostkv.files.jobs import Job
+from ghostkv.stages.frontier.schemas import LAYER_SCHEMAS
+from ghostkv.stages.frontier.summary_schemas import SUMMARY_SCHEMAS
+from ghostkv.stages.run import Run
+
+
+@dataclass(frozen=True)
+class SweepLayer(Job):
+    """Designs, rules and thetas to sweep over one layer."""
+
+    call = "ghostkv.stages.frontier.layer.sweep_layer"
+    tables = tuple(LAYER_SCHEMAS)
+
+    layer: int
+    captures: tuple[CapturedText, ...]
+    codecs: tuple[CodecSpec, ...]
+    sinks: int
+    hot: int
+    top_k: int
+    headline_start: int
+    grids: dict[str, GridEntry]
+    targets: dict[str, tuple[float, ...]]
+    safe: Safe
+    headline: Headline
+    query_bands: tuple[QueryBand, ...]
+
+    @classmethod
+    def of(cls, run: Run, layer: str) -> SweepLayer:
+        """The job of a layer of a run."""
+        frontier = run.config.frontier
+        return cls(
+            layer=int(layer),
+            captures=run.captures,
+            codecs=run.codecs,
+            sinks=frontier.sinks,
+            hot=frontier.hot,
+            top_k=frontier.top_k,
+            headline_start=frontier.headline_start,
+            grids=frontier.grids(),
+            targets=frontier.targets.plain(),
+            safe=frontier.safe,
+            headline=frontier.headline,
+            query_bands=tuple(run.config.capture.query_bands),
+            uses=modules(spec.name for spec in run.codecs),
+        )
+
+
+@dataclass(frozen=True)
+class GatherFrontier(Job):
+    """When a head counts as safe."""
+
+    call = "ghostkv.stages.frontier.gather.gather"
+    tables = (*LAYER_SCHEMAS, *SUMMARY_SCHEMAS)
+
+    safe: Safe
+
+    @classmethod
+    def of(cls, run: Run) -> GatherFrontier:
+        """The job of a run."""
+        return cls(run.config.frontier.safe)

@@ -1,0 +1,45 @@
+"""What the job of `historical` depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ghostkv.captures.captured_texts import CapturedText
+from ghostkv.config.base import GridEntry
+from ghostkv.files.jobs import Job
+from ghostkv.stages.historical.schemas import SCHEMAS
+from ghostkv.stages.run import Run
+
+
+@dataclass(frozen=True)
+class HistoricalRun(Job):
+    """The predecessor's protocol: its numbers, and what counts as safe."""
+
+    call = "ghostkv.stages.historical.run.run"
+    tables = tuple(SCHEMAS)
+
+    captures: tuple[CapturedText, ...]
+    layers: tuple[int, ...]
+    dtype: str
+    dimensions: tuple[int, ...]
+    epsilon: float
+    sigma: float
+    thetas: GridEntry
+    prompt_tokens: tuple[int, ...]
+    prompts: int
+    top_k: int
+    passage_tokens: int
+    long_queries: int
+    sinks: int
+    hot: int
+    fer: float
+    elimination: float
+    seed: int
+
+    @classmethod
+    def of(cls, run: Run) -> HistoricalRun:
+        """The job of a run."""
+        historical = run.config.historical
+        own = {name: getattr(historical, name) for name in type(historical).model_fields}
+        own |= {name: tuple(own[name]) for name in ("dimensions", "prompt_tokens")}
+        return cls(captures=run.captures, layers=run.layers, dtype=run.config.model.dtype, **own)

@@ -1,0 +1,24 @@
+"""What the job of `model` depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ghostkv.files.jobs import Job
+from ghostkv.sources.entries import ModelEntry
+from ghostkv.stages.run import Run
+
+
+@dataclass(frozen=True)
+class FetchModel(Job):
+    """Where the model comes from, and what shape it must have."""
+
+    call = "ghostkv.stages.model.fetch.fetch_model"
+
+    name: str
+    entry: ModelEntry
+
+    @classmethod
+    def of(cls, run: Run) -> FetchModel:
+        """The job of a run."""
+        return cls(run.config.model.name, run.model)

@@ -1,0 +1,140 @@
+"""A run of the workflow: the config together with what the model and the files on this machine make of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ghostkv.captures.captured_texts import CapturedText
+from ghostkv.codecs.records import CodecSpec
+from ghostkv.config.experiment import Config, load_config
+from ghostkv.sources.documents import TextSource, local_files
+from ghostkv.sources.entries import ModelEntry
+from ghostkv.sources.registry import check_domains, read_sources, resolve_model
+from ghostkv.stages.checks import check_files, check_model
+
+
+@dataclass(frozen=True)
+class Run:
+    """One experiment, resolved before anything runs.
+
+    Attributes
+    ----------
+    config : Config
+    model : ModelEntry
+        With its number of layers.
+    layers : tuple of int
+        Layers to measure.
+    trace : dict
+        The text of the trace by name, see `Config.trace_text`; empty where tensors are imported.
+    sources : dict
+        Domain -> where its documents are kept.
+    """
+
+    config: Config
+    model: ModelEntry
+    layers: tuple[int, ...]
+    trace: dict[str, dict[str, Any]]
+    sources: dict[str, TextSource]
+
+    @classmethod
+    def resolve(cls, raw: Mapping[str, Any], resources: str | Path) -> Run:
+        """Validate a config and look up what it names.
+
+        Parameters
+        ----------
+        raw : mapping
+            Sections by name, as `load_config` takes them.
+        resources : str or Path
+            Folder of `models.yaml` and `texts.yaml`.
+
+        Raises
+        ------
+        GhostKVError
+            With one message that says what to write instead.
+        """
+        config, models, texts = load_config(raw), f"{resources}/models.yaml", f"{resources}/texts.yaml"
+        model = resolve_model(config.model.name, config.model.plain()["custom"], models)
+        layers = check_model(config, model.layers, model.max_context)
+        trace = config.trace_text(model.max_context)
+        check_files(config)
+        check_domains(config.texts.domains, texts)
+        listed = read_sources(texts)
+        return cls(config, model, tuple(layers), trace, {name: listed[name] for name in config.texts.domains})
+
+    @cached_property
+    def texts(self) -> dict[str, dict[str, Any]]:
+        """Every text of the run by name, see `Config.text_names`."""
+        return self.config.text_names()
+
+    @cached_property
+    def captures(self) -> tuple[CapturedText, ...]:
+        """The capture of every text, in their order."""
+        return tuple(
+            CapturedText(name, entry["domain"], entry["role"], f"results/capture/{name}")
+            for name, entry in self.texts.items()
+        )
+
+    @cached_property
+    def traces(self) -> tuple[CapturedText, ...]:
+        """The capture of the long text; none where tensors are imported."""
+        return tuple(
+            CapturedText(name, entry["domain"], "trace", "results/trace")
+            for name, entry in self.trace.items()
+        )
+
+    @property
+    def codecs(self) -> tuple[CodecSpec, ...]:
+        """Codecs of `sketch`, one a record size, in the config's order."""
+        return tuple(
+            CodecSpec(codec.name, size) for codec in self.config.sketch.codecs for size in codec.bytes
+        )
+
+    @cached_property
+    def imports(self) -> dict[str, dict[str, Any]]:
+        """Texts that no model reads, each with its folder of captured tensors."""
+        return (
+            {name: entry["custom"] for name, entry in self.texts.items()}
+            if self.config.capture.import_
+            else {}
+        )
+
+    @property
+    def model_folder(self) -> str:
+        """Where the fetched model lies."""
+        return f"resources/models/{self.config.model.name}"
+
+    def layer_names(self, layers: tuple[int, ...] | None = None) -> list[str]:
+        """Layers as file names have them."""
+        return [f"{layer:02d}" for layer in (self.layers if layers is None else layers)]
+
+    def spread_layers(self, count: int) -> tuple[int, ...]:
+        """So many of the layers, spread evenly over all."""
+        count = min(count, len(self.layers))
+        return tuple(self.layers[step * (len(self.layers) - 1) // max(1, count - 1)] for step in range(count))
+
+    def texts_of(self, role: str) -> list[str]:
+        """Names of the texts of a role that a model reads."""
+        return [
+            name for name, entry in self.texts.items() if entry["role"] == role and name not in self.imports
+        ]
+
+    def own_files(self) -> list[str]:
+        """Files on this machine that texts are made of: the user's own, and those of domains of kind files."""
+        return local_files(
+            self.texts | self.trace, {name: source.plain() for name, source in self.sources.items()}
+        )
+
+    def imported_files(self, text: str) -> list[str]:
+        """The tensors that stand for a text."""
+        folder = Path(self.imports[text]["folder"])
+        return sorted(str(path) for end in ("npz", "safetensors") for path in folder.glob(f"*.{end}"))
+
+
+def resources_of(root: str | Path) -> str:
+    """The project's resources, seen from the folder that a run works in."""
+    return os.path.relpath(f"{root}/resources")

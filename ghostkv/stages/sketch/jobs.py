@@ -1,0 +1,34 @@
+"""What the jobs of `sketch` depend on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ghostkv.captures.captured_texts import CapturedText
+from ghostkv.codecs.by_name import modules
+from ghostkv.codecs.records import CodecSpec
+from ghostkv.files.jobs import Job
+from ghostkv.stages.run import Run
+
+
+@dataclass(frozen=True)
+class SketchLayer(Job):
+    """Codecs to fit to one layer."""
+
+    call = "ghostkv.stages.sketch.layer.sketch_layer"
+
+    layer: int
+    captures: tuple[CapturedText, ...]
+    codecs: tuple[CodecSpec, ...]
+    seed: int
+
+    @classmethod
+    def of(cls, run: Run, layer: str) -> SketchLayer:
+        """The job of a layer of a run."""
+        return cls(
+            layer=int(layer),
+            captures=run.captures,
+            codecs=run.codecs,
+            seed=run.config.sketch.seed,
+            uses=modules(spec.name for spec in run.codecs),
+        )

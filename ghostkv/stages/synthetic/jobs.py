@@ -1,0 +1,102 @@
+"""What the jobs of `synthetic` depend on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ghostkv.codecs.by_name import modules
+from ghostkv.codecs.records import CodecSpec
+from ghostkv.config.base import GridEntry
+from ghostkv.config.frontier import Safe
+from ghostkv.config.synthetic import AuditEntry, DecodeEntry, TradeoffEntry
+from ghostkv.files.jobs import Job
+from ghostkv.stages.run import Run
+from ghostkv.stages.synthetic.schemas import SCHEMAS
+from ghostkv.stages.synthetic.summary_schemas import SUMMARY_SCHEMAS
+
+
+@dataclass(frozen=True)
+class MeasureGenerator(Job):
+    """One generator, and what is measured of it.
+
+    Attributes
+    ----------
+    label : str
+        Name of the generator in tables and paths.
+    generator : dict
+        Its entry in the config.
+    headline : CodecSpec
+        The design of trade-off and decode, with its rule and the rule's grid of thetas.
+    codecs : tuple of CodecSpec
+        All that are compared, the headline among them.
+    """
+
+    call = "ghostkv.stages.synthetic.generator.measure_generator"
+    tables = tuple(SCHEMAS)
+
+    label: str
+    generator: dict[str, Any]
+    seed: int
+    tokens: int
+    head_dim: int
+    group: int
+    spread: float
+    codecs: tuple[CodecSpec, ...]
+    headline: CodecSpec
+    rule: str
+    grid: GridEntry
+    sinks: int
+    hot: int
+    top_k: int
+    targets: dict[str, tuple[float, ...]]
+    safe: Safe
+    top: tuple[int, ...]
+    audit: AuditEntry
+    tradeoff: TradeoffEntry
+    decode: DecodeEntry
+
+    @classmethod
+    def of(cls, run: Run, generator: str) -> MeasureGenerator:
+        """The job of a generator of a run, by its label."""
+        frontier, synthetic = run.config.frontier, run.config.synthetic
+        headline = CodecSpec(frontier.headline.codec, frontier.headline.bytes)
+        codecs = [CodecSpec(codec.name, size) for codec in synthetic.codecs for size in codec.bytes]
+        if headline not in codecs:
+            codecs.append(headline)
+        return cls(
+            label=generator,
+            generator=synthetic.labels()[generator],
+            seed=synthetic.seed,
+            tokens=synthetic.tokens,
+            head_dim=synthetic.head_dim,
+            group=synthetic.group,
+            spread=synthetic.spread,
+            codecs=tuple(codecs),
+            headline=headline,
+            rule=frontier.headline.rule,
+            grid=frontier.grids()[frontier.headline.rule],
+            sinks=frontier.sinks,
+            hot=frontier.hot,
+            top_k=frontier.top_k,
+            targets=frontier.targets.plain(),
+            safe=frontier.safe,
+            top=tuple(synthetic.top),
+            audit=synthetic.audit,
+            tradeoff=synthetic.tradeoff,
+            decode=synthetic.decode,
+            uses=modules(codec.name for codec in codecs),
+        )
+
+
+@dataclass(frozen=True)
+class GatherSynthetic(Job):
+    """All generators."""
+
+    call = "ghostkv.stages.synthetic.gather.gather"
+    tables = (*SCHEMAS, *SUMMARY_SCHEMAS)
+
+    @classmethod
+    def of(cls, run: Run) -> GatherSynthetic:
+        """The job of a run."""
+        return cls()

@@ -1,0 +1,38 @@
+"""What the job of `texts` depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ghostkv.files.jobs import Job
+from ghostkv.sources.documents import TextSource
+from ghostkv.stages.run import Run
+
+
+@dataclass(frozen=True)
+class AssembleTexts(Job):
+    """Which texts a run reads, and how long they are.
+
+    Attributes
+    ----------
+    names : dict
+        Text -> its domain, role and, for a text of the user's own, its entry in the config.
+    sources : dict
+        Domain -> where its documents are kept.
+    downloads : str
+        Folder where wheels are kept.
+    """
+
+    call = "ghostkv.stages.texts.assemble.assemble_texts"
+
+    names: dict[str, dict[str, Any]]
+    tokens: int
+    seed: int
+    sources: dict[str, TextSource]
+    downloads: str = "resources/downloads"
+
+    @classmethod
+    def of(cls, run: Run) -> AssembleTexts:
+        """The job of a run."""
+        return cls(run.texts | run.trace, run.config.capture.tokens, run.config.texts.seed, run.sources)

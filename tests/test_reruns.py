@@ -1,0 +1,77 @@
+"""Which jobs an edit reruns: those whose fingerprint covers the edited module, and no other.
+
+Snakemake reruns a job whose params changed, and every job that reads what it wrote (tests/workflow/test_rerun.py asks it).
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ghostkv.files import provenance
+from ghostkv.files.jobs import Job
+from ghostkv.stages.run import Run
+
+ROOT = Path(__file__).parents[1]
+RUN = Run.resolve(yaml.safe_load((ROOT / "tests/config/tiny.yaml").read_text()), ROOT / "resources")
+WILDCARDS = {"layer": "00", "text": "prose_held_out_0", "generator": "gaussian"}
+
+
+def _jobs() -> dict[str, Job]:
+    """A job of each kind of the tiny run; the tensors of an import have no model that they could be captured from."""
+    found = {}
+    for file in (ROOT / "ghostkv").glob("*/**/jobs.py"):
+        module = importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
+        for cls in vars(module).values():
+            own = isinstance(cls, type) and cls.__module__ == module.__name__ and hasattr(cls, "call")
+            if own and cls.__name__ != "ImportTensors":
+                wanted = cls.of.__code__.co_varnames[2 : cls.of.__code__.co_argcount]
+                found[cls.__name__] = cls.of(RUN, **{name: WILDCARDS[name] for name in wanted})
+    return found
+
+
+JOBS = _jobs()
+
+
+def rerun_by(module: str) -> set[str]:
+    """Jobs whose fingerprint covers a module."""
+    return {
+        name
+        for name, job in JOBS.items()
+        if any(
+            module in provenance.closure(one, job.uses) for one in (job.call.rpartition(".")[0], *job.uses)
+        )
+    }
+
+
+DECODED = {
+    "CalibrateLayer",
+    "CertifyLayer",
+    "SurvivorPatterns",
+    "DecodeLayer",
+    "DecodeGenerated",
+    "HistoricalRun",
+}
+CODED = {"SketchLayer", "SweepLayer", "PeersLayer", "MeasureGenerator"}
+EDITS = {
+    "a table that a stage derives": ("stages.frontier.tables", {"GatherFrontier"}),
+    "its columns": ("stages.frontier.summary_schemas", {"GatherFrontier"}),
+    "a job": ("stages.certificates.layer", {"CertifyLayer"}),
+    "the headline codec": ("codecs.transform_code", CODED | DECODED),
+    "a codec beside it": ("codecs.gaussian", CODED),
+    "a codec that the config does not name": ("codecs.learned", {"CalibrateLayer"}),
+    "a selector": ("selectors.quest", {"PeersLayer"}),
+    "a selector that the config does not name": ("selectors.loki", set()),
+    "a section of the report": ("report.sections.capture", {"WriteReport"}),
+    "what a config may say": ("config.frontier", set()),
+    "what a job depends on, which its params show": ("stages.frontier.jobs", set()),
+}
+
+
+@pytest.mark.parametrize(("module", "jobs"), EDITS.values(), ids=EDITS)
+def test_an_edit_reruns_the_jobs_that_it_can_change(module, jobs):
+    assert (ROOT / "ghostkv" / f"{module.replace('.', '/')}.py").is_file()
+    assert rerun_by(f"ghostkv.{module}") == jobs

@@ -1,6 +1,0 @@
-from ghostkv.files.logs import job
-
-with job(snakemake):
-    from ghostkv.stages.calibrated.gather import gather
-
-    gather(dict(snakemake.input.items()), dict(snakemake.output.items()))

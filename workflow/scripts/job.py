@@ -1,0 +1,6 @@
+from ghostkv.files.logs import job
+
+with job(snakemake):
+    from ghostkv.files.jobs import run
+
+    run(snakemake)

@@ -7,10 +7,10 @@ from dataclasses import fields
 import pytest
 
 from ghostkv.config.experiment import load_config
+from ghostkv.config.selectors import selector_names
 from ghostkv.config.policies import COMMON, OPTIONS, check_policy, selector_options
 from ghostkv.config.quality import Quality
 from ghostkv.config.retrieval import Retrieval
-from ghostkv.config.selectors import selector_names
 from ghostkv.files.errors import ConfigError
 from ghostkv.selectors import make
 

@@ -28,76 +28,82 @@ def pick_top(priority, counts, start, stop, reads):
         Bits are added.
     """
     work = np.empty(priority.shape[2], np.float32)
-    for g in range(priority.shape[0]):
-        for q in range(priority.shape[1]):
-            row, marks = priority[g, q, start[q] : stop[q]], reads[g, q, start[q] : stop[q]]
+    for head in range(priority.shape[0]):
+        for query in range(priority.shape[1]):
+            row, marks = (
+                priority[head, query, start[query] : stop[query]],
+                reads[head, query, start[query] : stop[query]],
+            )
             left, done = row.size, False
             previous = row.size + 1
             # From the largest count down: what is not among many is not among fewer.
             while True:
-                k = -1
-                for r in range(counts.shape[0]):
-                    if counts[r, g, q] < previous:
-                        k = max(k, counts[r, g, q])
-                if k <= 0:
+                count = -1
+                for budget in range(counts.shape[0]):
+                    if counts[budget, head, query] < previous:
+                        count = max(count, counts[budget, head, query])
+                if count <= 0:
                     break
                 if not done:
-                    for j in range(row.size):
-                        work[j] = row[j]
+                    for key in range(row.size):
+                        work[key] = row[key]
                     done = True
-                tau = _keep_largest(work, left, k)
-                left, previous = k, k
+                tau = _keep_largest(work, left, count)
+                left, previous = count, count
                 bits = np.uint8(0)
-                for r in range(counts.shape[0]):
-                    if counts[r, g, q] == k:
-                        bits |= np.uint8(1 << r)
-                _mark(row, tau, k, bits, marks)
-            for r in range(counts.shape[0]):
-                if counts[r, g, q] > row.size:
-                    for j in range(row.size):
-                        marks[j] |= np.uint8(1 << r)
+                for budget in range(counts.shape[0]):
+                    if counts[budget, head, query] == count:
+                        bits |= np.uint8(1 << budget)
+                _mark(row, tau, count, bits, marks)
+            for budget in range(counts.shape[0]):
+                if counts[budget, head, query] > row.size:
+                    for key in range(row.size):
+                        marks[key] |= np.uint8(1 << budget)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def pick_above(statistic, least, start, stop, reads):
     """Mark the keys whose statistic [group, queries, keys] reaches `least` [budgets, group, queries]."""
-    for g in range(statistic.shape[0]):
-        for q in range(statistic.shape[1]):
-            row, marks = statistic[g, q, start[q] : stop[q]], reads[g, q, start[q] : stop[q]]
-            for r in range(least.shape[0]):
-                bit, cut = np.uint8(1 << r), least[r, g, q]
+    for head in range(statistic.shape[0]):
+        for query in range(statistic.shape[1]):
+            row, marks = (
+                statistic[head, query, start[query] : stop[query]],
+                reads[head, query, start[query] : stop[query]],
+            )
+            for budget in range(least.shape[0]):
+                bit, cut = np.uint8(1 << budget), least[budget, head, query]
                 if cut < np.inf:
-                    for j in range(row.size):
-                        marks[j] |= np.uint8(row[j] >= cut) * bit
+                    for key in range(row.size):
+                        marks[key] |= np.uint8(row[key] >= cut) * bit
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def pick_pages(order, counts, start, stop, page, reads):
     """Mark whole pages in their order until the next one has more cold keys than are left of `counts`."""
-    for g in range(order.shape[0]):
-        for q in range(order.shape[1]):
-            for r in range(counts.shape[0]):
-                room = counts[r, g, q]
-                for p in order[g, q]:
-                    low, high = max(p * page, start[q]), min((p + 1) * page, stop[q])
+    for head in range(order.shape[0]):
+        for query in range(order.shape[1]):
+            for budget in range(counts.shape[0]):
+                room = counts[budget, head, query]
+                for p in order[head, query]:
+                    low, high = max(p * page, start[query]), min((p + 1) * page, stop[query])
                     if high <= low:
                         continue  # no cold key in this page
                     if high - low > room:
                         break
                     room -= high - low
-                    for j in range(low, high):
-                        reads[g, q, j] |= np.uint8(1 << r)
+                    for key in range(low, high):
+                        reads[head, query, key] |= np.uint8(1 << budget)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def sum_left(reads, mass, start, stop, share):
     """Add up the mass of keys that are not read, by budget."""
-    for g in range(reads.shape[0]):
-        for q in range(reads.shape[1]):
-            for j in range(start[q], stop[q]):
-                for r in range(share.shape[0]):
-                    if not (reads[g, q, j] >> r) & 1:
-                        share[r, g, q] += mass[g, q, j]
+    for head in range(reads.shape[0]):
+        for query in range(reads.shape[1]):
+            for key in range(start[query], stop[query]):
+                for budget in range(share.shape[0]):
+                    if not (reads[head, query, key] >> budget) & 1:
+                        share[budget, head, query] += mass[head, query, key]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -176,24 +182,24 @@ def threshold_counts(statistic, theta, allowance, price, depth, start, stop):
     """
     budgets, queries = allowance.shape
     counts = np.empty((budgets, statistic.shape[0], queries), np.int64)
-    for r in range(budgets):
-        room = depth * allowance[r].mean()
-        for g in range(statistic.shape[0]):
-            credit, least = 0.0, theta[r, g]
-            for q in range(queries):
-                if np.isnan(allowance[r, q]):
-                    counts[r, g, q] = -1
+    for budget in range(budgets):
+        room = depth * allowance[budget].mean()
+        for head in range(statistic.shape[0]):
+            credit, least = 0.0, theta[budget, head]
+            for query in range(queries):
+                if np.isnan(allowance[budget, query]):
+                    counts[budget, head, query] = -1
                     continue
-                credit += allowance[r, q]
-                row = statistic[g, q, start[q] : stop[q]]
+                credit += allowance[budget, query]
+                row = statistic[head, query, start[query] : stop[query]]
                 wanted = 0
-                for j in range(row.size):
-                    wanted += row[j] >= least
-                affordable = np.floor(credit / price[q] + 1e-9)
-                k = max(float(wanted), np.ceil((credit - room) / price[q]))
-                k = min(k, affordable, float(row.size))
-                counts[r, g, q] = np.int64(k)
-                credit -= k * price[q]
+                for key in range(row.size):
+                    wanted += row[key] >= least
+                affordable = np.floor(credit / price[query] + 1e-9)
+                count = max(float(wanted), np.ceil((credit - room) / price[query]))
+                count = min(count, affordable, float(row.size))
+                counts[budget, head, query] = np.int64(count)
+                credit -= count * price[query]
     return counts
 
 
@@ -237,11 +243,11 @@ class ThresholdHistogram:
 def _histogram(statistic, start, stop, low, step, price, counts):
     inverse = np.float32(1.0 / step)
     base, top = np.float32(low), np.float32(counts.shape[1] - 1)
-    for g in range(statistic.shape[0]):
-        line = counts[g]
-        for q in range(statistic.shape[1]):
-            row, cost = statistic[g, q, start[q] : stop[q]], price[q]
-            for j in range(row.size):
+    for head in range(statistic.shape[0]):
+        line = counts[head]
+        for query in range(statistic.shape[1]):
+            row, cost = statistic[head, query, start[query] : stop[query]], price[query]
+            for key in range(row.size):
                 # Rounded down, so that a counted key is at or above the threshold of its cell.
-                cell = min(max((row[j] - base) * inverse, np.float32(0)), top)
+                cell = min(max((row[key] - base) * inverse, np.float32(0)), top)
                 line[np.uint32(cell)] += cost

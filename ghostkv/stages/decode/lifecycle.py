@@ -18,6 +18,7 @@ future, and is a bound and no policy.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -35,8 +36,7 @@ MAX_TOKENS = 1 << _POSITION_BITS
 _LONG_AGO = -(1 << 30)
 
 
-@dataclass(frozen=True)
-class Capacity:
+class Capacity(NamedTuple):
     """Slots of each tier, in tokens of one KV head.
 
     Attributes
@@ -143,21 +143,25 @@ def live(reads: StepReads, policy: str, capacity: Capacity, decay: float) -> Lif
     """
     if reads.tokens > MAX_TOKENS:
         raise ValueError(f"{reads.tokens} tokens; a lifecycle ranks at most {MAX_TOKENS}")
-    steps = len(reads.ends)
+    steps, seen = len(reads.ends), reads.visible
     life = Life(
-        np.zeros((steps, 5), np.int64),
-        np.zeros((steps, 5, 5), np.int64),
-        np.zeros(len(reads.keys), np.uint8),
-        np.zeros(steps, np.int64),
-        prefilled(reads.visible, capacity),
+        held=np.zeros((steps, 5), np.int64),
+        flows=np.zeros((steps, 5, 5), np.int64),
+        origin=np.zeros(len(reads.keys), np.uint8),
+        again=np.zeros(steps, np.int64),
+        state=prefilled(reads.visible, capacity),
     )
-    seen = reads.visible
+    # What is left after so many steps: a power for every rank would cost more than the ranks.
+    left = np.array([float(decay) ** age for age in range(steps + 1)])
     _live(
-        (POLICIES.index(policy), decay),
-        (capacity.warm, capacity.ghost, capacity.batch, capacity.window),
-        (reads.keys, reads.ends, reads.weight, reads.leaving),
-        (seen.first, seen.last, seen.start, seen.stop),
-        life.held, life.flows, life.origin, life.again, life.state,
+        _Ranking(kind=POLICIES.index(policy), left=left),
+        capacity,
+        _Steps(
+            keys=reads.keys, ends=reads.ends, weight=reads.weight, leaving=reads.leaving,
+            first=seen.first, last=seen.last, start=seen.start, stop=seen.stop,
+        ),
+        _Moves(held=life.held, flows=life.flows, origin=life.origin, again=life.again),
+        life.state,
     )  # fmt: skip
     return life
 
@@ -182,91 +186,131 @@ def ceiling(reads: StepReads, slots: int, kept: np.ndarray) -> np.ndarray:
     return _ceiling(reads.keys, reads.ends, reads.visible.stop, slots, kept.copy())
 
 
+class _Ranking(NamedTuple):
+    """A policy: its place in `POLICIES`, and what is left of received attention after so many steps [steps + 1]."""
+
+    kind: int
+    left: np.ndarray
+
+
+class _Steps(NamedTuple):
+    """What `StepReads` holds, with its visible keys taken apart."""
+
+    keys: np.ndarray
+    ends: np.ndarray
+    weight: np.ndarray
+    leaving: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+
+
+class _Moves(NamedTuple):
+    """What is counted: the fields of `Life`."""
+
+    held: np.ndarray
+    flows: np.ndarray
+    origin: np.ndarray
+    again: np.ndarray
+
+
+class _Tokens(NamedTuple):
+    """Of every token its state, the step that touched it last, and attention received until then; and of every state
+    how many tokens are in it."""
+
+    state: np.ndarray
+    stamp: np.ndarray
+    received: np.ndarray
+    held: np.ndarray
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
-def _rank(policy, j, now, stamp, received):
+def _rank(ranking, token, now, tokens):
     """What a policy values in a token, as an integer that no two tokens share; larger stays."""
     value = np.int64(0)
-    if policy[0] == 1:
-        value = stamp[j]
-    elif policy[0] == 2:
-        value = np.int64(min(received[j] * policy[1][now - stamp[j]] * _VALUE_STEPS, _VALUE_MOST))
-    return (value << _POSITION_BITS) | np.int64(j)
+    if ranking.kind == 1:
+        value = tokens.stamp[token]
+    elif ranking.kind == 2:
+        left = ranking.left[now - tokens.stamp[token]]
+        value = np.int64(min(tokens.received[token] * left * _VALUE_STEPS, _VALUE_MOST))
+    return (value << _POSITION_BITS) | np.int64(token)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _put(state, held, flow, j, after):
-    before = state[j]
+def _put(tokens, flow, token, after):
+    before = tokens.state[token]
     if before != after:
         flow[before, after] += 1
-        held[before] -= 1
-        held[after] += 1
-        state[j] = after
+        tokens.held[before] -= 1
+        tokens.held[after] += 1
+        tokens.state[token] = after
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _live(policy, capacity, read, seen, held, flows, origin, again, state):
-    keys, ends, weight, leaving = read
-    first, last, start, stop = seen
-    stamp, received = np.zeros(state.size, np.int64), np.zeros(state.size)
-    revived = np.full(state.size, _LONG_AGO)
-    # What is left after so many steps: a power for every rank would cost more than the ranks.
-    left = np.array([policy[1] ** steps for steps in range(ends.size + 1)])
-    value = (policy[0], left)
-    now_held = np.bincount(state, minlength=5).astype(np.int64)
-    ranks, begin = np.empty(state.size, np.int64), 0
-    for t in range(ends.size):
-        held[t, 1:], now, flow = now_held[1:], t + 1, flows[t]
-        for i in range(begin, ends[t]):
-            j = keys[i]
-            origin[i] = state[j]
-            if state[j] != WARM:
-                again[t] += now - revived[j] <= capacity[3]
-                revived[j] = now
-            received[j] = received[j] * left[now - stamp[j]] + weight[i]
-            stamp[j] = now
-        if t + 1 < ends.size:
-            for j in range(max(stop[t], first[t + 1]), stop[t + 1]):
-                stamp[j], received[j] = now, leaving[t]
-            chosen = keys[begin : ends[t]]
-            _move(value, capacity, now, t, chosen, seen, state, now_held, flow, stamp, received, ranks)
-            for j in range(first[t], first[t + 1]):
-                _put(state, now_held, flow, j, NONE)
-            for j in range(last[t], last[t + 1]):
-                _put(state, now_held, flow, j, HOT)
-        begin = ends[t]
+def _live(ranking, capacity, steps, moves, state):
+    """Step by step: read, then move for the next one; fills `moves` and leaves `state` as at the last step."""
+    tokens = _Tokens(
+        state,
+        np.zeros(state.size, np.int64),
+        np.zeros(state.size),
+        np.bincount(state, minlength=5).astype(np.int64),
+    )
+    revived, ranks = np.full(state.size, _LONG_AGO), np.empty(state.size, np.int64)
+    begin, count = 0, steps.ends.size
+    for t in range(count):
+        moves.held[t, 1:], now, flow = tokens.held[1:], t + 1, moves.flows[t]
+        for i in range(begin, steps.ends[t]):
+            token = steps.keys[i]
+            moves.origin[i] = state[token]
+            if state[token] != WARM:
+                moves.again[t] += now - revived[token] <= capacity.window
+                revived[token] = now
+            left = ranking.left[now - tokens.stamp[token]]
+            tokens.received[token] = tokens.received[token] * left + steps.weight[i]
+            tokens.stamp[token] = now
+        if t + 1 < count:
+            # What leaves the hot window now was read by every step until here.
+            for token in range(max(steps.stop[t], steps.first[t + 1]), steps.stop[t + 1]):
+                tokens.stamp[token], tokens.received[token] = now, steps.leaving[t]
+            _move(ranking, capacity, steps, t, steps.keys[begin : steps.ends[t]], tokens, flow, ranks)
+            for token in range(steps.first[t], steps.first[t + 1]):
+                _put(tokens, flow, token, NONE)
+            for token in range(steps.last[t], steps.last[t + 1]):
+                _put(tokens, flow, token, HOT)
+        begin = steps.ends[t]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _move(policy, capacity, now, t, chosen, seen, state, held, flow, stamp, received, ranks):
+def _move(ranking, capacity, steps, t, chosen, tokens, flow, ranks):
     """Promote and demote for the next step: warm, just read and leaving tokens compete for the warm slots."""
-    first, _, start, stop = seen
-    count = 0
-    for j in range(start[t], stop[t]):
-        if state[j] == WARM:
-            ranks[count] = _rank(policy, j, now, stamp, received)
+    state, now, count = tokens.state, t + 1, 0
+    for token in range(steps.start[t], steps.stop[t]):
+        if state[token] == WARM:
+            ranks[count] = _rank(ranking, token, now, tokens)
             count += 1
-    if policy[0] != 0:
-        for j in chosen:
-            if state[j] != WARM:
-                ranks[count] = _rank(policy, j, now, stamp, received)
+    if ranking.kind != 0:
+        for token in chosen:
+            if state[token] != WARM:
+                ranks[count] = _rank(ranking, token, now, tokens)
                 count += 1
-    for j in range(max(stop[t], first[t + 1]), stop[t + 1]):
-        ranks[count] = _rank(policy, j, now, stamp, received)
+    for token in range(max(steps.stop[t], steps.first[t + 1]), steps.stop[t + 1]):
+        ranks[count] = _rank(ranking, token, now, tokens)
         count += 1
-    drop = max(count - capacity[0], 0)
-    least = _at(ranks[:count], drop)
+    least = _at(ranks[:count], max(count - capacity.warm, 0))
     for i in range(count):
-        _put(state, held, flow, ranks[i] & (MAX_TOKENS - 1), WARM if ranks[i] >= least else GHOST)
-    if held[GHOST] > capacity[1]:
-        drop, count = held[GHOST] - max(capacity[1] - capacity[2], 0), 0
-        for j in range(start[t], stop[t + 1]):
-            if state[j] == GHOST:
-                ranks[count] = _rank(policy, j, now, stamp, received)
+        _put(tokens, flow, ranks[i] & (MAX_TOKENS - 1), WARM if ranks[i] >= least else GHOST)
+    # Ghosts beyond their slots go to disk, a batch at a time.
+    if tokens.held[GHOST] > capacity.ghost:
+        drop, count = tokens.held[GHOST] - max(capacity.ghost - capacity.batch, 0), 0
+        for token in range(steps.start[t], steps.stop[t + 1]):
+            if state[token] == GHOST:
+                ranks[count] = _rank(ranking, token, now, tokens)
                 count += 1
         least = _at(ranks[:count], drop)
         for i in range(count):
             if ranks[i] < least:
-                _put(state, held, flow, ranks[i] & (MAX_TOKENS - 1), ARCHIVE)
+                _put(tokens, flow, ranks[i] & (MAX_TOKENS - 1), ARCHIVE)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -96,9 +97,14 @@ def decide(
     decoded, queries = codec.decode(records), capture.group_queries(kv_head)
     group, steps, _ = queries.shape
     losses = np.full((group, steps, len(LOSSES)), np.nan, np.float32)
-    received, leaving = np.zeros(capture.tokens), np.zeros(steps)
-    found = np.empty(steps * capture.tokens, np.int32), np.empty(steps * capture.tokens, np.float32)
-    ends, theta = np.zeros(steps, np.int64), np.asarray(theta, np.float32)[:, None, None]
+    found = _Received(
+        received=np.zeros(capture.tokens),
+        leaving=np.zeros(steps),
+        keys=np.empty(steps * capture.tokens, np.int32),
+        weight=np.empty(steps * capture.tokens, np.float32),
+        ends=np.zeros(steps, np.int64),
+    )
+    theta = np.asarray(theta, np.float32)[:, None, None]
     # Made once: fresh pages for every block cost more than the arithmetic on them.
     scratch = np.empty((4, group * min(block, steps) * capture.tokens), np.float32)
     for first in range(0, steps, block):
@@ -121,14 +127,19 @@ def decide(
         whole = _lose(exact, guessed, dropped, losses[:, rows], known)
         if values is not None:
             _err(exact, known, whole, values[: shape[2]], means[rows], losses[:, rows])
-        begin = int(ends[first - 1]) if first else 0
-        ranges = (seen.start, seen.stop)
-        _collect(
-            dropped, exact, whole, ranges, policy.decay, received, leaving[rows], *found, begin, ends[rows]
-        )
+        end = int(found.ends[first - 1]) if first else 0
+        of_block = found._replace(leaving=found.leaving[rows], ends=found.ends[rows])
+        _collect(dropped, exact, whole, seen.start, seen.stop, policy.decay, end, of_block)
         tick(shape[1])
-    total = int(ends[-1])
-    return Decided(StepReads(found[0][:total], ends, found[1][:total], leaving, visible), losses)
+    total = int(found.ends[-1])
+    reads = StepReads(
+        keys=found.keys[:total],
+        ends=found.ends,
+        weight=found.weight[:total],
+        leaving=found.leaving,
+        visible=visible,
+    )
+    return Decided(reads=reads, losses=losses)
 
 
 def _lose(exact, guessed, dropped, losses, lost) -> np.ndarray:
@@ -157,22 +168,32 @@ def _err(mass, lost, whole, values, means, losses) -> None:
     losses[..., 2] = np.linalg.norm(plain - exact, axis=-1) / size
 
 
+class _Received(NamedTuple):
+    """Attention received by each token of the hot window [tokens] and by the one that leaves it after each step;
+    keys read one step after the other, what they received, and where each step's end."""
+
+    received: np.ndarray
+    leaving: np.ndarray
+    keys: np.ndarray
+    weight: np.ndarray
+    ends: np.ndarray
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
-def _collect(dropped, mass, whole, ranges, decay, received, leaving, keys, weight, end, ends):
-    """Cold keys read, their attention, and where each step's end; `received` is kept of the hot window."""
-    start, stop = ranges
+def _collect(dropped, mass, whole, start, stop, decay, end, found):
+    """Cold keys that a block of steps reads; those of earlier blocks end at `end`."""
     for t in range(len(start)):
-        for j in range(start[t], dropped.shape[1]):
-            if dropped[t, j]:
+        for key in range(start[t], dropped.shape[1]):
+            if dropped[t, key]:
                 continue
             got = 0.0
             for g in range(len(mass)):
-                got += mass[g, t, j] / (whole[0, g, t] + whole[1, g, t])
-            if j < stop[t]:
-                keys[end], weight[end] = j, got
+                got += mass[g, t, key] / (whole[0, g, t] + whole[1, g, t])
+            if key < stop[t]:
+                found.keys[end], found.weight[end] = key, got
                 end += 1
             else:
-                received[j] = received[j] * decay + got
+                found.received[key] = found.received[key] * decay + got
         if stop[t] < dropped.shape[1]:
-            leaving[t] = received[stop[t]]
-        ends[t] = end
+            found.leaving[t] = found.received[stop[t]]
+        found.ends[t] = end

@@ -14,7 +14,8 @@ from ghostkv.codecs.nested import Nested, level_bytes
 from ghostkv.files.buffers import Space
 from ghostkv.stages.hierarchy.index import Index, IndexSpec
 from ghostkv.stages.hierarchy.rows import HierarchyTables, calibrate_share, needed_share
-from ghostkv.stages.hierarchy.scan import Counts, ScanRule, scan_topk
+from ghostkv.stages.hierarchy.scan import ScanRule, scan_topk
+from ghostkv.stages.hierarchy.scan_loop import Counts
 from ghostkv.stages.hierarchy.view import LateView, look
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from ghostkv.elimination.certificates import Costs, Outcome, certify_mass
 from ghostkv.elimination.powers import Powers
 from ghostkv.files.tables import Tables
 from ghostkv.stages.hierarchy.index import Index, Reach, key_bounds, members_above
-from ghostkv.stages.hierarchy.scan import Counts
+from ghostkv.stages.hierarchy.scan_loop import Counts
 from ghostkv.stages.hierarchy.schemas import SCHEMAS
 from ghostkv.stages.hierarchy.view import LateView
 

@@ -11,7 +11,7 @@ from ghostkv.elimination.ledger import KeyBounds
 from ghostkv.elimination.topk_loop import ExactScores
 from ghostkv.elimination.truth import Truth
 from ghostkv.stages.hierarchy.index import Index, Reach
-from ghostkv.stages.hierarchy.scan_loop import IndexRule, LeafClusters, ScanTally, scan_loop
+from ghostkv.stages.hierarchy.scan_loop import Counts, IndexRule, LeafClusters, scan_loop
 
 
 @dataclass(frozen=True)
@@ -36,42 +36,6 @@ class ScanRule:
     seed_keys: int
     bypass: bool
     refresh: int
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a scan read and left out; arrays of shape [group, queries] unless said.
-
-    Attributes
-    ----------
-    anchors, records, level_reads : ndarray
-        Anchors read; keys of which a record was read; levels of records read.
-    survivors : ndarray
-        Keys whose K was read in full.
-    bytes, scan_bytes : ndarray
-        Of everything, and of anchors and record levels alone.
-    missed : ndarray
-        Keys of the exact top-k left out.
-    first_theta : ndarray
-        Threshold that clusters were held against.
-    group_bytes : ndarray, shape [queries]
-        GQA-true: anchors, levels, K and V once a group.
-    seeded : ndarray of uint8, shape [group, queries, clusters]
-        Clusters opened before the threshold was known.
-    kept : ndarray of bool, shape [group, queries, keys]
-    """
-
-    anchors: np.ndarray
-    records: np.ndarray
-    level_reads: np.ndarray
-    survivors: np.ndarray
-    bytes: np.ndarray
-    scan_bytes: np.ndarray
-    missed: np.ndarray
-    first_theta: np.ndarray
-    group_bytes: np.ndarray
-    seeded: np.ndarray
-    kept: np.ndarray
 
 
 def scan_topk(
@@ -131,7 +95,7 @@ def scan_topk(
         "missed",
         "first_theta",
     )
-    tally = ScanTally(
+    counted = Counts(
         **{name: np.zeros((group, queries)) for name in per_head},
         group_bytes=np.zeros(queries),
         seeded=np.zeros(reach.upper.shape, np.uint8),
@@ -144,6 +108,6 @@ def scan_topk(
         clusters,
         reach,
         ExactScores(scores=truth.scores, tau=truth.tau),
-        tally,
+        counted,
     )
-    return Counts(**tally._asdict() | {"kept": tally.kept.view(bool)})
+    return counted._replace(kept=counted.kept.view(bool))

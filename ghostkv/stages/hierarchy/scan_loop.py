@@ -62,8 +62,27 @@ class LeafClusters(NamedTuple):
     boundary: np.ndarray
 
 
-class ScanTally(NamedTuple):
-    """What a scan counts: the fields of `ghostkv.stages.hierarchy.scan.Counts`, `kept` as uint8."""
+class Counts(NamedTuple):
+    """What a scan read and left out; arrays of shape [group, queries] unless said.
+
+    Attributes
+    ----------
+    anchors, records, level_reads : ndarray
+        Anchors read; keys of which a record was read; levels of records read.
+    survivors : ndarray
+        Keys whose K was read in full.
+    bytes, scan_bytes : ndarray
+        Of everything, and of anchors and record levels alone.
+    missed : ndarray
+        Keys of the exact top-k left out.
+    first_theta : ndarray
+        Threshold that clusters were held against.
+    group_bytes : ndarray, shape [queries]
+        GQA-true: anchors, levels, K and V once a group.
+    seeded : ndarray of uint8, shape [group, queries, clusters]
+        Clusters opened before the threshold was known.
+    kept : ndarray of bool (uint8 in the loop), shape [group, queries, keys]
+    """
 
     anchors: np.ndarray
     records: np.ndarray
@@ -108,7 +127,7 @@ def scan_loop(bounds, spans, rule, clusters, reach, exact, tally):
     reach : Reach
         Scores of centres and largest scores of members.
     exact : ExactScores
-    tally : ScanTally
+    tally : Counts
         Filled.
     """
     group, queries, keys = exact.scores.shape

@@ -1,4 +1,4 @@
-"""The codec and the selector of docs/extending.md are what the page says: a file and a line of the config."""
+"""The codec and the selector of docs/extending.md are what the page says, and what it shows of stages and chapters is the code."""
 
 from __future__ import annotations
 
@@ -129,3 +129,18 @@ def test_the_selector_runs_within_its_bytes_and_is_known_to_config_and_tests(pac
     assert said["dropped"] < 0.3
     assert said["cold_alone"]
     assert "(sign_bits): components is 0. Accepted: greater than or equal to 1" in said["refused"]
+
+
+def excerpts():
+    """What the page shows of files that are there: each path, and its lines without indentation."""
+    for found in re.findall(r"^ *```python\n *# (\S+)\n(.*?)^ *```$", PAGE, re.MULTILINE | re.DOTALL):
+        if (ROOT / found[0]).is_file():
+            yield found[0], [line.strip() for line in found[1].splitlines() if line.strip() not in ("", "...")]
+
+
+def test_what_the_page_shows_of_the_code_stands_there_in_that_order():
+    shown = list(excerpts())
+    assert len(shown) == 5
+    for file, lines in shown:
+        code = iter(line.strip() for line in (ROOT / file).read_text(encoding="utf-8").splitlines())
+        assert [line for line in lines if line not in code] == [], file

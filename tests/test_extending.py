@@ -135,7 +135,10 @@ def excerpts():
     """What the page shows of files that are there: each path, and its lines without indentation."""
     for found in re.findall(r"^ *```python\n *# (\S+)\n(.*?)^ *```$", PAGE, re.MULTILINE | re.DOTALL):
         if (ROOT / found[0]).is_file():
-            yield found[0], [line.strip() for line in found[1].splitlines() if line.strip() not in ("", "...")]
+            yield (
+                found[0],
+                [line.strip() for line in found[1].splitlines() if line.strip() not in ("", "...")],
+            )
 
 
 def test_what_the_page_shows_of_the_code_stands_there_in_that_order():

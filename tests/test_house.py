@@ -129,3 +129,22 @@ def test_the_package_of_a_stage_is_empty(folder):
     if folder.name != "__pycache__":
         body = ast.parse((folder / "__init__.py").read_text(encoding="utf-8")).body
         assert all(isinstance(node, ast.Expr) for node in body)
+
+
+def test_what_the_workflow_reads_at_every_start_imports_nothing_slow():
+    """Snakemake reads the rules again for every job; Numba, SciPy and torch would cost a second each time."""
+    waiting, seen, outside = ["ghostkv.report.jobs"], set(), set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        # What stands in a function is imported when it is called.
+        first = ast.Module(
+            [node for node in TREES[name].body if isinstance(node, ast.Import | ast.ImportFrom)], []
+        )
+        found = _imports(first)
+        outside |= {one.partition(".")[0] for one in found}
+        waiting += [one for one in found if one in TREES]
+    assert "ghostkv.stages.bandwidth.schemas" in seen
+    assert not outside & {"numba", "scipy", "torch", "transformers", "altair"}

@@ -1,6 +1,6 @@
 """What a job of the workflow depends on, as a frozen dataclass: plain values in Snakemake's params, typed ones in the job.
 
-A dataclass holds values and nothing else, so that a change of it shows in the params themselves: modules of jobs
+A dataclass holds values and says where a run has them, so that a change of it shows in the params themselves: modules of jobs
 import it for its type alone, and their fingerprints leave it out.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from importlib import import_module
 from typing import Any, ClassVar, Self
@@ -36,9 +36,35 @@ class Job:
     call: ClassVar[str]
     # Names of the Parquet tables that it leaves in its folder.
     tables: ClassVar[tuple[str, ...]] = ()
+    # Sections of the config whose values go into the fields of the same names.
+    sections: ClassVar[tuple[str, ...]] = ()
 
     code: str = field(default="", kw_only=True)
     uses: tuple[str, ...] = field(default=(), kw_only=True)
+
+    @classmethod
+    def of(cls, run: Any) -> Self:
+        """The job of a run; a subclass takes its rule's wildcards too, and gives what no section has under that name."""
+        return cls.taken(run)
+
+    @classmethod
+    def taken(cls, run: Any, **given: Any) -> Self:
+        """The job of a run with some fields given; each of the others is what the run or one section has under its name.
+
+        Raises
+        ------
+        TypeError
+            A field that two of them hold, or none: which one is meant must be given.
+        """
+        sources = [run, *(getattr(run.config, section) for section in cls.sections)]
+        for name in (one.name for one in fields(cls) if one.default is MISSING and one.name not in given):
+            holders = [source for source in sources if hasattr(source, name)]
+            if len(holders) != 1:
+                raise TypeError(
+                    f"{cls.__name__}.{name}: held by {len(holders)} of run, {', '.join(cls.sections)}"
+                )
+            given[name] = getattr(holders[0], name)
+        return cls.read(given)
 
     def params(self) -> dict[str, Any]:
         """Plain values for a rule, the fingerprint among them.

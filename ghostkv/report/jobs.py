@@ -55,6 +55,7 @@ class WriteReport(Job):
     """
 
     call = "ghostkv.report.stage.write_report"
+    sections = ("report",)
 
     title: str
     png_scale: float
@@ -64,10 +65,9 @@ class WriteReport(Job):
 
     @classmethod
     def of(cls, run: Run) -> WriteReport:
-        """The job of a run."""
-        report, config = run.config.report, run.config.plain()
+        config = run.config.plain()
         config["capture"] = run.config.capture.plain(without=("threads",))
-        return cls(report.title, report.png_scale, report.table_rows, config, run.layers)
+        return cls.taken(run, config=config)
 
 
 def stage_tables(stage: str) -> dict[str, str]:

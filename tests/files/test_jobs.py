@@ -113,7 +113,7 @@ def test_a_job_is_values_and_how_a_run_gives_them(cls):
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     assert [ast.unparse(decorator) for decorator in tree.decorator_list] == ["dataclass(frozen=True)"]
     constants = {name for name, kind in Job.__annotations__.items() if kind.startswith("ClassVar")}
-    assert constants == {"call", "tables"}
+    assert constants == {"call", "tables", "sections"}
     assert isinstance(tree.body[0], ast.Expr), "a docstring"
     for node in tree.body[1:]:
         if isinstance(node, ast.Assign):

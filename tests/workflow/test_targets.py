@@ -24,5 +24,7 @@ def test_the_target_of_a_stage_asks_for_its_tables_and_the_report(stage):
 # Asked of the real Snakemake for two of them only: a dry run takes seconds.
 @pytest.mark.parametrize("stage", ["bandwidth", "retrieval"])
 def test_a_target_runs_its_stage_and_the_report_and_no_other_stage(project, stage):
-    rules = re.findall(r"^rule (\w+):", (ROOT / f"workflow/rules/{stage}.smk").read_text(), re.MULTILINE)
+    rules = re.findall(
+        r"^(?:rule|use rule \w+ as) (\w+)", (ROOT / f"workflow/rules/{stage}.smk").read_text(), re.MULTILINE
+    )
     assert project.planned("--", stage).keys() == {stage, "report", *rules}

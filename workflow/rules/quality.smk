@@ -2,7 +2,7 @@
 from ghostkv.stages.quality.jobs import FitThetas, GatherQuality, QualitySpeed, QualityText
 
 
-rule fit_quality:
+use rule gather_frontier as fit_quality with:
     input:
         **captures(),
         codecs=per_layer(sketch_files()["codecs"]),
@@ -12,18 +12,13 @@ rule fit_quality:
         "results/logs/quality/fit.log",
     benchmark:
         "results/logs/quality/fit.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=2000,
     params:
         run=job_params(FitThetas),
-    script:
-        "../scripts/job.py"
 
 
-rule quality_text:
+use rule gather_frontier as quality_text with:
     input:
         **captures(),
         manifest=f"{RUN.model_folder}/manifest.json",
@@ -39,19 +34,15 @@ rule quality_text:
         "results/logs/quality/{text}.tsv"
     wildcard_constraints:
         text=one_of(RUN.texts_of("held_out")),
-    conda:
-        "../../environment.yml"
     threads: RUN.config.quality.threads
     resources:
         # Weights, one cache of 4,096 tokens, logits of the continuation, nested records of all layers.
         mem_mb=5000,
     params:
         run=job_params(QualityText),
-    script:
-        "../scripts/job.py"
 
 
-rule quality_speed:
+use rule gather_frontier as quality_speed with:
     input:
         **captures(),
         manifest=f"{RUN.model_folder}/manifest.json",
@@ -65,19 +56,15 @@ rule quality_speed:
         "results/logs/quality/speed.log",
     benchmark:
         "results/logs/quality/speed.tsv"
-    conda:
-        "../../environment.yml"
     # A timing shares the machine with nothing.
     threads: workflow.cores
     resources:
         mem_mb=3000,
     params:
         run=job_params(QualitySpeed),
-    script:
-        "../scripts/job.py"
 
 
-rule gather_quality:
+use rule gather_frontier as gather_quality with:
     input:
         **{
             name: expand(path, text=RUN.texts_of("held_out"))
@@ -89,12 +76,7 @@ rule gather_quality:
         "results/logs/quality/gather.log",
     benchmark:
         "results/logs/quality/gather.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=2000,
     params:
         run=job_params(GatherQuality),
-    script:
-        "../scripts/job.py"

@@ -2,13 +2,13 @@
 from ghostkv.stages.retrieval.jobs import GatherRetrieval, RetrievalPlan, RetrievalTask, question_files
 
 
-rule retrieval_plan:
+use rule gather_frontier as retrieval_plan with:
     input:
+        **captures(),
         manifest=f"{RUN.model_folder}/manifest.json",
         texts="results/texts/texts.parquet",
         tasks=os.path.relpath(f"{ROOT}/ghostkv/stages/retrieval/tasks/ruler.yaml"),
         data=lambda wildcards: refused(question_files, RUN),
-        **captures(),
         codecs=per_layer(sketch_files()["codecs"]),
     output:
         **tables(RetrievalPlan, "results/retrieval"),
@@ -16,23 +16,18 @@ rule retrieval_plan:
         "results/logs/retrieval/plan.log",
     benchmark:
         "results/logs/retrieval/plan.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=2000,
     params:
         run=job_params(RetrievalPlan),
-    script:
-        "../scripts/job.py"
 
 
-rule retrieval_task:
+use rule gather_frontier as retrieval_task with:
     input:
+        **captures(),
         manifest=f"{RUN.model_folder}/manifest.json",
         samples="results/retrieval/samples.parquet",
         thetas="results/retrieval/thetas.parquet",
-        **captures(),
         codecs=per_layer(sketch_files()["codecs"]),
         points="results/frontier/points.parquet",
     output:
@@ -43,19 +38,15 @@ rule retrieval_task:
         "results/logs/retrieval/{job}.tsv"
     wildcard_constraints:
         job=one_of(RUN.config.retrieval.jobs()),
-    conda:
-        "../../environment.yml"
     threads: RUN.config.retrieval.threads
     resources:
         # Weights, and the cache of a context in float32: 46 MB for 1,024 tokens of the default model.
         mem_mb=3000,
     params:
         run=job_params(RetrievalTask),
-    script:
-        "../scripts/job.py"
 
 
-rule gather_retrieval:
+use rule gather_frontier as gather_retrieval with:
     input:
         answers=expand("results/retrieval/tasks/{job}/answers.parquet", job=RUN.config.retrieval.jobs()),
     output:
@@ -64,12 +55,7 @@ rule gather_retrieval:
         "results/logs/retrieval/gather.log",
     benchmark:
         "results/logs/retrieval/gather.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=1000,
     params:
         run=job_params(GatherRetrieval),
-    script:
-        "../scripts/job.py"

@@ -10,11 +10,10 @@ from scipy.optimize import least_squares
 
 from ghostkv.files.errors import TableError
 from ghostkv.files.io import stable_seed
+from ghostkv.stages.bandwidth.schemas import RAMPS
 from ghostkv.stages.bandwidth.tiers import Tier
 from ghostkv.store.touched import Touched, touched
 
-# Units after which a prefetcher has caught up, of which the best on the fitted half is taken.
-RAMPS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 # Timings that a fit needs: as many as it has parameters.
 LEAST = 4
 # Bounds of overhead (s), latency (s), ramp (s) and bandwidth (B/s) as natural logarithms.

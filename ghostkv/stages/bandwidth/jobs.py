@@ -24,6 +24,8 @@ class Point(Job):
         The loss, and how much of it thresholds were calibrated for.
     """
 
+    sections = ("frontier", "bandwidth")
+
     headline: Headline
     sinks: int
     hot: int
@@ -32,14 +34,9 @@ class Point(Job):
 
 
 def _point(run: Run) -> dict[str, Any]:
-    frontier, metric = run.config.frontier, run.config.bandwidth.point
-    return {
-        "headline": frontier.headline,
-        "sinks": frontier.sinks,
-        "hot": frontier.hot,
-        "target_metric": metric,
-        "target": min(getattr(frontier.targets, metric), default=0.0),
-    }
+    metric = run.config.bandwidth.point
+    targets = getattr(run.config.frontier.targets, metric)
+    return {"target_metric": metric, "target": min(targets, default=0.0)}
 
 
 @dataclass(frozen=True)
@@ -62,13 +59,11 @@ class SurvivorPatterns(Point):
 
     @classmethod
     def of(cls, run: Run) -> SurvivorPatterns:
-        """The job of a run."""
         measure = run.config.bandwidth.measure
-        return cls(
+        return cls.taken(
+            run,
             **_point(run),
-            captures=run.captures,
             layers=run.spread_layers(measure.layers),
-            top_k=run.config.frontier.top_k,
             patterns=measure.patterns,
             uses=modules([run.config.frontier.headline.codec]),
         )
@@ -80,13 +75,9 @@ class MeasureMemory(Job):
 
     call = "ghostkv.stages.bandwidth.measure.measure"
     tables = tuple(MEASURED_SCHEMAS)
+    sections = ("bandwidth",)
 
     measure: Measure
-
-    @classmethod
-    def of(cls, run: Run) -> MeasureMemory:
-        """The job of a run."""
-        return cls(run.config.bandwidth.measure)
 
 
 @dataclass(frozen=True)
@@ -119,20 +110,11 @@ class ModelBandwidth(Point):
 
     @classmethod
     def of(cls, run: Run) -> ModelBandwidth:
-        """The job of a run."""
         bandwidth = run.config.bandwidth
-        return cls(
+        return cls.taken(
+            run,
             **_point(run),
             model=run.config.model.name,
-            layers=run.layers,
-            tiers=tuple(bandwidth.tiers),
-            placements=tuple(placement.plain() for placement in bandwidth.placements),
-            served=bandwidth.served,
-            contexts=tuple(bandwidth.contexts),
-            headline_context=bandwidth.headline_context,
-            overlap=bandwidth.overlap,
-            phase_us=bandwidth.phase_us,
-            quant_group=bandwidth.quant_group,
-            page=bandwidth.page,
+            placements=[placement.plain() for placement in bandwidth.placements],
             seed=bandwidth.measure.seed,
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from ghostkv.stages.bandwidth.fit import RAMPS
-
+# Units after which a prefetcher has caught up, of which a fit takes the best.
+RAMPS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 # Metadata of `samples` and of all tables made of them, "true" or "false": whether the file system of the results
 # forgets a file's pages when asked, without which nothing on disk is measured; whether it has O_DIRECT.
 DROPPED, DIRECT = "page_cache_dropped", "o_direct"

@@ -14,18 +14,13 @@ class SweepSpeed(Job):
 
     call = "ghostkv.stages.benchmark.sweep_speed.sweep_speed"
     tables = ("sweep_speed",)
+    sections = ("benchmark",)
 
     thetas: tuple[int, ...]
     repeats: int
     keys: int
     queries: int
     seed: int
-
-    @classmethod
-    def of(cls, run: Run) -> SweepSpeed:
-        """The job of a run."""
-        section = run.config.benchmark
-        return cls(tuple(section.thetas), section.repeats, section.keys, section.queries, section.seed)
 
 
 @dataclass(frozen=True)
@@ -34,6 +29,7 @@ class CaptureOverhead(Job):
 
     call = "ghostkv.stages.benchmark.capture_overhead.capture_overhead"
     tables = ("capture_overhead",)
+    sections = ("benchmark",)
 
     tokens: int
     repeats: int
@@ -41,6 +37,4 @@ class CaptureOverhead(Job):
 
     @classmethod
     def of(cls, run: Run) -> CaptureOverhead:
-        """The job of a run."""
-        section = run.config.benchmark
-        return cls(section.tokens, section.repeats, run.config.model.dtype)
+        return cls.taken(run, dtype=run.config.model.dtype)

@@ -32,6 +32,7 @@ class CalibrateLayer(Job):
 
     call = "ghostkv.stages.calibrated.layer.calibrate_layer"
     tables = tuple(LAYER_SCHEMAS)
+    sections = ("frontier", "calibrated")
 
     layer: int
     captures: tuple[CapturedText, ...]
@@ -52,29 +53,21 @@ class CalibrateLayer(Job):
 
     @classmethod
     def of(cls, run: Run, layer: str) -> CalibrateLayer:
-        """The job of a layer of a run."""
         frontier, calibrated = run.config.frontier, run.config.calibrated
         headline = frontier.headline
         others = [size for size in calibrated.bytes if size != headline.bytes]
         sizes = tuple(CodecSpec(headline.codec, size) for size in (headline.bytes, *others))
         wanted = {headline.rule, *calibrated.rules}
         grids = {rule: grid for rule, grid in frontier.grids().items() if rule in wanted}
-        return cls(
-            layer=int(layer),
-            captures=run.captures,
+        return cls.taken(
+            run,
+            layer=layer,
             sizes=sizes,
-            sketched=tuple(spec for spec in sizes if spec in run.codecs),
-            sinks=frontier.sinks,
-            hot=frontier.hot,
-            top_k=frontier.top_k,
-            headline_start=frontier.headline_start,
+            sketched=[spec for spec in sizes if spec in run.codecs],
             grids={rule: _refined(grid, calibrated.refine) for rule, grid in grids.items()},
             targets=losses(calibrated.targets),
             cross_domain=losses(calibrated.cross_domain),
             group=losses(calibrated.group),
-            bands=tuple(calibrated.bands),
-            page=calibrated.page,
-            learned=calibrated.learned,
             seed=run.config.sketch.seed,
             uses=modules([headline.codec]),
         )
@@ -90,8 +83,3 @@ class GatherCalibrated(Job):
 
     call = "ghostkv.stages.calibrated.gather.gather"
     tables = (*LAYER_SCHEMAS, *SUMMARY_SCHEMAS)
-
-    @classmethod
-    def of(cls, run: Run) -> GatherCalibrated:
-        """The job of a run."""
-        return cls()

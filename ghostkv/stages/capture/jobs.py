@@ -15,24 +15,14 @@ class CaptureText(Recording):
     """A text through the model, queries sampled by position."""
 
     call = "ghostkv.stages.capture.text.capture_text"
+    sections = ("capture",)
 
     query_bands: tuple[QueryBand, ...]
     seed: int
 
     @classmethod
     def of(cls, run: Run, text: str) -> CaptureText:
-        """The job of a text of a run."""
-        capture = run.config.capture
-        return cls(
-            text=text,
-            tokens=capture.tokens,
-            layers=run.layers,
-            dtype=run.config.model.dtype,
-            cache_dtype=capture.cache_dtype,
-            tolerance=capture.tolerance,
-            query_bands=tuple(capture.query_bands),
-            seed=capture.seed,
-        )
+        return cls.taken(run, text=text, layers=run.layers, dtype=run.config.model.dtype)
 
 
 @dataclass(frozen=True)
@@ -46,6 +36,7 @@ class ImportTensors(Job):
     """
 
     call = "ghostkv.stages.capture.imported.import_tensors"
+    sections = ("capture",)
 
     text: str
     domain: str
@@ -59,13 +50,4 @@ class ImportTensors(Job):
 
     @classmethod
     def of(cls, run: Run, text: str) -> ImportTensors:
-        """The job of a text of a run."""
-        capture = run.config.capture
-        return cls(
-            text=text,
-            **run.imports[text],
-            tokens=capture.tokens,
-            layers=run.layers,
-            query_bands=tuple(capture.query_bands),
-            seed=capture.seed,
-        )
+        return cls.taken(run, text=text, layers=run.layers, **run.imports[text])

@@ -24,6 +24,7 @@ class CertifyLayer(Job):
 
     call = "ghostkv.stages.certificates.layer.certify_layer"
     tables = tuple(SCHEMAS)
+    sections = ("frontier", "certificates")
 
     layer: int
     captures: tuple[CapturedText, ...]
@@ -42,24 +43,12 @@ class CertifyLayer(Job):
 
     @classmethod
     def of(cls, run: Run, layer: str) -> CertifyLayer:
-        """The job of a layer of a run."""
-        frontier, certificates = run.config.frontier, run.config.certificates
-        return cls(
-            layer=int(layer),
-            captures=run.captures,
-            sinks=frontier.sinks,
-            hot=frontier.hot,
-            top_k=frontier.top_k,
-            headline_start=frontier.headline_start,
-            levels=tuple(certificates.levels),
-            shares=tuple(certificates.shares),
-            probes=certificates.probes,
-            deltas=tuple(certificates.deltas),
-            bounds=tuple(certificates.bounds),
+        return cls.taken(
+            run,
+            layer=layer,
             compared=_compared(run),
-            compared_every=certificates.compared_every,
             seed=run.config.sketch.seed,
-            uses=modules([frontier.headline.codec]),
+            uses=modules([run.config.frontier.headline.codec]),
         )
 
 
@@ -77,8 +66,3 @@ class GatherCertificates(Job):
 
     call = "ghostkv.stages.certificates.gather.gather"
     tables = tuple(SCHEMAS)
-
-    @classmethod
-    def of(cls, run: Run) -> GatherCertificates:
-        """The job of a run."""
-        return cls()

@@ -23,6 +23,8 @@ class Lives(Job):
         False elimination rate that thresholds were chosen for.
     """
 
+    sections = ("frontier", "decode")
+
     headline: Headline
     sinks: int
     hot: int
@@ -39,23 +41,8 @@ class Lives(Job):
 
 
 def _lives(run: Run) -> dict[str, Any]:
-    frontier, decode = run.config.frontier, run.config.decode
-    return {
-        "headline": frontier.headline,
-        "sinks": frontier.sinks,
-        "hot": frontier.hot,
-        "top_k": frontier.top_k,
-        "target": min(frontier.targets.fer),
-        "warm": decode.warm,
-        "budgets": tuple(decode.budgets),
-        "budget_heads": decode.budget_heads,
-        "ghost": decode.ghost,
-        "batch": decode.batch,
-        "window": decode.window,
-        "decay": decode.decay,
-        "bin": decode.bin,
-        "uses": modules([frontier.headline.codec]),
-    }
+    frontier = run.config.frontier
+    return {"target": min(frontier.targets.fer), "uses": modules([frontier.headline.codec])}
 
 
 @dataclass(frozen=True)
@@ -79,16 +66,9 @@ class DecodeLayer(Lives):
 
     @classmethod
     def of(cls, run: Run, layer: str) -> DecodeLayer:
-        """The job of a layer of a run."""
-        decode, chosen = run.config.decode, run.spread_layers(run.config.decode.layers)
-        return cls(
-            **_lives(run),
-            layer=int(layer),
-            stored=int(layer) == chosen[len(chosen) // 2],
-            store_policy=decode.store_policy,
-            block_every=decode.block_every,
-            segment=decode.segment,
-        )
+        chosen = run.spread_layers(run.config.decode.layers)
+        stored = int(layer) == chosen[len(chosen) // 2]
+        return cls.taken(run, layer=layer, stored=stored, **_lives(run))
 
 
 @dataclass(frozen=True)
@@ -114,17 +94,16 @@ class DecodeGenerated(Lives):
 
     @classmethod
     def of(cls, run: Run) -> DecodeGenerated:
-        """The job of a run."""
         frontier, options = run.config.frontier, run.config.decode.synthetic
-        return cls(
+        return cls.taken(
+            run,
             **_lives(run),
-            generators=tuple(entry.plain() for entry in options.generators),
+            generators=[entry.plain() for entry in options.generators],
             tokens=options.tokens,
             steps=options.steps,
             group=options.group,
             head_dim=options.head_dim,
             grid=frontier.grids()[frontier.headline.rule],
-            safe=frontier.safe,
         )
 
 
@@ -134,8 +113,3 @@ class GatherDecode(Job):
 
     call = "ghostkv.stages.decode.gather.gather"
     tables = tuple(SCHEMAS)
-
-    @classmethod
-    def of(cls, run: Run) -> GatherDecode:
-        """The job of a run."""
-        return cls()

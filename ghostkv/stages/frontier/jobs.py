@@ -22,6 +22,7 @@ class SweepLayer(Job):
 
     call = "ghostkv.stages.frontier.layer.sweep_layer"
     tables = tuple(LAYER_SCHEMAS)
+    sections = ("frontier", "capture")
 
     layer: int
     captures: tuple[CapturedText, ...]
@@ -38,21 +39,12 @@ class SweepLayer(Job):
 
     @classmethod
     def of(cls, run: Run, layer: str) -> SweepLayer:
-        """The job of a layer of a run."""
         frontier = run.config.frontier
-        return cls(
-            layer=int(layer),
-            captures=run.captures,
-            codecs=run.codecs,
-            sinks=frontier.sinks,
-            hot=frontier.hot,
-            top_k=frontier.top_k,
-            headline_start=frontier.headline_start,
+        return cls.taken(
+            run,
+            layer=layer,
             grids=frontier.grids(),
             targets=losses(frontier.targets),
-            safe=frontier.safe,
-            headline=frontier.headline,
-            query_bands=tuple(run.config.capture.query_bands),
             uses=modules(spec.name for spec in run.codecs),
         )
 
@@ -63,10 +55,6 @@ class GatherFrontier(Job):
 
     call = "ghostkv.stages.frontier.gather.gather"
     tables = (*LAYER_SCHEMAS, *SUMMARY_SCHEMAS)
+    sections = ("frontier",)
 
     safe: Safe
-
-    @classmethod
-    def of(cls, run: Run) -> GatherFrontier:
-        """The job of a run."""
-        return cls(run.config.frontier.safe)

@@ -28,6 +28,7 @@ class HierarchyLayer(Job):
 
     call = "ghostkv.stages.hierarchy.layer.measure_layer"
     tables = tuple(SCHEMAS)
+    sections = ("frontier", "certificates", "hierarchy")
 
     layer: int
     captures: tuple[CapturedText, ...]
@@ -51,29 +52,8 @@ class HierarchyLayer(Job):
 
     @classmethod
     def of(cls, run: Run, layer: str) -> HierarchyLayer:
-        """The job of a layer of a run."""
-        frontier, certificates, hierarchy = run.config.frontier, run.config.certificates, run.config.hierarchy
-        return cls(
-            layer=int(layer),
-            captures=(*run.captures, *run.traces),
-            sinks=frontier.sinks,
-            hot=frontier.hot,
-            top_k=frontier.top_k,
-            levels=tuple(certificates.levels),
-            shares=tuple(certificates.shares),
-            probes=certificates.probes,
-            indexes=tuple(hierarchy.indexes),
-            calibrated=hierarchy.calibrated,
-            fer=hierarchy.fer,
-            queries=hierarchy.queries,
-            compare_every=hierarchy.compare_every,
-            block=hierarchy.block,
-            chunk=hierarchy.chunk,
-            seed_keys=hierarchy.seed_keys,
-            bypass=hierarchy.bypass,
-            refresh=hierarchy.refresh,
-            deltas=tuple(hierarchy.deltas),
-        )
+        texts, deltas = (*run.captures, *run.traces), run.config.hierarchy.deltas
+        return cls.taken(run, layer=layer, captures=texts, deltas=deltas)
 
 
 @dataclass(frozen=True)
@@ -82,8 +62,3 @@ class GatherHierarchy(Job):
 
     call = "ghostkv.stages.hierarchy.gather.gather"
     tables = (*SCHEMAS, *SUMMARY_SCHEMAS)
-
-    @classmethod
-    def of(cls, run: Run) -> GatherHierarchy:
-        """The job of a run."""
-        return cls()

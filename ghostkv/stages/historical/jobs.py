@@ -17,6 +17,7 @@ class HistoricalRun(Job):
 
     call = "ghostkv.stages.historical.run.run"
     tables = tuple(SCHEMAS)
+    sections = ("historical",)
 
     captures: tuple[CapturedText, ...]
     layers: tuple[int, ...]
@@ -38,8 +39,4 @@ class HistoricalRun(Job):
 
     @classmethod
     def of(cls, run: Run) -> HistoricalRun:
-        """The job of a run."""
-        historical = run.config.historical
-        own = {name: getattr(historical, name) for name in type(historical).model_fields}
-        own |= {name: tuple(own[name]) for name in ("dimensions", "prompt_tokens")}
-        return cls(captures=run.captures, layers=run.layers, dtype=run.config.model.dtype, **own)
+        return cls.taken(run, dtype=run.config.model.dtype)

@@ -20,5 +20,4 @@ class FetchModel(Job):
 
     @classmethod
     def of(cls, run: Run) -> FetchModel:
-        """The job of a run."""
         return cls(run.config.model.name, run.model.model_copy(update={"about": None}))

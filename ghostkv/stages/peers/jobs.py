@@ -28,6 +28,7 @@ class PeersLayer(Job):
 
     call = "ghostkv.stages.peers.layer.measure_layer"
     tables = tuple(LAYER_SCHEMAS)
+    sections = ("frontier", "peers")
 
     layer: int
     captures: tuple[CapturedText, ...]
@@ -43,23 +44,16 @@ class PeersLayer(Job):
 
     @classmethod
     def of(cls, run: Run, layer: str) -> PeersLayer:
-        """The job of a layer of a run."""
-        frontier, peers = run.config.frontier, run.config.peers
-        return cls(
-            layer=int(layer),
-            captures=run.captures,
-            selectors=tuple(entry.plain() for entry in peers.selectors),
-            ratios=tuple(peers.ratios),
-            sinks=frontier.sinks,
-            hot=frontier.hot,
-            top_k=frontier.top_k,
-            headline_start=frontier.headline_start,
+        named = sorted({entry.name for entry in run.config.peers.selectors})
+        return cls.taken(
+            run,
+            layer=layer,
+            selectors=[entry.plain() for entry in run.config.peers.selectors],
             sketched=run.codecs,
             sketch_seed=run.config.sketch.seed,
-            seed=peers.seed,
             uses=(
                 *modules(spec.name for spec in run.codecs),
-                *sorted({f"ghostkv.selectors.{entry.name}" for entry in peers.selectors}),
+                *(f"ghostkv.selectors.{name}" for name in named),
             ),
         )
 
@@ -70,8 +64,3 @@ class GatherPeers(Job):
 
     call = "ghostkv.stages.peers.gather.gather"
     tables = (*LAYER_SCHEMAS, *SUMMARY_SCHEMAS)
-
-    @classmethod
-    def of(cls, run: Run) -> GatherPeers:
-        """The job of a run."""
-        return cls()

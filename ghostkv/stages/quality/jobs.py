@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.config.policies import GhostPolicy, SomePolicy, modules_of
@@ -49,19 +50,21 @@ class DecodedPolicy:
 class FittedJob(Job):
     """A job whose policies take their parts from captures, sketch and frontier."""
 
+    sections = ("quality",)
+
     captures: tuple[CapturedText, ...]
     layers: tuple[int, ...]
     model_layers: int
     start: int
 
-    @classmethod
-    def _parts(cls, run: Run) -> dict:
-        return {
-            "captures": run.captures,
-            "layers": run.layers,
-            "model_layers": run.model.layers,
-            "start": run.config.frontier.headline_start,
-        }
+
+def _parts(run: Run) -> dict[str, Any]:
+    return {"model_layers": run.model.layers, "start": run.config.frontier.headline_start}
+
+
+def _lengths(run: Run) -> dict[str, Any]:
+    context = run.config.capture.tokens - run.config.quality.continuation
+    return {"context": context, "dtype": run.config.model.dtype}
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,9 @@ class FitThetas(FittedJob):
 
     @classmethod
     def of(cls, run: Run) -> FitThetas:
-        """The job of a run."""
         entries = [one for one in run.config.quality.policies if isinstance(one, GhostPolicy)]
         policies = tuple(resolve(entry, run.config) for entry in entries if entry.ratio is not None)
-        return cls(**cls._parts(run), policies=policies, uses=modules_of(policies))
+        return cls.taken(run, **_parts(run), policies=policies, uses=modules_of(policies))
 
 
 @dataclass(frozen=True)
@@ -98,20 +100,9 @@ class QualityText(FittedJob):
 
     @classmethod
     def of(cls, run: Run, text: str) -> QualityText:
-        """The job of a text of a run."""
-        quality = run.config.quality
-        policies = tuple(DecodedPolicy.of(run, entry) for entry in quality.policies)
-        return cls(
-            **cls._parts(run),
-            text=text,
-            policies=policies,
-            context=run.config.capture.tokens - quality.continuation,
-            continuation=quality.continuation,
-            dtype=run.config.model.dtype,
-            ablation=quality.ablation,
-            generation=quality.generation,
-            uses=modules_of(one.policy for one in policies),
-        )
+        policies = [DecodedPolicy.of(run, entry) for entry in run.config.quality.policies]
+        used = modules_of(one.policy for one in policies)
+        return cls.taken(run, **_parts(run), **_lengths(run), text=text, policies=policies, uses=used)
 
 
 @dataclass(frozen=True)
@@ -130,16 +121,14 @@ class QualitySpeed(FittedJob):
 
     @classmethod
     def of(cls, run: Run) -> QualitySpeed:
-        """The job of a run."""
         quality = run.config.quality
         entry = next(one for one in quality.policies if one.label == quality.headline["budget"])
-        return cls(
-            **cls._parts(run),
+        return cls.taken(
+            run,
+            **_parts(run),
+            **_lengths(run),
             text=next(iter(run.texts_of("held_out")), ""),
             policy=resolve(entry, run.config),
-            context=run.config.capture.tokens - quality.continuation,
-            continuation=quality.continuation,
-            dtype=run.config.model.dtype,
             steps=quality.slowdown_steps,
             uses=modules_of([entry]),
         )
@@ -151,14 +140,9 @@ class GatherQuality(Job):
 
     call = "ghostkv.stages.quality.gather.gather"
     tables = (*TEXT_TABLES, *SUMMARY_TABLES)
+    sections = ("quality",)
 
     block: int
     replicates: int
     seed: int
     headline: dict[str, str]
-
-    @classmethod
-    def of(cls, run: Run) -> GatherQuality:
-        """The job of a run."""
-        quality = run.config.quality
-        return cls(quality.block, quality.replicates, quality.seed, quality.headline)

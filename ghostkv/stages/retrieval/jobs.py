@@ -36,6 +36,7 @@ class RetrievalPlan(Job):
 
     call = "ghostkv.stages.retrieval.plan.plan"
     tables = ("samples", "thetas")
+    sections = ("retrieval",)
 
     jobs: dict[str, TaskEntry]
     data: str
@@ -48,19 +49,14 @@ class RetrievalPlan(Job):
 
     @classmethod
     def of(cls, run: Run) -> RetrievalPlan:
-        """The job of a run."""
         retrieval = run.config.retrieval
         sized = [one for one in retrieval.policies if isinstance(one, GhostPolicy) and one.ratio is not None]
-        return cls(
+        return cls.taken(
+            run,
             jobs=retrieval.jobs(),
-            data=retrieval.data,
-            depths=tuple(retrieval.depths),
-            seed=retrieval.seed,
-            policies=tuple(resolve(entry, run.config) for entry in sized),
-            uses=modules_of(sized),
-            captures=run.captures,
-            layers=run.layers,
+            policies=[resolve(entry, run.config) for entry in sized],
             start=run.config.frontier.headline_start,
+            uses=modules_of(sized),
         )
 
 
@@ -86,6 +82,7 @@ class RetrievalTask(Job):
 
     call = "ghostkv.stages.retrieval.task.answer"
     tables = ("answers",)
+    sections = ("retrieval",)
 
     name: str
     dense: FullPolicy
@@ -100,7 +97,6 @@ class RetrievalTask(Job):
 
     @classmethod
     def of(cls, run: Run, job: str) -> RetrievalTask:
-        """The job of a task of a run."""
         retrieval = run.config.retrieval
         entries = [entry for entry in retrieval.policies if entry.answers(retrieval.jobs()[job])]
         policies = tuple(
@@ -111,16 +107,12 @@ class RetrievalTask(Job):
             )
             for entry in entries
         )
-        return cls(
+        return cls.taken(
+            run,
             name=job,
             dense=resolve(FullPolicy(label=DENSE), run.config, prefill=retrieval.prefill),
             policies=policies,
-            measurable=retrieval.measurable,
-            slack=retrieval.slack,
-            prefill=retrieval.prefill,
             dtype=run.config.model.dtype,
-            captures=run.captures,
-            layers=run.layers,
             start=run.config.frontier.headline_start,
             uses=modules_of(entries),
         )
@@ -132,10 +124,6 @@ class GatherRetrieval(Job):
 
     call = "ghostkv.stages.retrieval.gather.gather"
     tables = ("answers", "cells", "summary")
+    sections = ("retrieval",)
 
     measurable: float
-
-    @classmethod
-    def of(cls, run: Run) -> GatherRetrieval:
-        """The job of a run."""
-        return cls(run.config.retrieval.measurable)

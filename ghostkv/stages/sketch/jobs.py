@@ -24,11 +24,6 @@ class SketchLayer(Job):
 
     @classmethod
     def of(cls, run: Run, layer: str) -> SketchLayer:
-        """The job of a layer of a run."""
-        return cls(
-            layer=int(layer),
-            captures=run.captures,
-            codecs=run.codecs,
-            seed=run.config.sketch.seed,
-            uses=modules(spec.name for spec in run.codecs),
+        return cls.taken(
+            run, layer=layer, seed=run.config.sketch.seed, uses=modules(s.name for s in run.codecs)
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ghostkv.files.jobs import Job
-from ghostkv.stages.run import Run
 from ghostkv.stages.store.schemas import TIME_SCHEMAS, TRIAL_SCHEMAS
 
 
@@ -15,6 +14,7 @@ class TryStore(Job):
 
     call = "ghostkv.stages.store.trials.try_store"
     tables = tuple(TRIAL_SCHEMAS)
+    sections = ("store",)
 
     kv_heads: int
     head_dim: int
@@ -27,11 +27,6 @@ class TryStore(Job):
     kill_segment_tokens: int
     corruptions: int
 
-    @classmethod
-    def of(cls, run: Run) -> TryStore:
-        """The job of a run."""
-        return cls(**_of_section(cls, run))
-
 
 @dataclass(frozen=True)
 class TimeStore(Job):
@@ -39,6 +34,7 @@ class TimeStore(Job):
 
     call = "ghostkv.stages.store.timing.time_store"
     tables = tuple(TIME_SCHEMAS)
+    sections = ("store",)
 
     kv_heads: int
     head_dim: int
@@ -51,18 +47,3 @@ class TimeStore(Job):
     append_layers: int
     append_batches: tuple[int, ...]
     append_tokens: int
-
-    @classmethod
-    def of(cls, run: Run) -> TimeStore:
-        """The job of a run."""
-        return cls(**_of_section(cls, run))
-
-
-def _of_section(cls: type[Job], run: Run) -> dict[str, object]:
-    """The fields that the config section has under the same names."""
-    section = run.config.store.plain()
-    return {
-        name: tuple(section[name]) if isinstance(section[name], list) else section[name]
-        for name in cls.__dataclass_fields__
-        if name in section
-    }

@@ -34,6 +34,7 @@ class MeasureGenerator(Job):
 
     call = "ghostkv.stages.synthetic.generator.measure_generator"
     tables = tuple(SCHEMAS)
+    sections = ("frontier", "synthetic")
 
     label: str
     generator: dict[str, Any]
@@ -58,33 +59,20 @@ class MeasureGenerator(Job):
 
     @classmethod
     def of(cls, run: Run, generator: str) -> MeasureGenerator:
-        """The job of a generator of a run, by its label."""
         frontier, synthetic = run.config.frontier, run.config.synthetic
         headline = CodecSpec(frontier.headline.codec, frontier.headline.bytes)
         codecs = [CodecSpec(codec.name, size) for codec in synthetic.codecs for size in codec.bytes]
         if headline not in codecs:
             codecs.append(headline)
-        return cls(
+        return cls.taken(
+            run,
             label=generator,
             generator=synthetic.labels()[generator],
-            seed=synthetic.seed,
-            tokens=synthetic.tokens,
-            head_dim=synthetic.head_dim,
-            group=synthetic.group,
-            spread=synthetic.spread,
-            codecs=tuple(codecs),
+            codecs=codecs,
             headline=headline,
             rule=frontier.headline.rule,
             grid=frontier.grids()[frontier.headline.rule],
-            sinks=frontier.sinks,
-            hot=frontier.hot,
-            top_k=frontier.top_k,
             targets=losses(frontier.targets),
-            safe=frontier.safe,
-            top=tuple(synthetic.top),
-            audit=synthetic.audit,
-            tradeoff=synthetic.tradeoff,
-            decode=synthetic.decode,
             uses=modules(codec.name for codec in codecs),
         )
 
@@ -95,8 +83,3 @@ class GatherSynthetic(Job):
 
     call = "ghostkv.stages.synthetic.gather.gather"
     tables = (*SCHEMAS, *SUMMARY_SCHEMAS)
-
-    @classmethod
-    def of(cls, run: Run) -> GatherSynthetic:
-        """The job of a run."""
-        return cls()

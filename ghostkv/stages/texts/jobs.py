@@ -34,6 +34,5 @@ class AssembleTexts(Job):
 
     @classmethod
     def of(cls, run: Run) -> AssembleTexts:
-        """The job of a run."""
         sources = {name: source.model_copy(update={"about": None}) for name, source in run.sources.items()}
         return cls(run.texts | run.trace, run.config.capture.tokens, run.config.texts.seed, sources)

@@ -13,20 +13,12 @@ class TraceText(Recording):
     """The long text through the model, every query of its last `steps` tokens."""
 
     call = "ghostkv.stages.trace.text.trace_text"
+    sections = ("capture",)
 
     steps: int
 
     @classmethod
     def of(cls, run: Run) -> TraceText:
-        """The job of a run, which has a trace."""
         ((name, entry),) = run.trace.items()
-        capture = run.config.capture
-        return cls(
-            text=name,
-            tokens=entry["tokens"],
-            layers=run.layers,
-            dtype=run.config.model.dtype,
-            cache_dtype=capture.cache_dtype,
-            tolerance=capture.tolerance,
-            steps=entry["steps"],
-        )
+        own = {"text": name, "tokens": entry["tokens"], "steps": entry["steps"]}
+        return cls.taken(run, layers=run.layers, dtype=run.config.model.dtype, **own)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ghostkv.files.errors import TableError
-from ghostkv.stages.bandwidth.fit import RAMPS, features, fit, foretell, halves
+from ghostkv.stages.bandwidth.fit import features, fit, foretell, halves
+from ghostkv.stages.bandwidth.schemas import RAMPS
 from ghostkv.stages.bandwidth.tiers import Tier
 
 

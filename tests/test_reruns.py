@@ -5,6 +5,7 @@ Snakemake reruns a job whose params changed, and every job that reads what it wr
 
 from __future__ import annotations
 
+import ast
 import importlib
 from pathlib import Path
 
@@ -78,3 +79,18 @@ EDITS = {
 def test_an_edit_reruns_the_jobs_that_it_can_change(module, jobs):
     assert (ROOT / "ghostkv" / f"{module.replace('.', '/')}.py").is_file()
     assert rerun_by(f"ghostkv.{module}") == jobs
+
+
+@pytest.mark.parametrize("room", ["runtime", "stages/quality", "stages/retrieval"])
+def test_work_uses_values_of_policies_and_none_of_their_methods(room):
+    """Their module is in no fingerprint, as an edit of a description would run hours of decoding again."""
+    for path in (ROOT / "ghostkv" / room).glob("*.py"):
+        if path.name in ("jobs.py", "families.py"):  # what plans a run
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute):
+                owner = ast.unparse(node.value).split(".")[-1]
+                assert node.attr not in ("record", "plain"), f"{path.name}: {ast.unparse(node)}"
+                assert owner != "policy" or node.attr not in ("asked", "kind"), (
+                    f"{path.name}: {ast.unparse(node)}"
+                )

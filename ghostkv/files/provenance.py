@@ -85,7 +85,7 @@ def metadata(code: str | None = None, **facts: object) -> dict[str, str]:
     Parameters
     ----------
     code : str, optional
-        The fingerprint that the rule was given, `params["code"]`.
+        The fingerprint that the job was given, `job.code`.
     **facts
         Such as model, weight_sha256, text, text_sha256. Those that are None are left out.
     """

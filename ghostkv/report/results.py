@@ -113,8 +113,8 @@ class Results:
         if not self.has(name):
             raise TableError(
                 f"report: the table {name} was not given; the report has "
-                f"{', '.join(sorted(self._paths)) or 'no tables'}. Write: add {_key(name)} to the inputs of "
-                "rule report."
+                f"{', '.join(sorted(self._paths)) or 'no tables'}. Write: add {_key(name)} to "
+                "`report_tables` in ghostkv/report/jobs.py."
             )
         return self._paths[_key(name)]
 

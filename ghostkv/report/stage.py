@@ -70,7 +70,7 @@ def _present(results: Results) -> tuple[list[Chapter], list[str]]:
             if not table.startswith(_MODEL_STAGES + EXTRA_STAGES):
                 raise TableError(
                     f"report: chapter {chapter.name} needs the table {table}, which was not given.\n"
-                    f"  Write: add {table.replace('.', '_', 1)} to the inputs of rule report"
+                    f"  Write: add {table.replace('.', '_', 1)} to `report_tables` in ghostkv/report/jobs.py"
                 )
         if lacking and lacking[0].startswith(EXTRA_STAGES):
             stage = lacking[0].partition(".")[0]

@@ -14,6 +14,7 @@ from ghostkv.captures.capture_files import LayerCapture, read_layer, read_layers
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs.nested import Nested
 from ghostkv.codecs.records import CodecSpec, load_codecs
+from ghostkv.codecs.transform_code import TransformCode
 from ghostkv.elimination.thresholds import calibrated_thetas
 from ghostkv.files.buffers import Buffers
 from ghostkv.files.errors import ConfigError
@@ -127,7 +128,7 @@ def load_policy(policy: SomePolicy, sources: Sources) -> Policy:
             deciders = _ghosts(policy, sources, active, theta, policy.compensate, per_key=True)
         case "calibrated":
             goal = "relative_lse", policy.target_metric, policy.target
-            thetas = calibrated_thetas(sources.points, CodecSpec(*policy.record), *goal)
+            thetas = calibrated_thetas(sources.points, CodecSpec(policy.codec, policy.code_bytes), *goal)
             deciders = _ghosts(policy, sources, active, thetas, policy.compensate)
             certificate = f"calibrated: mean {policy.target_metric} <= {policy.target:g}, on average over exchangeable queries"
         case "certified_mass":
@@ -142,8 +143,12 @@ def load_policy(policy: SomePolicy, sources: Sources) -> Policy:
         case "selector":
             deciders = {layer: _seated(policy, sources, layer) for layer in active}
     return Policy(
-        policy.name, deciders, dense, policy.sinks, policy.hot, policy.prefill, policy.shared, certificate
+        _name(policy), deciders, dense, policy.sinks, policy.hot, policy.prefill, policy.shared, certificate
     )
+
+
+def _name(policy: SomePolicy) -> str:
+    return policy.label or policy.policy
 
 
 def _check_decided(policy: SomePolicy) -> None:
@@ -151,7 +156,7 @@ def _check_decided(policy: SomePolicy) -> None:
     undecided = [name for name in names if getattr(policy, name, name) is None]
     if undecided:
         raise ConfigError(
-            f"policy {policy.name} leaves {', '.join(undecided)} to the config. Accepted: a policy whose options are decided.\n"
+            f"policy {_name(policy)} leaves {', '.join(undecided)} to the config. Accepted: a policy whose options are decided.\n"
             "  Write: load_policy(resolve(policy, Config()), sources)   (ghostkv.config.resolved, ghostkv.config.experiment)"
         )
 
@@ -185,7 +190,9 @@ def _ghosts(
     policy: RecordPolicy, sources: Sources, active: Sequence[int], theta: float | Mapping[int, np.ndarray],
     compensate: bool = True, per_key: bool = False,
 ) -> Mapping[int, Decider]:  # fmt: skip
-    frames = {layer: GhostFrames.of(sources.fitted(layer, *policy.record)) for layer in active}
+    frames = {
+        layer: GhostFrames.of(sources.fitted(layer, policy.codec, policy.code_bytes)) for layer in active
+    }
     return ghost_policy(frames, theta, sources.heads, compensate, per_key).deciders
 
 
@@ -207,8 +214,10 @@ def _nested(sources: Sources, layer: int, bits: tuple[float, ...]) -> list[Neste
 
 def _seated(policy: SelectorPolicy, sources: Sources, layer: int) -> Seated:
     """A selector of the peers list, fitted as the peers stage fits it."""
-    name, selector = make(policy.selector.plain())
-    codecs = {policy.record: sources.fitted(layer, *policy.record)} if policy.record else {}
+    name, selector = make({"name": policy.selector.name, **(policy.selector.model_extra or {})})
+    size = getattr(selector, "code_bytes", None)
+    reads = [] if size is None else [(TransformCode.name, size)]
+    codecs = {spec: sources.fitted(layer, *spec) for spec in reads}
     if type(selector).fit is Selector.fit:
         kv_heads = int(read_layers_table(sources.captures[0].folder)["kv_heads"][0])
         return Seated(selector, [None] * kv_heads, policy.ratio, name, codecs)

@@ -38,7 +38,7 @@ class Policies:
     def observer(self) -> Policy | None:
         """A policy that watches the prefill for all that must, if any does: the one that looks back furthest."""
         watching = {
-            label: policy.selector.plain().get("observe", 0)
+            label: (policy.selector.model_extra or {}).get("observe", 0)
             for label, policy in self.by_label.items()
             if policy.policy == "selector" and policy.selector.name in OBSERVERS and policy.prefill == "dense"
         }

@@ -44,7 +44,7 @@ def time_decode(
     steps = min(job.steps, len(ids) // 4)
     timed = measure_slowdown(model, ids, policies.make(job.policy.label), steps=steps, threads=threads)
     parts = {"dense": timed["dense_ms"], "ghost": timed["ghost_ms"], **timed["breakdown"]}
-    about = {"text": job.text, "policy": job.policy.name}
+    about = {"text": job.text, "policy": job.policy.label}
     about |= {name: timed[name] for name in ("context", "steps", "slowdown")}
     rows = [about | {"part": part, "milliseconds": milliseconds} for part, milliseconds in parts.items()]
     write_rows(rows, outputs["speed"], SPEED_SCHEMA, metadata(job.code))

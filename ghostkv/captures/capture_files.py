@@ -75,37 +75,21 @@ def query_schema(head_dim: int, value_dim: int) -> pa.Schema:
 
 @dataclass(frozen=True)
 class LayerCapture:
-    """One layer of a capture.
-
-    Attributes
-    ----------
-    layer : int
-    keys : ndarray of float16, shape [kv_heads, tokens, head_dim]
-        Post-RoPE keys, as attention used them.
-    values : ndarray of float16, shape [kv_heads, tokens, value_dim], or None
-    queries : ndarray of float32, shape [heads, queries, head_dim]
-        Post-RoPE queries at the sampled positions.
-    outputs : ndarray of float32, shape [heads, queries, value_dim], or None
-        The model's own attention output of each head, before the output projection.
-    positions : ndarray of int32, shape [queries]
-        Token index of each query, ascending; the query sees keys 0..position (fewer in a sliding window).
-    scale : float
-        score = scale * (q . k).
-    window : int
-        Sliding window in tokens, 0 for global attention.
-    softcap : float
-        Logit soft cap, 0 for none.
-    """
+    """One layer of a capture."""
 
     layer: int
-    keys: np.ndarray
-    values: np.ndarray | None
-    queries: np.ndarray
+    keys: np.ndarray  # float16 [kv_heads, tokens, head_dim]: post-RoPE keys, as attention used them
+    values: np.ndarray | None  # float16 [kv_heads, tokens, value_dim]
+    queries: np.ndarray  # float32 [heads, queries, head_dim]: post-RoPE queries at the sampled positions
+    # float32 [heads, queries, value_dim]: the model's own attention output of each head, before the output
+    # projection.
     outputs: np.ndarray | None
+    # int32 [queries]: token index of each query, ascending; the query sees keys 0..position (fewer in a
+    # sliding window).
     positions: np.ndarray
-    scale: float
-    window: int = 0
-    softcap: float = 0.0
+    scale: float  # score = scale * (q . k)
+    window: int = 0  # sliding window in tokens, 0 for global attention
+    softcap: float = 0.0  # logit soft cap, 0 for none
 
     @property
     def kv_heads(self) -> int:
@@ -180,7 +164,6 @@ class CaptureWriter:
 
         Parameters
         ----------
-        capture : LayerCapture
         proof : mapping
             The error columns of `LAYER_SCHEMA` (`max_relative_error` ... `recomputed`).
         """

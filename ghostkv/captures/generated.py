@@ -16,36 +16,21 @@ from ghostkv.files.io import stable_seed
 
 @dataclass(frozen=True)
 class Drawn:
-    """A generated text of one layer.
-
-    Attributes
-    ----------
-    capture : LayerCapture
-    worlds : tuple of World
-        One a KV head.
-    asked : ndarray of int64, shape [kv_heads, queries]
-        Position of the key that the queries of this position ask for; -1 for none.
-    """
+    """A generated text of one layer."""
 
     capture: LayerCapture
-    worlds: tuple[World, ...]
+    worlds: tuple[World, ...]  # one a KV head
+    # int64 [kv_heads, queries]: position of the key that the queries of this position ask for; -1 for none.
     asked: np.ndarray
 
 
 @dataclass(frozen=True)
 class Asks:
-    """Which queries ask for a planted key, and how loudly.
+    """Which queries ask for a planted key, and how loudly."""
 
-    Attributes
-    ----------
-    asked : ndarray of int64, shape [queries]
-        Positions of planted keys, each once; -1 for queries that ask for none.
-    score : ndarray, shape [queries]
-        Score that the planted key is to have for every head of the group.
-    """
-
+    # int64 [queries]: positions of planted keys, each once; -1 for queries that ask for none.
     asked: np.ndarray
-    score: np.ndarray
+    score: np.ndarray  # [queries]: score that the planted key is to have for every head of the group
 
 
 def draw(
@@ -65,19 +50,16 @@ def draw(
 
     Parameters
     ----------
-    generator : Generator
     seed : int or str
         Names the worlds: texts of one seed share them.
     text : str
         Names the text: keys and queries depend on seed, text and KV head alone.
-    tokens : int
     positions : ndarray of int, shape [queries]
         Ascending, below `tokens`.
     kv_heads, group, width : int
         KV heads, query heads that share one, head dimension.
     asks : Asks, optional
         Planted keys; by default those that the generator itself asks for (`Needles`), or none.
-    layer : int
 
     Returns
     -------
@@ -121,8 +103,6 @@ def plant(keys: np.ndarray, queries: np.ndarray, asks: Asks, scale: float) -> No
     ----------
     keys : ndarray, shape [tokens, head_dim]
     queries : ndarray, shape [group, queries, head_dim]
-    asks : Asks
-    scale : float
     """
     rows = np.flatnonzero(asks.asked >= 0)
     if not len(rows):
@@ -143,7 +123,6 @@ def choose_asks(
     positions : ndarray of int, shape [queries]
     asking : ndarray of bool, shape [queries]
         Queries with no room behind them, or whose key is taken already, do not ask.
-    margin : int
     score : ndarray, shape [queries]
     """
     room = np.asarray(positions, np.int64) - 2 * margin

@@ -26,7 +26,6 @@ def sample_positions(bands: Sequence[QueryBand], tokens: int, text: str, seed: i
     text : str
         The draw depends on it, on `seed` and on the band alone: another layer list or band list leaves a
         band's draw as it is.
-    seed : int
 
     Returns
     -------

@@ -27,16 +27,9 @@ _NEEDS = {
 
 @dataclass(frozen=True)
 class Document:
-    """One document: the unit that no two texts share.
+    """One document: the unit that no two texts share."""
 
-    Attributes
-    ----------
-    id : str
-        `{domain}/{file or title}`, unique in its domain.
-    content : str
-    """
-
-    id: str
+    id: str  # `{domain}/{file or title}`, unique in its domain
     content: str
 
     @cached_property

@@ -49,22 +49,13 @@ _JOINT = "\n\n"
 
 @dataclass(frozen=True)
 class Text:
-    """A text in one role.
-
-    Attributes
-    ----------
-    name, domain, role : str
-    documents : tuple of Document
-    tokens : ndarray of int, shape [tokens]
-        The whole content, encoded.
-    source, license : str
-    """
+    """A text in one role."""
 
     name: str
     domain: str
     role: str
     documents: tuple[Document, ...]
-    tokens: np.ndarray = field(repr=False)
+    tokens: np.ndarray = field(repr=False)  # int [tokens]: the whole content, encoded
     source: str = ""
     license: str = ""
 

@@ -15,7 +15,6 @@ def checked(shape: StoreShape, keys, values, records) -> Batch:
 
     Parameters
     ----------
-    shape : StoreShape
     keys, values, records
         As `GhostStore.append` takes them.
 

@@ -41,12 +41,10 @@ class GhostStore(RowReader):
     ----------
     folder, file : Path
         The store, and the file in it that holds K and V.
-    shape : StoreShape
     tokens : int
         Tokens that the store holds.
     sealed : int
         Those that lie in `file`; the rest, less than a segment, lie in memory and in the write-ahead log.
-    writable, fsync, verify_reads : bool
     cut_bytes : int
         Bytes of an append that a kill had cut short, dropped (by a reader: passed over) when the store was opened.
     """
@@ -74,7 +72,6 @@ class GhostStore(RowReader):
         ----------
         folder : str or Path
             Made where it does not exist; must not hold a store.
-        shape : StoreShape
         fsync : bool
             Whether an append is acknowledged only once it is on the disk. Without, it survives the death of the
             process and not of the machine.
@@ -118,7 +115,6 @@ class GhostStore(RowReader):
 
         Parameters
         ----------
-        folder : str or Path
         writable : bool
             For appending, by one process at a time; else for reading what is there now.
         fsync, verify_reads, files

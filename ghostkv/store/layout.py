@@ -49,19 +49,6 @@ _SEGMENT_HEADER = 32
 class StoreShape:
     """What a store holds of each token, and how it is cut into segments.
 
-    Attributes
-    ----------
-    layers, kv_heads : int
-    head_dim, value_dim : int
-        Widths of a key and of a value; `value_dim` 0 for a store of keys alone.
-    record_bytes : int
-        Bytes of one ghost record (code and rho); 0 for none.
-    dtype : str
-        Of keys and values: "float16" or "float32".
-    segment_tokens : int
-        Tokens of a segment. A row of one head follows the row of the token before, so that many tokens of a head
-        lie side by side; memory holds one segment.
-
     Raises
     ------
     StoreError
@@ -71,9 +58,11 @@ class StoreShape:
     layers: int
     kv_heads: int
     head_dim: int
-    value_dim: int
-    record_bytes: int = 0
-    dtype: str = "float16"
+    value_dim: int  # 0 for a store of keys alone
+    record_bytes: int = 0  # bytes of one ghost record (code and rho); 0 for none
+    dtype: str = "float16"  # of keys and values: "float16" or "float32"
+    # Tokens of a segment. A row of one head follows the row of the token before, so that many tokens of a
+    # head lie side by side; memory holds one segment.
     segment_tokens: int = 64
 
     def __post_init__(self):

@@ -12,30 +12,14 @@ from ghostkv.store.layout import WORD
 
 @dataclass(frozen=True)
 class Reads:
-    """What a read of rows touches.
+    """What a read of rows touches."""
 
-    Attributes
-    ----------
-    rows : int
-        Rows asked for, repeats included.
-    memory_rows : int
-        Those of the tail, which no disk is asked for.
-    wanted_bytes : int
-        Bytes of the distinct rows in the file.
-    blocks : int
-        Distinct blocks that hold them.
-    requests : int
-        Runs of blocks, one system call each.
-    bytes : int
-        Bytes that these requests read: blocks and the gaps between them.
-    """
-
-    rows: int
-    memory_rows: int
-    wanted_bytes: int
-    blocks: int
-    requests: int
-    bytes: int
+    rows: int  # rows asked for, repeats included
+    memory_rows: int  # those of the tail, which no disk is asked for
+    wanted_bytes: int  # bytes of the distinct rows in the file
+    blocks: int  # distinct blocks that hold them
+    requests: int  # runs of blocks, one system call each
+    bytes: int  # bytes that these requests read: blocks and the gaps between them
 
 
 def runs_of(
@@ -47,7 +31,6 @@ def runs_of(
     ----------
     offsets : ndarray of int64, shape [rows]
         Byte offset of each row; negative where it lies in memory.
-    row_bytes : int
     block : int
         Bytes of a block.
     gap : int

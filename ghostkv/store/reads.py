@@ -24,17 +24,10 @@ NOTHING.flags.writeable = False
 
 @dataclass(frozen=True)
 class Gathered:
-    """Rows and what reading them touched.
+    """Rows and what reading them touched."""
 
-    Attributes
-    ----------
-    keys : ndarray, shape [..., head_dim]
-    values : ndarray, shape [..., value_dim], or None
-    reads : Reads
-    """
-
-    keys: np.ndarray
-    values: np.ndarray | None
+    keys: np.ndarray  # [..., head_dim]
+    values: np.ndarray | None  # [..., value_dim]
     reads: Reads
 
 

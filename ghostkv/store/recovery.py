@@ -39,31 +39,16 @@ from ghostkv.store.table import RecordTable
 
 @dataclass
 class Recovered:
-    """A store as its files say it is.
-
-    Attributes
-    ----------
-    shape : StoreShape
-    store_id : bytes
-    generation, acknowledged : int
-        The newer mark.
-    segments : int
-        Whole segments.
-    log : Scan
-    table : RecordTable
-        Records of the segments.
-    torn : int
-        Bytes of writes that were cut short by a kill, in both files.
-    """
+    """A store as its files say it is."""
 
     shape: StoreShape
     store_id: bytes
-    generation: int
-    acknowledged: int
-    segments: int
+    generation: int  # of the newer mark
+    acknowledged: int  # tokens, by that mark
+    segments: int  # whole segments
     log: Scan
-    table: RecordTable
-    torn: int
+    table: RecordTable  # records of the segments
+    torn: int  # bytes of writes that were cut short by a kill, in both files
 
     @property
     def tokens(self) -> int:

@@ -10,26 +10,13 @@ from numba import njit
 
 @dataclass(frozen=True)
 class Touched:
-    """What reading rows touches.
-
-    Attributes
-    ----------
-    rows : int
-    requests : int
-        Runs of units that follow one another in the order of reading.
-    units : int
-        Different units.
-    ramp_units : float
-        Units met before the prefetcher has caught up, in its own measure.
-    unit : int
-        Bytes of a unit.
-    """
+    """What reading rows touches."""
 
     rows: int
-    requests: int
-    units: int
-    ramp_units: float
-    unit: int
+    requests: int  # runs of units that follow one another in the order of reading
+    units: int  # different units
+    ramp_units: float  # units met before the prefetcher has caught up, in its own measure
+    unit: int  # bytes of a unit
 
     @property
     def size(self) -> int:
@@ -44,8 +31,6 @@ def touched(starts: np.ndarray, row_bytes: int, unit: int, ramp: float = 0.0, me
     ----------
     starts : ndarray of int64, shape [rows]
         Byte offset of each row, in the order of reading.
-    row_bytes : int
-    unit : int
     ramp : float
         A run of u units has ``ramp * (1 - exp(-u / ramp))`` of them before the prefetcher has caught up.
     merge : bool

@@ -34,12 +34,7 @@ class Configuration:
 
 
 class Bench:
-    """Configurations in turns, so that a disturbance hits all of them and not one.
-
-    Parameters
-    ----------
-    options : Measure
-    """
+    """Configurations in turns, so that a disturbance hits all of them and not one."""
 
     def __init__(self, options: Measure):
         self.options, self.configurations = options, []

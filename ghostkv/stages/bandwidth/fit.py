@@ -44,8 +44,6 @@ def fit(name: str, unit: int, features: np.ndarray, seconds: np.ndarray) -> Tier
 
     Parameters
     ----------
-    name : str
-    unit : int
     features : ndarray, shape [samples, 3 + len(RAMPS)]
         From `features`.
     seconds : ndarray, shape [samples]

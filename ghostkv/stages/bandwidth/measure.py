@@ -29,7 +29,6 @@ def measure(job: MeasureMemory, inputs: Mapping[str, str], outputs: Mapping[str,
 
     Parameters
     ----------
-    job : MeasureMemory
     inputs : mapping
         `patterns`, which `survivor_patterns` wrote.
     outputs : mapping

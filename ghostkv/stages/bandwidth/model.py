@@ -30,7 +30,6 @@ def model_bandwidth(job: ModelBandwidth, inputs: Mapping[str, str], outputs: Map
     inputs : mapping
         Paths of `patterns`, `samples`, the frontier's `context`, and `layers` of a capture, which tells the shape of
         the model.
-    job : ModelBandwidth
     outputs : mapping
         Paths of the tables of `MODEL_SCHEMAS`.
     """

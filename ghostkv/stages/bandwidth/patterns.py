@@ -26,7 +26,6 @@ def survivor_patterns(
 
     Parameters
     ----------
-    job : SurvivorPatterns
     inputs : mapping
         `codecs` and `records` of each layer of the job, and `points`, the frontier's table with the thresholds.
     outputs : mapping

@@ -86,7 +86,6 @@ class DiskFile:
 
     Parameters
     ----------
-    path : str or Path
     size : int
         Bytes.
     """
@@ -199,7 +198,6 @@ def tiled(patterns: Sequence[np.ndarray], tokens: int, universe: int, order: np.
     ----------
     patterns : sequence of ndarray of int
         Positions below `tokens`, ascending.
-    tokens : int
     universe : int
         Rows of the cache.
     order : ndarray of int

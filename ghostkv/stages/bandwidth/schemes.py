@@ -44,19 +44,11 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Clustering:
-    """How much closer real survivors lie together than rows drawn at random.
+    """How much closer real survivors lie together than rows drawn at random."""
 
-    Attributes
-    ----------
-    rows : ndarray, shape [sizes]
-        Rows to a unit, ascending.
-    units, runs : ndarray, shape [sizes]
-        Touched units, and runs of them, over what random rows of the same number would touch.
-    """
-
-    rows: np.ndarray
-    units: np.ndarray
-    runs: np.ndarray
+    rows: np.ndarray  # [sizes]: rows to a unit, ascending
+    units: np.ndarray  # [sizes]: touched units over what random rows of the same number would touch
+    runs: np.ndarray  # [sizes]: the same of runs of units
 
     @classmethod
     def none(cls) -> Clustering:
@@ -73,30 +65,14 @@ class Clustering:
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """Everything that does not change with context and scheme.
-
-    Attributes
-    ----------
-    tiers : mapping of str to Tier
-    fast : str
-        The tier of weights, sinks and hot window.
-    exact : int
-        Sinks and hot window, in tokens.
-    code_bits : float
-        Bits of a record per coordinate of a key.
-    overlap, phase : float
-        Share of cold K,V reads that hides behind work of other tiers which need not come first; seconds from
-        bounds to gather.
-    quant_group, page : int
-    clustering : Clustering
-    """
+    """Everything that does not change with context and scheme."""
 
     tiers: Mapping[str, Tier]
-    fast: str
-    exact: int
-    code_bits: float
-    overlap: float
-    phase: float
+    fast: str  # the tier of weights, sinks and hot window
+    exact: int  # sinks and hot window, in tokens
+    code_bits: float  # bits of a record per coordinate of a key
+    overlap: float  # share of cold K,V reads that hides behind work of other tiers which need not come first
+    phase: float  # seconds from bounds to gather
     quant_group: int
     page: int
     clustering: Clustering
@@ -142,14 +118,12 @@ def step(
     ----------
     scheme : str
         One of `SCHEMES`.
-    shape : ModelShape
     kv, records : str
         Tiers of cold K,V and of records.
     context : int
         Tokens.
     share : float
         Survivors of cold keys, united over a group.
-    world : MemoryModel
 
     Returns
     -------

@@ -28,13 +28,10 @@ def store_configurations(
 
     Parameters
     ----------
-    bench : Bench
-    counts : Comparisons
     folder : Path
         Of the store; removed afterwards.
     survivors : sequence of ndarray
         Real index patterns below `tokens`.
-    tokens : int
     """
     shutil.rmtree(folder, ignore_errors=True)
     shape = StoreShape(1, 1, _WIDTH, _WIDTH, 0, "float16", 64)

@@ -19,39 +19,19 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Tier:
-    """One level of memory, as seen by what computes attention.
-
-    Attributes
-    ----------
-    name : str
-    bandwidth : float
-        Bytes a second that reach the compute.
-    latency : float
-        Seconds of one request that waits for nothing.
-    unit : int
-        Bytes that the tier moves at least: line, page or block.
-    depth : float
-        Requests in flight.
-    overhead : float
-        Seconds that each request costs whatever else is in flight.
-    ramp : float
-        Extra seconds of a unit that no prefetcher has fetched.
-    ramp_units : float
-        Units of a request after which the prefetcher has caught up, all but 1/e: the u-th costs
-        ``exp(-u / ramp_units)`` of the extra.
-    near_bandwidth : float
-        Bytes a second beside the memory, before any link.
-    """
+    """One level of memory, as seen by what computes attention."""
 
     name: str
-    bandwidth: float
-    latency: float
-    unit: int
-    depth: float = 1.0
-    overhead: float = 0.0
-    ramp: float = 0.0
+    bandwidth: float  # bytes a second that reach the compute
+    latency: float  # seconds of one request that waits for nothing
+    unit: int  # bytes that the tier moves at least: line, page or block
+    depth: float = 1.0  # requests in flight
+    overhead: float = 0.0  # seconds that each request costs whatever else is in flight
+    ramp: float = 0.0  # extra seconds of a unit that no prefetcher has fetched
+    # Units of a request after which the prefetcher has caught up, all but 1/e: the u-th costs ``exp(-u /
+    # ramp_units)`` of the extra.
     ramp_units: float = 0.0
-    near_bandwidth: float = 0.0
+    near_bandwidth: float = 0.0  # bytes a second beside the memory, before any link
 
     def __post_init__(self) -> None:
         positive = {"bandwidth": self.bandwidth, "unit": self.unit, "depth": self.depth}

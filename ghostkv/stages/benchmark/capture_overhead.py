@@ -28,7 +28,6 @@ def capture_overhead(
 
     Parameters
     ----------
-    job : CaptureOverhead
     inputs : mapping
         `manifest` of a fetched model; `texts`, whose first row is used.
     outputs : mapping

@@ -29,7 +29,6 @@ def sweep_speed(job: SweepSpeed, inputs: Mapping[str, str], outputs: Mapping[str
 
     Parameters
     ----------
-    job : SweepSpeed
     inputs : mapping
         Empty.
     outputs : mapping

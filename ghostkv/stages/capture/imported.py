@@ -23,7 +23,6 @@ def import_tensors(job: ImportTensors, inputs: Mapping[str, object], outputs: Ma
 
     Parameters
     ----------
-    job : ImportTensors
     inputs : mapping
         The tensors' files, which the job's folder holds.
     outputs : mapping

@@ -34,20 +34,12 @@ class Part:
 
 @dataclass(frozen=True)
 class ImportedLayer:
-    """One layer of imported tensors, heads stacked.
-
-    Attributes
-    ----------
-    layer : int
-    queries : ndarray, shape [heads, tokens, head_dim]
-    keys : ndarray, shape [kv_heads, tokens, head_dim]
-    values : ndarray, shape [kv_heads, tokens, value_dim], or None
-    """
+    """One layer of imported tensors, heads stacked."""
 
     layer: int
-    queries: np.ndarray
-    keys: np.ndarray
-    values: np.ndarray | None
+    queries: np.ndarray  # [heads, tokens, head_dim]
+    keys: np.ndarray  # [kv_heads, tokens, head_dim]
+    values: np.ndarray | None  # [kv_heads, tokens, value_dim]
 
     def first(self, tokens: int) -> ImportedLayer:
         """The first `tokens` tokens; under causal attention they know nothing of the rest."""
@@ -130,7 +122,6 @@ def load_layer(found: Mapping[int, list[Part]], layer: int) -> ImportedLayer:
     ----------
     found : mapping
         From `layers_in`.
-    layer : int
 
     Raises
     ------

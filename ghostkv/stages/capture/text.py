@@ -18,7 +18,6 @@ def capture_text(
 
     Parameters
     ----------
-    job : CaptureText
     inputs : mapping
         `manifest` of a fetched model; `texts`, the table that the text is in.
     outputs : mapping

@@ -27,7 +27,6 @@ def measure_generated(job: DecodeGenerated, inputs: Mapping[str, str], outputs: 
 
     Parameters
     ----------
-    job : DecodeGenerated
     inputs : mapping
         Empty.
     outputs : mapping

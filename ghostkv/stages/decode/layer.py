@@ -53,7 +53,6 @@ def measure_layer(job: DecodeLayer, inputs: Mapping[str, str], outputs: Mapping[
 
     Parameters
     ----------
-    job : DecodeLayer
     inputs : mapping
         `layers`, a file of the capture folder of consecutive queries; `codecs` of the layer; `points`, the frontier's table.
     outputs : mapping

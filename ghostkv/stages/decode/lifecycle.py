@@ -37,46 +37,24 @@ _LONG_AGO = -(1 << 30)
 
 
 class Capacity(NamedTuple):
-    """Slots of each tier, in tokens of one KV head.
-
-    Attributes
-    ----------
-    warm, ghost : int
-    batch : int
-        When ghosts exceed their slots, the lowest ranks go to disk until so many slots are free.
-    window : int
-        A resurrection at most this many steps after the token's last one is a re-resurrection.
-    """
+    """Slots of each tier, in tokens of one KV head."""
 
     warm: int
     ghost: int
-    batch: int
-    window: int
+    batch: int  # when ghosts exceed their slots, the lowest ranks go to disk until so many slots are free
+    window: int  # a resurrection at most this many steps after the token's last one is a re-resurrection
 
 
 @dataclass(frozen=True)
 class StepReads:
-    """Cold keys that each step of one KV head's group reads.
+    """Cold keys that each step of one KV head's group reads."""
 
-    Attributes
-    ----------
-    keys : ndarray of int32
-        All steps one after the other, ascending within a step.
-    ends : ndarray of int64, shape [steps]
-        Where each step's keys end.
-    weight : ndarray of float32
-        Attention that each key received, summed over the group.
-    leaving : ndarray of float64, shape [steps]
-        Attention received so far by the token that leaves the hot window after the step.
-    visible : ColdRange
-        Of consecutive steps.
-    """
-
-    keys: np.ndarray
-    ends: np.ndarray
-    weight: np.ndarray
+    keys: np.ndarray  # int32: all steps one after the other, ascending within a step
+    ends: np.ndarray  # int64 [steps]: where each step's keys end
+    weight: np.ndarray  # float32: attention that each key received, summed over the group
+    # float64 [steps]: attention received so far by the token that leaves the hot window after the step.
     leaving: np.ndarray
-    visible: ColdRange
+    visible: ColdRange  # of consecutive steps
 
     @property
     def tokens(self) -> int:
@@ -85,27 +63,15 @@ class StepReads:
 
 @dataclass(frozen=True)
 class Life:
-    """What happened to one KV head under one policy.
+    """What happened to one KV head under one policy."""
 
-    Attributes
-    ----------
-    held : ndarray of int64, shape [steps, 5]
-        Tokens in each state when the step reads; column `NONE` is unused.
-    flows : ndarray of int64, shape [steps, 5, 5]
-        Tokens that moved from one state to another between this step and the next; `NONE` is what is not visible.
-    origin : ndarray of uint8
-        State in which each of `StepReads.keys` was read.
-    again : ndarray of int64, shape [steps]
-        Re-resurrections.
-    state : ndarray of uint8, shape [tokens]
-        At the last step.
-    """
-
-    held: np.ndarray
+    held: np.ndarray  # int64 [steps, 5]: tokens in each state when the step reads; column `NONE` is unused
+    # int64 [steps, 5, 5]: tokens that moved from one state to another between this step and the next; `NONE`
+    # is what is not visible.
     flows: np.ndarray
-    origin: np.ndarray
-    again: np.ndarray
-    state: np.ndarray
+    origin: np.ndarray  # uint8: state in which each of `StepReads.keys` was read
+    again: np.ndarray  # int64 [steps]: re-resurrections
+    state: np.ndarray  # uint8 [tokens]: at the last step
 
     def read_from(self, ends: np.ndarray) -> np.ndarray:
         """Cold keys read in each state, shape [steps, 5]."""
@@ -129,10 +95,8 @@ def live(reads: StepReads, policy: str, capacity: Capacity, decay: float) -> Lif
 
     Parameters
     ----------
-    reads : StepReads
     policy : str
         One of `POLICIES`.
-    capacity : Capacity
     decay : float
         What is left of received attention after a step; 1 forgets nothing.
 
@@ -174,8 +138,6 @@ def ceiling(reads: StepReads, slots: int, kept: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    reads : StepReads
-    slots : int
     kept : ndarray of bool, shape [tokens]
         What is kept at the first step.
 

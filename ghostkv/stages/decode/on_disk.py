@@ -23,18 +23,11 @@ from ghostkv.store.touched import bytes_read, touched
 
 @dataclass(frozen=True)
 class Device:
-    """How the disk under a file can be read, and whether the reads can be checked.
+    """How the disk under a file can be read, and whether the reads can be checked."""
 
-    Attributes
-    ----------
-    direct : bool
-        Reads past the page cache (O_DIRECT) work.
-    accounted : bool
-        The kernel's account of this process grows by them. Where it does not (tmpfs, some network and virtual file
-        systems, a sandbox), the bytes read are not known.
-    """
-
-    direct: bool
+    direct: bool  # reads past the page cache (O_DIRECT) work
+    # The kernel's account of this process grows by them. Where it does not (tmpfs, some network and virtual
+    # file systems, a sandbox), the bytes read are not known.
     accounted: bool
 
     @classmethod
@@ -60,17 +53,10 @@ class Device:
 
 @dataclass(frozen=True)
 class Archive:
-    """What one policy had on disk alone when it was read.
-
-    Attributes
-    ----------
-    policy : str
-    chosen : sequence of ndarray of bool
-        For each KV head, which of `StepReads.keys`.
-    """
+    """What one policy had on disk alone when it was read."""
 
     policy: str
-    chosen: Sequence[np.ndarray]
+    chosen: Sequence[np.ndarray]  # for each KV head, which of `StepReads.keys`
 
 
 def run_store(
@@ -93,7 +79,6 @@ def run_store(
         With values.
     records, reads : sequence
         One for each KV head.
-    archive : Archive
     every : int
         Every so-manieth step reads its archived survivors from the device.
     segment : int

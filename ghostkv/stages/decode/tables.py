@@ -139,7 +139,6 @@ def budget_row(about: Mapping, measures: Mapping[str, np.ndarray], slots: int, p
         With `budget`, the share of the tokens.
     measures : mapping
         `step_measures` or `ceiling_measures`.
-    slots : int
     pair : int
         Bytes of K and V of a token.
     """

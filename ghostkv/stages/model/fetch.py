@@ -20,7 +20,6 @@ def fetch_model(job: FetchModel, inputs: Mapping[str, object], outputs: Mapping[
 
     Parameters
     ----------
-    job : FetchModel
     inputs : mapping
         The files of a local model, which its entry names.
     outputs : mapping

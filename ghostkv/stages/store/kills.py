@@ -87,21 +87,11 @@ class KillingFiles(Files):
 
 @dataclass(frozen=True)
 class Trials:
-    """Kills of one workload.
+    """Kills of one workload."""
 
-    Attributes
-    ----------
-    folder : Path
-        Where stores are made and removed; on the disk whose behaviour is asked for.
-    contents : Contents
-    tokens : int
-        Tokens of the workload that is killed at a byte.
-    seed : int
-    """
-
-    folder: Path
+    folder: Path  # where stores are made and removed; on the disk whose behaviour is asked for
     contents: Contents
-    tokens: int
+    tokens: int  # tokens of the workload that is killed at a byte
     seed: int
 
     def at_bytes(self, count: int) -> Iterator[dict]:

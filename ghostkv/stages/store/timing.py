@@ -21,7 +21,6 @@ def time_store(job: TimeStore, inputs: Mapping[str, str], outputs: Mapping[str, 
 
     Parameters
     ----------
-    job : TimeStore
     inputs : mapping
         Empty.
     outputs : mapping

@@ -26,7 +26,6 @@ def try_store(job: TryStore, inputs: Mapping[str, str], outputs: Mapping[str, st
 
     Parameters
     ----------
-    job : TryStore
     inputs : mapping
         Empty.
     outputs : mapping

@@ -19,19 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Contents:
-    """Keys, values and records of a token, known without having been kept: token t is row t mod rows.
-
-    Attributes
-    ----------
-    shape : StoreShape
-    keys, values : ndarray of float16, shape [rows, layers, kv_heads, dim]
-    records : ndarray of uint8, shape [rows, layers, kv_heads, record_bytes]
-    """
+    """Keys, values and records of a token, known without having been kept: token t is row t mod rows."""
 
     shape: StoreShape
-    keys: np.ndarray
-    values: np.ndarray
-    records: np.ndarray
+    keys: np.ndarray  # float16 [rows, layers, kv_heads, dim]
+    values: np.ndarray  # the same
+    records: np.ndarray  # uint8 [rows, layers, kv_heads, record_bytes]
 
     @classmethod
     def random(cls, shape: StoreShape, rows: int, seed: int) -> Contents:

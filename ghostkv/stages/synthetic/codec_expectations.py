@@ -20,20 +20,12 @@ _PEAK = 1.0 / np.sqrt(2.0 * np.pi)
 
 @dataclass(frozen=True)
 class EstimateLaw:
-    """Moments over keys of score and estimate, in units of ``q.k``; arrays of shape [..., queries].
+    """Moments over keys of score and estimate, in units of ``q.k``; arrays of shape [..., queries]."""
 
-    Attributes
-    ----------
-    score, estimate, joint : ndarray
-        Variances, and their covariance.
-    bias : ndarray
-        Mean score less mean estimate.
-    """
-
-    score: np.ndarray
-    estimate: np.ndarray
-    joint: np.ndarray
-    bias: np.ndarray
+    score: np.ndarray  # variance
+    estimate: np.ndarray  # variance
+    joint: np.ndarray  # covariance of the two
+    bias: np.ndarray  # mean score less mean estimate
 
     @property
     def correlation(self) -> np.ndarray:
@@ -84,7 +76,6 @@ def quantised_moments(
 
     Parameters
     ----------
-    quantiser : UniformQuantiser
     location, spread : ndarray, shape [dims]
         Mean and standard deviation of each coordinate.
     """

@@ -65,7 +65,6 @@ def expected_overlap(correlation: np.ndarray, keys: int, top: int) -> np.ndarray
     ----------
     correlation : ndarray
         Of score and estimate; non-negative.
-    keys, top : int
     """
     if top >= keys:
         return np.ones_like(np.asarray(correlation, float))
@@ -94,7 +93,6 @@ class RankCurves:
 
     Parameters
     ----------
-    keys : int
     tops : sequence of int
     """
 
@@ -160,7 +158,6 @@ def expected_fer(below: np.ndarray, keys: int, top: int, cold: np.ndarray) -> np
     ----------
     below : ndarray
         Probability that a score is below theta.
-    keys, top : int
     cold : ndarray
         Share of the keys that are cold; by symmetry, that of the top keys.
     """

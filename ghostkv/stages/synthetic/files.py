@@ -48,14 +48,9 @@ def write_capture(
 
     Parameters
     ----------
-    folder : str or Path
-    generator : Generator
     seed : int
         Texts of one seed share their worlds, layer by layer.
-    text : str
-    tokens : int
     positions : ndarray of int, shape [queries]
-    layers, kv_heads, group, width : int
     """
     metadata = provenance.metadata(model=f"synthetic {generator}", text=text)
     with CaptureWriter(folder, width, width, metadata) as writer:

@@ -29,7 +29,6 @@ def measure_generator(job: MeasureGenerator, inputs: Mapping[str, str], outputs:
 
     Parameters
     ----------
-    job : MeasureGenerator
     inputs : mapping
         Empty.
     outputs : mapping

@@ -19,23 +19,12 @@ _RANKED = 4
 
 @dataclass(frozen=True)
 class ColdScores:
-    """Scores of the keys that are cold for every query of a view, and what of them need be found once.
+    """Scores of the keys that are cold for every query of a view, and what of them need be found once."""
 
-    Attributes
-    ----------
-    exact : ndarray of float32, shape [rows, keys]
-        A row a (head, query).
-    cold : slice
-        Those keys among all.
-    best : ndarray of int64, shape [rows, top]
-        The best keys of each row, best first.
-    ranks : ndarray, shape [rows / 4, keys]
-    """
-
-    exact: np.ndarray
-    cold: slice
-    best: np.ndarray
-    ranks: np.ndarray
+    exact: np.ndarray  # float32 [rows, keys]: a row a (head, query)
+    cold: slice  # those keys among all
+    best: np.ndarray  # int64 [rows, top]: the best keys of each row, best first
+    ranks: np.ndarray  # [rows / 4, keys]
 
     @classmethod
     def of(cls, view: GroupView, top: int) -> ColdScores:
@@ -96,12 +85,8 @@ def step_columns(
     ----------
     view : GroupView
         Its queries are steps.
-    design : Design
-    known : Estimates
-    rule : str
     theta : ndarray, shape [group]
         -inf for a head that eliminates nothing.
-    setting : Setting
     asked : ndarray of int64, shape [queries]
         Key that a step asks for; -1 for none.
 

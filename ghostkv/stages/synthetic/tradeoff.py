@@ -154,7 +154,6 @@ class SyntheticDecode:
 
         Parameters
         ----------
-        spec : CodecSpec
         target : float
             FER that thetas are chosen for, on a text of `shape.tokens` tokens.
         """

@@ -26,7 +26,6 @@ def assemble_texts(
 
     Parameters
     ----------
-    job : AssembleTexts
     inputs : mapping
         `manifest` of a fetched model: lengths are counted in the model's own tokens.
     outputs : mapping

@@ -21,7 +21,6 @@ def trace_text(
 
     Parameters
     ----------
-    job : TraceText
     inputs : mapping
         `manifest` of a fetched model; `texts`, the table that the text is in.
     outputs : mapping

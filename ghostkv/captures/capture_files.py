@@ -132,17 +132,10 @@ class LayerCapture:
 
 
 class CaptureWriter:
-    """Write a capture layer by layer; the three files appear together when the context closes without an
-    error.
+    """Write a capture layer by layer; the three files appear together when the context closes without an error.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Where `kv.parquet`, `queries.parquet` and `layers.parquet` go.
-    head_dim, value_dim : int
-        Widths of keys and values; `value_dim` 0 for a capture without values.
-    metadata : mapping of str to str
-        Provenance: model, weight_sha256, text, text_sha256, package_version, fingerprint.
+    Keys are `head_dim` wide, values `value_dim`, which is 0 for a capture without values. The metadata is provenance:
+    model, weight_sha256, text, text_sha256, package_version, fingerprint.
     """
 
     def __init__(self, folder: str | Path, head_dim: int, value_dim: int, metadata: Mapping[str, str]):
@@ -160,13 +153,7 @@ class CaptureWriter:
         return self
 
     def append(self, capture: LayerCapture, proof: Mapping[str, float | int]) -> None:
-        """Write one layer; layers come in ascending order.
-
-        Parameters
-        ----------
-        proof : mapping
-            The error columns of `LAYER_SCHEMA` (`max_relative_error` ... `recomputed`).
-        """
+        """Write one layer, with its proof: the error columns of `LAYER_SCHEMA`. Layers come in ascending order."""
         kv_heads, tokens, head_dim = capture.keys.shape
         heads, queries, _ = capture.queries.shape
         kv = {
@@ -218,19 +205,10 @@ def read_layers_table(folder: str | Path) -> pl.DataFrame:
 
 
 def read_layer(folder: str | Path, layer: int) -> LayerCapture:
-    """Read one layer of a capture.
+    """Read one layer of a capture folder, by its index in the model.
 
-    Parameters
-    ----------
-    folder : str or Path
-        A capture folder.
-    layer : int
-        Layer index in the model.
-
-    Raises
-    ------
-    TableError
-        A file is missing or damaged, or the capture lacks the layer; the message lists the layers it has.
+    Raises TableError where a file is missing or damaged, or the capture lacks the layer; the message lists the layers
+    it has.
     """
     folder = Path(folder)
     described = read_layers_table(folder)

@@ -195,10 +195,7 @@ GENERATORS = {kind.name: kind for kind in (Generator, Anisotropic, HeavyTailed, 
 def make(entry: dict[str, Any], **common: Any) -> Generator:
     """A generator from a config entry ``{"name", ...}``; `common` are parameters that the entry may override.
 
-    Raises
-    ------
-    ConfigError
-        No generator has that name or that parameter.
+    Raises ConfigError where no generator has that name or that parameter.
     """
     given = dict(entry)
     name = given.pop("name", None)

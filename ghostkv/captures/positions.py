@@ -15,26 +15,11 @@ if TYPE_CHECKING:
 
 
 def sample_positions(bands: Sequence[QueryBand], tokens: int, text: str, seed: int) -> np.ndarray:
-    """Query positions of one text: `count` of each band, drawn without replacement.
+    """Query positions of one text, int32, ascending: `count` of each band, drawn without replacement.
 
-    Parameters
-    ----------
-    bands : sequence of QueryBand
-        `start`, `stop` (exclusive) and `count` of each band, in tokens.
-    tokens : int
-        Length of the capture.
-    text : str
-        The draw depends on it, on `seed` and on the band alone: another layer list or band list leaves a
-        band's draw as it is.
-
-    Returns
-    -------
-    ndarray of int32, shape [sum of counts], ascending
-
-    Raises
-    ------
-    ConfigError
-        A band reaches beyond the capture, asks for more queries than it has positions, or overlaps another.
+    The draw depends on the text, the seed and the band alone: another layer list or band list leaves a band's draw as
+    it is. Raises ConfigError where a band reaches beyond the capture of `tokens`, asks for more queries than it has
+    positions, or overlaps another.
     """
     draws = []
     for number, band in enumerate(bands):

@@ -82,32 +82,14 @@ def make_texts(
     encode: Encode,
     seed: int = 0,
 ) -> list[Text]:
-    """Choose the documents of every text.
+    """Choose the documents of every text, in the order of `wanted`.
 
-    Parameters
-    ----------
-    wanted : mapping
-        Text name -> {domain, role}, as `Config.text_names()` gives it, and `tokens` where it must be longer.
-    pools : mapping
-        Domain -> documents, for all texts that are not in `own`.
-    own : mapping
-        Text name -> (document, source) for texts of the user's own.
-    tokens : int
-        Tokens that every text must have at least.
-    encode : callable
-        str -> token ids, the model's own.
-    seed : int
-        Which documents fall to which text. Asking for more texts per role leaves the earlier ones alone.
+    `wanted` is text name -> {domain, role}, as `Config.text_names()` gives it, and `tokens` where it must be longer
+    than the `tokens` of all; `own` is text name -> (document, source) for texts of the user's own, all others come
+    from the pool of their domain. `encode` is the model's own. Asking for more texts per role leaves the documents of
+    earlier ones alone, which follow from the seed.
 
-    Returns
-    -------
-    list of Text
-        In the order of `wanted`.
-
-    Raises
-    ------
-    TextError
-        A text is too short, repeats itself, or shares a document or passages with another.
+    Raises TextError where a text is too short, repeats itself, or shares a document or passages with another.
     """
     made: dict[str, Text] = {}
     for name, (document, source) in own.items():
@@ -136,13 +118,7 @@ def make_texts(
 
 
 def refuse_overlaps(texts: Iterable[Text]) -> None:
-    """Refuse texts that share a document, a copy of one under another name, or passages.
-
-    Raises
-    ------
-    TextError
-        Names the document, or the share of passages, and both texts.
-    """
+    """Refuse texts that share a document, a copy of one under another name, or passages; the message says which."""
     texts = list(texts)
     windows = {text.name: passages(text.tokens) for text in texts}
     for first, second in itertools.combinations(texts, 2):

@@ -47,12 +47,8 @@ _SEGMENT_HEADER = 32
 
 @dataclass(frozen=True)
 class StoreShape:
-    """What a store holds of each token, and how it is cut into segments.
-
-    Raises
-    ------
-    StoreError
-        A value is out of range.
+    """What a store holds of each token, and how it is cut into segments. Raises StoreError where a value is out of
+    range.
     """
 
     layers: int
@@ -108,18 +104,10 @@ class StoreShape:
         return PAGE + segment * self.segment_bytes
 
     def numbers(self, heads: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """Number of a row in the store, from which its checksum starts.
+        """Number of a row in the store, from which its checksum starts, int64; a head is `layer * kv_heads +
+        kv_head`.
 
-        Parameters
-        ----------
-        heads : ndarray of int
-            `layer * kv_heads + kv_head`.
-        tokens : ndarray of int
-
-        Returns
-        -------
-        ndarray of int64
-            `(segment * layers * kv_heads + head) * segment_tokens + slot`.
+        ``(segment * layers * kv_heads + head) * segment_tokens + slot``
         """
         segment, slot = np.divmod(tokens, self.segment_tokens)
         return (segment * self.heads + heads) * self.segment_tokens + slot
@@ -186,10 +174,7 @@ def pack_header(shape: StoreShape, store_id: bytes, magic: bytes) -> bytes:
 def unpack_header(data: bytes, magic: bytes, path: Path) -> tuple[StoreShape, bytes]:
     """Shape and store id of a header.
 
-    Raises
-    ------
-    StoreError
-        The file is too short, of another kind or version, or its header is damaged.
+    Raises StoreError where the file is too short, of another kind or version, or its header is damaged.
     """
     start = PAGE if magic == ROWS_MAGIC else LOG_START
     if data[:8] != magic:
@@ -221,12 +206,8 @@ def pack_mark(generation: int, tokens: int, store_id: bytes) -> bytes:
 
 
 def unpack_mark(header: bytes, store_id: bytes, path: Path) -> tuple[int, int]:
-    """Generation and acknowledged tokens of the newer of the two marks in a header page.
-
-    Raises
-    ------
-    StoreError
-        Neither is whole.
+    """Generation and acknowledged tokens of the newer of the two marks in a header page; StoreError where neither is
+    whole.
     """
     found = []
     for offset in MARK_OFFSETS:

@@ -56,15 +56,10 @@ class Scan:
 
 
 def scan(data: bytes, shape: StoreShape, store_id: bytes, expected: int) -> Scan:
-    """Read the frames of a log.
+    """Read the frames of a whole log, which holds no more than one segment.
 
-    Parameters
-    ----------
-    data : bytes
-        The whole log; it holds no more than one segment.
-    expected : int
-        Position of the first token that no segment holds. Frames before it were sealed; a kill between sealing
-        and emptying the log leaves them.
+    The first token that no segment holds is `expected`. Frames before it were sealed; a kill between sealing and
+    emptying the log leaves them.
     """
     frames, whole = [], LOG_START
     for frame, end in _frames(data, shape, store_id):

@@ -25,29 +25,12 @@ class Reads:
 def runs_of(
     offsets: np.ndarray, row_bytes: int, block: int, gap: int
 ) -> tuple[np.ndarray, np.ndarray, Reads]:
-    """Blocks to read, merged to requests.
+    """First block of each request to read, ascending, its number of blocks, both int64 [requests], and what the
+    requests touch.
 
-    Parameters
-    ----------
-    offsets : ndarray of int64, shape [rows]
-        Byte offset of each row; negative where it lies in memory.
-    block : int
-        Bytes of a block.
-    gap : int
-        Unwanted blocks between two wanted ones that are read rather than asked around.
-
-    Returns
-    -------
-    first : ndarray of int64, shape [requests]
-        First block of each request, ascending.
-    counts : ndarray of int64, shape [requests]
-        Its blocks.
-    reads : Reads
-
-    Raises
-    ------
-    StoreError
-        `block` or `gap` is out of range.
+    Offsets of rows are in bytes, negative where a row lies in memory. Blocks are of `block` bytes; `gap` unwanted
+    blocks between two wanted ones are read rather than asked around. Raises StoreError where `block` or `gap` is out
+    of range.
     """
     if block < WORD or block % WORD or gap < 0:
         raise StoreError(

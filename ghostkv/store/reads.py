@@ -142,13 +142,7 @@ class RowReader:
         return self._offsets(heads, tokens).reshape(outer)
 
     def check(self) -> None:
-        """Verify every row, a segment at a time.
-
-        Raises
-        ------
-        StoreError
-            The first row that does not match its checksum.
-        """
+        """Verify every row, a segment at a time; StoreError names the first that does not match its checksum."""
         self._alive()
         image, size = SegmentImage(self.shape), self.shape.segment_tokens
         for segment in range(self.sealed // size):

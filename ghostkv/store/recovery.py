@@ -58,10 +58,7 @@ class Recovered:
 def open_files(folder: str | Path, writable: bool) -> tuple[int, int]:
     """Descriptors of `kv.bin`, locked where it is opened for writing, and `tail.log`.
 
-    Raises
-    ------
-    StoreError
-        There is no store, or another writer has it.
+    Raises StoreError where there is no store, or another writer has it.
     """
     folder, opened = Path(folder), []
     try:
@@ -86,21 +83,10 @@ def open_files(folder: str | Path, writable: bool) -> tuple[int, int]:
 
 
 def recover(folder: Path, rows: int, log: int, check_rows: bool) -> Recovered:
-    """Read and check the files of a store.
+    """Read and check the files of a store: descriptors of `kv.bin` and `tail.log`, and the folder for messages.
 
-    Parameters
-    ----------
-    folder : Path
-        For messages.
-    rows, log : int
-        Descriptors of `kv.bin` and `tail.log`.
-    check_rows : bool
-        Verify every row of K and V as well, a segment at a time.
-
-    Raises
-    ------
-    StoreError
-        A file is damaged; the message names it, the offset and the remedy.
+    With `check_rows` every row of K and V is verified as well, a segment at a time. Raises StoreError where a file is
+    damaged; the message names it, the offset and the remedy.
     """
     header = read_at(rows, PAGE, 0)
     shape, store_id = unpack_header(header, ROWS_MAGIC, folder / ROWS_FILE)
@@ -160,22 +146,11 @@ def describe_row(shape: StoreShape, head: int, token: int) -> str:
 
 
 def repair(folder: str | Path) -> int:
-    """Keep the longest whole beginning of a damaged store and drop what follows; drops nothing of a whole one.
+    """Keep the longest whole beginning of a damaged store and drop what follows; the tokens kept. Drops nothing of a
+    whole one.
 
-    Parameters
-    ----------
-    folder : str or Path
-        A store that no writer has open. Copy it first, if what would be dropped may be worth something.
-
-    Returns
-    -------
-    int
-        Tokens kept.
-
-    Raises
-    ------
-    StoreError
-        The header of `kv.bin` is damaged: nothing can be told of what follows it.
+    No writer may have the store open. Copy it first, if what would be dropped may be worth something. Raises
+    StoreError where the header of `kv.bin` is damaged: nothing can be told of what follows it.
     """
     folder, files = Path(folder), Files()
     if (folder / ROWS_FILE).exists() and not (folder / LOG_FILE).exists():

@@ -27,20 +27,10 @@ class Touched:
 def touched(starts: np.ndarray, row_bytes: int, unit: int, ramp: float = 0.0, merge: bool = True) -> Touched:
     """Count the units that reading rows touches, and the requests that this takes.
 
-    Parameters
-    ----------
-    starts : ndarray of int64, shape [rows]
-        Byte offset of each row, in the order of reading.
-    ramp : float
-        A run of u units has ``ramp * (1 - exp(-u / ramp))`` of them before the prefetcher has caught up.
-    merge : bool
-        Whether a row that begins in or right after the unit where the row before ended continues its request.
-        Without, every row is a request.
-
-    Raises
-    ------
-    ValueError
-        A size is not positive, or an offset is negative.
+    Byte offsets `starts` [rows] are in the order of reading. A run of u units has ``ramp * (1 - exp(-u / ramp))`` of
+    them before the prefetcher has caught up. With `merge`, a row that begins in or right after the unit where the row
+    before ended continues its request; without, every row is a request. Raises ValueError where a size is not
+    positive, or an offset is negative.
     """
     starts = np.ascontiguousarray(starts, np.int64)
     if row_bytes < 1 or unit < 1 or (starts.size and starts.min() < 0):

@@ -25,13 +25,7 @@ _PARAMETERS_PER_SQUARE = 12
 def model_bandwidth(job: ModelBandwidth, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Fit and check the tiers of this machine, then model every scheme on every placement.
 
-    Parameters
-    ----------
-    inputs : mapping
-        Paths of `patterns`, `samples`, the frontier's `context`, and `layers` of a capture, which tells the shape of
-        the model.
-    outputs : mapping
-        Paths of the tables of `MODEL_SCHEMAS`.
+    Of the inputs, `context` is the frontier's table, and `layers` of a capture tells the shape of the model.
     """
     tables, patterns = Tables(MODEL_SCHEMAS), read_table(inputs["patterns"])
     fits, errors, measured = model.check_fits(read_table(inputs["samples"]), job.seed)

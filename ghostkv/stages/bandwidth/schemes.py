@@ -112,28 +112,10 @@ def _whole(size: float, tier: Tier) -> float:
 def step(
     scheme: str, shape: ModelShape, kv: str, records: str, context: int, share: float, world: MemoryModel
 ) -> dict[str, float]:
-    """Bytes and seconds of one decode step, all layers.
+    """Bytes and seconds of one decode step, all layers: the columns of the table `steps` from `share` on.
 
-    Parameters
-    ----------
-    scheme : str
-        One of `SCHEMES`.
-    kv, records : str
-        Tiers of cold K,V and of records.
-    context : int
-        Tokens.
-    share : float
-        Survivors of cold keys, united over a group.
-
-    Returns
-    -------
-    dict
-        The columns of the table `steps` from `share` on.
-
-    Raises
-    ------
-    ValueError
-        No such scheme.
+    Cold K,V and records lie in the tiers `kv` and `records`; of `context` tokens' cold keys a `share` survives,
+    united over a group. Raises ValueError where there is no such scheme.
     """
     if scheme not in SCHEMES:
         raise ValueError(f"no scheme {scheme!r}; the schemes are {', '.join(SCHEMES)}")

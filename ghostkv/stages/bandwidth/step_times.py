@@ -38,11 +38,7 @@ _ROWS_PER_UNIT = 2.0 ** np.arange(0, 9)
 def check_fits(samples: pl.DataFrame, seed: int) -> tuple[list[dict], list[dict], dict[str, Tier]]:
     """Fit each measured tier on half of its configurations and foretell the other half.
 
-    Returns
-    -------
-    fits, errors : list of dict
-        Rows of the tables of those names.
-    tiers : dict of str to Tier
+    Returns the rows of the tables `fits` and `errors`, and the tiers by name.
     """
     fits, errors, tiers = [], [], {}
     for (name,), rows in samples.group_by("tier", maintain_order=True):

@@ -49,10 +49,7 @@ class Tier:
     ) -> float | np.ndarray:
         """Time of `requests` requests that touch `size` bytes of whole units together; 0 for nothing.
 
-        Parameters
-        ----------
-        requests, size, ramp_units : float or ndarray
-            Expected values may be fractions; below one request, time is that of one, in proportion.
+        Expected values may be fractions; below one request, time is that of one, in proportion.
         """
         requests, size = np.asarray(requests, float), np.asarray(size, float)
         flying = np.clip(requests, 1.0, max(self.depth, 1.0))
@@ -68,12 +65,8 @@ def expected(
     """Requests and bytes that rows drawn at random touch, on average.
 
     Each of `universe` rows is read with probability `share`. Rows do not straddle units: as many as fit lie in one,
-    and longer rows begin at its start. With ``k`` rows to a unit, a unit is touched with probability
-    ``p = 1 - (1 - share)^k``, and a request begins where the unit before is not touched.
-
-    Returns
-    -------
-    requests, size : ndarray
+    and longer rows begin at its start. With ``k`` rows to a unit, a unit is touched with probability ``p = 1 - (1 -
+    share)^k``, and a request begins where the unit before is not touched.
     """
     universe, share = np.asarray(universe, float), np.clip(np.asarray(share, float), 0.0, 1.0)
     fit = max(1, unit // row_bytes)

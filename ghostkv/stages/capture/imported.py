@@ -21,17 +21,8 @@ if TYPE_CHECKING:
 def import_tensors(job: ImportTensors, inputs: Mapping[str, object], outputs: Mapping[str, str]) -> None:
     """Turn a folder of captured tensors into a capture.
 
-    Parameters
-    ----------
-    inputs : mapping
-        The tensors' files, which the job's folder holds.
-    outputs : mapping
-        As for `capture_text`.
-
-    Raises
-    ------
-    CaptureError
-        A tensor is malformed, too short, or a layer is missing; the message names the file and key.
+    Raises CaptureError where a tensor is malformed, too short, or a layer is missing; the message names the file and
+    key.
     """
     text, folder = job.text, folder_of(outputs)
     found = layers_in(job.folder)

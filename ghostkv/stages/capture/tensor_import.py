@@ -49,22 +49,12 @@ class ImportedLayer:
     def capture(
         self, positions: np.ndarray, scale: float | None
     ) -> tuple[LayerCapture, dict[str, float | int | None]]:
-        """The layer as a capture, with its proof.
+        """The layer as a capture with queries at these positions, and its proof; a `scale` of None is
+        1/sqrt(head_dim).
 
-        Parameters
-        ----------
-        positions : ndarray of int, shape [queries]
-        scale : float or None
-            Factor of the score; 1/sqrt(head_dim) where None.
-
-        Returns
-        -------
-        LayerCapture
-            Its outputs, where there are values, are attention over the stored float16 K and V: there is no
-            model whose own output could be recorded.
-        dict
-            The errors against a model's own output are None for that reason; `storage_relative_error` is
-            measured.
+        Outputs, where there are values, are attention over the stored float16 K and V: there is no model whose own
+        output could be recorded. The errors against it are None for that reason; `storage_relative_error` is
+        measured.
         """
         scale = self.keys.shape[2] ** -0.5 if scale is None else scale
         keys = self.keys.astype(np.float16)
@@ -88,10 +78,7 @@ class ImportedLayer:
 def layers_in(folder: str | Path) -> dict[int, list[Part]]:
     """Which layers a folder holds, and the files of each.
 
-    Raises
-    ------
-    CaptureError
-        The folder is missing or empty, or a file does not say its layer.
+    Raises CaptureError where the folder is missing or empty, or a file does not say its layer.
     """
     folder = Path(folder)
     paths = sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES) if folder.is_dir() else []
@@ -116,17 +103,10 @@ def layers_in(folder: str | Path) -> dict[int, list[Part]]:
 
 
 def load_layer(found: Mapping[int, list[Part]], layer: int) -> ImportedLayer:
-    """Read and check all files of one layer.
+    """Read and check all files of one of the layers that `layers_in` found.
 
-    Parameters
-    ----------
-    found : mapping
-        From `layers_in`.
-
-    Raises
-    ------
-    CaptureError
-        The layer is absent, a tensor is malformed, or the files of the layer do not fit together.
+    Raises CaptureError where the layer is absent, a tensor is malformed, or the files of the layer do not fit
+    together.
     """
     if layer not in found:
         raise CaptureError(

@@ -49,19 +49,11 @@ _NUMBER = 2
 
 
 def measure_layer(job: DecodeLayer, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
-    """Decode one layer of the trace under every policy; the layer `store_layer` through a real store as well.
+    """Decode one layer of the trace under every policy; the layer that is `stored` through a real store as well.
 
-    Parameters
-    ----------
-    inputs : mapping
-        `layers`, a file of the capture folder of consecutive queries; `codecs` of the layer; `points`, the frontier's table.
-    outputs : mapping
-        Paths of the tables of `SCHEMAS`; the store itself lies beside them, and is removed.
-
-    Raises
-    ------
-    TableError
-        The frontier has no calibrated threshold of that kind, or a file cannot be read.
+    Of the inputs, `layers` is a file of the capture folder of consecutive queries, `points` the frontier's table. The
+    store lies beside the outputs, and is removed. Raises TableError where the frontier has no calibrated threshold of
+    that kind.
     """
     trace, spec = Path(inputs["layers"]).parent, _spec(job)
     capture = read_layer(trace, job.layer)

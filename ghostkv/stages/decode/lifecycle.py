@@ -91,19 +91,10 @@ def prefilled(visible: ColdRange, capacity: Capacity) -> np.ndarray:
 
 
 def live(reads: StepReads, policy: str, capacity: Capacity, decay: float) -> Life:
-    """Move tokens through a decode.
+    """Move tokens through a decode under one of `POLICIES`.
 
-    Parameters
-    ----------
-    policy : str
-        One of `POLICIES`.
-    decay : float
-        What is left of received attention after a step; 1 forgets nothing.
-
-    Raises
-    ------
-    ValueError
-        There are more tokens than a rank can tell apart.
+    After a step `decay` is left of received attention; 1 forgets nothing. Raises ValueError where there are more
+    tokens than a rank can tell apart.
     """
     if reads.tokens > MAX_TOKENS:
         raise ValueError(f"{reads.tokens} tokens; a lifecycle ranks at most {MAX_TOKENS}")
@@ -131,19 +122,12 @@ def live(reads: StepReads, policy: str, capacity: Capacity, decay: float) -> Lif
 
 
 def ceiling(reads: StepReads, slots: int, kept: np.ndarray) -> np.ndarray:
-    """Most reads that any choice of `slots` kept tokens could have served, each step (Belady 1966, with bypass).
+    """Most reads that any choice of `slots` kept tokens could have served, each step (Belady 1966, with bypass);
+    int64 [steps].
 
     A token may be kept from the step that reads it, or from when it leaves the hot window. Of what may be kept, that
-    whose next read is furthest away is left out: a greedy packing of intervals by their ends, which is optimal.
-
-    Parameters
-    ----------
-    kept : ndarray of bool, shape [tokens]
-        What is kept at the first step.
-
-    Returns
-    -------
-    ndarray of int64, shape [steps]
+    whose next read is furthest away is left out: a greedy packing of intervals by their ends, which is optimal. What
+    is `kept` at the first step is bool [tokens].
     """
     return _ceiling(reads.keys, reads.ends, reads.visible.stop, slots, kept.copy())
 

@@ -69,27 +69,12 @@ def run_store(
     segment: int,
     tick: Callable[[int], object] = lambda steps: None,
 ) -> list[dict]:
-    """Decode one layer through a `GhostStore`, which is removed afterwards.
+    """Decode one layer through a `GhostStore` in `folder`, which is removed afterwards; columns of `STORE_SCHEMA` but
+    for `layer`.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Where the store lies meanwhile.
-    capture : LayerCapture
-        With values.
-    records, reads : sequence
-        One for each KV head.
-    every : int
-        Every so-manieth step reads its archived survivors from the device.
-    segment : int
-        Tokens of a segment of the store.
-    tick : callable
-        Told how many steps were done.
-
-    Returns
-    -------
-    list of dict
-        Columns of `decode_tables.STORE_SCHEMA` but for `layer`.
+    The capture has values; `records` and `reads` have one of each for a KV head. Every `every`-th step reads its
+    archived survivors from the device. A segment of the store has `segment` tokens. `tick` is told how many steps
+    were done.
     """
     folder = Path(folder)
     shutil.rmtree(folder, ignore_errors=True)

@@ -58,18 +58,11 @@ def decide(
     block: int = 128,
     tick: Callable[[int], object] = lambda steps: None,
 ) -> Decided:
-    """Live through the queries of a capture, which are consecutive, `block` at a time.
+    """Live through the queries of a capture, which are consecutive, `block` at a time; results do not depend on it
+    but for rounding.
 
-    Parameters
-    ----------
-    records : Records
-        Of every token. A step looks at none beyond its own position.
-    theta : ndarray, shape [group]
-        -inf for a head that eliminates nothing.
-    block : int
-        Steps at once; results do not depend on it but for rounding.
-    tick : callable
-        Told how many steps were done.
+    Records are of every token, but a step looks at none beyond its own position. `theta`, one a head of the group, is
+    -inf for a head that eliminates nothing. `tick` is told how many steps were done.
     """
     visible = cold_range(capture.positions, capture.first_visible(), policy.sinks, policy.hot)
     keys = capture.keys[kv_head].astype(np.float32)

@@ -110,13 +110,7 @@ class ProtocolOutcome:
 
 
 def follow(view: LayerView, protocol: Protocol, constants: Constants, codec: str) -> ProtocolOutcome:
-    """Run one protocol over one layer of one text.
-
-    Parameters
-    ----------
-    codec : str
-        Name of the estimates in `view` that the protocol reads.
-    """
+    """Run one protocol over one layer of one text; it reads the estimates in `view` that go by the name `codec`."""
     scale = view.scale if protocol.model_scale else constants.dims**-0.5
     exact, estimate = view.exact * np.float32(view.scale), view.estimates[codec] * np.float32(scale)
     if protocol.measured_margin:

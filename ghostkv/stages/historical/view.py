@@ -78,12 +78,8 @@ def see(
 ) -> LayerView:
     """The products of one layer of one text.
 
-    Parameters
-    ----------
-    projections : dict of ndarray
-        Gaussian projections of shape [m, head_dim] by name; their margin is ``||q|| ||k - P^T P k||``.
-    codecs : dict of list of Codec
-        Fitted codecs by name, one for each KV head.
+    Gaussian projections, [m, head_dim] by name, have the margin ``||q|| ||k - P^T P k||``; fitted codecs, by name,
+    are one for each KV head.
     """
     group = capture.group
     keys, queries = capture.keys.astype(np.float32), capture.queries.astype(np.float32)

@@ -44,13 +44,8 @@ def write_capture(
     group: int = 3,
     width: int = 64,
 ) -> None:
-    """Write a generated capture, as `captures.read_layer` reads it.
-
-    Parameters
-    ----------
-    seed : int
-        Texts of one seed share their worlds, layer by layer.
-    positions : ndarray of int, shape [queries]
+    """Write a generated capture, as `captures.read_layer` reads it. Texts of one seed share their worlds, layer by
+    layer.
     """
     metadata = provenance.metadata(model=f"synthetic {generator}", text=text)
     with CaptureWriter(folder, width, width, metadata) as writer:

@@ -27,17 +27,7 @@ if TYPE_CHECKING:
 def measure_generator(job: MeasureGenerator, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Audit, trade-off, context sweep and decode of one generator.
 
-    Parameters
-    ----------
-    inputs : mapping
-        Empty.
-    outputs : mapping
-        Paths of `audit`, `sweep`, `points` and `decode`.
-
-    Raises
-    ------
-    ConfigError
-        A context is too short to have cold keys.
+    Raises ConfigError where a context is too short to have cold keys.
     """
     study = _Study(job)
     study.check()

@@ -79,21 +79,11 @@ def step_columns(
     setting: Setting,
     asked: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """What each step of a decode reads and loses, one threshold a head.
+    """What each step of a decode reads and loses, one threshold a head: columns of shape [queries].
 
-    Parameters
-    ----------
-    view : GroupView
-        Its queries are steps.
-    theta : ndarray, shape [group]
-        -inf for a head that eliminates nothing.
-    asked : ndarray of int64, shape [queries]
-        Key that a step asks for; -1 for none.
-
-    Returns
-    -------
-    dict of ndarray, shape [queries]
-        Means over the heads of a group, `_worst` the worst head; `needle_*` are NaN where nothing was asked.
+    The view's queries are steps. `theta` [group] is -inf for a head that eliminates nothing; `asked` [queries] is the
+    key that a step asks for, -1 for none. Columns are means over the heads of a group, `_worst` the worst head;
+    `needle_*` are NaN where nothing was asked.
     """
     visible, theta = view.visible, np.asarray(theta, np.float32)
     origin = reference(rule, known.known, visible, setting.top_k)

@@ -150,12 +150,8 @@ class SyntheticDecode:
     masses: Sequence[float]
 
     def columns(self, spec: CodecSpec, target: float) -> Iterator[dict[str, np.ndarray]]:
-        """Columns of the decode table for a block of steps at a time.
-
-        Parameters
-        ----------
-        target : float
-            FER that thetas are chosen for, on a text of `shape.tokens` tokens.
+        """Columns of the decode table for a block of steps at a time; thetas are chosen for a FER of `target`, on a
+        text of `shape.tokens` tokens.
         """
         codec = fit(spec, last_queries(self.generator, self.seed, "codec", self.shape, _BLOCK), self.seed)
         design = Design(spec.name, spec.code_bytes, codec)

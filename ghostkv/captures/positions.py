@@ -33,15 +33,13 @@ def sample_positions(bands: Sequence[QueryBand], tokens: int, text: str, seed: i
             )
         if not 0 < count <= stop - start:
             raise ConfigError(
-                f"{where}, but the band has {stop - start} positions.\n  Write: count: {stop - start}   (or "
-                "less)"
+                f"{where}, but the band has {stop - start} positions.\n  Write: count: {stop - start}   (or less)"
             )
         generator = np.random.default_rng(stable_seed(seed, text, start, stop))
         draws.append(start + generator.choice(stop - start, size=count, replace=False))
     positions = np.sort(np.concatenate(draws)).astype(np.int32)
     if len(np.unique(positions)) < len(positions):
         raise ConfigError(
-            "config: capture.query_bands overlap.\n  Write: bands whose start is at or after the stop "
-            "before it"
+            "config: capture.query_bands overlap.\n  Write: bands whose start is at or after the stop before it"
         )
     return positions

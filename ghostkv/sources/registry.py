@@ -152,8 +152,7 @@ def _local_shape(entry: ModelEntry) -> dict[str, int]:
         return shape_of(json.loads((path / "config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"config: model.custom.path is {path}, which is neither a model folder nor a .gguf file "
-            f"({error}).\n"
+            f"config: model.custom.path is {path}, which is neither a model folder nor a .gguf file ({error}).\n"
             "  Write: path: /data/models/mine   (a folder with config.json, *.safetensors and tokenizer.json)"
         ) from error
 

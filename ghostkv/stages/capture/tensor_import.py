@@ -85,8 +85,7 @@ def layers_in(folder: str | Path) -> dict[int, list[Part]]:
     if not paths:
         raise CaptureError(
             f"{folder}: {'no .npz or .safetensors file there' if folder.is_dir() else 'no such folder'}. "
-            "Accepted: a folder of such "
-            "files with tensors q, k and optionally v.\n  Write: import: "
+            "Accepted: a folder of such files with tensors q, k and optionally v.\n  Write: import: "
             "[{folder: /data/qkv, domain: mine, role: held_out}]"
         )
     found: dict[int, list[Part]] = {}
@@ -124,8 +123,7 @@ def load_layer(found: Mapping[int, list[Part]], layer: int) -> ImportedLayer:
                 f"{tensor['q'].shape[0]} head(s) and says "
                 f"{'no head' if part.head is None else f'head {part.head}'}. Accepted: one "
                 "file with all heads of the layer, or one file a head.\n  Write: q and k of shape [tokens, "
-                "head_dim] and head_idx, "
-                "or one file a layer without head_idx"
+                "head_dim] and head_idx, or one file a layer without head_idx"
             )
     order = np.argsort([part.head for part in parts])
     heads = [parts[index].head for index in order]
@@ -141,8 +139,7 @@ def load_layer(found: Mapping[int, list[Part]], layer: int) -> ImportedLayer:
         if shapes != wanted:
             raise CaptureError(
                 f"{parts[index].path}: holds {shapes}, but {parts[order[0]].path.name} holds {wanted}. "
-                "Accepted: the same tensors "
-                "and shapes [tokens, head_dim] for all heads of a layer."
+                "Accepted: the same tensors and shapes [tokens, head_dim] for all heads of a layer."
             )
     return _layer(layer, {key: np.concatenate([tensors[index][key] for index in order]) for key in first})
 
@@ -166,8 +163,7 @@ def _read(part: Part) -> dict[str, np.ndarray]:
         unknown = sorted(n for n in names - {*_TENSORS, *_SCALARS} if len(file.describe(n)[1]) >= 2)
         if unknown:
             raise CaptureError(
-                f"{part.path}: tensors {unknown} are not known. Accepted: q, k, optionally v, layer_idx, "
-                "head_idx.\n"
+                f"{part.path}: tensors {unknown} are not known. Accepted: q, k, optionally v, layer_idx, head_idx.\n"
                 "  Write: v for values, and leave other tensors out"
             )
         tensors = {name: _tensor(file, name) for name in _TENSORS if name in names}
@@ -180,8 +176,7 @@ def _check_fit(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     (heads, tokens, width), (kv_heads, key_tokens, key_width) = tensors["q"].shape, tensors["k"].shape
     if (key_tokens, key_width) != (tokens, width):
         raise CaptureError(
-            f"{path}: q and k of shapes {shapes['q']} and {shapes['k']}. Accepted: the same tokens and "
-            "head_dim.\n"
+            f"{path}: q and k of shapes {shapes['q']} and {shapes['k']}. Accepted: the same tokens and head_dim.\n"
             f"  Write: k of shape [{kv_heads}, {tokens}, {width}]"
         )
     if heads % kv_heads:
@@ -218,8 +213,7 @@ def _tensor(file: TensorFile, name: str) -> np.ndarray:
     if name != "q" and np.abs(tensor).max() > np.finfo(np.float16).max:
         raise CaptureError(
             f"{file.path}: `{name}` reaches {np.abs(tensor).max():.6g}, beyond float16 (65504), in which "
-            "captures are stored. "
-            "Accepted: components within it."
+            "captures are stored. Accepted: components within it."
         )
     return tensor
 

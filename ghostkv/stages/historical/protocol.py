@@ -43,8 +43,7 @@ CORRECT = Protocol(**dict.fromkeys(KNOBS, True))
 # What was wrong, and what is done instead.
 REASONS = {
     "true_qk": (
-        "Queries and keys were rebuilt from hidden states, without the layer norm and without rotary "
-        "positions",
+        "Queries and keys were rebuilt from hidden states, without the layer norm and without rotary positions",
         "queries and keys as attention reads them",
     ),
     "model_scale": (

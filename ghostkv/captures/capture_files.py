@@ -35,9 +35,7 @@ LAYER_SCHEMA = pa.schema(
         ("window", pa.int32()),  # visible keys are position-window+1..position; 0 sees all
         ("scale", pa.float64()),  # the model's own: score = scale * (q . k)
         ("softcap", pa.float64()),  # 0 for none; else score = softcap * tanh(score / softcap)
-        ("heads", pa.int16()),
-        ("kv_heads", pa.int16()),
-        ("head_dim", pa.int16()),
+        *((name, pa.int16()) for name in ("heads", "kv_heads", "head_dim")),
         ("value_dim", pa.int16()),  # 0 where values were not captured
         ("tokens", pa.int32()),
         ("max_relative_error", pa.float64()),  # worst (head, query) of attention recomputed from the file
@@ -52,25 +50,16 @@ LAYER_SCHEMA = pa.schema(
 
 def kv_schema(head_dim: int, value_dim: int) -> pa.Schema:
     """Columns of `kv.parquet`, sorted by (kv_head, position); no `value` where `value_dim` is 0."""
-    fields = [
-        ("layer", pa.int16()),
-        ("kv_head", pa.int16()),
-        ("position", pa.int32()),
-        ("key", pa.list_(pa.float16(), head_dim)),
-    ]
-    return pa.schema(fields + ([("value", pa.list_(pa.float16(), value_dim))] if value_dim else []))
+    wide = [("key", pa.list_(pa.float16(), head_dim)), ("value", pa.list_(pa.float16(), value_dim))]
+    heads = [(name, pa.int16()) for name in ("layer", "kv_head")]
+    return pa.schema([*heads, ("position", pa.int32()), *wide[: 2 if value_dim else 1]])
 
 
 def query_schema(head_dim: int, value_dim: int) -> pa.Schema:
     """Columns of `queries.parquet`, sorted by (head, position); no `output` where `value_dim` is 0."""
-    fields = [
-        ("layer", pa.int16()),
-        ("head", pa.int16()),
-        ("kv_head", pa.int16()),
-        ("position", pa.int32()),
-        ("query", pa.list_(pa.float32(), head_dim)),
-    ]
-    return pa.schema(fields + ([("output", pa.list_(pa.float32(), value_dim))] if value_dim else []))
+    wide = [("query", pa.list_(pa.float32(), head_dim)), ("output", pa.list_(pa.float32(), value_dim))]
+    heads = [(name, pa.int16()) for name in ("layer", "head", "kv_head")]
+    return pa.schema([*heads, ("position", pa.int32()), *wide[: 2 if value_dim else 1]])
 
 
 @dataclass(frozen=True)
@@ -148,8 +137,8 @@ class CaptureWriter:
 
     def __enter__(self) -> CaptureWriter:
         self._stack = ExitStack()
-        self._stack.enter_context(self._kv)
-        self._stack.enter_context(self._queries)
+        for appender in (self._kv, self._queries):
+            self._stack.enter_context(appender)
         return self
 
     def append(self, capture: LayerCapture, proof: Mapping[str, float | int]) -> None:

@@ -11,7 +11,6 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -162,21 +161,6 @@ def text_table(texts: Iterable[Text]) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def read_text(table: str | Path, name: str) -> dict[str, object]:
-    """One row of texts.parquet as a dict.
-
-    Raises
-    ------
-    TextError
-        No such text; the message lists those that there are.
-    """
-    texts = read_table(table)
-    found = texts.filter(pl.col("text") == name)
-    if found.is_empty():
-        raise TextError(f"{table}: no text {name}. Accepted: {', '.join(texts['text'])}.")
-    return found.row(0, named=True)
-
-
 class _Chooser:
     """Hands out documents in an order that depends on seed and document alone."""
 
@@ -259,8 +243,10 @@ def _place(entry: Mapping[str, object]) -> tuple[str, str]:
 
 def text_row(texts_table: str, text: str) -> dict[str, Any]:
     """One row of `texts.parquet`."""
-    rows = read_table(texts_table).filter(pl.col("text") == text)
+    texts = read_table(texts_table)
+    rows = texts.filter(pl.col("text") == text)
     if rows.height != 1:
-        names = read_table(texts_table)["text"].to_list()
-        raise TextError(f"{texts_table}: {rows.height} texts named {text!r}. Accepted: {', '.join(names)}")
+        raise TextError(
+            f"{texts_table}: {rows.height} texts named {text!r}. Accepted: {', '.join(texts['text'])}"
+        )
     return rows.row(0, named=True)

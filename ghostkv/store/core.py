@@ -8,22 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from ghostkv.files.errors import StoreError
+from ghostkv.store import layout
 from ghostkv.store.batches import checked, rows_of
 from ghostkv.store.checksums import checksums
 from ghostkv.store.files import Files
-from ghostkv.store.layout import (
-    LOG_FILE,
-    LOG_MAGIC,
-    LOG_START,
-    MARK_BYTES,
-    MARK_OFFSETS,
-    ROWS_FILE,
-    ROWS_MAGIC,
-    SegmentImage,
-    StoreShape,
-    pack_header,
-    pack_mark,
-)
+from ghostkv.store.layout import SegmentImage, StoreShape
 from ghostkv.store.log import Frame, pack, row_numbers
 from ghostkv.store.reads import NOTHING, RowReader
 from ghostkv.store.recovery import Recovered, open_files, recover
@@ -52,7 +41,7 @@ class GhostStore(RowReader):
     def __init__(
         self, folder: Path, rows: int, log: int, state: Recovered, writable, fsync, verify_reads, files
     ):
-        self.folder, self.file, self.shape = folder, folder / ROWS_FILE, state.shape
+        self.folder, self.file, self.shape = folder, folder / layout.ROWS_FILE, state.shape
         self.writable, self.fsync, self.verify_reads = writable, fsync, verify_reads
         self._rows, self._log, self._files = rows, log, files
         self._store_id, self._generation, self._table = state.store_id, state.generation, state.table
@@ -87,18 +76,18 @@ class GhostStore(RowReader):
         """
         folder, files = Path(folder), files or Files()
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / ROWS_FILE).exists():
+        if (folder / layout.ROWS_FILE).exists():
             raise StoreError(
-                f"{folder / ROWS_FILE}: there is a store already, and creating one would lose it.\n"
+                f"{folder / layout.ROWS_FILE}: there is a store already, and creating one would lose it.\n"
                 "  Write: GhostStore.open(folder, writable=True), or delete the folder"
             )
         store_id = os.urandom(16)
-        header = bytearray(pack_header(shape, store_id, ROWS_MAGIC))
-        for offset in MARK_OFFSETS:
-            header[offset : offset + MARK_BYTES] = pack_mark(0, 0, store_id)
+        header = bytearray(layout.pack_header(shape, store_id, layout.ROWS_MAGIC))
+        for offset in layout.MARK_OFFSETS:
+            header[offset : offset + layout.MARK_BYTES] = layout.pack_mark(0, 0, store_id)
         # The store is there once kv.bin is, and then its log must be.
-        files.create(folder / LOG_FILE, pack_header(shape, store_id, LOG_MAGIC), fsync)
-        files.create(folder / ROWS_FILE, bytes(header), fsync)
+        files.create(folder / layout.LOG_FILE, layout.pack_header(shape, store_id, layout.LOG_MAGIC), fsync)
+        files.create(folder / layout.ROWS_FILE, bytes(header), fsync)
         return cls.open(folder, True, fsync, verify_reads, files=files)
 
     @classmethod
@@ -185,7 +174,7 @@ class GhostStore(RowReader):
                 step = min(count - at, self.shape.segment_tokens - (self.tokens - self.sealed))
                 self._append(*rows_of(self.shape, batch, at, at + step))
                 at += step
-            if self.fsync and self._log_end > LOG_START:
+            if self.fsync and self._log_end > layout.LOG_START:
                 self._files.sync(self._log)
             if count:
                 self._acknowledge()
@@ -202,16 +191,6 @@ class GhostStore(RowReader):
         self._alive()
         self._files.sync(self._rows)
         self._files.sync(self._log)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of the K and V of one token of one KV head in `file`."""
-        return self.shape.row_bytes
-
-    @property
-    def memory_bytes(self) -> int:
-        """Bytes that the store holds in memory: records, checksums, and one segment."""
-        return self._table.nbytes + self._image.data.nbytes
 
     def close(self) -> None:
         """Release the files; a second time does nothing."""
@@ -260,14 +239,14 @@ class GhostStore(RowReader):
         if self.fsync:
             self._files.sync(self._rows)
         self.sealed = self.tokens
-        if self._log_end > LOG_START:
-            self._files.truncate(self._log, LOG_START)
-            self._log_end = LOG_START
+        if self._log_end > layout.LOG_START:
+            self._files.truncate(self._log, layout.LOG_START)
+            self._log_end = layout.LOG_START
 
     def _acknowledge(self) -> None:
         self._generation += 1
-        mark = pack_mark(self._generation, self.tokens, self._store_id)
-        self._files.write(self._rows, mark, MARK_OFFSETS[self._generation % 2])
+        mark = layout.pack_mark(self._generation, self.tokens, self._store_id)
+        self._files.write(self._rows, mark, layout.MARK_OFFSETS[self._generation % 2])
 
     def _clean(self, state: Recovered) -> None:
         """Drop what a kill left: later appends must not stand beside remains that look whole."""

@@ -151,14 +151,6 @@ class RowReader:
             if fault:
                 raise damaged(self.file, *fault, REPAIR)
 
-    def drop_cache(self) -> None:
-        """Ask the kernel to forget the file's pages, so that the next reads go to the device."""
-        self._alive()
-        # Pages that are mapped stay; the map comes back with the next gather.
-        self._words = NOTHING
-        os.fdatasync(self._rows)
-        os.posix_fadvise(self._rows, 0, 0, os.POSIX_FADV_DONTNEED)
-
     def _locate(self, layer, kv_head, positions, one=False):
         """Head number and token of each row, flat, and the shape that the caller asked in."""
         self._alive()

@@ -64,17 +64,9 @@ def _world(job: ModelBandwidth, captured: ModelShape, clustering) -> MemoryModel
         )
         for tier in job.tiers
     }  # fmt: skip
-    return MemoryModel(
-        tiers,
-        job.tiers[0].name,
-        job.sinks + job.hot,
-        8 * job.headline.bytes / captured.head_dim,
-        job.overlap,
-        job.phase_us * _MICRO,
-        job.quant_group,
-        job.page,
-        clustering,
-    )
+    exact, code_bits = job.sinks + job.hot, 8 * job.headline.bytes / captured.head_dim
+    plan = job.overlap, job.phase_us * _MICRO, job.quant_group, job.page
+    return MemoryModel(tiers, job.tiers[0].name, exact, code_bits, *plan, clustering)
 
 
 def _this_machine(world: MemoryModel, measured: Mapping[str, Tier]) -> tuple[MemoryModel, list[dict]]:

@@ -115,10 +115,8 @@ def step(
     """Bytes and seconds of one decode step, all layers: the columns of the table `steps` from `share` on.
 
     Cold K,V and records lie in the tiers `kv` and `records`; of `context` tokens' cold keys a `share` survives,
-    united over a group. Raises ValueError where there is no such scheme.
+    united over a group.
     """
-    if scheme not in SCHEMES:
-        raise ValueError(f"no scheme {scheme!r}; the schemes are {', '.join(SCHEMES)}")
     fast, store, index = world.tiers[world.fast], world.tiers[kv], world.tiers[records]
     heads, pair = shape.kv_heads, shape.pair_bytes
     exact = min(world.exact, context)

@@ -33,17 +33,6 @@ class Tier:
     ramp_units: float = 0.0
     near_bandwidth: float = 0.0  # bytes a second beside the memory, before any link
 
-    def __post_init__(self) -> None:
-        positive = {"bandwidth": self.bandwidth, "unit": self.unit, "depth": self.depth}
-        for name, value in positive.items():
-            if not value > 0:
-                raise ValueError(f"tier {self.name}: {name} is {value}, which must be above 0")
-        for name in ("latency", "overhead", "ramp", "ramp_units", "near_bandwidth"):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f"tier {self.name}: {name} is {getattr(self, name)}, which must not be negative"
-                )
-
     def seconds(
         self, requests: float | np.ndarray, size: float | np.ndarray, ramp_units: float | np.ndarray = 0.0
     ) -> float | np.ndarray:

@@ -9,7 +9,7 @@ a name such as `layer03_head05.npz` or `L3H5.npz`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,7 @@ class ImportedLayer:
     def first(self, tokens: int) -> ImportedLayer:
         """The first `tokens` tokens; under causal attention they know nothing of the rest."""
         values = None if self.values is None else self.values[:, :tokens]
-        return ImportedLayer(self.layer, self.queries[:, :tokens], self.keys[:, :tokens], values)
+        return replace(self, queries=self.queries[:, :tokens], keys=self.keys[:, :tokens], values=values)
 
     def capture(
         self, positions: np.ndarray, scale: float | None
@@ -125,23 +125,23 @@ def load_layer(found: Mapping[int, list[Part]], layer: int) -> ImportedLayer:
                 "file with all heads of the layer, or one file a head.\n  Write: q and k of shape [tokens, "
                 "head_dim] and head_idx, or one file a layer without head_idx"
             )
-    order = np.argsort([part.head for part in parts])
-    heads = [parts[index].head for index in order]
+    pairs = sorted(zip(parts, tensors, strict=True), key=lambda pair: pair[0].head)
+    heads = [part.head for part, _ in pairs]
     if heads != list(range(len(heads))):
         raise CaptureError(
             f"{parts[0].path.parent}: layer {layer} has files for heads {heads}. Accepted: each of heads 0 "
             "to n-1 once.\n"
             f"  Write: one file for each of the heads 0 to {max(max(heads), len(heads) - 1)}"
         )
-    first = tensors[order[0]]
-    for index in order:
-        shapes, wanted = ({n: t.shape[1:] for n, t in tensors[i].items()} for i in (index, order[0]))
+    first_part, first = pairs[0]
+    for part, tensor in pairs:
+        shapes, wanted = ({n: t.shape[1:] for n, t in one.items()} for one in (tensor, first))
         if shapes != wanted:
             raise CaptureError(
-                f"{parts[index].path}: holds {shapes}, but {parts[order[0]].path.name} holds {wanted}. "
+                f"{part.path}: holds {shapes}, but {first_part.path.name} holds {wanted}. "
                 "Accepted: the same tensors and shapes [tokens, head_dim] for all heads of a layer."
             )
-    return _layer(layer, {key: np.concatenate([tensors[index][key] for index in order]) for key in first})
+    return _layer(layer, {key: np.concatenate([tensor[key] for _, tensor in pairs]) for key in first})
 
 
 def _layer(layer: int, tensors: Mapping[str, np.ndarray]) -> ImportedLayer:

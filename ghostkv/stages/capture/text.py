@@ -21,5 +21,5 @@ def capture_text(
     """
     from ghostkv.models.record import record_text
 
-    positions = sample_positions(job.query_bands, job.tokens, job.text, job.seed)
+    positions = sample_positions(job.query_bands, job.text, job.seed)
     record_text(job, positions, inputs, outputs, threads)

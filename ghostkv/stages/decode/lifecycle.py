@@ -26,7 +26,6 @@ from numba import njit
 from ghostkv.elimination.attention import ColdRange
 
 NONE, HOT, WARM, GHOST, ARCHIVE = range(5)
-STATES = ("none", "hot", "warm", "ghost", "archive")
 # By age: the most recent, nothing is re-heated. lru: read most recently. attention: most attention received of what
 # was read, with decay (the accumulator of H2O, Zhang et al. 2023).
 POLICIES = ("age", "lru", "attention")
@@ -61,8 +60,7 @@ class StepReads:
         return int(self.visible.last[-1])
 
 
-@dataclass(frozen=True)
-class Life:
+class Life(NamedTuple):
     """What happened to one KV head under one policy."""
 
     held: np.ndarray  # int64 [steps, 5]: tokens in each state when the step reads; column `NONE` is unused
@@ -115,8 +113,7 @@ def live(reads: StepReads, policy: str, capacity: Capacity, decay: float) -> Lif
             keys=reads.keys, ends=reads.ends, weight=reads.weight, leaving=reads.leaving,
             first=seen.first, last=seen.last, start=seen.start, stop=seen.stop,
         ),
-        _Moves(held=life.held, flows=life.flows, origin=life.origin, again=life.again),
-        life.state,
+        life,
     )  # fmt: skip
     return life
 
@@ -152,15 +149,6 @@ class _Steps(NamedTuple):
     stop: np.ndarray
 
 
-class _Moves(NamedTuple):
-    """What is counted: the fields of `Life`."""
-
-    held: np.ndarray
-    flows: np.ndarray
-    origin: np.ndarray
-    again: np.ndarray
-
-
 class _Tokens(NamedTuple):
     """Of every token its state, the step that touched it last, and attention received until then; and of every state
     how many tokens are in it."""
@@ -194,8 +182,9 @@ def _put(tokens, flow, token, after):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _live(ranking, capacity, steps, moves, state):
-    """Step by step: read, then move for the next one; fills `moves` and leaves `state` as at the last step."""
+def _live(ranking, capacity, steps, life):
+    """Step by step: read, then move for the next one; fills `life` and leaves its `state` as at the last step."""
+    state = life.state
     tokens = _Tokens(
         state,
         np.zeros(state.size, np.int64),
@@ -205,12 +194,12 @@ def _live(ranking, capacity, steps, moves, state):
     revived, ranks = np.full(state.size, _LONG_AGO), np.empty(state.size, np.int64)
     begin, count = 0, steps.ends.size
     for t in range(count):
-        moves.held[t, 1:], now, flow = tokens.held[1:], t + 1, moves.flows[t]
+        life.held[t, 1:], now, flow = tokens.held[1:], t + 1, life.flows[t]
         for i in range(begin, steps.ends[t]):
             token = steps.keys[i]
-            moves.origin[i] = state[token]
+            life.origin[i] = state[token]
             if state[token] != WARM:
-                moves.again[t] += now - revived[token] <= capacity.window
+                life.again[t] += now - revived[token] <= capacity.window
                 revived[token] = now
             left = ranking.left[now - tokens.stamp[token]]
             tokens.received[token] = tokens.received[token] * left + steps.weight[i]

@@ -51,28 +51,20 @@ class Device:
         return cls(True, seen >= PAGE)
 
 
-@dataclass(frozen=True)
-class Archive:
-    """What one policy had on disk alone when it was read."""
-
-    policy: str
-    chosen: Sequence[np.ndarray]  # for each KV head, which of `StepReads.keys`
-
-
 def run_store(
     folder: str | Path,
     capture: LayerCapture,
     records: Sequence[Records],
     reads: Sequence[StepReads],
-    archive: Archive,
+    archived: Sequence[np.ndarray],
     every: int,
     segment: int,
     tick: Callable[[int], object] = lambda steps: None,
 ) -> list[dict]:
     """Decode one layer through a `GhostStore` in `folder`, which is removed afterwards; columns of `STORE_SCHEMA` but
-    for `layer`.
+    for `layer` and `policy`.
 
-    The capture has values; `records` and `reads` have one of each for a KV head. Every `every`-th step reads its
+    The capture has values; `records`, `reads` and what of them was `archived` come once for each KV head. Every `every`-th step reads its
     archived survivors from the device. A segment of the store has `segment` tokens. `tick` is told how many steps
     were done.
     """
@@ -99,10 +91,10 @@ def run_store(
                 begun = perf_counter()
                 store.append(keys[new], values[new], packed[new])
                 appended = perf_counter() - begun
-                row = {"policy": archive.policy, "step": step, "append_seconds": appended}
+                row = {"step": step, "append_seconds": appended}
                 row |= _gather(store, capture, *_wanted(reads, step))
                 if step % every == 0:
-                    row |= _from_disk(store, capture, device, *_wanted(reads, step, archive.chosen))
+                    row |= _from_disk(store, capture, device, *_wanted(reads, step, archived))
                 rows.append(row)
                 tick(1)
     finally:
@@ -148,7 +140,7 @@ def _from_disk(
     if not len(positions):
         return {"archived_rows": 0, "archived_wrong_rows": 0, "archived_bytes": 0}
     offsets = store.offsets(0, heads, positions)
-    blocks = touched(np.sort(offsets[offsets >= 0]), store.row_bytes, PAGE)
+    blocks = touched(np.sort(offsets[offsets >= 0]), store.shape.row_bytes, PAGE)
     before, begun = bytes_read(), perf_counter()
     if device.direct:
         got = store.read(0, heads, positions, block=PAGE, direct=True)
@@ -159,7 +151,7 @@ def _from_disk(
     return {
         "archived_rows": len(positions),
         "archived_wrong_rows": _wrong(capture, heads, positions, keys, values),
-        "archived_bytes": len(positions) * store.row_bytes,
+        "archived_bytes": len(positions) * store.shape.row_bytes,
         "direct": device.direct,
         "requests": blocks.requests,
         "counted_bytes": blocks.size,

@@ -61,7 +61,7 @@ def gathers(folder: Path, job: TimeStore) -> Iterator[dict]:
                             "repeat": repeat,
                             "seconds": spent,
                             "rows_per_second": rows / spent,
-                            "bytes_per_second": rows * store.row_bytes / spent,
+                            "bytes_per_second": rows * store.shape.row_bytes / spent,
                             "ratio": spent / seconds["memory"],
                         }
 

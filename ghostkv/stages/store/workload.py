@@ -65,14 +65,8 @@ class Contents:
 
 def store_shape(job: TryStore | TimeStore, layers: int, segment_tokens: int) -> StoreShape:
     """The shape of a trial's store."""
-    return StoreShape(
-        layers,
-        job.kv_heads,
-        job.head_dim,
-        job.head_dim,
-        job.record_bytes,
-        segment_tokens=segment_tokens,
-    )
+    width = job.head_dim
+    return StoreShape(layers, job.kv_heads, width, width, job.record_bytes, segment_tokens=segment_tokens)
 
 
 def batches(shape: StoreShape, tokens: int, seed: int) -> Iterator[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,7 +102,7 @@ class _Study:
         options, target = self.job.decode, min(self.job.targets["fer"])
         for draw in range(options.draws):
             one = SyntheticDecode(
-                self.generator, self.seed("decode", draw), Shape(options.start, *self._widths()), self.rule,
+                self.generator, self.seed("decode", draw), replace(self.shape, tokens=options.start), self.rule,
                 options.steps, options.ask_every, options.masses,
             )  # fmt: skip
             keys = {
@@ -111,9 +111,6 @@ class _Study:
             }  # fmt: skip
             for columns in one.columns(self.job.headline, target):
                 self.add("decode", keys, columns)
-
-    def _widths(self) -> tuple[int, int]:
-        return self.shape.group, self.shape.width
 
     def add(self, table: str, keys: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> None:
         self.tables.add(table, {**keys, "generator": self.job.label}, columns)

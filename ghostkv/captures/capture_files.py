@@ -19,13 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ghostkv.files.errors import TableError
-from ghostkv.files.io import (
-    ParquetAppender,
-    fixed_list,
-    from_fixed_list,
-    read_metadata,
-    read_table,
-)
+from ghostkv.files.io import ParquetAppender, fixed_list, from_fixed_list, read_metadata, read_table
 from ghostkv.files.tables import write_rows
 
 LAYER_SCHEMA = pa.schema(

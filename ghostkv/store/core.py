@@ -55,24 +55,11 @@ class GhostStore(RowReader):
     def create(
         cls, folder: str | Path, shape: StoreShape, fsync=False, verify_reads=True, files: Files | None = None
     ) -> GhostStore:
-        """Make an empty store and open it for writing.
+        """Make an empty store in a folder, which must not hold one, and open it for writing.
 
-        Parameters
-        ----------
-        folder : str or Path
-            Made where it does not exist; must not hold a store.
-        fsync : bool
-            Whether an append is acknowledged only once it is on the disk. Without, it survives the death of the
-            process and not of the machine.
-        verify_reads : bool
-            Whether reads compare rows with their checksums.
-        files : Files, optional
-            What writes; the kill experiment brings its own.
-
-        Raises
-        ------
-        StoreError
-            The folder holds a store already.
+        With `fsync` an append is acknowledged only once it is on the disk; without, it survives the death of the
+        process and not of the machine. With `verify_reads` reads compare rows with their checksums. `files` is what
+        writes; the kill experiment brings its own. Raises StoreError where the folder holds a store already.
         """
         folder, files = Path(folder), files or Files()
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,21 +87,12 @@ class GhostStore(RowReader):
         check: str = "records",
         files: Files | None = None,
     ) -> GhostStore:
-        """Open a store, after checking it.
+        """Open a store, after checking it: `writable` for appending, by one process at a time; else for reading what
+        is there now.
 
-        Parameters
-        ----------
-        writable : bool
-            For appending, by one process at a time; else for reading what is there now.
-        fsync, verify_reads, files
-            As for `create`.
-        check : str
-            "records": headers, records and the log. "all": every row of K and V too, a segment at a time.
-
-        Raises
-        ------
-        StoreError
-            There is no store, another writer has it, or a file is damaged.
+        Checks "records" (headers, records and the log) or "all" (every row of K and V too, a segment at a time); the
+        rest is as for `create`. Raises StoreError where there is no store, another writer has it, or a file is
+        damaged.
         """
         folder, files = Path(folder), files or Files()
         if check not in ("records", "all"):
@@ -141,25 +119,14 @@ class GhostStore(RowReader):
     def append(
         self, keys: np.ndarray, values: np.ndarray | None = None, records: np.ndarray | None = None
     ) -> int:
-        """Add tokens. When this returns they are acknowledged: no kill loses them.
+        """Add tokens; the number that the store now holds. When this returns they are acknowledged: no kill loses
+        them.
 
-        Parameters
-        ----------
-        keys : ndarray, shape [tokens, layers, kv_heads, head_dim], of the store's dtype
-        values : ndarray, shape [tokens, layers, kv_heads, value_dim], of the store's dtype
-        records : ndarray of uint8, shape [tokens, layers, kv_heads, record_bytes]
-            `values` and `records` are None where the store has none.
+        Keys and values are [tokens, layers, kv_heads, head_dim or value_dim] of the store's dtype, records uint8
+        [tokens, layers, kv_heads, record_bytes]; values and records are None where the store has none.
 
-        Returns
-        -------
-        int
-            Tokens that the store now holds.
-
-        Raises
-        ------
-        StoreError
-            A shape or dtype is not the store's, the store is not open for writing, or the disk refused a write
-            (reopen it then: what was acknowledged is there).
+        Raises StoreError where a shape or dtype is not the store's, the store is not open for writing, or the disk
+        refused a write (reopen it then: what was acknowledged is there).
         """
         self._alive()
         if not self.writable or self._failed:

@@ -46,15 +46,12 @@ def runs_of(
     ends = np.append(leads[1:], len(blocks)) - 1 if len(blocks) else leads
     first = blocks[leads]
     counts = blocks[ends] - first + 1
-    return (
-        first,
-        counts,
-        Reads(
-            rows=len(offsets),
-            memory_rows=int((offsets < 0).sum()),
-            wanted_bytes=len(on_disk) * row_bytes,
-            blocks=len(blocks),
-            requests=len(first),
-            bytes=int(counts.sum()) * block,
-        ),
+    reads = Reads(
+        rows=len(offsets),
+        memory_rows=int((offsets < 0).sum()),
+        wanted_bytes=len(on_disk) * row_bytes,
+        blocks=len(blocks),
+        requests=len(first),
+        bytes=int(counts.sum()) * block,
     )
+    return first, counts, reads

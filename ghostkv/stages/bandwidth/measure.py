@@ -58,9 +58,6 @@ def measure(job: MeasureMemory, inputs: Mapping[str, str], outputs: Mapping[str,
     finally:
         disk.close()
     # What the report says of tiers that are missing.
-    metadata = inherited(patterns, job.code) | {
-        DROPPED: str(cold).lower(),
-        DIRECT: str(disk.direct).lower(),
-    }
+    metadata = inherited(patterns, job.code) | {DROPPED: str(cold).lower(), DIRECT: str(disk.direct).lower()}
     write_rows(samples, outputs["samples"], SAMPLE_SCHEMA, metadata)
     write_rows(counts.rows, outputs["counts"], COUNT_SCHEMA, metadata)

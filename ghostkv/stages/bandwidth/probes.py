@@ -169,9 +169,9 @@ class DiskFile:
         self.path.unlink(missing_ok=True)
 
 
-def rows_at(chosen: np.ndarray, row_bytes: int, base: int = 0) -> np.ndarray:
+def rows_at(chosen: np.ndarray, row_bytes: int) -> np.ndarray:
     """Byte offsets of rows stored one after the other."""
-    return np.asarray(chosen, np.int64) * row_bytes + base
+    return np.asarray(chosen, np.int64) * row_bytes
 
 
 def random_rows(universe: int, share: float, seed: int) -> np.ndarray:

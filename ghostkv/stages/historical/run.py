@@ -20,12 +20,7 @@ from ghostkv.files.io import read_table, stable_seed
 from ghostkv.files.tables import Tables
 from ghostkv.stages.historical.protocol import HISTORICAL, Constants, Protocol, at_thetas, follow, pool
 from ghostkv.stages.historical.schemas import SCHEMAS
-from ghostkv.stages.historical.tables import (
-    Tally,
-    ablation_rows,
-    knob_rows,
-    protocols,
-)
+from ghostkv.stages.historical.tables import Tally, ablation_rows, knob_rows, protocols
 from ghostkv.stages.historical.view import LayerView, gaussian_projection, see
 
 if TYPE_CHECKING:

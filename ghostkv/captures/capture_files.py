@@ -19,13 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ghostkv.files.errors import TableError
-from ghostkv.files.io import (
-    ParquetAppender,
-    fixed_list,
-    from_fixed_list,
-    read_metadata,
-    read_table,
-)
+from ghostkv.files.io import ParquetAppender, fixed_list, from_fixed_list, read_metadata, read_table
 from ghostkv.files.tables import write_rows
 
 LAYER_SCHEMA = pa.schema(
@@ -35,9 +29,7 @@ LAYER_SCHEMA = pa.schema(
         ("window", pa.int32()),  # visible keys are position-window+1..position; 0 sees all
         ("scale", pa.float64()),  # the model's own: score = scale * (q . k)
         ("softcap", pa.float64()),  # 0 for none; else score = softcap * tanh(score / softcap)
-        ("heads", pa.int16()),
-        ("kv_heads", pa.int16()),
-        ("head_dim", pa.int16()),
+        *((name, pa.int16()) for name in ("heads", "kv_heads", "head_dim")),
         ("value_dim", pa.int16()),  # 0 where values were not captured
         ("tokens", pa.int32()),
         ("max_relative_error", pa.float64()),  # worst (head, query) of attention recomputed from the file
@@ -52,60 +44,35 @@ LAYER_SCHEMA = pa.schema(
 
 def kv_schema(head_dim: int, value_dim: int) -> pa.Schema:
     """Columns of `kv.parquet`, sorted by (kv_head, position); no `value` where `value_dim` is 0."""
-    fields = [
-        ("layer", pa.int16()),
-        ("kv_head", pa.int16()),
-        ("position", pa.int32()),
-        ("key", pa.list_(pa.float16(), head_dim)),
-    ]
-    return pa.schema(fields + ([("value", pa.list_(pa.float16(), value_dim))] if value_dim else []))
+    wide = [("key", pa.list_(pa.float16(), head_dim)), ("value", pa.list_(pa.float16(), value_dim))]
+    heads = [(name, pa.int16()) for name in ("layer", "kv_head")]
+    return pa.schema([*heads, ("position", pa.int32()), *wide[: 2 if value_dim else 1]])
 
 
 def query_schema(head_dim: int, value_dim: int) -> pa.Schema:
     """Columns of `queries.parquet`, sorted by (head, position); no `output` where `value_dim` is 0."""
-    fields = [
-        ("layer", pa.int16()),
-        ("head", pa.int16()),
-        ("kv_head", pa.int16()),
-        ("position", pa.int32()),
-        ("query", pa.list_(pa.float32(), head_dim)),
-    ]
-    return pa.schema(fields + ([("output", pa.list_(pa.float32(), value_dim))] if value_dim else []))
+    wide = [("query", pa.list_(pa.float32(), head_dim)), ("output", pa.list_(pa.float32(), value_dim))]
+    heads = [(name, pa.int16()) for name in ("layer", "head", "kv_head")]
+    return pa.schema([*heads, ("position", pa.int32()), *wide[: 2 if value_dim else 1]])
 
 
 @dataclass(frozen=True)
 class LayerCapture:
-    """One layer of a capture.
-
-    Attributes
-    ----------
-    layer : int
-    keys : ndarray of float16, shape [kv_heads, tokens, head_dim]
-        Post-RoPE keys, as attention used them.
-    values : ndarray of float16, shape [kv_heads, tokens, value_dim], or None
-    queries : ndarray of float32, shape [heads, queries, head_dim]
-        Post-RoPE queries at the sampled positions.
-    outputs : ndarray of float32, shape [heads, queries, value_dim], or None
-        The model's own attention output of each head, before the output projection.
-    positions : ndarray of int32, shape [queries]
-        Token index of each query, ascending; the query sees keys 0..position (fewer in a sliding window).
-    scale : float
-        score = scale * (q . k).
-    window : int
-        Sliding window in tokens, 0 for global attention.
-    softcap : float
-        Logit soft cap, 0 for none.
-    """
+    """One layer of a capture."""
 
     layer: int
-    keys: np.ndarray
-    values: np.ndarray | None
-    queries: np.ndarray
+    keys: np.ndarray  # float16 [kv_heads, tokens, head_dim]: post-RoPE keys, as attention used them
+    values: np.ndarray | None  # float16 [kv_heads, tokens, value_dim]
+    queries: np.ndarray  # float32 [heads, queries, head_dim]: post-RoPE queries at the sampled positions
+    # float32 [heads, queries, value_dim]: the model's own attention output of each head, before the output
+    # projection.
     outputs: np.ndarray | None
+    # int32 [queries]: token index of each query, ascending; the query sees keys 0..position (fewer in a
+    # sliding window).
     positions: np.ndarray
-    scale: float
-    window: int = 0
-    softcap: float = 0.0
+    scale: float  # score = scale * (q . k)
+    window: int = 0  # sliding window in tokens, 0 for global attention
+    softcap: float = 0.0  # logit soft cap, 0 for none
 
     @property
     def kv_heads(self) -> int:
@@ -148,17 +115,10 @@ class LayerCapture:
 
 
 class CaptureWriter:
-    """Write a capture layer by layer; the three files appear together when the context closes without an
-    error.
+    """Write a capture layer by layer; the three files appear together when the context closes without an error.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Where `kv.parquet`, `queries.parquet` and `layers.parquet` go.
-    head_dim, value_dim : int
-        Widths of keys and values; `value_dim` 0 for a capture without values.
-    metadata : mapping of str to str
-        Provenance: model, weight_sha256, text, text_sha256, package_version, fingerprint.
+    Keys are `head_dim` wide, values `value_dim`, which is 0 for a capture without values. The metadata is provenance:
+    model, weight_sha256, text, text_sha256, package_version, fingerprint.
     """
 
     def __init__(self, folder: str | Path, head_dim: int, value_dim: int, metadata: Mapping[str, str]):
@@ -171,19 +131,12 @@ class CaptureWriter:
 
     def __enter__(self) -> CaptureWriter:
         self._stack = ExitStack()
-        self._stack.enter_context(self._kv)
-        self._stack.enter_context(self._queries)
+        for appender in (self._kv, self._queries):
+            self._stack.enter_context(appender)
         return self
 
     def append(self, capture: LayerCapture, proof: Mapping[str, float | int]) -> None:
-        """Write one layer; layers come in ascending order.
-
-        Parameters
-        ----------
-        capture : LayerCapture
-        proof : mapping
-            The error columns of `LAYER_SCHEMA` (`max_relative_error` ... `recomputed`).
-        """
+        """Write one layer, with its proof: the error columns of `LAYER_SCHEMA`. Layers come in ascending order."""
         kv_heads, tokens, head_dim = capture.keys.shape
         heads, queries, _ = capture.queries.shape
         kv = {
@@ -235,19 +188,10 @@ def read_layers_table(folder: str | Path) -> pl.DataFrame:
 
 
 def read_layer(folder: str | Path, layer: int) -> LayerCapture:
-    """Read one layer of a capture.
+    """Read one layer of a capture folder, by its index in the model.
 
-    Parameters
-    ----------
-    folder : str or Path
-        A capture folder.
-    layer : int
-        Layer index in the model.
-
-    Raises
-    ------
-    TableError
-        A file is missing or damaged, or the capture lacks the layer; the message lists the layers it has.
+    Raises TableError where a file is missing or damaged, or the capture lacks the layer; the message lists the layers
+    it has.
     """
     folder = Path(folder)
     described = read_layers_table(folder)

@@ -51,7 +51,6 @@ def from_position(capture: LayerCapture, text: CapturedText, start: int) -> Laye
     if not wanted.any():
         raise ConfigError(
             f"frontier.headline_start is {start}, but the last captured query of {text.text} is at "
-            f"{capture.positions.max()}; write a smaller headline_start, or raise capture.tokens "
-            "and query_bands"
+            f"{capture.positions.max()}; write a smaller headline_start, or raise capture.tokens and query_bands"
         )
     return capture.at(wanted)

@@ -16,36 +16,21 @@ from ghostkv.files.io import stable_seed
 
 @dataclass(frozen=True)
 class Drawn:
-    """A generated text of one layer.
-
-    Attributes
-    ----------
-    capture : LayerCapture
-    worlds : tuple of World
-        One a KV head.
-    asked : ndarray of int64, shape [kv_heads, queries]
-        Position of the key that the queries of this position ask for; -1 for none.
-    """
+    """A generated text of one layer."""
 
     capture: LayerCapture
-    worlds: tuple[World, ...]
+    worlds: tuple[World, ...]  # one a KV head
+    # int64 [kv_heads, queries]: position of the key that the queries of this position ask for; -1 for none.
     asked: np.ndarray
 
 
 @dataclass(frozen=True)
 class Asks:
-    """Which queries ask for a planted key, and how loudly.
+    """Which queries ask for a planted key, and how loudly."""
 
-    Attributes
-    ----------
-    asked : ndarray of int64, shape [queries]
-        Positions of planted keys, each once; -1 for queries that ask for none.
-    score : ndarray, shape [queries]
-        Score that the planted key is to have for every head of the group.
-    """
-
+    # int64 [queries]: positions of planted keys, each once; -1 for queries that ask for none.
     asked: np.ndarray
-    score: np.ndarray
+    score: np.ndarray  # [queries]: score that the planted key is to have for every head of the group
 
 
 def draw(
@@ -61,29 +46,14 @@ def draw(
     asks: Asks | None = None,
     layer: int = 0,
 ) -> Drawn:
-    """Generate a text.
+    """Generate a text of `kv_heads` KV heads, each shared by `group` query heads of dimension `width`.
 
-    Parameters
-    ----------
-    generator : Generator
-    seed : int or str
-        Names the worlds: texts of one seed share them.
-    text : str
-        Names the text: keys and queries depend on seed, text and KV head alone.
-    tokens : int
-    positions : ndarray of int, shape [queries]
-        Ascending, below `tokens`.
-    kv_heads, group, width : int
-        KV heads, query heads that share one, head dimension.
-    asks : Asks, optional
-        Planted keys; by default those that the generator itself asks for (`Needles`), or none.
-    layer : int
+    The seed names the worlds: texts of one seed share them. Keys and queries depend on seed, text and KV head alone.
+    Positions of queries are ascending. `asks` are planted keys; by default those that the generator itself asks for
+    (`Needles`), or none.
 
-    Returns
-    -------
-    Drawn
-        Keys and values in float16, as a cache holds them; values are ``N(0, I)`` about a mean of ones. Outputs are
-        None: no model made these tensors.
+    Keys and values are float16, as a cache holds them; values are ``N(0, I)`` about a mean of ones. Outputs are None:
+    no model made these tensors.
     """
     positions = np.asarray(positions, np.int32)
     worlds, keys, values, queries, found = [], [], [], [], []
@@ -112,17 +82,11 @@ def draw(
 
 
 def plant(keys: np.ndarray, queries: np.ndarray, asks: Asks, scale: float) -> None:
-    """Change keys, in place and as little as possible, so that each asking query scores its key as wished.
+    """Change keys [tokens, head_dim], in place and as little as possible, so that each asking query [group, queries,
+    head_dim] scores its key as wished.
 
     The key gains the least-squares correction within the span of the group's queries; across it, the key stays as it
     was. For a Gaussian key of unit covariance that is the key's law given its scores.
-
-    Parameters
-    ----------
-    keys : ndarray, shape [tokens, head_dim]
-    queries : ndarray, shape [group, queries, head_dim]
-    asks : Asks
-    scale : float
     """
     rows = np.flatnonzero(asks.asked >= 0)
     if not len(rows):
@@ -138,13 +102,8 @@ def choose_asks(
 ) -> Asks:
     """Give each asking query a key of its own, anywhere from `margin` to `margin` before the query.
 
-    Parameters
-    ----------
-    positions : ndarray of int, shape [queries]
-    asking : ndarray of bool, shape [queries]
-        Queries with no room behind them, or whose key is taken already, do not ask.
-    margin : int
-    score : ndarray, shape [queries]
+    Positions, `asking` (bool) and `score` are of shape [queries]. Queries with no room behind them, or whose key is
+    taken already, do not ask.
     """
     room = np.asarray(positions, np.int64) - 2 * margin
     where = margin + (rng.random(len(room)) * np.maximum(room, 1)).astype(np.int64)

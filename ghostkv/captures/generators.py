@@ -18,29 +18,20 @@ generators are scaled so that the scores of a query vary with a standard deviati
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ghostkv.files.errors import ConfigError
-
 
 @dataclass(frozen=True)
 class World:
-    """What all texts of one KV head share.
+    """What all texts of one KV head share."""
 
-    Attributes
-    ----------
-    key_root, query_root : ndarray, shape [head_dim, head_dim]
-        A key is ``root @ normal``, likewise a query; second moments are ``root @ root.T``.
-    axis : ndarray, shape [head_dim]
-        Unit vector: where keys drift to, or where sinks lie.
-    """
-
+    # [head_dim, head_dim] both: a key is ``root @ normal``, likewise a query; second moments are ``root @ root.T``
     key_root: np.ndarray
     query_root: np.ndarray
-    axis: np.ndarray
+    axis: np.ndarray  # [head_dim]: unit vector: where keys drift to, or where sinks lie
 
     @property
     def width(self) -> int:
@@ -53,22 +44,14 @@ class World:
 
 @dataclass(frozen=True)
 class Generator:
-    """Base of the generators; the base itself is the Gaussian one.
-
-    Parameters
-    ----------
-    spread : float
-        Standard deviation of a query's scores, over keys and queries.
-    span : int
-        Tokens that planted masses and drift refer to.
-    """
+    """Base of the generators; the base itself is the Gaussian one."""
 
     name: ClassVar[str] = "gaussian"
     # Whether the cold scores of a query are independent normal ones of one variance, as closed forms for ranks ask.
     normal: ClassVar[bool] = True
 
-    spread: float = 2.0
-    span: int = 4096
+    spread: float = 2.0  # standard deviation of a query's scores, over keys and queries
+    span: int = 4096  # tokens that planted masses and drift refer to
 
     def world(self, rng: np.random.Generator, width: int) -> World:
         """Draw what texts share."""
@@ -102,15 +85,11 @@ class Generator:
 class Anisotropic(Generator):
     """Keys and queries with power-law spectra over the same random axes, the queries' in another order: directions in
     which keys vary are not those that queries look along.
-
-    Parameters
-    ----------
-    decay, query_decay : float
-        Variance of the i-th axis is proportional to ``i ** -decay``.
     """
 
     name: ClassVar[str] = "anisotropic"
 
+    # Variance of the i-th axis is proportional to ``i ** -decay``
     decay: float = 1.0
     query_decay: float = 1.0
 
@@ -125,18 +104,12 @@ class Anisotropic(Generator):
 
 @dataclass(frozen=True)
 class HeavyTailed(Generator):
-    """Multivariate Student keys of unit variance: a few keys are long, so scores have power tails.
-
-    Parameters
-    ----------
-    dof : float
-        Degrees of freedom, above 2; the score's k-th moment exists for k < dof.
-    """
+    """Multivariate Student keys of unit variance: a few keys are long, so scores have power tails."""
 
     name: ClassVar[str] = "heavy_tailed"
     normal: ClassVar[bool] = False
 
-    dof: float = 6.0
+    dof: float = 6.0  # degrees of freedom, above 2; the score's k-th moment exists for k < dof
 
     def keys(self, rng: np.random.Generator, world: World, tokens: int) -> np.ndarray:
         length = np.sqrt((self.dof - 2.0) / rng.chisquare(self.dof, tokens))
@@ -145,41 +118,27 @@ class HeavyTailed(Generator):
 
 @dataclass(frozen=True)
 class Needles(Generator):
-    """Gaussian tensors in which some queries ask for one planted key each.
-
-    Parameters
-    ----------
-    mass : float
-        Softmax mass that the planted key is to have.
-    count : int
-        Queries of a text that ask, and keys planted.
-    """
+    """Gaussian tensors in which some queries ask for one planted key each."""
 
     name: ClassVar[str] = "needles"
     normal: ClassVar[bool] = False
 
-    mass: float = 0.5
-    count: int = 8
+    mass: float = 0.5  # softmax mass that the planted key is to have
+    count: int = 8  # queries of a text that ask, and keys planted
 
 
 @dataclass(frozen=True)
 class Drifting(Generator):
     """The mean key moves along one axis as the text goes on, and queries look along it: recent keys score higher, and
     a codec fitted early meets keys that it has not seen.
-
-    Parameters
-    ----------
-    shift : float
-        How far the mean moves over `span` tokens, in standard deviations of a key's coordinate.
-    pull : float
-        Mean of a query along the axis, in its standard deviations.
     """
 
     name: ClassVar[str] = "drifting"
     normal: ClassVar[bool] = False
 
+    # How far the mean moves over `span` tokens, in standard deviations of a key's coordinate.
     shift: float = 8.0
-    pull: float = 2.0
+    pull: float = 2.0  # mean of a query along the axis, in its standard deviations
 
     def key_mean(self, world: World, position: np.ndarray) -> np.ndarray:
         return self.shift * (np.asarray(position) / self.span)[:, None] * world.axis
@@ -200,19 +159,12 @@ class Sinks(Generator):
     """The first keys draw a fixed share of every query's mass.
 
     Queries have one constant component along an axis that ordinary keys do not have; sink keys lie on it.
-
-    Parameters
-    ----------
-    mass : float
-        Softmax mass of all sinks together.
-    count : int
-        Sinks, the first keys of a text.
     """
 
     name: ClassVar[str] = "sinks"
 
-    mass: float = 0.6
-    count: int = 4
+    mass: float = 0.6  # softmax mass of all sinks together
+    count: int = 4  # sinks, the first keys of a text
 
     def world(self, rng: np.random.Generator, width: int) -> World:
         plain = super().world(rng, width)
@@ -239,25 +191,7 @@ GENERATORS = {kind.name: kind for kind in (Generator, Anisotropic, HeavyTailed, 
 
 
 def make(entry: dict[str, Any], **common: Any) -> Generator:
-    """A generator from a config entry ``{"name", ...}``; `common` are parameters that the entry may override.
-
-    Raises
-    ------
-    ConfigError
-        No generator has that name or that parameter.
-    """
+    """A generator from a config entry ``{"name", ...}``, which config has checked; `common` are parameters that the
+    entry may override."""
     given = dict(entry)
-    name = given.pop("name", None)
-    if name not in GENERATORS:
-        raise ConfigError(
-            f"config: synthetic.generators names {name!r}. Accepted: {', '.join(GENERATORS)}.\n"
-            f"  Write: - {{name: {next(iter(GENERATORS))}}}"
-        )
-    known = [field.name for field in fields(GENERATORS[name])]
-    for key, value in given.items():
-        if key not in known:
-            raise ConfigError(
-                f"config: synthetic.generators {name} has {key}: {value!r}. Accepted: {', '.join(known)}.\n"
-                f"  Write: - {{name: {name}, {known[-1]}: {getattr(GENERATORS[name], known[-1])}}}"
-            )
-    return GENERATORS[name](**(common | given))
+    return GENERATORS[given.pop("name")](**(common | given))

@@ -7,57 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import stable_seed
 
 if TYPE_CHECKING:
     from ghostkv.config.capture import QueryBand
 
 
-def sample_positions(bands: Sequence[QueryBand], tokens: int, text: str, seed: int) -> np.ndarray:
-    """Query positions of one text: `count` of each band, drawn without replacement.
+def sample_positions(bands: Sequence[QueryBand], text: str, seed: int) -> np.ndarray:
+    """Query positions of one text, int32, ascending: `count` of each band, drawn without replacement.
 
-    Parameters
-    ----------
-    bands : sequence of QueryBand
-        `start`, `stop` (exclusive) and `count` of each band, in tokens.
-    tokens : int
-        Length of the capture.
-    text : str
-        The draw depends on it, on `seed` and on the band alone: another layer list or band list leaves a
-        band's draw as it is.
-    seed : int
-
-    Returns
-    -------
-    ndarray of int32, shape [sum of counts], ascending
-
-    Raises
-    ------
-    ConfigError
-        A band reaches beyond the capture, asks for more queries than it has positions, or overlaps another.
+    The draw depends on the text, the seed and the band alone: another layer list or band list leaves a band's draw as
+    it is. The config refuses bands that overlap, or ask for more queries than they have positions.
     """
     draws = []
-    for number, band in enumerate(bands):
-        start, stop, count = band.start, band.stop, band.count
-        where = f"config: capture.query_bands[{number}] is {{start: {start}, stop: {stop}, count: {count}}}"
-        if not 0 <= start < stop <= tokens:
-            raise ConfigError(
-                f"{where}, but the capture has {tokens} tokens. Accepted: 0 <= start < stop <= {tokens}.\n"
-                f"  Write: {{start: {min(max(start, 0), tokens // 2)}, stop: {tokens}, count: {count}}}, or "
-                "raise capture.tokens"
-            )
-        if not 0 < count <= stop - start:
-            raise ConfigError(
-                f"{where}, but the band has {stop - start} positions.\n  Write: count: {stop - start}   (or "
-                "less)"
-            )
-        generator = np.random.default_rng(stable_seed(seed, text, start, stop))
-        draws.append(start + generator.choice(stop - start, size=count, replace=False))
-    positions = np.sort(np.concatenate(draws)).astype(np.int32)
-    if len(np.unique(positions)) < len(positions):
-        raise ConfigError(
-            "config: capture.query_bands overlap.\n  Write: bands whose start is at or after the stop "
-            "before it"
-        )
-    return positions
+    for band in bands:
+        generator = np.random.default_rng(stable_seed(seed, text, band.start, band.stop))
+        draws.append(band.start + generator.choice(band.stop - band.start, size=band.count, replace=False))
+    return np.sort(np.concatenate(draws)).astype(np.int32)

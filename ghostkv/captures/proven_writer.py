@@ -98,12 +98,3 @@ def _digest(capture: LayerCapture) -> str:
         if array is not None:
             digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def folder_of(outputs: Mapping[str, str]) -> Path:
-    folders = {Path(outputs[name]).parent for name in FILES}
-    if len(folders) != 1 or any(Path(outputs[name]).name != f"{name}.parquet" for name in FILES):
-        raise ValueError(
-            f"a capture is kv.parquet, queries.parquet and layers.parquet in one folder, not {dict(outputs)}"
-        )
-    return folders.pop()

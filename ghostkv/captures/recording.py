@@ -9,21 +9,13 @@ from ghostkv.files.jobs import Job
 
 @dataclass(frozen=True)
 class Recording(Job):
-    """One text through the model.
-
-    Attributes
-    ----------
-    layers : tuple of int
-        Layers to record.
-    dtype : str
-        Of the model's numbers; `cache_dtype` says what K and V are rounded to, see config `capture.cache_dtype`.
-    tolerance : float
-        Largest relative error of attention recomputed from the file.
-    """
+    """One text through the model."""
 
     text: str
     tokens: int
-    layers: tuple[int, ...]
+    layers: tuple[int, ...]  # layers to record
+    # Of the model's numbers; `cache_dtype` says what K and V are rounded to, see config
+    # `capture.cache_dtype`.
     dtype: str
     cache_dtype: str
-    tolerance: float
+    tolerance: float  # largest relative error of attention recomputed from the file

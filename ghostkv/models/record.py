@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ghostkv.captures.proven_writer import ProvenWriter, folder_of
+from ghostkv.captures.proven_writer import ProvenWriter
 from ghostkv.files import provenance
 from ghostkv.files.errors import ModelError
 from ghostkv.models.capture import record_attention
@@ -42,7 +42,7 @@ def record_text(
         "role": row["role"],
         "cache_dtype": job.cache_dtype,
     }
-    with ProvenWriter(folder_of(outputs), metadata, job.tolerance) as writer:
+    with ProvenWriter(Path(outputs["kv"]).parent, metadata, job.tolerance) as writer:
         record_attention(model, token_ids, positions, writer.append, job.layers, job.cache_dtype)
 
 

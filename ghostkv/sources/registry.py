@@ -28,13 +28,7 @@ _RANDOM = {"layers": 2, "heads": 4, "head_dim": 16, "max_context": 4096, "seed":
 
 
 def read_models(models_yaml: str | Path = "resources/models.yaml") -> dict[str, ModelEntry]:
-    """All listed models by name.
-
-    Raises
-    ------
-    ConfigError
-        The file is missing, no YAML, or an entry has a faulty key.
-    """
+    """All listed models by name; ConfigError where the file is missing, no YAML, or an entry has a faulty key."""
     return _read_list(models_yaml, ModelEntry)
 
 
@@ -43,26 +37,11 @@ def resolve_model(
 ) -> ModelEntry:
     """The model that the config names, with its number of layers.
 
-    Parameters
-    ----------
-    name : str
-        Config `model.name`: a listed name, or any new one beside `custom`.
-    custom : mapping, optional
-        Config `model.custom`: the entry of a model that is not listed.
-    models_yaml : str or Path
-        The list.
+    Config `model.name` is a listed name, or any new one beside `model.custom`, the entry of a model that is not
+    listed. Of the result `layers` is always set; the rest of the shape where it is stated or a local file tells it.
 
-    Returns
-    -------
-    ModelEntry
-        `layers` is always set; the rest of the shape where it is stated or a local file tells it.
-
-    Raises
-    ------
-    ConfigError
-        Unknown name, a custom model under a listed name, a faulty entry, or layers that nothing tells.
-    ModelError
-        A local folder or GGUF file that is missing or is no model.
+    Raises ConfigError for an unknown name, a custom model under a listed name, a faulty entry, or layers that nothing
+    tells; ModelError for a local folder or GGUF file that is missing or is no model.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "mine"
@@ -88,24 +67,12 @@ def resolve_model(
 
 
 def read_sources(texts_yaml: str | Path = "resources/texts.yaml") -> dict[str, TextSource]:
-    """All listed domains by name.
-
-    Raises
-    ------
-    ConfigError
-        The file is missing, no YAML, or an entry has a faulty key.
-    """
+    """All listed domains by name; ConfigError as for `read_models`."""
     return _read_list(texts_yaml, TextSource)
 
 
 def check_domains(domains: Iterable[str], texts_yaml: str | Path = "resources/texts.yaml") -> None:
-    """Refuse domains that are not listed, before anything is fetched.
-
-    Raises
-    ------
-    ConfigError
-        An unknown domain; the message lists the known ones.
-    """
+    """Refuse domains that are not listed, before anything is fetched; the message lists the known ones."""
     listed = read_sources(texts_yaml)
     for domain in domains:
         if domain not in listed:
@@ -121,10 +88,7 @@ def check_domains(domains: Iterable[str], texts_yaml: str | Path = "resources/te
 def shape_of(config: Mapping[str, Any]) -> dict[str, int]:
     """Layers, heads, kv_heads, head_dim and max_context as far as a model's `config.json` states them.
 
-    Parameters
-    ----------
-    config : mapping
-        The parsed file. GPT-2's own key names are understood, and the `text_config` of multimodal models.
+    GPT-2's own key names are understood, and the `text_config` of multimodal models.
     """
     config = config.get("text_config", config)
 
@@ -188,8 +152,7 @@ def _local_shape(entry: ModelEntry) -> dict[str, int]:
         return shape_of(json.loads((path / "config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"config: model.custom.path is {path}, which is neither a model folder nor a .gguf file "
-            f"({error}).\n"
+            f"config: model.custom.path is {path}, which is neither a model folder nor a .gguf file ({error}).\n"
             "  Write: path: /data/models/mine   (a folder with config.json, *.safetensors and tokenizer.json)"
         ) from error
 

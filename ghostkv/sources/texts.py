@@ -11,7 +11,6 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,22 +48,13 @@ _JOINT = "\n\n"
 
 @dataclass(frozen=True)
 class Text:
-    """A text in one role.
-
-    Attributes
-    ----------
-    name, domain, role : str
-    documents : tuple of Document
-    tokens : ndarray of int, shape [tokens]
-        The whole content, encoded.
-    source, license : str
-    """
+    """A text in one role."""
 
     name: str
     domain: str
     role: str
     documents: tuple[Document, ...]
-    tokens: np.ndarray = field(repr=False)
+    tokens: np.ndarray = field(repr=False)  # int [tokens]: the whole content, encoded
     source: str = ""
     license: str = ""
 
@@ -91,32 +81,14 @@ def make_texts(
     encode: Encode,
     seed: int = 0,
 ) -> list[Text]:
-    """Choose the documents of every text.
+    """Choose the documents of every text, in the order of `wanted`.
 
-    Parameters
-    ----------
-    wanted : mapping
-        Text name -> {domain, role}, as `Config.text_names()` gives it, and `tokens` where it must be longer.
-    pools : mapping
-        Domain -> documents, for all texts that are not in `own`.
-    own : mapping
-        Text name -> (document, source) for texts of the user's own.
-    tokens : int
-        Tokens that every text must have at least.
-    encode : callable
-        str -> token ids, the model's own.
-    seed : int
-        Which documents fall to which text. Asking for more texts per role leaves the earlier ones alone.
+    `wanted` is text name -> {domain, role}, as `Config.text_names()` gives it, and `tokens` where it must be longer
+    than the `tokens` of all; `own` is text name -> (document, source) for texts of the user's own, all others come
+    from the pool of their domain. `encode` is the model's own. Asking for more texts per role leaves the documents of
+    earlier ones alone, which follow from the seed.
 
-    Returns
-    -------
-    list of Text
-        In the order of `wanted`.
-
-    Raises
-    ------
-    TextError
-        A text is too short, repeats itself, or shares a document or passages with another.
+    Raises TextError where a text is too short, repeats itself, or shares a document or passages with another.
     """
     made: dict[str, Text] = {}
     for name, (document, source) in own.items():
@@ -145,13 +117,7 @@ def make_texts(
 
 
 def refuse_overlaps(texts: Iterable[Text]) -> None:
-    """Refuse texts that share a document, a copy of one under another name, or passages.
-
-    Raises
-    ------
-    TextError
-        Names the document, or the share of passages, and both texts.
-    """
+    """Refuse texts that share a document, a copy of one under another name, or passages; the message says which."""
     texts = list(texts)
     windows = {text.name: passages(text.tokens) for text in texts}
     for first, second in itertools.combinations(texts, 2):
@@ -193,21 +159,6 @@ def text_table(texts: Iterable[Text]) -> pl.DataFrame:
         for text in texts
     ]
     return pl.DataFrame(rows)
-
-
-def read_text(table: str | Path, name: str) -> dict[str, object]:
-    """One row of texts.parquet as a dict.
-
-    Raises
-    ------
-    TextError
-        No such text; the message lists those that there are.
-    """
-    texts = read_table(table)
-    found = texts.filter(pl.col("text") == name)
-    if found.is_empty():
-        raise TextError(f"{table}: no text {name}. Accepted: {', '.join(texts['text'])}.")
-    return found.row(0, named=True)
 
 
 class _Chooser:
@@ -292,8 +243,10 @@ def _place(entry: Mapping[str, object]) -> tuple[str, str]:
 
 def text_row(texts_table: str, text: str) -> dict[str, Any]:
     """One row of `texts.parquet`."""
-    rows = read_table(texts_table).filter(pl.col("text") == text)
+    texts = read_table(texts_table)
+    rows = texts.filter(pl.col("text") == text)
     if rows.height != 1:
-        names = read_table(texts_table)["text"].to_list()
-        raise TextError(f"{texts_table}: {rows.height} texts named {text!r}. Accepted: {', '.join(names)}")
+        raise TextError(
+            f"{texts_table}: {rows.height} texts named {text!r}. Accepted: {', '.join(texts['text'])}"
+        )
     return rows.row(0, named=True)

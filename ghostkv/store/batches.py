@@ -11,18 +11,10 @@ Batch = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
 
 
 def checked(shape: StoreShape, keys, values, records) -> Batch:
-    """The arrays of an append, if they are what the store holds.
+    """The arrays of an append, as `GhostStore.append` takes them, if they are what the store holds.
 
-    Parameters
-    ----------
-    shape : StoreShape
-    keys, values, records
-        As `GhostStore.append` takes them.
-
-    Raises
-    ------
-    StoreError
-        A dtype or shape differs; nothing is cast, as a store gives back the bits that it was given.
+    Raises StoreError where a dtype or shape differs; nothing is cast, as a store gives back the bits that it was
+    given.
     """
     dtype, tokens = np.dtype(shape.dtype), len(keys) if np.ndim(keys) else 0
     wanted = {
@@ -47,11 +39,8 @@ def checked(shape: StoreShape, keys, values, records) -> Batch:
 def rows_of(shape: StoreShape, batch: Batch, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
     """Tokens start..stop of a batch as the file holds them.
 
-    Returns
-    -------
-    rows : ndarray of uint64, shape [tokens, heads, row words]
-        K, V, and zeros up to a whole word.
-    records : ndarray of uint8, shape [tokens, heads, record_bytes]
+    Rows, uint64 [tokens, heads, row words], are K, V, and zeros up to a whole word; records are uint8 [tokens, heads,
+    record_bytes].
     """
     keys, values, records = batch
     count, heads, first = stop - start, shape.heads, shape.head_dim

@@ -26,18 +26,10 @@ _TABLES = _tables()
 
 
 def checksums(words: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """CRC-32 of every row, each continued from its own start value.
+    """CRC-32 of every row [rows, words] of little-endian words, contiguous, each continued from its own start value;
+    uint32 [rows].
 
-    Parameters
-    ----------
-    words : ndarray of uint64, shape [rows, words]
-        Rows as little-endian words, contiguous.
-    starts : ndarray of uint32, shape [rows]
-        Start values; a store takes the row's own number, so that a row in the wrong place is found out.
-
-    Returns
-    -------
-    ndarray of uint32, shape [rows]
+    A store starts from the row's own number, uint32, so that a row in the wrong place is found out.
     """
     found = np.empty(len(words), np.uint32)
     _checksum_rows(words, starts, _TABLES, found)

@@ -8,22 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from ghostkv.files.errors import StoreError
+from ghostkv.store import layout
 from ghostkv.store.batches import checked, rows_of
 from ghostkv.store.checksums import checksums
 from ghostkv.store.files import Files
-from ghostkv.store.layout import (
-    LOG_FILE,
-    LOG_MAGIC,
-    LOG_START,
-    MARK_BYTES,
-    MARK_OFFSETS,
-    ROWS_FILE,
-    ROWS_MAGIC,
-    SegmentImage,
-    StoreShape,
-    pack_header,
-    pack_mark,
-)
+from ghostkv.store.layout import SegmentImage, StoreShape
 from ghostkv.store.log import Frame, pack, row_numbers
 from ghostkv.store.reads import NOTHING, RowReader
 from ghostkv.store.recovery import Recovered, open_files, recover
@@ -41,12 +30,10 @@ class GhostStore(RowReader):
     ----------
     folder, file : Path
         The store, and the file in it that holds K and V.
-    shape : StoreShape
     tokens : int
         Tokens that the store holds.
     sealed : int
         Those that lie in `file`; the rest, less than a segment, lie in memory and in the write-ahead log.
-    writable, fsync, verify_reads : bool
     cut_bytes : int
         Bytes of an append that a kill had cut short, dropped (by a reader: passed over) when the store was opened.
     """
@@ -54,7 +41,7 @@ class GhostStore(RowReader):
     def __init__(
         self, folder: Path, rows: int, log: int, state: Recovered, writable, fsync, verify_reads, files
     ):
-        self.folder, self.file, self.shape = folder, folder / ROWS_FILE, state.shape
+        self.folder, self.file, self.shape = folder, folder / layout.ROWS_FILE, state.shape
         self.writable, self.fsync, self.verify_reads = writable, fsync, verify_reads
         self._rows, self._log, self._files = rows, log, files
         self._store_id, self._generation, self._table = state.store_id, state.generation, state.table
@@ -68,40 +55,26 @@ class GhostStore(RowReader):
     def create(
         cls, folder: str | Path, shape: StoreShape, fsync=False, verify_reads=True, files: Files | None = None
     ) -> GhostStore:
-        """Make an empty store and open it for writing.
+        """Make an empty store in a folder, which must not hold one, and open it for writing.
 
-        Parameters
-        ----------
-        folder : str or Path
-            Made where it does not exist; must not hold a store.
-        shape : StoreShape
-        fsync : bool
-            Whether an append is acknowledged only once it is on the disk. Without, it survives the death of the
-            process and not of the machine.
-        verify_reads : bool
-            Whether reads compare rows with their checksums.
-        files : Files, optional
-            What writes; the kill experiment brings its own.
-
-        Raises
-        ------
-        StoreError
-            The folder holds a store already.
+        With `fsync` an append is acknowledged only once it is on the disk; without, it survives the death of the
+        process and not of the machine. With `verify_reads` reads compare rows with their checksums. `files` is what
+        writes; the kill experiment brings its own. Raises StoreError where the folder holds a store already.
         """
         folder, files = Path(folder), files or Files()
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / ROWS_FILE).exists():
+        if (folder / layout.ROWS_FILE).exists():
             raise StoreError(
-                f"{folder / ROWS_FILE}: there is a store already, and creating one would lose it.\n"
+                f"{folder / layout.ROWS_FILE}: there is a store already, and creating one would lose it.\n"
                 "  Write: GhostStore.open(folder, writable=True), or delete the folder"
             )
         store_id = os.urandom(16)
-        header = bytearray(pack_header(shape, store_id, ROWS_MAGIC))
-        for offset in MARK_OFFSETS:
-            header[offset : offset + MARK_BYTES] = pack_mark(0, 0, store_id)
+        header = bytearray(layout.pack_header(shape, store_id, layout.ROWS_MAGIC))
+        for offset in layout.MARK_OFFSETS:
+            header[offset : offset + layout.MARK_BYTES] = layout.pack_mark(0, 0, store_id)
         # The store is there once kv.bin is, and then its log must be.
-        files.create(folder / LOG_FILE, pack_header(shape, store_id, LOG_MAGIC), fsync)
-        files.create(folder / ROWS_FILE, bytes(header), fsync)
+        files.create(folder / layout.LOG_FILE, layout.pack_header(shape, store_id, layout.LOG_MAGIC), fsync)
+        files.create(folder / layout.ROWS_FILE, bytes(header), fsync)
         return cls.open(folder, True, fsync, verify_reads, files=files)
 
     @classmethod
@@ -114,22 +87,12 @@ class GhostStore(RowReader):
         check: str = "records",
         files: Files | None = None,
     ) -> GhostStore:
-        """Open a store, after checking it.
+        """Open a store, after checking it: `writable` for appending, by one process at a time; else for reading what
+        is there now.
 
-        Parameters
-        ----------
-        folder : str or Path
-        writable : bool
-            For appending, by one process at a time; else for reading what is there now.
-        fsync, verify_reads, files
-            As for `create`.
-        check : str
-            "records": headers, records and the log. "all": every row of K and V too, a segment at a time.
-
-        Raises
-        ------
-        StoreError
-            There is no store, another writer has it, or a file is damaged.
+        Checks "records" (headers, records and the log) or "all" (every row of K and V too, a segment at a time); the
+        rest is as for `create`. Raises StoreError where there is no store, another writer has it, or a file is
+        damaged.
         """
         folder, files = Path(folder), files or Files()
         if check not in ("records", "all"):
@@ -156,25 +119,14 @@ class GhostStore(RowReader):
     def append(
         self, keys: np.ndarray, values: np.ndarray | None = None, records: np.ndarray | None = None
     ) -> int:
-        """Add tokens. When this returns they are acknowledged: no kill loses them.
+        """Add tokens; the number that the store now holds. When this returns they are acknowledged: no kill loses
+        them.
 
-        Parameters
-        ----------
-        keys : ndarray, shape [tokens, layers, kv_heads, head_dim], of the store's dtype
-        values : ndarray, shape [tokens, layers, kv_heads, value_dim], of the store's dtype
-        records : ndarray of uint8, shape [tokens, layers, kv_heads, record_bytes]
-            `values` and `records` are None where the store has none.
+        Keys and values are [tokens, layers, kv_heads, head_dim or value_dim] of the store's dtype, records uint8
+        [tokens, layers, kv_heads, record_bytes]; values and records are None where the store has none.
 
-        Returns
-        -------
-        int
-            Tokens that the store now holds.
-
-        Raises
-        ------
-        StoreError
-            A shape or dtype is not the store's, the store is not open for writing, or the disk refused a write
-            (reopen it then: what was acknowledged is there).
+        Raises StoreError where a shape or dtype is not the store's, the store is not open for writing, or the disk
+        refused a write (reopen it then: what was acknowledged is there).
         """
         self._alive()
         if not self.writable or self._failed:
@@ -189,7 +141,7 @@ class GhostStore(RowReader):
                 step = min(count - at, self.shape.segment_tokens - (self.tokens - self.sealed))
                 self._append(*rows_of(self.shape, batch, at, at + step))
                 at += step
-            if self.fsync and self._log_end > LOG_START:
+            if self.fsync and self._log_end > layout.LOG_START:
                 self._files.sync(self._log)
             if count:
                 self._acknowledge()
@@ -206,16 +158,6 @@ class GhostStore(RowReader):
         self._alive()
         self._files.sync(self._rows)
         self._files.sync(self._log)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of the K and V of one token of one KV head in `file`."""
-        return self.shape.row_bytes
-
-    @property
-    def memory_bytes(self) -> int:
-        """Bytes that the store holds in memory: records, checksums, and one segment."""
-        return self._table.nbytes + self._image.data.nbytes
 
     def close(self) -> None:
         """Release the files; a second time does nothing."""
@@ -264,14 +206,14 @@ class GhostStore(RowReader):
         if self.fsync:
             self._files.sync(self._rows)
         self.sealed = self.tokens
-        if self._log_end > LOG_START:
-            self._files.truncate(self._log, LOG_START)
-            self._log_end = LOG_START
+        if self._log_end > layout.LOG_START:
+            self._files.truncate(self._log, layout.LOG_START)
+            self._log_end = layout.LOG_START
 
     def _acknowledge(self) -> None:
         self._generation += 1
-        mark = pack_mark(self._generation, self.tokens, self._store_id)
-        self._files.write(self._rows, mark, MARK_OFFSETS[self._generation % 2])
+        mark = layout.pack_mark(self._generation, self.tokens, self._store_id)
+        self._files.write(self._rows, mark, layout.MARK_OFFSETS[self._generation % 2])
 
     def _clean(self, state: Recovered) -> None:
         """Drop what a kill left: later appends must not stand beside remains that look whole."""

@@ -14,18 +14,10 @@ REPAIR = (
 
 
 def damaged(path: str | Path, offset: int, found: str, remedy: str = RESTORE) -> StoreError:
-    """An error that names the file, the byte offset, what was found there and the remedy.
+    """An error that names the file, the byte where the damaged part starts, what was found there and the remedy.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file, not its folder.
-    offset : int
-        Byte of the file where the damaged part starts.
-    found : str
-        A clause: "the row ... does not match its checksum".
-    remedy : str
-        What to do; `{folder}` stands for the store's folder.
+    `found` is a clause: "the row ... does not match its checksum"; `{folder}` in the remedy stands for the store's
+    folder.
     """
     folder = Path(path).parent
     return StoreError(f"{path}: at offset {offset}, {found}.\n  {remedy.replace('{folder}', str(folder))}")

@@ -47,33 +47,18 @@ _SEGMENT_HEADER = 32
 
 @dataclass(frozen=True)
 class StoreShape:
-    """What a store holds of each token, and how it is cut into segments.
-
-    Attributes
-    ----------
-    layers, kv_heads : int
-    head_dim, value_dim : int
-        Widths of a key and of a value; `value_dim` 0 for a store of keys alone.
-    record_bytes : int
-        Bytes of one ghost record (code and rho); 0 for none.
-    dtype : str
-        Of keys and values: "float16" or "float32".
-    segment_tokens : int
-        Tokens of a segment. A row of one head follows the row of the token before, so that many tokens of a head
-        lie side by side; memory holds one segment.
-
-    Raises
-    ------
-    StoreError
-        A value is out of range.
+    """What a store holds of each token, and how it is cut into segments. Raises StoreError where a value is out of
+    range.
     """
 
     layers: int
     kv_heads: int
     head_dim: int
-    value_dim: int
-    record_bytes: int = 0
-    dtype: str = "float16"
+    value_dim: int  # 0 for a store of keys alone
+    record_bytes: int = 0  # bytes of one ghost record (code and rho); 0 for none
+    dtype: str = "float16"  # of keys and values: "float16" or "float32"
+    # Tokens of a segment. A row of one head follows the row of the token before, so that many tokens of a
+    # head lie side by side; memory holds one segment.
     segment_tokens: int = 64
 
     def __post_init__(self):
@@ -119,18 +104,10 @@ class StoreShape:
         return PAGE + segment * self.segment_bytes
 
     def numbers(self, heads: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """Number of a row in the store, from which its checksum starts.
+        """Number of a row in the store, from which its checksum starts, int64; a head is `layer * kv_heads +
+        kv_head`.
 
-        Parameters
-        ----------
-        heads : ndarray of int
-            `layer * kv_heads + kv_head`.
-        tokens : ndarray of int
-
-        Returns
-        -------
-        ndarray of int64
-            `(segment * layers * kv_heads + head) * segment_tokens + slot`.
+        ``(segment * layers * kv_heads + head) * segment_tokens + slot``
         """
         segment, slot = np.divmod(tokens, self.segment_tokens)
         return (segment * self.heads + heads) * self.segment_tokens + slot
@@ -197,10 +174,7 @@ def pack_header(shape: StoreShape, store_id: bytes, magic: bytes) -> bytes:
 def unpack_header(data: bytes, magic: bytes, path: Path) -> tuple[StoreShape, bytes]:
     """Shape and store id of a header.
 
-    Raises
-    ------
-    StoreError
-        The file is too short, of another kind or version, or its header is damaged.
+    Raises StoreError where the file is too short, of another kind or version, or its header is damaged.
     """
     start = PAGE if magic == ROWS_MAGIC else LOG_START
     if data[:8] != magic:
@@ -232,12 +206,8 @@ def pack_mark(generation: int, tokens: int, store_id: bytes) -> bytes:
 
 
 def unpack_mark(header: bytes, store_id: bytes, path: Path) -> tuple[int, int]:
-    """Generation and acknowledged tokens of the newer of the two marks in a header page.
-
-    Raises
-    ------
-    StoreError
-        Neither is whole.
+    """Generation and acknowledged tokens of the newer of the two marks in a header page; StoreError where neither is
+    whole.
     """
     found = []
     for offset in MARK_OFFSETS:

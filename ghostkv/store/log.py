@@ -25,22 +25,12 @@ FRAME_HEADER = 32
 
 @dataclass(frozen=True)
 class Frame:
-    """Consecutive tokens, as an append brought them.
+    """Consecutive tokens, as an append brought them."""
 
-    Attributes
-    ----------
-    first : int
-        Position of the first token.
-    checksums : ndarray of uint32, shape [tokens, heads]
-        Of the rows; heads are layer times KV head.
-    records : ndarray of uint8, shape [tokens, heads, record_bytes]
-    rows : ndarray of uint64, shape [tokens, heads, row words]
-    """
-
-    first: int
-    checksums: np.ndarray
-    records: np.ndarray
-    rows: np.ndarray
+    first: int  # position of the first token
+    checksums: np.ndarray  # uint32 [tokens, heads]: of the rows; heads are layer times KV head
+    records: np.ndarray  # uint8 [tokens, heads, record_bytes]
+    rows: np.ndarray  # uint64 [tokens, heads, row words]
 
     @property
     def tokens(self) -> int:
@@ -57,38 +47,19 @@ def pack(frame: Frame, store_id: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Scan:
-    """What a log holds.
+    """What a log holds."""
 
-    Attributes
-    ----------
-    frames : list of Frame
-        Those from the expected token on, without a gap.
-    end : int
-        Offset after the last of them; LOG_START where there is none, as sealed frames may go.
-    stop : int
-        Offset after the last whole frame of any kind: where reading stopped.
-    torn : int
-        Bytes from there to the end of the file.
-    """
-
-    frames: list[Frame]
-    end: int
-    stop: int
-    torn: int
+    frames: list[Frame]  # those from the expected token on, without a gap
+    end: int  # offset after the last of them; LOG_START where there is none, as sealed frames may go
+    stop: int  # offset after the last whole frame of any kind: where reading stopped
+    torn: int  # bytes from there to the end of the file
 
 
 def scan(data: bytes, shape: StoreShape, store_id: bytes, expected: int) -> Scan:
-    """Read the frames of a log.
+    """Read the frames of a whole log, which holds no more than one segment.
 
-    Parameters
-    ----------
-    data : bytes
-        The whole log; it holds no more than one segment.
-    shape : StoreShape
-    store_id : bytes
-    expected : int
-        Position of the first token that no segment holds. Frames before it were sealed; a kill between sealing
-        and emptying the log leaves them.
+    The first token that no segment holds is `expected`. Frames before it were sealed; a kill between sealing and
+    emptying the log leaves them.
     """
     frames, whole = [], LOG_START
     for frame, end in _frames(data, shape, store_id):

@@ -12,59 +12,25 @@ from ghostkv.store.layout import WORD
 
 @dataclass(frozen=True)
 class Reads:
-    """What a read of rows touches.
+    """What a read of rows touches."""
 
-    Attributes
-    ----------
-    rows : int
-        Rows asked for, repeats included.
-    memory_rows : int
-        Those of the tail, which no disk is asked for.
-    wanted_bytes : int
-        Bytes of the distinct rows in the file.
-    blocks : int
-        Distinct blocks that hold them.
-    requests : int
-        Runs of blocks, one system call each.
-    bytes : int
-        Bytes that these requests read: blocks and the gaps between them.
-    """
-
-    rows: int
-    memory_rows: int
-    wanted_bytes: int
-    blocks: int
-    requests: int
-    bytes: int
+    rows: int  # rows asked for, repeats included
+    memory_rows: int  # those of the tail, which no disk is asked for
+    wanted_bytes: int  # bytes of the distinct rows in the file
+    blocks: int  # distinct blocks that hold them
+    requests: int  # runs of blocks, one system call each
+    bytes: int  # bytes that these requests read: blocks and the gaps between them
 
 
 def runs_of(
     offsets: np.ndarray, row_bytes: int, block: int, gap: int
 ) -> tuple[np.ndarray, np.ndarray, Reads]:
-    """Blocks to read, merged to requests.
+    """First block of each request to read, ascending, its number of blocks, both int64 [requests], and what the
+    requests touch.
 
-    Parameters
-    ----------
-    offsets : ndarray of int64, shape [rows]
-        Byte offset of each row; negative where it lies in memory.
-    row_bytes : int
-    block : int
-        Bytes of a block.
-    gap : int
-        Unwanted blocks between two wanted ones that are read rather than asked around.
-
-    Returns
-    -------
-    first : ndarray of int64, shape [requests]
-        First block of each request, ascending.
-    counts : ndarray of int64, shape [requests]
-        Its blocks.
-    reads : Reads
-
-    Raises
-    ------
-    StoreError
-        `block` or `gap` is out of range.
+    Offsets of rows are in bytes, negative where a row lies in memory. Blocks are of `block` bytes; `gap` unwanted
+    blocks between two wanted ones are read rather than asked around. Raises StoreError where `block` or `gap` is out
+    of range.
     """
     if block < WORD or block % WORD or gap < 0:
         raise StoreError(
@@ -80,15 +46,12 @@ def runs_of(
     ends = np.append(leads[1:], len(blocks)) - 1 if len(blocks) else leads
     first = blocks[leads]
     counts = blocks[ends] - first + 1
-    return (
-        first,
-        counts,
-        Reads(
-            rows=len(offsets),
-            memory_rows=int((offsets < 0).sum()),
-            wanted_bytes=len(on_disk) * row_bytes,
-            blocks=len(blocks),
-            requests=len(first),
-            bytes=int(counts.sum()) * block,
-        ),
+    reads = Reads(
+        rows=len(offsets),
+        memory_rows=int((offsets < 0).sum()),
+        wanted_bytes=len(on_disk) * row_bytes,
+        blocks=len(blocks),
+        requests=len(first),
+        bytes=int(counts.sum()) * block,
     )
+    return first, counts, reads

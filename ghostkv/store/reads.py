@@ -24,17 +24,10 @@ NOTHING.flags.writeable = False
 
 @dataclass(frozen=True)
 class Gathered:
-    """Rows and what reading them touched.
+    """Rows and what reading them touched."""
 
-    Attributes
-    ----------
-    keys : ndarray, shape [..., head_dim]
-    values : ndarray, shape [..., value_dim], or None
-    reads : Reads
-    """
-
-    keys: np.ndarray
-    values: np.ndarray | None
+    keys: np.ndarray  # [..., head_dim]
+    values: np.ndarray | None  # [..., value_dim]
     reads: Reads
 
 
@@ -64,24 +57,11 @@ class RowReader:
     def gather(
         self, layer, kv_head, positions, verify: bool | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Read rows through the memory map.
+        """Read rows through the memory map: keys [..., head_dim] and values [..., value_dim], or None.
 
-        Parameters
-        ----------
-        layer, kv_head, positions : int or array of int
-            Broadcast together; any order, repeats allowed.
-        verify : bool, optional
-            Compare each row with its checksum; as the store was opened, where it is not given.
-
-        Returns
-        -------
-        keys : ndarray, shape [..., head_dim]
-        values : ndarray, shape [..., value_dim], or None
-
-        Raises
-        ------
-        StoreError
-            An index is outside the store, or a row does not match its checksum.
+        Layer, KV head and positions, integers or arrays of them, are broadcast together; any order, repeats allowed.
+        Each row is compared with its checksum if `verify`, or as the store was opened. Raises StoreError where an
+        index is outside the store, or a row does not match its checksum.
         """
         heads, tokens, outer = self._locate(layer, kv_head, positions)
         at = self.shape.addresses(heads, tokens) // WORD
@@ -93,24 +73,11 @@ class RowReader:
     def read(
         self, layer, kv_head, positions, block=PAGE, gap=0, direct=False, verify: bool | None = None
     ) -> Gathered:
-        """Read rows by whole blocks of the file, in ascending order and merged to runs.
+        """Read rows by whole blocks of the file, in ascending order and merged to runs; arguments as for `gather`.
 
-        Parameters
-        ----------
-        layer, kv_head, positions
-            As for `gather`.
-        block : int
-            Bytes of a block; a multiple of 8, of 4,096 where `direct`.
-        gap : int
-            Unwanted blocks between two wanted ones that are read rather than asked around.
-        direct : bool
-            O_DIRECT: past the page cache, from the device.
-        verify : bool, optional
-
-        Raises
-        ------
-        StoreError
-            As for `gather`; or the file ends, or its file system has no O_DIRECT.
+        A block is a multiple of 8 bytes, of 4,096 where `direct`: past the page cache, from the device (O_DIRECT). Up
+        to `gap` unwanted blocks between two wanted ones are read rather than asked around. Raises StoreError as
+        `gather` does; or where the file ends, or its file system has no O_DIRECT.
         """
         heads, tokens, outer = self._locate(layer, kv_head, positions)
         offsets = self._offsets(heads, tokens)
@@ -149,13 +116,7 @@ class RowReader:
         return self._offsets(heads, tokens).reshape(outer)
 
     def check(self) -> None:
-        """Verify every row, a segment at a time.
-
-        Raises
-        ------
-        StoreError
-            The first row that does not match its checksum.
-        """
+        """Verify every row, a segment at a time; StoreError names the first that does not match its checksum."""
         self._alive()
         image, size = SegmentImage(self.shape), self.shape.segment_tokens
         for segment in range(self.sealed // size):
@@ -163,14 +124,6 @@ class RowReader:
             fault = row_fault(self._rows, image, segment)
             if fault:
                 raise damaged(self.file, *fault, REPAIR)
-
-    def drop_cache(self) -> None:
-        """Ask the kernel to forget the file's pages, so that the next reads go to the device."""
-        self._alive()
-        # Pages that are mapped stay; the map comes back with the next gather.
-        self._words = NOTHING
-        os.fdatasync(self._rows)
-        os.posix_fadvise(self._rows, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def _locate(self, layer, kv_head, positions, one=False):
         """Head number and token of each row, flat, and the shape that the caller asked in."""

@@ -15,55 +15,27 @@ from pathlib import Path
 import numpy as np
 
 from ghostkv.files.errors import StoreError
+from ghostkv.store import layout
 from ghostkv.store.checksums import checksums
 from ghostkv.store.faults import REPAIR, damaged
 from ghostkv.store.files import Files, read_at, read_into
-from ghostkv.store.layout import (
-    LOG_FILE,
-    LOG_MAGIC,
-    LOG_START,
-    MARK_OFFSETS,
-    PAGE,
-    ROWS_FILE,
-    ROWS_MAGIC,
-    SegmentImage,
-    StoreShape,
-    pack_header,
-    pack_mark,
-    unpack_header,
-    unpack_mark,
-)
+from ghostkv.store.layout import SegmentImage, StoreShape
 from ghostkv.store.log import Scan, scan
 from ghostkv.store.table import RecordTable
 
 
 @dataclass
 class Recovered:
-    """A store as its files say it is.
-
-    Attributes
-    ----------
-    shape : StoreShape
-    store_id : bytes
-    generation, acknowledged : int
-        The newer mark.
-    segments : int
-        Whole segments.
-    log : Scan
-    table : RecordTable
-        Records of the segments.
-    torn : int
-        Bytes of writes that were cut short by a kill, in both files.
-    """
+    """A store as its files say it is."""
 
     shape: StoreShape
     store_id: bytes
-    generation: int
-    acknowledged: int
-    segments: int
+    generation: int  # of the newer mark
+    acknowledged: int  # tokens, by that mark
+    segments: int  # whole segments
     log: Scan
-    table: RecordTable
-    torn: int
+    table: RecordTable  # records of the segments
+    torn: int  # bytes of writes that were cut short by a kill, in both files
 
     @property
     def tokens(self) -> int:
@@ -73,54 +45,40 @@ class Recovered:
 def open_files(folder: str | Path, writable: bool) -> tuple[int, int]:
     """Descriptors of `kv.bin`, locked where it is opened for writing, and `tail.log`.
 
-    Raises
-    ------
-    StoreError
-        There is no store, or another writer has it.
+    Raises StoreError where there is no store, or another writer has it.
     """
     folder, opened = Path(folder), []
     try:
-        for name in (ROWS_FILE, LOG_FILE):
+        for name in (layout.ROWS_FILE, layout.LOG_FILE):
             opened.append(os.open(folder / name, os.O_RDWR if writable else os.O_RDONLY))
         if writable:
             fcntl.flock(opened[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         _close(opened)
         raise StoreError(
-            f"{folder / ROWS_FILE}: another writer has this store open, and a store takes one at a time.\n"
+            f"{folder / layout.ROWS_FILE}: another writer has this store open, and a store takes one at a time.\n"
             "  Close that one, or open this one for reading: GhostStore.open(folder)"
         ) from None
     except OSError as error:
         _close(opened)
         kind = "no store" if isinstance(error, FileNotFoundError) else f"cannot be opened ({error.strerror})"
         raise StoreError(
-            f"{error.filename}: {kind}. A store is a folder with {ROWS_FILE} and {LOG_FILE}.\n"
+            f"{error.filename}: {kind}. A store is a folder with {layout.ROWS_FILE} and {layout.LOG_FILE}.\n"
             "  Restore the missing file from a copy, or write: GhostStore.create(folder, StoreShape(...))"
         ) from None
     return opened[0], opened[1]
 
 
 def recover(folder: Path, rows: int, log: int, check_rows: bool) -> Recovered:
-    """Read and check the files of a store.
+    """Read and check the files of a store: descriptors of `kv.bin` and `tail.log`, and the folder for messages.
 
-    Parameters
-    ----------
-    folder : Path
-        For messages.
-    rows, log : int
-        Descriptors of `kv.bin` and `tail.log`.
-    check_rows : bool
-        Verify every row of K and V as well, a segment at a time.
-
-    Raises
-    ------
-    StoreError
-        A file is damaged; the message names it, the offset and the remedy.
+    With `check_rows` every row of K and V is verified as well, a segment at a time. Raises StoreError where a file is
+    damaged; the message names it, the offset and the remedy.
     """
-    header = read_at(rows, PAGE, 0)
-    shape, store_id = unpack_header(header, ROWS_MAGIC, folder / ROWS_FILE)
-    generation, acknowledged = unpack_mark(header, store_id, folder / ROWS_FILE)
-    size, path = os.fstat(rows).st_size, folder / ROWS_FILE
+    header = read_at(rows, layout.PAGE, 0)
+    shape, store_id = layout.unpack_header(header, layout.ROWS_MAGIC, folder / layout.ROWS_FILE)
+    generation, acknowledged = layout.unpack_mark(header, store_id, folder / layout.ROWS_FILE)
+    size, path = os.fstat(rows).st_size, folder / layout.ROWS_FILE
     sealed = acknowledged // shape.segment_tokens
     if size < shape.segment_offset(sealed):
         raise damaged(
@@ -144,7 +102,7 @@ def recover(folder: Path, rows: int, log: int, check_rows: bool) -> Recovered:
     state = Recovered(shape, store_id, generation, acknowledged, segments, found, table, torn)
     if state.tokens < acknowledged:
         raise damaged(
-            folder / LOG_FILE, found.stop,
+            folder / layout.LOG_FILE, found.stop,
             f"no whole frame follows token {state.tokens - 1}, and {acknowledged} tokens were acknowledged", REPAIR,
         )  # fmt: skip
     return state
@@ -175,32 +133,21 @@ def describe_row(shape: StoreShape, head: int, token: int) -> str:
 
 
 def repair(folder: str | Path) -> int:
-    """Keep the longest whole beginning of a damaged store and drop what follows; drops nothing of a whole one.
+    """Keep the longest whole beginning of a damaged store and drop what follows; the tokens kept. Drops nothing of a
+    whole one.
 
-    Parameters
-    ----------
-    folder : str or Path
-        A store that no writer has open. Copy it first, if what would be dropped may be worth something.
-
-    Returns
-    -------
-    int
-        Tokens kept.
-
-    Raises
-    ------
-    StoreError
-        The header of `kv.bin` is damaged: nothing can be told of what follows it.
+    No writer may have the store open. Copy it first, if what would be dropped may be worth something. Raises
+    StoreError where the header of `kv.bin` is damaged: nothing can be told of what follows it.
     """
     folder, files = Path(folder), Files()
-    if (folder / ROWS_FILE).exists() and not (folder / LOG_FILE).exists():
-        (folder / LOG_FILE).touch()
+    if (folder / layout.ROWS_FILE).exists() and not (folder / layout.LOG_FILE).exists():
+        (folder / layout.LOG_FILE).touch()
     rows, log = open_files(folder, writable=True)
     try:
-        header = read_at(rows, PAGE, 0)
-        shape, store_id = unpack_header(header, ROWS_MAGIC, folder / ROWS_FILE)
+        header = read_at(rows, layout.PAGE, 0)
+        shape, store_id = layout.unpack_header(header, layout.ROWS_MAGIC, folder / layout.ROWS_FILE)
         try:
-            generation = unpack_mark(header, store_id, folder / ROWS_FILE)[0]
+            generation = layout.unpack_mark(header, store_id, folder / layout.ROWS_FILE)[0]
         except StoreError:
             generation = 0
         image, size, segments = SegmentImage(shape), os.fstat(rows).st_size, 0
@@ -210,13 +157,13 @@ def repair(folder: str | Path) -> int:
         try:
             found = _read_log(folder, log, shape, store_id, tokens)
         except StoreError:
-            found = Scan([], LOG_START, LOG_START, 0)
-            files.write(log, pack_header(shape, store_id, LOG_MAGIC), 0)
+            found = Scan([], layout.LOG_START, layout.LOG_START, 0)
+            files.write(log, layout.pack_header(shape, store_id, layout.LOG_MAGIC), 0)
         tokens += sum(frame.tokens for frame in found.frames)
         files.truncate(rows, shape.segment_offset(segments))
         files.truncate(log, found.end)
-        for step, offset in enumerate(MARK_OFFSETS, start=1):
-            files.write(rows, pack_mark(generation + step, tokens, store_id), offset)
+        for step, offset in enumerate(layout.MARK_OFFSETS, start=1):
+            files.write(rows, layout.pack_mark(generation + step, tokens, store_id), offset)
         for descriptor in (rows, log):
             files.sync(descriptor)
     finally:
@@ -237,10 +184,10 @@ def _load(rows: int, image: SegmentImage, segment: int, check_rows: bool) -> tup
 
 
 def _read_log(folder: Path, log: int, shape: StoreShape, store_id: bytes, expected: int) -> Scan:
-    path, data = folder / LOG_FILE, read_at(log, os.fstat(log).st_size, 0)
-    described, owner = unpack_header(data, LOG_MAGIC, path)
+    path, data = folder / layout.LOG_FILE, read_at(log, os.fstat(log).st_size, 0)
+    described, owner = layout.unpack_header(data, layout.LOG_MAGIC, path)
     if owner != store_id or described != shape:
-        raise damaged(path, 16, f"the log belongs to another store than {ROWS_FILE} beside it", REPAIR)
+        raise damaged(path, 16, f"the log belongs to another store than {layout.ROWS_FILE} beside it", REPAIR)
     return scan(data, shape, store_id, expected)
 
 

@@ -10,26 +10,13 @@ from numba import njit
 
 @dataclass(frozen=True)
 class Touched:
-    """What reading rows touches.
-
-    Attributes
-    ----------
-    rows : int
-    requests : int
-        Runs of units that follow one another in the order of reading.
-    units : int
-        Different units.
-    ramp_units : float
-        Units met before the prefetcher has caught up, in its own measure.
-    unit : int
-        Bytes of a unit.
-    """
+    """What reading rows touches."""
 
     rows: int
-    requests: int
-    units: int
-    ramp_units: float
-    unit: int
+    requests: int  # runs of units that follow one another in the order of reading
+    units: int  # different units
+    ramp_units: float  # units met before the prefetcher has caught up, in its own measure
+    unit: int  # bytes of a unit
 
     @property
     def size(self) -> int:
@@ -40,22 +27,10 @@ class Touched:
 def touched(starts: np.ndarray, row_bytes: int, unit: int, ramp: float = 0.0, merge: bool = True) -> Touched:
     """Count the units that reading rows touches, and the requests that this takes.
 
-    Parameters
-    ----------
-    starts : ndarray of int64, shape [rows]
-        Byte offset of each row, in the order of reading.
-    row_bytes : int
-    unit : int
-    ramp : float
-        A run of u units has ``ramp * (1 - exp(-u / ramp))`` of them before the prefetcher has caught up.
-    merge : bool
-        Whether a row that begins in or right after the unit where the row before ended continues its request.
-        Without, every row is a request.
-
-    Raises
-    ------
-    ValueError
-        A size is not positive, or an offset is negative.
+    Byte offsets `starts` [rows] are in the order of reading. A run of u units has ``ramp * (1 - exp(-u / ramp))`` of
+    them before the prefetcher has caught up. With `merge`, a row that begins in or right after the unit where the row
+    before ended continues its request; without, every row is a request. Raises ValueError where a size is not
+    positive, or an offset is negative.
     """
     starts = np.ascontiguousarray(starts, np.int64)
     if row_bytes < 1 or unit < 1 or (starts.size and starts.min() < 0):

@@ -14,7 +14,7 @@ from ghostkv.files.io import sha256_file, write_table
 from ghostkv.sources import documents as documents_module
 from ghostkv.sources.documents import Document, TextSource, local_files, read_documents, read_own
 from ghostkv.sources.passages import PASSAGE, passages, repeated_share, shared_share
-from ghostkv.sources.texts import TEXT_SCHEMA, Pool, Text, make_texts, read_text, refuse_overlaps, text_table
+from ghostkv.sources.texts import TEXT_SCHEMA, Pool, Text, make_texts, refuse_overlaps, text_row, text_table
 
 
 def encode(content: str) -> np.ndarray:
@@ -354,10 +354,10 @@ def test_the_roles_are_those_of_the_config():
 def test_the_table_holds_every_text_and_reads_back(tmp_path):
     texts = make(names(), [pool([300] * 4)])
     write_table(text_table(texts), tmp_path / "texts.parquet", TEXT_SCHEMA)
-    row = read_text(tmp_path / "texts.parquet", "prose_held_out_0")
+    row = text_row(tmp_path / "texts.parquet", "prose_held_out_0")
     assert (row["content"], row["tokens"]) == (texts[2].content, len(texts[2].tokens))
     with pytest.raises(TextError, match="Accepted: prose_codec_0, prose_threshold_0, prose_held_out_0"):
-        read_text(tmp_path / "texts.parquet", "prose_held_out_1")
+        text_row(tmp_path / "texts.parquet", "prose_held_out_1")
 
 
 def test_the_default_domains_are_three_and_need_no_hub():

@@ -34,12 +34,7 @@ class Configuration:
 
 
 class Bench:
-    """Configurations in turns, so that a disturbance hits all of them and not one.
-
-    Parameters
-    ----------
-    options : Measure
-    """
+    """Configurations in turns, so that a disturbance hits all of them and not one."""
 
     def __init__(self, options: Measure):
         self.options, self.configurations = options, []
@@ -47,6 +42,10 @@ class Bench:
     def seed(self, *parts) -> int:
         """A seed for these parts."""
         return stable_seed(self.options.seed, *parts)
+
+    def places(self, pages: int, *parts) -> np.ndarray:
+        """Where 64 repeats begin, in bytes: another page each time, so that what one left in caches serves no later one."""
+        return np.random.default_rng(self.seed(*parts)).integers(0, pages, 64) * PAGE
 
     def add(
         self,
@@ -99,9 +98,7 @@ def dram_configurations(bench: Bench, memory: Memory, survivors: Sequence[np.nda
     wanted = int(options.gather_mb * 2**20)
 
     def add(pattern: str, row: int, share: float, chosen: np.ndarray, span: int) -> None:
-        # Another part of memory each time: what a gather left in the caches serves no later one.
-        rng, room = np.random.default_rng(bench.seed("base", pattern, row, share)), size - span * row
-        bases = rng.integers(0, room // PAGE + 1, 64) * PAGE
+        bases = bench.places((size - span * row) // PAGE + 1, "base", pattern, row, share)
         starts = rows_at(chosen, row)
         about = {"tier": "dram", "pattern": pattern, "row_bytes": row, "share": share, "depth": 1}
         bench.add(about, starts, row, LINE, True, lambda turn: memory.gather(starts + bases[turn % 64], row))
@@ -115,17 +112,15 @@ def dram_configurations(bench: Bench, memory: Memory, survivors: Sequence[np.nda
     for row in SURVIVOR_ROWS:
         for part in np.array_split(np.arange(len(survivors)), min(3, len(survivors))):
             mean = np.mean([len(survivors[index]) for index in part])
-            span = (
-                min(size // row, int(wanted / row * tokens / mean), 1 << 22) // tokens * tokens or size // row
-            )
+            most = min(size // row, int(wanted / row * tokens / mean), 1 << 22)
+            span = most // tokens * tokens or size // row
             if span < tokens:
                 continue
             chosen = tiled(survivors, tokens, span, part)
             add("survivors", row, len(chosen) / span, chosen, span)
     for share in (0.25, 0.5, 1.0, 2.0, 4.0):
         count = min(int(wanted * share), size) // LINE * LINE
-        rng = np.random.default_rng(bench.seed("scan", count))
-        bases = rng.integers(0, (size - count) // PAGE + 1, 64) * PAGE
+        bases = bench.places((size - count) // PAGE + 1, "scan", count)
         about = {"tier": "dram", "pattern": "scan", "row_bytes": count, "share": 1.0, "depth": 1}
         bench.add(
             about, np.zeros(1, np.int64), count, LINE, True,
@@ -158,8 +153,7 @@ def disk_configurations(bench: Bench, disk: DiskFile, survivors: Sequence[np.nda
     def add(pattern: str, row: int, share: float, starts: np.ndarray, room: int) -> None:
         # Every page is a fault of its own, also beside another.
         pages = np.unique(np.concatenate([starts // PAGE, (starts + row - 1) // PAGE])) * PAGE
-        rng = np.random.default_rng(bench.seed("mapped", pattern, row, share))
-        bases = rng.integers(0, max(1, room // PAGE), 64) * PAGE
+        bases = bench.places(max(1, room // PAGE), "mapped", pattern, row, share)
         about = {"tier": "disk_mapped", "pattern": pattern, "row_bytes": row, "share": share, "depth": 1}
         bench.add(
             about, pages, PAGE, PAGE, False,
@@ -220,12 +214,8 @@ class Comparisons:
             lines = memory.lines(starts, row) * LINE
             self.add(about | {"instrument": "marked loads", "unit": LINE}, starts, universe, lines)
             pages = memory.referenced_pages(starts, row)
-            self.add(
-                about | {"instrument": "accessed bits", "unit": PAGE},
-                starts,
-                universe,
-                pages and pages * PAGE,
-            )
+            bits = {"instrument": "accessed bits", "unit": PAGE}
+            self.add(about | bits, starts, universe, pages and pages * PAGE)
 
     def disk(self, disk: DiskFile, survivors: Sequence[np.ndarray], tokens: int, options: Measure) -> None:
         """Pages that a cold mapped gather brings in, and bytes that the kernel accounts to direct reads.

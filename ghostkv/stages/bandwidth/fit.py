@@ -39,20 +39,9 @@ def features(
 
 
 def fit(name: str, unit: int, features: np.ndarray, seconds: np.ndarray) -> Tier:
-    """The tier whose times come closest, in the logarithm.
+    """The tier whose times come closest to `seconds`, in the logarithm; `features` as `features` gives them.
 
-    Parameters
-    ----------
-    name : str
-    unit : int
-    features : ndarray, shape [samples, 3 + len(RAMPS)]
-        From `features`.
-    seconds : ndarray, shape [samples]
-
-    Raises
-    ------
-    TableError
-        There are too few samples for the parameters, or a time is not positive.
+    Raises TableError where there are too few samples for the parameters, or a time is not positive.
     """
     if len(seconds) < LEAST or not (seconds > 0).all():
         raise TableError(

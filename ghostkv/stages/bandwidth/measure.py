@@ -27,14 +27,8 @@ _COUNTED_BYTES = 1 << 26
 def measure(job: MeasureMemory, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Time gathers from this machine's memory, disk and store, and count what they touch.
 
-    Parameters
-    ----------
-    job : MeasureMemory
-    inputs : mapping
-        `patterns`, which `survivor_patterns` wrote.
-    outputs : mapping
-        Paths of `samples` and `counts`; the file and the store on disk lie beside them, and are removed. Disk and
-        store are left out where their file system keeps pages that are dropped (tmpfs).
+    The file and the store on disk lie beside the outputs, and are removed. Disk and store are left out where their
+    file system keeps pages that are dropped (tmpfs).
     """
     patterns, options = inputs["patterns"], job.measure
     table, folder = read_table(patterns), Path(outputs["samples"]).parent
@@ -64,9 +58,6 @@ def measure(job: MeasureMemory, inputs: Mapping[str, str], outputs: Mapping[str,
     finally:
         disk.close()
     # What the report says of tiers that are missing.
-    metadata = inherited(patterns, job.code) | {
-        DROPPED: str(cold).lower(),
-        DIRECT: str(disk.direct).lower(),
-    }
+    metadata = inherited(patterns, job.code) | {DROPPED: str(cold).lower(), DIRECT: str(disk.direct).lower()}
     write_rows(samples, outputs["samples"], SAMPLE_SCHEMA, metadata)
     write_rows(counts.rows, outputs["counts"], COUNT_SCHEMA, metadata)

@@ -25,14 +25,7 @@ _PARAMETERS_PER_SQUARE = 12
 def model_bandwidth(job: ModelBandwidth, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Fit and check the tiers of this machine, then model every scheme on every placement.
 
-    Parameters
-    ----------
-    inputs : mapping
-        Paths of `patterns`, `samples`, the frontier's `context`, and `layers` of a capture, which tells the shape of
-        the model.
-    job : ModelBandwidth
-    outputs : mapping
-        Paths of the tables of `MODEL_SCHEMAS`.
+    Of the inputs, `context` is the frontier's table, and `layers` of a capture tells the shape of the model.
     """
     tables, patterns = Tables(MODEL_SCHEMAS), read_table(inputs["patterns"])
     fits, errors, measured = model.check_fits(read_table(inputs["samples"]), job.seed)
@@ -71,17 +64,9 @@ def _world(job: ModelBandwidth, captured: ModelShape, clustering) -> MemoryModel
         )
         for tier in job.tiers
     }  # fmt: skip
-    return MemoryModel(
-        tiers,
-        job.tiers[0].name,
-        job.sinks + job.hot,
-        8 * job.headline.bytes / captured.head_dim,
-        job.overlap,
-        job.phase_us * _MICRO,
-        job.quant_group,
-        job.page,
-        clustering,
-    )
+    exact, code_bits = job.sinks + job.hot, 8 * job.headline.bytes / captured.head_dim
+    plan = job.overlap, job.phase_us * _MICRO, job.quant_group, job.page
+    return MemoryModel(tiers, job.tiers[0].name, exact, code_bits, *plan, clustering)
 
 
 def _this_machine(world: MemoryModel, measured: Mapping[str, Tier]) -> tuple[MemoryModel, list[dict]]:

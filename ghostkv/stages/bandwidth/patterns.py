@@ -24,18 +24,8 @@ def survivor_patterns(
 ) -> None:
     """Which keys the headline design reads for queries of held-out texts, as index lists.
 
-    Parameters
-    ----------
-    job : SurvivorPatterns
-    inputs : mapping
-        `codecs` and `records` of each layer of the job, and `points`, the frontier's table with the thresholds.
-    outputs : mapping
-        Path of `patterns`.
-
-    Raises
-    ------
-    TableError
-        The frontier has no calibrated point of that kind.
+    Of the inputs, `codecs` and `records` have a file for each layer of the job; `points` is the frontier's table with
+    the thresholds. Raises TableError where it has no calibrated point of that kind.
     """
     points = inputs["points"]
     files = zip(job.layers, inputs["codecs"], inputs["records"], strict=True)

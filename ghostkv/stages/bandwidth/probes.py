@@ -29,14 +29,9 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Memory:
-    """A working set in DRAM, far larger than the caches.
+    """A working set of `size` bytes in DRAM, far larger than the caches.
 
-    Parameters
-    ----------
-    size : int
-        Bytes.
-    huge : bool
-        Whether the kernel may back it with 2 MiB pages. Counting accessed pages needs small ones.
+    The kernel may back it with 2 MiB pages if `huge`; counting accessed pages needs small ones.
     """
 
     def __init__(self, size: int, huge: bool = True):
@@ -82,14 +77,7 @@ class Memory:
 
 
 class DiskFile:
-    """A file of random bytes, read so that every byte comes from the device.
-
-    Parameters
-    ----------
-    path : str or Path
-    size : int
-        Bytes.
-    """
+    """A file of `size` random bytes, read so that every byte comes from the device."""
 
     def __init__(self, path: str | Path, size: int):
         self.path, self.size = Path(path), size
@@ -181,9 +169,9 @@ class DiskFile:
         self.path.unlink(missing_ok=True)
 
 
-def rows_at(chosen: np.ndarray, row_bytes: int, base: int = 0) -> np.ndarray:
+def rows_at(chosen: np.ndarray, row_bytes: int) -> np.ndarray:
     """Byte offsets of rows stored one after the other."""
-    return np.asarray(chosen, np.int64) * row_bytes + base
+    return np.asarray(chosen, np.int64) * row_bytes
 
 
 def random_rows(universe: int, share: float, seed: int) -> np.ndarray:
@@ -193,17 +181,11 @@ def random_rows(universe: int, share: float, seed: int) -> np.ndarray:
 
 
 def tiled(patterns: Sequence[np.ndarray], tokens: int, universe: int, order: np.ndarray) -> np.ndarray:
-    """Survivors of many queries in a cache of many sequences: a pattern in each block of `tokens` rows.
+    """Survivors of many queries in a cache of many sequences: a pattern in each block of `tokens` of the `universe`
+    rows.
 
-    Parameters
-    ----------
-    patterns : sequence of ndarray of int
-        Positions below `tokens`, ascending.
-    tokens : int
-    universe : int
-        Rows of the cache.
-    order : ndarray of int
-        Which pattern each block takes, repeated as often as needed.
+    Patterns are positions below `tokens`, ascending; `order` says which each block takes, repeated as often as
+    needed.
     """
     blocks = max(1, universe // tokens)
     return np.concatenate(

@@ -12,10 +12,8 @@ DROPPED, DIRECT = "page_cache_dropped", "o_direct"
 
 PATTERN_SCHEMA = pa.schema(
     [
-        ("layer", pa.int16()),
-        ("kv_head", pa.int16()),
-        ("text", pa.string()),
-        ("domain", pa.string()),
+        *((name, pa.int16()) for name in ("layer", "kv_head")),
+        *((name, pa.string()) for name in ("text", "domain")),
         ("tokens", pa.int32()),
         ("position", pa.int32()),  # of the query
         ("cold", pa.int32()),
@@ -30,9 +28,7 @@ SAMPLE_SCHEMA = pa.schema(
         ("row_bytes", pa.int32()),
         ("share", pa.float64()),  # of rows read
         ("depth", pa.int32()),  # threads that read
-        ("rows", pa.int64()),
-        ("requests", pa.int64()),
-        ("units", pa.int64()),
+        *((name, pa.int64()) for name in ("rows", "requests", "units")),
         ("unit", pa.int32()),
         ("features", pa.list_(pa.float64(), 3 + len(RAMPS))),
         ("rounds", pa.int16()),
@@ -45,9 +41,7 @@ SAMPLE_SCHEMA = pa.schema(
 )
 COUNT_SCHEMA = pa.schema(
     [
-        ("tier", pa.string()),
-        ("instrument", pa.string()),
-        ("pattern", pa.string()),
+        *((name, pa.string()) for name in ("tier", "instrument", "pattern")),
         ("row_bytes", pa.int32()),
         ("share", pa.float64()),
         ("unit", pa.int32()),
@@ -63,13 +57,8 @@ COUNT_SCHEMA = pa.schema(
 FIT_SCHEMA = pa.schema(
     [
         ("tier", pa.string()),
-        ("configurations", pa.int32()),
-        ("fitted", pa.int32()),
-        ("gb_s", pa.float64()),
-        ("latency_us", pa.float64()),
-        ("overhead_us", pa.float64()),
-        ("ramp_us", pa.float64()),
-        ("ramp_units", pa.float64()),
+        *((name, pa.int32()) for name in ("configurations", "fitted")),
+        *((name, pa.float64()) for name in ("gb_s", "latency_us", "overhead_us", "ramp_us", "ramp_units")),
         ("unit", pa.int32()),
         ("fitted_error_median", pa.float64()),
         ("error_median", pa.float64()),  # of held-out configurations
@@ -81,15 +70,12 @@ FIT_SCHEMA = pa.schema(
 )
 ERROR_SCHEMA = pa.schema(
     [
-        ("name", pa.string()),
-        ("tier", pa.string()),
-        ("pattern", pa.string()),
+        *((name, pa.string()) for name in ("name", "tier", "pattern")),
         ("row_bytes", pa.int32()),
         ("share", pa.float64()),
         ("depth", pa.int32()),
         ("held_out", pa.bool_()),
-        ("seconds", pa.float64()),
-        ("modelled_seconds", pa.float64()),
+        *((name, pa.float64()) for name in ("seconds", "modelled_seconds")),
         ("error", pa.float64()),  # modelled / measured - 1
     ]
 )
@@ -111,9 +97,7 @@ SURVIVOR_SCHEMA = pa.schema(
 STEP_SCHEMA = pa.schema(
     [
         ("shape", pa.string()),  # whose layers
-        ("placement", pa.string()),
-        ("scheme", pa.string()),
-        ("scenario", pa.string()),
+        *((name, pa.string()) for name in ("placement", "scheme", "scenario")),
         ("context", pa.int32()),
         ("share", pa.float64()),  # survivors (pages, for Quest) of cold keys, united over the group
         ("stored_bytes", pa.float64()),  # what memory holds of the whole context
@@ -122,21 +106,14 @@ STEP_SCHEMA = pa.schema(
         ("kv_bytes", pa.float64()),  # whole units of cold K,V that reach the compute
         ("near_bytes", pa.float64()),  # read beside the memory, not across the link
         ("link_bytes", pa.float64()),  # everything that reaches the compute
-        ("weights_seconds", pa.float64()),
-        ("record_seconds", pa.float64()),
-        ("kv_seconds", pa.float64()),
-        ("hidden_seconds", pa.float64()),
+        *((f"{name}_seconds", pa.float64()) for name in ("weights", "record", "kv", "hidden")),
         ("attention_seconds", pa.float64()),  # a step without the weights
         ("step_seconds", pa.float64()),
     ]
 )
 CROSSING_SCHEMA = pa.schema(
     [
-        ("shape", pa.string()),
-        ("placement", pa.string()),
-        ("scenario", pa.string()),
-        ("scheme", pa.string()),
-        ("against", pa.string()),
+        *((name, pa.string()) for name in ("shape", "placement", "scenario", "scheme", "against")),
         ("context", pa.float64()),  # from which the scheme is faster; null where it never is
         ("always", pa.bool_()),  # at every context tried
         ("headline_context", pa.int32()),
@@ -159,16 +136,13 @@ MAP_SCHEMA = pa.schema(
 )
 SENSITIVITY_SCHEMA = pa.schema(
     [
-        ("shape", pa.string()),
-        ("placement", pa.string()),
-        ("scheme", pa.string()),
+        *((name, pa.string()) for name in ("shape", "placement", "scheme")),
         ("context", pa.int32()),
         ("parameter", pa.string()),
         ("low", pa.float64()),  # values tried
         ("high", pa.float64()),
         ("seconds", pa.float64()),  # attention time as configured
-        ("low_seconds", pa.float64()),
-        ("high_seconds", pa.float64()),
+        *((name, pa.float64()) for name in ("low_seconds", "high_seconds")),
         ("elasticity", pa.float64()),  # d log seconds / d log parameter; null for parameters that may be 0
     ]
 )

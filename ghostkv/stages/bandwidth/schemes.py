@@ -44,19 +44,11 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Clustering:
-    """How much closer real survivors lie together than rows drawn at random.
+    """How much closer real survivors lie together than rows drawn at random."""
 
-    Attributes
-    ----------
-    rows : ndarray, shape [sizes]
-        Rows to a unit, ascending.
-    units, runs : ndarray, shape [sizes]
-        Touched units, and runs of them, over what random rows of the same number would touch.
-    """
-
-    rows: np.ndarray
-    units: np.ndarray
-    runs: np.ndarray
+    rows: np.ndarray  # [sizes]: rows to a unit, ascending
+    units: np.ndarray  # [sizes]: touched units over what random rows of the same number would touch
+    runs: np.ndarray  # [sizes]: the same of runs of units
 
     @classmethod
     def none(cls) -> Clustering:
@@ -73,30 +65,14 @@ class Clustering:
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """Everything that does not change with context and scheme.
-
-    Attributes
-    ----------
-    tiers : mapping of str to Tier
-    fast : str
-        The tier of weights, sinks and hot window.
-    exact : int
-        Sinks and hot window, in tokens.
-    code_bits : float
-        Bits of a record per coordinate of a key.
-    overlap, phase : float
-        Share of cold K,V reads that hides behind work of other tiers which need not come first; seconds from
-        bounds to gather.
-    quant_group, page : int
-    clustering : Clustering
-    """
+    """Everything that does not change with context and scheme."""
 
     tiers: Mapping[str, Tier]
-    fast: str
-    exact: int
-    code_bits: float
-    overlap: float
-    phase: float
+    fast: str  # the tier of weights, sinks and hot window
+    exact: int  # sinks and hot window, in tokens
+    code_bits: float  # bits of a record per coordinate of a key
+    overlap: float  # share of cold K,V reads that hides behind work of other tiers which need not come first
+    phase: float  # seconds from bounds to gather
     quant_group: int
     page: int
     clustering: Clustering
@@ -136,33 +112,11 @@ def _whole(size: float, tier: Tier) -> float:
 def step(
     scheme: str, shape: ModelShape, kv: str, records: str, context: int, share: float, world: MemoryModel
 ) -> dict[str, float]:
-    """Bytes and seconds of one decode step, all layers.
+    """Bytes and seconds of one decode step, all layers: the columns of the table `steps` from `share` on.
 
-    Parameters
-    ----------
-    scheme : str
-        One of `SCHEMES`.
-    shape : ModelShape
-    kv, records : str
-        Tiers of cold K,V and of records.
-    context : int
-        Tokens.
-    share : float
-        Survivors of cold keys, united over a group.
-    world : MemoryModel
-
-    Returns
-    -------
-    dict
-        The columns of the table `steps` from `share` on.
-
-    Raises
-    ------
-    ValueError
-        No such scheme.
+    Cold K,V and records lie in the tiers `kv` and `records`; of `context` tokens' cold keys a `share` survives,
+    united over a group.
     """
-    if scheme not in SCHEMES:
-        raise ValueError(f"no scheme {scheme!r}; the schemes are {', '.join(SCHEMES)}")
     fast, store, index = world.tiers[world.fast], world.tiers[kv], world.tiers[records]
     heads, pair = shape.kv_heads, shape.pair_bytes
     exact = min(world.exact, context)

@@ -38,11 +38,7 @@ _ROWS_PER_UNIT = 2.0 ** np.arange(0, 9)
 def check_fits(samples: pl.DataFrame, seed: int) -> tuple[list[dict], list[dict], dict[str, Tier]]:
     """Fit each measured tier on half of its configurations and foretell the other half.
 
-    Returns
-    -------
-    fits, errors : list of dict
-        Rows of the tables of those names.
-    tiers : dict of str to Tier
+    Returns the rows of the tables `fits` and `errors`, and the tiers by name.
     """
     fits, errors, tiers = [], [], {}
     for (name,), rows in samples.group_by("tier", maintain_order=True):
@@ -187,15 +183,8 @@ def steps(
     for placement in placements:
         for row in shares:
             for scheme in SCHEMES:
-                found = step(
-                    scheme,
-                    shape,
-                    placement["kv"],
-                    placement["records"],
-                    row["context"],
-                    row["share_group"],
-                    world,
-                )
+                where = placement["kv"], placement["records"]
+                found = step(scheme, shape, *where, row["context"], row["share_group"], world)
                 about = {"shape": shape.name, "placement": placement["name"], "scheme": scheme}
                 yield about | {"scenario": row["scenario"], "context": row["context"]} | found
 
@@ -212,26 +201,15 @@ def crossings(
     octaves = np.log2(every[-1] / every[0])
     grid = np.unique(np.rint(np.geomspace(every[0], every[-1], int(octaves * _PER_OCTAVE) + 1)).astype(int))
     for placement in placements:
+        where = placement["kv"], placement["records"]
         for scenario in (CONSTANT, TREND):
-            times = {
-                scheme: [
-                    step(
-                        scheme, shape, placement["kv"], placement["records"], int(tokens),
-                        share_at(shares, scenario, tokens), world,
-                    )
-                    for tokens in (*grid, headline)
-                ]
-                for scheme in SCHEMES
-            }  # fmt: skip
+            used = [(int(tokens), share_at(shares, scenario, tokens)) for tokens in (*grid, headline)]
+            times = {scheme: [step(scheme, shape, *where, *at, world) for at in used] for scheme in SCHEMES}
             for scheme in OURS:
                 for against in (FULL, INT8, INT4, QUEST):
                     ours, theirs = times[scheme], times[against]
-                    faster = np.array(
-                        [
-                            a["attention_seconds"] < b["attention_seconds"]
-                            for a, b in zip(ours[:-1], theirs[:-1], strict=True)
-                        ]
-                    )
+                    pairs = zip(ours[:-1], theirs[:-1], strict=True)
+                    faster = np.array([a["attention_seconds"] < b["attention_seconds"] for a, b in pairs])
                     slower = np.flatnonzero(~faster)
                     start = 0 if not len(slower) else int(slower[-1]) + 1
                     yield {

@@ -24,17 +24,9 @@ _WIDTH, _TOKENS, _CHUNK = 64, 1 << 17, 1 << 13
 def store_configurations(
     bench: Bench, counts: Comparisons, folder: Path, survivors: Sequence[np.ndarray], tokens: int
 ) -> Iterator[None]:
-    """Fill a store, add its configurations and compare its bytes; the store lives as long as the context.
+    """Fill a store, add its configurations and compare its bytes; the store lives in `folder` as long as the context.
 
-    Parameters
-    ----------
-    bench : Bench
-    counts : Comparisons
-    folder : Path
-        Of the store; removed afterwards.
-    survivors : sequence of ndarray
-        Real index patterns below `tokens`.
-    tokens : int
+    Survivors are real index patterns below `tokens`.
     """
     shutil.rmtree(folder, ignore_errors=True)
     shape = StoreShape(1, 1, _WIDTH, _WIDTH, 0, "float16", 64)

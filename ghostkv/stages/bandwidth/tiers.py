@@ -19,60 +19,26 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Tier:
-    """One level of memory, as seen by what computes attention.
-
-    Attributes
-    ----------
-    name : str
-    bandwidth : float
-        Bytes a second that reach the compute.
-    latency : float
-        Seconds of one request that waits for nothing.
-    unit : int
-        Bytes that the tier moves at least: line, page or block.
-    depth : float
-        Requests in flight.
-    overhead : float
-        Seconds that each request costs whatever else is in flight.
-    ramp : float
-        Extra seconds of a unit that no prefetcher has fetched.
-    ramp_units : float
-        Units of a request after which the prefetcher has caught up, all but 1/e: the u-th costs
-        ``exp(-u / ramp_units)`` of the extra.
-    near_bandwidth : float
-        Bytes a second beside the memory, before any link.
-    """
+    """One level of memory, as seen by what computes attention."""
 
     name: str
-    bandwidth: float
-    latency: float
-    unit: int
-    depth: float = 1.0
-    overhead: float = 0.0
-    ramp: float = 0.0
+    bandwidth: float  # bytes a second that reach the compute
+    latency: float  # seconds of one request that waits for nothing
+    unit: int  # bytes that the tier moves at least: line, page or block
+    depth: float = 1.0  # requests in flight
+    overhead: float = 0.0  # seconds that each request costs whatever else is in flight
+    ramp: float = 0.0  # extra seconds of a unit that no prefetcher has fetched
+    # Units of a request after which the prefetcher has caught up, all but 1/e: the u-th costs ``exp(-u /
+    # ramp_units)`` of the extra.
     ramp_units: float = 0.0
-    near_bandwidth: float = 0.0
-
-    def __post_init__(self) -> None:
-        positive = {"bandwidth": self.bandwidth, "unit": self.unit, "depth": self.depth}
-        for name, value in positive.items():
-            if not value > 0:
-                raise ValueError(f"tier {self.name}: {name} is {value}, which must be above 0")
-        for name in ("latency", "overhead", "ramp", "ramp_units", "near_bandwidth"):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f"tier {self.name}: {name} is {getattr(self, name)}, which must not be negative"
-                )
+    near_bandwidth: float = 0.0  # bytes a second beside the memory, before any link
 
     def seconds(
         self, requests: float | np.ndarray, size: float | np.ndarray, ramp_units: float | np.ndarray = 0.0
     ) -> float | np.ndarray:
         """Time of `requests` requests that touch `size` bytes of whole units together; 0 for nothing.
 
-        Parameters
-        ----------
-        requests, size, ramp_units : float or ndarray
-            Expected values may be fractions; below one request, time is that of one, in proportion.
+        Expected values may be fractions; below one request, time is that of one, in proportion.
         """
         requests, size = np.asarray(requests, float), np.asarray(size, float)
         flying = np.clip(requests, 1.0, max(self.depth, 1.0))
@@ -88,12 +54,8 @@ def expected(
     """Requests and bytes that rows drawn at random touch, on average.
 
     Each of `universe` rows is read with probability `share`. Rows do not straddle units: as many as fit lie in one,
-    and longer rows begin at its start. With ``k`` rows to a unit, a unit is touched with probability
-    ``p = 1 - (1 - share)^k``, and a request begins where the unit before is not touched.
-
-    Returns
-    -------
-    requests, size : ndarray
+    and longer rows begin at its start. With ``k`` rows to a unit, a unit is touched with probability ``p = 1 - (1 -
+    share)^k``, and a request begins where the unit before is not touched.
     """
     universe, share = np.asarray(universe, float), np.clip(np.asarray(share, float), 0.0, 1.0)
     fit = max(1, unit // row_bytes)

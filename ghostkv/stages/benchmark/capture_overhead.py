@@ -24,21 +24,9 @@ _QUERY_SHARE = 160 / 4096
 def capture_overhead(
     job: CaptureOverhead, inputs: Mapping[str, str], outputs: Mapping[str, str], threads: int = 1
 ) -> None:
-    """Time capture against a plain forward pass of the same model on the same text.
+    """Time capture against a plain forward pass of the same model on the first text, both with so many torch threads.
 
-    Parameters
-    ----------
-    job : CaptureOverhead
-    inputs : mapping
-        `manifest` of a fetched model; `texts`, whose first row is used.
-    outputs : mapping
-        Path of `capture_overhead`, a row a pair (`OVERHEAD_SCHEMA`). The figure to quote is the median of `ratio`.
-    threads : int
-        torch threads, for both sides.
-
-    Raises
-    ------
-    ModelError, TextError
+    The table has a row a pair; the figure to quote is the median of `ratio`.
     """
     from ghostkv.models.load import load_model, load_tokenizer
     from ghostkv.models.overhead import time_pairs

@@ -27,13 +27,7 @@ _GROUP, _VALUE_DIM = 3, 64
 def sweep_speed(job: SweepSpeed, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Time the sweep at several numbers of thetas, with and without the output error, beside the loop.
 
-    Parameters
-    ----------
-    job : SweepSpeed
-    inputs : mapping
-        Empty.
-    outputs : mapping
-        Path of `sweep_speed`, of `SPEED_SCHEMA`. The figure to quote is the median of `ratio` at 19 thetas.
+    The figure to quote is the median of `ratio` at 19 thetas.
     """
     inputs = _attention(job.queries, job.keys, job.seed)
     rows = []

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ghostkv.captures.positions import sample_positions
-from ghostkv.captures.proven_writer import ProvenWriter, folder_of
+from ghostkv.captures.proven_writer import ProvenWriter
 from ghostkv.files import provenance
 from ghostkv.files.errors import CaptureError
 from ghostkv.files.io import sha256_file
@@ -21,22 +21,12 @@ if TYPE_CHECKING:
 def import_tensors(job: ImportTensors, inputs: Mapping[str, object], outputs: Mapping[str, str]) -> None:
     """Turn a folder of captured tensors into a capture.
 
-    Parameters
-    ----------
-    job : ImportTensors
-    inputs : mapping
-        The tensors' files, which the job's folder holds.
-    outputs : mapping
-        As for `capture_text`.
-
-    Raises
-    ------
-    CaptureError
-        A tensor is malformed, too short, or a layer is missing; the message names the file and key.
+    Raises CaptureError where a tensor is malformed, too short, or a layer is missing; the message names the file and
+    key.
     """
-    text, folder = job.text, folder_of(outputs)
+    text, folder = job.text, Path(outputs["kv"]).parent
     found = layers_in(job.folder)
-    positions = sample_positions(job.query_bands, job.tokens, text, job.seed)
+    positions = sample_positions(job.query_bands, text, job.seed)
     metadata = provenance.metadata(job.code) | {
         "model": f"imported from {Path(job.folder).name}",
         "weight_sha256": "",

@@ -57,8 +57,7 @@ class TensorFile:
         array = self.read(name)
         if array.size != 1 or array.dtype.kind not in "iu" or int(array.reshape(())) < 0:
             raise CaptureError(
-                f"{self.path}: `{name}` is of type {array.dtype} and shape {list(array.shape)}. Accepted: "
-                "one "
+                f"{self.path}: `{name}` is of type {array.dtype} and shape {list(array.shape)}. Accepted: one "
                 "integer, 0 or more.\n"
                 f"  Write: {name}=np.int64(3)"
             )

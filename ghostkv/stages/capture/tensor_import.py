@@ -9,7 +9,7 @@ a name such as `layer03_head05.npz` or `L3H5.npz`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,45 +34,27 @@ class Part:
 
 @dataclass(frozen=True)
 class ImportedLayer:
-    """One layer of imported tensors, heads stacked.
-
-    Attributes
-    ----------
-    layer : int
-    queries : ndarray, shape [heads, tokens, head_dim]
-    keys : ndarray, shape [kv_heads, tokens, head_dim]
-    values : ndarray, shape [kv_heads, tokens, value_dim], or None
-    """
+    """One layer of imported tensors, heads stacked."""
 
     layer: int
-    queries: np.ndarray
-    keys: np.ndarray
-    values: np.ndarray | None
+    queries: np.ndarray  # [heads, tokens, head_dim]
+    keys: np.ndarray  # [kv_heads, tokens, head_dim]
+    values: np.ndarray | None  # [kv_heads, tokens, value_dim]
 
     def first(self, tokens: int) -> ImportedLayer:
         """The first `tokens` tokens; under causal attention they know nothing of the rest."""
         values = None if self.values is None else self.values[:, :tokens]
-        return ImportedLayer(self.layer, self.queries[:, :tokens], self.keys[:, :tokens], values)
+        return replace(self, queries=self.queries[:, :tokens], keys=self.keys[:, :tokens], values=values)
 
     def capture(
         self, positions: np.ndarray, scale: float | None
     ) -> tuple[LayerCapture, dict[str, float | int | None]]:
-        """The layer as a capture, with its proof.
+        """The layer as a capture with queries at these positions, and its proof; a `scale` of None is
+        1/sqrt(head_dim).
 
-        Parameters
-        ----------
-        positions : ndarray of int, shape [queries]
-        scale : float or None
-            Factor of the score; 1/sqrt(head_dim) where None.
-
-        Returns
-        -------
-        LayerCapture
-            Its outputs, where there are values, are attention over the stored float16 K and V: there is no
-            model whose own output could be recorded.
-        dict
-            The errors against a model's own output are None for that reason; `storage_relative_error` is
-            measured.
+        Outputs, where there are values, are attention over the stored float16 K and V: there is no model whose own
+        output could be recorded. The errors against it are None for that reason; `storage_relative_error` is
+        measured.
         """
         scale = self.keys.shape[2] ** -0.5 if scale is None else scale
         keys = self.keys.astype(np.float16)
@@ -96,18 +78,14 @@ class ImportedLayer:
 def layers_in(folder: str | Path) -> dict[int, list[Part]]:
     """Which layers a folder holds, and the files of each.
 
-    Raises
-    ------
-    CaptureError
-        The folder is missing or empty, or a file does not say its layer.
+    Raises CaptureError where the folder is missing or empty, or a file does not say its layer.
     """
     folder = Path(folder)
     paths = sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES) if folder.is_dir() else []
     if not paths:
         raise CaptureError(
             f"{folder}: {'no .npz or .safetensors file there' if folder.is_dir() else 'no such folder'}. "
-            "Accepted: a folder of such "
-            "files with tensors q, k and optionally v.\n  Write: import: "
+            "Accepted: a folder of such files with tensors q, k and optionally v.\n  Write: import: "
             "[{folder: /data/qkv, domain: mine, role: held_out}]"
         )
     found: dict[int, list[Part]] = {}
@@ -124,18 +102,10 @@ def layers_in(folder: str | Path) -> dict[int, list[Part]]:
 
 
 def load_layer(found: Mapping[int, list[Part]], layer: int) -> ImportedLayer:
-    """Read and check all files of one layer.
+    """Read and check all files of one of the layers that `layers_in` found.
 
-    Parameters
-    ----------
-    found : mapping
-        From `layers_in`.
-    layer : int
-
-    Raises
-    ------
-    CaptureError
-        The layer is absent, a tensor is malformed, or the files of the layer do not fit together.
+    Raises CaptureError where the layer is absent, a tensor is malformed, or the files of the layer do not fit
+    together.
     """
     if layer not in found:
         raise CaptureError(
@@ -153,27 +123,25 @@ def load_layer(found: Mapping[int, list[Part]], layer: int) -> ImportedLayer:
                 f"{tensor['q'].shape[0]} head(s) and says "
                 f"{'no head' if part.head is None else f'head {part.head}'}. Accepted: one "
                 "file with all heads of the layer, or one file a head.\n  Write: q and k of shape [tokens, "
-                "head_dim] and head_idx, "
-                "or one file a layer without head_idx"
+                "head_dim] and head_idx, or one file a layer without head_idx"
             )
-    order = np.argsort([part.head for part in parts])
-    heads = [parts[index].head for index in order]
+    pairs = sorted(zip(parts, tensors, strict=True), key=lambda pair: pair[0].head)
+    heads = [part.head for part, _ in pairs]
     if heads != list(range(len(heads))):
         raise CaptureError(
             f"{parts[0].path.parent}: layer {layer} has files for heads {heads}. Accepted: each of heads 0 "
             "to n-1 once.\n"
             f"  Write: one file for each of the heads 0 to {max(max(heads), len(heads) - 1)}"
         )
-    first = tensors[order[0]]
-    for index in order:
-        shapes, wanted = ({n: t.shape[1:] for n, t in tensors[i].items()} for i in (index, order[0]))
+    first_part, first = pairs[0]
+    for part, tensor in pairs:
+        shapes, wanted = ({n: t.shape[1:] for n, t in one.items()} for one in (tensor, first))
         if shapes != wanted:
             raise CaptureError(
-                f"{parts[index].path}: holds {shapes}, but {parts[order[0]].path.name} holds {wanted}. "
-                "Accepted: the same tensors "
-                "and shapes [tokens, head_dim] for all heads of a layer."
+                f"{part.path}: holds {shapes}, but {first_part.path.name} holds {wanted}. "
+                "Accepted: the same tensors and shapes [tokens, head_dim] for all heads of a layer."
             )
-    return _layer(layer, {key: np.concatenate([tensors[index][key] for index in order]) for key in first})
+    return _layer(layer, {key: np.concatenate([tensor[key] for _, tensor in pairs]) for key in first})
 
 
 def _layer(layer: int, tensors: Mapping[str, np.ndarray]) -> ImportedLayer:
@@ -195,8 +163,7 @@ def _read(part: Part) -> dict[str, np.ndarray]:
         unknown = sorted(n for n in names - {*_TENSORS, *_SCALARS} if len(file.describe(n)[1]) >= 2)
         if unknown:
             raise CaptureError(
-                f"{part.path}: tensors {unknown} are not known. Accepted: q, k, optionally v, layer_idx, "
-                "head_idx.\n"
+                f"{part.path}: tensors {unknown} are not known. Accepted: q, k, optionally v, layer_idx, head_idx.\n"
                 "  Write: v for values, and leave other tensors out"
             )
         tensors = {name: _tensor(file, name) for name in _TENSORS if name in names}
@@ -209,8 +176,7 @@ def _check_fit(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     (heads, tokens, width), (kv_heads, key_tokens, key_width) = tensors["q"].shape, tensors["k"].shape
     if (key_tokens, key_width) != (tokens, width):
         raise CaptureError(
-            f"{path}: q and k of shapes {shapes['q']} and {shapes['k']}. Accepted: the same tokens and "
-            "head_dim.\n"
+            f"{path}: q and k of shapes {shapes['q']} and {shapes['k']}. Accepted: the same tokens and head_dim.\n"
             f"  Write: k of shape [{kv_heads}, {tokens}, {width}]"
         )
     if heads % kv_heads:
@@ -247,8 +213,7 @@ def _tensor(file: TensorFile, name: str) -> np.ndarray:
     if name != "q" and np.abs(tensor).max() > np.finfo(np.float16).max:
         raise CaptureError(
             f"{file.path}: `{name}` reaches {np.abs(tensor).max():.6g}, beyond float16 (65504), in which "
-            "captures are stored. "
-            "Accepted: components within it."
+            "captures are stored. Accepted: components within it."
         )
     return tensor
 

@@ -14,24 +14,12 @@ if TYPE_CHECKING:
 def capture_text(
     job: CaptureText, inputs: Mapping[str, str], outputs: Mapping[str, str], threads: int = 1
 ) -> None:
-    """Run the model over one text and record its attention.
+    """Run the model over one text and record its attention, with so many torch threads.
 
-    Parameters
-    ----------
-    job : CaptureText
-    inputs : mapping
-        `manifest` of a fetched model; `texts`, the table that the text is in.
-    outputs : mapping
-        Paths of `kv`, `queries` and `layers`, in one folder.
-    threads : int
-        torch threads.
-
-    Raises
-    ------
-    ConfigError, ModelError, TextError, CaptureError
-        With nothing left behind: the files appear only when every layer has passed its proof.
+    Where it raises (ModelError, TextError, CaptureError) nothing is left behind: the files appear only when every
+    layer has passed its proof.
     """
     from ghostkv.models.record import record_text
 
-    positions = sample_positions(job.query_bands, job.tokens, job.text, job.seed)
+    positions = sample_positions(job.query_bands, job.text, job.seed)
     record_text(job, positions, inputs, outputs, threads)

@@ -23,15 +23,8 @@ if TYPE_CHECKING:
 
 
 def measure_generated(job: DecodeGenerated, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
-    """Decode generated tensors: codec and thresholds from texts of their own, as long as what precedes the first step.
-
-    Parameters
-    ----------
-    job : DecodeGenerated
-    inputs : mapping
-        Empty.
-    outputs : mapping
-        Paths of the tables of `SCHEMAS` but for `store`.
+    """Decode generated tensors: codec and thresholds from texts of their own, as long as what precedes the first
+    step.
     """
     tables, rule = Tables(SCHEMAS), job.headline.rule
     setting = Setting.of(job.sinks, job.hot, job.top_k, {rule: job.grid})

@@ -16,18 +16,8 @@ from ghostkv.elimination.thresholds import calibrated_thetas
 from ghostkv.files import provenance
 from ghostkv.files.logs import progress
 from ghostkv.files.tables import Tables
-from ghostkv.stages.decode.lifecycle import (
-    ARCHIVE,
-    GHOST,
-    POLICIES,
-    WARM,
-    Capacity,
-    StepReads,
-    ceiling,
-    live,
-    prefilled,
-)
-from ghostkv.stages.decode.on_disk import Archive, run_store
+from ghostkv.stages.decode import lifecycle
+from ghostkv.stages.decode.on_disk import run_store
 from ghostkv.stages.decode.schemas import SCHEMAS
 from ghostkv.stages.decode.steps import LOSSES, Decided, ReadRule, decide
 from ghostkv.stages.decode.tables import (
@@ -49,20 +39,11 @@ _NUMBER = 2
 
 
 def measure_layer(job: DecodeLayer, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
-    """Decode one layer of the trace under every policy; the layer `store_layer` through a real store as well.
+    """Decode one layer of the trace under every policy; the layer that is `stored` through a real store as well.
 
-    Parameters
-    ----------
-    job : DecodeLayer
-    inputs : mapping
-        `layers`, a file of the capture folder of consecutive queries; `codecs` of the layer; `points`, the frontier's table.
-    outputs : mapping
-        Paths of the tables of `SCHEMAS`; the store itself lies beside them, and is removed.
-
-    Raises
-    ------
-    TableError
-        The frontier has no calibrated threshold of that kind, or a file cannot be read.
+    Of the inputs, `layers` is a file of the capture folder of consecutive queries, `points` the frontier's table. The
+    store lies beside the outputs, and is removed. Raises TableError where the frontier has no calibrated threshold of
+    that kind.
     """
     trace, spec = Path(inputs["layers"]).parent, _spec(job)
     capture = read_layer(trace, job.layer)
@@ -81,14 +62,15 @@ def measure_layer(job: DecodeLayer, inputs: Mapping[str, str], outputs: Mapping[
             own = slice(kv_head * capture.group, (kv_head + 1) * capture.group)
             found, origin = decodes.add(capture, kv_head, codec, records[-1], thetas[own], bar.update)
             reads.append(found.reads)
-            archived.append(origin[job.store_policy] == ARCHIVE)
+            archived.append(origin[job.store_policy] == lifecycle.ARCHIVE)
         if stored:
             folder = Path(outputs["store"]).parent / ".decoded_store"
-            archive = Archive(job.store_policy, archived)
             rows = run_store(
-                folder, capture, records, reads, archive, job.block_every, job.segment, bar.update
+                folder, capture, records, reads, archived, job.block_every, job.segment, bar.update
             )
-            tables.add_rows("store", [{"layer": job.layer, **row} for row in rows])
+            tables.add_rows(
+                "store", [{"layer": job.layer, "policy": job.store_policy, **row} for row in rows]
+            )
     tables.write(outputs, capture_metadata(trace) | provenance.metadata(job.code))
 
 
@@ -131,7 +113,7 @@ class _Decodes:
 
     def passes(self, kv_head: int, kv_heads: int) -> int:
         """How often `add` goes through all steps: once to decide, then for every policy and the ceiling at every budget."""
-        return 1 + len(self._budgets(self._swept(kv_head, kv_heads))) * (len(POLICIES) + 1)
+        return 1 + len(self._budgets(self._swept(kv_head, kv_heads))) * (len(lifecycle.POLICIES) + 1)
 
     def _swept(self, kv_head: int, kv_heads: int) -> bool:
         """Whether a KV head lives through all budgets: other ones in other layers, so that few speak for all places."""
@@ -141,18 +123,20 @@ class _Decodes:
         return sorted({self.job.warm, *(self.job.budgets if swept else ())})
 
     def _lives(
-        self, reads: StepReads, slots: int, sizes: Sizes
+        self, reads: lifecycle.StepReads, slots: int, sizes: Sizes
     ) -> Iterator[tuple[str, dict, np.ndarray | None]]:
         """Name, measures and origin of reads of every policy with so many warm slots; then of the ceiling."""
         job = self.job
-        capacity = Capacity(slots, int(job.ghost * reads.tokens), job.batch, job.window)
-        for name in POLICIES:
-            life = live(reads, name, capacity, job.decay)
+        capacity = lifecycle.Capacity(slots, int(job.ghost * reads.tokens), job.batch, job.window)
+        for name in lifecycle.POLICIES:
+            life = lifecycle.live(reads, name, capacity, job.decay)
             measures = step_measures(life, reads, sizes, name)
             yield name, measures, life.origin
-        start = prefilled(reads.visible, capacity)
-        hits = ceiling(reads, slots, start == WARM)
-        near = ceiling(reads, slots + capacity.ghost, (start == WARM) | (start == GHOST))
+        start = lifecycle.prefilled(reads.visible, capacity)
+        hits = lifecycle.ceiling(reads, slots, start == lifecycle.WARM)
+        near = lifecycle.ceiling(
+            reads, slots + capacity.ghost, (start == lifecycle.WARM) | (start == lifecycle.GHOST)
+        )
         yield CEILING, ceiling_measures(measures, hits, near), None
 
 

@@ -26,7 +26,6 @@ from numba import njit
 from ghostkv.elimination.attention import ColdRange
 
 NONE, HOT, WARM, GHOST, ARCHIVE = range(5)
-STATES = ("none", "hot", "warm", "ghost", "archive")
 # By age: the most recent, nothing is re-heated. lru: read most recently. attention: most attention received of what
 # was read, with decay (the accumulator of H2O, Zhang et al. 2023).
 POLICIES = ("age", "lru", "attention")
@@ -37,75 +36,40 @@ _LONG_AGO = -(1 << 30)
 
 
 class Capacity(NamedTuple):
-    """Slots of each tier, in tokens of one KV head.
-
-    Attributes
-    ----------
-    warm, ghost : int
-    batch : int
-        When ghosts exceed their slots, the lowest ranks go to disk until so many slots are free.
-    window : int
-        A resurrection at most this many steps after the token's last one is a re-resurrection.
-    """
+    """Slots of each tier, in tokens of one KV head."""
 
     warm: int
     ghost: int
-    batch: int
-    window: int
+    batch: int  # when ghosts exceed their slots, the lowest ranks go to disk until so many slots are free
+    window: int  # a resurrection at most this many steps after the token's last one is a re-resurrection
 
 
 @dataclass(frozen=True)
 class StepReads:
-    """Cold keys that each step of one KV head's group reads.
+    """Cold keys that each step of one KV head's group reads."""
 
-    Attributes
-    ----------
-    keys : ndarray of int32
-        All steps one after the other, ascending within a step.
-    ends : ndarray of int64, shape [steps]
-        Where each step's keys end.
-    weight : ndarray of float32
-        Attention that each key received, summed over the group.
-    leaving : ndarray of float64, shape [steps]
-        Attention received so far by the token that leaves the hot window after the step.
-    visible : ColdRange
-        Of consecutive steps.
-    """
-
-    keys: np.ndarray
-    ends: np.ndarray
-    weight: np.ndarray
+    keys: np.ndarray  # int32: all steps one after the other, ascending within a step
+    ends: np.ndarray  # int64 [steps]: where each step's keys end
+    weight: np.ndarray  # float32: attention that each key received, summed over the group
+    # float64 [steps]: attention received so far by the token that leaves the hot window after the step.
     leaving: np.ndarray
-    visible: ColdRange
+    visible: ColdRange  # of consecutive steps
 
     @property
     def tokens(self) -> int:
         return int(self.visible.last[-1])
 
 
-@dataclass(frozen=True)
-class Life:
-    """What happened to one KV head under one policy.
+class Life(NamedTuple):
+    """What happened to one KV head under one policy."""
 
-    Attributes
-    ----------
-    held : ndarray of int64, shape [steps, 5]
-        Tokens in each state when the step reads; column `NONE` is unused.
-    flows : ndarray of int64, shape [steps, 5, 5]
-        Tokens that moved from one state to another between this step and the next; `NONE` is what is not visible.
-    origin : ndarray of uint8
-        State in which each of `StepReads.keys` was read.
-    again : ndarray of int64, shape [steps]
-        Re-resurrections.
-    state : ndarray of uint8, shape [tokens]
-        At the last step.
-    """
-
-    held: np.ndarray
+    held: np.ndarray  # int64 [steps, 5]: tokens in each state when the step reads; column `NONE` is unused
+    # int64 [steps, 5, 5]: tokens that moved from one state to another between this step and the next; `NONE`
+    # is what is not visible.
     flows: np.ndarray
-    origin: np.ndarray
-    again: np.ndarray
-    state: np.ndarray
+    origin: np.ndarray  # uint8: state in which each of `StepReads.keys` was read
+    again: np.ndarray  # int64 [steps]: re-resurrections
+    state: np.ndarray  # uint8 [tokens]: at the last step
 
     def read_from(self, ends: np.ndarray) -> np.ndarray:
         """Cold keys read in each state, shape [steps, 5]."""
@@ -125,21 +89,10 @@ def prefilled(visible: ColdRange, capacity: Capacity) -> np.ndarray:
 
 
 def live(reads: StepReads, policy: str, capacity: Capacity, decay: float) -> Life:
-    """Move tokens through a decode.
+    """Move tokens through a decode under one of `POLICIES`.
 
-    Parameters
-    ----------
-    reads : StepReads
-    policy : str
-        One of `POLICIES`.
-    capacity : Capacity
-    decay : float
-        What is left of received attention after a step; 1 forgets nothing.
-
-    Raises
-    ------
-    ValueError
-        There are more tokens than a rank can tell apart.
+    After a step `decay` is left of received attention; 1 forgets nothing. Raises ValueError where there are more
+    tokens than a rank can tell apart.
     """
     if reads.tokens > MAX_TOKENS:
         raise ValueError(f"{reads.tokens} tokens; a lifecycle ranks at most {MAX_TOKENS}")
@@ -160,28 +113,18 @@ def live(reads: StepReads, policy: str, capacity: Capacity, decay: float) -> Lif
             keys=reads.keys, ends=reads.ends, weight=reads.weight, leaving=reads.leaving,
             first=seen.first, last=seen.last, start=seen.start, stop=seen.stop,
         ),
-        _Moves(held=life.held, flows=life.flows, origin=life.origin, again=life.again),
-        life.state,
+        life,
     )  # fmt: skip
     return life
 
 
 def ceiling(reads: StepReads, slots: int, kept: np.ndarray) -> np.ndarray:
-    """Most reads that any choice of `slots` kept tokens could have served, each step (Belady 1966, with bypass).
+    """Most reads that any choice of `slots` kept tokens could have served, each step (Belady 1966, with bypass);
+    int64 [steps].
 
     A token may be kept from the step that reads it, or from when it leaves the hot window. Of what may be kept, that
-    whose next read is furthest away is left out: a greedy packing of intervals by their ends, which is optimal.
-
-    Parameters
-    ----------
-    reads : StepReads
-    slots : int
-    kept : ndarray of bool, shape [tokens]
-        What is kept at the first step.
-
-    Returns
-    -------
-    ndarray of int64, shape [steps]
+    whose next read is furthest away is left out: a greedy packing of intervals by their ends, which is optimal. What
+    is `kept` at the first step is bool [tokens].
     """
     return _ceiling(reads.keys, reads.ends, reads.visible.stop, slots, kept.copy())
 
@@ -204,15 +147,6 @@ class _Steps(NamedTuple):
     last: np.ndarray
     start: np.ndarray
     stop: np.ndarray
-
-
-class _Moves(NamedTuple):
-    """What is counted: the fields of `Life`."""
-
-    held: np.ndarray
-    flows: np.ndarray
-    origin: np.ndarray
-    again: np.ndarray
 
 
 class _Tokens(NamedTuple):
@@ -248,8 +182,9 @@ def _put(tokens, flow, token, after):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _live(ranking, capacity, steps, moves, state):
-    """Step by step: read, then move for the next one; fills `moves` and leaves `state` as at the last step."""
+def _live(ranking, capacity, steps, life):
+    """Step by step: read, then move for the next one; fills `life` and leaves its `state` as at the last step."""
+    state = life.state
     tokens = _Tokens(
         state,
         np.zeros(state.size, np.int64),
@@ -259,12 +194,12 @@ def _live(ranking, capacity, steps, moves, state):
     revived, ranks = np.full(state.size, _LONG_AGO), np.empty(state.size, np.int64)
     begin, count = 0, steps.ends.size
     for t in range(count):
-        moves.held[t, 1:], now, flow = tokens.held[1:], t + 1, moves.flows[t]
+        life.held[t, 1:], now, flow = tokens.held[1:], t + 1, life.flows[t]
         for i in range(begin, steps.ends[t]):
             token = steps.keys[i]
-            moves.origin[i] = state[token]
+            life.origin[i] = state[token]
             if state[token] != WARM:
-                moves.again[t] += now - revived[token] <= capacity.window
+                life.again[t] += now - revived[token] <= capacity.window
                 revived[token] = now
             left = ranking.left[now - tokens.stamp[token]]
             tokens.received[token] = tokens.received[token] * left + steps.weight[i]

@@ -23,18 +23,11 @@ from ghostkv.store.touched import bytes_read, touched
 
 @dataclass(frozen=True)
 class Device:
-    """How the disk under a file can be read, and whether the reads can be checked.
+    """How the disk under a file can be read, and whether the reads can be checked."""
 
-    Attributes
-    ----------
-    direct : bool
-        Reads past the page cache (O_DIRECT) work.
-    accounted : bool
-        The kernel's account of this process grows by them. Where it does not (tmpfs, some network and virtual file
-        systems, a sandbox), the bytes read are not known.
-    """
-
-    direct: bool
+    direct: bool  # reads past the page cache (O_DIRECT) work
+    # The kernel's account of this process grows by them. Where it does not (tmpfs, some network and virtual
+    # file systems, a sandbox), the bytes read are not known.
     accounted: bool
 
     @classmethod
@@ -58,53 +51,22 @@ class Device:
         return cls(True, seen >= PAGE)
 
 
-@dataclass(frozen=True)
-class Archive:
-    """What one policy had on disk alone when it was read.
-
-    Attributes
-    ----------
-    policy : str
-    chosen : sequence of ndarray of bool
-        For each KV head, which of `StepReads.keys`.
-    """
-
-    policy: str
-    chosen: Sequence[np.ndarray]
-
-
 def run_store(
     folder: str | Path,
     capture: LayerCapture,
     records: Sequence[Records],
     reads: Sequence[StepReads],
-    archive: Archive,
+    archived: Sequence[np.ndarray],
     every: int,
     segment: int,
     tick: Callable[[int], object] = lambda steps: None,
 ) -> list[dict]:
-    """Decode one layer through a `GhostStore`, which is removed afterwards.
+    """Decode one layer through a `GhostStore` in `folder`, which is removed afterwards; columns of `STORE_SCHEMA` but
+    for `layer` and `policy`.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Where the store lies meanwhile.
-    capture : LayerCapture
-        With values.
-    records, reads : sequence
-        One for each KV head.
-    archive : Archive
-    every : int
-        Every so-manieth step reads its archived survivors from the device.
-    segment : int
-        Tokens of a segment of the store.
-    tick : callable
-        Told how many steps were done.
-
-    Returns
-    -------
-    list of dict
-        Columns of `decode_tables.STORE_SCHEMA` but for `layer`.
+    The capture has values; `records`, `reads` and what of them was `archived` come once for each KV head. Every `every`-th step reads its
+    archived survivors from the device. A segment of the store has `segment` tokens. `tick` is told how many steps
+    were done.
     """
     folder = Path(folder)
     shutil.rmtree(folder, ignore_errors=True)
@@ -129,10 +91,10 @@ def run_store(
                 begun = perf_counter()
                 store.append(keys[new], values[new], packed[new])
                 appended = perf_counter() - begun
-                row = {"policy": archive.policy, "step": step, "append_seconds": appended}
+                row = {"step": step, "append_seconds": appended}
                 row |= _gather(store, capture, *_wanted(reads, step))
                 if step % every == 0:
-                    row |= _from_disk(store, capture, device, *_wanted(reads, step, archive.chosen))
+                    row |= _from_disk(store, capture, device, *_wanted(reads, step, archived))
                 rows.append(row)
                 tick(1)
     finally:
@@ -178,7 +140,7 @@ def _from_disk(
     if not len(positions):
         return {"archived_rows": 0, "archived_wrong_rows": 0, "archived_bytes": 0}
     offsets = store.offsets(0, heads, positions)
-    blocks = touched(np.sort(offsets[offsets >= 0]), store.row_bytes, PAGE)
+    blocks = touched(np.sort(offsets[offsets >= 0]), store.shape.row_bytes, PAGE)
     before, begun = bytes_read(), perf_counter()
     if device.direct:
         got = store.read(0, heads, positions, block=PAGE, direct=True)
@@ -189,7 +151,7 @@ def _from_disk(
     return {
         "archived_rows": len(positions),
         "archived_wrong_rows": _wrong(capture, heads, positions, keys, values),
-        "archived_bytes": len(positions) * store.row_bytes,
+        "archived_bytes": len(positions) * store.shape.row_bytes,
         "direct": device.direct,
         "requests": blocks.requests,
         "counted_bytes": blocks.size,

@@ -13,26 +13,16 @@ MEASURES = (
     "warm_held", "ghost_held", "archive_held", "promoted", "evicted", "archived", "fast_held", "slow_held", "disk_held",
     "fast_read", "slow_read", "disk_read", "fast_written", "slow_written", "disk_written", "bytes_ratio",
 )  # fmt: skip
+_LIFE = [*_WHERE, ("kv_head", pa.int16()), ("policy", pa.string())]
 STEP_SCHEMA = pa.schema(
     [
-        *_WHERE,
-        ("kv_head", pa.int16()),
-        ("policy", pa.string()),
+        *_LIFE,
         ("step", pa.int32()),
         ("steps", pa.int32()),
         *((name, pa.float64()) for name in MEASURES),  # means over the steps of the bin
     ]  # fmt: skip
 )
-SPREAD_SCHEMA = pa.schema(
-    [
-        *_WHERE,
-        ("kv_head", pa.int16()),
-        ("policy", pa.string()),
-        ("measure", pa.string()),
-        ("steps", pa.int32()),
-        *_SPREAD,
-    ]
-)
+SPREAD_SCHEMA = pa.schema([*_LIFE, ("measure", pa.string()), ("steps", pa.int32()), *_SPREAD])
 LOSS_SCHEMA = pa.schema(
     [*_WHERE, ("head", pa.int16()), ("measure", pa.string()), ("steps", pa.int32()), *_SPREAD]
 )
@@ -41,30 +31,18 @@ LOSS_STEP_SCHEMA = pa.schema(
         *_WHERE,
         ("head", pa.int16()),
         ("measure", pa.string()),
-        ("step", pa.int32()),
-        ("steps", pa.int32()),
-        ("mean", pa.float64()),
-        ("p99", pa.float64()),
-        ("max", pa.float64()),
+        *((name, pa.int32()) for name in ("step", "steps")),
+        *((name, pa.float64()) for name in ("mean", "p99", "max")),
     ]
 )
 # Means over all steps. The ceiling moves no bytes: its `outside_read` is what its misses weigh, its `disk_read` the least that
 # disk must serve, and what belongs to a policy alone is null.
 BUDGETED = (
-    "survivors",
-    "hits",
-    "resurrected",
-    "re_resurrected",
-    "from_archive",
-    "slow_read",
-    "disk_read",
-    "outside_read",
-)
+    "survivors", "hits", "resurrected", "re_resurrected", "from_archive", "slow_read", "disk_read", "outside_read",
+)  # fmt: skip
 BUDGET_SCHEMA = pa.schema(
     [
-        *_WHERE,
-        ("kv_head", pa.int16()),
-        ("policy", pa.string()),
+        *_LIFE,
         ("budget", pa.float64()),  # warm slots as a share of the tokens
         ("slots", pa.int32()),
         ("budget_bytes", pa.int64()),  # K and V of as many tokens
@@ -83,16 +61,12 @@ STORE_SCHEMA = pa.schema(
         ("wrong_rows", pa.int64()),  # rows that differ from the capture in any bit
         ("append_seconds", pa.float64()),
         ("gather_seconds", pa.float64()),
-        (
-            "archived_rows",
-            pa.int64(),
-        ),  # survivors that the policy had on disk alone; null where none were read at this step
+        # Survivors that the policy had on disk alone; null where none were read at this step.
+        ("archived_rows", pa.int64()),
         ("archived_wrong_rows", pa.int64()),
         ("archived_bytes", pa.int64()),  # K and V of those rows
-        (
-            "direct",
-            pa.bool_(),
-        ),  # read past the page cache; else through the map, as the file system has no O_DIRECT
+        # Read past the page cache; else through the map, as the file system has no O_DIRECT.
+        ("direct", pa.bool_()),
         ("requests", pa.int64()),
         ("counted_bytes", pa.int64()),  # the 4 KiB blocks of the file that hold those rows
         (

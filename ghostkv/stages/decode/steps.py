@@ -29,37 +29,22 @@ _MOST_LOG_MASS = np.float32(60.0)
 
 @dataclass(frozen=True)
 class ReadRule:
-    """How keys are chosen.
+    """How keys are chosen."""
 
-    Attributes
-    ----------
-    rule : str
-        One of `thresholds.RULES`.
-    sinks, hot, top_k : int
-    decay : float
-        What is left of received attention after a step.
-    """
-
-    rule: str
+    rule: str  # one of `thresholds.RULES`
     sinks: int
     hot: int
     top_k: int
-    decay: float
+    decay: float  # what is left of received attention after a step
 
 
 @dataclass(frozen=True)
 class Decided:
-    """Reads and losses of one KV head's group.
-
-    Attributes
-    ----------
-    reads : StepReads
-    losses : ndarray of float32, shape [group, steps, LOSSES]
-        Mass of the eliminated keys; error of the output relative to the exact one, with and without compensation.
-        Errors are NaN where values were not captured.
-    """
+    """Reads and losses of one KV head's group."""
 
     reads: StepReads
+    # float32 [group, steps, LOSSES]: mass of the eliminated keys; error of the output relative to the exact
+    # one, with and without compensation. Errors are NaN where values were not captured.
     losses: np.ndarray
 
 
@@ -73,22 +58,11 @@ def decide(
     block: int = 128,
     tick: Callable[[int], object] = lambda steps: None,
 ) -> Decided:
-    """Live through the queries of a capture, which are consecutive, `block` at a time.
+    """Live through the queries of a capture, which are consecutive, `block` at a time; results do not depend on it
+    but for rounding.
 
-    Parameters
-    ----------
-    capture : LayerCapture
-    kv_head : int
-    codec : Codec
-    records : Records
-        Of every token. A step looks at none beyond its own position.
-    theta : ndarray, shape [group]
-        -inf for a head that eliminates nothing.
-    policy : ReadRule
-    block : int
-        Steps at once; results do not depend on it but for rounding.
-    tick : callable
-        Told how many steps were done.
+    Records are of every token, but a step looks at none beyond its own position. `theta`, one a head of the group, is
+    -inf for a head that eliminates nothing. `tick` is told how many steps were done.
     """
     visible = cold_range(capture.positions, capture.first_visible(), policy.sinks, policy.hot)
     keys = capture.keys[kv_head].astype(np.float32)

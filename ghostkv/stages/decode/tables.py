@@ -86,12 +86,8 @@ def ceiling_measures(
 ) -> dict[str, np.ndarray]:
     """What the best choice of warm tokens could have had on the same reads, and the least that disk must serve.
 
-    Parameters
-    ----------
-    measures : mapping
-        Of any policy, for what none of them changes.
-    hits, near : ndarray, shape [steps]
-        `lifecycle.ceiling` with the slots of fast memory, and with those of fast and slow memory together.
+    The `measures` of any policy tell what none of them changes. `hits` and `near` are `lifecycle.ceiling` with the
+    slots of fast memory, and with those of fast and slow memory together.
     """
     survivors = measures["survivors"]
     kept = {name: measures[name] for name in ("cold", "eliminated", "survivors")}
@@ -131,17 +127,9 @@ def loss_step_rows(about: Mapping, losses: Mapping[str, np.ndarray], width: int)
 
 
 def budget_row(about: Mapping, measures: Mapping[str, np.ndarray], slots: int, pair: int) -> dict:
-    """What one policy, or the ceiling, makes of one budget of warm slots.
+    """What one policy, or the ceiling, makes of one budget of warm slots, whose share of the tokens `about` holds.
 
-    Parameters
-    ----------
-    about : mapping
-        With `budget`, the share of the tokens.
-    measures : mapping
-        `step_measures` or `ceiling_measures`.
-    slots : int
-    pair : int
-        Bytes of K and V of a token.
+    The `measures` are `step_measures` or `ceiling_measures`; a `pair` is the bytes of K and V of a token.
     """
     outside = measures["resurrected"] * pair
     found = dict(measures) | {"outside_read": outside}

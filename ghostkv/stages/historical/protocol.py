@@ -43,8 +43,7 @@ CORRECT = Protocol(**dict.fromkeys(KNOBS, True))
 # What was wrong, and what is done instead.
 REASONS = {
     "true_qk": (
-        "Queries and keys were rebuilt from hidden states, without the layer norm and without rotary "
-        "positions",
+        "Queries and keys were rebuilt from hidden states, without the layer norm and without rotary positions",
         "queries and keys as attention reads them",
     ),
     "model_scale": (
@@ -86,64 +85,31 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Constants:
-    """Numbers of the historical protocol and of the one that replaces it.
+    """Numbers of the historical protocol and of the one that replaces it."""
 
-    Attributes
-    ----------
-    dims : int
-        Rows m of the projection.
-    epsilon, sigma : float
-        What stood for the sketch error and the anchor error.
-    top_k : int
-        Keys called relevant.
-    sinks, hot : int
-        Kept exact where `keep_recent` is on.
-    """
-
-    dims: int
-    epsilon: float
-    sigma: float
-    top_k: int
-    sinks: int
+    dims: int  # rows m of the projection
+    epsilon: float  # what stood for the sketch error
+    sigma: float  # what stood for the anchor error
+    top_k: int  # keys called relevant
+    sinks: int  # like `hot`, kept exact where `keep_recent` is on
     hot: int
 
 
 @dataclass(frozen=True)
 class ProtocolOutcome:
-    """What a protocol does to one layer of one text.
+    """What a protocol does to one layer of one text."""
 
-    Attributes
-    ----------
-    relevant : ndarray, shape [H, Q * k]
-        Statistic of the exact top-k keys, infinite where they are kept.
-    cold : ndarray, shape [H, cold keys of all queries]
-        Statistic of the keys that may be eliminated; eliminated below theta.
-    violations : ndarray, shape [H]
-        Cold keys whose exact score exceeds their upper bound.
-    ranks : ndarray, shape [2, H]
-        Rank correlation of estimate and exact score: centred (Spearman) and not (historical).
-    oracle : float
-        Elimination of an oracle that keeps the top-k and no more.
-    """
-
-    relevant: np.ndarray
+    relevant: np.ndarray  # [H, Q * k]: statistic of the exact top-k keys, infinite where they are kept
+    # [H, cold keys of all queries]: statistic of the keys that may be eliminated; eliminated below theta.
     cold: np.ndarray
-    violations: np.ndarray
+    violations: np.ndarray  # [H]: cold keys whose exact score exceeds their upper bound
+    # [2, H]: rank correlation of estimate and exact score: centred (Spearman) and not (historical).
     ranks: np.ndarray
-    oracle: float
+    oracle: float  # elimination of an oracle that keeps the top-k and no more
 
 
 def follow(view: LayerView, protocol: Protocol, constants: Constants, codec: str) -> ProtocolOutcome:
-    """Run one protocol over one layer of one text.
-
-    Parameters
-    ----------
-    view : LayerView
-    protocol : Protocol
-    constants : Constants
-    codec : str
-        Name of the estimates in `view` that the protocol reads.
-    """
+    """Run one protocol over one layer of one text; it reads the estimates in `view` that go by the name `codec`."""
     scale = view.scale if protocol.model_scale else constants.dims**-0.5
     exact, estimate = view.exact * np.float32(view.scale), view.estimates[codec] * np.float32(scale)
     if protocol.measured_margin:

@@ -20,12 +20,7 @@ from ghostkv.files.io import read_table, stable_seed
 from ghostkv.files.tables import Tables
 from ghostkv.stages.historical.protocol import HISTORICAL, Constants, Protocol, at_thetas, follow, pool
 from ghostkv.stages.historical.schemas import SCHEMAS
-from ghostkv.stages.historical.tables import (
-    Tally,
-    ablation_rows,
-    knob_rows,
-    protocols,
-)
+from ghostkv.stages.historical.tables import Tally, ablation_rows, knob_rows, protocols
 from ghostkv.stages.historical.view import LayerView, gaussian_projection, see
 
 if TYPE_CHECKING:
@@ -44,20 +39,10 @@ Pairs = Mapping[int, tuple[LayerCapture, LayerCapture]]
 def run(job: HistoricalRun, inputs: Mapping[str, str], outputs: Mapping[str, str], threads: int = 1) -> None:
     """Measure the historical protocol, every knob alone, and all of them one after the other.
 
-    Parameters
-    ----------
-    job : HistoricalRun
-        Codecs are fitted on captures of role `codec`, the long contexts are those of role `held_out`.
-    inputs : mapping
-        `manifest` of a fetched model, which runs the short prompts and one longer one; `texts`, the table that prompts
-        are cut from.
-    outputs : mapping
-        Paths of `sweep` (the historical protocol at each theta, by head), `knobs` (each knob alone, from the
-        historical and from the corrected protocol) and `ablation` (knobs put right one after the other).
-
-    Raises
-    ------
-    ConfigError, ModelError, TextError, TableError
+    Codecs are fitted on captures of role `codec`, the long contexts are those of role `held_out`. The fetched model
+    runs the short prompts and one longer one, which are cut from `texts`. Outputs are `sweep` (the historical
+    protocol at each theta, by head), `knobs` (each knob alone, from the historical and from the corrected protocol)
+    and `ablation` (knobs put right one after the other).
     """
     held_out = [text for text in job.captures if text.role == "held_out"]
     calibration = [text for text in job.captures if text.role == "codec"]
@@ -153,10 +138,7 @@ def _run_model(
 def cut_prompts(ids: Mapping[str, Sequence[int]], lengths: Sequence[int], count: int) -> Iterator[list[int]]:
     """Short prompts out of texts: texts and lengths in turns, spread over each text.
 
-    Raises
-    ------
-    TextError
-        A text is shorter than the prompts to be cut from it.
+    Raises TextError where a text is shorter than the prompts to be cut from it.
     """
     names = sorted(ids)
     for number in range(count):

@@ -9,9 +9,7 @@ SWEEP_SCHEMA = pa.schema(
         ("layer", pa.int16()),
         ("head", pa.int16()),
         ("sketch_dim", pa.int16()),  # rows m of the projection
-        ("theta", pa.float64()),
-        ("elimination", pa.float64()),
-        ("fer", pa.float64()),
+        *((name, pa.float64()) for name in ("theta", "elimination", "fer")),
         ("violation_rate", pa.float64()),  # keys whose exact score exceeds the "upper bound"
         ("queries", pa.int32()),
     ]

@@ -36,16 +36,8 @@ def protocols() -> list[Protocol]:
 
 
 class Tally:
-    """One protocol's figures, added up layer by layer.
-
-    Parameters
-    ----------
-    fer : float
-        Target.
-    elimination : float
-        What a safe point must reach.
-    thetas : ndarray
-        The historical grid.
+    """One protocol's figures, added up layer by layer: at the target `fer`, over the historical grid of `thetas`; a
+    safe point must reach `elimination`.
     """
 
     def __init__(self, fer: float, elimination: float, thetas: np.ndarray):

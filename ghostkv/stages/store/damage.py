@@ -21,13 +21,10 @@ _HEADER_SHARE, _LOG_SHARE = 0.2, 0.3
 
 
 def damage(folder: Path, contents: Contents, tokens: int, count: int, seed: int) -> Iterator[dict]:
-    """Damage `count` copies of a store of `tokens` tokens, each once, and open and read each.
+    """Damage `count` copies of a store of `tokens` tokens, each once, and open and read each; columns of
+    `CORRUPTION_SCHEMA`.
 
-    Yields
-    ------
-    dict
-        Columns of `CORRUPTION_SCHEMA`. "silent" is an outcome that must not occur: tokens are lacking or differ and
-        nothing was said.
+    "silent" is an outcome that must not occur: tokens are lacking or differ and nothing was said.
     """
     original = _build(folder / "whole", contents, tokens)
     copy = folder / "damaged"

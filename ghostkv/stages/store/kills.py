@@ -36,15 +36,9 @@ _CALLS = 4096
 
 
 class KillingFiles(Files):
-    """Writes that end in a SIGKILL of the own process after so many bytes; every call of another kind counts as
-    one.
+    """Writes that end in a SIGKILL of the own process after `limit` bytes; every call of another kind counts as one.
 
-    Parameters
-    ----------
-    shared : ndarray of int64
-        Where to leave how far it came.
-    limit : int
-        Bytes until the kill; more than there are counts them.
+    How far it came is left in `shared`, int64; a limit beyond all that is written counts it.
     """
 
     def __init__(self, shared: np.ndarray, limit: int):
@@ -87,21 +81,11 @@ class KillingFiles(Files):
 
 @dataclass(frozen=True)
 class Trials:
-    """Kills of one workload.
+    """Kills of one workload."""
 
-    Attributes
-    ----------
-    folder : Path
-        Where stores are made and removed; on the disk whose behaviour is asked for.
-    contents : Contents
-    tokens : int
-        Tokens of the workload that is killed at a byte.
-    seed : int
-    """
-
-    folder: Path
+    folder: Path  # where stores are made and removed; on the disk whose behaviour is asked for
     contents: Contents
-    tokens: int
+    tokens: int  # tokens of the workload that is killed at a byte
     seed: int
 
     def at_bytes(self, count: int) -> Iterator[dict]:
@@ -194,11 +178,8 @@ def fork(work: Callable[[], None]) -> int:
 def inspect(folder: Path, contents: Contents, acknowledged: int, started: int) -> dict:
     """Open what a kill left, compare it with what was appended, append to it, open it again.
 
-    Returns
-    -------
-    dict
-        `recovered_tokens`, `cut_bytes`, `readable`, `identical`, `appendable`, `survived`, `fault`. A store whose
-        creation was killed is not there; it survived if it can be created.
+    Returns the columns of `KILL_SCHEMA` from `recovered_tokens` on. A store whose creation was killed is not there;
+    it survived if it can be created.
     """
     found = {
         "recovered_tokens": 0,

@@ -59,10 +59,8 @@ APPEND_SCHEMA = pa.schema(
     [
         ("fsync", pa.bool_()),
         ("batch", pa.int32()),  # tokens of one append
-        ("repeat", pa.int32()),
-        ("tokens", pa.int32()),
-        ("seconds", pa.float64()),
-        ("tokens_per_second", pa.float64()),
+        *((name, pa.int32()) for name in ("repeat", "tokens")),
+        *((name, pa.float64()) for name in ("seconds", "tokens_per_second")),
         ("bytes_per_second", pa.float64()),  # of K, V and records
         ("seconds_per_append", pa.float64()),
     ]

@@ -27,13 +27,8 @@ _APPEND_AT_ONCE = 4096
 
 
 def gathers(folder: Path, job: TimeStore) -> Iterator[dict]:
-    """Time gathers of one head's survivors: through the map with and without checksums, by blocks, and NumPy's
-    fancy index of the same rows in memory.
-
-    Yields
-    ------
-    dict
-        Columns of `GATHER_SCHEMA`.
+    """Time gathers of one head's survivors: through the map with and without checksums, by blocks, and NumPy's fancy
+    index of the same rows in memory; columns of `GATHER_SCHEMA`.
     """
     tokens = job.gather_tokens
     contents = Contents.random(store_shape(job, 1, 64), min(_ROWS, tokens), job.seed)
@@ -66,18 +61,14 @@ def gathers(folder: Path, job: TimeStore) -> Iterator[dict]:
                             "repeat": repeat,
                             "seconds": spent,
                             "rows_per_second": rows / spent,
-                            "bytes_per_second": rows * store.row_bytes / spent,
+                            "bytes_per_second": rows * store.shape.row_bytes / spent,
                             "ratio": spent / seconds["memory"],
                         }
 
 
 def appends(folder: Path, job: TimeStore) -> Iterator[dict]:
-    """Time appends of all layers by batch size, acknowledged by the page cache or by the disk.
-
-    Yields
-    ------
-    dict
-        Columns of `APPEND_SCHEMA`.
+    """Time appends of all layers by batch size, acknowledged by the page cache or by the disk; columns of
+    `APPEND_SCHEMA`.
     """
     shape, tokens = store_shape(job, job.append_layers, 64), job.append_tokens
     contents = Contents.random(shape, tokens, job.seed)

@@ -17,16 +17,7 @@ if TYPE_CHECKING:
 
 
 def time_store(job: TimeStore, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
-    """Time gathers and appends.
-
-    Parameters
-    ----------
-    job : TimeStore
-    inputs : mapping
-        Empty.
-    outputs : mapping
-        Paths of `gathers` and `appends`.
-    """
+    """Time gathers and appends."""
     with workplace(outputs["gathers"]) as folder:
         write_rows(gathers(Path(folder), job), outputs["gathers"], GATHER_SCHEMA, metadata(job.code))
         print("gathers timed", flush=True)

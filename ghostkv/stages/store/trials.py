@@ -24,14 +24,7 @@ _ROWS = 251
 def try_store(job: TryStore, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Kill append workloads and damage stores, and see what is left of each.
 
-    Parameters
-    ----------
-    job : TryStore
-    inputs : mapping
-        Empty.
-    outputs : mapping
-        Paths of `kills` and `corruptions`. The stores lie beside them while they are tried, so that it is that
-        disk's behaviour that is measured.
+    The stores lie beside the outputs while they are tried, so that it is that disk's behaviour that is measured.
     """
     shape = store_shape(job, job.kill_layers, job.kill_segment_tokens)
     contents = Contents.random(shape, _ROWS, job.seed)

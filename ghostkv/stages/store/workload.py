@@ -19,19 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Contents:
-    """Keys, values and records of a token, known without having been kept: token t is row t mod rows.
-
-    Attributes
-    ----------
-    shape : StoreShape
-    keys, values : ndarray of float16, shape [rows, layers, kv_heads, dim]
-    records : ndarray of uint8, shape [rows, layers, kv_heads, record_bytes]
-    """
+    """Keys, values and records of a token, known without having been kept: token t is row t mod rows."""
 
     shape: StoreShape
-    keys: np.ndarray
-    values: np.ndarray
-    records: np.ndarray
+    keys: np.ndarray  # float16 [rows, layers, kv_heads, dim]
+    values: np.ndarray  # the same
+    records: np.ndarray  # uint8 [rows, layers, kv_heads, record_bytes]
 
     @classmethod
     def random(cls, shape: StoreShape, rows: int, seed: int) -> Contents:
@@ -72,14 +65,8 @@ class Contents:
 
 def store_shape(job: TryStore | TimeStore, layers: int, segment_tokens: int) -> StoreShape:
     """The shape of a trial's store."""
-    return StoreShape(
-        layers,
-        job.kv_heads,
-        job.head_dim,
-        job.head_dim,
-        job.record_bytes,
-        segment_tokens=segment_tokens,
-    )
+    width = job.head_dim
+    return StoreShape(layers, job.kv_heads, width, width, job.record_bytes, segment_tokens=segment_tokens)
 
 
 def batches(shape: StoreShape, tokens: int, seed: int) -> Iterator[int]:

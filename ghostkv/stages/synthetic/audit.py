@@ -13,15 +13,8 @@ from ghostkv.captures.generators import Drifting, Generator, HeavyTailed, Needle
 from ghostkv.codecs import Codec
 from ghostkv.codecs.fitting import fit
 from ghostkv.codecs.records import CodecSpec
-from ghostkv.elimination.frontier import (
-    ORACLE_MARGIN,
-    Design,
-    GroupView,
-    Setting,
-    estimate_group,
-    sweep_rule,
-    view_group,
-)
+from ghostkv.elimination import frontier
+from ghostkv.elimination.frontier import Design, GroupView, Setting
 from ghostkv.elimination.summaries import bound_columns
 from ghostkv.elimination.sweep import Grid
 from ghostkv.stages.synthetic import expectations as expect
@@ -49,7 +42,7 @@ class Audit:
     def rows(self, chosen: Sequence[CodecSpec]) -> Iterator[dict]:
         """Rows of the audit table, without generator and draw."""
         held = last_queries(self.generator, self.seed, "held_out", self.shape, self.queries)
-        view = view_group(held.capture, 0, self.setting, False)
+        view = frontier.view_group(held.capture, 0, self.setting, False)
         cold = ColdScores.of(view, max(self.tops))
         about = {"queries": cold.exact.shape[0], "keys": cold.exact.shape[1]}
         curves = _rank_curves(cold.exact.shape[1], tuple(self.tops))
@@ -74,7 +67,7 @@ class Audit:
     ) -> Iterator[tuple]:
         """Ranks and score error of one codec."""
         records = codec.encode(held.capture.keys[0])
-        known = estimate_group(view, Design(spec.name, spec.code_bytes, codec), records)
+        known = frontier.estimate_group(view, Design(spec.name, spec.code_bytes, codec), records)
         estimates = known.scores[..., cold.cold].reshape(cold.exact.shape)
         law = None
         if self._is_normal():
@@ -141,9 +134,9 @@ class Audit:
             np.einsum("gqi,ij,gqj->gq", view.queries, world.key_covariance, view.queries)
         )
         thetas = _THETAS * float(np.sqrt((spread**2).mean()))
-        grid = Grid.of(thetas + ORACLE_MARGIN)
+        grid = Grid.of(thetas + frontier.ORACLE_MARGIN)
         setting = Setting(self.setting.sinks, self.setting.hot, self.setting.top_k, {"absolute": grid})
-        swept = sweep_rule(view, estimate_group(view, ORACLE, None), "absolute", setting)
+        swept = frontier.sweep_rule(view, frontier.estimate_group(view, ORACLE, None), "absolute", setting)
         below = below_thetas(generator, world, view, thetas, spread)
         if isinstance(generator, Sinks) and not self._is_normal():
             below = None

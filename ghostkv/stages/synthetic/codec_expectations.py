@@ -20,20 +20,12 @@ _PEAK = 1.0 / np.sqrt(2.0 * np.pi)
 
 @dataclass(frozen=True)
 class EstimateLaw:
-    """Moments over keys of score and estimate, in units of ``q.k``; arrays of shape [..., queries].
+    """Moments over keys of score and estimate, in units of ``q.k``; arrays of shape [..., queries]."""
 
-    Attributes
-    ----------
-    score, estimate, joint : ndarray
-        Variances, and their covariance.
-    bias : ndarray
-        Mean score less mean estimate.
-    """
-
-    score: np.ndarray
-    estimate: np.ndarray
-    joint: np.ndarray
-    bias: np.ndarray
+    score: np.ndarray  # variance
+    estimate: np.ndarray  # variance
+    joint: np.ndarray  # covariance of the two
+    bias: np.ndarray  # mean score less mean estimate
 
     @property
     def correlation(self) -> np.ndarray:
@@ -47,18 +39,11 @@ class EstimateLaw:
 
 
 def estimate_law(codec: Codec, mean: np.ndarray, covariance: np.ndarray, queries: np.ndarray) -> EstimateLaw:
-    """The joint law of score and estimate of normal keys, given the codec and the queries.
+    """The joint law of score and estimate of normal keys, given the codec and the queries [..., queries, head_dim].
 
     Exact but for the covariance of two quantised coordinates, which is taken to first order in theirs; frames
-    decorrelate them.
-
-    Parameters
-    ----------
-    codec : Codec
-        Fitted, with one uniform quantiser a coordinate.
-    mean, covariance : ndarray, shapes [head_dim] and [head_dim, head_dim]
-        Of the keys.
-    queries : ndarray, shape [..., queries, head_dim]
+    decorrelate them. The codec is fitted, with one uniform quantiser a coordinate; `mean` [head_dim] and `covariance`
+    [head_dim, head_dim] are the keys'.
     """
     encoder, quantiser = codec.encoder_, codec.quantiser_
     queries = np.asarray(queries, np.float64)
@@ -80,13 +65,8 @@ def estimate_law(codec: Codec, mean: np.ndarray, covariance: np.ndarray, queries
 def quantised_moments(
     quantiser: UniformQuantiser, location: np.ndarray, spread: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """``E[Q(y)]``, ``Cov(y, Q(y))`` and ``Var(Q(y))`` of normal coordinates, each of shape [dims].
-
-    Parameters
-    ----------
-    quantiser : UniformQuantiser
-    location, spread : ndarray, shape [dims]
-        Mean and standard deviation of each coordinate.
+    """``E[Q(y)]``, ``Cov(y, Q(y))`` and ``Var(Q(y))`` of normal coordinates, each of shape [dims], given mean and
+    standard deviation of each coordinate.
     """
     moments = np.zeros((3, len(location)))
     for i, (bits, step, centre) in enumerate(

@@ -15,15 +15,9 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
 def gaussian_sketch_error(dims: int, keys: np.ndarray, queries: np.ndarray) -> float:
     """Expected squared score error of a Gaussian projection, over the expected squared score.
 
-    ``E[((Pq).(Pk) - q.k)^2] = (|q|^2 |k|^2 + (q.k)^2) / m`` for ``P ~ N(0, 1/m)``; with second moments of queries and
-    keys that is ``(tr K tr Q + tr KQ) / m``, and ``(d + 1) / m`` for isotropic ones.
-
-    Parameters
-    ----------
-    dims : int
-        Rows ``m`` of the projection.
-    keys, queries : ndarray, shape [head_dim, head_dim]
-        Second moments ``E[k k^T]`` and ``E[q q^T]``.
+    ``E[((Pq).(Pk) - q.k)^2] = (|q|^2 |k|^2 + (q.k)^2) / m`` for ``P ~ N(0, 1/m)`` of `dims` rows; with the second
+    moments ``K = E[k k^T]`` and ``Q = E[q q^T]`` that is ``(tr K tr Q + tr KQ) / m``, and ``(d + 1) / m`` for
+    isotropic ones.
     """
     return float((np.trace(keys) * np.trace(queries) / np.sum(keys * queries) + 1.0) / dims)
 
@@ -55,17 +49,12 @@ def bivariate_upper(h: np.ndarray, k: np.ndarray, correlation: np.ndarray) -> np
 
 
 def expected_overlap(correlation: np.ndarray, keys: int, top: int) -> np.ndarray:
-    """Expected share of the exact top keys among as many best estimates, for normal pairs of this correlation.
+    """Expected share of the exact top keys among as many best estimates, for normal pairs of this correlation, which
+    is not negative.
 
     A key is in both lists if it exceeds the `top`-th largest of the others in both. Those two thresholds are Beta
     quantiles exactly; their dependence is taken to first order, as a normal copula with the correlation of the two
     counts.
-
-    Parameters
-    ----------
-    correlation : ndarray
-        Of score and estimate; non-negative.
-    keys, top : int
     """
     if top >= keys:
         return np.ones_like(np.asarray(correlation, float))
@@ -94,7 +83,6 @@ class RankCurves:
 
     Parameters
     ----------
-    keys : int
     tops : sequence of int
     """
 
@@ -140,12 +128,8 @@ def mean_over_beta(law: tuple[float, float], curve) -> float:
 def share_below(
     theta: np.ndarray, location: np.ndarray, spread: np.ndarray, dof: float | None = None
 ) -> np.ndarray:
-    """Expected share of scores below theta: normal, or Student t of unit-variance scaling with `dof`.
-
-    Parameters
-    ----------
-    theta, location, spread : ndarray
-        Broadcast against each other; `spread` is the standard deviation.
+    """Expected share of scores below theta: normal, or Student t of unit-variance scaling with `dof`; `spread` is the
+    standard deviation.
     """
     x = (theta - location) / spread
     return ndtr(x) if dof is None else stdtr(dof, x * np.sqrt(dof / (dof - 2.0)))
@@ -154,15 +138,8 @@ def share_below(
 def expected_fer(below: np.ndarray, keys: int, top: int, cold: np.ndarray) -> np.ndarray:
     """Expected share of the exact top keys that lie below theta and are cold, for independent scores.
 
-    ``E[(top - N)^+] / top`` with ``N ~ Binomial(keys, 1 - below)`` keys above theta.
-
-    Parameters
-    ----------
-    below : ndarray
-        Probability that a score is below theta.
-    keys, top : int
-    cold : ndarray
-        Share of the keys that are cold; by symmetry, that of the top keys.
+    ``E[(top - N)^+] / top`` with ``N ~ Binomial(keys, 1 - below)`` keys above theta, times the share of the keys that
+    are `cold`, which by symmetry is that of the top keys.
     """
     above = 1.0 - np.asarray(below, float)
     counts = np.arange(top)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +21,8 @@ from ghostkv.files.errors import GhostKVError
 from ghostkv.files.io import atomic_path
 
 # There is no model whose output could be compared; the tensors are their own truth.
-_PROOF = dict.fromkeys(
-    (
-        "max_relative_error",
-        "mean_relative_error",
-        "layer_relative_error",
-        "exact_relative_error",
-        "storage_relative_error",
-    )
-) | {"recomputed": 0}
+_ERRORS = ("max", "mean", "layer", "exact", "storage")
+_PROOF = {f"{kind}_relative_error": None for kind in _ERRORS} | {"recomputed": 0}
 
 
 def write_capture(
@@ -40,29 +34,18 @@ def write_capture(
     positions: np.ndarray,
     *,
     layers: int = 1,
-    kv_heads: int = 1,
-    group: int = 3,
     width: int = 64,
+    **heads: int,
 ) -> None:
-    """Write a generated capture, as `captures.read_layer` reads it.
+    """Write a generated capture, as `captures.read_layer` reads it; `heads` are `kv_heads` and `group`, as for `draw`.
 
-    Parameters
-    ----------
-    folder : str or Path
-    generator : Generator
-    seed : int
-        Texts of one seed share their worlds, layer by layer.
-    text : str
-    tokens : int
-    positions : ndarray of int, shape [queries]
-    layers, kv_heads, group, width : int
+    Texts of one seed share their worlds, layer by layer.
     """
     metadata = provenance.metadata(model=f"synthetic {generator}", text=text)
     with CaptureWriter(folder, width, width, metadata) as writer:
         for layer in range(layers):
-            writer.append(
-                _layer(generator, seed, text, tokens, positions, layer, kv_heads, group, width), _PROOF
-            )
+            capture = _layer(generator, seed, text, tokens, positions, layer, width=width, **heads)
+            writer.append(_with_outputs(capture), _PROOF)
 
 
 def write_tensors(
@@ -73,40 +56,30 @@ def write_tensors(
     tokens: int,
     *,
     layers: int = 1,
-    kv_heads: int = 1,
-    group: int = 3,
-    width: int = 64,
+    **sizes: int,
 ) -> None:
-    """Write `layer00.npz`, ... with q, k and v of every position, as `capture.import` reads them."""
+    """Write `layer00.npz`, ... with q, k and v of every position, as `capture.import` reads them.
+
+    Sizes are `kv_heads`, `group` and `width`, as for `draw`.
+    """
     for layer in range(layers):
-        positions = np.arange(tokens)
-        capture = _layer(generator, seed, text, tokens, positions, layer, kv_heads, group, width, False)
+        capture = _layer(generator, seed, text, tokens, np.arange(tokens), layer, **sizes)
         with atomic_path(Path(folder) / f"layer{layer:02d}.npz") as temporary, open(temporary, "wb") as file:
             np.savez(file, q=capture.queries, k=capture.keys, v=capture.values)
 
 
-def _layer(
-    generator, seed, text, tokens, positions, layer, kv_heads, group, width, with_outputs=True
-) -> LayerCapture:
-    shape = {"kv_heads": kv_heads, "group": group, "width": width, "layer": layer}
-    capture = draw(generator, f"{seed}/{layer}", text, tokens, positions, **shape).capture
-    if not with_outputs:
-        return capture
+def _layer(generator, seed, text, tokens, positions, layer, **sizes) -> LayerCapture:
+    return draw(generator, f"{seed}/{layer}", text, tokens, positions, layer=layer, **sizes).capture
+
+
+def _with_outputs(capture: LayerCapture) -> LayerCapture:
     visible = cold_range(capture.positions, capture.first_visible(), 0, 1)
     outputs = [
         exact_attention(capture, head, capture.keys[head].astype(np.float32), visible, 1).mass
         @ capture.values[head].astype(np.float32)
-        for head in range(kv_heads)
+        for head in range(capture.kv_heads)
     ]
-    return LayerCapture(
-        layer,
-        capture.keys,
-        capture.values,
-        capture.queries,
-        np.concatenate(outputs),
-        capture.positions,
-        capture.scale,
-    )
+    return replace(capture, outputs=np.concatenate(outputs))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

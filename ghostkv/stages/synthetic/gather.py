@@ -15,15 +15,7 @@ if TYPE_CHECKING:
 
 
 def gather(job: GatherSynthetic, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
-    """Join all generators, and compare what was measured with what closed forms expect.
-
-    Parameters
-    ----------
-    inputs : mapping
-        Files of `audit`, `sweep`, `points` and `decode`, one a generator.
-    outputs : mapping
-        Paths of those and of `checks`.
-    """
+    """Join all generators, and compare what was measured with what closed forms expect."""
     kept = ("package_version", "fingerprint", "seed")
     metadata = {key: value for key, value in read_metadata(inputs["audit"][0]).items() if key in kept}
     for name, files in inputs.items():

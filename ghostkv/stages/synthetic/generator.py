@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,18 +27,7 @@ if TYPE_CHECKING:
 def measure_generator(job: MeasureGenerator, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Audit, trade-off, context sweep and decode of one generator.
 
-    Parameters
-    ----------
-    job : MeasureGenerator
-    inputs : mapping
-        Empty.
-    outputs : mapping
-        Paths of `audit`, `sweep`, `points` and `decode`.
-
-    Raises
-    ------
-    ConfigError
-        A context is too short to have cold keys.
+    Raises ConfigError where a context is too short to have cold keys.
     """
     study = _Study(job)
     study.check()
@@ -113,7 +102,7 @@ class _Study:
         options, target = self.job.decode, min(self.job.targets["fer"])
         for draw in range(options.draws):
             one = SyntheticDecode(
-                self.generator, self.seed("decode", draw), Shape(options.start, *self._widths()), self.rule,
+                self.generator, self.seed("decode", draw), replace(self.shape, tokens=options.start), self.rule,
                 options.steps, options.ask_every, options.masses,
             )  # fmt: skip
             keys = {
@@ -122,9 +111,6 @@ class _Study:
             }  # fmt: skip
             for columns in one.columns(self.job.headline, target):
                 self.add("decode", keys, columns)
-
-    def _widths(self) -> tuple[int, int]:
-        return self.shape.group, self.shape.width
 
     def add(self, table: str, keys: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> None:
         self.tables.add(table, {**keys, "generator": self.job.label}, columns)

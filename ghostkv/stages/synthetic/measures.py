@@ -19,23 +19,12 @@ _RANKED = 4
 
 @dataclass(frozen=True)
 class ColdScores:
-    """Scores of the keys that are cold for every query of a view, and what of them need be found once.
+    """Scores of the keys that are cold for every query of a view, and what of them need be found once."""
 
-    Attributes
-    ----------
-    exact : ndarray of float32, shape [rows, keys]
-        A row a (head, query).
-    cold : slice
-        Those keys among all.
-    best : ndarray of int64, shape [rows, top]
-        The best keys of each row, best first.
-    ranks : ndarray, shape [rows / 4, keys]
-    """
-
-    exact: np.ndarray
-    cold: slice
-    best: np.ndarray
-    ranks: np.ndarray
+    exact: np.ndarray  # float32 [rows, keys]: a row a (head, query)
+    cold: slice  # those keys among all
+    best: np.ndarray  # int64 [rows, top]: the best keys of each row, best first
+    ranks: np.ndarray  # [rows / 4, keys]
 
     @classmethod
     def of(cls, view: GroupView, top: int) -> ColdScores:
@@ -90,25 +79,11 @@ def step_columns(
     setting: Setting,
     asked: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """What each step of a decode reads and loses, one threshold a head.
+    """What each step of a decode reads and loses, one threshold a head: columns of shape [queries].
 
-    Parameters
-    ----------
-    view : GroupView
-        Its queries are steps.
-    design : Design
-    known : Estimates
-    rule : str
-    theta : ndarray, shape [group]
-        -inf for a head that eliminates nothing.
-    setting : Setting
-    asked : ndarray of int64, shape [queries]
-        Key that a step asks for; -1 for none.
-
-    Returns
-    -------
-    dict of ndarray, shape [queries]
-        Means over the heads of a group, `_worst` the worst head; `needle_*` are NaN where nothing was asked.
+    The view's queries are steps. `theta` [group] is -inf for a head that eliminates nothing; `asked` [queries] is the
+    key that a step asks for, -1 for none. Columns are means over the heads of a group, `_worst` the worst head;
+    `needle_*` are NaN where nothing was asked.
     """
     visible, theta = view.visible, np.asarray(theta, np.float32)
     origin = reference(rule, known.known, visible, setting.top_k)

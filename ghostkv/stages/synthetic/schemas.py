@@ -29,8 +29,7 @@ _TRADEOFF = [
     ("record_bytes", pa.int16()),
     ("rule", pa.string()),
     ("tokens", pa.int32()),
-    ("draw", pa.int16()),
-    ("head", pa.int16()),
+    *((name, pa.int16()) for name in ("draw", "head")),
     ("queries", pa.int32()),
     ("theta", pa.float32()),  # null: no threshold meets the target
 ]
@@ -48,20 +47,11 @@ POINT_SCHEMA = pa.schema(
     ]
 )
 STEP_METRICS = (
-    "elimination",
-    "elimination_worst",
-    "survivors",
-    "survivors_union",
-    "bytes_ratio",
-    "bytes_ratio_gqa",
-    "fer",
-    "fer_worst",
-    "dropped_mass",
-    "dropped_mass_worst",
-    "needle_mass",
+    "elimination", "elimination_worst", "survivors", "survivors_union", "bytes_ratio", "bytes_ratio_gqa",
+    "fer", "fer_worst", "dropped_mass", "dropped_mass_worst", "needle_mass",
     "needle_found",  # share of the group's heads that keep the key asked for
     "needle_found_group",  # 1 where the group as a whole reads it
-)
+)  # fmt: skip
 DECODE_SCHEMA = pa.schema(
     [
         *DESIGN,
@@ -69,9 +59,7 @@ DECODE_SCHEMA = pa.schema(
         ("rule", pa.string()),
         ("target", pa.float32()),
         ("draw", pa.int16()),
-        ("step", pa.int32()),
-        ("tokens", pa.int32()),
-        ("cold", pa.int32()),
+        *((name, pa.int32()) for name in ("step", "tokens", "cold")),
         *((name, pa.float32()) for name in STEP_METRICS),
         ("needle_age", pa.int32()),  # null where the step asked for nothing
         ("needle_wanted", pa.float32()),  # mass that the planted key would have among normal scores

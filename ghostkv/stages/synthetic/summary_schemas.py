@@ -14,8 +14,7 @@ CHECK_SCHEMA = pa.schema(
         ("kind", pa.string()),
         ("draws", pa.int16()),
         ("queries", pa.int32()),
-        ("measured", pa.float64()),
-        ("expected", pa.float64()),
+        *((name, pa.float64()) for name in ("measured", "expected")),
         ("standard_error", pa.float64()),  # of measured less expected, over draws
         ("low", pa.float64()),  # 95 % Student interval of the measured mean
         ("high", pa.float64()),

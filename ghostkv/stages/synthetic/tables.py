@@ -10,19 +10,10 @@ FAMILY_ERROR = 0.01
 
 
 def compare(audit: pl.DataFrame) -> pl.DataFrame:
-    """Every closed form against the mean over draws.
+    """Every closed form against the mean over draws: a row of `CHECK_SCHEMA` for each design, measure and place with
+    a closed form.
 
     Draws are independent, queries and heads of one draw are not: the standard error is that of draw means.
-
-    Parameters
-    ----------
-    audit : DataFrame
-        Columns of `AUDIT_SCHEMA`.
-
-    Returns
-    -------
-    DataFrame
-        Columns of `CHECK_SCHEMA`; a row for each design, measure and place with a closed form.
     """
     keys = ["generator", "codec", "code_bytes", "measure", "at", "kind"]
     known = audit.filter(pl.col("expected").is_not_null())

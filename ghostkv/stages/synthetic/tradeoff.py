@@ -121,10 +121,8 @@ class Tradeoff:
         out = np.full(fer.shape, np.nan)
         if type(self.generator).normal is False or design.codec is None:
             return out
-        visible, cold = (
-            float(view.visible.visible.mean()),
-            float((view.visible.cold / view.visible.visible).mean()),
-        )
+        visible = view.visible.visible
+        keys, cold = int(visible.mean()), float((view.visible.cold / visible).mean())
         world = text.worlds[0]
         for head, queries in enumerate(view.queries):
             law = estimate_law(design.codec, np.zeros(world.width), world.key_covariance, queries)
@@ -132,7 +130,7 @@ class Tradeoff:
                 lost = float(fer[head, column])
                 if choice.metric == "fer" and choice.method == "calibrated" and lost > 0:
                     out[head, column] = expect.elimination_at_fer(
-                        law.correlation, int(visible), self.rule.setting.top_k, lost, cold
+                        law.correlation, keys, self.rule.setting.top_k, lost, cold
                     )
         return out
 
@@ -150,13 +148,8 @@ class SyntheticDecode:
     masses: Sequence[float]
 
     def columns(self, spec: CodecSpec, target: float) -> Iterator[dict[str, np.ndarray]]:
-        """Columns of the decode table for a block of steps at a time.
-
-        Parameters
-        ----------
-        spec : CodecSpec
-        target : float
-            FER that thetas are chosen for, on a text of `shape.tokens` tokens.
+        """Columns of the decode table for a block of steps at a time; thetas are chosen for a FER of `target`, on a
+        text of `shape.tokens` tokens.
         """
         codec = fit(spec, last_queries(self.generator, self.seed, "codec", self.shape, _BLOCK), self.seed)
         design = Design(spec.name, spec.code_bytes, codec)
@@ -183,12 +176,8 @@ class SyntheticDecode:
         tokens, name = self.shape.tokens, self.rule.name
         text, _ = self._text("threshold", np.arange(tokens - min(_BLOCK, tokens // 2), tokens))
         view = view_group(text.capture, 0, self.rule.setting, False)
-        swept = sweep_rule(
-            view,
-            estimate_group(view, design, design.codec.encode(text.capture.keys[0])),
-            name,
-            self.rule.setting,
-        )
+        known = estimate_group(view, design, design.codec.encode(text.capture.keys[0]))
+        swept = sweep_rule(view, known, name, self.rule.setting)
         found = choices([swept], [swept], {"fer": [target]}, self.rule.safe)[0]
         thetas = self.rule.setting.grids[name].theta
         return np.where(found.index >= 0, thetas[np.maximum(found.index, 0)], -np.inf)
@@ -203,12 +192,8 @@ class SyntheticDecode:
         return draw(self.generator, self.seed, role, tokens, positions, asks=asks, **shape), wanted
 
     def _asks(self, role: str, positions: np.ndarray, asking: np.ndarray, wanted: np.ndarray) -> Asks:
-        score = np.array(
-            [
-                self.generator.needle_score(mass, at)
-                for mass, at in zip(wanted, positions.tolist(), strict=True)
-            ]
-        )
+        pairs = zip(wanted, positions.tolist(), strict=True)
+        score = np.array([self.generator.needle_score(mass, at) for mass, at in pairs])
         margin = max(self.rule.setting.hot, self.rule.setting.sinks) + 1
         rng = np.random.default_rng(stable_seed(self.seed, role, "asks"))
         return choose_asks(rng, positions, asking, margin, score)

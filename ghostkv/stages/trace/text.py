@@ -16,23 +16,9 @@ def trace_text(
 ) -> None:
     """Run the model over the long text once and record its attention at each of the last `steps` positions.
 
-    A forward pass over the whole text asks the very queries that decoding it token by token would ask, so the
-    trace is a teacher-forced decode. Its files are those of a capture (`captures.read_layer`).
-
-    Parameters
-    ----------
-    job : TraceText
-    inputs : mapping
-        `manifest` of a fetched model; `texts`, the table that the text is in.
-    outputs : mapping
-        Paths of `kv`, `queries` and `layers`, in one folder.
-    threads : int
-        torch threads.
-
-    Raises
-    ------
-    ConfigError, ModelError, TextError, CaptureError
-        With nothing left behind.
+    A forward pass over the whole text asks the very queries that decoding it token by token would ask, so the trace
+    is a teacher-forced decode. Its files are those of a capture (`captures.read_layer`); where it raises, nothing is
+    left behind.
     """
     from ghostkv.models.record import record_text
 

@@ -149,8 +149,3 @@ def test_clustered_survivors_touch_fewer_blocks_but_never_fewer_than_they_fill()
     assert gather(10_000, 0.05, 256, TIERS["dram"], half) == gather(
         10_000, 0.05, 256, TIERS["dram"], Clustering.none()
     )
-
-
-def test_an_unknown_scheme_is_refused():
-    with pytest.raises(ValueError, match="near_memory"):
-        step("magic", SHAPE, "hbm", "hbm", 4096, 0.1, WORLD)

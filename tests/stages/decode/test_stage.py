@@ -19,7 +19,7 @@ from ghostkv.stages.decode import layer as stage
 from ghostkv.stages.decode.gather import gather
 from ghostkv.stages.decode.jobs import DecodeGenerated, DecodeLayer, GatherDecode
 from ghostkv.stages.decode.lifecycle import ARCHIVE, POLICIES, Capacity, live
-from ghostkv.stages.decode.on_disk import Archive, Device, run_store
+from ghostkv.stages.decode.on_disk import Device, run_store
 from ghostkv.stages.decode.schemas import MEASURES, SCHEMAS
 from ghostkv.stages.decode.steps import ReadRule, decide
 from ghostkv.stages.decode.tables import Sizes, step_measures
@@ -175,9 +175,9 @@ def stored(folder, **options):
     found = [decided(capture, kv_head=kv_head).reads for kv_head in range(2)]
     records = [fitted(capture, kv_head).encode(capture.keys[kv_head]) for kv_head in range(2)]
     lives = [live(one, "lru", Capacity(10, 20, 4, 16), 0.9) for one in found]
-    archive = Archive("lru", [life.origin == ARCHIVE for life in lives])
+    archived = [life.origin == ARCHIVE for life in lives]
     rows = pl.DataFrame(
-        run_store(folder / "store", capture, records, found, archive, STORE_EVERY, 16, **options),
+        run_store(folder / "store", capture, records, found, archived, STORE_EVERY, 16, **options),
         infer_schema_length=None,
     )
     assert not (folder / "store").exists()

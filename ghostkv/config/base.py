@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection
 from typing import Annotated, Any
 
@@ -22,19 +23,24 @@ class Section(BaseModel):
         """The section as plain dicts, lists and scalars under the names that config.yaml uses.
 
         Snakemake compares params by their repr, so params are made of these and never of models.
-
-        Parameters
-        ----------
-        without : collection of str
-            Keys to leave out.
         """
         full = self.model_dump(mode="json", by_alias=True)
         return {key: value for key, value in full.items() if key not in without}
 
 
+def setting(default: Any, about: str, **limits: Any) -> Any:
+    """A key of a section: its default (`...` where one must be written), what it means, and pydantic's limits."""
+    return Field(default, description=about, **limits)
+
+
+def part(section: type[Section]) -> Any:
+    """A key that holds a section at its defaults; what it means is what the section says of itself."""
+    return setting(section(), inspect.getdoc(section))
+
+
 class GridEntry(Section):
     """Evenly spaced values."""
 
-    start: float = Field(description="First value.")
-    stop: float = Field(description="Last value, included.")
-    count: PositiveInt = Field(description="Number of values. The cost of a sweep does not grow with it.")
+    start: float = setting(..., "First value.")
+    stop: float = setting(..., "Last value, included.")
+    count: PositiveInt = setting(..., "Number of values. The cost of a sweep does not grow with it.")

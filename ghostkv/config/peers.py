@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, model_validator
 
-from ghostkv.config.base import Section, Share
+from ghostkv.config.base import Section, Share, setting
 from ghostkv.config.selectors import check_selector
 from ghostkv.config.selectors import selector_names as selector_names
 from ghostkv.files.errors import ConfigError
@@ -17,7 +17,7 @@ class SelectorEntry(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    name: str = Field(description="A file of ghostkv/selectors, without .py.", examples=["ghost"])
+    name: str = setting(..., "A file of ghostkv/selectors, without .py.", examples=["ghost"])
 
     def plain(self, without=()) -> dict[str, Any]:
         """The entry, name first."""
@@ -32,17 +32,15 @@ def _entries(*lines: dict[str, Any]) -> list[SelectorEntry]:
 class Peers(Section):
     """Which selectors are compared, and at how many bytes."""
 
-    ratios: list[Share] = Field(
-        default=[0.03125, 0.0625, 0.125, 0.25],
+    ratios: list[Share] = setting(
+        [0.03125, 0.0625, 0.125, 0.25],
+        "Bytes that every selector may read, over the bytes of full attention: index, kept keys and survivors together, "
+        "as a mean over the queries of a head and text. At most 8, ascending.",
         min_length=1,
         max_length=8,
-        description=(
-            "Bytes that every selector may read, over the bytes of full attention: index, kept keys and "
-            "survivors together, as a mean over the queries of a head and text. At most 8, ascending."
-        ),
     )
-    selectors: list[SelectorEntry] = Field(
-        default=_entries(
+    selectors: list[SelectorEntry] = setting(
+        _entries(
             {"name": "oracle_topk"},
             {"name": "oracle_topp"},
             {"name": "streaming_llm"},
@@ -69,14 +67,11 @@ class Peers(Section):
             {"name": "ghost", "code_bytes": 4},
             {"name": "ghost", "code_bytes": 8, "compensate": False},
         ),
+        "Selectors and their hyperparameters, a file of ghostkv/selectors each. A peer may come with several; it counts "
+        "as beaten where all of them are. The first of our own is the one that peers are held against.",
         min_length=1,
-        description=(
-            "Selectors and their hyperparameters, a file of ghostkv/selectors each. A peer may come with "
-            "several; it counts as beaten where all of them are. The first of our own is the one that peers "
-            "are held against."
-        ),
     )
-    seed: int = Field(default=0, description="Seed of codebooks and hash planes.")
+    seed: int = setting(0, "Seed of codebooks and hash planes.")
 
     @model_validator(mode="after")
     def _selectors_exist(self) -> Peers:

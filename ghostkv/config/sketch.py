@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from ghostkv.config.base import PositiveInt, Section
+from ghostkv.config.base import PositiveInt, Section, setting
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.methods import methods
 
@@ -17,31 +17,28 @@ CodecName = Literal[*methods("codecs", "Codec")]
 class CodecEntry(Section):
     """One codec at several record sizes."""
 
-    name: CodecName = Field(description="A file of ghostkv/codecs, without .py.")
-    bytes: list[PositiveInt] = Field(
-        min_length=1, examples=[[8, 16, 32]], description="Bytes of the code of one key, one record each."
+    name: CodecName = setting(..., "A file of ghostkv/codecs, without .py.")
+    bytes: list[PositiveInt] = setting(
+        ..., "Bytes of the code of one key, one record each.", min_length=1, examples=[[8, 16, 32]]
     )
 
 
 class Sketch(Section):
     """Which ghost records are kept of the keys."""
 
-    codecs: list[CodecEntry] = Field(
-        default=[
+    codecs: list[CodecEntry] = setting(
+        [
             CodecEntry(name="gaussian", bytes=[8, 16, 32]),
             CodecEntry(name="random_orthogonal", bytes=[8, 16, 32]),
             CodecEntry(name="pca", bytes=[8, 16, 32]),
             CodecEntry(name="whitened", bytes=[8, 16, 32]),
             CodecEntry(name="transform_code", bytes=[4, 8, 16, 32]),
         ],
+        "Codecs and the bytes of code that each keeps per key. Norms and residuals come on top and are counted in every "
+        "bytes ratio.",
         min_length=1,
-        description=(
-            "Codecs and the bytes of code that each keeps per key. Norms and residuals come on "
-            "top and are counted in "
-            "every bytes ratio."
-        ),
     )
-    seed: int = Field(default=0, description="Seed of the random projections.")
+    seed: int = setting(0, "Seed of the random projections.")
 
     @model_validator(mode="after")
     def _each_once(self) -> Sketch:

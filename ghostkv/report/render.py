@@ -28,23 +28,14 @@ _TEMPLATES = jinja2.Environment(
 
 @dataclass(frozen=True)
 class BuiltChapter:
-    """A chapter, the blocks that it built, and what they were made from.
-
-    Attributes
-    ----------
-    tables : sequence of str
-        Paths of all tables that were read for it.
-    sources : mapping of int to sequence of str
-        Paths of those that were read for one block, by `Block.made`.
-    figures : sequence of HeadlineValue
-        Its headline figures, and those that it quotes.
-    """
+    """A chapter, the blocks that it built, and what they were made from."""
 
     chapter: Chapter
     blocks: Sequence[Block]
-    tables: Sequence[str] = ()
+    tables: Sequence[str] = ()  # paths of all tables that were read for it
+    # Paths of those that were read for one block, by `Block.made`.
     sources: Mapping[int, Sequence[str]] = field(default_factory=dict)
-    figures: Sequence[HeadlineValue] = ()
+    figures: Sequence[HeadlineValue] = ()  # its headline figures, and those that it quotes
 
     @classmethod
     def of(cls, chapter: Chapter, results: Results, measured: Mapping[str, HeadlineValue]) -> BuiltChapter:

@@ -29,15 +29,6 @@ def write_report(
 ) -> None:
     """Write the report from tables alone.
 
-    Parameters
-    ----------
-    job : WriteReport
-    inputs : mapping of str to path or list of paths
-        `stage_table` to Parquet file: `frontier_sweep` ... `benchmark_sweep_speed`; `capture_layers` is a
-        list; `model_manifest` is JSON.
-    outputs : mapping
-        Paths of `markdown`, `html`, `headline`, and the folder `figures`.
-
     Raises
     ------
     TableError

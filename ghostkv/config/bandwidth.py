@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ghostkv.config.base import PositiveInt, Section, Share, part, setting
+from ghostkv.config.base import Ascending, PositiveInt, PositiveInts, Section, Share, once, part, setting
 from ghostkv.files.errors import ConfigError
 
 Positive = Annotated[float, Field(gt=0)]
@@ -72,18 +72,14 @@ class Measure(Section):
     file_mb: Annotated[int, Field(ge=4, le=16384)] = setting(
         512, "File on disk, in results/bandwidth, removed afterwards."
     )
-    row_bytes: list[PositiveInt] = setting(
-        [64, 128, 256, 512, 1024, 4096], "Rows gathered; multiples of 8 bytes.", min_length=1
-    )
+    row_bytes: PositiveInts = setting([64, 128, 256, 512, 1024, 4096], "Rows gathered; multiples of 8 bytes.")
     shares: list[Share] = setting([0.01, 0.03, 0.1, 0.3], "Shares of rows that a gather reads.", min_length=1)
     block_kb: list[Kilobytes] = setting(
         [4, 8, 16, 32, 64, 128, 256], "Sizes of direct reads, powers of two.", min_length=1
     )
-    depths: list[PositiveInt] = setting(
-        [1, 2, 4, 8], "Direct reads in flight, one thread each.", min_length=1
-    )
+    depths: PositiveInts = setting([1, 2, 4, 8], "Direct reads in flight, one thread each.")
     gather_mb: Positive = setting(
-        3.0, "MB that one timed gather in DRAM reads; short, so that few are interrupted."
+        3.0, "MB that one timed gather in DRAM reads; short, to be seldom interrupted."
     )
     requests: PositiveInt = setting(128, "Requests of one timed read from disk.")
     rounds: PositiveInt = setting(6, "Rounds; the round with the least median counts.")
@@ -143,18 +139,18 @@ _SERVED = {
 class Bandwidth(Section):
     """Step time and bytes of each scheme on each tier, by a model that is checked on this machine."""
 
-    tiers: list[TierEntry] = setting(
+    tiers: Annotated[list[TierEntry], once("name")] = setting(
         [TierEntry(**tier) for tier in _TIERS],
         "Levels of memory, the fastest first; sinks, hot window and weights lie in it.",
         min_length=1,
     )
-    placements: list[Placement] = setting(
+    placements: Annotated[list[Placement], once("name")] = setting(
         [Placement(**placement) for placement in _PLACEMENTS], "Where cold K,V and records lie.", min_length=1
     )
     served: Served = setting(
-        Served(**_SERVED), "A model to serve, with the fractions measured on the captured one: an assumption."
+        Served(**_SERVED), "A model to serve with the fractions of the captured one (assumed)."
     )
-    contexts: list[PositiveInt] = setting(
+    contexts: Annotated[list[PositiveInt], Ascending] = setting(
         [4096, 8192, 16384, 32768, 65536, 131072, 262144, 524288, 1048576],
         "Tokens of context, ascending.",
         min_length=2,
@@ -165,11 +161,10 @@ class Bandwidth(Section):
     )
     overlap: Annotated[float, Field(ge=0, le=1)] = setting(
         0.0,
-        "Share of reads of cold K,V that hides behind reads of other tiers which need not come first: weights, and exact "
-        "keys where all is read.",
+        "Share of reads of cold K,V that hides behind other reads: of weights, and of exact keys where all is read.",
     )
     phase_us: NotNegative = setting(
-        1.0, "From bounds to the gather that depends on them: a kernel more, an assumption."
+        1.0, "From bounds to the gather that depends on them: one kernel more (assumed)."
     )
     quant_group: PositiveInt = setting(
         32, "Elements that share an fp16 scale and zero point in INT8 and INT4."
@@ -187,20 +182,13 @@ class Bandwidth(Section):
                         f"config: bandwidth.placements ({placement.name}) has {key}: {getattr(placement, key)}, which "
                         f"bandwidth.tiers does not list. Accepted: {', '.join(names)}.\n  Write: {key}: {names[0]}"
                     )
-        for what, listed in (("tiers", names), ("placements", [one.name for one in self.placements])):
-            if len(set(listed)) < len(listed):
-                raise ConfigError(
-                    f"config: bandwidth.{what} has a name twice: {', '.join(listed)}.\n  Write: each name once"
-                )
         return self
 
     @model_validator(mode="after")
-    def _contexts_ascend(self) -> Bandwidth:
-        ascending = sorted(set(self.contexts))
-        if self.contexts != ascending or self.headline_context not in ascending:
+    def _headline_is_a_context(self) -> Bandwidth:
+        if self.headline_context not in self.contexts:
             raise ConfigError(
-                f"config: bandwidth.contexts is {self.contexts} and headline_context {self.headline_context}. Accepted: "
-                f"ascending, each once, and the headline one of them.\n  Write: contexts: {ascending}, headline_context: "
-                f"{ascending[-1]}"
+                f"config: bandwidth.headline_context is {self.headline_context}. Accepted: one of bandwidth.contexts, "
+                f"{self.contexts}.\n  Write: headline_context: {self.contexts[-1]}"
             )
         return self

@@ -6,10 +6,44 @@ import inspect
 from collections.abc import Collection
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 PositiveInt = Annotated[int, Field(gt=0)]
+PositiveInts = Annotated[list[PositiveInt], Field(min_length=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _ascending(values: list) -> list:
+    if values != sorted(set(values)):
+        raise PydanticCustomError("ascending", "ascending, each once", {"write": sorted(set(values))})
+    return values
+
+
+Ascending = AfterValidator(_ascending)
+
+
+def once(by: str | None = None) -> AfterValidator:
+    """Refuses a list in which an entry, or what its key `by` says, stands twice."""
+
+    def check(values: list) -> list:
+        names = [value if by is None else getattr(value, by) for value in values]
+        first = [number for number, name in enumerate(names) if name not in names[:number]]
+        if len(first) < len(values):
+            again = next(name for number, name in enumerate(names) if name in names[:number])
+            kept = plain_of([values[number] for number in first])
+            told = {"again": str(plain_of(again)), "write": kept}
+            raise PydanticCustomError("twice", "each once, not {again} twice", told)
+        return values
+
+    return AfterValidator(check)
+
+
+def plain_of(value: Any) -> Any:
+    """A section, or a list of them, as YAML would have it; anything else as it is."""
+    if isinstance(value, list):
+        return [plain_of(item) for item in value]
+    return value.plain() if isinstance(value, Section) else value
 
 
 class Section(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ghostkv.config.base import PositiveInt, Section, setting
+from ghostkv.config.base import PositiveInt, PositiveInts, Section, setting
 
 
 class Benchmark(Section):
@@ -10,9 +10,7 @@ class Benchmark(Section):
 
     tokens: PositiveInt = setting(1024, "Context of the capture overhead measurement.")
     repeats: PositiveInt = setting(3, "Repeats of each timing; the median counts.")
-    thetas: list[PositiveInt] = setting(
-        [19, 100, 1000], "Numbers of thetas that the sweep is timed at.", min_length=1
-    )
+    thetas: PositiveInts = setting([19, 100, 1000], "Numbers of thetas that the sweep is timed at.")
     keys: PositiveInt = setting(4096, "Keys per query of the timed sweep.")
     queries: PositiveInt = setting(96, "Queries of the timed sweep.")
     seed: int = setting(0, "Seed of the synthetic scores of the timed sweep.")

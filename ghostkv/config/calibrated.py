@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import model_validator
+from typing import Annotated
 
-from ghostkv.config.base import PositiveInt, Section, Share, part, setting
+from ghostkv.config.base import Ascending, PositiveInt, Section, Share, part, setting
 from ghostkv.config.frontier import RuleName
-from ghostkv.files.errors import ConfigError
 
 
 class CalibratedTargets(Section):
@@ -14,9 +13,7 @@ class CalibratedTargets(Section):
 
     fer: list[Share] = setting([0.01, 0.05], "False elimination rates.")
     dropped_mass: list[Share] = setting([0.01, 0.05], "Mean dropped softmax mass.")
-    output_error: list[Share] = setting(
-        [0.05], "Mean output errors, without and with compensation; headline size alone."
-    )
+    output_error: list[Share] = setting([0.05], "Mean output errors, for the headline size alone.")
 
 
 class Pair(Section):
@@ -32,9 +29,7 @@ class LearnedCodec(Section):
     every: PositiveInt | None = setting(10, "Train on layers 0, n, 2n, ...; 1 trains on all, null on none.")
     steps: PositiveInt = setting(80, "Adam steps per KV head.")
     rate: float = setting(0.0005, "Learning rate, decayed to zero along a cosine.", gt=0)
-    lost: Share = setting(
-        0.02, "Share of top keys that a batch may lose; needless survivors are minimised at it."
-    )
+    lost: Share = setting(0.02, "Share of top keys that a batch may lose while survivors are minimised.")
     queries: PositiveInt = setting(96, "Queries of one step.")
     keys: PositiveInt = setting(1024, "Keys of one step.")
     seed: int = setting(0, "Seed of the batches.")
@@ -45,40 +40,27 @@ class Calibrated(Section):
 
     bytes: list[PositiveInt] = setting(
         [4, 10, 16],
-        "Code bytes of frontier.headline.codec beside the headline size. Sizes that sketch does not make are fitted here.",
+        "Code bytes of frontier.headline.codec, beside the headline size. Sizes that sketch lacks are fitted here.",
     )
     rules: list[RuleName] = setting(
         ["relative_topk", "relative_lse"],
         "Threshold rules, of those that frontier.rules has on.",
         min_length=1,
     )
-    refine: PositiveInt = setting(
-        3, "Steps that each step of the frontier's grids of thetas is divided into."
-    )
+    refine: PositiveInt = setting(3, "Steps that each step of the frontier's grids is divided into.")
     targets: CalibratedTargets = part(CalibratedTargets)
     page: int = setting(
         64,
-        "Keys per page mean of V, the second kind of tail compensation (its bytes are counted); 0 for none.",
+        "Keys per page mean of V, the other kind of compensation; 0 for none. Its bytes are counted.",
         ge=0,
     )
-    bands: list[PositiveInt] = setting(
+    bands: Annotated[list[PositiveInt], Ascending] = setting(
         [256, 512, 1024, 2048, 3072, 4096],
         "Edges of the position bands that achieved risks are reported by.",
         min_length=2,
     )
-    cross_domain: Pair = setting(
-        Pair(), "Targets of the matrix 'calibrated on one domain, tested on another'."
-    )
+    cross_domain: Pair = setting(Pair(), "Targets that are calibrated on one domain and tested on another.")
     group: Pair = setting(
         Pair(), "Targets at which a group's shared decision is compared with its heads' own."
     )
     learned: LearnedCodec = part(LearnedCodec)
-
-    @model_validator(mode="after")
-    def _bands_ascend(self) -> Calibrated:
-        if sorted(set(self.bands)) != self.bands:
-            raise ConfigError(
-                f"config: calibrated.bands is {self.bands}. Accepted: edges in ascending order.\n"
-                f"  Write: bands: {sorted(set(self.bands))}"
-            )
-        return self

@@ -42,28 +42,27 @@ class Capture(Section):
             QueryBand(start=1024, stop=2048, count=32),
             QueryBand(start=2048, stop=4096, count=96),
         ],
-        "Queries sampled per head, by position. All keys and values are recorded, queries only here. The bands are the "
-        "steps of the figure 'elimination against context length'.",
+        "Queries sampled per head, by position; keys and values are recorded in full. The bands are the steps of the "
+        "figure 'elimination against context length'.",
         min_length=1,
     )
     tolerance: float = setting(
         1e-3,
-        "Largest relative error of attention recomputed from the file against the model's own output. A capture above it "
-        "fails.",
+        "Largest relative error of attention recomputed from the file. A capture above it fails.",
         gt=0,
     )
     cache_dtype: Literal["float16", "model"] = setting(
         "float16",
-        "float16: attention reads K and V rounded to float16, as in a server with a float16 KV cache, so the file holds "
-        "exactly what attention read. model: attention reads them in model.dtype and only the file is rounded; the "
-        "rounding then counts against `tolerance`, which needs about 1e-2.",
+        "float16: attention reads K and V rounded to float16, as a server with a float16 cache does. The file then holds "
+        "exactly what attention read. model: only the file is rounded. The rounding then counts against `tolerance`, "
+        "which needs about 1e-2.",
     )
     threads: PositiveInt = setting(1, "Threads of one forward pass. Texts run side by side.")
     seed: int = setting(0, "Seed of the sampled positions.")
     import_: list[ImportedTensors] | None = setting(
         None,
-        "Folders of captured tensors to use in place of a model and texts, for instance [{folder: /data/qkv, domain: "
-        "mine, role: held_out}] and one for every other role.",
+        "Folders of captured tensors in place of a model and texts: [{folder: /data/qkv, domain: mine, role: held_out}], "
+        "and one for every other role.",
         alias="import",
     )
 

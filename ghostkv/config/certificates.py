@@ -20,13 +20,13 @@ class Certificates(Section):
     levels: list[LevelBits] = setting(
         [1.0, 1.0, 1.0, 1.0, 2.0, 2.0],
         "Bits a coordinate of each level of the nested record (1 is 8 bytes of a key of head_dim 64), and one byte of "
-        "residual norm on top. A level is read only for keys still undecided; the planes after the last make the record "
-        "as long as the float16 key, so that it can be the stored key.",
+        "residual norm on top. A level is read for keys still undecided. The planes after the last make the record as "
+        "long as the float16 key, so that it can be the stored key.",
         min_length=1,
     )
     shares: list[BudgetShare] = setting(
         [0.03, 0.08, 0.16, 0.32, 0.6, 0.97],
-        "Share of the dropped-mass budget that keys stopped at or before each level may take.",
+        "Share of the dropped-mass budget that may be spent up to each level.",
     )
     probes: PositiveInt = setting(
         32, "Keys with the best estimates whose K is read after the first level (top-k)."
@@ -34,10 +34,10 @@ class Certificates(Section):
     deltas: list[Share] = setting([0.05, 0.01, 0.001], "Dropped mass that no query may exceed.", min_length=1)
     bounds: list[BoundName] = setting(
         ["low_bit_4", "page_box", "cluster_ball", "cluster_cone"],
-        "Bounds of other methods, certified for comparison beside the headline codec.",
+        "Bounds of other methods, certified for comparison.",
     )
     compared_every: PositiveInt = setting(
-        8, "Comparisons take every how-manieth query; the nested record takes all."
+        8, "Comparisons take one query in so many; the nested record takes all."
     )
 
     @model_validator(mode="after")

@@ -34,7 +34,7 @@ class Targets(Section):
     """Losses that thresholds are chosen for."""
 
     fer: list[Share] = setting(
-        [0.01, 0.05], "False elimination rates, of which decode and synthetic take the least.", min_length=1
+        [0.01, 0.05], "False elimination rates; decode and synthetic take the least.", min_length=1
     )
     dropped_mass: list[Share] = setting([0.01, 0.05], "Mean dropped softmax mass.")
 
@@ -44,9 +44,7 @@ class Safe(Section):
 
     fer: Share = setting(0.05, "False elimination rate on held-out text, at most.")
     elimination: Share = setting(0.30, "Elimination on held-out text, at least.")
-    margin: Share = setting(
-        0.5, "The threshold is chosen for this share of `fer` on threshold texts, to leave room."
-    )
+    margin: Share = setting(0.5, "The threshold is chosen for this share of `fer`, to leave room.")
 
 
 class Headline(Section):
@@ -63,9 +61,7 @@ class Frontier(Section):
     sinks: int = setting(4, "First tokens, always kept exact.", ge=0)
     hot: int = setting(64, "Most recent tokens, always kept exact. All other keys are cold.", ge=1)
     top_k: PositiveInt = setting(32, "The keys of largest exact score that must not be lost.")
-    headline_start: PositiveInt = setting(
-        2048, "Headline figures take queries from this position on; earlier ones show the trend."
-    )
+    headline_start: PositiveInt = setting(2048, "Headline figures take queries from this position on.")
     rules: Rules = part(Rules)
     targets: Targets = part(Targets)
     safe: Safe = part(Safe)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ghostkv.config.base import GridEntry, PositiveInt, Section, Share, setting
+from ghostkv.config.base import GridEntry, PositiveInt, PositiveInts, Section, Share, setting
 
 
 class Historical(Section):
@@ -14,19 +14,17 @@ class Historical(Section):
     thetas: GridEntry = setting(
         GridEntry(start=0.05, stop=0.95, count=19), "One absolute theta for every query and head."
     )
-    prompt_tokens: list[PositiveInt] = setting(
-        [54, 60, 66, 73], "Lengths of the short prompts, in tokens.", min_length=1
-    )
+    prompt_tokens: PositiveInts = setting([54, 60, 66, 73], "Lengths of the short prompts, in tokens.")
     prompts: PositiveInt = setting(8, "Short prompts, cut from held-out texts; the lengths take turns.")
     top_k: PositiveInt = setting(32, "Keys called relevant, out of a prompt that short.")
     passage_tokens: int = setting(
         1024,
-        "Tokens of one held-out text that stand for a long context where queries and keys are rebuilt from hidden states;"
-        " other long contexts are the captures.",
+        "Tokens of a held-out text that stand for a long context where queries and keys are rebuilt from hidden states. "
+        "Other long contexts are the captures.",
         ge=64,
     )
     long_queries: PositiveInt = setting(
-        12, "Queries per head and text in long contexts, spread over the second half."
+        12, "Queries per head and text in long contexts, over the second half."
     )
     sinks: int = setting(4, "First tokens kept exact, where that knob is put right.", ge=0)
     hot: int = setting(64, "Recent tokens kept exact, where that knob is put right.", ge=0)

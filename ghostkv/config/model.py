@@ -15,7 +15,7 @@ class CustomModel(Section):
 
     source: Literal["hub", "path", "random"] = setting(
         ...,
-        "hub: a Hugging Face id; path: a local folder or GGUF file; random: untrained weights, for tests.",
+        "hub: a Hugging Face id; path: a local folder or GGUF file; random: untrained weights.",
     )
     id: str | None = setting(None, "Hub id, for source hub.", examples=["Qwen/Qwen2.5-0.5B"])
     revision: str | None = setting(None, "Hub commit, tag or branch. Pin a commit to repeat a run.")
@@ -46,7 +46,7 @@ class Model(Section):
 
     name: str = setting(
         "smollm2-135m-instruct",
-        "A name from resources/models.yaml, or any name of your own beside `custom`. Folders are named by it.",
+        "A name from resources/models.yaml, or your own beside `custom`. Folders are named by it.",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = setting(

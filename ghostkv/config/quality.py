@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import model_validator
 
-from ghostkv.config.base import PositiveInt, Section, Share, part, setting
+from ghostkv.config.base import PositiveInt, Section, Share, once, part, setting
 from ghostkv.config.policies import PolicyOptions, entries_of
 from ghostkv.files.errors import ConfigError
 
@@ -19,7 +19,7 @@ class QualityEntry(PolicyOptions):
 
     positions: PositiveInt | None = setting(
         None,
-        "Positions of the continuation that it decodes, for a policy that is slow; null for all.",
+        "Positions to decode under it, for a policy that is slow; null for all.",
         examples=[64],
     )
 
@@ -59,7 +59,9 @@ class Ablation(Section):
 
     policy: str | None = setting("ghost_020", "Label of the policy; null for no ablation.")
     band: PositiveInt = setting(5, "Layers that eliminate together; all others read everything.")
-    positions: PositiveInt = setting(64, "Positions of the continuation.")
+    positions: PositiveInt = setting(
+        64, "Positions to decode under it, for a policy that is slow; null for all."
+    )
 
 
 class Generation(Section):
@@ -74,12 +76,12 @@ class Quality(Section):
 
     continuation: PositiveInt = setting(
         256,
-        "Last tokens of a text, of capture.tokens, that are decoded, each query choosing for itself. What precedes them "
-        "is read densely, or under a policy with `prefill: sparse`.",
+        "Last tokens of a text that are decoded, each query choosing for itself. What precedes them is read densely, or "
+        "under a policy with `prefill: sparse`.",
     )
-    policies: list[entries_of(QualityEntry)] = setting(
+    policies: Annotated[list[entries_of(QualityEntry)], once("label")] = setting(
         _defaults(),
-        "Policies, each with a label. A ghost policy's ratio is GQA-true and of the whole model; a selector's is of each "
+        "Policies, each with a label. A ghost policy's ratio is GQA-true and of the whole model. A selector's is of each "
         "head, and the GQA-true bytes that it comes to are measured.",
         validate_default=True,
         min_length=1,
@@ -87,8 +89,8 @@ class Quality(Section):
     )
     headline: dict[str, str] = setting(
         {"identity": "identity", "mass": "mass_1pct", "budget": "ghost_029", "peer": "quest"},
-        "Labels that headline figures are quoted for, fixed before held-out text is read: elimination off, the "
-        "certificate, the best policy within `budget`; and the family of peers that it is held against.",
+        "Labels that headline figures quote, fixed before held-out text is read: elimination off, the certificate, the "
+        "best policy within `budget`, and the family of peers that it is held against.",
     )
     budget: Share = setting(0.30, "GQA-true bytes ratio that the headline policy may reach.")
     block: PositiveInt = setting(16, "Positions of a block that the bootstrap draws.")
@@ -102,12 +104,6 @@ class Quality(Section):
     @model_validator(mode="after")
     def _labels(self) -> Quality:
         labels = [entry.label for entry in self.policies]
-        doubled = sorted({label for label in labels if labels.count(label) > 1})
-        if doubled:
-            raise ConfigError(
-                f"config: quality.policies uses the label {doubled[0]} more than once. Accepted: one policy a label.\n"
-                f"  Write: label: {doubled[0]}_2"
-            )
         wanted = {f"headline.{key}": label for key, label in self.headline.items() if key != "peer"}
         wanted |= {"ablation.policy": self.ablation.policy} if self.ablation.policy else {}
         wanted |= {f"generation.policies[{i}]": label for i, label in enumerate(self.generation.policies)}

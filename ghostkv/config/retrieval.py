@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ghostkv.config.base import PositiveInt, Section, Share, setting
+from ghostkv.config.base import PositiveInt, Section, Share, once, setting
 from ghostkv.config.policies import PolicyOptions, entries_of
 from ghostkv.files.errors import ConfigError
 
@@ -24,9 +24,12 @@ class TaskEntry(Section):
 
     task: Literal[TASK_NAMES] = setting(..., "RULER's name of the task.")
     length: PositiveInt = setting(1024, "Tokens of prompt and answer together.")
-    contexts: PositiveInt = setting(
-        6, "Contexts; one of niah_single has a question a depth, one of niah_multikey four."
-    )
+    contexts: PositiveInt = setting(6, "Contexts. niah_single asks a question a depth, niah_multikey four.")
+
+    @property
+    def job(self) -> str:
+        """How files name it."""
+        return f"{self.task}_{self.length}"
 
 
 class RetrievalEntry(PolicyOptions):
@@ -97,12 +100,12 @@ class Retrieval(Section):
 
     data: str = setting(
         "ruler",
-        "ruler: the wheel of ghostkv/stages/retrieval/tasks/ruler.yaml; else a folder with files of the same names.",
+        "ruler: the wheel that ghostkv/stages/retrieval/tasks/ruler.yaml names; else a folder with files of the same names.",
     )
-    tasks: list[TaskEntry] = setting(
+    tasks: Annotated[list[TaskEntry], once("job")] = setting(
         _tasks(),
-        "Tasks by length, a job each. The default answers single needles at five depths up to 4k tokens and the other "
-        "tasks at 1k; docs/retrieval.md has a full list for larger machines.",
+        "Tasks by length, a job each. The default asks for single needles at up to 4k tokens, and other tasks at 1k. "
+        "docs/retrieval.md has a full list for larger machines.",
         min_length=1,
     )
     depths: list[Depth] = setting(
@@ -110,10 +113,9 @@ class Retrieval(Section):
         "Depths of single needles, as shares of the haystack from 0 to 1.",
         min_length=1,
     )
-    policies: list[entries_of(RetrievalEntry)] = setting(
+    policies: Annotated[list[entries_of(RetrievalEntry)], once("label")] = setting(
         _policies(),
-        "Who answers beside the dense model. A ghost policy's ratio is GQA-true and of the whole model; a selector's is "
-        "of each head, and the GQA-true bytes that it comes to are measured.",
+        "Who answers beside the dense model. Ratios are those of quality.policies.",
         validate_default=True,
         min_length=1,
         examples=[[{"label": "ghost_030", "policy": "ghost", "ratio": 0.3}]],
@@ -123,23 +125,18 @@ class Retrieval(Section):
     )
     measurable: Share = setting(0.8, "Accuracy of the dense model under which a task measures nothing.")
     slack: PositiveInt = setting(
-        4, "Tokens that an answer may take beyond the expected one; RULER's limit holds too."
+        4, "Tokens that an answer may take beyond the expected one, up to RULER's limit."
     )
     threads: PositiveInt = setting(1, "Threads of a task's job.")
     seed: int = setting(0, "Seed of haystacks, keys, values and depths.")
 
     @model_validator(mode="after")
-    def _each_once(self) -> Retrieval:
-        for key, names in (
-            ("tasks", [f"{entry.task} at {entry.length}" for entry in self.tasks]),
-            ("policies", [entry.label for entry in self.policies]),
-        ):
-            doubled = sorted({name for name in names if names.count(name) > 1})
-            if doubled or (key == "policies" and "dense" in names):
-                raise ConfigError(
-                    f"config: retrieval.{key} has {(doubled or ['dense'])[0]} more than once. Accepted: each once; dense "
-                    "always answers.\n  Write: one entry, with more contexts or another label"
-                )
+    def _dense_is_no_entry(self) -> Retrieval:
+        if any(entry.label == "dense" for entry in self.policies):
+            raise ConfigError(
+                "config: retrieval.policies has the label dense, by which tables name the model itself. Accepted: any "
+                "other, as dense always answers.\n  Write: label: full"
+            )
         return self
 
     def check_lengths(self, max_context: int | None, model: str) -> None:
@@ -160,4 +157,4 @@ class Retrieval(Section):
 
     def jobs(self) -> dict[str, TaskEntry]:
         """Every task by the name of its job."""
-        return {f"{entry.task}_{entry.length}": entry for entry in self.tasks}
+        return {entry.job: entry for entry in self.tasks}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import model_validator
 
-from ghostkv.config.base import PositiveInt, Section, setting
+from ghostkv.config.base import PositiveInt, PositiveInts, Section, setting
 from ghostkv.files.errors import ConfigError
 
 
@@ -16,31 +16,23 @@ class Store(Section):
     record_bytes: PositiveInt = setting(9, "Bytes of a ghost record.")
     seed: int = setting(0, "Seed of contents, kill points, damage and survivors.")
     kill_points: PositiveInt = setting(
-        100, "SIGKILLs at a random byte of what an append workload writes, each on a store of its own."
+        100, "SIGKILLs at a random byte of what is appended, each on a store of its own."
     )
-    kill_delays: PositiveInt = setting(
-        60, "SIGKILLs from outside after a random time, each on a store of its own."
-    )
+    kill_delays: PositiveInt = setting(60, "SIGKILLs after a random time, each on a store of its own.")
     kill_layers: PositiveInt = setting(2, "Layers of the stores that are killed or damaged.")
     kill_tokens: PositiveInt = setting(96, "Tokens of the append workload that is killed.")
     kill_segment_tokens: PositiveInt = setting(
-        8, "Tokens of a segment there; few, so that many kills meet a segment's end."
+        8, "Tokens of a segment there; few, so that kills meet its end."
     )
-    corruptions: PositiveInt = setting(
-        400, "Flips, overwritten stretches, zeroed blocks and cuts at random offsets."
-    )
+    corruptions: PositiveInt = setting(400, "Flips, overwritten stretches, zeroed blocks and cuts at random.")
     gather_tokens: PositiveInt = setting(
         65536, "Tokens of the store that survivors are read from; warm, one layer."
     )
-    batches: list[PositiveInt] = setting(
-        [16, 64, 256, 1024, 4096], "Survivors of one head read at once.", min_length=1
-    )
-    run_tokens: PositiveInt = setting(
-        16, "Tokens of a run where survivors are clustered rather than scattered."
-    )
+    batches: PositiveInts = setting([16, 64, 256, 1024, 4096], "Survivors of one head read at once.")
+    run_tokens: PositiveInt = setting(16, "Tokens of a run where survivors are clustered.")
     repeats: PositiveInt = setting(5, "Repeats of each timing, in turns; the median counts.")
     append_layers: PositiveInt = setting(30, "Layers of the store that is appended to.")
-    append_batches: list[PositiveInt] = setting([1, 16, 64, 256], "Tokens of one timed append.", min_length=1)
+    append_batches: PositiveInts = setting([1, 16, 64, 256], "Tokens of one timed append.")
     append_tokens: PositiveInt = setting(256, "Tokens appended in each timing.")
 
     @model_validator(mode="after")

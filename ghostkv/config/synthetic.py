@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, model_validator
 
-from ghostkv.config.base import PositiveInt, Section, Share, part, setting
+from ghostkv.config.base import PositiveInt, PositiveInts, Section, Share, once, part, setting
 from ghostkv.config.sketch import CodecEntry
 from ghostkv.files.errors import ConfigError
 
@@ -83,12 +83,10 @@ class TradeoffEntry(Section):
 
     draws: PositiveInt = setting(3, "Independent draws.")
     queries: PositiveInt = setting(
-        128, "Queries of each head, draw and role. Fewer than 1 / target promise nothing of a target."
+        128, "Queries of each head, draw and role; fewer than 1 / target promise nothing."
     )
-    contexts: list[PositiveInt] = setting(
-        [1024, 2048, 4096, 8192],
-        "Context lengths at which the headline codec is measured at every record size.",
-        min_length=1,
+    contexts: PositiveInts = setting(
+        [1024, 2048, 4096, 8192], "Context lengths at which the headline codec is measured."
     )
 
 
@@ -98,10 +96,10 @@ class DecodeEntry(Section):
     draws: PositiveInt = setting(2, "Independent decodes.")
     start: PositiveInt = setting(1024, "Tokens before the first step; codec and thetas know no more.")
     steps: PositiveInt = setting(3072, "Steps, each of which appends a token.")
-    ask_every: PositiveInt = setting(8, "Every so-manieth step asks for a planted key.")
+    ask_every: PositiveInt = setting(8, "One step in so many asks for a planted key.")
     masses: list[Share] = setting(
         [0.02, 0.1, 0.5],
-        "Softmax mass that planted keys would have among normal scores, in turns.",
+        "Softmax mass of planted keys among normal scores, in turns.",
         min_length=1,
     )
 
@@ -116,9 +114,9 @@ class Synthetic(Section):
     spread: float = setting(
         2.0, "Standard deviation of a query's scores; a generator may override it.", gt=0, le=8
     )
-    generators: list[GeneratorEntry] = setting(
+    generators: Annotated[list[GeneratorEntry], once()] = setting(
         [GeneratorEntry(name=name) for name in PARAMETERS],
-        "Generators and their parameters; see docs/synthetic.md. One job each.",
+        "Generators and their parameters, a job each; see docs/synthetic.md.",
         min_length=1,
     )
     codecs: list[CodecEntry] = setting(
@@ -132,8 +130,8 @@ class Synthetic(Section):
         "Codecs and their bytes of code; frontier.headline is added where it lacks.",
         min_length=1,
     )
-    top: list[PositiveInt] = setting(
-        [8, 16, 32, 64], "How many best keys are compared with as many best estimates.", min_length=1
+    top: PositiveInts = setting(
+        [8, 16, 32, 64], "How many best keys are compared with as many best estimates."
     )
     audit: AuditEntry = part(AuditEntry)
     tradeoff: TradeoffEntry = part(TradeoffEntry)
@@ -149,12 +147,6 @@ class Synthetic(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Synthetic:
-        plain = [entry.plain() for entry in self.generators]
-        for entry in plain:
-            if plain.count(entry) > 1:
-                raise ConfigError(
-                    f"config: synthetic.generators repeats {entry}.\n  Write it once, or change a parameter."
-                )
         if self.group > self.head_dim // 2:
             raise ConfigError(
                 f"config: synthetic.group is {self.group}, but a planted key answers all heads of a group and has "

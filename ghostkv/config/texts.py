@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import StringConstraints, model_validator
 
-from ghostkv.config.base import Section, setting
+from ghostkv.config.base import Section, once, setting
 from ghostkv.files.errors import ConfigError
 
 Role = Literal["codec", "threshold", "held_out"]
@@ -50,8 +50,8 @@ class CustomText(Section):
 class Texts(Section):
     """What the model reads."""
 
-    domains: list[Domain] = setting(
-        ["essays", "qa", "code"], "Domains from resources/texts.yaml. Empty to use custom texts alone."
+    domains: Annotated[list[Domain], once()] = setting(
+        ["essays", "qa", "code"], "Domains from resources/texts.yaml; empty to use custom texts alone."
     )
     per_role: PerRole = setting(
         PerRole(),
@@ -59,17 +59,12 @@ class Texts(Section):
         "share no document. A domain has a limited number of documents.",
     )
     custom: list[CustomText] = setting(
-        [], "Texts of your own, for instance {domain: law, role: held_out, path: /data/contract.txt}."
+        [], "Your own texts, as {domain: law, role: held_out, path: /data/contract.txt}."
     )
     seed: int = setting(0, "Which documents fall to which role.")
 
     @model_validator(mode="after")
     def _every_role_is_filled(self) -> Texts:
-        doubled = sorted({domain for domain in self.domains if self.domains.count(domain) > 1})
-        if doubled:
-            raise ConfigError(
-                f"config: texts.domains names {', '.join(doubled)} twice. Write each domain once."
-            )
         if not self.domains and not self.custom:
             raise ConfigError(
                 "config: texts.domains and texts.custom are both empty.\n  Write: texts: {domains: [essays]}"

@@ -10,15 +10,13 @@ class Trace(Section):
     """One long held-out text, of which every query of the last part is recorded, as a decode would ask them."""
 
     domain: Domain | None = setting(None, "Domain of the text; null for the first of texts.domains.")
-    path: str | None = setting(
-        None, "A UTF-8 text file of your own, in place of one of the domain's documents."
-    )
+    path: str | None = setting(None, "A UTF-8 text file of your own, in place of a document of the domain.")
     tokens: int | None = setting(
         None,
-        "Tokens of context; null for twice capture.tokens, or the model's longest context where that is less.",
+        "Tokens of context; null for twice capture.tokens, or what the model takes.",
         ge=128,
     )
     steps: PositiveInt | None = setting(
-        None, "Queries recorded, one a token up to the last; null for a quarter of the tokens."
+        None, "Queries recorded, one a token up to the last; null for a quarter of tokens."
     )
     threads: PositiveInt = setting(1, "Threads of the forward pass.")

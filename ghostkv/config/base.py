@@ -72,6 +72,17 @@ def part(section: type[Section]) -> Any:
     return setting(section(), inspect.getdoc(section))
 
 
+class NamedEntry(Section):
+    """A method by name, and whatever options it takes; sections refuse others."""
+
+    model_config = ConfigDict(extra="allow")
+
+    def plain(self, without: Collection[str] = ()) -> dict[str, Any]:
+        """The entry, name first."""
+        full = super().plain(without)
+        return {"name": full.pop("name"), **full}
+
+
 class GridEntry(Section):
     """Evenly spaced values."""
 

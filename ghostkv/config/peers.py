@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, model_validator
+from pydantic import model_validator
 
-from ghostkv.config.base import Ascending, Section, Share, once, setting
+from ghostkv.config.base import Ascending, NamedEntry, Section, Share, once, setting
 from ghostkv.config.selectors import check_selector
 from ghostkv.config.selectors import selector_names as selector_names
 
 
-class SelectorEntry(Section):
+class SelectorEntry(NamedEntry):
     """One selector and its hyperparameters."""
 
-    model_config = ConfigDict(extra="allow")
-
     name: str = setting(..., "A file of ghostkv/selectors, without .py.", examples=["ghost"])
-
-    def plain(self, without=()) -> dict[str, Any]:
-        """The entry, name first."""
-        full = super().plain(without)
-        return {"name": full.pop("name"), **full}
 
 
 def _entries(*lines: dict[str, Any]) -> list[SelectorEntry]:

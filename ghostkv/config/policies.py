@@ -234,13 +234,7 @@ def modules_of(policies: Iterable[PolicyOptions]) -> tuple[str, ...]:
 
 
 def check_fitted(where: str, entries: Iterable[PolicyOptions], sketch: Sketch, frontier: Frontier) -> None:
-    """Refuse policies whose records or thresholds no earlier stage makes, before those stages have run for hours.
-
-    Raises
-    ------
-    ConfigError
-        With the line to write under `sketch` or `frontier`.
-    """
+    """Refuse, by a `ConfigError`, policies whose records or thresholds no earlier stage makes, before those run for hours."""
     sizes = {codec.name: codec.bytes for codec in sketch.codecs}
     for entry in entries:
         codec, size = entry.record or (None, None)

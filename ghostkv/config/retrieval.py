@@ -140,13 +140,7 @@ class Retrieval(Section):
         return self
 
     def check_lengths(self, max_context: int | None, model: str) -> None:
-        """Refuse tasks that are longer than the model takes.
-
-        Raises
-        ------
-        ConfigError
-            One of them is.
-        """
+        """Refuse tasks that are longer than the model takes, by a `ConfigError`."""
         long = [entry for entry in self.tasks if max_context and entry.length > max_context]
         if long:
             raise ConfigError(

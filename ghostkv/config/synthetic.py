@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, model_validator
+from pydantic import model_validator
 
-from ghostkv.config.base import PositiveInt, PositiveInts, Section, Share, once, part, setting
+from ghostkv.config.base import NamedEntry, PositiveInt, PositiveInts, Section, Share, once, part, setting
 from ghostkv.config.sketch import CodecEntry
 from ghostkv.files.errors import ConfigError
 
@@ -20,19 +20,13 @@ PARAMETERS = {
     "sinks": ("mass", "count"),
 }
 _COMMON = ("spread", "span")
+_CODECS = ("gaussian", "random_orthogonal", "pca", "whitened", "transform_code")
 
 
-class GeneratorEntry(Section):
+class GeneratorEntry(NamedEntry):
     """One generator and its parameters."""
 
-    model_config = ConfigDict(extra="allow")
-
     name: str = setting(..., "A generator of ghostkv/captures/generators.py.", examples=["gaussian"])
-
-    def plain(self, without=()) -> dict[str, Any]:
-        """The entry, name first."""
-        full = super().plain(without)
-        return {"name": full.pop("name"), **full}
 
     @model_validator(mode="after")
     def _exists(self) -> GeneratorEntry:
@@ -120,13 +114,7 @@ class Synthetic(Section):
         min_length=1,
     )
     codecs: list[CodecEntry] = setting(
-        [
-            CodecEntry(name="gaussian", bytes=[4, 8, 16, 32]),
-            CodecEntry(name="random_orthogonal", bytes=[4, 8, 16, 32]),
-            CodecEntry(name="pca", bytes=[4, 8, 16, 32]),
-            CodecEntry(name="whitened", bytes=[4, 8, 16, 32]),
-            CodecEntry(name="transform_code", bytes=[4, 8, 16, 32]),
-        ],
+        [CodecEntry(name=name, bytes=[4, 8, 16, 32]) for name in _CODECS],
         "Codecs and their bytes of code; frontier.headline is added where it lacks.",
         min_length=1,
     )

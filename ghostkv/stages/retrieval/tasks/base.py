@@ -8,7 +8,7 @@ much text as fits.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -45,13 +45,7 @@ class Workshop:
         return int(np.sum(self.count(texts)))
 
     def left(self, *texts: str) -> int:
-        """Tokens that remain beside these texts.
-
-        Raises
-        ------
-        ConfigError
-            None remain.
-        """
+        """Tokens that remain beside these texts; a `ConfigError` where none do."""
         left = self.room - self.tokens(*texts)
         if left <= 0:
             raise ConfigError(
@@ -87,8 +81,3 @@ def fill(pieces: Sequence[str], count: Count, tokens: int) -> Hay:
     ends = np.cumsum(count(pieces))
     kept = int(np.searchsorted(ends, tokens, side="right"))
     return Hay(tuple(pieces[:kept]), np.concatenate([[0], ends[:kept]]))
-
-
-def placed(example: Example, depth: float) -> Example:
-    """The example with its depth."""
-    return replace(example, depth=depth)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ghostkv.config.base import PositiveInt, Section, Share
+from ghostkv.config.base import Ascending, PositiveInt, PositiveInts, Section, Share, once, part, setting
 from ghostkv.files.errors import ConfigError
 
 Positive = Annotated[float, Field(gt=0)]
@@ -18,14 +18,14 @@ Kilobytes = Annotated[int, Field(ge=4, le=4096)]
 class TierEntry(Section):
     """One level of memory."""
 
-    name: Name = Field(description="How tables and placements call it.")
-    gb_s: Positive = Field(description="Bandwidth that reaches the compute, in 10^9 B/s.")
-    near_gb_s: Positive = Field(description="Bandwidth beside the memory, before the link, in 10^9 B/s.")
-    latency_us: Positive = Field(description="One request that waits for nothing, in microseconds.")
-    unit: PositiveInt = Field(description="Bytes moved at least: line, page or block.")
-    depth: PositiveInt = Field(description="Requests in flight.")
-    overhead_us: NotNegative = Field(default=0.0, description="Cost of each request beside all others.")
-    source: str = Field(min_length=12, description="Where the figures come from.")
+    name: Name = setting(..., "How tables and placements call it.")
+    gb_s: Positive = setting(..., "Bandwidth that reaches the compute, in 10^9 B/s.")
+    near_gb_s: Positive = setting(..., "Bandwidth beside the memory, before the link, in 10^9 B/s.")
+    latency_us: Positive = setting(..., "One request that waits for nothing, in microseconds.")
+    unit: PositiveInt = setting(..., "Bytes moved at least: line, page or block.")
+    depth: PositiveInt = setting(..., "Requests in flight.")
+    overhead_us: NotNegative = setting(0.0, "Cost of each request beside all others.")
+    source: str = setting(..., "Where the figures come from.", min_length=12)
 
     @model_validator(mode="after")
     def _units_are_plausible(self) -> TierEntry:
@@ -47,56 +47,46 @@ class TierEntry(Section):
 class Placement(Section):
     """Where the cold keys and values lie, and where their records."""
 
-    name: Name = Field(description="How tables call it.")
-    kv: Name = Field(description="Tier of cold K and V.")
-    records: Name = Field(description="Tier of the records, or of Quest's page bounds.")
+    name: Name = setting(..., "How tables call it.")
+    kv: Name = setting(..., "Tier of cold K and V.")
+    records: Name = setting(..., "Tier of the records, or of Quest's page bounds.")
 
 
 class Served(Section):
     """The model whose steps are timed."""
 
-    name: str = Field(description="How tables call it.")
-    layers: PositiveInt = Field(description="Layers.")
-    heads: PositiveInt = Field(description="Query heads of a layer.")
-    kv_heads: PositiveInt = Field(description="KV heads of a layer.")
-    head_dim: PositiveInt = Field(description="Width of a key, and of a value.")
-    layer_parameters: PositiveInt = Field(description="Weights of a layer, read in fp16 once a step.")
+    name: str = setting(..., "How tables call it.")
+    layers: PositiveInt = setting(..., "Layers.")
+    heads: PositiveInt = setting(..., "Query heads of a layer.")
+    kv_heads: PositiveInt = setting(..., "KV heads of a layer.")
+    head_dim: PositiveInt = setting(..., "Width of a key, and of a value.")
+    layer_parameters: PositiveInt = setting(..., "Weights of a layer, read in fp16 once a step.")
 
 
 class Measure(Section):
     """What is timed on this machine."""
 
-    memory_mb: Annotated[int, Field(ge=8, le=16384)] = Field(
-        default=512, description="Working set in DRAM; many times the last cache."
+    memory_mb: Annotated[int, Field(ge=8, le=16384)] = setting(
+        512, "Working set in DRAM; many times the last cache."
     )
-    file_mb: Annotated[int, Field(ge=4, le=16384)] = Field(
-        default=512, description="File on disk, in results/bandwidth, removed afterwards."
+    file_mb: Annotated[int, Field(ge=4, le=16384)] = setting(
+        512, "File on disk, in results/bandwidth, removed afterwards."
     )
-    row_bytes: list[PositiveInt] = Field(
-        default=[64, 128, 256, 512, 1024, 4096],
-        min_length=1,
-        description="Rows gathered; multiples of 8 bytes.",
+    row_bytes: PositiveInts = setting([64, 128, 256, 512, 1024, 4096], "Rows gathered; multiples of 8 bytes.")
+    shares: list[Share] = setting([0.01, 0.03, 0.1, 0.3], "Shares of rows that a gather reads.", min_length=1)
+    block_kb: list[Kilobytes] = setting(
+        [4, 8, 16, 32, 64, 128, 256], "Sizes of direct reads, powers of two.", min_length=1
     )
-    shares: list[Share] = Field(
-        default=[0.01, 0.03, 0.1, 0.3], min_length=1, description="Shares of rows that a gather reads."
+    depths: PositiveInts = setting([1, 2, 4, 8], "Direct reads in flight, one thread each.")
+    gather_mb: Positive = setting(
+        3.0, "MB that one timed gather in DRAM reads; short, to be seldom interrupted."
     )
-    block_kb: list[Kilobytes] = Field(
-        default=[4, 8, 16, 32, 64, 128, 256],
-        min_length=1,
-        description="Sizes of direct reads, powers of two.",
-    )
-    depths: list[PositiveInt] = Field(
-        default=[1, 2, 4, 8], min_length=1, description="Direct reads in flight, one thread each."
-    )
-    gather_mb: Positive = Field(
-        default=3.0, description="MB that one timed gather in DRAM reads; short, so that few are interrupted."
-    )
-    requests: PositiveInt = Field(default=128, description="Requests of one timed read from disk.")
-    rounds: PositiveInt = Field(default=6, description="Rounds; the round with the least median counts.")
-    repeats: PositiveInt = Field(default=5, description="Repeats in a round, of all configurations in turns.")
-    layers: PositiveInt = Field(default=3, description="Layers whose survivors give real index patterns.")
-    patterns: PositiveInt = Field(default=48, description="Queries a layer that give one.")
-    seed: int = Field(default=0, description="Seed of random rows.")
+    requests: PositiveInt = setting(128, "Requests of one timed read from disk.")
+    rounds: PositiveInt = setting(6, "Rounds; the round with the least median counts.")
+    repeats: PositiveInt = setting(5, "Repeats in a round, of all configurations in turns.")
+    layers: PositiveInt = setting(3, "Layers whose survivors give real index patterns.")
+    patterns: PositiveInt = setting(48, "Queries a layer that give one.")
+    seed: int = setting(0, "Seed of random rows.")
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Measure:
@@ -149,43 +139,38 @@ _SERVED = {
 class Bandwidth(Section):
     """Step time and bytes of each scheme on each tier, by a model that is checked on this machine."""
 
-    tiers: list[TierEntry] = Field(
-        default=[TierEntry(**tier) for tier in _TIERS],
+    tiers: Annotated[list[TierEntry], once("name")] = setting(
+        [TierEntry(**tier) for tier in _TIERS],
+        "Levels of memory, the fastest first; sinks, hot window and weights lie in it.",
         min_length=1,
-        description="Levels of memory, the fastest first; sinks, hot window and weights lie in it.",
     )
-    placements: list[Placement] = Field(
-        default=[Placement(**placement) for placement in _PLACEMENTS],
-        min_length=1,
-        description="Where cold K,V and records lie.",
+    placements: Annotated[list[Placement], once("name")] = setting(
+        [Placement(**placement) for placement in _PLACEMENTS], "Where cold K,V and records lie.", min_length=1
     )
-    served: Served = Field(
-        default=Served(**_SERVED),
-        description="A model to serve, with the fractions measured on the captured one: an assumption.",
+    served: Served = setting(
+        Served(**_SERVED), "A model to serve with the fractions of the captured one (assumed)."
     )
-    contexts: list[PositiveInt] = Field(
-        default=[4096, 8192, 16384, 32768, 65536, 131072, 262144, 524288, 1048576],
+    contexts: Annotated[list[PositiveInt], Ascending] = setting(
+        [4096, 8192, 16384, 32768, 65536, 131072, 262144, 524288, 1048576],
+        "Tokens of context, ascending.",
         min_length=2,
-        description="Tokens of context, ascending.",
     )
-    headline_context: PositiveInt = Field(default=131072, description="One of them, for headline figures.")
-    point: Literal["fer", "dropped_mass"] = Field(
-        default="fer", description="Loss of the operating point, at the least of frontier.targets."
+    headline_context: PositiveInt = setting(131072, "One of them, for headline figures.")
+    point: Literal["fer", "dropped_mass"] = setting(
+        "fer", "Loss of the operating point, at the least of frontier.targets."
     )
-    overlap: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.0,
-        description="Share of reads of cold K,V that hides behind reads of other tiers which need not come first: "
-        "weights, and exact keys where all is read.",
+    overlap: Annotated[float, Field(ge=0, le=1)] = setting(
+        0.0,
+        "Share of reads of cold K,V that hides behind other reads: of weights, and of exact keys where all is read.",
     )
-    phase_us: NotNegative = Field(
-        default=1.0,
-        description="From bounds to the gather that depends on them: a kernel more, an assumption.",
+    phase_us: NotNegative = setting(
+        1.0, "From bounds to the gather that depends on them: one kernel more (assumed)."
     )
-    quant_group: PositiveInt = Field(
-        default=32, description="Elements that share an fp16 scale and zero point in INT8 and INT4."
+    quant_group: PositiveInt = setting(
+        32, "Elements that share an fp16 scale and zero point in INT8 and INT4."
     )
-    page: PositiveInt = Field(default=16, description="Tokens a page of the Quest-like scheme.")
-    measure: Measure = Field(default=Measure(), description="What is timed on this machine.")
+    page: PositiveInt = setting(16, "Tokens a page of the Quest-like scheme.")
+    measure: Measure = part(Measure)
 
     @model_validator(mode="after")
     def _names_exist(self) -> Bandwidth:
@@ -197,20 +182,13 @@ class Bandwidth(Section):
                         f"config: bandwidth.placements ({placement.name}) has {key}: {getattr(placement, key)}, which "
                         f"bandwidth.tiers does not list. Accepted: {', '.join(names)}.\n  Write: {key}: {names[0]}"
                     )
-        for what, listed in (("tiers", names), ("placements", [one.name for one in self.placements])):
-            if len(set(listed)) < len(listed):
-                raise ConfigError(
-                    f"config: bandwidth.{what} has a name twice: {', '.join(listed)}.\n  Write: each name once"
-                )
         return self
 
     @model_validator(mode="after")
-    def _contexts_ascend(self) -> Bandwidth:
-        ascending = sorted(set(self.contexts))
-        if self.contexts != ascending or self.headline_context not in ascending:
+    def _headline_is_a_context(self) -> Bandwidth:
+        if self.headline_context not in self.contexts:
             raise ConfigError(
-                f"config: bandwidth.contexts is {self.contexts} and headline_context {self.headline_context}. Accepted: "
-                f"ascending, each once, and the headline one of them.\n  Write: contexts: {ascending}, headline_context: "
-                f"{ascending[-1]}"
+                f"config: bandwidth.headline_context is {self.headline_context}. Accepted: one of bandwidth.contexts, "
+                f"{self.contexts}.\n  Write: headline_context: {self.contexts[-1]}"
             )
         return self

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from ghostkv.config.base import PositiveInt, Section
+from ghostkv.config.base import PositiveInt, Section, setting
 from ghostkv.config.texts import Domain, Role
 from ghostkv.files.errors import ConfigError
 
@@ -14,70 +14,56 @@ from ghostkv.files.errors import ConfigError
 class QueryBand(Section):
     """Query positions sampled from one range of the context."""
 
-    start: int = Field(ge=0, description="First position.")
-    stop: PositiveInt = Field(description="Position after the last.")
-    count: PositiveInt = Field(description="Queries per head, drawn without replacement, seeded.")
+    start: int = setting(..., "First position.", ge=0)
+    stop: PositiveInt = setting(..., "Position after the last.")
+    count: PositiveInt = setting(..., "Queries per head, drawn without replacement, seeded.")
 
 
 class ImportedTensors(Section):
     """One folder of captured tensors, standing for one text."""
 
-    folder: str = Field(description="Folder of .npz or .safetensors files with q, k and optionally v.")
-    domain: Domain = Field(description="What kind of text was captured.")
-    role: Role = Field(description="codec, threshold or held_out.")
-    scale: float | None = Field(
-        default=None, gt=0, description="Factor of the score; 1/sqrt(head_dim) where null."
-    )
+    folder: str = setting(..., "Folder of .npz or .safetensors files with q, k and optionally v.")
+    domain: Domain = setting(..., "What kind of text was captured.")
+    role: Role = setting(..., "codec, threshold or held_out.")
+    scale: float | None = setting(None, "Factor of the score; 1/sqrt(head_dim) where null.", gt=0)
 
 
 class Capture(Section):
     """Which queries and keys are recorded."""
 
-    tokens: int = Field(default=4096, ge=64, description="Tokens of context per text.")
-    layers: Literal["all"] | list[int] = Field(
-        default="all", description="Layers to record and measure: all, or a list such as [0, 10, 20]."
+    tokens: int = setting(4096, "Tokens of context per text.", ge=64)
+    layers: Literal["all"] | list[int] = setting(
+        "all", "Layers to record and measure: all, or a list such as [0, 10, 20]."
     )
-    query_bands: list[QueryBand] = Field(
-        default=[
+    query_bands: list[QueryBand] = setting(
+        [
             QueryBand(start=256, stop=512, count=16),
             QueryBand(start=512, stop=1024, count=16),
             QueryBand(start=1024, stop=2048, count=32),
             QueryBand(start=2048, stop=4096, count=96),
         ],
+        "Queries sampled per head, by position; keys and values are recorded in full. The bands are the steps of the "
+        "figure 'elimination against context length'.",
         min_length=1,
-        description=(
-            "Queries sampled per head, by position. All keys and values are recorded, queries "
-            "only here. The bands "
-            "are the steps of the figure 'elimination against context length'."
-        ),
     )
-    tolerance: float = Field(
-        default=1e-3,
+    tolerance: float = setting(
+        1e-3,
+        "Largest relative error of attention recomputed from the file. A capture above it fails.",
         gt=0,
-        description=(
-            "Largest relative error of attention recomputed from the file against the model's own output. "
-            "A capture above it fails."
-        ),
     )
-    cache_dtype: Literal["float16", "model"] = Field(
-        default="float16",
-        description=(
-            "float16: attention reads K and V rounded to float16, as in a server with a float16 KV cache, so "
-            "the file holds exactly what attention read. model: attention reads them in model.dtype and only "
-            "the file is rounded; the rounding then counts against `tolerance`, which needs about 1e-2."
-        ),
+    cache_dtype: Literal["float16", "model"] = setting(
+        "float16",
+        "float16: attention reads K and V rounded to float16, as a server with a float16 cache does. The file then holds "
+        "exactly what attention read. model: only the file is rounded. The rounding then counts against `tolerance`, "
+        "which needs about 1e-2.",
     )
-    threads: PositiveInt = Field(
-        default=1, description="Threads of one forward pass. Texts run side by side."
-    )
-    seed: int = Field(default=0, description="Seed of the sampled positions.")
-    import_: list[ImportedTensors] | None = Field(
-        default=None,
+    threads: PositiveInt = setting(1, "Threads of one forward pass. Texts run side by side.")
+    seed: int = setting(0, "Seed of the sampled positions.")
+    import_: list[ImportedTensors] | None = setting(
+        None,
+        "Folders of captured tensors in place of a model and texts: [{folder: /data/qkv, domain: mine, role: held_out}], "
+        "and one for every other role.",
         alias="import",
-        description=(
-            "Folders of captured tensors to use in place of a model and texts, for instance "
-            "[{folder: /data/qkv, domain: mine, role: held_out}] and one for every other role."
-        ),
     )
 
     @model_validator(mode="after")

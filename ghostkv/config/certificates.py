@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ghostkv.config.base import PositiveInt, Section, Share
+from ghostkv.config.base import PositiveInt, Section, Share, setting
 from ghostkv.files.errors import ConfigError
 
 BoundName = Literal["low_bit_2", "low_bit_4", "page_box", "cluster_ball", "cluster_cone"]
@@ -17,31 +17,27 @@ LevelBits = Annotated[float, Field(gt=0)]
 class Certificates(Section):
     """What is proved of every query."""
 
-    levels: list[LevelBits] = Field(
-        default=[1.0, 1.0, 1.0, 1.0, 2.0, 2.0],
+    levels: list[LevelBits] = setting(
+        [1.0, 1.0, 1.0, 1.0, 2.0, 2.0],
+        "Bits a coordinate of each level of the nested record (1 is 8 bytes of a key of head_dim 64), and one byte of "
+        "residual norm on top. A level is read for keys still undecided. The planes after the last make the record as "
+        "long as the float16 key, so that it can be the stored key.",
         min_length=1,
-        description=(
-            "Bits a coordinate of each level of the nested record (1 is 8 bytes of a key of head_dim 64), and one byte "
-            "of residual norm on top. A level is read only for keys still undecided; the planes after the last make "
-            "the record as long as the float16 key, so that it can be the stored key."
-        ),
     )
-    shares: list[BudgetShare] = Field(
-        default=[0.03, 0.08, 0.16, 0.32, 0.6, 0.97],
-        description="Share of the dropped-mass budget that keys stopped at or before each level may take.",
+    shares: list[BudgetShare] = setting(
+        [0.03, 0.08, 0.16, 0.32, 0.6, 0.97],
+        "Share of the dropped-mass budget that may be spent up to each level.",
     )
-    probes: PositiveInt = Field(
-        default=32, description="Keys with the best estimates whose K is read after the first level (top-k)."
+    probes: PositiveInt = setting(
+        32, "Keys with the best estimates whose K is read after the first level (top-k)."
     )
-    deltas: list[Share] = Field(
-        default=[0.05, 0.01, 0.001], min_length=1, description="Dropped mass that no query may exceed."
+    deltas: list[Share] = setting([0.05, 0.01, 0.001], "Dropped mass that no query may exceed.", min_length=1)
+    bounds: list[BoundName] = setting(
+        ["low_bit_4", "page_box", "cluster_ball", "cluster_cone"],
+        "Bounds of other methods, certified for comparison.",
     )
-    bounds: list[BoundName] = Field(
-        default=["low_bit_4", "page_box", "cluster_ball", "cluster_cone"],
-        description="Bounds of other methods, certified for comparison beside the headline codec.",
-    )
-    compared_every: PositiveInt = Field(
-        default=8, description="Comparisons take every how-manieth query; the nested record takes all."
+    compared_every: PositiveInt = setting(
+        8, "Comparisons take one query in so many; the nested record takes all."
     )
 
     @model_validator(mode="after")

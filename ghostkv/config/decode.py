@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from ghostkv.config.base import PositiveInt, Section, Share
+from ghostkv.config.base import PositiveInt, Section, Share, once, part, setting
 from ghostkv.config.synthetic import GeneratorEntry
-from ghostkv.files.errors import ConfigError
 
 _Decay = Annotated[float, Field(gt=0.0, le=1.0)]
 
@@ -16,73 +15,37 @@ _Decay = Annotated[float, Field(gt=0.0, le=1.0)]
 class DecodeSynthetic(Section):
     """Decodes of generated tensors."""
 
-    generators: list[GeneratorEntry] = Field(
-        default=[GeneratorEntry(name="gaussian"), GeneratorEntry(name="drifting")],
-        description="As in synthetic.generators; each at most once.",
+    generators: Annotated[list[GeneratorEntry], once("name")] = setting(
+        [GeneratorEntry(name="gaussian"), GeneratorEntry(name="drifting")],
+        "As in synthetic.generators.",
+        min_length=1,
     )
-    tokens: int = Field(
-        default=4096, ge=64, description="Tokens before the first step, and of codec and threshold texts."
-    )
-    steps: PositiveInt = Field(default=1024, description="Steps, each of which appends a token.")
-    group: PositiveInt = Field(default=2, description="Query heads that share the one KV head.")
-    head_dim: int = Field(default=64, ge=4, description="Width of keys and queries.")
-
-    @model_validator(mode="after")
-    def _each_once(self) -> DecodeSynthetic:
-        names = [entry.name for entry in self.generators]
-        if not names:
-            raise ConfigError(
-                "config: decode.synthetic.generators is []. Accepted: one generator or more, each once.\n"
-                "  Write: generators: [{name: gaussian}]"
-            )
-        for name in names:
-            if names.count(name) > 1:
-                raise ConfigError(
-                    f"config: decode.synthetic.generators names {name} {names.count(name)} times. Accepted: each once.\n"
-                    f"  Write: generators: [{{name: {name}}}]"
-                )
-        return self
+    tokens: int = setting(4096, "Tokens before the first step, and of codec and threshold texts.", ge=64)
+    steps: PositiveInt = setting(1024, "Steps, each of which appends a token.")
+    group: PositiveInt = setting(2, "Query heads that share the one KV head.")
+    head_dim: int = setting(64, "Width of keys and queries.", ge=4)
 
 
 class Decode(Section):
     """The headline design over the trace, token by token: hot, warm, ghost, archive, and back."""
 
-    layers: PositiveInt = Field(
-        default=8, description="Layers that are decoded, spread evenly over all; more than there are: all."
+    layers: PositiveInt = setting(8, "Layers that are decoded, spread evenly over all.")
+    warm: Share = setting(0.125, "Slots in fast memory beside the hot window, as a share of the tokens.")
+    budgets: list[Share] = setting(
+        [0.03125, 0.0625, 0.25],
+        "Other budgets of fast memory, as warm, at which policies are compared.",
     )
-    warm: Share = Field(
-        default=0.125, description="Slots in fast memory beside the hot window, as a share of the tokens."
+    budget_heads: PositiveInt = setting(
+        1, "KV heads of a layer that live through all budgets; others in each layer."
     )
-    budgets: list[Share] = Field(
-        default=[0.03125, 0.0625, 0.25],
-        description="Other budgets of fast memory, as warm; policies are compared at these and at warm.",
+    ghost: Share = setting(0.5, "Slots in slow memory, as a share of the tokens; the rest is on disk alone.")
+    batch: PositiveInt = setting(64, "Slots of slow memory that are freed at once when it is full.")
+    window: PositiveInt = setting(16, "A resurrection within so many steps of the last is a re-resurrection.")
+    decay: _Decay = setting(0.99, "What is left of received attention after a step, for policy attention.")
+    bin: PositiveInt = setting(64, "Steps of a row of the steps table.")
+    block_every: PositiveInt = setting(4, "The real store reads from the device in one step of so many.")
+    store_policy: Literal["age", "lru", "attention"] = setting(
+        "lru", "The policy whose archive the real store is."
     )
-    budget_heads: PositiveInt = Field(
-        default=1,
-        description="KV heads of a layer that live through all budgets; other ones in other layers.",
-    )
-    ghost: Share = Field(
-        default=0.5, description="Slots in slow memory, as a share of the tokens; the rest is on disk alone."
-    )
-    batch: PositiveInt = Field(
-        default=64, description="Slots of slow memory that are freed at once when it is full."
-    )
-    window: PositiveInt = Field(
-        default=16, description="A resurrection within so many steps of the last counts as re-resurrection."
-    )
-    decay: _Decay = Field(
-        default=0.99,
-        description="What is left of received attention after a step, for the policy that ranks by it.",
-    )
-    bin: PositiveInt = Field(default=64, description="Steps of a row of the steps table.")
-    block_every: PositiveInt = Field(
-        default=4,
-        description="Every so-manieth step of the real store reads from the device what the policy has there alone.",
-    )
-    store_policy: Literal["age", "lru", "attention"] = Field(
-        default="lru", description="The policy whose archive the real store is."
-    )
-    segment: PositiveInt = Field(default=64, description="Tokens of a segment of the real store.")
-    synthetic: DecodeSynthetic = Field(
-        default=DecodeSynthetic(), description="The same over generated tensors."
-    )
+    segment: PositiveInt = setting(64, "Tokens of a segment of the real store.")
+    synthetic: DecodeSynthetic = part(DecodeSynthetic)

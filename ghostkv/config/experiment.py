@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from ghostkv.config.bandwidth import Bandwidth
-from ghostkv.config.base import Section
+from ghostkv.config.base import Section, part
 from ghostkv.config.benchmark import Benchmark
 from ghostkv.config.calibrated import Calibrated
 from ghostkv.config.capture import Capture
@@ -39,44 +39,25 @@ __all__ = ["Config", "load_config", "read_config"]
 class Config(Section):
     """The whole experiment, one section per stage."""
 
-    model: Model = Field(default=Model(), description="Whose attention is measured.")
-    texts: Texts = Field(default=Texts(), description="What the model reads.")
-    capture: Capture = Field(default=Capture(), description="Which queries and keys are recorded.")
-    trace: Trace = Field(
-        default=Trace(), description="One long text, read as a decode reads it: a query a step."
-    )
-    sketch: Sketch = Field(default=Sketch(), description="Which ghost records are kept of the keys.")
-    frontier: Frontier = Field(default=Frontier(), description="How much is eliminated, and what it costs.")
-    certificates: Certificates = Field(default=Certificates(), description="What is proved of every query.")
-    calibrated: Calibrated = Field(
-        default=Calibrated(), description="Thresholds calibrated for a stated risk, and what they achieve."
-    )
-    peers: Peers = Field(default=Peers(), description="Every method at the same bytes.")
-    hierarchy: Hierarchy = Field(
-        default=Hierarchy(), description="An index over records: clusters ruled out before they are read."
-    )
-    decode: Decode = Field(default=Decode(), description="The trace decoded step by step, token by token.")
-    historical: Historical = Field(
-        default=Historical(), description="The predecessor's protocol, and its knobs one at a time."
-    )
-    synthetic: Synthetic = Field(
-        default=Synthetic(),
-        description="Generated tensors of known law: what is measured, and what must come out.",
-    )
-    benchmark: Benchmark = Field(default=Benchmark(), description="What capture and sweep cost.")
-    bandwidth: Bandwidth = Field(
-        default=Bandwidth(), description="Step time on memory tiers, by a model checked on this machine."
-    )
-    store: Store = Field(
-        default=Store(), description="A store of K and V on disk that is killed, damaged and timed."
-    )
-    quality: Quality = Field(
-        default=Quality(), description="What the model itself says when it decodes under elimination."
-    )
-    retrieval: Retrieval = Field(
-        default=Retrieval(), description="Questions on long contexts, answered under elimination."
-    )
-    report: Report = Field(default=Report(), description="How the results are shown.")
+    model: Model = part(Model)
+    texts: Texts = part(Texts)
+    capture: Capture = part(Capture)
+    trace: Trace = part(Trace)
+    sketch: Sketch = part(Sketch)
+    frontier: Frontier = part(Frontier)
+    certificates: Certificates = part(Certificates)
+    calibrated: Calibrated = part(Calibrated)
+    peers: Peers = part(Peers)
+    hierarchy: Hierarchy = part(Hierarchy)
+    decode: Decode = part(Decode)
+    historical: Historical = part(Historical)
+    synthetic: Synthetic = part(Synthetic)
+    benchmark: Benchmark = part(Benchmark)
+    bandwidth: Bandwidth = part(Bandwidth)
+    store: Store = part(Store)
+    quality: Quality = part(Quality)
+    retrieval: Retrieval = part(Retrieval)
+    report: Report = part(Report)
 
     def text_names(self) -> dict[str, dict[str, Any]]:
         """Every text of the run by name, `{domain}_{role}_{number}`.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from ghostkv.config.base import GridEntry, PositiveInt, Section, Share
+from ghostkv.config.base import GridEntry, PositiveInt, Section, Share, part, setting
 from ghostkv.config.sketch import CodecName
 from ghostkv.files.errors import ConfigError
 
@@ -16,74 +16,56 @@ RuleName = Literal["absolute", "relative_topk", "relative_lse"]
 class Rules(Section):
     """The grid of thetas of each threshold rule; null leaves a rule out."""
 
-    absolute: GridEntry | None = Field(
-        default=GridEntry(start=-16.0, stop=64.0, count=161),
-        description="Estimated score against theta, the same for every query (the historical rule).",
+    absolute: GridEntry | None = setting(
+        GridEntry(start=-16.0, stop=64.0, count=161),
+        "Estimated score against theta, the same for every query (the historical rule).",
     )
-    relative_topk: GridEntry | None = Field(
-        default=GridEntry(start=-2.0, stop=0.5, count=126),
-        description=(
-            "(estimate - tau) / (scale ||z|| rho) against theta; tau is the query's k-th best estimate."
-        ),
+    relative_topk: GridEntry | None = setting(
+        GridEntry(start=-2.0, stop=0.5, count=126),
+        "(estimate - tau) / (scale ||z|| rho) against theta; tau is the query's k-th best estimate.",
     )
-    relative_lse: GridEntry | None = Field(
-        default=GridEntry(start=-20.0, stop=0.0, count=126),
-        description="Estimate minus the log-sum-exp of the query's estimates, against theta.",
+    relative_lse: GridEntry | None = setting(
+        GridEntry(start=-20.0, stop=0.0, count=126),
+        "Estimate minus the log-sum-exp of the query's estimates, against theta.",
     )
 
 
 class Targets(Section):
     """Losses that thresholds are chosen for."""
 
-    fer: list[Share] = Field(
-        default=[0.01, 0.05],
-        min_length=1,
-        description="False elimination rates, of which decode and synthetic take the least.",
+    fer: list[Share] = setting(
+        [0.01, 0.05], "False elimination rates; decode and synthetic take the least.", min_length=1
     )
-    dropped_mass: list[Share] = Field(default=[0.01, 0.05], description="Mean dropped softmax mass.")
+    dropped_mass: list[Share] = setting([0.01, 0.05], "Mean dropped softmax mass.")
 
 
 class Safe(Section):
     """When a head counts as having a safe point."""
 
-    fer: Share = Field(default=0.05, description="False elimination rate on held-out text, at most.")
-    elimination: Share = Field(default=0.30, description="Elimination on held-out text, at least.")
-    margin: Share = Field(
-        default=0.5,
-        description="The threshold is chosen for this share of `fer` on threshold texts, to leave room.",
-    )
+    fer: Share = setting(0.05, "False elimination rate on held-out text, at most.")
+    elimination: Share = setting(0.30, "Elimination on held-out text, at least.")
+    margin: Share = setting(0.5, "The threshold is chosen for this share of `fer`, to leave room.")
 
 
 class Headline(Section):
     """The one design that the report leads with."""
 
-    codec: CodecName = Field(default="transform_code", description="A codec of sketch.codecs.")
-    bytes: PositiveInt = Field(default=8, description="One of its record sizes.")
-    rule: RuleName = Field(default="relative_topk", description="One of frontier.rules.")
+    codec: CodecName = setting("transform_code", "A codec of sketch.codecs.")
+    bytes: PositiveInt = setting(8, "One of its record sizes.")
+    rule: RuleName = setting("relative_topk", "One of frontier.rules.")
 
 
 class Frontier(Section):
     """How much is eliminated, and what it costs."""
 
-    sinks: int = Field(default=4, ge=0, description="First tokens, always kept exact.")
-    hot: int = Field(
-        default=64, ge=1, description="Most recent tokens, always kept exact. All other keys are cold."
-    )
-    top_k: PositiveInt = Field(
-        default=32, description="The keys of largest exact score that must not be lost."
-    )
-    headline_start: PositiveInt = Field(
-        default=2048,
-        description="Headline figures take queries from this position on; earlier ones show the trend.",
-    )
-    rules: Rules = Field(
-        default=Rules(), description="The thetas of each threshold rule; null leaves a rule out."
-    )
-    targets: Targets = Field(
-        default=Targets(), description="Losses that thresholds are chosen for on threshold texts."
-    )
-    safe: Safe = Field(default=Safe(), description="When a head counts as having a safe point.")
-    headline: Headline = Field(default=Headline(), description="The one design that the report leads with.")
+    sinks: int = setting(4, "First tokens, always kept exact.", ge=0)
+    hot: int = setting(64, "Most recent tokens, always kept exact. All other keys are cold.", ge=1)
+    top_k: PositiveInt = setting(32, "The keys of largest exact score that must not be lost.")
+    headline_start: PositiveInt = setting(2048, "Headline figures take queries from this position on.")
+    rules: Rules = part(Rules)
+    targets: Targets = part(Targets)
+    safe: Safe = part(Safe)
+    headline: Headline = part(Headline)
 
     def grids(self) -> dict[str, GridEntry]:
         """Thetas of the rules that are on."""

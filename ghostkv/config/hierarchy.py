@@ -6,26 +6,23 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ghostkv.config.base import PositiveInt, Section, Share
+from ghostkv.config.base import PositiveInt, Section, Share, once, setting
 from ghostkv.files.errors import ConfigError
-
-_EXAMPLE = "{partition: kmeans, leaf: 8, bound: box, levels: 1}"
 
 
 class IndexEntry(Section):
     """One index."""
 
-    partition: Literal["pages", "ball_tree", "kmeans"] = Field(
-        description="Clusters: contiguous pages, leaves of a ball tree, or k-means of limited size."
+    partition: Literal["pages", "ball_tree", "kmeans"] = setting(
+        ..., "Clusters: contiguous pages, leaves of a ball tree, or k-means of limited size."
     )
-    leaf: Annotated[int, Field(ge=2)] = Field(description="Keys a cluster.")
-    bound: Literal["ball", "cone", "box", "wide"] = Field(
-        description=(
-            "What an anchor states: ball or cone around the centre; box: half-widths in four bits, and the ball; wide: "
-            "both corners of the box in float16."
-        )
+    leaf: Annotated[int, Field(ge=2)] = setting(..., "Keys a cluster.")
+    bound: Literal["ball", "cone", "box", "wide"] = setting(
+        ...,
+        "What an anchor states. ball, cone: around the centre. box: half-widths in four bits, and the ball. wide: both "
+        "corners of the box in float16.",
     )
-    levels: Literal[1, 2] = Field(default=1, description="2: coarser anchors over eight clusters each.")
+    levels: Literal[1, 2] = setting(1, "2: coarser anchors over eight clusters each.")
 
 
 def _entries(*lines: tuple) -> list[IndexEntry]:
@@ -36,8 +33,8 @@ def _entries(*lines: tuple) -> list[IndexEntry]:
 class Hierarchy(Section):
     """An index over ghost records: whole clusters are ruled out before their records are read."""
 
-    indexes: list[IndexEntry] = Field(
-        default=_entries(
+    indexes: Annotated[list[IndexEntry], once()] = setting(
+        _entries(
             ("pages", 8, "box"),
             ("ball_tree", 8, "ball"),
             ("kmeans", 8, "cone"),
@@ -45,55 +42,30 @@ class Hierarchy(Section):
             ("kmeans", 4, "box"),
             ("kmeans", 3, "wide"),
         ),
+        "Indexes to measure. Threshold texts give each KV head one of them.",
         min_length=1,
-        description="Indexes that are measured; each KV head is given one of them by its threshold texts.",
     )
-    calibrated: IndexEntry = Field(
-        default=IndexEntry(partition="kmeans", leaf=8, bound="box"),
-        description=(
-            "Index of the statistical variant, whose margins are shrunk to what threshold texts need; of one level."
-        ),
+    calibrated: IndexEntry = setting(
+        IndexEntry(partition="kmeans", leaf=8, bound="box"),
+        "Index of the statistical variant, of one level. Threshold texts say how far its margins may shrink.",
     )
-    fer: Share = Field(default=0.01, description="False elimination that the statistical variant aims at.")
-    queries: PositiveInt = Field(
-        default=40, description="Queries a head on the trace and each threshold text; half as many on others."
+    fer: Share = setting(0.01, "False elimination that the statistical variant aims at.")
+    queries: PositiveInt = setting(
+        40, "Queries a head on the trace and each threshold text; half as many on others."
     )
-    compare_every: PositiveInt = Field(
-        default=3,
-        description=(
-            "In every how-manieth layer the trace is also scanned with the indexes that a KV head was not given, with its "
-            "own built by appending alone, and for the dropped mass."
-        ),
+    compare_every: PositiveInt = setting(
+        3,
+        "In one layer of so many, every index scans the trace. There each KV head's own index is also built by appending "
+        "alone, and tried for the dropped mass.",
     )
-    block: PositiveInt = Field(default=2048, description="Keys of a prompt that are clustered together.")
-    chunk: PositiveInt = Field(
-        default=128, description="Keys that a decode gathers before they become one more block of the index."
+    block: PositiveInt = setting(2048, "Keys of a prompt that are clustered together.")
+    chunk: PositiveInt = setting(128, "Keys that a decode gathers before they become a block of the index.")
+    seed_keys: PositiveInt = setting(
+        96, "Keys of the most promising clusters, read first to know a threshold."
     )
-    seed_keys: PositiveInt = Field(
-        default=96,
-        description="Keys of the most promising clusters, read first so that a threshold is known.",
-    )
-    bypass: bool = Field(
-        default=True,
-        description="Read clusters that earlier queries nearly always opened without their anchor.",
-    )
-    refresh: PositiveInt = Field(
-        default=16, description="Every how-manieth query reads bypassed anchors again."
-    )
-    deltas: list[Share] = Field(
-        default=[0.05], description="Dropped mass of the second certificate that is compared."
-    )
-
-    @model_validator(mode="after")
-    def _each_once(self) -> Hierarchy:
-        plain = [entry.plain() for entry in self.indexes]
-        for number, entry in enumerate(plain):
-            if entry in plain[:number]:
-                raise ConfigError(
-                    f"config: hierarchy.indexes repeats {entry}. Accepted: different indexes.\n"
-                    f"  Write: indexes: [{_EXAMPLE}, ...], each once"
-                )
-        return self
+    bypass: bool = setting(True, "Read without their anchor clusters that were nearly always opened.")
+    refresh: PositiveInt = setting(16, "One query in so many reads bypassed anchors again.")
+    deltas: list[Share] = setting([0.05], "Dropped mass of the second certificate that is compared.")
 
     @model_validator(mode="after")
     def _one_level_is_calibrated(self) -> Hierarchy:

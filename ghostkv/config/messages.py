@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from ghostkv.config.base import plain_of
+
 
 def explain(error: ValidationError, root: type[BaseModel], where: str) -> str:
     """One paragraph per faulty key: key, value, what is accepted, what to write."""
@@ -112,6 +114,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def _flow(value: Any) -> str:
+    return json.dumps(value).replace('"', "")
+
+
 def _accepted(field: FieldInfo | None, fault: dict[str, Any]) -> str:
     message = fault["msg"][0].lower() + fault["msg"][1:]
     message = message.removeprefix("input should be ").removeprefix("field required")
@@ -121,6 +127,8 @@ def _accepted(field: FieldInfo | None, fault: dict[str, Any]) -> str:
 
 def _example(field: FieldInfo | None, fault: dict[str, Any]) -> str:
     context = fault.get("ctx", {})
+    if "write" in context:
+        return _flow(context["write"])
     if fault["type"] == "literal_error":
         options = [
             option
@@ -130,13 +138,9 @@ def _example(field: FieldInfo | None, fault: dict[str, Any]) -> str:
         near = difflib.get_close_matches(str(fault["input"]), options, n=1, cutoff=0.4)
         return near[0] if near else options[0]
     if field is not None and field.examples:
-        return json.dumps(field.examples[0]).replace('"', "")
+        return _flow(field.examples[0])
     if field is not None and not field.is_required():
-        default = field.get_default(call_default_factory=True)
-        plain = default.plain() if hasattr(default, "plain") else default
-        if isinstance(plain, list):
-            plain = [item.plain() if hasattr(item, "plain") else item for item in plain]
-        return json.dumps(plain).replace('"', "")
+        return _flow(plain_of(field.get_default(call_default_factory=True)))
     for bound in ("ge", "gt", "le", "lt"):
         if bound in context:
             return str(context[bound] + {"ge": 0, "gt": 1, "le": 0, "lt": -1}[bound])

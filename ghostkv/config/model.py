@@ -4,39 +4,30 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from ghostkv.config.base import PositiveInt, Section
+from ghostkv.config.base import PositiveInt, Section, setting
 from ghostkv.files.errors import ConfigError
 
 
 class CustomModel(Section):
     """A model that resources/models.yaml does not list."""
 
-    source: Literal["hub", "path", "random"] = Field(
-        description=(
-            "hub: a Hugging Face id; path: a local folder or GGUF file; random: untrained weights, for tests."
-        )
+    source: Literal["hub", "path", "random"] = setting(
+        ...,
+        "hub: a Hugging Face id; path: a local folder or GGUF file; random: untrained weights.",
     )
-    id: str | None = Field(
-        default=None, description="Hub id, for source hub.", examples=["Qwen/Qwen2.5-0.5B"]
-    )
-    revision: str | None = Field(
-        default=None, description="Hub commit, tag or branch. Pin a commit to repeat a run."
-    )
-    path: str | None = Field(default=None, description="Folder or GGUF file, for source path.")
-    architecture: Literal["llama", "gpt2"] | None = Field(default=None, description="For source random.")
-    layers: PositiveInt | None = Field(
-        default=None, description="Number of layers. Read from a local folder's config.json."
-    )
-    heads: PositiveInt | None = Field(default=None, description="Query heads per layer.")
-    kv_heads: PositiveInt | None = Field(default=None, description="Key-value heads per layer.")
-    head_dim: PositiveInt | None = Field(default=None, description="Width of a head.")
-    max_context: PositiveInt | None = Field(
-        default=None, description="Longest context that the model takes, in tokens."
-    )
-    license: str | None = Field(default=None, description="Recorded in the manifest and shown in the report.")
-    seed: int | None = Field(default=None, description="Seed of the weights, for source random.")
+    id: str | None = setting(None, "Hub id, for source hub.", examples=["Qwen/Qwen2.5-0.5B"])
+    revision: str | None = setting(None, "Hub commit, tag or branch. Pin a commit to repeat a run.")
+    path: str | None = setting(None, "Folder or GGUF file, for source path.")
+    architecture: Literal["llama", "gpt2"] | None = setting(None, "For source random.")
+    layers: PositiveInt | None = setting(None, "Number of layers. Read from a local folder's config.json.")
+    heads: PositiveInt | None = setting(None, "Query heads per layer.")
+    kv_heads: PositiveInt | None = setting(None, "Key-value heads per layer.")
+    head_dim: PositiveInt | None = setting(None, "Width of a head.")
+    max_context: PositiveInt | None = setting(None, "Longest context that the model takes, in tokens.")
+    license: str | None = setting(None, "Recorded in the manifest and shown in the report.")
+    seed: int | None = setting(None, "Seed of the weights, for source random.")
 
     @model_validator(mode="after")
     def _source_has_its_key(self) -> CustomModel:
@@ -53,24 +44,16 @@ class CustomModel(Section):
 class Model(Section):
     """Whose attention is measured."""
 
-    name: str = Field(
-        default="smollm2-135m-instruct",
+    name: str = setting(
+        "smollm2-135m-instruct",
+        "A name from resources/models.yaml, or your own beside `custom`. Folders are named by it.",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description=(
-            "A name from resources/models.yaml, or any name of your own beside `custom`. Folders "
-            "are named by it."
-        ),
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32",
-        description="Type of the forward pass. K and V are stored as float16 whatever it is.",
+    dtype: Literal["float32", "bfloat16", "float16"] = setting(
+        "float32", "Type of the forward pass. K and V are stored as float16 whatever it is."
     )
-    custom: CustomModel | None = Field(
-        default=None,
-        description=(
-            "A model that resources/models.yaml does not list, for instance "
-            "{source: hub, id: Qwen/Qwen2.5-0.5B, "
-            "revision: main, layers: 24, heads: 14, kv_heads: 2, head_dim: 64} or {source: "
-            "path, path: /data/mine}."
-        ),
+    custom: CustomModel | None = setting(
+        None,
+        "A model that resources/models.yaml does not list, for instance {source: hub, id: Qwen/Qwen2.5-0.5B, revision: "
+        "main, layers: 24, heads: 14, kv_heads: 2, head_dim: 64} or {source: path, path: /data/mine}.",
     )

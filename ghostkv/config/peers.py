@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import model_validator
 
-from ghostkv.config.base import Section, Share
+from ghostkv.config.base import Ascending, NamedEntry, Section, Share, once, setting
 from ghostkv.config.selectors import check_selector
 from ghostkv.config.selectors import selector_names as selector_names
-from ghostkv.files.errors import ConfigError
 
 
-class SelectorEntry(Section):
+class SelectorEntry(NamedEntry):
     """One selector and its hyperparameters."""
 
-    model_config = ConfigDict(extra="allow")
-
-    name: str = Field(description="A file of ghostkv/selectors, without .py.", examples=["ghost"])
-
-    def plain(self, without=()) -> dict[str, Any]:
-        """The entry, name first."""
-        full = super().plain(without)
-        return {"name": full.pop("name"), **full}
+    name: str = setting(..., "A file of ghostkv/selectors, without .py.", examples=["ghost"])
 
 
 def _entries(*lines: dict[str, Any]) -> list[SelectorEntry]:
@@ -32,17 +24,15 @@ def _entries(*lines: dict[str, Any]) -> list[SelectorEntry]:
 class Peers(Section):
     """Which selectors are compared, and at how many bytes."""
 
-    ratios: list[Share] = Field(
-        default=[0.03125, 0.0625, 0.125, 0.25],
+    ratios: Annotated[list[Share], Ascending] = setting(
+        [0.03125, 0.0625, 0.125, 0.25],
+        "Bytes that every selector may read, over those of full attention: index, kept keys and survivors, as a mean over "
+        "the queries of a head and text. At most 8, ascending.",
         min_length=1,
         max_length=8,
-        description=(
-            "Bytes that every selector may read, over the bytes of full attention: index, kept keys and "
-            "survivors together, as a mean over the queries of a head and text. At most 8, ascending."
-        ),
     )
-    selectors: list[SelectorEntry] = Field(
-        default=_entries(
+    selectors: Annotated[list[SelectorEntry], once()] = setting(
+        _entries(
             {"name": "oracle_topk"},
             {"name": "oracle_topp"},
             {"name": "streaming_llm"},
@@ -69,34 +59,14 @@ class Peers(Section):
             {"name": "ghost", "code_bytes": 4},
             {"name": "ghost", "code_bytes": 8, "compensate": False},
         ),
+        "Selectors and their hyperparameters, a file of ghostkv/selectors each. A peer counts as beaten where all of its "
+        "entries are. Peers are held against the first of our own.",
         min_length=1,
-        description=(
-            "Selectors and their hyperparameters, a file of ghostkv/selectors each. A peer may come with "
-            "several; it counts as beaten where all of them are. The first of our own is the one that peers "
-            "are held against."
-        ),
     )
-    seed: int = Field(default=0, description="Seed of codebooks and hash planes.")
+    seed: int = setting(0, "Seed of codebooks and hash planes.")
 
     @model_validator(mode="after")
     def _selectors_exist(self) -> Peers:
         for entry in self.selectors:
             check_selector(entry.plain(), "peers.selectors")
-        return self
-
-    @model_validator(mode="after")
-    def _each_once(self) -> Peers:
-        seen: list[dict] = []
-        for entry in self.selectors:
-            if entry.plain() in seen:
-                raise ConfigError(
-                    f"config: peers.selectors repeats {entry.plain()}.\n  Write it once, or change a "
-                    "hyperparameter."
-                )
-            seen.append(entry.plain())
-        if self.ratios != sorted(set(self.ratios)):
-            raise ConfigError(
-                f"config: peers.ratios is {self.ratios}. Accepted: ascending, each once.\n"
-                f"  Write: ratios: {sorted(set(self.ratios))}"
-            )
         return self

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union
 from pydantic import Field, StrictBool, create_model, model_serializer, model_validator
 
 from ghostkv.codecs.by_name import modules
-from ghostkv.config.base import PositiveInt, Section
+from ghostkv.config.base import PositiveInt, Section, setting
 from ghostkv.config.certificates import BudgetShare, LevelBits
 from ghostkv.config.frontier import Frontier
 from ghostkv.config.peers import SelectorEntry
@@ -26,28 +26,24 @@ Compensate = Annotated[
 class PolicyOptions(Section):
     """What all policies take."""
 
-    label: str | None = Field(
-        default=None, description="How tables and charts name it; once each.", examples=["ghost_030"]
+    label: str | None = setting(None, "How tables and charts name it; once each.", examples=["ghost_030"])
+    policy: str = setting(..., "What decides which keys are read.", examples=["ghost"])
+    dense_layers: tuple[Layer, ...] = setting(
+        (), "Layers that read everything, and count in full.", examples=[[0, 1]]
     )
-    policy: str = Field(description="What decides which keys are read.", examples=["ghost"])
-    dense_layers: tuple[Layer, ...] = Field(
-        default=(), description="Layers that read everything, and count in full.", examples=[[0, 1]]
+    sinks: int | None = setting(
+        None, "First tokens, always read; null for frontier.sinks.", ge=0, examples=[4]
     )
-    sinks: int | None = Field(
-        default=None, ge=0, description="First tokens, always read; null for frontier.sinks.", examples=[4]
-    )
-    hot: int | None = Field(
-        default=None,
+    hot: int | None = setting(
+        None,
+        "Most recent tokens, always read, a query's own among them; null for frontier.hot.",
         ge=1,
-        description="Most recent tokens, always read, a query's own among them; null for frontier.hot.",
         examples=[64],
     )
-    prefill: Literal["dense", "sparse"] = Field(
-        default="dense", description="How the context is read: densely, or under the policy like the rest."
+    prefill: Literal["dense", "sparse"] = setting(
+        "dense", "How the context is read: densely, or under the policy like the rest."
     )
-    shared: StrictBool = Field(
-        default=True, description="All heads of a group attend to the union of the group's survivors."
-    )
+    shared: StrictBool = setting(True, "All heads of a group attend to the union of the group's survivors.")
 
     @property
     def name(self) -> str:
@@ -76,8 +72,8 @@ class PolicyOptions(Section):
 class RecordPolicy(PolicyOptions):
     """What policies that read ghost records take besides."""
 
-    codec: CodecName = Field(default="transform_code", description="A codec of sketch.codecs.")
-    code_bytes: PositiveInt = Field(default=8, description="One of its record sizes.")
+    codec: CodecName = setting("transform_code", "A codec of sketch.codecs.")
+    code_bytes: PositiveInt = setting(8, "One of its record sizes.")
 
     @property
     def record(self) -> tuple[str, int]:
@@ -87,29 +83,27 @@ class RecordPolicy(PolicyOptions):
 class FullPolicy(PolicyOptions):
     """Nothing is left out."""
 
-    policy: Literal["full"] = Field(default="full", description="All layers are dense.")
+    policy: Literal["full"] = setting("full", "All layers are dense.")
     kind: ClassVar[str] = "dense"
 
 
 class IdentityPolicy(RecordPolicy):
     """The whole machinery runs and eliminates nothing."""
 
-    policy: Literal["identity"] = Field(default="identity", description="Records, and theta = -inf.")
+    policy: Literal["identity"] = setting("identity", "Records, and theta = -inf.")
     kind: ClassVar[str] = "identity"
 
 
 class GhostPolicy(RecordPolicy):
     """One threshold for the whole model, on the estimated log mass over the uniform share."""
 
-    policy: Literal["ghost"] = Field(default="ghost", description="Keys of enough estimated mass are read.")
-    ratio: Portion | None = Field(
-        default=None,
-        description="GQA-true bytes of the whole model that theta is fitted for, over full fp16 K and V.",
+    policy: Literal["ghost"] = setting("ghost", "Keys of enough estimated mass are read.")
+    ratio: Portion | None = setting(
+        None,
+        "GQA-true bytes of the whole model that theta is fitted for, over full fp16 K and V.",
         examples=[0.3],
     )
-    theta: float | None = Field(
-        default=None, description="The threshold itself, in place of ratio.", examples=[0.0]
-    )
+    theta: float | None = setting(None, "The threshold itself, in place of ratio.", examples=[0.0])
     compensate: Compensate = True
     kind: ClassVar[str] = "ours"
 
@@ -127,13 +121,13 @@ class GhostPolicy(RecordPolicy):
 class CalibratedPolicy(RecordPolicy):
     """The frontier's threshold of every head, on the estimated log mass."""
 
-    policy: Literal["calibrated"] = Field(
-        default="calibrated", description="Keys above a theta calibrated on threshold texts are read."
+    policy: Literal["calibrated"] = setting(
+        "calibrated", "Keys above a theta calibrated on threshold texts are read."
     )
-    target_metric: Literal["fer", "dropped_mass"] = Field(
-        default="dropped_mass", description="The loss that theta was chosen for, of frontier.targets."
+    target_metric: Literal["fer", "dropped_mass"] = setting(
+        "dropped_mass", "The loss that theta was chosen for, of frontier.targets."
     )
-    target: Portion = Field(default=0.01, description="How much of it, one of its frontier.targets.")
+    target: Portion = setting(0.01, "How much of it, one of its frontier.targets.")
     compensate: Compensate = True
     kind: ClassVar[str] = "ours"
 
@@ -141,20 +135,20 @@ class CalibratedPolicy(RecordPolicy):
 class CertifiedMassPolicy(PolicyOptions):
     """Keys are dropped that provably hold less than delta together, for every query."""
 
-    policy: Literal["certified_mass"] = Field(
-        default="certified_mass", description="Keys that are not provably negligible are read."
+    policy: Literal["certified_mass"] = setting(
+        "certified_mass", "Keys that are not provably negligible are read."
     )
-    delta: Portion = Field(default=0.01, description="Softmax mass that no query may drop more of.")
+    delta: Portion = setting(0.01, "Softmax mass that no query may drop more of.")
     compensate: Compensate = True
-    levels: tuple[LevelBits, ...] | None = Field(
-        default=None,
+    levels: tuple[LevelBits, ...] | None = setting(
+        None,
+        "Bits a coordinate of each level of the nested record; null for certificates.levels.",
         min_length=1,
-        description="Bits a coordinate of each level of the nested record; null for certificates.levels.",
         examples=[[1, 1, 1, 1, 2, 2]],
     )
-    shares: tuple[BudgetShare, ...] | None = Field(
-        default=None,
-        description="Share of delta spent up to each level; null for certificates.shares.",
+    shares: tuple[BudgetShare, ...] | None = setting(
+        None,
+        "Share of delta spent up to each level; null for certificates.shares.",
         examples=[[0.03, 0.08, 0.16, 0.32, 0.6, 0.97]],
     )
     kind: ClassVar[str] = "certified"
@@ -174,27 +168,24 @@ class CertifiedMassPolicy(PolicyOptions):
 class OracleMassPolicy(PolicyOptions):
     """What certified mass would read if bounds were exact scores."""
 
-    policy: Literal["oracle_mass"] = Field(
-        default="oracle_mass", description="Keys whose exact mass is too large to drop are read."
+    policy: Literal["oracle_mass"] = setting(
+        "oracle_mass", "Keys whose exact mass is too large to drop are read."
     )
-    delta: Portion = Field(default=0.01, description="Softmax mass that no query may drop more of.")
+    delta: Portion = setting(0.01, "Softmax mass that no query may drop more of.")
     kind: ClassVar[str] = "oracle"
 
 
 class SelectorPolicy(PolicyOptions):
     """A selector of the peers list in the model's seat."""
 
-    policy: Literal["selector"] = Field(default="selector", description="A selector chooses.")
-    selector: SelectorEntry = Field(
-        description="A selector of ghostkv/selectors by name, and its hyperparameters.",
+    policy: Literal["selector"] = setting("selector", "A selector chooses.")
+    selector: SelectorEntry = setting(
+        ...,
+        "A selector of ghostkv/selectors by name, and its hyperparameters.",
         examples=[{"name": "quest", "page": 16}],
     )
-    ratio: Portion = Field(
-        description="Bytes that each head may read, over full fp16 K and V.", examples=[0.2]
-    )
-    seed: int | None = Field(
-        default=None, description="Seed of codebooks and hash planes; null for peers.seed.", examples=[0]
-    )
+    ratio: Portion = setting(..., "Bytes that each head may read, over full fp16 K and V.", examples=[0.2])
+    seed: int | None = setting(None, "Seed of codebooks and hash planes; null for peers.seed.", examples=[0])
 
     @model_validator(mode="after")
     def _selector_exists(self) -> SelectorPolicy:
@@ -243,13 +234,7 @@ def modules_of(policies: Iterable[PolicyOptions]) -> tuple[str, ...]:
 
 
 def check_fitted(where: str, entries: Iterable[PolicyOptions], sketch: Sketch, frontier: Frontier) -> None:
-    """Refuse policies whose records or thresholds no earlier stage makes, before those stages have run for hours.
-
-    Raises
-    ------
-    ConfigError
-        With the line to write under `sketch` or `frontier`.
-    """
+    """Refuse, by a `ConfigError`, policies whose records or thresholds no earlier stage makes, before those run for hours."""
     sizes = {codec.name: codec.bytes for codec in sketch.codecs}
     for entry in entries:
         codec, size = entry.record or (None, None)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from ghostkv.config.base import PositiveInt, Section, Share
+from ghostkv.config.base import PositiveInt, Section, Share, once, part, setting
 from ghostkv.config.policies import PolicyOptions, entries_of
 from ghostkv.files.errors import ConfigError
 
@@ -17,9 +17,9 @@ _HEADLINE = ("identity", "mass", "budget", "peer")
 class QualityEntry(PolicyOptions):
     """What the stage asks of a policy."""
 
-    positions: PositiveInt | None = Field(
-        default=None,
-        description="Positions of the continuation that it decodes, for a policy that is slow; null for all.",
+    positions: PositiveInt | None = setting(
+        None,
+        "Positions to decode under it, for a policy that is slow; null for all.",
         examples=[64],
     )
 
@@ -57,71 +57,53 @@ def _defaults() -> list[dict[str, Any]]:
 class Ablation(Section):
     """Elimination in one band of layers at a time."""
 
-    policy: str | None = Field(default="ghost_020", description="Label of the policy; null for no ablation.")
-    band: PositiveInt = Field(
-        default=5, description="Layers that eliminate together; all others read everything."
+    policy: str | None = setting("ghost_020", "Label of the policy; null for no ablation.")
+    band: PositiveInt = setting(5, "Layers that eliminate together; all others read everything.")
+    positions: PositiveInt = setting(
+        64, "Positions to decode under it, for a policy that is slow; null for all."
     )
-    positions: PositiveInt = Field(default=64, description="Positions of the continuation.")
 
 
 class Generation(Section):
     """Greedy continuations side by side."""
 
-    policies: list[str] = Field(
-        default=["ghost_029", "quest_016"], description="Labels, beside the dense model."
-    )
-    tokens: int = Field(default=32, ge=0, description="Tokens to generate; 0 for none.")
+    policies: list[str] = setting(["ghost_029", "quest_016"], "Labels, beside the dense model.")
+    tokens: int = setting(32, "Tokens to generate; 0 for none.", ge=0)
 
 
 class Quality(Section):
     """What the model itself says when it decodes under elimination."""
 
-    continuation: PositiveInt = Field(
-        default=256,
-        description=(
-            "Last tokens of a text, of capture.tokens, that are decoded, each query choosing for itself. What precedes "
-            "them is read densely, or under a policy with `prefill: sparse`."
-        ),
+    continuation: PositiveInt = setting(
+        256,
+        "Last tokens of a text that are decoded, each query choosing for itself. What precedes them is read densely, or "
+        "under a policy with `prefill: sparse`.",
     )
-    policies: list[entries_of(QualityEntry)] = Field(
-        default=_defaults(),
+    policies: Annotated[list[entries_of(QualityEntry)], once("label")] = setting(
+        _defaults(),
+        "Policies, each with a label. A ghost policy's ratio is GQA-true and of the whole model. A selector's is of each "
+        "head, and the GQA-true bytes that it comes to are measured.",
         validate_default=True,
         min_length=1,
         examples=[[{"label": "ghost_030", "policy": "ghost", "ratio": 0.3}]],
-        description=(
-            "Policies, each with a label. A ghost policy's ratio is GQA-true and of the whole model; a selector's is "
-            "of each head, and the GQA-true bytes that it comes to are measured."
-        ),
     )
-    headline: dict[str, str] = Field(
-        default={"identity": "identity", "mass": "mass_1pct", "budget": "ghost_029", "peer": "quest"},
-        description=(
-            "Labels that headline figures are quoted for, fixed before held-out text is read: elimination off, the "
-            "certificate, the best policy within `budget`; and the family of peers that it is held against."
-        ),
+    headline: dict[str, str] = setting(
+        {"identity": "identity", "mass": "mass_1pct", "budget": "ghost_029", "peer": "quest"},
+        "Labels that headline figures quote, fixed before held-out text is read: elimination off, the certificate, the "
+        "best policy within `budget`, and the family of peers that it is held against.",
     )
-    budget: Share = Field(
-        default=0.30, description="GQA-true bytes ratio that the headline policy may reach."
-    )
-    block: PositiveInt = Field(default=16, description="Positions of a block that the bootstrap draws.")
-    replicates: PositiveInt = Field(default=1000, description="Bootstrap replicates.")
-    ablation: Ablation = Field(default=Ablation(), description="Elimination in one band of layers at a time.")
-    generation: Generation = Field(default=Generation(), description="Greedy continuations side by side.")
-    slowdown_steps: PositiveInt = Field(
-        default=24, description="Decode steps that are timed against dense ones."
-    )
-    threads: PositiveInt = Field(default=1, description="Threads of a text's job.")
-    seed: int = Field(default=0, description="Seed of the bootstrap.")
+    budget: Share = setting(0.30, "GQA-true bytes ratio that the headline policy may reach.")
+    block: PositiveInt = setting(16, "Positions of a block that the bootstrap draws.")
+    replicates: PositiveInt = setting(1000, "Bootstrap replicates.")
+    ablation: Ablation = part(Ablation)
+    generation: Generation = part(Generation)
+    slowdown_steps: PositiveInt = setting(24, "Decode steps that are timed against dense ones.")
+    threads: PositiveInt = setting(1, "Threads of a text's job.")
+    seed: int = setting(0, "Seed of the bootstrap.")
 
     @model_validator(mode="after")
     def _labels(self) -> Quality:
         labels = [entry.label for entry in self.policies]
-        doubled = sorted({label for label in labels if labels.count(label) > 1})
-        if doubled:
-            raise ConfigError(
-                f"config: quality.policies uses the label {doubled[0]} more than once. Accepted: one policy a label.\n"
-                f"  Write: label: {doubled[0]}_2"
-            )
         wanted = {f"headline.{key}": label for key, label in self.headline.items() if key != "peer"}
         wanted |= {"ablation.policy": self.ablation.policy} if self.ablation.policy else {}
         wanted |= {f"generation.policies[{i}]": label for i, label in enumerate(self.generation.policies)}

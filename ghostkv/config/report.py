@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
-from ghostkv.config.base import PositiveInt, Section
+from ghostkv.config.base import PositiveInt, Section, setting
 
 
 class Report(Section):
     """How the results are shown."""
 
-    title: str = Field(default="GhostKV Lab", description="Title of the report.")
-    png_scale: float = Field(default=2.0, gt=0, description="Pixels per point of PNG figures.")
-    table_rows: PositiveInt = Field(
-        default=30, description="Longest table in RESULTS.md; the Parquet files hold all rows."
-    )
+    title: str = setting("GhostKV Lab", "Title of the report.")
+    png_scale: float = setting(2.0, "Pixels per point of PNG figures.", gt=0)
+    table_rows: PositiveInt = setting(30, "Longest table in RESULTS.md; the Parquet files hold all rows.")

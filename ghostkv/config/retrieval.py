@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ghostkv.config.base import PositiveInt, Section, Share
+from ghostkv.config.base import PositiveInt, Section, Share, once, setting
 from ghostkv.config.policies import PolicyOptions, entries_of
 from ghostkv.files.errors import ConfigError
 
@@ -22,27 +22,27 @@ Depth = Annotated[float, Field(ge=0, le=1)]
 class TaskEntry(Section):
     """One task at one length; a job of its own."""
 
-    task: Literal[TASK_NAMES] = Field(description="RULER's name of the task.")
-    length: PositiveInt = Field(default=1024, description="Tokens of prompt and answer together.")
-    contexts: PositiveInt = Field(
-        default=6,
-        description="Contexts; one of niah_single has a question a depth, one of niah_multikey four.",
-    )
+    task: Literal[TASK_NAMES] = setting(..., "RULER's name of the task.")
+    length: PositiveInt = setting(1024, "Tokens of prompt and answer together.")
+    contexts: PositiveInt = setting(6, "Contexts. niah_single asks a question a depth, niah_multikey four.")
+
+    @property
+    def job(self) -> str:
+        """How files name it."""
+        return f"{self.task}_{self.length}"
 
 
 class RetrievalEntry(PolicyOptions):
     """Which questions a policy answers."""
 
-    tasks: list[Literal[TASK_NAMES]] | None = Field(
-        default=None,
-        description="Tasks that it answers, for a policy that is slow; null for all.",
-        examples=[["niah_single_2"]],
+    tasks: list[Literal[TASK_NAMES]] | None = setting(
+        None, "Tasks that it answers, for a policy that is slow; null for all.", examples=[["niah_single_2"]]
     )
-    lengths: list[PositiveInt] | None = Field(
-        default=None, description="Lengths at which it answers, likewise.", examples=[[1024]]
+    lengths: list[PositiveInt] | None = setting(
+        None, "Lengths at which it answers, likewise.", examples=[[1024]]
     )
-    contexts: PositiveInt | None = Field(
-        default=None, description="First contexts of a task that it answers; null for all.", examples=[1]
+    contexts: PositiveInt | None = setting(
+        None, "First contexts of a task that it answers; null for all.", examples=[1]
     )
 
     @model_validator(mode="after")
@@ -98,69 +98,49 @@ def _policies() -> list[dict[str, Any]]:
 class Retrieval(Section):
     """Questions of RULER on long contexts: context dense, question and answer under elimination."""
 
-    data: str = Field(
-        default="ruler",
-        description="ruler: the wheel of ghostkv/stages/retrieval/tasks/ruler.yaml; else a folder with files of the same names.",
+    data: str = setting(
+        "ruler",
+        "ruler: the wheel that ghostkv/stages/retrieval/tasks/ruler.yaml names; else a folder with files of the same names.",
     )
-    tasks: list[TaskEntry] = Field(
-        default=_tasks(),
+    tasks: Annotated[list[TaskEntry], once("job")] = setting(
+        _tasks(),
+        "Tasks by length, a job each. The default asks for single needles at up to 4k tokens, and other tasks at 1k. "
+        "docs/retrieval.md has a full list for larger machines.",
         min_length=1,
-        description=(
-            "Tasks by length, a job each. The default answers single needles at five depths up to 4k tokens and the "
-            "other tasks at 1k; docs/retrieval.md has a full list for larger machines."
-        ),
     )
-    depths: list[Depth] = Field(
-        default=[0.05, 0.25, 0.5, 0.75, 0.95],
+    depths: list[Depth] = setting(
+        [0.05, 0.25, 0.5, 0.75, 0.95],
+        "Depths of single needles, as shares of the haystack from 0 to 1.",
         min_length=1,
-        description="Depths of single needles, as shares of the haystack from 0 to 1.",
     )
-    policies: list[entries_of(RetrievalEntry)] = Field(
-        default=_policies(),
+    policies: Annotated[list[entries_of(RetrievalEntry)], once("label")] = setting(
+        _policies(),
+        "Who answers beside the dense model. Ratios are those of quality.policies.",
         validate_default=True,
         min_length=1,
         examples=[[{"label": "ghost_030", "policy": "ghost", "ratio": 0.3}]],
-        description=(
-            "Who answers beside the dense model. A ghost policy's ratio is GQA-true and of the whole model; a "
-            "selector's is of each head, and the GQA-true bytes that it comes to are measured."
-        ),
     )
-    prefill: Literal["dense", "sparse"] = Field(
-        default="dense",
-        description="dense: the context is read densely; sparse: all is read under the policy.",
+    prefill: Literal["dense", "sparse"] = setting(
+        "dense", "dense: the context is read densely; sparse: all is read under the policy."
     )
-    measurable: Share = Field(
-        default=0.8, description="Accuracy of the dense model under which a task measures nothing."
+    measurable: Share = setting(0.8, "Accuracy of the dense model under which a task measures nothing.")
+    slack: PositiveInt = setting(
+        4, "Tokens that an answer may take beyond the expected one, up to RULER's limit."
     )
-    slack: PositiveInt = Field(
-        default=4,
-        description="Tokens that an answer may take beyond the expected one; RULER's limit holds too.",
-    )
-    threads: PositiveInt = Field(default=1, description="Threads of a task's job.")
-    seed: int = Field(default=0, description="Seed of haystacks, keys, values and depths.")
+    threads: PositiveInt = setting(1, "Threads of a task's job.")
+    seed: int = setting(0, "Seed of haystacks, keys, values and depths.")
 
     @model_validator(mode="after")
-    def _each_once(self) -> Retrieval:
-        for key, names in (
-            ("tasks", [f"{entry.task} at {entry.length}" for entry in self.tasks]),
-            ("policies", [entry.label for entry in self.policies]),
-        ):
-            doubled = sorted({name for name in names if names.count(name) > 1})
-            if doubled or (key == "policies" and "dense" in names):
-                raise ConfigError(
-                    f"config: retrieval.{key} has {(doubled or ['dense'])[0]} more than once. Accepted: each once; dense "
-                    "always answers.\n  Write: one entry, with more contexts or another label"
-                )
+    def _dense_is_no_entry(self) -> Retrieval:
+        if any(entry.label == "dense" for entry in self.policies):
+            raise ConfigError(
+                "config: retrieval.policies has the label dense, by which tables name the model itself. Accepted: any "
+                "other, as dense always answers.\n  Write: label: full"
+            )
         return self
 
     def check_lengths(self, max_context: int | None, model: str) -> None:
-        """Refuse tasks that are longer than the model takes.
-
-        Raises
-        ------
-        ConfigError
-            One of them is.
-        """
+        """Refuse tasks that are longer than the model takes, by a `ConfigError`."""
         long = [entry for entry in self.tasks if max_context and entry.length > max_context]
         if long:
             raise ConfigError(
@@ -171,4 +151,4 @@ class Retrieval(Section):
 
     def jobs(self) -> dict[str, TaskEntry]:
         """Every task by the name of its job."""
-        return {f"{entry.task}_{entry.length}": entry for entry in self.tasks}
+        return {entry.job: entry for entry in self.tasks}

@@ -21,19 +21,9 @@ def selector_names() -> list[str]:
 
 
 def check_selector(entry: Mapping[str, Any], where: str) -> None:
-    """Refuse an entry that names no selector, or gives it an option or a value that it does not take.
+    """Refuse, by a `ConfigError`, an entry that names no selector, or gives it an option or a value that it lacks.
 
-    Parameters
-    ----------
-    entry : mapping
-        `name`, and options of that selector.
-    where : str
-        The key, for messages: ``peers.selectors``.
-
-    Raises
-    ------
-    ConfigError
-        With what to write instead.
+    Messages name the entry by `where`, its key: ``peers.selectors``.
     """
     name = entry.get("name") if isinstance(entry, Mapping) else entry
     if not isinstance(entry, Mapping) or name not in selector_names():

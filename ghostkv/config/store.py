@@ -2,53 +2,38 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from ghostkv.config.base import PositiveInt, Section
+from ghostkv.config.base import PositiveInt, PositiveInts, Section, setting
 from ghostkv.files.errors import ConfigError
 
 
 class Store(Section):
     """Kills, damage and timings of the store that survivors are read back from."""
 
-    kv_heads: PositiveInt = Field(default=3, description="KV heads of the stores that are tried.")
-    head_dim: PositiveInt = Field(default=64, description="Width of a key, and of a value.")
-    record_bytes: PositiveInt = Field(default=9, description="Bytes of a ghost record.")
-    seed: int = Field(default=0, description="Seed of contents, kill points, damage and survivors.")
-    kill_points: PositiveInt = Field(
-        default=100,
-        description="SIGKILLs at a random byte of what an append workload writes, each on a store of its own.",
+    kv_heads: PositiveInt = setting(3, "KV heads of the stores that are tried.")
+    head_dim: PositiveInt = setting(64, "Width of a key, and of a value.")
+    record_bytes: PositiveInt = setting(9, "Bytes of a ghost record.")
+    seed: int = setting(0, "Seed of contents, kill points, damage and survivors.")
+    kill_points: PositiveInt = setting(
+        100, "SIGKILLs at a random byte of what is appended, each on a store of its own."
     )
-    kill_delays: PositiveInt = Field(
-        default=60, description="SIGKILLs from outside after a random time, each on a store of its own."
+    kill_delays: PositiveInt = setting(60, "SIGKILLs after a random time, each on a store of its own.")
+    kill_layers: PositiveInt = setting(2, "Layers of the stores that are killed or damaged.")
+    kill_tokens: PositiveInt = setting(96, "Tokens of the append workload that is killed.")
+    kill_segment_tokens: PositiveInt = setting(
+        8, "Tokens of a segment there; few, so that kills meet its end."
     )
-    kill_layers: PositiveInt = Field(
-        default=2, description="Layers of the stores that are killed or damaged."
+    corruptions: PositiveInt = setting(400, "Flips, overwritten stretches, zeroed blocks and cuts at random.")
+    gather_tokens: PositiveInt = setting(
+        65536, "Tokens of the store that survivors are read from; warm, one layer."
     )
-    kill_tokens: PositiveInt = Field(default=96, description="Tokens of the append workload that is killed.")
-    kill_segment_tokens: PositiveInt = Field(
-        default=8, description="Tokens of a segment there; few, so that many kills meet a segment's end."
-    )
-    corruptions: PositiveInt = Field(
-        default=400, description="Flips, overwritten stretches, zeroed blocks and cuts at random offsets."
-    )
-    gather_tokens: PositiveInt = Field(
-        default=65536, description="Tokens of the store that survivors are read from; warm, one layer."
-    )
-    batches: list[PositiveInt] = Field(
-        default=[16, 64, 256, 1024, 4096], min_length=1, description="Survivors of one head read at once."
-    )
-    run_tokens: PositiveInt = Field(
-        default=16, description="Tokens of a run where survivors are clustered rather than scattered."
-    )
-    repeats: PositiveInt = Field(
-        default=5, description="Repeats of each timing, in turns; the median counts."
-    )
-    append_layers: PositiveInt = Field(default=30, description="Layers of the store that is appended to.")
-    append_batches: list[PositiveInt] = Field(
-        default=[1, 16, 64, 256], min_length=1, description="Tokens of one timed append."
-    )
-    append_tokens: PositiveInt = Field(default=256, description="Tokens appended in each timing.")
+    batches: PositiveInts = setting([16, 64, 256, 1024, 4096], "Survivors of one head read at once.")
+    run_tokens: PositiveInt = setting(16, "Tokens of a run where survivors are clustered.")
+    repeats: PositiveInt = setting(5, "Repeats of each timing, in turns; the median counts.")
+    append_layers: PositiveInt = setting(30, "Layers of the store that is appended to.")
+    append_batches: PositiveInts = setting([1, 16, 64, 256], "Tokens of one timed append.")
+    append_tokens: PositiveInt = setting(256, "Tokens appended in each timing.")
 
     @model_validator(mode="after")
     def _survivors_are_fewer_than_tokens(self) -> Store:

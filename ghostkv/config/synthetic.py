@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import model_validator
 
-from ghostkv.config.base import PositiveInt, Section, Share
+from ghostkv.config.base import NamedEntry, PositiveInt, PositiveInts, Section, Share, once, part, setting
 from ghostkv.config.sketch import CodecEntry
 from ghostkv.files.errors import ConfigError
 
@@ -20,19 +20,13 @@ PARAMETERS = {
     "sinks": ("mass", "count"),
 }
 _COMMON = ("spread", "span")
+_CODECS = ("gaussian", "random_orthogonal", "pca", "whitened", "transform_code")
 
 
-class GeneratorEntry(Section):
+class GeneratorEntry(NamedEntry):
     """One generator and its parameters."""
 
-    model_config = ConfigDict(extra="allow")
-
-    name: str = Field(description="A generator of ghostkv/captures/generators.py.", examples=["gaussian"])
-
-    def plain(self, without=()) -> dict[str, Any]:
-        """The entry, name first."""
-        full = super().plain(without)
-        return {"name": full.pop("name"), **full}
+    name: str = setting(..., "A generator of ghostkv/captures/generators.py.", examples=["gaussian"])
 
     @model_validator(mode="after")
     def _exists(self) -> GeneratorEntry:
@@ -74,84 +68,62 @@ def _within(name: str, given: dict[str, Any]) -> None:
 class AuditEntry(Section):
     """Sketch quality: how well estimates rank keys, and whether they do as closed forms say."""
 
-    draws: int = Field(
-        default=6, ge=2, description="Independent draws, each with worlds and projections of its own."
-    )
-    queries: PositiveInt = Field(default=32, description="Queries of each head and draw.")
+    draws: int = setting(6, "Independent draws, each with worlds and projections of its own.", ge=2)
+    queries: PositiveInt = setting(32, "Queries of each head and draw.")
 
 
 class TradeoffEntry(Section):
     """Thetas and record sizes against what is eliminated and what is lost."""
 
-    draws: PositiveInt = Field(default=3, description="Independent draws.")
-    queries: PositiveInt = Field(
-        default=128,
-        description="Queries of each head, draw and role. Fewer than 1 / target promise nothing of a target.",
+    draws: PositiveInt = setting(3, "Independent draws.")
+    queries: PositiveInt = setting(
+        128, "Queries of each head, draw and role; fewer than 1 / target promise nothing."
     )
-    contexts: list[PositiveInt] = Field(
-        default=[1024, 2048, 4096, 8192],
-        min_length=1,
-        description="Context lengths at which the headline codec is measured at every record size.",
+    contexts: PositiveInts = setting(
+        [1024, 2048, 4096, 8192], "Context lengths at which the headline codec is measured."
     )
 
 
 class DecodeEntry(Section):
     """A decode step by step over generated tensors."""
 
-    draws: PositiveInt = Field(default=2, description="Independent decodes.")
-    start: PositiveInt = Field(
-        default=1024, description="Tokens before the first step; codec and thetas know no more."
-    )
-    steps: PositiveInt = Field(default=3072, description="Steps, each of which appends a token.")
-    ask_every: PositiveInt = Field(default=8, description="Every so-manieth step asks for a planted key.")
-    masses: list[Share] = Field(
-        default=[0.02, 0.1, 0.5],
+    draws: PositiveInt = setting(2, "Independent decodes.")
+    start: PositiveInt = setting(1024, "Tokens before the first step; codec and thetas know no more.")
+    steps: PositiveInt = setting(3072, "Steps, each of which appends a token.")
+    ask_every: PositiveInt = setting(8, "One step in so many asks for a planted key.")
+    masses: list[Share] = setting(
+        [0.02, 0.1, 0.5],
+        "Softmax mass of planted keys among normal scores, in turns.",
         min_length=1,
-        description="Softmax mass that planted keys would have among normal scores, in turns.",
     )
 
 
 class Synthetic(Section):
     """Generated tensors of known law: what is measured, beside what must come out."""
 
-    seed: int = Field(default=0, description="Seed of everything generated.")
-    tokens: int = Field(default=4096, ge=64, description="Context of the audit and of codec texts.")
-    head_dim: int = Field(default=64, ge=4, description="Width of keys and queries.")
-    group: PositiveInt = Field(default=2, description="Query heads that share the one KV head.")
-    spread: float = Field(
-        default=2.0,
-        gt=0,
-        le=8,
-        description="Standard deviation of a query's scores; a generator may override it.",
+    seed: int = setting(0, "Seed of everything generated.")
+    tokens: int = setting(4096, "Context of the audit and of codec texts.", ge=64)
+    head_dim: int = setting(64, "Width of keys and queries.", ge=4)
+    group: PositiveInt = setting(2, "Query heads that share the one KV head.")
+    spread: float = setting(
+        2.0, "Standard deviation of a query's scores; a generator may override it.", gt=0, le=8
     )
-    generators: list[GeneratorEntry] = Field(
-        default=[GeneratorEntry(name=name) for name in PARAMETERS],
+    generators: Annotated[list[GeneratorEntry], once()] = setting(
+        [GeneratorEntry(name=name) for name in PARAMETERS],
+        "Generators and their parameters, a job each; see docs/synthetic.md.",
         min_length=1,
-        description="Generators and their parameters; see docs/synthetic.md. One job each.",
     )
-    codecs: list[CodecEntry] = Field(
-        default=[
-            CodecEntry(name="gaussian", bytes=[4, 8, 16, 32]),
-            CodecEntry(name="random_orthogonal", bytes=[4, 8, 16, 32]),
-            CodecEntry(name="pca", bytes=[4, 8, 16, 32]),
-            CodecEntry(name="whitened", bytes=[4, 8, 16, 32]),
-            CodecEntry(name="transform_code", bytes=[4, 8, 16, 32]),
-        ],
+    codecs: list[CodecEntry] = setting(
+        [CodecEntry(name=name, bytes=[4, 8, 16, 32]) for name in _CODECS],
+        "Codecs and their bytes of code; frontier.headline is added where it lacks.",
         min_length=1,
-        description="Codecs and their bytes of code; frontier.headline is added where it lacks.",
     )
-    top: list[PositiveInt] = Field(
-        default=[8, 16, 32, 64],
-        min_length=1,
-        description="How many best keys are compared with as many best estimates.",
+    top: PositiveInts = setting(
+        [8, 16, 32, 64], "How many best keys are compared with as many best estimates."
     )
-    audit: AuditEntry = Field(
-        default=AuditEntry(), description="Ranks and score errors against closed forms."
-    )
-    tradeoff: TradeoffEntry = Field(
-        default=TradeoffEntry(), description="Elimination against loss, and against context."
-    )
-    decode: DecodeEntry = Field(default=DecodeEntry(), description="A decode with planted keys.")
+    audit: AuditEntry = part(AuditEntry)
+    tradeoff: TradeoffEntry = part(TradeoffEntry)
+    decode: DecodeEntry = part(DecodeEntry)
 
     def labels(self) -> dict[str, dict[str, Any]]:
         """Generators by a name that is unique and may stand in a path: `sinks`, `sinks_2`, ..."""
@@ -163,12 +135,6 @@ class Synthetic(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Synthetic:
-        plain = [entry.plain() for entry in self.generators]
-        for entry in plain:
-            if plain.count(entry) > 1:
-                raise ConfigError(
-                    f"config: synthetic.generators repeats {entry}.\n  Write it once, or change a parameter."
-                )
         if self.group > self.head_dim // 2:
             raise ConfigError(
                 f"config: synthetic.group is {self.group}, but a planted key answers all heads of a group and has "

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import StringConstraints, model_validator
 
-from ghostkv.config.base import Section
+from ghostkv.config.base import Section, once, setting
 from ghostkv.files.errors import ConfigError
 
 Role = Literal["codec", "threshold", "held_out"]
@@ -18,23 +18,23 @@ Domain = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
 class PerRole(Section):
     """Texts of each domain in each role."""
 
-    codec: int = Field(default=1, ge=0, description="Texts of each domain that fit the codecs.")
-    threshold: int = Field(default=1, ge=0, description="Texts of each domain that choose the thresholds.")
-    held_out: int = Field(default=1, ge=0, description="Texts of each domain that are measured.")
+    codec: int = setting(1, "Texts of each domain that fit the codecs.", ge=0)
+    threshold: int = setting(1, "Texts of each domain that choose the thresholds.", ge=0)
+    held_out: int = setting(1, "Texts of each domain that are measured.", ge=0)
 
 
 class CustomText(Section):
     """A text of your own, in one role."""
 
-    domain: Domain = Field(description="What kind of text it is; the report breaks figures down by it.")
-    role: Role = Field(description="codec, threshold or held_out. No document may serve two roles.")
-    path: str | None = Field(default=None, description="A UTF-8 text file.")
-    hub: str | None = Field(default=None, description="A Hugging Face data set id, in place of path.")
-    subset: str | None = Field(default=None, description="Configuration of the data set.")
-    split: str = Field(default="test", description="Split of the data set.")
-    column: str = Field(default="text", description="Column that holds the text.")
-    row: int = Field(default=0, ge=0, description="Row to take.")
-    revision: str | None = Field(default=None, description="Commit of the data set. Pin it to repeat a run.")
+    domain: Domain = setting(..., "What kind of text it is; the report breaks figures down by it.")
+    role: Role = setting(..., "codec, threshold or held_out. No document may serve two roles.")
+    path: str | None = setting(None, "A UTF-8 text file.")
+    hub: str | None = setting(None, "A Hugging Face data set id, in place of path.")
+    subset: str | None = setting(None, "Configuration of the data set.")
+    split: str = setting("test", "Split of the data set.")
+    column: str = setting("text", "Column that holds the text.")
+    row: int = setting(0, "Row to take.", ge=0)
+    revision: str | None = setting(None, "Commit of the data set. Pin it to repeat a run.")
 
     @model_validator(mode="after")
     def _one_source(self) -> CustomText:
@@ -50,33 +50,21 @@ class CustomText(Section):
 class Texts(Section):
     """What the model reads."""
 
-    domains: list[Domain] = Field(
-        default=["essays", "qa", "code"],
-        description="Domains from resources/texts.yaml. Empty to use custom texts alone.",
+    domains: Annotated[list[Domain], once()] = setting(
+        ["essays", "qa", "code"], "Domains from resources/texts.yaml; empty to use custom texts alone."
     )
-    per_role: PerRole = Field(
-        default=PerRole(),
-        description=(
-            "Texts of each domain in each role: codec fits codecs, threshold chooses "
-            "thresholds, held_out is measured. "
-            "Roles share no document. A domain has a limited number of documents."
-        ),
+    per_role: PerRole = setting(
+        PerRole(),
+        "Texts of each domain in each role: codec fits codecs, threshold chooses thresholds, held_out is measured. Roles "
+        "share no document. A domain has a limited number of documents.",
     )
-    custom: list[CustomText] = Field(
-        default=[],
-        description=(
-            "Texts of your own, for instance {domain: law, role: held_out, path: /data/contract.txt}."
-        ),
+    custom: list[CustomText] = setting(
+        [], "Your own texts, as {domain: law, role: held_out, path: /data/contract.txt}."
     )
-    seed: int = Field(default=0, description="Which documents fall to which role.")
+    seed: int = setting(0, "Which documents fall to which role.")
 
     @model_validator(mode="after")
     def _every_role_is_filled(self) -> Texts:
-        doubled = sorted({domain for domain in self.domains if self.domains.count(domain) > 1})
-        if doubled:
-            raise ConfigError(
-                f"config: texts.domains names {', '.join(doubled)} twice. Write each domain once."
-            )
         if not self.domains and not self.custom:
             raise ConfigError(
                 "config: texts.domains and texts.custom are both empty.\n  Write: texts: {domains: [essays]}"

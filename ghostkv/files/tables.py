@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ghostkv.files.io import ParquetAppender, write_table
+from ghostkv.files.io import ParquetAppender, read_metadata, write_table
 
 
 class Tables:
@@ -87,6 +87,16 @@ def concatenate(files: Sequence[str], output: str, metadata: Mapping[str, str]) 
         for file in files:
             table = pq.read_table(file)
             appender.append({name: _whole(table[name]) for name in table.column_names})
+
+
+def join(
+    inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str], about: Mapping[str, str] | None = None
+) -> Mapping[str, str]:
+    """Join the files of each table. Says of them what `about` says, or else their first file; returns that of the first."""
+    found = {name: about or read_metadata(files[0]) for name, files in inputs.items()}
+    for name, files in inputs.items():
+        concatenate(files, outputs[name], found[name])
+    return next(iter(found.values()))
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:

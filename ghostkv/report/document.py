@@ -31,39 +31,25 @@ class Prose:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart, the numbers it shows, and a caption that says what they mean and how sure they are.
+    """A chart, the numbers it shows, and a caption that says what they mean and how sure they are."""
 
-    Attributes
-    ----------
-    name : str
-        File stem under `figures/`; unique in the report.
-    data : DataFrame
-        Every number of the chart; written as CSV beside it.
-    sources : sequence of str, optional
-        Tables (`stage.table`) that it was made from; needed only where that is not what was read for it.
-    """
-
-    name: str
+    name: str  # file stem under `figures/`; unique in the report
     title: str
     chart: alt.TopLevelMixin
-    data: pl.DataFrame
+    data: pl.DataFrame  # every number of the chart; written as CSV beside it
     caption: str
+    # Tables (`stage.table`) that it was made from; needed only where that is not what was read for it.
     sources: Sequence[str] | None = None
     made: int = _made()
 
 
 @dataclass(frozen=True)
 class Column:
-    """How one column of a table is printed: header, and one of the formats of `ghostkv.report.numbers`.
-
-    Attributes
-    ----------
-    of : polars expression, optional
-        What it is of a group's rows, where the table is `aggregated`; else their mean of that name.
-    """
+    """How one column of a table is printed: header, and one of the formats of `ghostkv.report.numbers`."""
 
     label: str
     format: str = "text"
+    # What it is of a group's rows, where the table is `aggregated`; else their mean of that name.
     of: pl.Expr | None = None
 
 
@@ -95,22 +81,13 @@ Block = Prose | Figure | Table
 
 @dataclass(frozen=True)
 class HeadlineFigure:
-    """One number of `headline.json`, computed by the query that is also its stated source.
+    """One number of `headline.json`, computed by the query that is also its stated source."""
 
-    Attributes
-    ----------
-    name : str
-        `stage.figure`.
-    table : str
-        `stage.table`, as in `results/<stage>/<table>.parquet`.
-    query : str
-        SQL over the table, called `self`, with columns `value` and `n`. `{codec}`, `{bytes}` and `{rule}`
-        stand for the headline design.
-    """
-
-    name: str
+    name: str  # `stage.figure`
     unit: str
-    table: str
+    table: str  # `stage.table`, as in `results/<stage>/<table>.parquet`
+    # SQL over the table, called `self`, with columns `value` and `n`. `{codec}`, `{bytes}` and `{rule}` stand for
+    # the headline design.
     query: str
 
 
@@ -136,22 +113,14 @@ def figures(
 
 @dataclass(frozen=True)
 class Chapter:
-    """One chapter of the report.
+    """One chapter of the report."""
 
-    Attributes
-    ----------
-    name : str
-        The stage's name, or the question that the chapter answers; anchor of the page.
-    needs : sequence of str
-        Tables (`stage.table`) without which the chapter does not exist. They lack only where the pipeline has
-        no such stage, as for imported tensors; the report then names the chapter as left out, and why.
-    quotes : sequence of str
-        Headline figures of other chapters that this one states; their queries are printed here as well.
-    """
-
-    name: str
+    name: str  # the stage's name, or the question that the chapter answers; anchor of the page
     title: str
     build: Callable[[Results], Sequence[Block]]
+    # Tables (`stage.table`) without which the chapter does not exist. They lack only where the pipeline has no such
+    # stage, as for imported tensors; the report then names the chapter as left out, and why.
     needs: Sequence[str] = ()
     headline: Sequence[HeadlineFigure] = field(default=())
+    # Headline figures of other chapters that this one states; their queries are printed here as well.
     quotes: Sequence[str] = ()

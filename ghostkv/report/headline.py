@@ -15,24 +15,14 @@ from ghostkv.report.results import Results
 
 @dataclass(frozen=True)
 class HeadlineValue:
-    """A headline figure of this run, and where it comes from.
-
-    Attributes
-    ----------
-    value : float or None
-        None where no row answers.
-    path : str
-        The Parquet file; a pattern for many.
-    query : str
-        SQL over it, called `self`.
-    """
+    """A headline figure of this run, and where it comes from."""
 
     name: str
     unit: str
-    value: float | None
+    value: float | None  # None where no row answers
     n: int
-    path: str
-    query: str
+    path: str  # the Parquet file; a pattern for many
+    query: str  # SQL over it, called `self`
 
     @property
     def shown(self) -> str:

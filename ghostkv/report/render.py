@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import jinja2
 import polars as pl
@@ -28,23 +29,14 @@ _TEMPLATES = jinja2.Environment(
 
 @dataclass(frozen=True)
 class BuiltChapter:
-    """A chapter, the blocks that it built, and what they were made from.
-
-    Attributes
-    ----------
-    tables : sequence of str
-        Paths of all tables that were read for it.
-    sources : mapping of int to sequence of str
-        Paths of those that were read for one block, by `Block.made`.
-    figures : sequence of HeadlineValue
-        Its headline figures, and those that it quotes.
-    """
+    """A chapter, the blocks that it built, and what they were made from."""
 
     chapter: Chapter
     blocks: Sequence[Block]
-    tables: Sequence[str] = ()
+    tables: Sequence[str] = ()  # paths of all tables that were read for it
+    # Paths of those that were read for one block, by `Block.made`.
     sources: Mapping[int, Sequence[str]] = field(default_factory=dict)
-    figures: Sequence[HeadlineValue] = ()
+    figures: Sequence[HeadlineValue] = ()  # its headline figures, and those that it quotes
 
     @classmethod
     def of(cls, chapter: Chapter, results: Results, measured: Mapping[str, HeadlineValue]) -> BuiltChapter:
@@ -101,69 +93,22 @@ def printed(table: Table, limit: int | None = None) -> Printed:
     return Printed(caption, header, rows, [column.format in LEFT_ALIGNED for column in columns.values()])
 
 
-def as_html(
-    title: str,
-    subtitle: str,
-    chapters: Sequence[BuiltChapter],
-    left_out: Sequence[str],
-    svgs: Mapping[str, str],
-) -> str:
+def as_html(**shown: Any) -> str:
     """One self-contained page: styles and figures inside, no script, nothing fetched.
 
-    Parameters
-    ----------
-    left_out : sequence of str
-        What the report does not have, and why; one sentence each.
-    svgs : mapping of str to str
-        Inline SVG by figure name.
+    Shown are `title`, `subtitle`, `chapters` (`BuiltChapter`), `left_out` (what the report does not have, and why; a
+    sentence each) and `svgs` (inline SVG by figure name).
     """
-    return _render("report.html.jinja", title, subtitle, chapters, left_out, svgs=svgs)
+    return _TEMPLATES.get_template("report.html.jinja").render(**shown)
 
 
-def as_markdown(
-    title: str,
-    subtitle: str,
-    chapters: Sequence[BuiltChapter],
-    left_out: Sequence[str],
-    table_rows: int,
-    figures: str,
-) -> str:
-    """The same as Markdown; figures are links into the folder `figures`, tables show at most `table_rows`
-    rows."""
-    return _render(
-        "RESULTS.md.jinja", title, subtitle, chapters, left_out, table_rows=table_rows, figures=figures
-    )
-
-
-def _render(
-    template: str,
-    title: str,
-    subtitle: str,
-    chapters: Sequence[BuiltChapter],
-    left_out: Sequence[str],
-    **more,
-) -> str:
-    return _TEMPLATES.get_template(template).render(
-        title=title,
-        subtitle=subtitle,
-        chapters=chapters,
-        left_out=left_out,
-        kind=_kind,
-        printed=printed,
-        **more,
-    )
+def as_markdown(**shown: Any) -> str:
+    """The same as Markdown: figures are links into the folder `figures`, tables show at most `table_rows` rows."""
+    return _TEMPLATES.get_template("RESULTS.md.jinja").render(**shown)
 
 
 def _kind(block: Block) -> str:
     return {Prose: "prose", Figure: "figure", Table: "table"}[type(block)]
-
-
-def _paragraphs(text: str) -> str:
-    return _MARKDOWN.render(text)
-
-
-def _line(text: str) -> str:
-    return _MARKDOWN.renderInline(text)
 
 
 def _cell(text: str) -> str:
@@ -171,4 +116,10 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-_TEMPLATES.filters |= {"paragraphs": _paragraphs, "line": _line, "cell": _cell, "escape_all": html.escape}
+_TEMPLATES.globals |= {"kind": _kind, "printed": printed}
+_TEMPLATES.filters |= {
+    "paragraphs": _MARKDOWN.render,
+    "line": _MARKDOWN.renderInline,
+    "cell": _cell,
+    "escape_all": html.escape,
+}

@@ -31,7 +31,6 @@ class Results:
     tables : mapping of str to path or list of paths
         `stage_table` to Parquet file (`model_manifest`: JSON). `capture_layers` is a list, one file a
         capture.
-    job : WriteReport
 
     Attributes
     ----------

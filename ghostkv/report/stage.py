@@ -29,15 +29,6 @@ def write_report(
 ) -> None:
     """Write the report from tables alone.
 
-    Parameters
-    ----------
-    job : WriteReport
-    inputs : mapping of str to path or list of paths
-        `stage_table` to Parquet file: `frontier_sweep` ... `benchmark_sweep_speed`; `capture_layers` is a
-        list; `model_manifest` is JSON.
-    outputs : mapping
-        Paths of `markdown`, `html`, `headline`, and the folder `figures`.
-
     Raises
     ------
     TableError
@@ -54,11 +45,11 @@ def write_report(
     for path in folder.iterdir():
         if path.stem not in svgs:  # of an earlier run with another config
             path.unlink()
-    title, subtitle = job.title, _subtitle(results)
+    shown = {"title": job.title, "subtitle": _subtitle(results), "chapters": chapters, "left_out": left_out}
     write_json({name: figure.plain() for name, figure in measured.items()}, outputs["headline"])
     beside = Path(os.path.relpath(folder, Path(outputs["markdown"]).parent)).as_posix()
-    write_text(as_markdown(title, subtitle, chapters, left_out, job.table_rows, beside), outputs["markdown"])
-    write_text(as_html(title, subtitle, chapters, left_out, svgs), outputs["html"])
+    write_text(as_markdown(**shown, table_rows=job.table_rows, figures=beside), outputs["markdown"])
+    write_text(as_html(**shown, svgs=svgs), outputs["html"])
 
 
 def _present(results: Results) -> tuple[list[Chapter], list[str]]:

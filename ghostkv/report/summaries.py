@@ -13,22 +13,12 @@ from ghostkv.report.results import Results
 
 @dataclass(frozen=True)
 class Metric:
-    """A column of the frontier's tables, as readers meet it.
+    """A column of the frontier's tables, as readers meet it."""
 
-    Attributes
-    ----------
-    name : str
-        Column.
-    format : str
-        Of `ghostkv.report.numbers`.
-    more_is_better : bool
-        Which end of its range is the worst case.
-    """
-
-    name: str
+    name: str  # of the column
     label: str
-    format: str
-    more_is_better: bool = False
+    format: str  # of `ghostkv.report.numbers`
+    more_is_better: bool = False  # which end of its range is the worst case
 
 
 ELIMINATION = Metric("elimination", "Elimination (share of cold keys)", "percent", True)

@@ -128,7 +128,7 @@ FAULTS = {
     ),
     "codec twice": (
         {"sketch": {"codecs": [{"name": "pca", "bytes": [8]}, {"name": "pca", "bytes": [16]}]}},
-        ["sketch.codecs", "pca twice", "Write: {name: pca"],
+        ["sketch.codecs", "pca twice", "Write: codecs: [{name: pca, bytes: [8]}]"],
     ),
     "missing key": (
         {"capture": {"query_bands": [{"start": 256, "stop": 4096}]}},

@@ -34,6 +34,11 @@ def test_shares_get_more_digits_near_nothing_and_all(value, text):
     assert percent(value) == text
 
 
+def shown_in_markdown(chapters: list) -> str:
+    about = {"title": "T", "subtitle": "s", "left_out": []}
+    return as_markdown(**about, chapters=chapters, table_rows=10, figures="figures")
+
+
 def test_other_numbers_read_well():
     assert (factor(1.234), factor(512.3), tiny(2.8e-6)) == ("1.23x", "512x", "2.8e-06")
     assert listed(["a", "b", "c"]) == "a, b and c"
@@ -46,13 +51,13 @@ def test_a_cut_table_says_so():
 
 
 def test_markdown_escapes_what_would_break_a_table():
-    text = as_markdown("T", "s", [BuiltChapter(Chapter("x", "X", lambda r: []), [TABLE])], [], 10, "figures")
+    text = shown_in_markdown([BuiltChapter(Chapter("x", "X", lambda r: []), [TABLE])])
     assert "| a\\|b | 50.0 % |" in text
 
 
 def test_html_escapes_words_and_renders_markdown():
     chapter = BuiltChapter(Chapter("x", "X & Y", lambda r: []), [Prose("**bold** <script>"), TABLE])
-    page = as_html("T", "s", [chapter], ["<this>"], {})
+    page = as_html(title="T", subtitle="s", chapters=[chapter], left_out=["<this>"], svgs={})
     assert "<strong>bold</strong> &lt;script&gt;" in page
     assert "X &amp; Y" in page
     assert "&lt;this&gt;" in page
@@ -136,7 +141,7 @@ def test_a_figure_is_printed_where_it_is_quoted_too(results):
     measured = measure(results, [own, other])
     chapters = [BuiltChapter.of(chapter, results, measured) for chapter in (own, other)]
     line = f"`stage.sum` = 3.0 (things; n = 2): `{figure.query}` on `{results.path('stage.a')}`"
-    assert as_markdown("T", "s", chapters, [], 10, "figures").count(line) == 2
+    assert shown_in_markdown(chapters).count(line) == 2
 
 
 def test_svgs_in_one_page_share_no_id():

@@ -31,24 +31,16 @@ _LEFT = 1e-5
 
 
 class Tail(NamedTuple):
-    """What stands in for eliminated keys on one view; any threshold rule may use it.
+    """What stands in for eliminated keys on one view; any threshold rule may use it."""
 
-    Attributes
-    ----------
-    weight : ndarray of float32, shape [group, queries, keys]
-        ``exp(s_hat - lse)``, the estimated softmax mass.
-    mean : ndarray of float32, shape [queries, value_dim]
-        Mean value of the query's cold keys, as a running sum would have it.
-    pages : ndarray of float32, shape [queries, pages, value_dim]
-        Mean value of the cold keys of each page; no pages where they are off.
-    page : int
-        Keys per page; 0 for none.
-    """
-
+    # float32, shape [group, queries, keys]: ``exp(s_hat - lse)``, the estimated softmax mass.
     weight: np.ndarray
+    # float32, shape [queries, value_dim]: mean value of the query's cold keys, as a running sum would have it.
     mean: np.ndarray
+    # float32, shape [queries, pages, value_dim]: mean value of the cold keys of each page; no pages where they are
+    # off.
     pages: np.ndarray
-    page: int
+    page: int  # keys per page; 0 for none
 
 
 @dataclass(frozen=True)
@@ -56,19 +48,11 @@ class OutputErrors:
     """``||o - o_hat|| / ||o||`` at every threshold; arrays of float32, shape [group, queries, thetas].
 
     1 where all but nothing of the softmax is gone.
-
-    Attributes
-    ----------
-    none : ndarray
-        Survivors' softmax renormalised.
-    mean : ndarray
-        The running mean of V in the place of each eliminated value.
-    pages : ndarray or None
-        The mean of its page in the place of each eliminated value; None where pages are off.
     """
 
-    none: np.ndarray
-    mean: np.ndarray
+    none: np.ndarray  # survivors' softmax renormalised
+    mean: np.ndarray  # the running mean of V in the place of each eliminated value
+    # The mean of its page in the place of each eliminated value; None where pages are off.
     pages: np.ndarray | None
 
 
@@ -90,7 +74,6 @@ def tail(
         Exact log-sum-exp. It scales numerator and denominator alike and cancels: nothing exact is used of a
         key that is not read.
     values : ndarray of float32, shape [keys, value_dim]
-    visible : ColdRange
     page : int
         Keys per page mean; 0 for none.
     out : ndarray of float32, shape [group, queries, keys], optional
@@ -119,9 +102,6 @@ def output_errors(
     ----------
     statistic, mass : ndarray of float32, shape [group, queries, keys]
         As `ghostkv.elimination.sweep.sweep` takes them.
-    stand_in : Tail
-    visible : ColdRange
-    grid : Grid
     values : ndarray of float32, shape [keys, value_dim]
     outputs : ndarray of float32, shape [group, queries, value_dim]
         Exact outputs.

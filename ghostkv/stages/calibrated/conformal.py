@@ -25,20 +25,11 @@ DECISIONS = ("head", "united", "group", "group_offset")
 
 @dataclass(frozen=True)
 class Goal:
-    """A risk and how much of it is allowed.
+    """A risk and how much of it is allowed."""
 
-    Attributes
-    ----------
-    metric : str
-        `fer`, `dropped_mass` or `output_error`.
-    target : float
-    compensation : str
-        What stands in for eliminated values; it changes the output error alone.
-    """
-
-    metric: str
+    metric: str  # `fer`, `dropped_mass` or `output_error`
     target: float
-    compensation: str = "none"
+    compensation: str = "none"  # what stands in for eliminated values; it changes the output error alone
 
     @property
     def risk(self) -> str:
@@ -58,23 +49,12 @@ def goals(targets: Mapping[str, Sequence[float]], compensations: Sequence[str] =
 
 @dataclass(frozen=True)
 class CalibratedThresholds:
-    """Thresholds of a group's heads, and whether anything is promised of them.
-
-    Attributes
-    ----------
-    goal : Goal
-    index : ndarray of int, shape [group]
-        Threshold of each head; -1 eliminates nothing.
-    samples : int
-        Calibration queries ``n`` of each head.
-    guaranteed : bool
-        Whether the expected risk of a new, exchangeable query is at most the target.
-    """
+    """Thresholds of a group's heads, and whether anything is promised of them."""
 
     goal: Goal
-    index: np.ndarray
-    samples: int
-    guaranteed: bool
+    index: np.ndarray  # int, shape [group]: threshold of each head; -1 eliminates nothing
+    samples: int  # calibration queries ``n`` of each head
+    guaranteed: bool  # whether the expected risk of a new, exchangeable query is at most the target
 
     @property
     def floor(self) -> float:
@@ -98,7 +78,6 @@ def calibrate(risks: Sequence[np.ndarray], goal: Goal, shared: bool = False) -> 
     ----------
     risks : sequence of ndarray, shape [group, queries, thetas]
         One a text.
-    goal : Goal
     shared : bool
         One threshold for all heads: the strictest head's. Each head's risk grows with theta, so each keeps its
         guarantee.
@@ -159,21 +138,11 @@ def shifts(step: float, steps: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Dependence:
-    """How much the queries of a text are alike, and what that leaves of a sample.
+    """How much the queries of a text are alike, and what that leaves of a sample."""
 
-    Attributes
-    ----------
-    correlation : float
-        Intraclass correlation: the share of a query's risk variance that its text decides.
-    effect : float
-        Kish's design effect ``1 + (m - 1) correlation`` for ``m`` queries a text.
-    effective : float
-        Independent queries that would be worth as much.
-    """
-
-    correlation: float
-    effect: float
-    effective: float
+    correlation: float  # intraclass correlation: the share of a query's risk variance that its text decides
+    effect: float  # Kish's design effect ``1 + (m - 1) correlation`` for ``m`` queries a text
+    effective: float  # independent queries that would be worth as much
 
 
 def dependence(means: np.ndarray, variances: np.ndarray, queries: int) -> Dependence:

@@ -52,24 +52,12 @@ _Curves = Mapping[CapturedText, Curves]
 
 @dataclass(frozen=True)
 class CalibratedGroup:
-    """One KV head on all measured texts, and where its rows go.
-
-    Attributes
-    ----------
-    tables : Tables
-    kv_head : int
-    views : mapping of CapturedText to GroupView
-        Headline queries.
-    loaded : mapping of CapturedText to LayerCapture
-        All queries.
-    setting : Setting
-    job : CalibrateLayer
-    """
+    """One KV head on all measured texts, and where its rows go."""
 
     tables: Tables
     kv_head: int
-    views: Mapping[CapturedText, GroupView]
-    loaded: Mapping[CapturedText, LayerCapture]
+    views: Mapping[CapturedText, GroupView]  # headline queries
+    loaded: Mapping[CapturedText, LayerCapture]  # all queries
     setting: Setting
     job: CalibrateLayer
     scratch: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)

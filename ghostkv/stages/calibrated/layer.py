@@ -28,14 +28,6 @@ if TYPE_CHECKING:
 def calibrate_layer(job: CalibrateLayer, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Calibrate every design of one layer on threshold texts and measure it on held-out texts.
 
-    Parameters
-    ----------
-    job : CalibrateLayer
-    inputs : mapping
-        Paths of the layer's `codecs` and `records`.
-    outputs : mapping
-        Paths of `calibrated`, `bands`, `cross_domain`, `texts` and `learned`.
-
     Raises
     ------
     ConfigError

@@ -17,22 +17,12 @@ from ghostkv.stages.calibrated.conformal import CalibratedThresholds, Goal, grou
 
 @dataclass(frozen=True)
 class Curves:
-    """Every threshold of one decision on one view.
-
-    Attributes
-    ----------
-    view : GroupView
-    swept : RuleSweep
-        Its statistic is valid until the view's next rule.
-    grid : Grid
-    risks : dict of ndarray, shape [group, queries, thetas]
-        By `Goal.risk`.
-    """
+    """Every threshold of one decision on one view."""
 
     view: GroupView
-    swept: RuleSweep
+    swept: RuleSweep  # its statistic is valid until the view's next rule
     grid: Grid
-    risks: dict[str, np.ndarray]
+    risks: dict[str, np.ndarray]  # shape [group, queries, thetas]: by `Goal.risk`
 
 
 def head_curves(
@@ -61,7 +51,6 @@ def group_curves(own: Curves, offset: np.ndarray, grid: Grid, out: np.ndarray) -
         The heads' own.
     offset : ndarray of float32, shape [group]
         What each head's statistic is measured from.
-    grid : Grid
     out : ndarray of float32, shape [group, queries, keys]
         Where the shared statistic goes.
     """
@@ -95,9 +84,6 @@ def queries_at(
 
     Parameters
     ----------
-    curves : Curves
-    design : Design
-    found : sequence of CalibratedThresholds
     page : int
         Keys per page mean.
     shared : bool

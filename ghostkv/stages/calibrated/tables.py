@@ -15,10 +15,7 @@ _BY = [*[name for name, _ in DESIGN[3:]], "decision", *[name for name, _ in GOAL
 def summarise_points(points: pl.DataFrame) -> pl.DataFrame:
     """What each goal achieved: mean, worst head, share of heads under the target; in all and per domain.
 
-    Parameters
-    ----------
-    points : DataFrame
-        Of `POINT_SCHEMA`.
+    Takes rows of `POINT_SCHEMA`.
     """
     per_domain = _summary(points, ["domain"])
     pooled = _summary(points.with_columns(pl.lit("all").alias("domain")), ["domain"])
@@ -61,10 +58,7 @@ def _weighted(name: str) -> pl.Expr:
 def summarise_dependence(texts: pl.DataFrame) -> pl.DataFrame:
     """How far the queries of a text are from independent, per rule, goal and role; heads pooled.
 
-    Parameters
-    ----------
-    texts : DataFrame
-        Of `TEXT_SCHEMA`.
+    Takes rows of `TEXT_SCHEMA`.
     """
     rows = []
     keys = ["rule", "target_metric", "compensation", "target", "role"]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ghostkv.files.io import read_metadata
-from ghostkv.files.tables import concatenate
+from ghostkv.files.tables import join
 
 if TYPE_CHECKING:
     from ghostkv.stages.certificates.jobs import GatherCertificates
@@ -14,5 +13,4 @@ if TYPE_CHECKING:
 
 def gather(job: GatherCertificates, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
     """Concatenate the layers' tables, which inputs and outputs name."""
-    for name, files in inputs.items():
-        concatenate(files, outputs[name], read_metadata(files[0]))
+    join(inputs, outputs)

@@ -31,14 +31,6 @@ if TYPE_CHECKING:
 def certify_layer(job: CertifyLayer, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Certify the eliminations of one layer on held-out texts.
 
-    Parameters
-    ----------
-    job : CertifyLayer
-    inputs : mapping
-        Path of the layer's `codecs`.
-    outputs : mapping
-        Paths of `certificates` and `checks`.
-
     Raises
     ------
     ConfigError

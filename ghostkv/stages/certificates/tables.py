@@ -45,7 +45,6 @@ class CertificateTables(Tables):
             layer, kv_head, text, domain, design.
         facts : mapping
             `certificate`, `target`, `storage`, `record_bytes`.
-        outcome : Outcome
         oracle : ndarray, shape [group, queries]
             Elimination of exact scores.
         cold : ndarray, shape [queries]

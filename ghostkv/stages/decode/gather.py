@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ghostkv.files.io import read_metadata
-from ghostkv.files.tables import concatenate
+from ghostkv.files.tables import join
 
 if TYPE_CHECKING:
     from ghostkv.stages.decode.jobs import GatherDecode
@@ -14,5 +13,4 @@ if TYPE_CHECKING:
 
 def gather(job: GatherDecode, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
     """Join all layers and the generated decodes; the first file of each table lends its metadata."""
-    for name, files in inputs.items():
-        concatenate(files, outputs[name], read_metadata(files[0]))
+    join(inputs, outputs)

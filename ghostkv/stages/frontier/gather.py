@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ghostkv.files.io import read_metadata, read_table, write_table
-from ghostkv.files.tables import concatenate
+from ghostkv.files.io import read_table, write_table
+from ghostkv.files.tables import join
 from ghostkv.stages.frontier.summary_schemas import LAYER_HEAD_SCHEMA, SAFE_SCHEMA
 from ghostkv.stages.frontier.tables import layer_head, safe_points
 
@@ -15,21 +15,8 @@ if TYPE_CHECKING:
 
 
 def gather(job: GatherFrontier, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
-    """Concatenate all layers and derive the tables per head.
-
-    Parameters
-    ----------
-    job : GatherFrontier
-    inputs : mapping
-        For each of `sweep`, `points`, `context`, `bounds` the layers' files, in order.
-    outputs : mapping
-        Paths of those four, and of `safe_points` and `layer_head`.
-    """
-    metadata = read_metadata(inputs["points"][0])
-    for table, files in inputs.items():
-        concatenate(files, outputs[table], metadata)
+    """Concatenate all layers and derive the tables per head."""
+    about = join(inputs, outputs)
     points, safe = read_table(outputs["points"]), job.safe
-    write_table(
-        safe_points(points, safe.fer, safe.elimination), outputs["safe_points"], SAFE_SCHEMA, metadata
-    )
-    write_table(layer_head(points), outputs["layer_head"], LAYER_HEAD_SCHEMA, metadata)
+    write_table(safe_points(points, safe.fer, safe.elimination), outputs["safe_points"], SAFE_SCHEMA, about)
+    write_table(layer_head(points), outputs["layer_head"], LAYER_HEAD_SCHEMA, about)

@@ -41,14 +41,6 @@ ORACLE = Design("exact", 0, None)
 def sweep_layer(job: SweepLayer, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Sweep every codec and threshold rule of one layer on threshold and held-out texts.
 
-    Parameters
-    ----------
-    job : SweepLayer
-    inputs : mapping
-        Paths of the layer's `codecs` and `records`.
-    outputs : mapping
-        Paths of `sweep`, `points`, `context` and `bounds`.
-
     Raises
     ------
     ConfigError

@@ -36,29 +36,16 @@ _ANGLE_SLACK = 1e-6
 
 @dataclass(frozen=True)
 class Anchors:
-    """Anchors of many clusters, as read back; what a kind does not store is infinite.
+    """Anchors of many clusters, as read back; what a kind does not store is infinite."""
 
-    Attributes
-    ----------
-    centre : ndarray of float64, shape [clusters, dims]
-    half : ndarray of float64, shape [clusters, dims]
-        Half-widths of the box around the centre.
-    radius : ndarray of float64, shape [clusters]
-    angle : ndarray of float64, shape [clusters]
-        Widest angle between a member and the centre.
-    shortest, longest : ndarray of float64, shape [clusters]
-        Extreme norms of members in the frame.
-    key_norm : ndarray of float64, shape [clusters]
-        Largest norm of a member and of the codec's mean, which the rounding of scores is derived from. One number a
-        block would do; it is not counted.
-    """
-
-    centre: np.ndarray
-    half: np.ndarray
-    radius: np.ndarray
-    angle: np.ndarray
-    shortest: np.ndarray
-    longest: np.ndarray
+    centre: np.ndarray  # float64, shape [clusters, dims]
+    half: np.ndarray  # float64, shape [clusters, dims]: half-widths of the box around the centre
+    radius: np.ndarray  # float64, shape [clusters]
+    angle: np.ndarray  # float64, shape [clusters]: widest angle between a member and the centre
+    shortest: np.ndarray  # float64, shape [clusters]: least norm of a member in the frame
+    longest: np.ndarray  # float64, shape [clusters]: largest of them
+    # float64, shape [clusters]: largest norm of a member and of the codec's mean, which the rounding of scores is
+    # derived from. One number a block would do; it is not counted.
     key_norm: np.ndarray
 
     def __len__(self) -> int:
@@ -143,11 +130,9 @@ def upper_bounds(
 
     Parameters
     ----------
-    anchors : Anchors
     codec : Nested
         The one that wrote them.
     queries : ndarray, shape [queries, head_dim]
-    scale, softcap : float
 
     Returns
     -------

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ghostkv.files.io import read_metadata, read_table, write_table
-from ghostkv.files.tables import concatenate
+from ghostkv.files.io import read_table, write_table
+from ghostkv.files.tables import join
 from ghostkv.stages.hierarchy.summary_schemas import FIT_SCHEMA
 from ghostkv.stages.hierarchy.tables import fits
 
@@ -15,16 +15,6 @@ if TYPE_CHECKING:
 
 
 def gather(job: GatherHierarchy, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
-    """Join all layers and fit reads and bytes against the context length.
-
-    Parameters
-    ----------
-    inputs : mapping
-        Files of `heads` and `checks`, one a layer.
-    outputs : mapping
-        Paths of `heads`, `checks` and `fits`.
-    """
-    metadata = read_metadata(inputs["heads"][0])
-    for name, files in inputs.items():
-        concatenate(files, outputs[name], metadata)
-    write_table(fits(read_table(outputs["heads"])), outputs["fits"], FIT_SCHEMA, metadata)
+    """Join all layers and fit reads and bytes against the context length."""
+    about = join(inputs, outputs)
+    write_table(fits(read_table(outputs["heads"])), outputs["fits"], FIT_SCHEMA, about)

@@ -24,24 +24,12 @@ BRANCH = 8
 
 @dataclass(frozen=True, order=True)
 class IndexSpec:
-    """How an index is made.
+    """How an index is made."""
 
-    Parameters
-    ----------
-    partition : str
-        One of `ghostkv.stages.hierarchy.partitions.PARTITIONS`.
-    leaf : int
-        Keys a cluster.
-    bound : str
-        One of `ghostkv.stages.hierarchy.anchors.BOUNDS`.
-    levels : int
-        1, or 2 for coarser anchors over `BRANCH` clusters each.
-    """
-
-    partition: str
-    leaf: int
-    bound: str
-    levels: int = 1
+    partition: str  # one of `ghostkv.stages.hierarchy.partitions.PARTITIONS`
+    leaf: int  # keys a cluster
+    bound: str  # one of `ghostkv.stages.hierarchy.anchors.BOUNDS`
+    levels: int = 1  # 1, or 2 for coarser anchors over `BRANCH` clusters each
 
     @property
     def name(self) -> str:
@@ -50,40 +38,21 @@ class IndexSpec:
 
 @dataclass
 class Index:
-    """Anchors over the cold keys of one KV head; grows by `append`.
+    """Anchors over the cold keys of one KV head; grows by `append`."""
 
-    Parameters
-    ----------
-    codec : Nested
-        Fitted.
-    keys : ndarray, shape [keys, head_dim]
-        All keys of the text; only those appended are looked at.
-    spec : IndexSpec
-    start : int
-        First key to index (the number of sinks).
-
-    Attributes
-    ----------
-    members : ndarray of int64, shape [indexed keys]
-        Keys, cluster by cluster.
-    offsets : ndarray of int64, shape [clusters + 1]
-        Where each cluster's members begin.
-    stops : list of int
-        Key after the last of each block.
-    clusterings : dict
-        Clusters of blocks by (first, stop, partition, leaf), which indexes of the same keys may share.
-    """
-
-    codec: Nested
-    keys: np.ndarray
+    codec: Nested  # fitted
+    keys: np.ndarray  # shape [keys, head_dim]: all keys of the text; only those appended are looked at
     spec: IndexSpec
-    start: int
-    stops: list[int] = field(default_factory=list)
+    start: int  # first key to index (the number of sinks)
+    stops: list[int] = field(default_factory=list)  # key after the last of each block
     leaves: Anchors | None = None
     coarse: Anchors | None = None
+    # int64, shape [indexed keys]: keys, cluster by cluster.
     members: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    # int64, shape [clusters + 1]: where each cluster's members begin.
     offsets: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
     children: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
+    # Clusters of blocks by (first, stop, partition, leaf), which indexes of the same keys may share.
     clusterings: dict = field(default_factory=dict, repr=False)
     _ready: list[tuple[int, int]] = field(default_factory=list)
 

@@ -28,14 +28,6 @@ _TOPK = {"certificate": "topk", "target": 0.0}
 def measure_layer(job: HierarchyLayer, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Compare flat and indexed scans of one layer.
 
-    Parameters
-    ----------
-    job : HierarchyLayer
-    inputs : mapping
-        Not read: the captures' folders are the job's.
-    outputs : mapping
-        Paths of `heads` and `checks`.
-
     Raises
     ------
     ConfigError

@@ -214,7 +214,6 @@ def calibrate_share(risks: Sequence[np.ndarray], target: float) -> np.ndarray:
     ----------
     risks : sequence of ndarray, shape [group, queries, shares]
         One a text.
-    target : float
 
     Returns
     -------

@@ -16,26 +16,13 @@ from ghostkv.stages.hierarchy.scan_loop import Counts, IndexRule, LeafClusters, 
 
 @dataclass(frozen=True)
 class ScanRule:
-    """How records are scanned.
-
-    Attributes
-    ----------
-    top_k : int
-    probes : int
-        Keys with the best estimates whose K is read in full before clusters are ruled out.
-    seed_keys : int
-        Keys of the most promising clusters that are read first, so that probes can be chosen.
-    bypass : bool
-        Clusters that earlier queries nearly always opened are read without their anchor.
-    refresh : int
-        Every how-manieth query reads the bypassed anchors again.
-    """
+    """How records are scanned."""
 
     top_k: int
-    probes: int
-    seed_keys: int
-    bypass: bool
-    refresh: int
+    probes: int  # keys with the best estimates whose K is read in full before clusters are ruled out
+    seed_keys: int  # keys of the most promising clusters that are read first, so that probes can be chosen
+    bypass: bool  # clusters that earlier queries nearly always opened are read without their anchor
+    refresh: int  # one query in so many reads the bypassed anchors again
 
 
 def scan_topk(
@@ -57,7 +44,6 @@ def scan_topk(
         Read for the exact keys, and to verify.
     costs : Costs
         K is stored nested.
-    scan : ScanRule
     index, reach : Index and Reach, optional
         Without them every record of a cold key is read.
     """

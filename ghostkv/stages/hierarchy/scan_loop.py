@@ -63,38 +63,20 @@ class LeafClusters(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What a scan read and left out; arrays of shape [group, queries] unless said.
+    """What a scan read and left out; arrays of shape [group, queries] unless said."""
 
-    Attributes
-    ----------
-    anchors, records, level_reads : ndarray
-        Anchors read; keys of which a record was read; levels of records read.
-    survivors : ndarray
-        Keys whose K was read in full.
-    bytes, scan_bytes : ndarray
-        Of everything, and of anchors and record levels alone.
-    missed : ndarray
-        Keys of the exact top-k left out.
-    first_theta : ndarray
-        Threshold that clusters were held against.
-    group_bytes : ndarray, shape [queries]
-        GQA-true: anchors, levels, K and V once a group.
-    seeded : ndarray of uint8, shape [group, queries, clusters]
-        Clusters opened before the threshold was known.
-    kept : ndarray of bool (uint8 in the loop), shape [group, queries, keys]
-    """
-
-    anchors: np.ndarray
-    records: np.ndarray
-    level_reads: np.ndarray
-    survivors: np.ndarray
-    bytes: np.ndarray
-    scan_bytes: np.ndarray
-    missed: np.ndarray
-    first_theta: np.ndarray
-    group_bytes: np.ndarray
+    anchors: np.ndarray  # anchors read
+    records: np.ndarray  # keys of which a record was read
+    level_reads: np.ndarray  # levels of records read
+    survivors: np.ndarray  # keys whose K was read in full
+    bytes: np.ndarray  # of everything
+    scan_bytes: np.ndarray  # of anchors and record levels alone
+    missed: np.ndarray  # keys of the exact top-k left out
+    first_theta: np.ndarray  # threshold that clusters were held against
+    group_bytes: np.ndarray  # shape [queries], GQA-true: anchors, levels, K and V once a group
+    # uint8, shape [group, queries, clusters]: clusters opened before the threshold was known.
     seeded: np.ndarray
-    kept: np.ndarray
+    kept: np.ndarray  # bool (uint8 in the loop), shape [group, queries, keys]
 
 
 class _Seen(NamedTuple):
@@ -120,13 +102,8 @@ def scan_loop(bounds, spans, rule, clusters, reach, exact, tally):
 
     Parameters
     ----------
-    bounds : KeyBounds
-    spans : Span
-    rule : IndexRule
-    clusters : LeafClusters
     reach : Reach
         Scores of centres and largest scores of members.
-    exact : ExactScores
     tally : Counts
         Filled.
     """

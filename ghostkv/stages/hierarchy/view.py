@@ -24,34 +24,20 @@ _LATE = (0.125, 0.25)
 
 @dataclass(frozen=True)
 class LateView:
-    """One KV head of one text.
+    """One KV head of one text."""
 
-    Attributes
-    ----------
-    keys : ndarray of float16, shape [context, head_dim]
-    queries : ndarray of float32, shape [group, queries, head_dim]
-    lower, upper : ndarray of float32, shape [levels, group, queries, context]
-        Bounds of scores once each level of the records is read; the last is K itself, in float16 where the record's
-        last planes do not reach.
-    truth : Truth
-    costs : Costs
-    scale, softcap : float
-    grown_from : int
-        Cold keys that were there before the first query.
-    clusterings : dict
-        Clusters that indexes of these keys share.
-    """
-
-    keys: np.ndarray
-    queries: np.ndarray
+    keys: np.ndarray  # float16, shape [context, head_dim]
+    queries: np.ndarray  # float32, shape [group, queries, head_dim]
+    # float32, shape [levels, group, queries, context]: bounds of scores once each level of the records is read; the
+    # last is K itself, in float16 where the record's last planes do not reach.
     lower: np.ndarray
     upper: np.ndarray
     truth: Truth
     costs: Costs
     scale: float
     softcap: float
-    grown_from: int
-    clusterings: dict = field(default_factory=dict)
+    grown_from: int  # cold keys that were there before the first query
+    clusterings: dict = field(default_factory=dict)  # clusters that indexes of these keys share
 
     @cached_property
     def exact(self) -> np.ndarray:
@@ -81,13 +67,10 @@ def look(
 
     Parameters
     ----------
-    capture : LayerCapture
-    kv_head : int
     codec : Nested
         Fitted on other texts.
     context : int
         Keys beyond are left out.
-    job : HierarchyLayer
     count : int
         Queries a head, at most.
     space : Space

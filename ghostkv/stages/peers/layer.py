@@ -36,14 +36,6 @@ if TYPE_CHECKING:
 def measure_layer(job: PeersLayer, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Measure every selector of one layer on held-out texts.
 
-    Parameters
-    ----------
-    job : PeersLayer
-    inputs : mapping
-        Paths of the layer's `codecs` and `records`.
-    outputs : mapping
-        Paths of `peers` and `layers`.
-
     Raises
     ------
     ConfigError

@@ -12,8 +12,7 @@ import polars as pl
 
 from ghostkv.files.io import read_table, write_table
 from ghostkv.files.provenance import inherited
-from ghostkv.files.tables import concatenate
-from ghostkv.stages.quality.schemas import TEXT_TABLES
+from ghostkv.files.tables import join
 from ghostkv.stages.quality.summary_schemas import SUMMARY_TABLES
 from ghostkv.stages.quality.tables import MeasuredBlocks, compare_at_equal_bytes, summarise
 
@@ -22,19 +21,10 @@ if TYPE_CHECKING:
 
 
 def gather(job: GatherQuality, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
-    """Join all texts, and derive summary and comparison at equal bytes.
-
-    Parameters
-    ----------
-    inputs : mapping
-        Files of each table of a text, one a text.
-    outputs : mapping
-        Those tables joined, `summary` and `equal_bytes`.
-    """
+    """Join all texts, and derive summary and comparison at equal bytes."""
     about = inherited(inputs["positions"][0], job.code)
     about.pop("text", None)
-    for name in TEXT_TABLES:
-        concatenate(inputs[name], outputs[name], about)
+    join(inputs, outputs, about)
     positions, runs = read_table(outputs["positions"]), read_table(outputs["runs"])
     measured = MeasuredBlocks.read(positions, job.block, job.replicates, job.seed)
     summary = summarise(positions, runs, measured)

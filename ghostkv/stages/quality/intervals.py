@@ -40,14 +40,9 @@ def block_sums(values: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Draws:
-    """Bootstrap replicates of the blocks of all documents.
+    """Bootstrap replicates of the blocks of all documents."""
 
-    Attributes
-    ----------
-    weights : ndarray of float64, shape [replicates, blocks]
-        How often each block is drawn; blocks of all documents side by side.
-    """
-
+    # float64, shape [replicates, blocks]: how often each block is drawn; blocks of all documents side by side.
     weights: np.ndarray
 
     @classmethod
@@ -60,7 +55,6 @@ class Draws:
             Blocks of each document.
         domains : sequence of str
             Domain of each document.
-        replicates, seed : int
         """
         rng = np.random.default_rng(stable_seed("quality bootstrap", seed, *blocks, *domains))
         first = np.concatenate([[0], np.cumsum(blocks)]).astype(int)

@@ -18,34 +18,17 @@ NO_TOKEN = -1
 
 @dataclass(frozen=True)
 class Divergence:
-    """Per position, arrays of shape [positions].
+    """Per position, arrays of shape [positions]."""
 
-    Attributes
-    ----------
-    kl : ndarray of float64
-        ``KL(dense || sparse)`` in nats, not below 0.
-    agree : ndarray of bool
-        Both have the same most probable token (the lower id wins a tie).
-    dense_nll, sparse_nll : ndarray of float64
-        Negative log-likelihood of the text's next token, nats; NaN where the text ends.
-    max_logit_difference : ndarray of float64
-        Largest ``|dense - sparse|`` over the vocabulary.
-    dense_entropy : ndarray of float64
-        Entropy of the dense distribution, nats.
-    dense_margin : ndarray of float64
-        Log-probability of the dense model's first choice over its second.
-    dense_top, sparse_top : ndarray of int64
-        Most probable tokens.
-    """
-
-    kl: np.ndarray
-    agree: np.ndarray
+    kl: np.ndarray  # float64: ``KL(dense || sparse)`` in nats, not below 0
+    agree: np.ndarray  # bool: both have the same most probable token (the lower id wins a tie)
+    # float64: negative log-likelihood of the text's next token, nats; NaN where the text ends.
     dense_nll: np.ndarray
     sparse_nll: np.ndarray
-    max_logit_difference: np.ndarray
-    dense_entropy: np.ndarray
-    dense_margin: np.ndarray
-    dense_top: np.ndarray
+    max_logit_difference: np.ndarray  # float64: largest ``|dense - sparse|`` over the vocabulary
+    dense_entropy: np.ndarray  # float64: entropy of the dense distribution, nats
+    dense_margin: np.ndarray  # float64: log-probability of the dense model's first choice over its second
+    dense_top: np.ndarray  # int64: most probable tokens
     sparse_top: np.ndarray
 
     def columns(self) -> dict[str, np.ndarray]:

@@ -19,7 +19,6 @@ class Policies:
 
     Parameters
     ----------
-    policies : iterable of SomePolicy
     thetas : path
         Table of `fit_thetas`.
     """

@@ -26,13 +26,7 @@ def token_ids(tokenizer: Any, content: str, job: QualityText | QualitySpeed) -> 
 
 
 def sources_of(job: FittedJob, inputs: Mapping[str, Any]) -> Sources:
-    """Sources of a model all of whose layers were captured.
-
-    Raises
-    ------
-    ConfigError
-        Some were not.
-    """
+    """Sources of a model all of whose layers were captured; a `ConfigError` where some were not."""
     if list(job.layers) != list(range(job.model_layers)):
         raise ConfigError(
             f"config: capture.layers records {len(job.layers)} of the model's {job.model_layers} layers, "

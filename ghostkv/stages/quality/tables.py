@@ -17,22 +17,13 @@ _MEASURES = ("kl", "top1", "dense_nll", "sparse_nll")
 
 @dataclass(frozen=True)
 class MeasuredBlocks:
-    """What the texts' jobs left, as arrays over policies and positions, and bootstrap draws shared by all.
-
-    Attributes
-    ----------
-    documents : list of (text, domain)
-    sums, counts : dict of str to ndarray, shape [policies, blocks]
-        Of kl, top1, dense_nll and sparse_nll.
-    owner : ndarray of int, shape [blocks]
-        Document of each block.
-    """
+    """What the texts' jobs left, as arrays over policies and positions, and bootstrap draws shared by all."""
 
     policies: list[str]
-    documents: list[tuple[str, str]]
-    sums: Mapping[str, np.ndarray]
+    documents: list[tuple[str, str]]  # (text, domain)
+    sums: Mapping[str, np.ndarray]  # shape [policies, blocks]: of kl, top1, dense_nll and sparse_nll
     counts: Mapping[str, np.ndarray]
-    owner: np.ndarray
+    owner: np.ndarray  # int, shape [blocks]: document of each block
     replicates: int
     seed: int
 

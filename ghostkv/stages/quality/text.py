@@ -25,13 +25,6 @@ def measure_text(
 ) -> None:
     """Decode one text's continuation under every policy, over one dense prefill.
 
-    Parameters
-    ----------
-    inputs : mapping
-        The model's `manifest`, `texts`, `thetas` of `fit_thetas`, `codecs` of every layer, and the frontier's `points`.
-    outputs : mapping
-        Paths of `positions`, `traffic`, `runs`, `ablation` and `generations`.
-
     Raises
     ------
     TextError

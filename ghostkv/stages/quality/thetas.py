@@ -19,15 +19,7 @@ THETA_SCHEMA = pa.schema([("policy", pa.string()), ("ratio", pa.float64()), ("th
 
 
 def fit_thetas(job: FitThetas, inputs: Mapping[str, Any], outputs: Mapping[str, str]) -> None:
-    """Fit the job's policies on texts of role `threshold`.
-
-    Parameters
-    ----------
-    inputs : mapping
-        `codecs`, one a layer.
-    outputs : mapping
-        `thetas`, of `THETA_SCHEMA`.
-    """
+    """Fit the job's policies on texts of role `threshold`."""
     thetas = fit_budgets(job.policies, sources_of(job, inputs))
     rows = [
         {"policy": policy.label, "ratio": policy.ratio, "theta": theta}

@@ -32,13 +32,6 @@ _KEEP_CLEAR = ("codec", "threshold")
 def plan(job: RetrievalPlan, inputs: Mapping[str, Any], outputs: Mapping[str, str]) -> None:
     """Build all questions, and fit what all tasks share.
 
-    Parameters
-    ----------
-    inputs : mapping
-        The model's `manifest`, `texts`, `tasks` (ghostkv/stages/retrieval/tasks/ruler.yaml), `codecs` of every layer.
-    outputs : mapping
-        `samples` and `thetas`.
-
     Raises
     ------
     TextError

@@ -25,13 +25,6 @@ def answer(
     """Answer the questions of one task at one length, densely and under every policy.
 
     Policies stop where the dense model has already failed too often for the task to measure anything.
-
-    Parameters
-    ----------
-    inputs : mapping
-        The model's `manifest`, `samples` and `thetas` of the plan, `codecs` of every layer, the frontier's `points`.
-    outputs : mapping
-        `answers`.
     """
     from ghostkv.stages.retrieval.examinee import Examinee
 

@@ -18,14 +18,6 @@ if TYPE_CHECKING:
 def sketch_layer(job: SketchLayer, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
     """Fit codecs and write ghost records of one layer.
 
-    Parameters
-    ----------
-    job : SketchLayer
-    inputs : mapping
-        Not read: the captures' folders are the job's.
-    outputs : mapping
-        Paths: `codecs` (safetensors) and `records` (Parquet).
-
     Raises
     ------
     ConfigError

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ghostkv.files.io import read_metadata, read_table, write_table
-from ghostkv.files.tables import concatenate
+from ghostkv.files.tables import join
 from ghostkv.stages.synthetic.summary_schemas import CHECK_SCHEMA
 from ghostkv.stages.synthetic.tables import compare
 
@@ -18,6 +18,5 @@ def gather(job: GatherSynthetic, inputs: Mapping[str, Sequence[str]], outputs: M
     """Join all generators, and compare what was measured with what closed forms expect."""
     kept = ("package_version", "fingerprint", "seed")
     metadata = {key: value for key, value in read_metadata(inputs["audit"][0]).items() if key in kept}
-    for name, files in inputs.items():
-        concatenate(files, outputs[name], metadata)
+    join(inputs, outputs, metadata)
     write_table(compare(read_table(outputs["audit"])), outputs["checks"], CHECK_SCHEMA, metadata)

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from ghostkv.captures.capture_files import CaptureWriter
-from ghostkv.config.hierarchy import Hierarchy
+from ghostkv.config.experiment import load_config
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.hierarchy.gather import gather
@@ -159,8 +159,8 @@ def test_a_missing_role_is_refused_by_name(captures):
 
 def test_a_repeated_index_is_refused_with_the_fix():
     entry = {"partition": "pages", "leaf": 4, "bound": "box"}
-    with pytest.raises(ConfigError, match=r"hierarchy.indexes repeats[\s\S]*Write: indexes"):
-        Hierarchy(indexes=[entry, entry])
+    with pytest.raises(ConfigError, match=r"hierarchy.indexes is[\s\S]*twice[\s\S]*Write: indexes"):
+        load_config({"hierarchy": {"indexes": [entry, entry]}})
 
 
 def test_captures_without_values_and_with_a_window_are_measured(write_captures, tmp_path):

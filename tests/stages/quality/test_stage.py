@@ -322,8 +322,8 @@ def test_a_policy_on_fewer_positions_is_compared_on_those_alone():
 def test_a_label_twice_or_a_headline_without_a_policy_is_refused():
     one = {"label": "a", "policy": "identity"}
     rest = {"ablation": {"policy": None}, "generation": {"policies": []}}
-    with pytest.raises(ConfigError, match="label a more than once"):
-        Quality(policies=[one, one], headline={"identity": "a"}, **rest)
+    with pytest.raises(ConfigError, match=r"quality.policies[\s\S]*not a twice"):
+        load_config({"quality": {"policies": [one, one]}})
     with pytest.raises(ConfigError, match="headline.budget is b, and no policy"):
         Quality(policies=[one], headline={"budget": "b"}, **rest)
     quoted = {"identity": "a", "mass": "a", "budget": "a"}

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
+from ghostkv.config.experiment import load_config
 from ghostkv.config.retrieval import Retrieval
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, write_table
@@ -65,8 +66,8 @@ def test_a_cell_counts_its_own_depth(answers):
 
 def test_a_task_or_label_twice_is_refused():
     entry = {"task": "vt", "length": 512}
-    with pytest.raises(ConfigError, match="vt at 512"):
-        Retrieval(tasks=[entry, entry])
+    with pytest.raises(ConfigError, match="not vt_512 twice"):
+        load_config({"retrieval": {"tasks": [entry, entry]}})
     with pytest.raises(ConfigError, match="dense always answers"):
         Retrieval(policies=[{"label": "dense", "policy": "identity"}])
 

@@ -238,7 +238,7 @@ def test_a_generator_that_cannot_be_is_refused_with_a_line_to_write(entry, messa
 
 
 def test_generators_are_listed_once_and_named_apart():
-    with pytest.raises(ConfigError, match="repeats"):
-        Synthetic(generators=[{"name": "sinks"}, {"name": "sinks"}])
+    with pytest.raises(ConfigError, match=r"synthetic.generators[\s\S]*'sinks'} twice"):
+        load_config({"synthetic": {"generators": [{"name": "sinks"}, {"name": "sinks"}]}})
     two = Synthetic(generators=[{"name": "sinks"}, {"name": "sinks", "mass": 0.9}])
     assert list(two.labels()) == ["sinks", "sinks_2"]

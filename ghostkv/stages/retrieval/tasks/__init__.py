@@ -16,29 +16,15 @@ __all__ = ["TASKS", "Task"]
 
 @dataclass(frozen=True)
 class Task:
-    """How a task is built and scored.
+    """How a task is built and scored."""
 
-    Attributes
-    ----------
-    build : callable
-        `build(workshop, rng)` or, with depths, `build(workshop, rng, depths)`: the examples of one context.
-    about : str
-    rule : str
-        Of `ghostkv.stages.retrieval.tasks.scoring`.
-    tokens : int
-        Tokens that an answer may take, RULER's own.
-    per_context : int
-        Examples of one context; 0 for one a depth.
-    source : str
-        What it is made of besides words: essays, squad, hotpotqa or nothing.
-    """
-
+    # `build(workshop, rng)` or, with depths, `build(workshop, rng, depths)`: the examples of one context.
     build: Callable
     about: str
-    rule: str = "all"
-    tokens: int = 128
-    per_context: int = 1
-    source: str = ""
+    rule: str = "all"  # of `ghostkv.stages.retrieval.tasks.scoring`
+    tokens: int = 128  # tokens that an answer may take, RULER's own
+    per_context: int = 1  # examples of one context; 0 for one a depth
+    source: str = ""  # what it is made of besides words: essays, squad, hotpotqa or nothing
 
 
 TASKS = {

@@ -8,7 +8,7 @@ much text as fits.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,65 +19,33 @@ Count = Callable[[Sequence[str]], np.ndarray]
 
 @dataclass(frozen=True)
 class Example:
-    """One question on one context.
+    """One question on one context."""
 
-    Attributes
-    ----------
-    context : str
-        What is read before the question: instruction and text.
-    question : str
-    answer_start : str
-        The beginning of the answer, which the model is given.
-    references : tuple of str
-        What the answer must hold.
-    draft : str
-        The answer that a perfect reader gives next. A guess that makes decoding quicker; no score depends on
-        it.
-    depth : float, optional
-        Where the needle stands, as a share of the text before it; None where there is no single place.
-    """
-
-    context: str
+    context: str  # what is read before the question: instruction and text
     question: str
-    answer_start: str
-    references: tuple[str, ...]
+    answer_start: str  # the beginning of the answer, which the model is given
+    references: tuple[str, ...]  # what the answer must hold
+    # The answer that a perfect reader gives next. A guess that makes decoding quicker; no score depends on it.
     draft: str
+    # Where the needle stands, as a share of the text before it; None where there is no single place.
     depth: float | None = None
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """What builders work with.
+    """What builders work with."""
 
-    Attributes
-    ----------
-    count : callable
-        Sequence of str -> ndarray of int: tokens of each.
-    room : int
-        Tokens that context, question and beginning of the answer may fill together.
-    prose : tuple of str
-        Sentences of the haystack, in order, each with its leading space.
-    questions : mapping
-        `squad` and `hotpotqa`: sequence of `Asked`.
-    """
-
-    count: Count
-    room: int
-    prose: tuple[str, ...] = ()
-    questions: dict[str, Sequence] = field(default_factory=dict)
+    count: Count  # sequence of str -> ndarray of int: tokens of each
+    room: int  # tokens that context, question and beginning of the answer may fill together
+    prose: tuple[str, ...] = ()  # sentences of the haystack, in order, each with its leading space
+    questions: dict[str, Sequence] = field(default_factory=dict)  # of `Asked`, by `squad` and `hotpotqa`
 
     def tokens(self, *texts: str) -> int:
         """Tokens of texts one after the other."""
         return int(np.sum(self.count(texts)))
 
     def left(self, *texts: str) -> int:
-        """Tokens that remain beside these texts.
-
-        Raises
-        ------
-        ConfigError
-            None remain.
-        """
+        """Tokens that remain beside these texts; a `ConfigError` where none do."""
         left = self.room - self.tokens(*texts)
         if left <= 0:
             raise ConfigError(
@@ -113,8 +81,3 @@ def fill(pieces: Sequence[str], count: Count, tokens: int) -> Hay:
     ends = np.cumsum(count(pieces))
     kept = int(np.searchsorted(ends, tokens, side="right"))
     return Hay(tuple(pieces[:kept]), np.concatenate([[0], ends[:kept]]))
-
-
-def placed(example: Example, depth: float) -> Example:
-    """The example with its depth."""
-    return replace(example, depth=depth)

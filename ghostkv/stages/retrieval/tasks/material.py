@@ -26,19 +26,11 @@ Encode = Callable[[str], np.ndarray]
 
 @dataclass(frozen=True)
 class Source:
-    """Where the three files are: in a wheel, or in a folder of this machine.
+    """Where the three files are: in a wheel, or in a folder of this machine."""
 
-    Attributes
-    ----------
-    files : mapping
-        `essays`, `squad`, `hotpotqa` -> file name.
-    wheel : str, sha256 : str, folder : str
-        Pinned package and the folder inside it; or `wheel` empty and a local folder.
-    """
-
-    files: dict[str, str]
+    files: dict[str, str]  # `essays`, `squad`, `hotpotqa` -> file name
     folder: str
-    wheel: str = ""
+    wheel: str = ""  # the pinned package that `folder` is in; empty for a local folder
     sha256: str = ""
 
     @classmethod
@@ -72,22 +64,12 @@ class Source:
 
 @dataclass
 class Material:
-    """Essays and questions, read when first needed.
-
-    Attributes
-    ----------
-    source : Source
-    downloads : path
-    encode : callable
-        str -> token ids.
-    fitted : sequence of str
-        Contents of the texts that codecs and thresholds were fitted on, and of any others to keep clear of.
-    pip : callable, optional
-    """
+    """Essays and questions, read when first needed."""
 
     source: Source
     downloads: str | Path
-    encode: Encode
+    encode: Encode  # str -> token ids
+    # Contents of the texts that codecs and thresholds were fitted on, and of any others to keep clear of.
     fitted: Sequence[str] = ()
     pip: PipDownload | None = None
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ghostkv.stages.retrieval.tasks.base import Example, Hay, Workshop, fill, placed
+from ghostkv.stages.retrieval.tasks.base import Example, Hay, Workshop, fill
 from ghostkv.stages.retrieval.tasks.vocabulary import ADJECTIVES, NOUNS
 
 NOISE = " The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
@@ -24,7 +24,7 @@ def single(
         question, start = ask(value, [key])
         text = _stack(workshop, hay, [needle(value, key, secret)], value, question, start, rng)
         context = instruct(value) + text.with_needles([needle(value, key, secret)], [depth])
-        found.append(placed(Example(context, question, start, (secret,), f" {secret}."), float(depth)))
+        found.append(Example(context, question, start, (secret,), f" {secret}.", float(depth)))
     return found
 
 
@@ -43,7 +43,7 @@ def multi_key(workshop: Workshop, rng: np.random.Generator, hay="essays", key="w
     depths = np.sort(rng.uniform(0, 1, _MANY))
     context = instruct(value) + text.with_needles(needles, depths)
     return [
-        placed(Example(context, *ask(value, [name]), (secret,), f" {secret}."), float(depth))
+        Example(context, *ask(value, [name]), (secret,), f" {secret}.", float(depth))
         for name, secret, depth in zip(keys, found, depths, strict=True)
     ]
 
@@ -119,8 +119,11 @@ def _needles_alone(workshop, rng, value, key) -> list[Example]:
     context = instruct(value) + "".join(hay.pieces).strip()
     chosen = np.sort(rng.choice(len(hay.pieces), min(_MANY, len(hay.pieces)), replace=False))
     return [
-        placed(
-            Example(context, *ask(value, [keys[i]]), (found[i],), f" {found[i]}."),
+        Example(
+            context,
+            *ask(value, [keys[i]]),
+            (found[i],),
+            f" {found[i]}.",
             float(hay.before[i] / hay.before[-1]),
         )
         for i in chosen

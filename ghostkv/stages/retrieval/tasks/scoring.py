@@ -12,8 +12,6 @@ def score(answer: str, references: Sequence[str], rule: str) -> float:
 
     Parameters
     ----------
-    answer : str
-    references : sequence of str
     rule : {"all", "part"}
         all: the share of references that the answer contains; part: 1 if it contains any of them. Case does
         not count. (Hsieh et al. 2024, section 4: recall-based string match.)

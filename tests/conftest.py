@@ -12,6 +12,8 @@ import pytest
 def pytest_xdist_make_scheduler(config, log):
     """Work goes out by file, so that what a file's tests share is made once; tests/workflow counts as one file.
 
+    That one takes longest and goes out first: the others fill up the workers beside it.
+
     (Marks for `--dist loadgroup` would say the same, but reach no worker under pytest 9.2 and xdist 3.8.)
     """
     from xdist.scheduler import LoadScopeScheduling
@@ -19,6 +21,11 @@ def pytest_xdist_make_scheduler(config, log):
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             return "workflow" if nodeid.startswith("tests/workflow/") else nodeid.split("::", 1)[0]
+
+        def _assign_work_unit(self, node) -> None:
+            if "workflow" in self.workqueue:
+                self.workqueue.move_to_end("workflow", last=False)
+            super()._assign_work_unit(node)
 
     return ByFile(config, log)
 

@@ -121,14 +121,14 @@ def test_a_class_name_stands_in_one_module():
 
 @pytest.mark.parametrize(
     "folder",
-    sorted(path for path in PACKAGE.joinpath("stages").iterdir() if path.is_dir()),
+    # The compiler's folder may appear after one of pytest's workers has looked and before another does.
+    sorted(path for path in PACKAGE.joinpath("stages").iterdir() if path.is_dir() and path.name[0] != "_"),
     ids=lambda path: path.name,
 )
 def test_the_package_of_a_stage_is_empty(folder):
     """What stands in it would be part of every job's fingerprint."""
-    if folder.name != "__pycache__":
-        body = ast.parse((folder / "__init__.py").read_text(encoding="utf-8")).body
-        assert all(isinstance(node, ast.Expr) for node in body)
+    body = ast.parse((folder / "__init__.py").read_text(encoding="utf-8")).body
+    assert all(isinstance(node, ast.Expr) for node in body)
 
 
 def test_what_the_workflow_reads_at_every_start_imports_nothing_slow():

@@ -18,7 +18,7 @@ from ghostkv.stages.decode.schemas import MEASURES, QUANTILES, SCHEMAS
 from ghostkv.stages.decode.steps import LOSSES
 from ghostkv.stages.decode.tables import CEILING
 from tests.report.chart_fields import fields
-from tests.report.fixtures import headline
+from tests.report.fixtures import headline, make_params
 
 STEPS = 128
 # Resurrected a step: what generated tensors give would be seen in any mean.
@@ -119,7 +119,7 @@ def write(folder, rows):
     paths = {f"decode_{name}": str(folder / f"{name}.parquet") for name in SCHEMAS}
     for name, schema in SCHEMAS.items():
         write_table(table_of(rows[name], schema), paths[f"decode_{name}"], schema)
-    return Results(paths, {"config": Config().plain()})
+    return Results(paths, make_params(config=Config().plain()))
 
 
 @pytest.fixture(scope="module")

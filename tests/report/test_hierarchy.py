@@ -13,7 +13,7 @@ from ghostkv.report.sections.hierarchy.section import CHAPTER
 from ghostkv.stages.hierarchy.schemas import CHECK_SCHEMA, HEAD_SCHEMA
 from ghostkv.stages.hierarchy.summary_schemas import FIT_SCHEMA
 from ghostkv.stages.hierarchy.tables import fits
-from tests.report.fixtures import headline
+from tests.report.fixtures import headline, make_params
 
 
 def head_rows(reads, context):
@@ -91,7 +91,7 @@ def write(folder, reads=(0.4, 0.45, 0.8), violations=0, context=8192):
     paths = {f"hierarchy_{name}": str(folder / f"{name}.parquet") for name in tables}
     for name, (table, schema) in tables.items():
         write_table(table, paths[f"hierarchy_{name}"], schema)
-    return Results(paths, {"config": Config().plain()})
+    return Results(paths, make_params(config=Config().plain()))
 
 
 @pytest.fixture(scope="module")

@@ -163,6 +163,6 @@ def test_the_workflow_caption_knows_every_figure_of_the_report():
     assert len(names) > 30
     caption = (root / "workflow/report/figures.rst").read_text()
     for name in names | {"certificates_mass_1pct"}:
-        job = SimpleNamespace(config=make_params()["config"], wildcards=SimpleNamespace(figure=name))
+        job = SimpleNamespace(config=make_params().config, wildcards=SimpleNamespace(figure=name))
         first = jinja2.Template(caption).render(snakemake=job).strip().split("\n\n")[0]
         assert not first.startswith("Drawn from"), f"{name} has no sentence of its own in figures.rst"

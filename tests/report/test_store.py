@@ -8,7 +8,7 @@ from ghostkv.report.document import Figure, Prose, Table
 from ghostkv.report.figures import write_figure
 from ghostkv.report.results import Results
 from ghostkv.report.sections.store.section import CHAPTER
-from tests.report.fixtures import headline
+from tests.report.fixtures import headline, make_params
 from tests.stages.store.test_stage import CONFIG, run
 
 
@@ -19,7 +19,7 @@ def outputs(tmp_path_factory):
 
 def results_of(outputs, **other):
     paths = {f"store_{name}": path for name, path in (outputs | other).items()}
-    return Results(paths, CONFIG.plain()["report"] | {"config": CONFIG.plain(), "layers": [0]})
+    return Results(paths, make_params(config=CONFIG.plain(), layers=[0]))
 
 
 def changed(outputs, folder, name, *expressions):

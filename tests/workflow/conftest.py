@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -47,6 +48,7 @@ for line in sys.stdin:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
+    print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
@@ -57,16 +59,30 @@ class Server:
     def __init__(self) -> None:
         self._process: subprocess.Popen | None = None
 
+    def start(self, arguments: list[str], cwd: Path, said: str = os.devnull) -> int:
+        """Start Snakemake and return its process, which leads a group of its own; `ended` must follow."""
+        if self._process is None:
+            # Without buffers, so that `select` sees every line that is there.
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+            )
+        asked = {"arguments": arguments, "cwd": str(cwd), "said": said}
+        self._process.stdin.write(json.dumps(asked).encode() + b"\n")
+        return int(self._process.stdout.readline())
+
+    def running(self) -> bool:
+        """Whether what was started has not ended yet."""
+        return not select.select([self._process.stdout], [], [], 0)[0]
+
+    def ended(self) -> int:
+        """The exit status of what was started, once it has ended."""
+        return int(self._process.stdout.readline())
+
     def run(self, arguments: list[str], cwd: Path) -> subprocess.CompletedProcess:
         """As `subprocess.run` with `capture_output`; both streams come as `stdout`."""
-        if self._process is None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
         with tempfile.NamedTemporaryFile("r", suffix=".said") as said:
-            asked = {"arguments": arguments, "cwd": str(cwd), "said": said.name}
-            print(json.dumps(asked), file=self._process.stdin, flush=True)
-            code = int(self._process.stdout.readline())
+            self.start(arguments, cwd, said.name)
+            code = self.ended()
             return subprocess.CompletedProcess(arguments, code, said.read(), "")
 
     def close(self) -> None:
@@ -122,36 +138,47 @@ class Project:
     def edited(self, file: str, old: str, new: str) -> Iterator[None]:
         """The copy with one piece of one file replaced."""
         path = self.root / file
-        text = path.read_text()
+        text, times = path.read_text(), path.stat()
         assert text.count(old) >= 1, f"{file} has no {old!r}"
         path.write_text(text.replace(old, new, 1))
         try:
             yield
         finally:
             path.write_text(text)
+            restore_times(path, times)
 
     def kill_during(self, log: str, *arguments: str, delay: float = 0.2) -> None:
         """Start a run and send SIGKILL to all its processes shortly after a job opened its log."""
         path = self.folder / log
         path.unlink(missing_ok=True)
-        running = subprocess.Popen(
-            self.command(*arguments),
-            cwd=self.root,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        leader = SERVER.start(self.command(*arguments)[3:], self.root)
         try:
             deadline = time.monotonic() + 240  # a loaded machine is slow to start Snakemake
             while not path.exists():
-                assert running.poll() is None, f"the run ended before {log} appeared"
+                assert SERVER.running(), f"the run ended before {log} appeared"
                 assert time.monotonic() < deadline, f"{log} did not appear"
                 time.sleep(0.01)
             time.sleep(delay)
         finally:
             with suppress(ProcessLookupError):  # the last job may be quicker than the delay
-                os.killpg(running.pid, signal.SIGKILL)
-            running.wait()
+                os.killpg(leader, signal.SIGKILL)
+            SERVER.ended()
+
+
+def restore_times(path: Path, times: os.stat_result) -> None:
+    """Give a file the times that it had: what was compiled of it, Numba's kernels too, is then still its own."""
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def share_compiled(source: Path, target: Path) -> None:
+    """Let a copy keep its compiled code where the original does, so that each of Numba's kernels is compiled once.
+
+    A kernel belongs to a file's name, size and time, which a copy has too; one that was edited compiles for itself.
+    """
+    for folder in {path.parent for path in target.rglob("*.py")}:
+        compiled = source / folder.relative_to(target) / "__pycache__"
+        compiled.mkdir(exist_ok=True)
+        (folder / "__pycache__").symlink_to(compiled)
 
 
 def copy_project(root: Path, folder: Path) -> Project:
@@ -159,8 +186,8 @@ def copy_project(root: Path, folder: Path) -> Project:
     for name in COPIED:
         source, target = ROOT / name, root / name
         if source.is_dir():
-            # With the compiled code that lies beside it: compiling it anew would take most of the run.
-            shutil.copytree(source, target)
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            share_compiled(source, target)
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
@@ -175,8 +202,12 @@ def copy_project(root: Path, folder: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory) -> Iterator[Project]:
-    """A finished tiny run. Tests leave the copy and the results as they found them."""
-    base = tmp_path_factory.mktemp("project")
+    """A finished tiny run. Tests leave the copy and the results as they found them.
+
+    `.ci/run` names the folder where both are to lie, and goes on from there to the stages beyond the frontier.
+    """
+    kept = os.environ.get("GHOSTKV_TINY_RUN")
+    base = Path(kept) if kept else tmp_path_factory.mktemp("project")
     project = copy_project(base / "copy", base / "run")
     project.snakemake()
     yield project

@@ -6,18 +6,25 @@ import os
 
 import pytest
 
+from tests.workflow.conftest import restore_times
+
 SKETCH = {"sketch_layer": 2, "sweep_layer": 2, "gather_frontier": 1, "report": 1}
 
 
 def test_a_touch_a_comment_and_a_docstring_rerun_nothing(project):
-    for path in (project.root / "ghostkv").rglob("*.py"):
+    times = {path: path.stat() for path in (project.root / "ghostkv").rglob("*.py")}
+    for path in times:
         os.utime(path)
     comment = project.edited(
         "ghostkv/codecs/transform_code.py", "from __future__", "# A comment.\nfrom __future__"
     )
     docstring = project.edited("ghostkv/stages/capture/text.py", '"""', '"""Said better. ')
-    with comment, docstring:
-        assert project.planned() == {}
+    try:
+        with comment, docstring:
+            assert project.planned() == {}
+    finally:
+        for path, before in times.items():
+            restore_times(path, before)
 
 
 def test_codec_code_reruns_sketch_frontier_and_report_but_no_capture(project):

@@ -6,13 +6,23 @@ import hashlib
 import shutil
 from pathlib import Path
 
-REMADE = ("results/capture/prose_held_out_0", "results/sketch", "results/frontier", "results/report")
-# Where a run is killed: a job's log, which appears when the job starts, and the file that the run is asked for.
-KILLED_IN = {
-    "results/logs/capture/prose_held_out_0.log": "results/capture/prose_held_out_0/kv.parquet",
-    "results/logs/sketch/layer_01.log": "results/sketch/layer_01/records.parquet",
-    "results/logs/frontier/layer_00.log": "results/frontier/layers/layer_00/points.parquet",
-    "results/logs/report/report.log": "results/report/headline.json",
+import pytest
+
+FRONTIER = "results/frontier/safe_points.parquet"
+REPORT = "results/report/headline.json"
+# What is asked for in the end; what of it is made anew; and where runs are killed before: a job's log, which appears
+# when the job starts, and the file that the run is asked for.
+CASES = {
+    "from a capture to the frontier": (
+        FRONTIER,
+        ("results/capture/prose_held_out_0", "results/sketch", "results/frontier"),
+        {
+            "results/logs/capture/prose_held_out_0.log": "results/capture/prose_held_out_0/kv.parquet",
+            "results/logs/sketch/layer_01.log": "results/sketch/layer_01/records.parquet",
+            "results/logs/frontier/layer_00.log": "results/frontier/layers/layer_00/points.parquet",
+        },
+    ),
+    "report": (REPORT, ("results/report",), {"results/logs/report/report.log": REPORT}),
 }
 
 
@@ -22,14 +32,15 @@ def checksums(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_killed_and_resumed_ends_with_the_same_bytes(project, tmp_path):
+@pytest.mark.parametrize(("target", "remade", "killed_in"), CASES.values(), ids=CASES)
+def test_killed_and_resumed_ends_with_the_same_bytes(project, tmp_path, target, remade, killed_in):
     killed = project.copied_run(tmp_path / "run")
-    for name in REMADE:
+    for name in remade:
         shutil.rmtree(killed.folder / name)
-    for log, output in KILLED_IN.items():
+    for log, output in killed_in.items():
         killed.kill_during(log, "--", output)
         assert not (killed.folder / output).exists()
-    killed.snakemake()
+    killed.snakemake("--", target)
     assert checksums(killed.folder) == checksums(project.folder)
-    assert killed.planned() == {}
+    assert killed.planned("--", target) == {}
     assert not list((killed.folder / "results").rglob(".*.part"))

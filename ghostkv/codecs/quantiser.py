@@ -17,17 +17,10 @@ _SEARCH_KEYS = 2048
 
 @dataclass(frozen=True)
 class UniformQuantiser:
-    """One uniform quantiser per coordinate, clipped at both ends.
+    """One uniform quantiser per coordinate, clipped at both ends."""
 
-    Attributes
-    ----------
-    bits : ndarray of int64, shape [dims]
-        0 for a coordinate that is not written.
-    step, centre : ndarray of float64, shape [dims]
-        Level ``c`` of a coordinate stands for ``centre + (c - (2**bits - 1) / 2) * step``.
-    """
-
-    bits: np.ndarray
+    bits: np.ndarray  # int64 [dims]; 0 for a coordinate that is not written
+    # float64 [dims]; level ``c`` of a coordinate stands for ``centre + (c - (2**bits - 1) / 2) * step``
     step: np.ndarray
     centre: np.ndarray
 

@@ -18,18 +18,13 @@ _COMBS = 256
 
 @dataclass(frozen=True)
 class ColdRange:
-    """Which keys a query sees and which of them are cold.
+    """Which keys a query sees and which of them are cold."""
 
-    Attributes
-    ----------
-    first, last : ndarray of int64, shape [queries]
-        Visible keys are first..last-1.
-    start, stop : ndarray of int64, shape [queries]
-        Cold keys are start..stop-1: visible, no sink, not in the hot window. ``stop <= start`` means none.
-    """
-
+    # int64 [queries]; visible keys are first..last-1
     first: np.ndarray
     last: np.ndarray
+    # int64 [queries]; cold keys are start..stop-1: visible, no sink, not in the hot window. ``stop <= start`` means
+    # none.
     start: np.ndarray
     stop: np.ndarray
 
@@ -86,7 +81,7 @@ def scores(
     visible: ColdRange | None = None,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Pre-softmax logits ``scale * q.k``, float32.
+    """Pre-softmax logits ``scale * q.k``, float32 [..., keys].
 
     Parameters
     ----------
@@ -101,10 +96,6 @@ def scores(
         Scores of keys that a query does not see are -inf.
     out : ndarray of float32, optional
         Where they go.
-
-    Returns
-    -------
-    ndarray of float32, shape [..., keys]
     """
     found = cap(np.matmul(queries * np.float32(scale), keys.T, out=out), softcap)
     if visible is not None:
@@ -126,23 +117,13 @@ def cap(logits: np.ndarray, softcap: float) -> np.ndarray:
 class ExactAttention:
     """What full attention does for the queries of one group: the truth that eliminations are measured
     against.
-
-    Attributes
-    ----------
-    scores : ndarray of float32, shape [group, queries, keys]
-        Exact scores; -inf where a key is not visible.
-    mass : ndarray of float32, shape [group, queries, keys]
-        Softmax probabilities.
-    lse : ndarray of float32, shape [group, queries]
-        ``log sum exp`` of the visible scores.
-    needed : ndarray of uint8, shape [group, queries, keys]
-        Flags `TOP_K`, `MASS_95`, `MASS_99`: the exact top-k keys, and the fewest keys that hold 95 % / 99 %
-        of the mass.
     """
 
-    scores: np.ndarray
-    mass: np.ndarray
-    lse: np.ndarray
+    scores: np.ndarray  # float32 [group, queries, keys]; exact scores; -inf where a key is not visible
+    mass: np.ndarray  # float32 [group, queries, keys]; softmax probabilities
+    lse: np.ndarray  # float32 [group, queries]; ``log sum exp`` of the visible scores
+    # uint8 [group, queries, keys]; flags `TOP_K`, `MASS_95`, `MASS_99`: the exact top-k keys, and the fewest keys
+    # that hold 95 % / 99 % of the mass
     needed: np.ndarray
 
 
@@ -153,11 +134,8 @@ def exact_attention(
 
     Parameters
     ----------
-    capture : LayerCapture
-    kv_head : int
     keys : ndarray of float32, shape [tokens, head_dim]
         The KV head's keys, widened once by the caller.
-    visible : ColdRange
     top_k : int
         How many keys count as relevant; all visible ones where there are fewer.
     """
@@ -173,7 +151,6 @@ def softmax(
 
     Parameters
     ----------
-    logits : ndarray
     out : ndarray, optional
         Where the probabilities go; may be `logits`.
     dtype : type
@@ -208,7 +185,7 @@ def _comb_maxima(row, maxima):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def kth_largest(known, last, k):
-    """k-th largest of each row's first `last` entries; -inf where there are fewer.
+    """k-th largest of each row's first `last` entries; -inf where there are fewer; float32 [group, queries].
 
     The k-th largest of the maxima of disjoint sets of keys is a lower bound that hardly more than k keys reach;
     only those enter the sorted list of the best. That costs two comparisons a key, far less than a partition.
@@ -217,11 +194,6 @@ def kth_largest(known, last, k):
     ----------
     known : ndarray of float32, shape [group, queries, keys]
     last : ndarray of int64, shape [queries]
-    k : int
-
-    Returns
-    -------
-    ndarray of float32, shape [group, queries]
     """
     out = np.empty(known.shape[:2], np.float32)
     best = np.empty(k, np.float32)

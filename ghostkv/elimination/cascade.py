@@ -33,7 +33,6 @@ def cascade(bounds, span, probes, open_, begin, count, theta, best, use):
         Keys with the best estimates whose K is read in full after each level.
     open_ : ndarray of int64, shape [keys]
         Open keys; those before `begin` were read to the end by an earlier cascade and stay. Compacted in place.
-    begin, count : int
     theta : float32
         What an earlier cascade held keys against; -inf for none.
     best : ndarray of float32, shape [k]

@@ -32,20 +32,11 @@ STORAGES = ("nested", "additive")
 
 @dataclass(frozen=True)
 class Costs:
-    """Bytes of each level of a record, and of K and V in full.
+    """Bytes of each level of a record, and of K and V in full."""
 
-    Attributes
-    ----------
-    levels : sequence of float
-        Bytes of each level that the cascade reads.
-    nested_key : float
-        Bytes of a K that is stored as the record and its last planes.
-    head_dim, value_dim : int
-        A capture without values counts them as wide as keys.
-    """
-
-    levels: Sequence[float]
-    nested_key: float
+    levels: Sequence[float]  # bytes of each level that the cascade reads
+    nested_key: float  # bytes of a K that is stored as the record and its last planes
+    # A capture without values counts them as wide as keys
     head_dim: int
     value_dim: int
 
@@ -67,44 +58,29 @@ class Costs:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a certificate did to each query; arrays of shape [group, queries] unless said.
+    """What a certificate did to each query; arrays of shape [group, queries] unless said."""
 
-    Attributes
-    ----------
-    kept : ndarray of bool, shape [group, queries, keys]
-        Keys that take part in the output.
-    elimination : ndarray
-        Share of the cold keys that were never read: bounds on their records ruled them out.
-    values_unread : ndarray
-        Share of the cold keys that take no part in the output: the eliminated ones, and those that their K in full
-        ruled out, so that their V was not read.
-    bytes_nested, bytes_additive : ndarray
-        Bytes ratio per head, with K stored as the record itself or in float16 beside it.
-    group_nested, group_additive : ndarray, shape [queries]
-        GQA-true bytes ratio: levels, K and V once for the whole group.
-    violated : ndarray
-        Eliminated keys that exact scores put into the top-k, or 1 where the dropped mass exceeds the target.
-    dropped, certified : ndarray
-        True dropped mass, and the bound on it.
-    error, error_bound : ndarray
-        True ``||o - o_hat||`` and the bound on it; 0 where values were not captured.
-    fallback : ndarray
-        Keys that stopped early and had to be read after all.
-    """
-
-    kept: np.ndarray
+    kept: np.ndarray  # bool [group, queries, keys]; keys that take part in the output
+    # Share of the cold keys that were never read: bounds on their records ruled them out
     elimination: np.ndarray
+    # Share of the cold keys that take no part in the output: the eliminated ones, and those that their K in full
+    # ruled out, so that their V was not read
     values_unread: np.ndarray
+    # Bytes ratio per head, with K stored as the record itself or in float16 beside it
     bytes_nested: np.ndarray
     bytes_additive: np.ndarray
+    # [queries]; GQA-true bytes ratio: levels, K and V once for the whole group
     group_nested: np.ndarray
     group_additive: np.ndarray
+    # Eliminated keys that exact scores put into the top-k, or 1 where the dropped mass exceeds the target
     violated: np.ndarray
+    # True dropped mass, and the bound on it
     dropped: np.ndarray
     certified: np.ndarray
+    # True ``||o - o_hat||`` and the bound on it; 0 where values were not captured
     error: np.ndarray
     error_bound: np.ndarray
-    fallback: np.ndarray
+    fallback: np.ndarray  # keys that stopped early and had to be read after all
 
 
 def certify_topk(
@@ -118,10 +94,8 @@ def certify_topk(
         Bounds known once a level is read; the last entry is what K in full says.
     truth : Truth
         Read for the exact keys, and to verify the outcome.
-    costs : Costs
     probes : sequence of int, length levels
         Keys with the best estimates whose K is read in full after each level.
-    top_k : int
     """
     tally = CertificateTally.empty(truth.scores.shape)
     rule = TopkRule(top_k=top_k, probes=np.asarray(probes, np.int64), prices=costs.prices)
@@ -153,10 +127,8 @@ def certify_mass(
         Of the same bounds.
     truth : Truth
         Read for the exact keys, and to verify the outcome.
-    costs : Costs
     shares : sequence of float, length levels
         Share of the budget that keys stopped at or before each level may take.
-    delta : float
     """
     tally = CertificateTally.empty(truth.scores.shape)
     norms = np.linalg.norm(truth.values.astype(np.float64), axis=1)

@@ -76,12 +76,8 @@ def mass_loop(bounds, powers, spans, rule, exact, tally):
 
     Parameters
     ----------
-    bounds : KeyBounds
     powers : Powers
         Of the same bounds.
-    spans : Span
-    rule : MassRule
-    exact : ExactOutputs
     tally : CertificateTally
         Filled.
     """

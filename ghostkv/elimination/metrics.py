@@ -13,22 +13,16 @@ from ghostkv.elimination.sweep import Sweep
 def bytes_ratio(
     visible: ColdRange, survivors: np.ndarray, record_bytes: int, head_dim: int, value_dim: int
 ) -> np.ndarray:
-    """Bytes read in one step over the bytes of the full fp16 K and V.
+    """Bytes read in one step over the bytes of the full fp16 K and V; float64 [..., queries, thetas].
 
     Every record is read, every survivor's K and V, and the K and V of sinks and hot window.
 
     Parameters
     ----------
-    visible : ColdRange
     survivors : ndarray, shape [..., queries, thetas]
         Cold keys read: one head's, or the union over a group (records are then read once per KV head).
-    record_bytes : int
     head_dim, value_dim : int
         A capture without values counts values as wide as keys.
-
-    Returns
-    -------
-    ndarray of float64, shape [..., queries, thetas]
     """
     pair = ELEMENT_BYTES * (head_dim + (value_dim or head_dim))
     exact = (visible.visible - visible.cold)[:, None]

@@ -26,10 +26,7 @@ def read_levels(
 
     Parameters
     ----------
-    codec : Nested
-    records : NestedRecords
     queries : ndarray of float32, shape [..., head_dim]
-    scale, softcap : float
     bounds : pair of ndarray of float32, shape [levels, ..., keys]
         Lower and upper, filled one level at each step.
     estimates : ndarray of float32, shape [..., keys]

@@ -14,25 +14,16 @@ EXP_SLACK, EXP_TINY = 2.0**-17, 2.0e-38
 
 
 class Powers(NamedTuple):
-    """Bounds of exponentials, computed once for all targets; float32.
+    """Bounds of exponentials, computed once for all targets; float32."""
 
-    Attributes
-    ----------
-    top : ndarray, shape [group, queries]
-        What is subtracted before exponentials are taken: the largest of all lower bounds, so that none overflows.
-    above, middle : ndarray, shape [levels + 1, group, queries, keys]
-        Of upper bounds, and of the middle between the bounds.
-    below : ndarray, shape [group, queries, keys]
-        Of the lower bounds with K in full.
-    kept : ndarray of float64, shape [group, queries]
-        Of the exact keys, rounded down.
-    """
-
+    # [group, queries]; what is subtracted before exponentials are taken: the largest of all lower bounds, so that
+    # none overflows
     top: np.ndarray
+    # [levels + 1, group, queries, keys]; of upper bounds, and of the middle between the bounds
     above: np.ndarray
     middle: np.ndarray
-    below: np.ndarray
-    kept: np.ndarray
+    below: np.ndarray  # [group, queries, keys]; of the lower bounds with K in full
+    kept: np.ndarray  # float64 [group, queries]; of the exact keys, rounded down
 
     @classmethod
     def of(

@@ -33,27 +33,16 @@ class Lookup(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """Ascending thresholds and the table that finds a statistic's bin in constant time.
+    """Ascending thresholds and the table that finds a statistic's bin in constant time."""
 
-    Attributes
-    ----------
-    theta : ndarray of float32, shape [thetas]
-    padded : ndarray of float32, shape [thetas + 1]
-        The thresholds and infinity, so that the correction needs no test for the end.
-    table : ndarray of uint32, shape [cells]
-        For each cell of an even partition of [theta[0], theta[-1]], a bin that is not above any statistic's
-        bin in that cell.
-    inverse : float32
-        Cells per unit of the statistic.
-    corrections : int
-        How many thresholds a cell's guess can be short by.
-    """
-
-    theta: np.ndarray
+    theta: np.ndarray  # float32 [thetas]
+    # float32 [thetas + 1]; the thresholds and infinity, so that the correction needs no test for the end
     padded: np.ndarray
+    # uint32 [cells]; for each cell of an even partition of [theta[0], theta[-1]], a bin that is not above any
+    # statistic's bin in that cell
     table: np.ndarray
-    inverse: np.float32
-    corrections: int
+    inverse: np.float32  # cells per unit of the statistic
+    corrections: int  # how many thresholds a cell's guess can be short by
 
     @classmethod
     def of(cls, theta: np.ndarray) -> Grid:
@@ -96,31 +85,18 @@ class Grid:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What each threshold eliminates, per query; every array has shape [group, queries, thetas].
+    """What each threshold eliminates, per query; every array has shape [group, queries, thetas]."""
 
-    Attributes
-    ----------
-    eliminated : ndarray of int32
-        Cold keys eliminated.
-    false : ndarray of int32
-        Exact top-k keys eliminated.
-    lost_95, lost_99 : ndarray of int32
-        Eliminated among the fewest keys that hold 95 % / 99 % of the mass.
-    mass : ndarray of float64
-        Dropped mass.
-    error : ndarray of float32, or None
-        Output error ``||o - o_hat|| / ||o||``, survivors' softmax renormalised; None where values were not
-        given.
-    survivors_union : ndarray of int32, shape [queries, thetas]
-        Cold keys that at least one head of the group keeps when all use the same threshold.
-    """
-
-    eliminated: np.ndarray
-    false: np.ndarray
+    eliminated: np.ndarray  # int32; cold keys eliminated
+    false: np.ndarray  # int32; exact top-k keys eliminated
+    # int32; eliminated among the fewest keys that hold 95 % / 99 % of the mass
     lost_95: np.ndarray
     lost_99: np.ndarray
-    mass: np.ndarray
+    mass: np.ndarray  # float64; dropped mass
+    # float32; output error ``||o - o_hat|| / ||o||``, survivors' softmax renormalised; None where values were not
+    # given
     error: np.ndarray | None
+    # int32 [queries, thetas]; cold keys that at least one head of the group keeps when all use the same threshold
     survivors_union: np.ndarray
 
 
@@ -146,14 +122,9 @@ def sweep(
         Flags of `ghostkv.elimination.attention.ExactAttention`.
     start, stop : ndarray of int64, shape [queries]
         Cold keys of each query.
-    grid : Grid
     values : ndarray of float32, shape [keys, value_dim], optional
     outputs : ndarray of float32, shape [group, queries, value_dim], optional
         Exact attention outputs; needed with `values` for the output error.
-
-    Returns
-    -------
-    Sweep
     """
     group, queries, _ = statistic.shape
     thetas = len(grid)
@@ -230,7 +201,6 @@ def bin_row(statistic, lookup, guess, bins):
     Parameters
     ----------
     statistic : ndarray of float32, shape [keys]
-    lookup : Lookup
     guess, bins : ndarray of uint32, shape [keys]
         Scratch, and where the bins go.
     """

@@ -28,9 +28,6 @@ def calibrated_thetas(
     ----------
     points : str
         The frontier's table of points.
-    spec : CodecSpec
-    rule, metric : str
-    target : float
     layer : int, optional
         That layer alone.
 
@@ -74,7 +71,6 @@ def kept_or_estimated(
     Parameters
     ----------
     estimates, exact : ndarray of float32, shape [group, queries, keys]
-    visible : ColdRange
     out : ndarray of float32, shape [group, queries, keys], optional
         Where to write.
 
@@ -128,7 +124,6 @@ def statistic(
 
     Parameters
     ----------
-    rule : str
     estimates : ndarray of float32, shape [group, queries, keys]
     origin : ndarray of float32, shape [group, queries]
         From `reference`.
@@ -136,7 +131,6 @@ def statistic(
         ``scale * ||W^-T q||``.
     radius : ndarray of float32, shape [keys]
         ``rho`` with rounding slack.
-    visible : ColdRange
     out : ndarray of float32, shape [group, queries, keys], optional
         Where to write; only cold keys are written.
 
@@ -162,7 +156,6 @@ def conformal_index(risk: np.ndarray, samples: int, target: float) -> int:
         Mean risk on the calibration queries at ascending thresholds.
     samples : int
         Calibration queries ``n``.
-    target : float
     """
     controlled = (samples * risk + 1.0) / (samples + 1.0) <= target
     return int(np.cumprod(controlled).sum()) - 1
@@ -199,7 +192,7 @@ def _statistic(kind, estimates, origin, weight, radius, start, stop, out):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def union_survivors(statistics, theta, start, stop):
-    """Cold keys that at least one head of a group keeps, each head with its own theta.
+    """Cold keys that at least one head of a group keeps, each head with its own theta; int64 [queries].
 
     Parameters
     ----------
@@ -207,10 +200,6 @@ def union_survivors(statistics, theta, start, stop):
     theta : ndarray of float32, shape [group]
         -inf for a head that eliminates nothing.
     start, stop : ndarray of int64, shape [queries]
-
-    Returns
-    -------
-    ndarray of int64, shape [queries]
     """
     group, queries, keys = statistics.shape
     buffer = np.empty(keys, np.uint8)

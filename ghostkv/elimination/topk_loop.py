@@ -36,10 +36,6 @@ def topk_loop(bounds, spans, rule, exact, tally):
 
     Parameters
     ----------
-    bounds : KeyBounds
-    spans : Span
-    rule : TopkRule
-    exact : ExactScores
     tally : CertificateTally
         Filled.
     """

@@ -14,30 +14,16 @@ from ghostkv.elimination.bounds import score_slack
 
 @dataclass(frozen=True)
 class Truth:
-    """Exact attention of the queries of one group, which eliminations are verified against.
+    """Exact attention of the queries of one group, which eliminations are verified against."""
 
-    Attributes
-    ----------
-    scores : ndarray of float32, shape [group, queries, keys]
-        -inf where a key is not visible.
-    slack : ndarray of float32, shape [group, queries, keys]
-        Rounding of a float32 dot product: K in float16 makes certain that a score is within it.
-    mass : ndarray of float64, shape [group, queries, keys]
-        Softmax probabilities.
-    tau : ndarray of float32, shape [group, queries]
-        The k-th largest score.
-    values : ndarray of float32, shape [keys, value_dim]
-        Width 0 where values were not captured.
-    outputs : ndarray of float64, shape [group, queries, value_dim]
-    visible : ColdRange
-    """
-
-    scores: np.ndarray
+    scores: np.ndarray  # float32 [group, queries, keys]; -inf where a key is not visible
+    # float32 [group, queries, keys]; rounding of a float32 dot product: K in float16 makes certain that a score is
+    # within it
     slack: np.ndarray
-    mass: np.ndarray
-    tau: np.ndarray
-    values: np.ndarray
-    outputs: np.ndarray
+    mass: np.ndarray  # float64 [group, queries, keys]; softmax probabilities
+    tau: np.ndarray  # float32 [group, queries]; the k-th largest score
+    values: np.ndarray  # float32 [keys, value_dim]; width 0 where values were not captured
+    outputs: np.ndarray  # float64 [group, queries, value_dim]
     visible: ColdRange
 
     @classmethod

@@ -72,8 +72,6 @@ def write_table(
 
     Parameters
     ----------
-    table : pyarrow.Table or polars.DataFrame
-    path : str or Path
     schema : pyarrow.Schema, optional
         The columns and types of the table; the columns are ordered and cast to it.
     metadata : mapping of str to str, optional

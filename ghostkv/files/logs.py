@@ -42,7 +42,6 @@ def progress(
 
     Parameters
     ----------
-    iterable : iterable, optional
     total : float, optional
         How much there is to do, where `iterable` does not say.
     desc : str

@@ -36,7 +36,6 @@ def record_attention(
 
     Parameters
     ----------
-    model : PreTrainedModel
     token_ids : sequence of int
         One text, unpadded.
     positions : ndarray of int, shape [queries]

@@ -51,7 +51,6 @@ def attention_through(model: PreTrainedModel, attend: Callable[..., tuple[Tensor
 
     Parameters
     ----------
-    model : PreTrainedModel
     attend : callable
         Called as `attend(module, query, key, value, attention_mask, **kwargs)` with query [1, heads, tokens,
         head_dim], key and value [1, kv_heads, tokens, dim]; returns (output [1, tokens, heads, value_dim],

@@ -29,10 +29,7 @@ def rebuilt_and_true(
 
     Parameters
     ----------
-    model : PreTrainedModel
-    token_ids : sequence of int
     positions : ndarray of int, shape [queries]
-    layers : sequence of int
 
     Returns
     -------

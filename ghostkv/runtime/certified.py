@@ -39,22 +39,12 @@ class NestedState:
 
 @dataclass(frozen=True)
 class CertifiedMass(Decider):
-    """Read nested records level by level until what is left out certainly holds at most delta.
+    """Read nested records level by level until what is left out certainly holds at most delta."""
 
-    Attributes
-    ----------
-    codecs : sequence of Nested
-        One a KV head.
-    delta : float
-    shares : sequence of float
-        Share of the budget that keys stopped at or before each level may take.
-    compensate : bool
-        Give the eliminated keys' estimated mass to the running mean of V; the certificate does not need it.
-    """
-
-    codecs: Sequence[Nested]
+    codecs: Sequence[Nested]  # one a KV head
     delta: float
-    shares: Sequence[float]
+    shares: Sequence[float]  # share of the budget that keys stopped at or before each level may take
+    # Give the eliminated keys' estimated mass to the running mean of V; the certificate does not need it
     compensate: bool = True
     name: str = field(default="certified_mass", init=False)
 

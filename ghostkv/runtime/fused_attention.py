@@ -113,21 +113,13 @@ def _weighted(weights, values, index, count, part, out):
 
 
 class Cache(NamedTuple):
-    """What a layer holds of the tokens so far; the queries are the last of them.
+    """What a layer holds of the tokens so far; the queries are the last of them."""
 
-    Attributes
-    ----------
-    keys, values : ndarray of float32, shape [batch, kv_heads, tokens, dim]
-    first : ndarray of int64, shape [batch]
-        First visible token: the left padding of each row.
-    past : int
-        Tokens before the first query.
-    """
-
+    # float32 [batch, kv_heads, tokens, dim]
     keys: np.ndarray
     values: np.ndarray
-    first: np.ndarray
-    past: int
+    first: np.ndarray  # int64 [batch]; first visible token: the left padding of each row
+    past: int  # tokens before the first query
 
 
 class EstimateFrames(NamedTuple):
@@ -142,43 +134,23 @@ class EstimateFrames(NamedTuple):
 
 
 class GhostRecords(NamedTuple):
-    """Ghost records, and the running sum of V over the cold keys.
+    """Ghost records, and the running sum of V over the cold keys."""
 
-    Attributes
-    ----------
-    coordinates, unbound : ndarray
-        As `write_records` fills them.
-    total : ndarray of float64, shape [batch, kv_heads, value_dim]
-    span : ndarray of int64, shape [batch, kv_heads, 2]
-        Keys that the sum covers.
-    """
-
+    # As `write_records` fills them
     coordinates: np.ndarray
     unbound: np.ndarray
-    total: np.ndarray
-    span: np.ndarray
+    total: np.ndarray  # float64 [batch, kv_heads, value_dim]
+    span: np.ndarray  # int64 [batch, kv_heads, 2]; keys that the sum covers
 
 
 class GhostRule(NamedTuple):
-    """How a query is answered.
+    """How a query is answered."""
 
-    Attributes
-    ----------
-    theta : ndarray of float32, shape [heads]
-    per_key : bool
-        Theta counts from the uniform share ``1 / visible`` instead of from 1: the threshold falls as a text grows.
-    shared : bool
-        Every head of a group attends to the union of the group's survivors, which is read anyway.
-    compensate : bool
-        Give the estimated mass of what was not read to the mean of V over the cold keys.
-    sinks, hot : int
-    scale, softcap : float
-    """
-
-    theta: np.ndarray
+    theta: np.ndarray  # float32 [heads]
+    # Theta counts from the uniform share ``1 / visible`` instead of from 1: the threshold falls as a text grows
     per_key: bool
-    shared: bool
-    compensate: bool
+    shared: bool  # every head of a group attends to the union of the group's survivors, which is read anyway
+    compensate: bool  # give the estimated mass of what was not read to the mean of V over the cold keys
     sinks: int
     hot: int
     scale: float
@@ -246,10 +218,6 @@ def ghost_attend(query, cache, frames, records, rule, out, counts):
     Parameters
     ----------
     query : ndarray of float32, shape [batch, heads, queries, head_dim]
-    cache : Cache
-    frames : EstimateFrames
-    records : GhostRecords
-    rule : GhostRule
     out : ndarray of float32, shape [batch, queries, heads, value_dim]
     counts : ndarray of int32, shape [batch, kv_heads, queries, 3 + group]
     """

@@ -38,28 +38,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """Where a policy's fitted parts come from.
+    """Where a policy's fitted parts come from."""
 
-    Attributes
-    ----------
-    layers : sequence of int
-        All layers of the model.
-    codecs : mapping of int to path
-        Layer -> ``codecs.safetensors`` of the sketch stage.
-    captures : sequence of CapturedText
-        Those of roles `codec` and `threshold` are read.
-    points : path, optional
-        ``results/frontier/points.parquet``, for calibrated thetas.
-    start : int
-        First query position that thresholds are fitted at.
-    """
-
-    layers: Sequence[int]
+    layers: Sequence[int]  # all layers of the model
     heads: int
+    # Layer -> ``codecs.safetensors`` of the sketch stage
     codecs: Mapping[int, str | Path] = field(default_factory=dict)
-    captures: Sequence[CapturedText] = ()
-    points: str | Path | None = None
-    start: int = 0
+    captures: Sequence[CapturedText] = ()  # those of roles `codec` and `threshold` are read
+    points: str | Path | None = None  # ``results/frontier/points.parquet``, for calibrated thetas
+    start: int = 0  # first query position that thresholds are fitted at
 
     @classmethod
     def read(cls, job: Any, inputs: Mapping[str, Any]) -> Sources:

@@ -69,23 +69,13 @@ class OwnBudget(Budget):
 
 @dataclass(frozen=True)
 class Seated(Decider):
-    """A selector of the peers list in a layer of the model.
-
-    Attributes
-    ----------
-    selector : Selector
-    fitted : sequence
-        What `selector.fit` returned for each KV head.
-    ratio : float
-        Budget of each head: index, kept keys and survivors together over full fp16 K and V.
-    codecs : mapping of (name, code_bytes) to sequence of Codec
-        One a KV head, for selectors that read ghost records.
-    """
+    """A selector of the peers list in a layer of the model."""
 
     selector: Selector
-    fitted: Sequence[Any]
-    ratio: float
+    fitted: Sequence[Any]  # what `selector.fit` returned for each KV head
+    ratio: float  # budget of each head: index, kept keys and survivors together over full fp16 K and V
     name: str = "selector"
+    # One a KV head, for selectors that read ghost records
     codecs: Mapping[tuple[str, int], Sequence[Codec]] = field(default_factory=dict)
     buffers: Buffers = field(default_factory=Buffers, repr=False, compare=False)
 

@@ -21,39 +21,22 @@ RECALL_KEYS = 32
 
 @dataclass(frozen=True)
 class SceneTruth:
-    """Exact attention of one KV head's group on one text: what a selection is measured against.
+    """Exact attention of one KV head's group on one text: what a selection is measured against."""
 
-    Attributes
-    ----------
-    scores : ndarray of float32, shape [group, queries, tokens]
-        -inf where a key is not visible.
-    mass : ndarray of float32, shape [group, queries, tokens]
-        Softmax probabilities.
-    lse : ndarray of float64, shape [group, queries]
-    relevant : ndarray of uint8, shape [group, queries, tokens]
-        Flags `TOP_K` and `COLD_32`.
-    values : ndarray of float32, shape [tokens, value_dim], or None
-    outputs : ndarray of float32, shape [group, queries, value_dim], or None
-    top_k, top_k_cold, cold_32 : ndarray of int, shape [group, queries]
-        Relevant keys, those of them that are cold, and the best cold keys.
-    cold_mass, kept_mass : ndarray of float64, shape [group, queries]
-        Mass of the cold keys, and of sinks and hot window.
-    kept_output : ndarray of float32, shape [group, queries, value_dim], or None
-        Their part of the output.
-    """
-
-    scores: np.ndarray
-    mass: np.ndarray
-    lse: np.ndarray
-    relevant: np.ndarray
-    values: np.ndarray | None
-    outputs: np.ndarray | None
+    scores: np.ndarray  # float32 [group, queries, tokens]; -inf where a key is not visible
+    mass: np.ndarray  # float32 [group, queries, tokens]; softmax probabilities
+    lse: np.ndarray  # float64 [group, queries]
+    relevant: np.ndarray  # uint8 [group, queries, tokens]; flags `TOP_K` and `COLD_32`
+    values: np.ndarray | None  # float32 [tokens, value_dim]
+    outputs: np.ndarray | None  # float32 [group, queries, value_dim]
+    # int [group, queries]; relevant keys, those of them that are cold, and the best cold keys
     top_k: np.ndarray
     top_k_cold: np.ndarray
     cold_32: np.ndarray
+    # float64 [group, queries]; mass of the cold keys, and of sinks and hot window
     cold_mass: np.ndarray
     kept_mass: np.ndarray
-    kept_output: np.ndarray | None
+    kept_output: np.ndarray | None  # float32 [group, queries, value_dim]; their part of the output
 
 
 def view(
@@ -65,7 +48,6 @@ def view(
     ----------
     capture : LayerCapture
         With all queries; those from `headline_start` on are decided and measured, the earlier ones observed.
-    kv_head : int
     exact : mapping
         `sinks`, `hot`, `top_k`, `headline_start`.
     records : callable

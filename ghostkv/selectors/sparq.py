@@ -28,18 +28,10 @@ from ghostkv.selectors.estimates import normalise
 
 @dataclass(frozen=True)
 class SparQ(Selector):
-    """Read the keys of best score in the query's largest components.
+    """Read the keys of best score in the query's largest components."""
 
-    Parameters
-    ----------
-    components : int
-        Components of each query.
-    reallocate : bool
-        Give the missing mass to the mean of V, as the paper does.
-    """
-
-    components: Width = 8
-    reallocate: bool = True
+    components: Width = 8  # components of each query
+    reallocate: bool = True  # give the missing mass to the mean of V, as the paper does
 
     def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
         chosen = self.largest(scene.queries)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -16,26 +17,24 @@ TOP_K, MASS_95, MASS_99 = np.uint8(1), np.uint8(2), np.uint8(4)
 _COMBS = 256
 
 
-@dataclass(frozen=True)
-class ColdRange:
-    """Which keys a query sees and which of them are cold."""
+class ColdRange(NamedTuple):
+    """Which keys a query sees and which of them are cold; int64 [queries], or of one query."""
 
-    # int64 [queries]; visible keys are first..last-1
+    # Visible keys are first..last-1.
     first: np.ndarray
     last: np.ndarray
-    # int64 [queries]; cold keys are start..stop-1: visible, no sink, not in the hot window. ``stop <= start`` means
-    # none.
+    # Cold keys are start..stop-1: visible, no sink, not in the hot window; ``stop <= start`` means none.
     start: np.ndarray
     stop: np.ndarray
 
     @property
     def visible(self) -> np.ndarray:
-        """Number of visible keys, shape [queries]."""
+        """Number of visible keys."""
         return self.last - self.first
 
     @property
     def cold(self) -> np.ndarray:
-        """Number of cold keys, shape [queries]."""
+        """Number of cold keys."""
         return np.maximum(self.stop - self.start, 0)
 
     def mask(self, tokens: int) -> np.ndarray:
@@ -48,7 +47,7 @@ class ColdRange:
 
     def at(self, queries: np.ndarray | slice) -> ColdRange:
         """Some of the queries: a mask, indices or a slice."""
-        return ColdRange(self.first[queries], self.last[queries], self.start[queries], self.stop[queries])
+        return ColdRange(*(edge[queries] for edge in self))
 
 
 def _between(start: np.ndarray, stop: np.ndarray, tokens: int) -> np.ndarray:

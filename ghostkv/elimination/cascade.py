@@ -27,7 +27,7 @@ def cascade(bounds, span, probes, open_, begin, count, theta, best, use):
     ----------
     bounds : KeyBounds
         Of this head and query.
-    span : Span
+    span : ColdRange
         Of this query.
     probes : ndarray of int64, shape [levels]
         Keys with the best estimates whose K is read in full after each level.
@@ -120,9 +120,9 @@ def read_values(bounds, span, open_, count, best, use):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def count_missed(use, span, scores, tau):
+def count_missed(use, span, truth, head, query):
     """Cold keys that take no part although exact scores put them into the top-k."""
-    missed = 0
+    scores, tau, missed = truth.scores[head, query], truth.tau[head, query], 0
     for key in range(span.start, span.stop):
         missed += (not use[VALUE, key]) and scores[key] >= tau
     return missed

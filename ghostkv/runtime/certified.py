@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ghostkv.codecs.nested import Nested, NestedRecords
-from ghostkv.elimination.certificates import Costs, Outcome, certify_mass
+from ghostkv.elimination.certificates import certify_mass
 from ghostkv.elimination.compensation import cold_means, compensate
+from ghostkv.elimination.ledger import Costs, Outcome
 from ghostkv.elimination.nested_bounds import read_levels
 from ghostkv.elimination.powers import Powers
 from ghostkv.elimination.truth import Truth
@@ -99,7 +100,7 @@ class CertifiedMass(Decider):
             first = estimates.copy() if first is None else first
         scores = view.scores()
         truth = Truth.of(view.queries, view.keys, scores, None, view.visible, view.scale, 1)
-        costs = Costs(
+        costs = Costs.of(
             codec.level_bytes[:-1], codec.level_bytes.sum(), view.keys.shape[1], view.values.shape[1]
         )
         powers = Powers.of(*bounds, truth)

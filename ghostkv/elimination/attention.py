@@ -165,8 +165,7 @@ def softmax(
 
 def _needed(logits: np.ndarray, mass: np.ndarray, visible: ColdRange, top_k: int) -> np.ndarray:
     needed = np.zeros(logits.shape, np.uint8)
-    kth = kth_largest(logits, visible.last, top_k)
-    flag_best(logits, np.zeros_like(visible.last), visible.last, kth, top_k, TOP_K, needed)
+    flag_best(logits, visible.first, visible.last, top_k, TOP_K, needed)
     _flag_mass(mass, np.sort(mass, axis=-1), visible.last, needed)
     return needed
 
@@ -183,8 +182,8 @@ def _comb_maxima(row, maxima):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def kth_largest(known, last, k):
-    """k-th largest of each row's first `last` entries; -inf where there are fewer; float32 [group, queries].
+def kth_largest(known, first, last, k):
+    """k-th largest of each row's entries first..last-1; -inf where there are fewer; float32 [group, queries].
 
     The k-th largest of the maxima of disjoint sets of keys is a lower bound that hardly more than k keys reach;
     only those enter the sorted list of the best. That costs two comparisons a key, far less than a partition.
@@ -192,14 +191,14 @@ def kth_largest(known, last, k):
     Parameters
     ----------
     known : ndarray of float32, shape [group, queries, keys]
-    last : ndarray of int64, shape [queries]
+    first, last : ndarray of int64, shape [queries]
     """
     out = np.empty(known.shape[:2], np.float32)
     best = np.empty(k, np.float32)
     maxima = np.empty(_COMBS, np.float32)
     for g in range(known.shape[0]):
         for q in range(known.shape[1]):
-            row = known[g, q, : last[q]]
+            row = known[g, q, first[q] : last[q]]
             _comb_maxima(row, maxima)
             best[:] = -np.inf
             keep_best(maxima, best[0], best)
@@ -211,11 +210,12 @@ def kth_largest(known, last, k):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def flag_best(logits, start, stop, kth, k, flag, flags):
-    """Mark the k best of keys start..stop-1 of each row, given the k-th largest: of equal ones the earliest.
+def flag_best(logits, start, stop, k, flag, flags):
+    """Mark the k best of keys start..stop-1 of each row: of equal ones the earliest.
 
     This is what "relevant" means wherever FER and recall are counted: k keys, or all where fewer are visible.
     """
+    kth = kth_largest(logits, start, stop, k)
     for g in range(logits.shape[0]):
         for q in range(logits.shape[1]):
             row, marks, tau = logits[g, q, start[q] : stop[q]], flags[g, q, start[q] : stop[q]], kth[g, q]

@@ -16,8 +16,9 @@ import numpy as np
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Codec, Records
 from ghostkv.elimination.attention import ColdRange, ExactAttention, cap, cold_range, exact_attention
+from ghostkv.elimination.grid import Grid
 from ghostkv.elimination.metrics import per_query, relevant_counts
-from ghostkv.elimination.sweep import Grid, Sweep, sweep
+from ghostkv.elimination.sweep import Sweep, sweep
 from ghostkv.elimination.thresholds import conformal_index, kept_or_estimated, reference, statistic
 
 if TYPE_CHECKING:

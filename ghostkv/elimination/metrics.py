@@ -35,11 +35,10 @@ def relevant_counts(needed: np.ndarray, visible: ColdRange) -> dict[str, np.ndar
     `top_k` counts all relevant keys, `top_k_cold` those that are cold, `mass_95` and `mass_99` the fewest
     keys that hold that mass.
     """
-    cold = np.zeros(needed.shape[:2], np.int64)
-    _count_cold(needed, TOP_K, visible.start, visible.stop, cold)
+    top = needed & TOP_K
     return {
-        "top_k": np.count_nonzero(needed & TOP_K, axis=-1),
-        "top_k_cold": cold,
+        "top_k": np.count_nonzero(top, axis=-1),
+        "top_k_cold": np.count_nonzero(top * visible.mask(needed.shape[-1]), axis=-1),
         "mass_95": np.count_nonzero(needed & MASS_95, axis=-1),
         "mass_99": np.count_nonzero(needed & MASS_99, axis=-1),
     }
@@ -64,16 +63,6 @@ def upper_quantile(values: np.ndarray, share: float, axis: int) -> np.ndarray:
     if rank == count - 1:  # the usual case of under 100 queries, and far cheaper than a partition
         return values.max(axis=axis)
     return np.take(np.partition(values, rank, axis=axis), rank, axis=axis)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _count_cold(needed, flag, start, stop, out):
-    for g in range(needed.shape[0]):
-        for q in range(needed.shape[1]):
-            total = 0
-            for j in range(start[q], stop[q]):
-                total += (needed[g, q, j] & flag) != 0
-            out[g, q] = total
 
 
 # Sums may be reordered, but infinities mean something here.

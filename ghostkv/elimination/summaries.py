@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ghostkv.elimination.frontier import Design, Estimates, GroupView, RuleSweep
+from ghostkv.elimination.grid import Grid
 from ghostkv.elimination.metrics import bound_errors, bytes_ratio, upper_quantile
-from ghostkv.elimination.sweep import Grid
 from ghostkv.elimination.thresholds import union_survivors
 
 # Metrics that are a mean over queries of a per-query rate.

@@ -100,7 +100,7 @@ def reference(rule: str, known: np.ndarray, visible: ColdRange, top_k: int) -> n
     if rule == "absolute":
         return np.zeros(known.shape[:-1], np.float32)
     if rule == "relative_topk":
-        return kth_largest(known, visible.last, min(top_k, known.shape[-1]))
+        return kth_largest(known, visible.first, visible.last, min(top_k, known.shape[-1]))
     peak = known.max(axis=-1, keepdims=True)
     total = np.exp(known - peak).sum(axis=-1, dtype=np.float64)
     return (peak[..., 0] + np.log(total)).astype(np.float32)

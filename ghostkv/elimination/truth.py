@@ -60,7 +60,7 @@ class Truth(NamedTuple):
             low=scores - slack,
             high=scores + slack,
             mass=mass,
-            tau=kth_largest(scores, visible.last, top_k),
+            tau=kth_largest(scores, visible.first, visible.last, top_k),
             values=values,
             norms=np.linalg.norm(wide, axis=1),
             outputs=mass @ wide,

@@ -76,11 +76,10 @@ def training_text(
     keys = ((capture.keys[kv_head].astype(np.float64) - codec.mean_) @ codec.metric_.T).astype(np.float32)
     queries = (capture.group_queries(kv_head)[heads, rows] * capture.scale @ dual).astype(np.float32)
     scores = queries @ keys.T
-    start, stop = visible.start[rows], visible.stop[rows]
-    positions = np.arange(len(keys))
-    scores[(positions < start[:, None]) | (positions >= stop[:, None])] = -np.inf
+    cold = visible.at(rows)
+    scores[~cold.mask(len(keys))] = -np.inf
     tau = np.partition(scores, -top_k, axis=1)[:, -top_k]
-    return TrainingText(keys, queries, tau, start, stop)
+    return TrainingText(keys, queries, tau, cold.start, cold.stop)
 
 
 def train_frame(

@@ -22,8 +22,8 @@ from ghostkv.elimination.frontier import (
     sweep_rule,
     view_group,
 )
+from ghostkv.elimination.grid import Grid
 from ghostkv.elimination.summaries import bound_columns
-from ghostkv.elimination.sweep import Grid
 from ghostkv.stages.synthetic import expectations as expect
 from ghostkv.stages.synthetic.codec_expectations import estimate_law
 from ghostkv.stages.synthetic.measures import ColdScores

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-# Sums may be reordered, and keys are finite.
-_FAST = {"contract", "reassoc", "nsz", "nnan"}
+from ghostkv.runtime.fused_sums import FAST
 
 
 class RecordFrames(NamedTuple):
@@ -30,7 +29,7 @@ class RecordFrames(NamedTuple):
     dims: np.ndarray  # int64 [kv_heads]; coordinates that a KV head's records have
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def write_records(keys, first, frames, coordinates, unbound):
     """Write the records of the keys from token `first` on, decoded as the estimate needs them.
 

@@ -163,8 +163,7 @@ class Nested(Whitened):
 def _leaf_edges(column: np.ndarray) -> np.ndarray:
     """Borders of 256 leaves with density proportional to the cube root of the keys' density.
 
-    That is the density of least squared error for fine cells (Panter and Dite 1951), and close to it for coarse
-    ones.
+    That is the density of least squared error for fine cells (Panter and Dite 1951), and close to it for coarse ones.
     """
     low, high = column.min(), column.max()
     span = max(high - low, 1e-9 * max(abs(low), abs(high)), 1e-9)

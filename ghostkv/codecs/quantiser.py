@@ -80,15 +80,12 @@ class UniformQuantiser:
 
 
 def allocate_bits(coordinates: np.ndarray, budget: int) -> np.ndarray:
-    """Spend a bit budget where it removes most squared error (greedy reverse water-filling on measured
-    distortion).
+    """Spend a bit budget where it removes most squared error (greedy reverse water-filling on measured distortion).
 
     Parameters
     ----------
     coordinates : ndarray, shape [keys, dims]
         Calibration coordinates in a frame where squared error is what matters.
-    budget : int
-        Bits for one key.
 
     Returns
     -------

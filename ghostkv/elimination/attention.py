@@ -93,8 +93,6 @@ def scores(
         Gemma 2's logit cap; 0 for none.
     visible : ColdRange, optional
         Scores of keys that a query does not see are -inf.
-    out : ndarray of float32, optional
-        Where they go.
     """
     found = cap(np.matmul(queries * np.float32(scale), keys.T, out=out), softcap)
     if visible is not None:
@@ -114,9 +112,7 @@ def cap(logits: np.ndarray, softcap: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ExactAttention:
-    """What full attention does for the queries of one group: the truth that eliminations are measured
-    against.
-    """
+    """What full attention does for the queries of one group: the truth that eliminations are measured against."""
 
     scores: np.ndarray  # float32 [group, queries, keys]; exact scores; -inf where a key is not visible
     mass: np.ndarray  # float32 [group, queries, keys]; softmax probabilities
@@ -152,8 +148,6 @@ def softmax(
     ----------
     out : ndarray, optional
         Where the probabilities go; may be `logits`.
-    dtype : type
-        Of the sums.
     """
     peak = logits.max(axis=-1, keepdims=True)
     mass = np.subtract(logits, peak, out=out)

@@ -25,20 +25,12 @@ def cascade(bounds, span, probes, open_, begin, count, theta, best, use):
 
     Parameters
     ----------
-    bounds : KeyBounds
-        Of this head and query.
-    span : ColdRange
-        Of this query.
     probes : ndarray of int64, shape [levels]
         Keys with the best estimates whose K is read in full after each level.
     open_ : ndarray of int64, shape [keys]
         Open keys; those before `begin` were read to the end by an earlier cascade and stay. Compacted in place.
     theta : float32
         What an earlier cascade held keys against; -inf for none.
-    best : ndarray of float32, shape [k]
-        Scratch.
-    use : ndarray of uint8
-        The ledger.
 
     Returns
     -------

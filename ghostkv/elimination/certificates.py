@@ -60,10 +60,6 @@ def certify_mass(
     Parameters
     ----------
     lower, upper : ndarray of float32, shape [levels + 1, group, queries, keys]
-    powers : Powers
-        Of the same bounds.
-    truth : Truth
-        Read for the exact keys, and to verify the outcome.
     shares : sequence of float, length levels
         Share of the budget that keys stopped at or before each level may take.
     """

@@ -52,8 +52,7 @@ class Setting:
 class Workspace:
     """Buffers of shape [group, queries, keys] that every design and rule of a view reuses.
 
-    Fresh arrays of this size come from the operating system page by page, which costs as much as filling
-    them.
+    Fresh arrays of this size come from the operating system page by page, which costs as much as filling them.
     """
 
     estimates: np.ndarray

@@ -39,8 +39,7 @@ def point_queries(
     index : ndarray of int, shape [group, choices]
         -1 eliminates nothing.
     united : sequence of bool, length choices
-        Whether to unite the group's survivors, each head with its own threshold; else `bytes_ratio_gqa` is
-        NaN.
+        Whether to unite the group's survivors, each head with its own threshold; else `bytes_ratio_gqa` is NaN.
 
     Returns
     -------

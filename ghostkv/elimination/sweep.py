@@ -52,12 +52,8 @@ def sweep(
     ----------
     statistic : ndarray of float32, shape [group, queries, keys]
         What the threshold rule compares with theta; NaN never occurs.
-    mass : ndarray of float32, shape [group, queries, keys]
-        Exact softmax probabilities.
     needed : ndarray of uint8, shape [group, queries, keys]
         Flags of `ghostkv.elimination.attention.ExactAttention`.
-    start, stop : ndarray of int64, shape [queries]
-        Cold keys of each query.
     values : ndarray of float32, shape [keys, value_dim], optional
     outputs : ndarray of float32, shape [group, queries, value_dim], optional
         Exact attention outputs; needed with `values` for the output error.

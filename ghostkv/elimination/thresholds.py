@@ -28,8 +28,6 @@ def calibrated_thetas(
     ----------
     points : str
         The frontier's table of points.
-    layer : int, optional
-        That layer alone.
 
     Raises
     ------
@@ -71,12 +69,6 @@ def kept_or_estimated(
     Parameters
     ----------
     estimates, exact : ndarray of float32, shape [group, queries, keys]
-    out : ndarray of float32, shape [group, queries, keys], optional
-        Where to write.
-
-    Returns
-    -------
-    ndarray of float32, shape [group, queries, keys]
     """
     known = np.empty_like(exact) if out is None else out
     np.copyto(known, exact)
@@ -117,10 +109,9 @@ def statistic(
 ) -> np.ndarray:
     """The statistic that a rule compares with theta; a key is eliminated when its statistic is below theta.
 
-    With margin ``m = weight * radius``: `absolute` compares the upper bound ``s_hat + m``; `relative_topk`
-    the distance from the k-th best in margins ``(s_hat - tau) / m`` (at theta = -1 the bound itself is below
-    tau); `relative_lse` the estimated log mass ``s_hat - lse``. A key whose record bounds nothing is never
-    eliminated.
+    With margin ``m = weight * radius``: `absolute` compares the upper bound ``s_hat + m``; `relative_topk` the
+    distance from the k-th best in margins ``(s_hat - tau) / m`` (at theta = -1 the bound itself is below tau);
+    `relative_lse` the estimated log mass ``s_hat - lse``. A key whose record bounds nothing is never eliminated.
 
     Parameters
     ----------
@@ -133,10 +124,6 @@ def statistic(
         ``rho`` with rounding slack.
     out : ndarray of float32, shape [group, queries, keys], optional
         Where to write; only cold keys are written.
-
-    Returns
-    -------
-    ndarray of float32, shape [group, queries, keys]
     """
     out = np.zeros_like(estimates) if out is None else out
     _statistic(_KIND[rule], estimates, origin, weight, radius, visible.start, visible.stop, out)
@@ -154,8 +141,6 @@ def conformal_index(risk: np.ndarray, samples: int, target: float) -> int:
     ----------
     risk : ndarray, shape [thetas]
         Mean risk on the calibration queries at ascending thresholds.
-    samples : int
-        Calibration queries ``n``.
     """
     controlled = (samples * risk + 1.0) / (samples + 1.0) <= target
     return int(np.cumprod(controlled).sum()) - 1

@@ -24,8 +24,7 @@ from ghostkv.models.interface import attention_through, ordinary_attention
 def rebuilt_and_true(
     model: PreTrainedModel, token_ids: Sequence[int], positions: np.ndarray, layers: Sequence[int]
 ) -> dict[int, tuple[LayerCapture, LayerCapture]]:
-    """Run one text; return every layer's queries and keys, rebuilt from hidden states and as attention reads
-    them.
+    """Run one text; return every layer's queries and keys, rebuilt from hidden states and as attention reads them.
 
     Parameters
     ----------

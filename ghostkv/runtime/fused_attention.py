@@ -19,6 +19,7 @@ from ghostkv.runtime.fused_sums import (
     exponentials,
     mark,
     scores,
+    unread_mass,
     weighted,
 )
 

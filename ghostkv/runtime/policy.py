@@ -82,14 +82,10 @@ def ghost_policy(
 
     Parameters
     ----------
-    frames : mapping of int to GhostFrames
-        By layer.
     theta : float or mapping of int to ndarray of shape [heads]
         Least estimated log mass of a key that is read: one for all heads, or one a head by layer.
     per_key : bool
         Theta counts from the uniform share, 1 over the number of visible keys.
-    options
-        Further fields of `Policy`.
     """
     deciders = {
         layer: GhostDecider(
@@ -108,8 +104,6 @@ def identity_policy(config: Any, frames: Mapping[int, GhostFrames] | None = None
 
     Parameters
     ----------
-    config : PretrainedConfig
-        The model's.
     frames : mapping of int to GhostFrames, optional
         Fitted codecs; without them, random projections.
     """

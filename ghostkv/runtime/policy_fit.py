@@ -97,13 +97,7 @@ def fit_theta(
     ratios: Sequence[float],
     **options,
 ) -> Mapping[float, float]:
-    """Thresholds by bytes ratio, from every layer's threshold captures and codecs (None: a dense layer).
-
-    Parameters
-    ----------
-    options
-        Of `BudgetFit`.
-    """
+    """Thresholds by bytes ratio, from every layer's threshold captures and codecs (None: a dense layer)."""
     fit = BudgetFit(**options)
     for captures, codecs in layers:
         for capture in captures:

@@ -152,11 +152,6 @@ class Budget:
         A query whose own share does not cover its index gets nothing, and the others pay what it lacks, each
         the same share of its full bytes.
 
-        Parameters
-        ----------
-        index_bytes : ndarray, shape [queries], or float
-            Index bytes that every query reads.
-
         Returns
         -------
         ndarray of float64, shape [ratios, queries]
@@ -172,8 +167,6 @@ class Budget:
         Parameters
         ----------
         allowance : ndarray, shape [ratios, queries]
-        group : int
-            Heads.
         key_bytes : float, optional
             What reading one key costs; `pair_bytes` unless a method pays more.
         """
@@ -266,8 +259,6 @@ def read_best(
     Parameters
     ----------
     priority : ndarray, shape [group, queries, tokens] or one that broadcasts to it
-    index_bytes : ndarray, shape [queries], or float
-        Index bytes per query.
     key_bytes : float
         Metadata read with every key that is read.
     recent : float

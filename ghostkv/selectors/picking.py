@@ -1,5 +1,4 @@
-"""Which keys a budget buys: exact top-k per query, thresholds with a hard budget, and the histograms behind
-them.
+"""Which keys a budget buys: exact top-k per query, thresholds with a hard budget, and the histograms behind them.
 
 Reads are written as bits: bit r of a key's byte says that the key is read at the r-th budget.
 """

@@ -67,7 +67,7 @@ def upper_quantile(values: np.ndarray, share: float, axis: int) -> np.ndarray:
 
 # Sums may be reordered, but infinities mean something here.
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def bound_errors(exact, estimates, weight, radius, start, stop):
+def bound_errors(exact, estimates, weight, radius, visible):
     """How good a codec's estimate is and whether its margin holds, over the cold keys.
 
     Parameters
@@ -75,7 +75,6 @@ def bound_errors(exact, estimates, weight, radius, start, stop):
     exact, estimates : ndarray of float32, shape [group, queries, keys]
     weight : ndarray of float32, shape [group, queries]
     radius : ndarray of float32, shape [keys]
-    start, stop : ndarray of int64, shape [queries]
 
     Returns
     -------
@@ -87,7 +86,7 @@ def bound_errors(exact, estimates, weight, radius, start, stop):
     squared, margins, total, total_squared = 0.0, 0.0, 0.0, 0.0
     for g in range(exact.shape[0]):
         for q in range(exact.shape[1]):
-            w, cold = weight[g, q], slice(start[q], stop[q])
+            w, cold = weight[g, q], slice(visible.start[q], visible.stop[q])
             truth, guess, reach = exact[g, q, cold], estimates[g, q, cold], radius[cold]
             pairs += truth.size
             for j in range(truth.size):

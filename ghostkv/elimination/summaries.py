@@ -88,12 +88,7 @@ def summarise(
 def bound_columns(view: GroupView, estimates: Estimates) -> dict[str, float]:
     """How far a codec's estimates are off on a view, and whether any error exceeds its margin."""
     pairs, violations, squared, margins, total, total_squared = bound_errors(
-        view.exact.scores,
-        estimates.scores,
-        estimates.weight,
-        estimates.radius,
-        view.visible.start,
-        view.visible.stop,
+        view.exact.scores, estimates.scores, estimates.weight, estimates.radius, view.visible
     )
     count = max(pairs, 1)
     return {

@@ -126,7 +126,7 @@ def statistic(
         Where to write; only cold keys are written.
     """
     out = np.zeros_like(estimates) if out is None else out
-    _statistic(_KIND[rule], estimates, origin, weight, radius, visible.start, visible.stop, out)
+    _statistic(_KIND[rule], estimates, origin, weight, radius, visible, out)
     return out
 
 
@@ -154,16 +154,12 @@ def _insert_cold(estimates, start, stop, known):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _statistic(kind, estimates, origin, weight, radius, start, stop, out):
+def _statistic(kind, estimates, origin, weight, radius, visible, out):
     never = np.float32(np.inf)
     for g in range(out.shape[0]):
         for q in range(out.shape[1]):
-            o, w = origin[g, q], weight[g, q]
-            row, known, reach = (
-                out[g, q, start[q] : stop[q]],
-                estimates[g, q, start[q] : stop[q]],
-                radius[start[q] : stop[q]],
-            )
+            o, w, cold = origin[g, q], weight[g, q], slice(visible.start[q], visible.stop[q])
+            row, known, reach = out[g, q, cold], estimates[g, q, cold], radius[cold]
             for j in range(row.size):
                 margin = w * reach[j]
                 if kind == 0:

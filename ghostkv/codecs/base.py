@@ -37,17 +37,10 @@ _UNDERFLOW = 2.0**-100
 
 @dataclass(frozen=True)
 class Records:
-    """Ghost records of one KV head, as stored.
+    """Ghost records of one KV head, as stored."""
 
-    Attributes
-    ----------
-    code : ndarray of uint8, shape [keys, code_bytes]
-        The sketch, bit-packed.
-    rho : ndarray of uint8, shape [keys]
-        Residual norm in steps of the codec's ``rho_step_``, rounded up; 255 is infinite.
-    """
-
-    code: np.ndarray
+    code: np.ndarray  # uint8 [keys, code_bytes]; the sketch, bit-packed
+    # uint8 [keys]; residual norm in steps of the codec's ``rho_step_``, rounded up; 255 is infinite
     rho: np.ndarray
 
     def __len__(self) -> int:
@@ -59,61 +52,26 @@ class Records:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Records ready to be scored.
+    """Records ready to be scored."""
 
-    Attributes
-    ----------
-    coordinates : ndarray of float32, shape [keys, dims]
-        ``y_hat``.
-    radius : ndarray of float32, shape [keys]
-        ``rho`` in key units plus the rounding slack of scoring in float32; infinite where the record cannot
-        bound.
-    """
-
-    coordinates: np.ndarray
+    coordinates: np.ndarray  # float32 [keys, dims]; ``y_hat``
+    # float32 [keys]; ``rho`` in key units plus the rounding slack of scoring in float32; infinite where the record
+    # cannot bound
     radius: np.ndarray
 
 
 @dataclass(frozen=True)
 class ProjectedQueries:
-    """Queries seen from a codec's frame.
+    """Queries seen from a codec's frame."""
 
-    Attributes
-    ----------
-    offset : ndarray of float32, shape [queries]
-        ``q . mu``.
-    coordinates : ndarray of float32, shape [queries, dims]
-        ``z = D^T q``.
-    norm : ndarray of float32, shape [queries]
-        ``||W^-T q||``, rounded up.
-    """
-
-    offset: np.ndarray
-    coordinates: np.ndarray
-    norm: np.ndarray
+    offset: np.ndarray  # float32 [queries]; ``q . mu``
+    coordinates: np.ndarray  # float32 [queries, dims]; ``z = D^T q``
+    norm: np.ndarray  # float32 [queries]; ``||W^-T q||``, rounded up
 
 
 @dataclass
 class Codec:
-    """Base of the affine codecs; a subclass fits the frame and chooses the bits.
-
-    Parameters
-    ----------
-    code_bytes : int
-        Bytes of the sketch of one key; a record takes ``RHO_BYTES`` more.
-    seed : int
-        Seed of what is random in the fit.
-
-    Attributes
-    ----------
-    mean_ : ndarray, shape [head_dim]
-    encoder_ : ndarray, shape [dims, head_dim]
-    decoder_ : ndarray, shape [head_dim, dims]
-    metric_ : ndarray, shape [head_dim, head_dim]
-    quantiser_ : UniformQuantiser
-    rho_step_ : float
-        Width of one step of the stored residual norm.
-    """
+    """Base of the affine codecs; a subclass fits the frame and chooses the bits."""
 
     # The file's, set for every subclass.
     name: ClassVar[str] = ""
@@ -122,14 +80,14 @@ class Codec:
     # Whether `sketch.codecs` can name it; not where it needs more than bytes and a seed.
     in_config: ClassVar[bool] = True
 
-    code_bytes: int
-    seed: int = 0
-    mean_: np.ndarray = field(default=None, repr=False)
-    encoder_: np.ndarray = field(default=None, repr=False)
-    decoder_: np.ndarray = field(default=None, repr=False)
-    metric_: np.ndarray = field(default=None, repr=False)
+    code_bytes: int  # bytes of the sketch of one key; a record takes ``RHO_BYTES`` more
+    seed: int = 0  # seed of what is random in the fit
+    mean_: np.ndarray = field(default=None, repr=False)  # [head_dim]
+    encoder_: np.ndarray = field(default=None, repr=False)  # [dims, head_dim]
+    decoder_: np.ndarray = field(default=None, repr=False)  # [head_dim, dims]
+    metric_: np.ndarray = field(default=None, repr=False)  # [head_dim, head_dim]
     quantiser_: UniformQuantiser = field(default=None, repr=False)
-    rho_step_: float = 0.0
+    rho_step_: float = 0.0  # width of one step of the stored residual norm
 
     def __init_subclass__(cls) -> None:
         cls.name = cls.__module__.rpartition(".")[2]

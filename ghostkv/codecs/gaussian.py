@@ -14,8 +14,7 @@ class Gaussian(Codec):
     """Gaussian random projection, the historical sketch, with a measured residual.
 
     ``y = P k`` with ``P ~ N(0, 1/m)``, 8 bits a coordinate; the estimate is ``(P q).(P k)`` (Johnson and
-    Lindenstrauss 1984), so ``E = P`` and ``D = P^T``. Data-oblivious: calibration sets only the quantiser's
-    range.
+    Lindenstrauss 1984), so ``E = P`` and ``D = P^T``. Data-oblivious: calibration sets only the quantiser's range.
     """
 
     colour = "#d55e00"

@@ -19,15 +19,11 @@ class Learned(TransformCode):
 
     Estimates are ``q.mu + (A^-T q).y_hat`` with ``y = A (k - mu)``, the residual norm is measured in ``A``, so
     the margin is as sound as any other codec's, whatever training made of ``A``.
-
-    Parameters
-    ----------
-    frame : ndarray, shape [head_dim, head_dim]
     """
 
     in_config = False
 
-    frame: np.ndarray = field(default=None, repr=False)
+    frame: np.ndarray = field(default=None, repr=False)  # [head_dim, head_dim]
 
     def fit_frame(self, keys: np.ndarray, queries: np.ndarray) -> None:
         """Take the frame as it is, its rows scaled so that every coordinate of the queries has unit power.

@@ -38,17 +38,11 @@ _OVERREACH = 0.125
 
 @dataclass(frozen=True)
 class NestedRecords:
-    """Embedded codes of one KV head, as stored.
+    """Embedded codes of one KV head, as stored."""
 
-    Attributes
-    ----------
-    planes : tuple of ndarray of uint8, each of shape [keys, level_bytes]
-        The bit stream, cut into levels.
-    rho : ndarray of uint8, shape [keys, levels]
-        Residual norm once a level is read, as an index into the codec's scale, rounded up; 255 is infinite.
-    """
-
-    planes: tuple[np.ndarray, ...]
+    planes: tuple[np.ndarray, ...]  # uint8 [keys, level_bytes]; the bit stream, cut into levels
+    # uint8 [keys, levels]; residual norm once a level is read, as an index into the codec's scale, rounded up; 255 is
+    # infinite
     rho: np.ndarray
 
     def __len__(self) -> int:
@@ -57,31 +51,17 @@ class NestedRecords:
 
 @dataclass
 class Nested(Whitened):
-    """The embedded transform code; `code_bytes` is the sum of `levels`.
-
-    Parameters
-    ----------
-    levels : tuple of int
-        Bytes of code of each level. Each is followed by `RHO_BYTES`.
-
-    Attributes
-    ----------
-    edges_ : ndarray, shape [dims, 257]
-        Borders of the leaves.
-    centroids_ : ndarray of float32, shape [9, dims, 256]
-        What cell ``c`` at depth ``d`` <= 8 stands for: the mean of its calibration keys.
-    order_ : ndarray of int64, shape [bits]
-        The coordinate that each bit of the stream refines.
-    rho_top_ : ndarray, shape [levels]
-        Largest residual norm that each level can state.
-    """
+    """The embedded transform code; `code_bytes` is the sum of `levels`."""
 
     in_config = False
 
-    levels: tuple[int, ...] = ()
-    edges_: np.ndarray = field(default=None, repr=False)
+    levels: tuple[int, ...] = ()  # bytes of code of each level. Each is followed by `RHO_BYTES`.
+    edges_: np.ndarray = field(default=None, repr=False)  # [dims, 257]; borders of the leaves
+    # float32 [9, dims, 256]; what cell ``c`` at depth ``d`` <= 8 stands for: the mean of its calibration keys
     centroids_: np.ndarray = field(default=None, repr=False)
+    # int64 [bits]; the coordinate that each bit of the stream refines
     order_: np.ndarray = field(default=None, repr=False)
+    # [levels]; largest residual norm that each level can state
     rho_top_: np.ndarray = field(default=None, repr=False)
 
     @classmethod
@@ -183,8 +163,7 @@ class Nested(Whitened):
 def _leaf_edges(column: np.ndarray) -> np.ndarray:
     """Borders of 256 leaves with density proportional to the cube root of the keys' density.
 
-    That is the density of least squared error for fine cells (Panter and Dite 1951), and close to it for coarse
-    ones.
+    That is the density of least squared error for fine cells (Panter and Dite 1951), and close to it for coarse ones.
     """
     low, high = column.min(), column.max()
     span = max(high - low, 1e-9 * max(abs(low), abs(high)), 1e-9)

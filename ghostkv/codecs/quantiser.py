@@ -17,17 +17,10 @@ _SEARCH_KEYS = 2048
 
 @dataclass(frozen=True)
 class UniformQuantiser:
-    """One uniform quantiser per coordinate, clipped at both ends.
+    """One uniform quantiser per coordinate, clipped at both ends."""
 
-    Attributes
-    ----------
-    bits : ndarray of int64, shape [dims]
-        0 for a coordinate that is not written.
-    step, centre : ndarray of float64, shape [dims]
-        Level ``c`` of a coordinate stands for ``centre + (c - (2**bits - 1) / 2) * step``.
-    """
-
-    bits: np.ndarray
+    bits: np.ndarray  # int64 [dims]; 0 for a coordinate that is not written
+    # float64 [dims]; level ``c`` of a coordinate stands for ``centre + (c - (2**bits - 1) / 2) * step``
     step: np.ndarray
     centre: np.ndarray
 
@@ -87,15 +80,12 @@ class UniformQuantiser:
 
 
 def allocate_bits(coordinates: np.ndarray, budget: int) -> np.ndarray:
-    """Spend a bit budget where it removes most squared error (greedy reverse water-filling on measured
-    distortion).
+    """Spend a bit budget where it removes most squared error (greedy reverse water-filling on measured distortion).
 
     Parameters
     ----------
     coordinates : ndarray, shape [keys, dims]
         Calibration coordinates in a frame where squared error is what matters.
-    budget : int
-        Bits for one key.
 
     Returns
     -------

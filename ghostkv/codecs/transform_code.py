@@ -12,8 +12,7 @@ from ghostkv.codecs.whitened import Whitened
 
 @dataclass
 class TransformCode(Whitened):
-    """The query-aware frame with bits spent where they remove most score error (transform coding, Goyal
-    2001).
+    """The query-aware frame with bits spent where they remove most score error (transform coding, Goyal 2001).
 
     Bits follow reverse water-filling on distortion measured over calibration keys, at most 8 a coordinate;
     most coordinates get none and are dropped.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -16,31 +17,24 @@ TOP_K, MASS_95, MASS_99 = np.uint8(1), np.uint8(2), np.uint8(4)
 _COMBS = 256
 
 
-@dataclass(frozen=True)
-class ColdRange:
-    """Which keys a query sees and which of them are cold.
+class ColdRange(NamedTuple):
+    """Which keys a query sees and which of them are cold; int64 [queries], or of one query."""
 
-    Attributes
-    ----------
-    first, last : ndarray of int64, shape [queries]
-        Visible keys are first..last-1.
-    start, stop : ndarray of int64, shape [queries]
-        Cold keys are start..stop-1: visible, no sink, not in the hot window. ``stop <= start`` means none.
-    """
-
+    # Visible keys are first..last-1.
     first: np.ndarray
     last: np.ndarray
+    # Cold keys are start..stop-1: visible, no sink, not in the hot window; ``stop <= start`` means none.
     start: np.ndarray
     stop: np.ndarray
 
     @property
     def visible(self) -> np.ndarray:
-        """Number of visible keys, shape [queries]."""
+        """Number of visible keys."""
         return self.last - self.first
 
     @property
     def cold(self) -> np.ndarray:
-        """Number of cold keys, shape [queries]."""
+        """Number of cold keys."""
         return np.maximum(self.stop - self.start, 0)
 
     def mask(self, tokens: int) -> np.ndarray:
@@ -53,7 +47,7 @@ class ColdRange:
 
     def at(self, queries: np.ndarray | slice) -> ColdRange:
         """Some of the queries: a mask, indices or a slice."""
-        return ColdRange(self.first[queries], self.last[queries], self.start[queries], self.stop[queries])
+        return ColdRange(*(edge[queries] for edge in self))
 
 
 def _between(start: np.ndarray, stop: np.ndarray, tokens: int) -> np.ndarray:
@@ -86,7 +80,7 @@ def scores(
     visible: ColdRange | None = None,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Pre-softmax logits ``scale * q.k``, float32.
+    """Pre-softmax logits ``scale * q.k``, float32 [..., keys].
 
     Parameters
     ----------
@@ -99,12 +93,6 @@ def scores(
         Gemma 2's logit cap; 0 for none.
     visible : ColdRange, optional
         Scores of keys that a query does not see are -inf.
-    out : ndarray of float32, optional
-        Where they go.
-
-    Returns
-    -------
-    ndarray of float32, shape [..., keys]
     """
     found = cap(np.matmul(queries * np.float32(scale), keys.T, out=out), softcap)
     if visible is not None:
@@ -124,25 +112,13 @@ def cap(logits: np.ndarray, softcap: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ExactAttention:
-    """What full attention does for the queries of one group: the truth that eliminations are measured
-    against.
+    """What full attention does for the queries of one group: the truth that eliminations are measured against."""
 
-    Attributes
-    ----------
-    scores : ndarray of float32, shape [group, queries, keys]
-        Exact scores; -inf where a key is not visible.
-    mass : ndarray of float32, shape [group, queries, keys]
-        Softmax probabilities.
-    lse : ndarray of float32, shape [group, queries]
-        ``log sum exp`` of the visible scores.
-    needed : ndarray of uint8, shape [group, queries, keys]
-        Flags `TOP_K`, `MASS_95`, `MASS_99`: the exact top-k keys, and the fewest keys that hold 95 % / 99 %
-        of the mass.
-    """
-
-    scores: np.ndarray
-    mass: np.ndarray
-    lse: np.ndarray
+    scores: np.ndarray  # float32 [group, queries, keys]; exact scores; -inf where a key is not visible
+    mass: np.ndarray  # float32 [group, queries, keys]; softmax probabilities
+    lse: np.ndarray  # float32 [group, queries]; ``log sum exp`` of the visible scores
+    # uint8 [group, queries, keys]; flags `TOP_K`, `MASS_95`, `MASS_99`: the exact top-k keys, and the fewest keys
+    # that hold 95 % / 99 % of the mass
     needed: np.ndarray
 
 
@@ -153,11 +129,8 @@ def exact_attention(
 
     Parameters
     ----------
-    capture : LayerCapture
-    kv_head : int
     keys : ndarray of float32, shape [tokens, head_dim]
         The KV head's keys, widened once by the caller.
-    visible : ColdRange
     top_k : int
         How many keys count as relevant; all visible ones where there are fewer.
     """
@@ -173,11 +146,8 @@ def softmax(
 
     Parameters
     ----------
-    logits : ndarray
     out : ndarray, optional
         Where the probabilities go; may be `logits`.
-    dtype : type
-        Of the sums.
     """
     peak = logits.max(axis=-1, keepdims=True)
     mass = np.subtract(logits, peak, out=out)
@@ -189,8 +159,7 @@ def softmax(
 
 def _needed(logits: np.ndarray, mass: np.ndarray, visible: ColdRange, top_k: int) -> np.ndarray:
     needed = np.zeros(logits.shape, np.uint8)
-    kth = kth_largest(logits, visible.last, top_k)
-    flag_best(logits, np.zeros_like(visible.last), visible.last, kth, top_k, TOP_K, needed)
+    flag_best(logits, visible.first, visible.last, top_k, TOP_K, needed)
     _flag_mass(mass, np.sort(mass, axis=-1), visible.last, needed)
     return needed
 
@@ -207,8 +176,8 @@ def _comb_maxima(row, maxima):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def kth_largest(known, last, k):
-    """k-th largest of each row's first `last` entries; -inf where there are fewer.
+def kth_largest(known, first, last, k):
+    """k-th largest of each row's entries first..last-1; -inf where there are fewer; float32 [group, queries].
 
     The k-th largest of the maxima of disjoint sets of keys is a lower bound that hardly more than k keys reach;
     only those enter the sorted list of the best. That costs two comparisons a key, far less than a partition.
@@ -216,19 +185,14 @@ def kth_largest(known, last, k):
     Parameters
     ----------
     known : ndarray of float32, shape [group, queries, keys]
-    last : ndarray of int64, shape [queries]
-    k : int
-
-    Returns
-    -------
-    ndarray of float32, shape [group, queries]
+    first, last : ndarray of int64, shape [queries]
     """
     out = np.empty(known.shape[:2], np.float32)
     best = np.empty(k, np.float32)
     maxima = np.empty(_COMBS, np.float32)
     for g in range(known.shape[0]):
         for q in range(known.shape[1]):
-            row = known[g, q, : last[q]]
+            row = known[g, q, first[q] : last[q]]
             _comb_maxima(row, maxima)
             best[:] = -np.inf
             keep_best(maxima, best[0], best)
@@ -240,11 +204,12 @@ def kth_largest(known, last, k):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def flag_best(logits, start, stop, kth, k, flag, flags):
-    """Mark the k best of keys start..stop-1 of each row, given the k-th largest: of equal ones the earliest.
+def flag_best(logits, start, stop, k, flag, flags):
+    """Mark the k best of keys start..stop-1 of each row: of equal ones the earliest.
 
     This is what "relevant" means wherever FER and recall are counted: k keys, or all where fewer are visible.
     """
+    kth = kth_largest(logits, start, stop, k)
     for g in range(logits.shape[0]):
         for q in range(logits.shape[1]):
             row, marks, tau = logits[g, q, start[q] : stop[q]], flags[g, q, start[q] : stop[q]], kth[g, q]

@@ -25,21 +25,12 @@ def cascade(bounds, span, probes, open_, begin, count, theta, best, use):
 
     Parameters
     ----------
-    bounds : KeyBounds
-        Of this head and query.
-    span : Span
-        Of this query.
     probes : ndarray of int64, shape [levels]
         Keys with the best estimates whose K is read in full after each level.
     open_ : ndarray of int64, shape [keys]
         Open keys; those before `begin` were read to the end by an earlier cascade and stay. Compacted in place.
-    begin, count : int
     theta : float32
         What an earlier cascade held keys against; -inf for none.
-    best : ndarray of float32, shape [k]
-        Scratch.
-    use : ndarray of uint8
-        The ledger.
 
     Returns
     -------
@@ -121,9 +112,9 @@ def read_values(bounds, span, open_, count, best, use):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def count_missed(use, span, scores, tau):
+def count_missed(use, span, truth, head, query):
     """Cold keys that take no part although exact scores put them into the top-k."""
-    missed = 0
+    scores, tau, missed = truth.scores[head, query], truth.tau[head, query], 0
     for key in range(span.start, span.stop):
         missed += (not use[VALUE, key]) and scores[key] >= tau
     return missed

@@ -20,7 +20,7 @@ from ghostkv.elimination.attention import ColdRange
 def compensate(
     kept_sum: np.ndarray, kept_mass: np.ndarray, tail_mass: np.ndarray, means: np.ndarray
 ) -> np.ndarray:
-    """Attention output with the eliminated keys' estimated mass on means of V.
+    """Attention output with the eliminated keys' estimated mass on means of V; [..., value_dim].
 
     Parameters
     ----------
@@ -32,10 +32,6 @@ def compensate(
         ``sum e^(s_hat - c)`` over the eliminated keys of each page; zero where nothing is compensated.
     means : ndarray, shape [..., pages, value_dim]
         Mean of V over the cold keys of each page; one page is the running mean. Broadcasts.
-
-    Returns
-    -------
-    ndarray, shape [..., value_dim]
     """
     tail = (tail_mass[..., None, :] @ means)[..., 0, :]
     return (kept_sum + tail) / (kept_mass + tail_mass.sum(axis=-1))[..., None]
@@ -47,7 +43,6 @@ def cold_means(values: np.ndarray, visible: ColdRange, page: int = 0) -> np.ndar
     Parameters
     ----------
     values : ndarray of float32, shape [tokens, value_dim]
-    visible : ColdRange
     page : int
         Keys per page, counted from token 0; 0 for one running mean.
 

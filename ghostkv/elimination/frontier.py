@@ -16,8 +16,9 @@ import numpy as np
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Codec, Records
 from ghostkv.elimination.attention import ColdRange, ExactAttention, cap, cold_range, exact_attention
+from ghostkv.elimination.grid import Grid
 from ghostkv.elimination.metrics import per_query, relevant_counts
-from ghostkv.elimination.sweep import Grid, Sweep, sweep
+from ghostkv.elimination.sweep import Sweep, sweep
 from ghostkv.elimination.thresholds import conformal_index, kept_or_estimated, reference, statistic
 
 if TYPE_CHECKING:
@@ -31,19 +32,12 @@ ORACLE_MARGIN = 4.0
 
 @dataclass(frozen=True)
 class Setting:
-    """What stays the same over a layer: exact keys, relevance, thresholds.
-
-    Attributes
-    ----------
-    sinks, hot, top_k : int
-    grids : mapping of str to Grid
-        Thetas of each threshold rule.
-    """
+    """What stays the same over a layer: exact keys, relevance, thresholds."""
 
     sinks: int
     hot: int
     top_k: int
-    grids: Mapping[str, Grid]
+    grids: Mapping[str, Grid]  # thetas of each threshold rule
 
     @classmethod
     def of(cls, sinks: int, hot: int, top_k: int, grids: Mapping[str, GridEntry]) -> Setting:
@@ -58,8 +52,7 @@ class Setting:
 class Workspace:
     """Buffers of shape [group, queries, keys] that every design and rule of a view reuses.
 
-    Fresh arrays of this size come from the operating system page by page, which costs as much as filling
-    them.
+    Fresh arrays of this size come from the operating system page by page, which costs as much as filling them.
     """
 
     estimates: np.ndarray
@@ -73,28 +66,16 @@ class Workspace:
 
 @dataclass(frozen=True)
 class GroupView:
-    """One KV head on one text: exact attention of the heads that read it, and which keys are cold.
+    """One KV head on one text: exact attention of the heads that read it, and which keys are cold."""
 
-    Attributes
-    ----------
-    capture : LayerCapture
-        With the chosen queries only.
-    kv_head : int
-    visible : ColdRange
-    exact : ExactAttention
-    relevant : dict of ndarray, shape [group, queries]
-    values : ndarray of float32, shape [tokens, value_dim], or None
-    outputs : ndarray of float32, shape [group, queries, value_dim], or None
-        Exact outputs, recomputed from the stored K and V so that elimination is all that an output error
-        measures.
-    """
-
-    capture: LayerCapture
+    capture: LayerCapture  # with the chosen queries only
     kv_head: int
     visible: ColdRange
     exact: ExactAttention
-    relevant: dict[str, np.ndarray]
-    values: np.ndarray | None
+    relevant: dict[str, np.ndarray]  # [group, queries]
+    values: np.ndarray | None  # float32 [tokens, value_dim]
+    # float32 [group, queries, value_dim]; exact outputs, recomputed from the stored K and V so that elimination is
+    # all that an output error measures
     outputs: np.ndarray | None
     workspace: Workspace
 
@@ -145,21 +126,13 @@ class Design:
 
 @dataclass(frozen=True)
 class Estimates:
-    """What a design knows about the cold keys of a view; valid until the view's next design.
+    """What a design knows about the cold keys of a view; valid until the view's next design."""
 
-    Attributes
-    ----------
-    scores : ndarray of float32, shape [group, queries, keys]
-    weight : ndarray of float32, shape [group, queries]
-    radius : ndarray of float32, shape [keys]
-        The margin of a pair is ``weight * radius``; the oracle's is `ORACLE_MARGIN`.
-    known : ndarray of float32, shape [group, queries, keys]
-        Estimates of cold keys beside exact scores of the others.
-    """
-
-    scores: np.ndarray
-    weight: np.ndarray
+    scores: np.ndarray  # float32 [group, queries, keys]
+    weight: np.ndarray  # float32 [group, queries]
+    # float32 [keys]; the margin of a pair is ``weight * radius``; the oracle's is `ORACLE_MARGIN`
     radius: np.ndarray
+    # float32 [group, queries, keys]; estimates of cold keys beside exact scores of the others
     known: np.ndarray
 
 
@@ -217,25 +190,14 @@ def sweep_rule(view: GroupView, estimates: Estimates, rule: str, setting: Settin
 
 @dataclass(frozen=True)
 class Choice:
-    """A threshold for each head of a group, and why it was chosen.
+    """A threshold for each head of a group, and why it was chosen."""
 
-    Attributes
-    ----------
-    metric : str
-        `fer` or `dropped_mass`.
-    target : float
-    method : str
-        `calibrated`: conformal risk control at the target on threshold texts. `safe`: the same at a stricter
-        level, to leave room. `hindsight`: the best that the held-out texts themselves would allow; no user
-        could choose it.
-    index : ndarray of int, shape [group]
-        Threshold of each head; -1 eliminates nothing.
-    """
-
-    metric: str
+    metric: str  # `fer` or `dropped_mass`
     target: float
+    # `calibrated`: conformal risk control at the target on threshold texts. `safe`: the same at a stricter level, to
+    # leave room. `hindsight`: the best that the held-out texts themselves would allow; no user could choose it.
     method: str
-    index: np.ndarray
+    index: np.ndarray  # int [group]; threshold of each head; -1 eliminates nothing
 
 
 def choices(

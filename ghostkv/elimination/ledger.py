@@ -6,10 +6,14 @@ is the union of its heads'.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+
+from ghostkv.codecs.base import ELEMENT_BYTES
+from ghostkv.elimination.attention import ColdRange
 
 # Rows of a ledger: levels of the record read, with K stored as the record or in float16 beside it; whether K was
 # read in full; whether V was read.
@@ -18,10 +22,9 @@ _ROWS = 5
 
 
 class KeyBounds(NamedTuple):
-    """Bounds of scores once each level is read, float32 [levels + 1, group, queries, keys]; the last is K in full.
+    """Bounds of one head's and query's scores once each level is read, float32 [levels + 1, keys]; the last is K in full.
 
-    `exact` [group, queries, keys] is the least score that the K of an exact key allows. Of one head and query:
-    [levels + 1, keys] and [keys].
+    `exact` [keys] is the least score that the K of an exact key allows.
     """
 
     lower: np.ndarray
@@ -29,22 +32,28 @@ class KeyBounds(NamedTuple):
     exact: np.ndarray
 
 
-class Span(NamedTuple):
-    """First visible key, first cold, end of the cold ones, end of the visible; int64 [queries], or of one query."""
-
-    first: np.ndarray
-    start: np.ndarray
-    stop: np.ndarray
-    last: np.ndarray
-
-
-class Prices(NamedTuple):
+class Costs(NamedTuple):
     """Bytes of the first so many levels of a record (float64 [levels + 1]), and of a K stored nested, a K and a V."""
 
     prefix: np.ndarray
     nested_key: float
     key: float
     value: float
+
+    @classmethod
+    def of(cls, levels: Sequence[float], nested_key: float, head_dim: int, value_dim: int) -> Costs:
+        """From the bytes of each level that the cascade reads, and of a K that is the record and its last planes.
+
+        A capture without values (`value_dim` 0) counts them as wide as keys.
+        """
+        prefix = np.cumsum([0.0, *levels])
+        widths = head_dim, value_dim or head_dim
+        return cls(prefix, float(nested_key), *(float(ELEMENT_BYTES * width) for width in widths))
+
+    @property
+    def pair(self) -> float:
+        """Bytes of a K and V in float16."""
+        return self.key + self.value
 
 
 class Charge(NamedTuple):
@@ -56,32 +65,41 @@ class Charge(NamedTuple):
     additive: float
 
 
-class CertificateTally(NamedTuple):
-    """What a certificate counts; float64 [group, queries], of the group [queries], `kept` uint8 [group, queries, keys].
+class Outcome(NamedTuple):
+    """What a certificate did to each query; arrays of float64 [group, queries] unless said."""
 
-    Fields are those of `ghostkv.elimination.certificates.Outcome`, in keys and bytes.
-    """
-
-    kept: np.ndarray
-    eliminated: np.ndarray
+    kept: np.ndarray  # bool [group, queries, keys]; keys that take part in the output
+    # Share of the cold keys that were never read: bounds on their records ruled them out.
+    elimination: np.ndarray
+    # Share of the cold keys that take no part in the output: the eliminated ones, and those that their K in full
+    # ruled out, so that their V was not read.
     values_unread: np.ndarray
-    nested: np.ndarray
-    additive: np.ndarray
+    # Bytes ratio per head, with K stored as the record itself or in float16 beside it.
+    bytes_nested: np.ndarray
+    bytes_additive: np.ndarray
+    # [queries]; GQA-true bytes ratio: levels, K and V once for the whole group.
     group_nested: np.ndarray
     group_additive: np.ndarray
+    # Eliminated keys that exact scores put into the top-k, or 1 where the dropped mass exceeds the target.
     violated: np.ndarray
+    # True dropped mass, and the bound on it.
     dropped: np.ndarray
     certified: np.ndarray
+    # True ``||o - o_hat||`` and the bound on it; 0 where values were not captured.
     error: np.ndarray
     error_bound: np.ndarray
-    fallback: np.ndarray
+    fallback: np.ndarray  # keys that stopped early and had to be read after all
 
     @classmethod
-    def empty(cls, shape: tuple[int, int, int]) -> CertificateTally:
-        """Of [group, queries, keys]."""
-        of_group = {"group_nested", "group_additive"}
-        zeros = {name: np.zeros(shape[1:2] if name in of_group else shape[:2]) for name in cls._fields}
-        return cls(**zeros | {"kept": np.zeros(shape, np.uint8)})
+    def empty(cls, shape: tuple[int, int, int]) -> Outcome:
+        """Of [group, queries, keys], to be filled."""
+        shapes = {"kept": shape, "group_nested": shape[1:2], "group_additive": shape[1:2]}
+        return cls(
+            *(
+                np.zeros(shapes.get(name, shape[:2]), bool if name == "kept" else float)
+                for name in cls._fields
+            )
+        )
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -90,16 +108,16 @@ def empty_ledger(keys):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def bounds_of(bounds, head, query):
-    """The `KeyBounds` of one head and query."""
-    return KeyBounds(bounds.lower[:, head, query], bounds.upper[:, head, query], bounds.exact[head, query])
+def bounds_of(lower, upper, truth, head, query):
+    """The `KeyBounds` of one head and query; see `ghostkv.elimination.certificates.certify_topk`."""
+    return KeyBounds(lower[:, head, query], upper[:, head, query], truth.low[head, query])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def span_of(spans, query):
-    """The `Span` of one query; its cold keys may be none."""
-    start = spans.start[query]
-    return Span(spans.first[query], start, max(spans.stop[query], start), spans.last[query])
+def span_of(visible, query):
+    """The `ColdRange` of one query; its cold keys may be none."""
+    start = visible.start[query]
+    return ColdRange(visible.first[query], visible.last[query], start, max(visible.stop[query], start))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -117,43 +135,45 @@ def unite(use, united, span):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def charge(use, span, prices):
+def charge(use, span, costs):
     """Keys and bytes of a ledger; of a united one each level, K and V once, however many heads asked."""
     nested, additive = 0.0, 0.0
     values, survivors = 0, 0
     for key in range(span.start, span.stop):
-        nested += prices.nested_key if use[FULL_NESTED, key] else prices.prefix[use[DEPTH_NESTED, key]]
-        additive += prices.prefix[use[DEPTH_ADDITIVE, key]] + prices.key * use[FULL_ADDITIVE, key]
+        nested += costs.nested_key if use[FULL_NESTED, key] else costs.prefix[use[DEPTH_NESTED, key]]
+        additive += costs.prefix[use[DEPTH_ADDITIVE, key]] + costs.key * use[FULL_ADDITIVE, key]
         values += use[VALUE, key]
         survivors += use[FULL_NESTED, key]
     exact_keys = (span.last - span.first) - (span.stop - span.start)
-    exact = exact_keys * (prices.key + prices.value)
-    read_values = values * prices.value
+    exact = exact_keys * (costs.key + costs.value)
+    read_values = values * costs.value
     return Charge(survivors, values, nested + read_values + exact, additive + read_values + exact)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def mark_kept(use, span, kept):
-    """Which keys take part in a head's output: exact ones, and cold ones whose V was read; uint8 [keys]."""
-    kept[span.first : span.last] = 1
-    kept[span.start : span.stop] = use[VALUE, span.start : span.stop]
+    """Which keys take part in a head's output: exact ones, and cold ones whose V was read; bool [keys]."""
+    kept[span.first : span.last] = True
+    for key in range(span.start, span.stop):
+        kept[key] = use[VALUE, key] > 0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def book(use, united, span, prices, head, query, tally):
+def book(use, united, span, costs, head, query, outcome):
     """Enter a head's finished ledger, and add it to its group's."""
-    spent = charge(use, span, prices)
-    cold = span.stop - span.start
-    tally.eliminated[head, query], tally.values_unread[head, query] = (
-        cold - spent.survivors,
-        cold - spent.values,
+    spent = charge(use, span, costs)
+    cold, full = span.stop - span.start, (span.last - span.first) * (costs.key + costs.value)
+    outcome.elimination[head, query] = (cold - spent.survivors) / max(cold, 1)
+    outcome.values_unread[head, query] = (cold - spent.values) / max(cold, 1)
+    outcome.bytes_nested[head, query], outcome.bytes_additive[head, query] = (
+        spent.nested / full,
+        spent.additive / full,
     )
-    tally.nested[head, query], tally.additive[head, query] = spent.nested, spent.additive
-    mark_kept(use, span, tally.kept[head, query])
+    mark_kept(use, span, outcome.kept[head, query])
     unite(use, united, span)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def book_group(united, span, prices, query, tally):
-    spent = charge(united, span, prices)
-    tally.group_nested[query], tally.group_additive[query] = spent.nested, spent.additive
+def book_group(united, span, costs, query, outcome):
+    spent, full = charge(united, span, costs), (span.last - span.first) * (costs.key + costs.value)
+    outcome.group_nested[query], outcome.group_additive[query] = spent.nested / full, spent.additive / full

@@ -16,14 +16,15 @@ from ghostkv.elimination.ledger import (
     FULL_ADDITIVE,
     FULL_NESTED,
     VALUE,
-    Prices,
+    Costs,
     book,
     book_group,
+    bounds_of,
     empty_ledger,
     forget,
     span_of,
 )
-from ghostkv.elimination.powers import EXP_SLACK, EXP_TINY
+from ghostkv.elimination.powers import EXP_SLACK, EXP_TINY, powers_of
 
 # Bounds on a logarithmic scale below the budget, 16 bins a unit; what lies lower shares the first bin.
 _BINS, _BINS_PER_UNIT = 768, 16.0
@@ -34,30 +35,7 @@ class MassRule(NamedTuple):
 
     delta: float
     shares: np.ndarray
-    prices: Prices
-
-
-class ExactOutputs(NamedTuple):
-    """What eliminations are verified against.
-
-    `mass` float64 [group, queries, keys], `values` float32 [keys, value_dim] (width 0 where there are none) with
-    their `norms` float64 [keys], `outputs` float64 [group, queries, value_dim].
-    """
-
-    mass: np.ndarray
-    values: np.ndarray
-    norms: np.ndarray
-    outputs: np.ndarray
-
-
-class _Level(NamedTuple):
-    """What one level tells of the keys of one head and query, float32 [keys]: bounds, and powers less `top`."""
-
-    lower: np.ndarray
-    upper: np.ndarray
-    above: np.ndarray
-    middle: np.ndarray
-    top: float
+    costs: Costs
 
 
 class _OpenKeys(NamedTuple):
@@ -71,21 +49,9 @@ class _OpenKeys(NamedTuple):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def mass_loop(bounds, powers, spans, rule, exact, tally):
-    """Eliminate as much as `delta` allows; see `ghostkv.elimination.certificates.certify_mass`.
-
-    Parameters
-    ----------
-    bounds : KeyBounds
-    powers : Powers
-        Of the same bounds.
-    spans : Span
-    rule : MassRule
-    exact : ExactOutputs
-    tally : CertificateTally
-        Filled.
-    """
-    group, queries, count = exact.mass.shape
+def mass_loop(lower, upper, powers, truth, rule, outcome):
+    """Eliminate as much as `delta` allows; see `ghostkv.elimination.certificates.certify_mass`."""
+    group, queries, count = truth.mass.shape
     odds = rule.delta / (1.0 - rule.delta)
     keys = _OpenKeys(
         np.empty(count, np.int64), np.empty(count, np.int64), np.empty(_BINS), np.empty(count, np.int64),
@@ -93,44 +59,35 @@ def mass_loop(bounds, powers, spans, rule, exact, tally):
     )  # fmt: skip
     use, united = empty_ledger(count), empty_ledger(count)
     for query in range(queries):
-        span = span_of(spans, query)
+        span = span_of(truth.visible, query)
         forget(united, span)
         for head in range(group):
             forget(use, span)
-            open_, stopped = _stop_early(bounds, powers, head, query, span, rule, keys, use)
-            spent, kept, open_, fallback = _prove_stopped(powers, head, query, keys, stopped, open_, odds)
+            bounds, own = bounds_of(lower, upper, truth, head, query), powers_of(powers, head, query)
+            open_, stopped = _stop_early(bounds, own, span, rule, keys, use)
+            spent, kept, open_, fallback = _prove_stopped(own, keys, stopped, open_, odds)
             for i in range(open_):
                 use[FULL_NESTED, keys.open_[i]] = 1
                 use[FULL_ADDITIVE, keys.open_[i]] = 1
-            level = bounds.upper.shape[0] - 1
-            full = _level_of(bounds, powers, level, head, query)
-            spent, kept = _drop_known(full, powers.below[head, query], keys, open_, spent, kept, odds, use)
-            tally.fallback[head, query] = fallback
-            tally.certified[head, query] = spent / (spent + kept) if spent > 0.0 else 0.0
+            spent, kept = _drop_known(bounds, own, keys, open_, spent, kept, odds, use)
+            outcome.fallback[head, query] = fallback
+            outcome.certified[head, query] = spent / (spent + kept) if spent > 0.0 else 0.0
             dropped = 0.0
             for key in range(span.start, span.stop):
                 if not use[VALUE, key]:
-                    dropped += exact.mass[head, query, key]
-            tally.dropped[head, query] = dropped
-            tally.violated[head, query] = dropped > rule.delta
-            if exact.values.shape[1]:
-                error, size = _output_error(use, span, exact, head, query)
-                tally.error[head, query] = error
-                tally.error_bound[head, query] = tally.certified[head, query] * size
-            book(use, united, span, rule.prices, head, query, tally)
-        book_group(united, span, rule.prices, query, tally)
+                    dropped += truth.mass[head, query, key]
+            outcome.dropped[head, query] = dropped
+            outcome.violated[head, query] = dropped > rule.delta
+            if truth.values.shape[1]:
+                error, size = _output_error(use, span, truth, head, query)
+                outcome.error[head, query] = error
+                outcome.error_bound[head, query] = outcome.certified[head, query] * size
+            book(use, united, span, rule.costs, head, query, outcome)
+        book_group(united, span, rule.costs, query, outcome)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _level_of(bounds, powers, level, head, query):
-    return _Level(
-        bounds.lower[level, head, query], bounds.upper[level, head, query], powers.above[level, head, query],
-        powers.middle[level, head, query], powers.top[head, query],
-    )  # fmt: skip
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _stop_early(bounds, powers, head, query, span, rule, keys, use):
+def _stop_early(bounds, powers, span, rule, keys, use):
     """First round: read levels, and stop reading keys whose bounds share what the budget may be.
 
     Returns how many keys stay open, and how many were stopped.
@@ -141,38 +98,39 @@ def _stop_early(bounds, powers, head, query, span, rule, keys, use):
     spent, guess_stopped = 0.0, 0.0
     for level in range(bounds.upper.shape[0] - 1):
         # A guess of the budget from estimates: it only says who stops early, the proof comes at the end.
-        guess = powers.kept[head, query] + guess_stopped
-        known = _level_of(bounds, powers, level, head, query)
+        guess = powers.kept + guess_stopped
+        lower, upper = bounds.lower[level], bounds.upper[level]
+        above, middle = powers.above[level], powers.middle[level]
         for i in range(open_):
             key = keys.open_[i]
-            guess += known.middle[key]
+            guess += middle[key]
             use[DEPTH_NESTED, key] = level + 1
             if not use[FULL_ADDITIVE, key]:
                 use[DEPTH_ADDITIVE, key] = level + 1
         budget = rule.shares[level] * rule.delta * guess
         limit = np.log(max(budget, 1e-300))
-        cut, spent = _lowest(known, keys, open_, spent, budget)
+        cut, spent = _lowest(upper, above, powers.top, keys, open_, spent, budget)
         left = 0
         for i in range(open_):
             key, its_bin = keys.open_[i], keys.bins[i]
-            term = known.above[key]
+            term = above[key]
             if its_bin < cut or (its_bin == cut and spent + term <= budget):
                 spent += term if its_bin == cut else 0.0
                 keys.stopped[stopped], keys.stopped_at[stopped] = key, level
                 stopped += 1
-                guess_stopped += known.middle[key]
+                guess_stopped += middle[key]
             else:
                 keys.open_[left] = key
                 left += 1
                 # A key whose mass alone breaks the budget will stay: beside a float16 K, read that at once.
-                if known.lower[key] - known.top > limit:
+                if lower[key] - powers.top > limit:
                     use[FULL_ADDITIVE, key] = 1
         open_ = left
     return open_, stopped
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _lowest(known, keys, open_, spent, budget):
+def _lowest(upper, above, top, keys, open_, spent, budget):
     """Fill a budget with the lowest upper bounds first.
 
     Returns the bin that no longer fits as a whole and what the bins below it add up to; `keys.bins` names every open
@@ -182,11 +140,11 @@ def _lowest(known, keys, open_, spent, budget):
     limit = np.float32(np.log(max(budget, 1e-300)))
     for i in range(open_):
         key = keys.open_[i]
-        x = known.upper[key] - known.top
+        x = upper[key] - top
         if x < limit:
             depth = (limit - x) * np.float32(_BINS_PER_UNIT)
             keys.bins[i] = _BINS - 1 - (np.int64(depth) if depth < _BINS - 1 else _BINS - 1)
-            keys.sums[keys.bins[i]] += known.above[key]
+            keys.sums[keys.bins[i]] += above[key]
         else:
             keys.bins[i] = _BINS
     cut = 0
@@ -197,19 +155,19 @@ def _lowest(known, keys, open_, spent, budget):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _prove_stopped(powers, head, query, keys, stopped, open_, odds):
+def _prove_stopped(powers, keys, stopped, open_, odds):
     """Keep of the stopped keys what the mass that is surely kept allows; the others are read after all.
 
     Early keys come first: they stopped with the smallest share of the budget. Returns what is spent and surely kept,
     how many keys are open now, and how many of them had been stopped.
     """
-    below, kept = powers.below[head, query], powers.kept[head, query]
+    below, kept = powers.below, powers.kept
     for i in range(open_):
         kept += below[keys.open_[i]]
     spent, fallback = 0.0, 0
     for i in range(stopped):
         key = keys.stopped[i]
-        term = (powers.above[keys.stopped_at[i], head, query, key] + EXP_TINY) * (1.0 + EXP_SLACK)
+        term = (powers.above[keys.stopped_at[i], key] + EXP_TINY) * (1.0 + EXP_SLACK)
         if spent + term <= odds * kept:
             spent += term
         else:
@@ -221,17 +179,19 @@ def _prove_stopped(powers, head, query, keys, stopped, open_, odds):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _drop_known(full, below, keys, open_, spent, kept, odds, use):
+def _drop_known(bounds, powers, keys, open_, spent, kept, odds, use):
     """Second round: of the keys whose K is known, drop the lowest as long as the inequality holds; the rest need V."""
+    level, below = bounds.upper.shape[0] - 1, powers.below
+    upper, above = bounds.upper[level], powers.above[level]
     # Dropping a key also takes it from what is kept, hence the division.
     budget = max(odds * kept - spent, 0.0) / (1.0 + odds) * (1.0 - 2.0 * EXP_SLACK)
-    cut, _ = _lowest(full, keys, open_, 0.0, budget)
+    cut, _ = _lowest(upper, above, powers.top, keys, open_, 0.0, budget)
     # Bins that fit as a whole go first, then what still fits of the one that does not.
     for share in range(2):
         for i in range(open_):
             key, its_bin = keys.open_[i], keys.bins[i]
             if (its_bin < cut) if share == 0 else (its_bin >= cut):
-                term = (full.above[key] + EXP_TINY) * (1.0 + EXP_SLACK)
+                term = (above[key] + EXP_TINY) * (1.0 + EXP_SLACK)
                 rest = kept - below[key]
                 if its_bin <= cut and spent + term <= odds * rest:
                     spent, kept = spent + term, rest
@@ -241,22 +201,22 @@ def _drop_known(full, below, keys, open_, spent, kept, odds, use):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _output_error(use, span, exact, head, query):
-    """True ||o - o_hat|| in float64 from exact masses, and what a dropped mass of 1 could make of it."""
-    values, width = exact.values, exact.values.shape[1]
+def _output_error(use, span, truth, head, query):
+    """True ||o - o_hat|| in float64 from truth masses, and what a dropped mass of 1 could make of it."""
+    values, width = truth.values, truth.values.shape[1]
     kept, total, largest = np.zeros(width), 0.0, 0.0
     for key in range(span.first, span.last):
         if key >= span.start and key < span.stop:
-            largest = max(largest, exact.norms[key])
+            largest = max(largest, truth.norms[key])
             if not use[VALUE, key]:
                 continue
-        mass = np.float64(exact.mass[head, query, key])
+        mass = np.float64(truth.mass[head, query, key])
         total += mass
         for v in range(width):
             kept[v] += mass * values[key, v]
     square, norm = 0.0, 0.0
     for v in range(width):
         kept[v] /= total
-        square += (exact.outputs[head, query, v] - kept[v]) ** 2
+        square += (truth.outputs[head, query, v] - kept[v]) ** 2
         norm += kept[v] ** 2
     return np.sqrt(square), largest + np.sqrt(norm)

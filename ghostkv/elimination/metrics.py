@@ -13,22 +13,16 @@ from ghostkv.elimination.sweep import Sweep
 def bytes_ratio(
     visible: ColdRange, survivors: np.ndarray, record_bytes: int, head_dim: int, value_dim: int
 ) -> np.ndarray:
-    """Bytes read in one step over the bytes of the full fp16 K and V.
+    """Bytes read in one step over the bytes of the full fp16 K and V; float64 [..., queries, thetas].
 
     Every record is read, every survivor's K and V, and the K and V of sinks and hot window.
 
     Parameters
     ----------
-    visible : ColdRange
     survivors : ndarray, shape [..., queries, thetas]
         Cold keys read: one head's, or the union over a group (records are then read once per KV head).
-    record_bytes : int
     head_dim, value_dim : int
         A capture without values counts values as wide as keys.
-
-    Returns
-    -------
-    ndarray of float64, shape [..., queries, thetas]
     """
     pair = ELEMENT_BYTES * (head_dim + (value_dim or head_dim))
     exact = (visible.visible - visible.cold)[:, None]
@@ -41,11 +35,10 @@ def relevant_counts(needed: np.ndarray, visible: ColdRange) -> dict[str, np.ndar
     `top_k` counts all relevant keys, `top_k_cold` those that are cold, `mass_95` and `mass_99` the fewest
     keys that hold that mass.
     """
-    cold = np.zeros(needed.shape[:2], np.int64)
-    _count_cold(needed, TOP_K, visible.start, visible.stop, cold)
+    top = needed & TOP_K
     return {
-        "top_k": np.count_nonzero(needed & TOP_K, axis=-1),
-        "top_k_cold": cold,
+        "top_k": np.count_nonzero(top, axis=-1),
+        "top_k_cold": np.count_nonzero(top * visible.mask(needed.shape[-1]), axis=-1),
         "mass_95": np.count_nonzero(needed & MASS_95, axis=-1),
         "mass_99": np.count_nonzero(needed & MASS_99, axis=-1),
     }
@@ -72,19 +65,9 @@ def upper_quantile(values: np.ndarray, share: float, axis: int) -> np.ndarray:
     return np.take(np.partition(values, rank, axis=axis), rank, axis=axis)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _count_cold(needed, flag, start, stop, out):
-    for g in range(needed.shape[0]):
-        for q in range(needed.shape[1]):
-            total = 0
-            for j in range(start[q], stop[q]):
-                total += (needed[g, q, j] & flag) != 0
-            out[g, q] = total
-
-
 # Sums may be reordered, but infinities mean something here.
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def bound_errors(exact, estimates, weight, radius, start, stop):
+def bound_errors(exact, estimates, weight, radius, visible):
     """How good a codec's estimate is and whether its margin holds, over the cold keys.
 
     Parameters
@@ -92,7 +75,6 @@ def bound_errors(exact, estimates, weight, radius, start, stop):
     exact, estimates : ndarray of float32, shape [group, queries, keys]
     weight : ndarray of float32, shape [group, queries]
     radius : ndarray of float32, shape [keys]
-    start, stop : ndarray of int64, shape [queries]
 
     Returns
     -------
@@ -104,7 +86,7 @@ def bound_errors(exact, estimates, weight, radius, start, stop):
     squared, margins, total, total_squared = 0.0, 0.0, 0.0, 0.0
     for g in range(exact.shape[0]):
         for q in range(exact.shape[1]):
-            w, cold = weight[g, q], slice(start[q], stop[q])
+            w, cold = weight[g, q], slice(visible.start[q], visible.stop[q])
             truth, guess, reach = exact[g, q, cold], estimates[g, q, cold], radius[cold]
             pairs += truth.size
             for j in range(truth.size):

@@ -26,19 +26,11 @@ def read_levels(
 
     Parameters
     ----------
-    codec : Nested
-    records : NestedRecords
     queries : ndarray of float32, shape [..., head_dim]
-    scale, softcap : float
     bounds : pair of ndarray of float32, shape [levels, ..., keys]
         Lower and upper, filled one level at each step.
     estimates : ndarray of float32, shape [..., keys]
         Holds the level's own scores at each step.
-
-    Yields
-    ------
-    Decoded
-        What the records say at the level.
     """
     flat = queries.reshape(-1, queries.shape[-1])
     estimates = estimates.reshape(len(flat), -1)
@@ -60,9 +52,6 @@ def _narrow(estimates, weight, radius, lower, upper, new_lower, new_upper):
 
     Parameters
     ----------
-    estimates : ndarray of float32, shape [queries, keys]
-    weight : ndarray of float32, shape [queries]
-    radius : ndarray of float32, shape [keys]
     lower, upper : ndarray of float32, shape [queries, keys]
         What was known; -inf and inf for nothing. Never NaN.
     new_lower, new_upper : ndarray of float32, shape [queries, keys]

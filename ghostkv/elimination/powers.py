@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 
 from ghostkv.elimination.truth import Truth
 
@@ -14,25 +15,16 @@ EXP_SLACK, EXP_TINY = 2.0**-17, 2.0e-38
 
 
 class Powers(NamedTuple):
-    """Bounds of exponentials, computed once for all targets; float32.
+    """Bounds of exponentials, computed once for all targets; float32."""
 
-    Attributes
-    ----------
-    top : ndarray, shape [group, queries]
-        What is subtracted before exponentials are taken: the largest of all lower bounds, so that none overflows.
-    above, middle : ndarray, shape [levels + 1, group, queries, keys]
-        Of upper bounds, and of the middle between the bounds.
-    below : ndarray, shape [group, queries, keys]
-        Of the lower bounds with K in full.
-    kept : ndarray of float64, shape [group, queries]
-        Of the exact keys, rounded down.
-    """
-
+    # [group, queries]; what is subtracted before exponentials are taken: the largest of all lower bounds, so that
+    # none overflows
     top: np.ndarray
+    # [levels + 1, group, queries, keys]; of upper bounds, and of the middle between the bounds
     above: np.ndarray
     middle: np.ndarray
-    below: np.ndarray
-    kept: np.ndarray
+    below: np.ndarray  # [group, queries, keys]; of the lower bounds with K in full
+    kept: np.ndarray  # float64 [group, queries]; of the exact keys, rounded down
 
     @classmethod
     def of(
@@ -47,9 +39,9 @@ class Powers(NamedTuple):
         """
         space = np.empty((2, *lower.shape), np.float32) if space is None else space
         above, middle = space
-        position = np.arange(lower.shape[-1])
-        cold = (position >= truth.visible.start[:, None]) & (position < truth.visible.stop[:, None])
-        exact = (position < truth.visible.last[:, None]) & (position >= truth.visible.first[:, None]) & ~cold
+        keys = lower.shape[-1]
+        cold = truth.visible.mask(keys)
+        exact = truth.visible.seen(keys) & ~cold
         low = np.where(exact, truth.low, -np.inf)
         # A lower bound whose exponential overflowed would count as infinite mass that is kept, and all could go.
         top = np.maximum(low.max(axis=-1), np.where(cold, lower[-1], -np.inf).max(axis=-1))
@@ -64,3 +56,12 @@ class Powers(NamedTuple):
             below = np.exp(lower[-1] - top[..., None]) * np.float32(1.0 - EXP_SLACK)
             kept = np.exp(low - top[..., None].astype(np.float64)).sum(axis=-1) * (1.0 - 2.0**-30)
         return cls(top=top, above=above, middle=middle, below=below, kept=kept)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def powers_of(powers, head, query):
+    """The `Powers` of one head and query."""
+    return Powers(
+        powers.top[head, query], powers.above[:, head, query], powers.middle[:, head, query],
+        powers.below[head, query], powers.kept[head, query],
+    )  # fmt: skip

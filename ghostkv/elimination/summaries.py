@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ghostkv.elimination.frontier import Design, Estimates, GroupView, RuleSweep
+from ghostkv.elimination.grid import Grid
 from ghostkv.elimination.metrics import bound_errors, bytes_ratio, upper_quantile
-from ghostkv.elimination.sweep import Grid
 from ghostkv.elimination.thresholds import union_survivors
 
 # Metrics that are a mean over queries of a per-query rate.
@@ -39,8 +39,7 @@ def point_queries(
     index : ndarray of int, shape [group, choices]
         -1 eliminates nothing.
     united : sequence of bool, length choices
-        Whether to unite the group's survivors, each head with its own threshold; else `bytes_ratio_gqa` is
-        NaN.
+        Whether to unite the group's survivors, each head with its own threshold; else `bytes_ratio_gqa` is NaN.
 
     Returns
     -------
@@ -89,12 +88,7 @@ def summarise(
 def bound_columns(view: GroupView, estimates: Estimates) -> dict[str, float]:
     """How far a codec's estimates are off on a view, and whether any error exceeds its margin."""
     pairs, violations, squared, margins, total, total_squared = bound_errors(
-        view.exact.scores,
-        estimates.scores,
-        estimates.weight,
-        estimates.radius,
-        view.visible.start,
-        view.visible.stop,
+        view.exact.scores, estimates.scores, estimates.weight, estimates.radius, view.visible
     )
     count = max(pairs, 1)
     return {

@@ -16,111 +16,23 @@ import numpy as np
 from numba import njit
 
 from ghostkv.elimination.attention import MASS_95, MASS_99, TOP_K
-
-# Cells of the look-up table per threshold; more only makes the first guess of a bin better, the correction is
-# exact.
-_CELLS_PER_THETA, _MIN_CELLS, _MAX_CELLS = 4, 1024, 65536
-
-
-class Lookup(NamedTuple):
-    """What finds a statistic's bin; the fields are those of `Grid`."""
-
-    padded: np.ndarray
-    table: np.ndarray
-    inverse: np.float32
-    corrections: int
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Ascending thresholds and the table that finds a statistic's bin in constant time.
-
-    Attributes
-    ----------
-    theta : ndarray of float32, shape [thetas]
-    padded : ndarray of float32, shape [thetas + 1]
-        The thresholds and infinity, so that the correction needs no test for the end.
-    table : ndarray of uint32, shape [cells]
-        For each cell of an even partition of [theta[0], theta[-1]], a bin that is not above any statistic's
-        bin in that cell.
-    inverse : float32
-        Cells per unit of the statistic.
-    corrections : int
-        How many thresholds a cell's guess can be short by.
-    """
-
-    theta: np.ndarray
-    padded: np.ndarray
-    table: np.ndarray
-    inverse: np.float32
-    corrections: int
-
-    @classmethod
-    def of(cls, theta: np.ndarray) -> Grid:
-        """Prepare ascending thresholds.
-
-        Raises
-        ------
-        ValueError
-            Thresholds are empty, not finite or not strictly ascending in float32.
-        """
-        theta = np.asarray(theta, np.float32)
-        if theta.ndim != 1 or not len(theta) or not np.isfinite(theta).all() or (np.diff(theta) <= 0).any():
-            raise ValueError("thresholds must be finite and strictly ascending in float32")
-        span = max(float(theta[-1]) - float(theta[0]), 1e-30)
-        cells = int(np.clip(_CELLS_PER_THETA * len(theta), _MIN_CELLS, _MAX_CELLS))
-        # A guess starts one cell early and the true bin lies at most one cell late: float32 rounding moves a
-        # statistic by less than a cell, so the window of three cells bounds the correction.
-        edges = np.arange(-1, cells + 2) * (span / cells) + float(theta[0])
-        bins = np.searchsorted(theta.astype(np.float64), edges, "right")
-        bins[0] = 0
-        table = bins[:cells]
-        return cls(
-            theta,
-            np.append(theta, np.float32(np.inf)),
-            table.astype(np.uint32),
-            np.float32(cells / span),
-            int((bins[3:] - table).max()),
-        )
-
-    def __len__(self) -> int:
-        return len(self.theta)
-
-    @property
-    def lookup(self) -> Lookup:
-        """The same as loops take it."""
-        return Lookup(
-            padded=self.padded, table=self.table, inverse=self.inverse, corrections=self.corrections
-        )
+from ghostkv.elimination.grid import Grid, bin_row
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What each threshold eliminates, per query; every array has shape [group, queries, thetas].
+    """What each threshold eliminates, per query; every array has shape [group, queries, thetas]."""
 
-    Attributes
-    ----------
-    eliminated : ndarray of int32
-        Cold keys eliminated.
-    false : ndarray of int32
-        Exact top-k keys eliminated.
-    lost_95, lost_99 : ndarray of int32
-        Eliminated among the fewest keys that hold 95 % / 99 % of the mass.
-    mass : ndarray of float64
-        Dropped mass.
-    error : ndarray of float32, or None
-        Output error ``||o - o_hat|| / ||o||``, survivors' softmax renormalised; None where values were not
-        given.
-    survivors_union : ndarray of int32, shape [queries, thetas]
-        Cold keys that at least one head of the group keeps when all use the same threshold.
-    """
-
-    eliminated: np.ndarray
-    false: np.ndarray
+    eliminated: np.ndarray  # int32; cold keys eliminated
+    false: np.ndarray  # int32; exact top-k keys eliminated
+    # int32; eliminated among the fewest keys that hold 95 % / 99 % of the mass
     lost_95: np.ndarray
     lost_99: np.ndarray
-    mass: np.ndarray
+    mass: np.ndarray  # float64; dropped mass
+    # float32; output error ``||o - o_hat|| / ||o||``, survivors' softmax renormalised; None where values were not
+    # given
     error: np.ndarray | None
+    # int32 [queries, thetas]; cold keys that at least one head of the group keeps when all use the same threshold
     survivors_union: np.ndarray
 
 
@@ -140,23 +52,14 @@ def sweep(
     ----------
     statistic : ndarray of float32, shape [group, queries, keys]
         What the threshold rule compares with theta; NaN never occurs.
-    mass : ndarray of float32, shape [group, queries, keys]
-        Exact softmax probabilities.
     needed : ndarray of uint8, shape [group, queries, keys]
         Flags of `ghostkv.elimination.attention.ExactAttention`.
-    start, stop : ndarray of int64, shape [queries]
-        Cold keys of each query.
-    grid : Grid
     values : ndarray of float32, shape [keys, value_dim], optional
     outputs : ndarray of float32, shape [group, queries, value_dim], optional
         Exact attention outputs; needed with `values` for the output error.
-
-    Returns
-    -------
-    Sweep
     """
     group, queries, _ = statistic.shape
-    thetas = len(grid)
+    thetas = len(grid.theta)
     counted = _Counted(
         counts=np.zeros((4, group, queries, thetas + 1), np.int32),
         masses=np.zeros((group, queries, thetas + 1)),
@@ -168,7 +71,7 @@ def sweep(
         _SweptKeys(statistic=statistic, mass=mass, needed=needed, start=start, stop=stop),
         nothing[0] if values is None else values,
         nothing if outputs is None else outputs,
-        grid.lookup,
+        grid,
         counted,
     )
     np.cumsum(counted.union, axis=-1, out=counted.union)
@@ -209,9 +112,7 @@ class _Counted(NamedTuple):
     error: np.ndarray
 
 
-# Unsigned indices below: a signed one makes Numba test for Python's negative indexing, which stops the loops
-# from being vectorised. Statistics hold no NaN, so comparisons may be taken as total.
-_FAST = {"nnan", "nsz"}
+# Unsigned indices: see `ghostkv.elimination.grid`.
 # What a key with these flags adds to the packed counters: (1, top-k) and (95 % mass, 99 % mass).
 _FLAGS = np.arange(256, dtype=np.uint64)
 _LANES = np.stack(
@@ -221,33 +122,6 @@ _LANES = np.stack(
     ],
     axis=1,
 )
-
-
-@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
-def bin_row(statistic, lookup, guess, bins):
-    """``bins[j] = searchsorted(theta, statistic[j], "right")``: a table look-up, then an exact correction.
-
-    Parameters
-    ----------
-    statistic : ndarray of float32, shape [keys]
-    lookup : Lookup
-    guess, bins : ndarray of uint32, shape [keys]
-        Scratch, and where the bins go.
-    """
-    padded, table = lookup.padded, lookup.table
-    low, top = padded[0], np.float32(table.size - 1)
-    last = np.uint32(padded.size - 1)
-    for j in range(statistic.size):
-        cell = (statistic[j] - low) * lookup.inverse
-        cell = cell if cell > np.float32(0) else np.float32(0)
-        guess[j] = np.uint32(np.int32(cell if cell < top else top))
-    for j in range(statistic.size):
-        bins[j] = table[np.uint64(guess[j])]
-    for _ in range(lookup.corrections):
-        for j in range(statistic.size):
-            found = bins[j]
-            # An infinite statistic passes the infinite padding too, hence the cap.
-            bins[j] = min(found + np.uint32(padded[np.uint64(found)] <= statistic[j]), last)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -314,7 +188,7 @@ def _output_error_row(output, masses, lost, error):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _count(keys, values, outputs, lookup, counted):
+def _count(keys, values, outputs, grid, counted):
     """Fill `counted`; `values` and `outputs` are looked at only where errors are wanted."""
     group, queries, count = keys.statistic.shape
     thetas = counted.error.shape[2]
@@ -328,7 +202,7 @@ def _count(keys, values, outputs, lookup, counted):
         highest[:size] = 0
         for head in range(group):
             mass, masses = keys.mass[head, query, cold], counted.masses[head, query]
-            bin_row(keys.statistic[head, query, cold], lookup, guess[:size], row)
+            bin_row(keys.statistic[head, query, cold], grid, guess[:size], row)
             _histogram_row(
                 row,
                 mass,

@@ -28,11 +28,6 @@ def calibrated_thetas(
     ----------
     points : str
         The frontier's table of points.
-    spec : CodecSpec
-    rule, metric : str
-    target : float
-    layer : int, optional
-        That layer alone.
 
     Raises
     ------
@@ -74,13 +69,6 @@ def kept_or_estimated(
     Parameters
     ----------
     estimates, exact : ndarray of float32, shape [group, queries, keys]
-    visible : ColdRange
-    out : ndarray of float32, shape [group, queries, keys], optional
-        Where to write.
-
-    Returns
-    -------
-    ndarray of float32, shape [group, queries, keys]
     """
     known = np.empty_like(exact) if out is None else out
     np.copyto(known, exact)
@@ -104,7 +92,7 @@ def reference(rule: str, known: np.ndarray, visible: ColdRange, top_k: int) -> n
     if rule == "absolute":
         return np.zeros(known.shape[:-1], np.float32)
     if rule == "relative_topk":
-        return kth_largest(known, visible.last, min(top_k, known.shape[-1]))
+        return kth_largest(known, visible.first, visible.last, min(top_k, known.shape[-1]))
     peak = known.max(axis=-1, keepdims=True)
     total = np.exp(known - peak).sum(axis=-1, dtype=np.float64)
     return (peak[..., 0] + np.log(total)).astype(np.float32)
@@ -121,14 +109,12 @@ def statistic(
 ) -> np.ndarray:
     """The statistic that a rule compares with theta; a key is eliminated when its statistic is below theta.
 
-    With margin ``m = weight * radius``: `absolute` compares the upper bound ``s_hat + m``; `relative_topk`
-    the distance from the k-th best in margins ``(s_hat - tau) / m`` (at theta = -1 the bound itself is below
-    tau); `relative_lse` the estimated log mass ``s_hat - lse``. A key whose record bounds nothing is never
-    eliminated.
+    With margin ``m = weight * radius``: `absolute` compares the upper bound ``s_hat + m``; `relative_topk` the
+    distance from the k-th best in margins ``(s_hat - tau) / m`` (at theta = -1 the bound itself is below tau);
+    `relative_lse` the estimated log mass ``s_hat - lse``. A key whose record bounds nothing is never eliminated.
 
     Parameters
     ----------
-    rule : str
     estimates : ndarray of float32, shape [group, queries, keys]
     origin : ndarray of float32, shape [group, queries]
         From `reference`.
@@ -136,16 +122,11 @@ def statistic(
         ``scale * ||W^-T q||``.
     radius : ndarray of float32, shape [keys]
         ``rho`` with rounding slack.
-    visible : ColdRange
     out : ndarray of float32, shape [group, queries, keys], optional
         Where to write; only cold keys are written.
-
-    Returns
-    -------
-    ndarray of float32, shape [group, queries, keys]
     """
     out = np.zeros_like(estimates) if out is None else out
-    _statistic(_KIND[rule], estimates, origin, weight, radius, visible.start, visible.stop, out)
+    _statistic(_KIND[rule], estimates, origin, weight, radius, visible, out)
     return out
 
 
@@ -160,9 +141,6 @@ def conformal_index(risk: np.ndarray, samples: int, target: float) -> int:
     ----------
     risk : ndarray, shape [thetas]
         Mean risk on the calibration queries at ascending thresholds.
-    samples : int
-        Calibration queries ``n``.
-    target : float
     """
     controlled = (samples * risk + 1.0) / (samples + 1.0) <= target
     return int(np.cumprod(controlled).sum()) - 1
@@ -176,16 +154,12 @@ def _insert_cold(estimates, start, stop, known):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _statistic(kind, estimates, origin, weight, radius, start, stop, out):
+def _statistic(kind, estimates, origin, weight, radius, visible, out):
     never = np.float32(np.inf)
     for g in range(out.shape[0]):
         for q in range(out.shape[1]):
-            o, w = origin[g, q], weight[g, q]
-            row, known, reach = (
-                out[g, q, start[q] : stop[q]],
-                estimates[g, q, start[q] : stop[q]],
-                radius[start[q] : stop[q]],
-            )
+            o, w, cold = origin[g, q], weight[g, q], slice(visible.start[q], visible.stop[q])
+            row, known, reach = out[g, q, cold], estimates[g, q, cold], radius[cold]
             for j in range(row.size):
                 margin = w * reach[j]
                 if kind == 0:
@@ -199,7 +173,7 @@ def _statistic(kind, estimates, origin, weight, radius, start, stop, out):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def union_survivors(statistics, theta, start, stop):
-    """Cold keys that at least one head of a group keeps, each head with its own theta.
+    """Cold keys that at least one head of a group keeps, each head with its own theta; int64 [queries].
 
     Parameters
     ----------
@@ -207,10 +181,6 @@ def union_survivors(statistics, theta, start, stop):
     theta : ndarray of float32, shape [group]
         -inf for a head that eliminates nothing.
     start, stop : ndarray of int64, shape [queries]
-
-    Returns
-    -------
-    ndarray of int64, shape [queries]
     """
     group, queries, keys = statistics.shape
     buffer = np.empty(keys, np.uint8)

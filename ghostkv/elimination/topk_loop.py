@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from ghostkv.elimination.cascade import cascade, count_missed, read_values
-from ghostkv.elimination.ledger import Prices, book, book_group, bounds_of, empty_ledger, forget, span_of
+from ghostkv.elimination.ledger import Costs, book, book_group, bounds_of, empty_ledger, forget, span_of
 
 
 class TopkRule(NamedTuple):
@@ -20,47 +20,28 @@ class TopkRule(NamedTuple):
 
     top_k: int
     probes: np.ndarray
-    prices: Prices
-
-
-class ExactScores(NamedTuple):
-    """What eliminations are verified against: float32 [group, queries, keys], and the k-th largest [group, queries]."""
-
-    scores: np.ndarray
-    tau: np.ndarray
+    costs: Costs
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def topk_loop(bounds, spans, rule, exact, tally):
-    """Eliminate what is certainly in no exact top-k; see `ghostkv.elimination.certificates.certify_topk`.
-
-    Parameters
-    ----------
-    bounds : KeyBounds
-    spans : Span
-    rule : TopkRule
-    exact : ExactScores
-    tally : CertificateTally
-        Filled.
-    """
-    group, queries, keys = exact.scores.shape
+def topk_loop(lower, upper, truth, rule, outcome):
+    """Eliminate what is certainly in no exact top-k; see `ghostkv.elimination.certificates.certify_topk`."""
+    group, queries, keys = truth.scores.shape
     open_, best = np.empty(keys, np.int64), np.empty(rule.top_k, np.float32)
     use, united = empty_ledger(keys), empty_ledger(keys)
     nothing = np.float32(-np.inf)
     for query in range(queries):
-        span = span_of(spans, query)
+        span = span_of(truth.visible, query)
         forget(united, span)
         for head in range(group):
             forget(use, span)
-            of_head = bounds_of(bounds, head, query)
+            bounds = bounds_of(lower, upper, truth, head, query)
             # Without an index every cold key is open.
             cold = span.stop - span.start
             for i in range(cold):
                 open_[i] = span.start + i
-            count, _ = cascade(of_head, span, rule.probes, open_, 0, cold, nothing, best, use)
-            read_values(of_head, span, open_, count, best, use)
-            tally.violated[head, query] = count_missed(
-                use, span, exact.scores[head, query], exact.tau[head, query]
-            )
-            book(use, united, span, rule.prices, head, query, tally)
-        book_group(united, span, rule.prices, query, tally)
+            count, _ = cascade(bounds, span, rule.probes, open_, 0, cold, nothing, best, use)
+            read_values(bounds, span, open_, count, best, use)
+            outcome.violated[head, query] = count_missed(use, span, truth, head, query)
+            book(use, united, span, rule.costs, head, query, outcome)
+        book_group(united, span, rule.costs, query, outcome)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,32 +11,20 @@ from ghostkv.elimination.attention import ColdRange, kth_largest, softmax
 from ghostkv.elimination.bounds import score_slack
 
 
-@dataclass(frozen=True)
-class Truth:
-    """Exact attention of the queries of one group, which eliminations are verified against.
+class Truth(NamedTuple):
+    """Exact attention of the queries of one group, which eliminations are verified against."""
 
-    Attributes
-    ----------
-    scores : ndarray of float32, shape [group, queries, keys]
-        -inf where a key is not visible.
-    slack : ndarray of float32, shape [group, queries, keys]
-        Rounding of a float32 dot product: K in float16 makes certain that a score is within it.
-    mass : ndarray of float64, shape [group, queries, keys]
-        Softmax probabilities.
-    tau : ndarray of float32, shape [group, queries]
-        The k-th largest score.
-    values : ndarray of float32, shape [keys, value_dim]
-        Width 0 where values were not captured.
-    outputs : ndarray of float64, shape [group, queries, value_dim]
-    visible : ColdRange
-    """
-
-    scores: np.ndarray
-    slack: np.ndarray
-    mass: np.ndarray
-    tau: np.ndarray
+    scores: np.ndarray  # float32 [group, queries, keys]; -inf where a key is not visible
+    # float32 [group, queries, keys]; K in float16 makes certain that a score lies between them, whatever the rounding
+    # of a float32 dot product.
+    low: np.ndarray
+    high: np.ndarray
+    mass: np.ndarray  # float64 [group, queries, keys]; softmax probabilities
+    tau: np.ndarray  # float32 [group, queries]; the k-th largest score
+    # float32 [keys, value_dim], width 0 where values were not captured, and their norms, float64 [keys].
     values: np.ndarray
-    outputs: np.ndarray
+    norms: np.ndarray
+    outputs: np.ndarray  # float64 [group, queries, value_dim]
     visible: ColdRange
 
     @classmethod
@@ -67,38 +54,26 @@ class Truth:
         mass = scores.astype(np.float64)
         softmax(mass, out=mass)
         values = np.zeros((scores.shape[2], 0), np.float32) if values is None else values.astype(np.float32)
+        wide = values.astype(np.float64)
         return cls(
-            scores,
-            slack,
-            mass,
-            kth_largest(scores, visible.last, top_k),
-            values,
-            mass @ values.astype(np.float64),
-            visible,
+            scores=scores,
+            low=scores - slack,
+            high=scores + slack,
+            mass=mass,
+            tau=kth_largest(scores, visible.first, visible.last, top_k),
+            values=values,
+            norms=np.linalg.norm(wide, axis=1),
+            outputs=mass @ wide,
+            visible=visible,
         )
-
-    @cached_property
-    def low(self) -> np.ndarray:
-        """Least score that K in float16 allows, shape [group, queries, keys]."""
-        return self.scores - self.slack
-
-    @cached_property
-    def high(self) -> np.ndarray:
-        """Greatest score that K in float16 allows, shape [group, queries, keys]."""
-        return self.scores + self.slack
 
     def every(self, step: int) -> Truth:
         """Every `step`-th query alone."""
         rows = {
             name: np.ascontiguousarray(getattr(self, name)[:, ::step])
-            for name in ("scores", "slack", "mass", "tau", "outputs")
+            for name in ("scores", "low", "high", "mass", "tau", "outputs")
         }
-        return replace(self, visible=self.visible.at(np.arange(0, len(self.visible.last), step)), **rows)
-
-    @property
-    def ranges(self) -> tuple[np.ndarray, ...]:
-        """First visible, first cold, end of cold, end of visible; each of shape [queries]."""
-        return self.visible.first, self.visible.start, self.visible.stop, self.visible.last
+        return self._replace(visible=self.visible.at(np.arange(0, len(self.visible.last), step)), **rows)
 
 
 def oracle_topk(truth: Truth) -> np.ndarray:

@@ -30,11 +30,6 @@ _PARQUET = {"compression": "zstd", "compression_level": 1, "store_schema": True}
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, remove it on failure.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file to make. Its folder is created.
-
     Yields
     ------
     Path
@@ -72,8 +67,6 @@ def write_table(
 
     Parameters
     ----------
-    table : pyarrow.Table or polars.DataFrame
-    path : str or Path
     schema : pyarrow.Schema, optional
         The columns and types of the table; the columns are ordered and cast to it.
     metadata : mapping of str to str, optional

@@ -42,13 +42,8 @@ def progress(
 
     Parameters
     ----------
-    iterable : iterable, optional
     total : float, optional
         How much there is to do, where `iterable` does not say.
-    desc : str
-        What is being done, as `layer 3`.
-    unit : str
-        Of what.
     """
     # A job sets the threads of its libraries before it imports any.
     from tqdm import tqdm
@@ -94,8 +89,7 @@ def job(snakemake: Any) -> Iterator[None]:
     Parameters
     ----------
     snakemake : object
-        What Snakemake (or `workflow/mock_snakemake.py`) puts into a script; its log, output and threads are
-        used.
+        What Snakemake (or `workflow/mock_snakemake.py`) puts into a script; its log, output and threads are used.
 
     Raises
     ------

@@ -19,21 +19,12 @@ PACKAGE = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Method:
-    """One method as its source describes it.
+    """One method as its source describes it."""
 
-    Attributes
-    ----------
-    name : str
-        Its file, without .py.
-    options : dict
-        Field -> its annotation and its default, as text; the default is empty where there is none.
-    constants : dict
-        What the class sets beside its fields -> its value, where that is a literal.
-    """
-
-    name: str
+    name: str  # its file, without .py
+    # Field -> its annotation and its default, as text; the default is empty where there is none
     options: dict[str, tuple[str, str]]
-    constants: dict[str, Any]
+    constants: dict[str, Any]  # what the class sets beside its fields -> its value, where that is a literal
 
 
 @cache

@@ -36,15 +36,10 @@ def record_attention(
 
     Parameters
     ----------
-    model : PreTrainedModel
-    token_ids : sequence of int
-        One text, unpadded.
     positions : ndarray of int, shape [queries]
         Token indices at which queries and outputs are kept, ascending; the same for every layer and head.
     receive : callable
         Called with a `LayerCapture` and its proof, in layer order.
-    layers : sequence of int, optional
-        Layers to record; all by default.
     cache_dtype : {"float16", "model"}
         "float16": attention reads K and V rounded to float16, as it does in a server with a float16 KV cache,
         so the file holds exactly what attention read. "model": attention reads them in the model's own dtype
@@ -177,8 +172,7 @@ def _refuse_non_finite(tensor: Tensor, name: str, layer: int) -> None:
 
 
 def _check_mask(mask: Tensor | None, positions: Tensor, capture: LayerCapture) -> None:
-    """Refuse a mask other than causal, or causal within the layer's window: position and window must tell it
-    all."""
+    """Refuse a mask other than causal, or causal within the layer's window: position and window must tell it all."""
     if mask is None:
         return
     rows = mask[0, :, positions, : capture.tokens]

@@ -51,14 +51,12 @@ def describe(folder: Path, entry: ModelEntry, name: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        model, source, origin, weight_sha256, layers, heads, kv_heads, head_dim, max_context, architecture,
-        license.
+        model, source, origin, weight_sha256, layers, heads, kv_heads, head_dim, max_context, architecture, license.
 
     Raises
     ------
     ModelError
-        transformers has no causal language model of this type, or the shape differs from what the entry
-        states.
+        transformers has no causal language model of this type, or the shape differs from what the entry states.
     """
     config = _read_config(folder, name)
     text = config.get_text_config()

@@ -16,8 +16,6 @@ def dequantise(gguf: str | Path, folder: str | Path) -> None:
 
     Parameters
     ----------
-    gguf : str or Path
-        The quantised file.
     folder : str or Path
         Takes config.json, model.safetensors, tokenizer.json.
 

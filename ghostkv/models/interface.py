@@ -51,11 +51,9 @@ def attention_through(model: PreTrainedModel, attend: Callable[..., tuple[Tensor
 
     Parameters
     ----------
-    model : PreTrainedModel
     attend : callable
         Called as `attend(module, query, key, value, attention_mask, **kwargs)` with query [1, heads, tokens,
-        head_dim], key and value [1, kv_heads, tokens, dim]; returns (output [1, tokens, heads, value_dim],
-        None).
+        head_dim], key and value [1, kv_heads, tokens, dim]; returns (output [1, tokens, heads, value_dim], None).
 
     Raises
     ------
@@ -83,8 +81,7 @@ def attention_through(model: PreTrainedModel, attend: Callable[..., tuple[Tensor
 def ordinary_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
 ) -> Tensor:
-    """The model's own attention: SDPA, or the eager function of its own modeling file where SDPA cannot
-    express it.
+    """The model's own attention: SDPA, or the eager function of its own modeling file where SDPA cannot express it.
 
     Returns
     -------

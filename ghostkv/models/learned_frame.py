@@ -25,39 +25,23 @@ _QUERIES = 128
 
 @dataclass(frozen=True)
 class TrainingText:
-    """One codec text, seen from the query-aware frame.
+    """One codec text, seen from the query-aware frame."""
 
-    Attributes
-    ----------
-    keys : ndarray of float32, shape [keys, dims]
-        Coordinates ``y``.
-    queries : ndarray of float32, shape [queries, dims]
-        Coordinates ``z`` times the model's scale.
-    tau : ndarray of float32, shape [queries]
-        k-th largest of each query's cold scores, less the part that does not depend on the frame.
-    start, stop : ndarray of int64, shape [queries]
-        Cold keys.
-    """
-
-    keys: np.ndarray
-    queries: np.ndarray
+    keys: np.ndarray  # float32 [keys, dims]; coordinates ``y``
+    queries: np.ndarray  # float32 [queries, dims]; coordinates ``z`` times the model's scale
+    # float32 [queries]; k-th largest of each query's cold scores, less the part that does not depend on the frame
     tau: np.ndarray
+    # int64 [queries]; cold keys
     start: np.ndarray
     stop: np.ndarray
 
 
 @dataclass(frozen=True)
 class TrainedFrame:
-    """A frame and how training went.
+    """A frame and how training went."""
 
-    Attributes
-    ----------
-    frame : ndarray of float64, shape [head_dim, head_dim]
-    losses : ndarray of float64, shape [steps]
-    """
-
-    frame: np.ndarray
-    losses: np.ndarray
+    frame: np.ndarray  # float64 [head_dim, head_dim]
+    losses: np.ndarray  # float64 [steps]
 
 
 def training_text(
@@ -69,12 +53,10 @@ def training_text(
     ----------
     capture : LayerCapture
         With the queries that training may use.
-    kv_head : int
     codec : Codec
         Fitted; its metric is the frame that training starts from.
     exact : tuple of int
         Sinks, hot window, top-k.
-    seed : int
 
     Returns
     -------
@@ -94,11 +76,10 @@ def training_text(
     keys = ((capture.keys[kv_head].astype(np.float64) - codec.mean_) @ codec.metric_.T).astype(np.float32)
     queries = (capture.group_queries(kv_head)[heads, rows] * capture.scale @ dual).astype(np.float32)
     scores = queries @ keys.T
-    start, stop = visible.start[rows], visible.stop[rows]
-    positions = np.arange(len(keys))
-    scores[(positions < start[:, None]) | (positions >= stop[:, None])] = -np.inf
+    cold = visible.at(rows)
+    scores[~cold.mask(len(keys))] = -np.inf
     tau = np.partition(scores, -top_k, axis=1)[:, -top_k]
-    return TrainingText(keys, queries, tau, start, stop)
+    return TrainingText(keys, queries, tau, cold.start, cold.stop)
 
 
 def train_frame(
@@ -114,17 +95,14 @@ def train_frame(
 
     Parameters
     ----------
-    texts : sequence of TrainingText
     codec : Codec
         The fitted transform code; its metric is ``W``, its bits are those that training quantises with.
-    steps : int
     rate : float
         Decays to zero along a cosine.
     lost : float
         Share of a batch's top keys that may fall below its threshold.
     batch : tuple of int
         Queries and keys of one step.
-    seed : int
     """
     import torch
 

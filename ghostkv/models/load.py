@@ -24,8 +24,6 @@ def load_model(folder: str | Path, dtype: str = "float32", threads: int = 1) -> 
     ----------
     folder : str or Path
         Local folder with `config.json` and safetensors weights. Nothing is fetched and no remote code is run.
-    dtype : {"float32", "bfloat16", "float16"}
-        Type of the weights and of the forward pass.
     threads : int
         torch threads of this process, from now on.
 

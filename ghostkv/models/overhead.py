@@ -22,11 +22,8 @@ def time_pairs(
 
     Parameters
     ----------
-    model : PreTrainedModel
-    token_ids : sequence of int
     positions : ndarray of int, shape [queries]
         As many queries as a capture keeps.
-    pairs : int
     scratch : str or Path
         Folder on the disk that captures go to; what is written there is removed.
 

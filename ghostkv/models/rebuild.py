@@ -24,15 +24,11 @@ from ghostkv.models.interface import attention_through, ordinary_attention
 def rebuilt_and_true(
     model: PreTrainedModel, token_ids: Sequence[int], positions: np.ndarray, layers: Sequence[int]
 ) -> dict[int, tuple[LayerCapture, LayerCapture]]:
-    """Run one text; return every layer's queries and keys, rebuilt from hidden states and as attention reads
-    them.
+    """Run one text; return every layer's queries and keys, rebuilt from hidden states and as attention reads them.
 
     Parameters
     ----------
-    model : PreTrainedModel
-    token_ids : sequence of int
     positions : ndarray of int, shape [queries]
-    layers : sequence of int
 
     Returns
     -------

@@ -17,11 +17,6 @@ BYTE_VOCABULARY = 257
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer of a fetched model; it loads in a tenth of a second, where transformers takes seconds.
 
-    Parameters
-    ----------
-    folder : str or Path
-        `resources/models/{name}`.
-
     Raises
     ------
     ModelError

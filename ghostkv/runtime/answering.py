@@ -28,21 +28,12 @@ _PIECE = 512
 
 @dataclass(frozen=True)
 class Answer:
-    """What was said, and what was read for it.
+    """What was said, and what was read for it."""
 
-    Attributes
-    ----------
-    tokens : list of int
-        Without the stop token.
-    traffic : dict of str to float
-        Sums of `ghostkv.runtime.traffic.COLUMNS` over layers and over the queries of question and answer.
-    forwards : int
-        Forward passes.
-    """
-
-    tokens: list[int]
+    tokens: list[int]  # without the stop token
+    # Sums of `ghostkv.runtime.traffic.COLUMNS` over layers and over the queries of question and answer
     traffic: dict[str, float]
-    forwards: int
+    forwards: int  # forward passes
 
 
 class Reader:

@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.codecs.nested import Nested, NestedRecords
-from ghostkv.elimination.certificates import Costs, Outcome, certify_mass
+from ghostkv.elimination.certificates import certify_mass
 from ghostkv.elimination.compensation import cold_means, compensate
+from ghostkv.elimination.ledger import Costs, Outcome
 from ghostkv.elimination.nested_bounds import read_levels
 from ghostkv.elimination.powers import Powers
 from ghostkv.elimination.truth import Truth
 from ghostkv.runtime.call_views import CallView, views
 from ghostkv.runtime.deciders import Call, Decider
-from ghostkv.runtime.seated import combine
-from ghostkv.runtime.traffic import rows_of
+from ghostkv.runtime.seated import Ledger, combine
 
 # Queries certified at once: bounds of every level are held for all of them.
 _BLOCK = 64
@@ -39,22 +40,12 @@ class NestedState:
 
 @dataclass(frozen=True)
 class CertifiedMass(Decider):
-    """Read nested records level by level until what is left out certainly holds at most delta.
+    """Read nested records level by level until what is left out certainly holds at most delta."""
 
-    Attributes
-    ----------
-    codecs : sequence of Nested
-        One a KV head.
-    delta : float
-    shares : sequence of float
-        Share of the budget that keys stopped at or before each level may take.
-    compensate : bool
-        Give the eliminated keys' estimated mass to the running mean of V; the certificate does not need it.
-    """
-
-    codecs: Sequence[Nested]
+    codecs: Sequence[Nested]  # one a KV head
     delta: float
-    shares: Sequence[float]
+    shares: Sequence[float]  # share of the budget that keys stopped at or before each level may take
+    # Give the eliminated keys' estimated mass to the running mean of V; the certificate does not need it
     compensate: bool = True
     name: str = field(default="certified_mass", init=False)
 
@@ -63,10 +54,10 @@ class CertifiedMass(Decider):
 
     def attend(self, state: NestedState, call: Call) -> tuple[np.ndarray, np.ndarray]:
         out = np.zeros_like(call.empty())
-        shape = (*call.keys.shape[:2], call.query.shape[2])
-        names = ("visible", "cold", "united", "read", "head_read", "certified", "violated")
-        fields = {name: np.zeros(shape) for name in names}
-        own = np.zeros((*shape, call.group))
+        # K is stored as the record itself: all but V of the survivors is record.
+        value_bytes = float(ELEMENT_BYTES * call.values.shape[3])
+        counts = Ledger(call, value_bytes)
+        certified, violated = np.zeros_like(counts.visible), np.zeros_like(counts.visible)
         self._append(state, call)
         for b, h, some, view in views(call, _BLOCK):
             outcome, scores, tail = self.certify(state, b, h, view)
@@ -79,22 +70,13 @@ class CertifiedMass(Decider):
             out[b, some, h * call.group : (h + 1) * call.group] = result.transpose(1, 0, 2)
             full = view.visible.visible * call.pair
             hot = (view.visible.visible - view.visible.cold) * call.pair
-            for name, values in (
-                ("visible", view.visible.visible), ("cold", view.visible.cold), ("united", kept.any(axis=0).sum(axis=1)),
-                ("read", outcome.group_nested * full - hot),
-                ("head_read", (outcome.bytes_nested * full - hot).sum(axis=0)),
-                ("certified", outcome.certified.max(axis=0)), ("violated", outcome.violated.sum(axis=0)),
-            ):  # fmt: skip
-                fields[name][b, h, some] = values
-            own[b, h, some] = kept.sum(axis=2).T
-        # K is stored as the record itself: all but V of the survivors is record.
-        value_bytes = 2.0 * call.values.shape[3]
-        united, head = fields["united"] * value_bytes, own.sum(axis=3) * value_bytes
-        rows = rows_of(
-            fields["visible"], fields["cold"], fields["united"], own, call.pair, fields["read"] - united,
-            fields["head_read"] - head, united, head, fields["certified"], fields["violated"],
-        )  # fmt: skip
-        return out, rows
+            united, own = kept.any(axis=0).sum(axis=1), kept.sum(axis=(0, 2))
+            records = outcome.group_nested * full - hot - united * value_bytes
+            head_records = (outcome.bytes_nested * full - hot).sum(axis=0) - own * value_bytes
+            counts.add(b, h, some, view.visible, kept, records, head_records)
+            certified[b, h, some] = outcome.certified.max(axis=0)
+            violated[b, h, some] = outcome.violated.sum(axis=0)
+        return out, counts.rows(certified=certified, violated=violated)
 
     def certify(
         self, state: NestedState, b: int, h: int, view: CallView
@@ -109,7 +91,7 @@ class CertifiedMass(Decider):
             first = estimates.copy() if first is None else first
         scores = view.scores()
         truth = Truth.of(view.queries, view.keys, scores, None, view.visible, view.scale, 1)
-        costs = Costs(
+        costs = Costs.of(
             codec.level_bytes[:-1], codec.level_bytes.sum(), view.keys.shape[1], view.values.shape[1]
         )
         powers = Powers.of(*bounds, truth)

@@ -20,39 +20,21 @@ from ghostkv.runtime.traffic import Traffic
 
 @dataclass(frozen=True)
 class Continued:
-    """What one policy said, and what it read.
+    """What one policy said, and what it read."""
 
-    Attributes
-    ----------
-    logits : ndarray of float32, shape [positions, vocabulary]
-    traffic : Traffic
-    seconds : float
-        CPU time of the forward pass.
-    """
-
-    logits: np.ndarray
+    logits: np.ndarray  # float32 [positions, vocabulary]
     traffic: Traffic
-    seconds: float
+    seconds: float  # CPU time of the forward pass
 
 
 @dataclass
 class Continuation:
-    """A model with the cache of one dense context; every policy starts from that same cache.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-    ids : sequence of int
-        Context and continuation.
-    context : int
-        Tokens that are read densely.
-    observer : Policy, optional
-        A policy that watches the queries of the dense prefill (H2O, SnapKV). What it saw is kept for all of its kind.
-    """
+    """A model with the cache of one dense context; every policy starts from that same cache."""
 
     model: PreTrainedModel
-    ids: Sequence[int]
-    context: int
+    ids: Sequence[int]  # context and continuation
+    context: int  # tokens that are read densely
+    # A policy that watches the queries of the dense prefill (H2O, SnapKV). What it saw is kept for all of its kind.
     observer: Policy | None = None
     _cache: Any = field(default=None, init=False)
     _seen: dict[int, Any] = field(default_factory=dict, init=False)

@@ -35,33 +35,19 @@ _FIRST_CAPACITY = 256
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a layer's attention.
+    """One call of a layer's attention."""
 
-    Attributes
-    ----------
-    query : ndarray of float32, shape [batch, heads, queries, head_dim]
-    keys, values : ndarray of float32, shape [batch, kv_heads, tokens, dim]
-        The cache, the queries' own tokens last.
-    first : ndarray of int64, shape [batch]
-        Left padding of each row: its first visible token.
-    past : int
-        Tokens before the first query.
-    scale, softcap : float
-    sinks, hot : int
-    shared : bool
-        All heads of a group attend to the union of the group's survivors.
-    """
-
-    query: np.ndarray
+    query: np.ndarray  # float32 [batch, heads, queries, head_dim]
+    # float32 [batch, kv_heads, tokens, dim]; the cache, the queries' own tokens last
     keys: np.ndarray
     values: np.ndarray
-    first: np.ndarray
-    past: int
+    first: np.ndarray  # int64 [batch]; left padding of each row: its first visible token
+    past: int  # tokens before the first query
     scale: float
     softcap: float
     sinks: int
     hot: int
-    shared: bool
+    shared: bool  # all heads of a group attend to the union of the group's survivors
 
     @property
     def group(self) -> int:
@@ -178,23 +164,12 @@ class GhostState:
 
 @dataclass(frozen=True)
 class GhostDecider(Decider):
-    """Read the keys whose ghost record estimates a log mass of theta or more.
-
-    Attributes
-    ----------
-    frames : GhostFrames
-    theta : ndarray of float32, shape [heads]
-        -inf eliminates nothing.
-    per_key : bool
-        Theta counts from the uniform share, 1 over the number of visible keys.
-    compensate : bool
-        Give the eliminated keys' estimated mass to the running mean of V.
-    """
+    """Read the keys whose ghost record estimates a log mass of theta or more."""
 
     frames: GhostFrames
-    theta: np.ndarray
-    compensate: bool = True
-    per_key: bool = False
+    theta: np.ndarray  # float32 [heads]; -inf eliminates nothing
+    compensate: bool = True  # give the eliminated keys' estimated mass to the running mean of V
+    per_key: bool = False  # theta counts from the uniform share, 1 over the number of visible keys
     name: str = field(default="ghost", init=False)
 
     def start(self) -> GhostState:

@@ -12,122 +12,29 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from ghostkv.runtime.fused_sums import (
+    FAST,
+    advance_mean,
+    estimates,
+    exponentials,
+    mark,
+    scores,
+    unread_mass,
+    weighted,
+)
+
 # Columns of what `ghost_attend` counts for each query and KV head; survivors of each head follow.
 VISIBLE, COLD, UNITED, HEADS = range(4)
 
-# Sums may be reordered and scores are finite; infinities mean something (theta, unread records).
-_FAST = {"contract", "reassoc", "nsz", "nnan"}
-_LOG2E = np.float32(1.4426950408889634)
-# ln 2 in two parts, the first exact in few bits, so that subtracting whole multiples loses nothing (Cody and Waite
-# 1980); Taylor coefficients of e^r, whose remainder is below 4e-8 for |r| <= ln(2) / 2.
-_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
-_C2, _C3, _C4 = np.float32(1 / 2), np.float32(1 / 6), np.float32(1 / 24)
-_C5, _C6, _C7 = np.float32(1 / 120), np.float32(1 / 720), np.float32(1 / 5040)
-# Values are summed in runs of this many keys, so that float32 rounding does not grow with the length of a text.
-_RUN = 64
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST, inline="never")
-def exponentials(x, count, shift, out, bits):
-    """``out[j] = e^(x[j] - shift)`` for the first `count` entries, in vector instructions; returns the sum.
-
-    Parameters
-    ----------
-    x, out : ndarray of float32
-    shift : float32
-        At least the largest of them; what lies more than 87 below counts as e^-87.
-    bits : ndarray of int32
-        Scratch of the same length.
-    """
-    for j in range(count):
-        y = max(x[j] - shift, np.float32(-87.0))
-        whole = np.floor(y * _LOG2E + np.float32(0.5))
-        r = (y - whole * _LN2_HIGH) - whole * _LN2_LOW
-        tail = _C2 + r * (_C3 + r * (_C4 + r * (_C5 + r * (_C6 + r * _C7))))
-        out[j] = np.float32(1.0) + (r + r * r * tail)
-        bits[j] = (np.int32(whole) + np.int32(127)) << np.int32(23)
-    power = bits.view(np.float32)
-    total = 0.0
-    for j in range(count):
-        out[j] *= power[j]
-        total += out[j]
-    return total
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST, inline="never")
-def _estimates(coordinates, z, offset, dims, start, stop, softcap, out):
-    """Scores seen from records; returns the largest."""
-    count = stop - start
-    for j in range(count):
-        out[j] = offset
-    for c in range(dims):
-        row, factor = coordinates[c, start:stop], z[c]
-        for j in range(count):
-            out[j] += factor * row[j]
-    if softcap > 0.0:
-        for j in range(count):
-            out[j] = np.float32(softcap) * np.tanh(out[j] / np.float32(softcap))
-    peak = np.float32(-np.inf)
-    for j in range(count):
-        peak = max(peak, out[j])
-    return peak
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST, inline="never")
-def _mark(estimate, least, unbound, bit, marks, count):
-    for j in range(count):
-        marks[j] |= bit if (estimate[j] >= least or unbound[j]) else np.int64(0)
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST, inline="never")
-def _tail(weights, marks, bit, count):
-    """Estimated mass of the keys that a head did not read."""
-    total = 0.0
-    for j in range(count):
-        total += np.float32(0.0) if marks[j] & bit else weights[j]
-    return total
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST, inline="never")
-def _scores(query, keys, index, count, scale, softcap, out):
-    for i in range(count):
-        key = keys[index[i]]
-        s = np.float32(0.0)
-        for d in range(query.size):
-            s += query[d] * key[d]
-        s *= scale
-        out[i] = np.float32(softcap) * np.tanh(s / np.float32(softcap)) if softcap > 0.0 else s
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST, inline="never")
-def _weighted(weights, values, index, count, part, out):
-    out[:] = 0.0
-    for begin in range(0, count, _RUN):
-        part[:] = 0.0
-        for i in range(begin, min(begin + _RUN, count)):
-            value, w = values[index[i]], weights[i]
-            for d in range(part.size):
-                part[d] += w * value[d]
-        for d in range(part.size):
-            out[d] += part[d]
-
 
 class Cache(NamedTuple):
-    """What a layer holds of the tokens so far; the queries are the last of them.
+    """What a layer holds of the tokens so far; the queries are the last of them."""
 
-    Attributes
-    ----------
-    keys, values : ndarray of float32, shape [batch, kv_heads, tokens, dim]
-    first : ndarray of int64, shape [batch]
-        First visible token: the left padding of each row.
-    past : int
-        Tokens before the first query.
-    """
-
+    # float32 [batch, kv_heads, tokens, dim]
     keys: np.ndarray
     values: np.ndarray
-    first: np.ndarray
-    past: int
+    first: np.ndarray  # int64 [batch]; first visible token: the left padding of each row
+    past: int  # tokens before the first query
 
 
 class EstimateFrames(NamedTuple):
@@ -142,43 +49,23 @@ class EstimateFrames(NamedTuple):
 
 
 class GhostRecords(NamedTuple):
-    """Ghost records, and the running sum of V over the cold keys.
+    """Ghost records, and the running sum of V over the cold keys."""
 
-    Attributes
-    ----------
-    coordinates, unbound : ndarray
-        As `write_records` fills them.
-    total : ndarray of float64, shape [batch, kv_heads, value_dim]
-    span : ndarray of int64, shape [batch, kv_heads, 2]
-        Keys that the sum covers.
-    """
-
+    # As `write_records` fills them
     coordinates: np.ndarray
     unbound: np.ndarray
-    total: np.ndarray
-    span: np.ndarray
+    total: np.ndarray  # float64 [batch, kv_heads, value_dim]
+    span: np.ndarray  # int64 [batch, kv_heads, 2]; keys that the sum covers
 
 
 class GhostRule(NamedTuple):
-    """How a query is answered.
+    """How a query is answered."""
 
-    Attributes
-    ----------
-    theta : ndarray of float32, shape [heads]
-    per_key : bool
-        Theta counts from the uniform share ``1 / visible`` instead of from 1: the threshold falls as a text grows.
-    shared : bool
-        Every head of a group attends to the union of the group's survivors, which is read anyway.
-    compensate : bool
-        Give the estimated mass of what was not read to the mean of V over the cold keys.
-    sinks, hot : int
-    scale, softcap : float
-    """
-
-    theta: np.ndarray
+    theta: np.ndarray  # float32 [heads]
+    # Theta counts from the uniform share ``1 / visible`` instead of from 1: the threshold falls as a text grows
     per_key: bool
-    shared: bool
-    compensate: bool
+    shared: bool  # every head of a group attends to the union of the group's survivors, which is read anyway
+    compensate: bool  # give the estimated mass of what was not read to the mean of V over the cold keys
     sinks: int
     hot: int
     scale: float
@@ -224,19 +111,7 @@ class _Scratch(NamedTuple):
     part: np.ndarray
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def _advance_mean(values, start, stop, total, span):
-    """Bring the running sum of V over the cold keys to start..stop."""
-    if span[0] != start or span[1] > stop:
-        total[:] = 0.0
-        span[0] = span[1] = start
-    for j in range(span[1], stop):
-        for d in range(total.size):
-            total[d] += values[j, d]
-    span[1] = stop
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def ghost_attend(query, cache, frames, records, rule, out, counts):
     """Attention of consecutive queries over what ghost records let through.
 
@@ -246,10 +121,6 @@ def ghost_attend(query, cache, frames, records, rule, out, counts):
     Parameters
     ----------
     query : ndarray of float32, shape [batch, heads, queries, head_dim]
-    cache : Cache
-    frames : EstimateFrames
-    records : GhostRecords
-    rule : GhostRule
     out : ndarray of float32, shape [batch, queries, heads, value_dim]
     counts : ndarray of int32, shape [batch, kv_heads, queries, 3 + group]
     """
@@ -293,13 +164,13 @@ def ghost_attend(query, cache, frames, records, rule, out, counts):
                     head = kv * group + g
                     least = _decide(query[row, head, t], stored, place, rule, rule.theta[head], g, room)
                     unbound = stored.unbound[start:stop]
-                    _mark(room.estimate[g], least, unbound, np.int64(1) << g, room.marks, cold)
+                    mark(room.estimate[g], least, unbound, np.int64(1) << g, room.marks, cold)
                 kept = known
                 for j in range(cold):
                     if room.marks[j]:
                         room.index[kept] = start + j
                         kept += 1
-                _advance_mean(stored.values, start, stop, total, records.span[row, kv])
+                advance_mean(stored.values, start, stop, total, records.span[row, kv])
                 counts[row, kv, t, VISIBLE], counts[row, kv, t, COLD] = last - begin, cold
                 counts[row, kv, t, UNITED] = kept - known
                 for g in range(group):
@@ -309,11 +180,11 @@ def ghost_attend(query, cache, frames, records, rule, out, counts):
                     )
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def _decide(query, stored, place, rule, theta, g, room):
     """Exact scores of the known keys, estimates and weights of the cold ones; returns the least score that is read."""
     scale, z, exact, known = np.float32(rule.scale), room.z, room.exact[g], place.known
-    _scores(query, stored.keys, room.index, known, scale, rule.softcap, exact)
+    scores(query, stored.keys, room.index, known, scale, rule.softcap, exact)
     shift = np.float32(0.0)
     for i in range(query.size):
         shift += query[i] * stored.offset[i]
@@ -322,7 +193,7 @@ def _decide(query, stored, place, rule, theta, g, room):
         for i in range(query.size):
             s += query[i] * stored.decoder[c, i]
         z[c] = s * scale
-    peak = _estimates(
+    peak = estimates(
         stored.coordinates,
         z,
         shift * scale,
@@ -344,7 +215,7 @@ def _decide(query, stored, place, rule, theta, g, room):
     return least
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def _attend(query, stored, place, kept, rule, g, room, out):
     """One head's output over the keys that are read; returns how many of the survivors are its own."""
     bit, index, marks, row = np.int64(1) << g, room.index, room.marks, room.exact[g]
@@ -352,9 +223,7 @@ def _attend(query, stored, place, kept, rule, g, room, out):
     own = 0
     for i in range(known, kept):
         own += (marks[index[i] - start] & bit) != 0
-    _scores(
-        query, stored.keys, index[known:], kept - known, np.float32(rule.scale), rule.softcap, row[known:]
-    )
+    scores(query, stored.keys, index[known:], kept - known, np.float32(rule.scale), rule.softcap, row[known:])
     if not rule.shared:
         for i in range(known, kept):
             if not marks[index[i] - start] & bit:
@@ -370,11 +239,11 @@ def _attend(query, stored, place, kept, rule, g, room, out):
             if i >= known and not marks[index[i] - start] & bit:
                 row[i] = 0.0
             mass += row[i]
-    _weighted(row, stored.values, index, kept, room.part, room.result)
+    weighted(row, stored.values, index, kept, room.part, room.result)
     tail = 0.0
     if rule.compensate and cold > 0:
         unread_of = np.int64((1 << len(room.exact)) - 1) if rule.shared else bit
-        tail = _tail(room.weights[g], marks, unread_of, cold) * np.exp(room.peaks[g] - top)
+        tail = unread_mass(room.weights[g], marks, unread_of, cold) * np.exp(room.peaks[g] - top)
     if tail > 0.0:
         for d in range(out.size):
             mean = stored.total[d] / cold

@@ -10,38 +10,26 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-# Sums may be reordered, and keys are finite.
-_FAST = {"contract", "reassoc", "nsz", "nnan"}
+from ghostkv.runtime.fused_sums import FAST
 
 
 class RecordFrames(NamedTuple):
-    """The codecs of a layer's KV heads as records are written; float64 with kv_heads in front.
+    """The codecs of a layer's KV heads as records are written; float64 with kv_heads in front."""
 
-    Attributes
-    ----------
-    mean : ndarray, shape [kv_heads, head_dim]
-    encoder, decoder : ndarray, shape [kv_heads, dims, head_dim]
-        Padded to the most coordinates of any KV head.
-    metric : ndarray, shape [kv_heads, head_dim, head_dim]
-    centre, step, top : ndarray, shape [kv_heads, dims]
-        Quantiser; top is the highest level.
-    rho_step : ndarray, shape [kv_heads]
-    dims : ndarray of int64, shape [kv_heads]
-        Coordinates that a KV head's records have.
-    """
-
-    mean: np.ndarray
+    mean: np.ndarray  # [kv_heads, head_dim]
+    # [kv_heads, dims, head_dim]; padded to the most coordinates of any KV head
     encoder: np.ndarray
     decoder: np.ndarray
-    metric: np.ndarray
+    metric: np.ndarray  # [kv_heads, head_dim, head_dim]
+    # [kv_heads, dims]; quantiser; top is the highest level
     centre: np.ndarray
     step: np.ndarray
     top: np.ndarray
-    rho_step: np.ndarray
-    dims: np.ndarray
+    rho_step: np.ndarray  # [kv_heads]
+    dims: np.ndarray  # int64 [kv_heads]; coordinates that a KV head's records have
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def write_records(keys, first, frames, coordinates, unbound):
     """Write the records of the keys from token `first` on, decoded as the estimate needs them.
 
@@ -50,7 +38,6 @@ def write_records(keys, first, frames, coordinates, unbound):
     keys : ndarray of float32, shape [batch, kv_heads, tokens, head_dim]
     first : int
         The first token that has no record yet.
-    frames : RecordFrames
     coordinates : ndarray of float32, shape [batch, kv_heads, dims, capacity]
     unbound : ndarray of uint8, shape [batch, kv_heads, capacity]
         1 where the residual is beyond what a byte holds: such a key is always read.

@@ -74,11 +74,6 @@ def set_policy(model: PreTrainedModel, policy: Policy) -> Traffic:
     return runtime.traffic
 
 
-def traffic_of(model: PreTrainedModel) -> Traffic:
-    """The counter that `set_policy` returned."""
-    return _runtime(model).traffic
-
-
 @contextmanager
 def dense_attention(model: PreTrainedModel) -> Iterator[None]:
     """Run everything inside densely and uncounted, whatever the policy says (to prefill in several calls, say)."""

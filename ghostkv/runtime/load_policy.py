@@ -12,11 +12,11 @@ import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture, read_layer, read_layers_table
 from ghostkv.captures.captured_texts import CapturedText
-from ghostkv.codecs.nested import Nested
+from ghostkv.codecs.nested import Nested, level_bytes
 from ghostkv.codecs.records import CodecSpec, load_codecs
 from ghostkv.codecs.transform_code import TransformCode
 from ghostkv.elimination.thresholds import calibrated_thetas
-from ghostkv.files.buffers import Buffers
+from ghostkv.files.buffers import Space
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, stable_seed
 from ghostkv.runtime.certified import CertifiedMass
@@ -39,28 +39,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """Where a policy's fitted parts come from.
+    """Where a policy's fitted parts come from."""
 
-    Attributes
-    ----------
-    layers : sequence of int
-        All layers of the model.
-    codecs : mapping of int to path
-        Layer -> ``codecs.safetensors`` of the sketch stage.
-    captures : sequence of CapturedText
-        Those of roles `codec` and `threshold` are read.
-    points : path, optional
-        ``results/frontier/points.parquet``, for calibrated thetas.
-    start : int
-        First query position that thresholds are fitted at.
-    """
-
-    layers: Sequence[int]
+    layers: Sequence[int]  # all layers of the model
     heads: int
+    # Layer -> ``codecs.safetensors`` of the sketch stage
     codecs: Mapping[int, str | Path] = field(default_factory=dict)
-    captures: Sequence[CapturedText] = ()
-    points: str | Path | None = None
-    start: int = 0
+    captures: Sequence[CapturedText] = ()  # those of roles `codec` and `threshold` are read
+    points: str | Path | None = None  # ``results/frontier/points.parquet``, for calibrated thetas
+    start: int = 0  # first query position that thresholds are fitted at
 
     @classmethod
     def read(cls, job: Any, inputs: Mapping[str, Any]) -> Sources:
@@ -200,11 +187,9 @@ def _ghosts(
 def _nested(sources: Sources, layer: int, bits: tuple[float, ...]) -> list[Nested]:
     captures = sources.texts("codec", layer)
     width = captures[0].keys.shape[2]
-    levels = [max(1, round(each * width / 8)) for each in bits]
-    # The last planes fill what a float16 key would take, residual bytes included.
-    levels.append(max(1, 2 * width - sum(levels) - len(levels) - 1))
+    levels = level_bytes(bits, width)
     return [
-        Nested.of(tuple(levels)).fit(
+        Nested.of(levels).fit(
             np.concatenate([one.keys[head] for one in captures]),
             np.concatenate([one.group_queries(head).reshape(-1, width) for one in captures]),
         )
@@ -254,5 +239,5 @@ class _SeatScenes:
                 codec = self.codecs[name, size][self.head]
                 return codec, codec.decode(codec.encode(capture.keys[self.head]))
 
-            scene = calibration_view(capture, self.head, self.exact, records, Buffers())
+            scene = calibration_view(capture, self.head, self.exact, records, Space())
             yield scene, budget_of(capture, scene.visible, [self.ratio])

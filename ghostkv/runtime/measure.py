@@ -33,10 +33,6 @@ def measure_identity(
 
     Parameters
     ----------
-    model : folder or PreTrainedModel
-        A folder is loaded in float32.
-    ids : sequence of int
-        One text.
     policy : Policy, optional
         An identity policy with fitted codecs; by default one that needs none.
     context : int, optional

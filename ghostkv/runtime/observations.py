@@ -13,23 +13,14 @@ class Observations:
     """Attention mass of queries by row of the batch and KV head.
 
     Arrays are never written to, so that copies may share them.
-
-    Attributes
-    ----------
-    rows : dict of (row, KV head) to ndarray of float32, shape [group, observations, tokens]
-        In order of position.
-    places : dict of (row, KV head) to ndarray of int64, shape [observations]
-        Token of the cache whose query it was; of a sum, the last one that went into it.
-    summed : set of (row, KV head)
-        Whose first observation is a sum of several.
-    lost : bool
-        A sum held queries that had to go.
     """
 
+    # By row and KV head, float32 [group, observations, tokens] in order of position
     rows: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    # int64 [observations]; token of the cache whose query it was; of a sum, the last one that went into it
     places: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
-    summed: set[tuple[int, int]] = field(default_factory=set)
-    lost: bool = False
+    summed: set[tuple[int, int]] = field(default_factory=set)  # whose first observation is a sum of several
+    lost: bool = False  # a sum held queries that had to go
 
     @property
     def apart(self) -> int:

@@ -17,33 +17,19 @@ PREFILLS = ("dense", "sparse")
 
 @dataclass(frozen=True)
 class Policy:
-    """Who decides in each layer, and what holds for all of them.
+    """Who decides in each layer, and what holds for all of them."""
 
-    Attributes
-    ----------
-    name : str
-        How tables name it.
-    deciders : mapping of int to Decider
-        By layer; layers that are not in it must be in `dense_layers`.
-    dense_layers : tuple of int
-        Layers that read everything, and count in full.
-    sinks, hot : int
-        First and most recent tokens that are always read; a query's own key at the least.
-    prefill : {"dense", "sparse"}
-        What starts from an empty cache is dense, or decided query by query like the rest.
-    shared : bool
-        All heads of a group attend to the union of the group's survivors, which is read anyway.
-    certificate : str
-        What is promised: "none", "calibrated ...", or "dropped mass <= ... for every query".
-    """
-
-    name: str
-    deciders: Mapping[int, Decider]
-    dense_layers: tuple[int, ...] = ()
+    name: str  # how tables name it
+    deciders: Mapping[int, Decider]  # by layer; layers that are not in it must be in `dense_layers`
+    dense_layers: tuple[int, ...] = ()  # layers that read everything, and count in full
+    # First and most recent tokens that are always read; a query's own key at the least
     sinks: int = 0
     hot: int = 1
+    # {"dense", "sparse"}; what starts from an empty cache is dense, or decided query by query like the rest
     prefill: str = "dense"
+    # All heads of a group attend to the union of the group's survivors, which is read anyway
     shared: bool = True
+    # What is promised: "none", "calibrated ...", or "dropped mass <= ... for every query".
     certificate: str = "none"
 
     def __post_init__(self) -> None:
@@ -96,15 +82,10 @@ def ghost_policy(
 
     Parameters
     ----------
-    frames : mapping of int to GhostFrames
-        By layer.
     theta : float or mapping of int to ndarray of shape [heads]
         Least estimated log mass of a key that is read: one for all heads, or one a head by layer.
-    heads : int
     per_key : bool
         Theta counts from the uniform share, 1 over the number of visible keys.
-    options
-        Further fields of `Policy`.
     """
     deciders = {
         layer: GhostDecider(
@@ -123,8 +104,6 @@ def identity_policy(config: Any, frames: Mapping[int, GhostFrames] | None = None
 
     Parameters
     ----------
-    config : PretrainedConfig
-        The model's.
     frames : mapping of int to GhostFrames, optional
         Fitted codecs; without them, random projections.
     """

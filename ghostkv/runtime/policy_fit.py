@@ -26,21 +26,12 @@ LOWEST, HIGHEST = -16.0, 8.0
 
 @dataclass
 class BudgetFit:
-    """Adds up, layer by layer, what every threshold would read.
-
-    Parameters
-    ----------
-    sinks, hot : int
-    start : int
-        First query position that counts.
-    shared : bool
-        Survivors are united over a group (GQA-true bytes); else each head pays for its own.
-    """
+    """Adds up, layer by layer, what every threshold would read."""
 
     sinks: int
     hot: int
-    start: int = 0
-    shared: bool = True
+    start: int = 0  # first query position that counts
+    shared: bool = True  # survivors are united over a group (GQA-true bytes); else each head pays for its own
 
     def __post_init__(self) -> None:
         self._histogram = ThresholdHistogram(LOWEST, HIGHEST)
@@ -106,13 +97,7 @@ def fit_theta(
     ratios: Sequence[float],
     **options,
 ) -> Mapping[float, float]:
-    """Thresholds by bytes ratio, from every layer's threshold captures and codecs (None: a dense layer).
-
-    Parameters
-    ----------
-    options
-        Of `BudgetFit`.
-    """
+    """Thresholds by bytes ratio, from every layer's threshold captures and codecs (None: a dense layer)."""
     fit = BudgetFit(**options)
     for captures, codecs in layers:
         for capture in captures:

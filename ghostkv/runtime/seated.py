@@ -11,7 +11,7 @@ import numpy as np
 from ghostkv.codecs import Codec, Decoded
 from ghostkv.elimination.attention import ColdRange, softmax
 from ghostkv.elimination.compensation import cold_means, compensate
-from ghostkv.files.buffers import Buffers
+from ghostkv.files.buffers import Space
 from ghostkv.files.errors import ModelError
 from ghostkv.runtime.call_views import CallView, views
 from ghostkv.runtime.deciders import Call, Decider
@@ -69,25 +69,15 @@ class OwnBudget(Budget):
 
 @dataclass(frozen=True)
 class Seated(Decider):
-    """A selector of the peers list in a layer of the model.
-
-    Attributes
-    ----------
-    selector : Selector
-    fitted : sequence
-        What `selector.fit` returned for each KV head.
-    ratio : float
-        Budget of each head: index, kept keys and survivors together over full fp16 K and V.
-    codecs : mapping of (name, code_bytes) to sequence of Codec
-        One a KV head, for selectors that read ghost records.
-    """
+    """A selector of the peers list in a layer of the model."""
 
     selector: Selector
-    fitted: Sequence[Any]
-    ratio: float
+    fitted: Sequence[Any]  # what `selector.fit` returned for each KV head
+    ratio: float  # budget of each head: index, kept keys and survivors together over full fp16 K and V
     name: str = "selector"
+    # One a KV head, for selectors that read ghost records
     codecs: Mapping[tuple[str, int], Sequence[Codec]] = field(default_factory=dict)
-    buffers: Buffers = field(default_factory=Buffers, repr=False, compare=False)
+    space: Space = field(default_factory=Space, repr=False, compare=False)
 
     @property
     def observes(self) -> bool:
@@ -124,9 +114,7 @@ class Seated(Decider):
             self._enough(state)
             state.seen = state.seen.copy()
         for b, h, some, view in views(call):
-            scores = view.scores(
-                self.buffers.get("scores", (call.group, len(view.positions), len(view.keys)))
-            )
+            scores = view.scores(self.space.of("scores", (call.group, len(view.positions), len(view.keys))))
             scene, budget = self._scene(state, b, h, view, scores, call)
             selection = self.selector.select(self.fitted[h], scene, budget)
             cold = view.visible.mask(len(view.keys))
@@ -164,13 +152,13 @@ class Seated(Decider):
             before = state.rows.get((b, h), earlier)
             seen = before.shape[1]
             earlier = joined(before, softmax(scores, dtype=np.float32)[0])
-        known = self.buffers.get("known", shape)
+        known = self.space.of("known", shape)
         known[...] = scores
         np.copyto(known, -np.inf, where=view.visible.mask(shape[2]))
         scene = Scene(
             view.keys, view.queries, view.scale, view.softcap, view.visible, known, earlier,
-            np.arange(queries) + seen, self.buffers.get("scratch", shape), self.buffers.get("spare", shape),
-            self.buffers.get("reads", shape, np.uint8), self._records(state, b, h, view.keys),
+            np.arange(queries) + seen, self.space.of("scratch", shape), self.space.of("spare", shape),
+            self.space.of("reads", shape, np.uint8), self._records(state, b, h, view.keys),
             scores if self.selector.kind == "oracle" else None,
         )  # fmt: skip
         budget = Budget if self.pools else OwnBudget
@@ -195,11 +183,11 @@ class Seated(Decider):
 
 
 class Ledger:
-    """Counts of a call that is decided KV head by KV head."""
+    """Counts of a call that is decided KV head by KV head; a survivor costs its K and V, or so many bytes."""
 
-    def __init__(self, call: Call):
+    def __init__(self, call: Call, survivor: float | None = None):
         shape = (*call.keys.shape[:2], call.query.shape[2])
-        self.call = call
+        self.pair, self.survivor = call.pair, call.pair if survivor is None else survivor
         self.visible, self.cold, self.united = np.zeros(shape), np.zeros(shape), np.zeros(shape)
         self.records, self.head_records = np.zeros(shape), np.zeros(shape)
         self.own = np.zeros((*shape, call.group))
@@ -211,11 +199,12 @@ class Ledger:
         self.united[b, h, some] = own.any(axis=0).sum(axis=1)
         self.records[b, h, some], self.head_records[b, h, some] = records, head_records
 
-    def rows(self) -> np.ndarray:
-        """Rows of `traffic.COLUMNS`, one a query."""
+    def rows(self, **certificate: np.ndarray) -> np.ndarray:
+        """Rows of `traffic.COLUMNS`, one a query; `certificate` as `rows_of` takes it."""
         return rows_of(
-            self.visible, self.cold, self.united, self.own, self.call.pair, self.records, self.head_records
-        )
+            self.visible, self.cold, self.united, self.own, self.pair, self.records, self.head_records,
+            self.survivor, **certificate,
+        )  # fmt: skip
 
 
 def combine(

@@ -28,7 +28,6 @@ COLUMNS = (
 )
 # Beside them, and no sum: the largest dropped mass that a certificate admits; nothing where none is given.
 CERTIFIED = "certified"
-INDEX = {name: i for i, name in enumerate(COLUMNS)}
 
 
 def rows_of(
@@ -39,8 +38,7 @@ def rows_of(
     pair: float,
     records: np.ndarray,
     head_records: np.ndarray,
-    survivor_bytes: np.ndarray | None = None,
-    head_survivor_bytes: np.ndarray | None = None,
+    survivor: float | None = None,
     certified: np.ndarray | None = None,
     violated: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -57,8 +55,8 @@ def rows_of(
         Index bytes, once per KV head.
     head_records : ndarray, shape [batch, kv_heads, queries]
         The same summed over the group's heads, each reading for itself.
-    survivor_bytes, head_survivor_bytes : ndarray, shape [batch, kv_heads, queries], optional
-        Where a survivor costs something else than `pair`.
+    survivor : float, optional
+        Bytes of a survivor where it costs something else than `pair`.
     certified : ndarray, shape [batch, kv_heads, queries], optional
         Largest dropped mass of a head that the certificate admits.
     violated : ndarray, shape [batch, kv_heads, queries], optional
@@ -70,12 +68,14 @@ def rows_of(
         The last column is `CERTIFIED`, NaN without a certificate.
     """
     group, survivors = own.shape[3], own.sum(axis=3)
+    survivor = pair if survivor is None else survivor
     hot = (visible - cold) * pair
+    nothing = np.zeros_like(hot)
     parts = (
         visible, cold, united, survivors,
-        records, np.zeros_like(hot), united * pair if survivor_bytes is None else survivor_bytes, hot, visible * pair,
-        head_records, np.zeros_like(hot), survivors * pair if head_survivor_bytes is None else head_survivor_bytes,
-        hot * group, visible * pair * group, np.zeros_like(hot) if violated is None else violated,
+        records, nothing, united * survivor, hot, visible * pair,
+        head_records, nothing, survivors * survivor, hot * group, visible * pair * group,
+        nothing if violated is None else violated,
     )  # fmt: skip
     sums = [np.asarray(part, np.float64).sum(axis=(0, 1)) for part in parts]
     most = np.full(len(sums[0]), np.nan) if certified is None else certified.max(axis=(0, 1))

@@ -24,43 +24,31 @@ from ghostkv.selectors.picking import pick_above, pick_pages, pick_top, sum_left
 class Scene:
     """One KV head on one text, as a selector sees it.
 
-    Attributes
-    ----------
-    keys : ndarray of float32, shape [tokens, head_dim]
-        Of which a selector may only use what its index stores, and the index bytes it reports.
-    queries : ndarray of float32, shape [group, queries, head_dim]
-    scale, softcap : float
-        The model's own.
-    visible : ColdRange
-        What each query sees, and what of it is cold.
-    known : ndarray of float32, shape [group, queries, tokens]
-        Exact scores of sinks and hot window; -inf for all other keys.
-    earlier : ndarray of float32, shape [group, observations, tokens]
-        Attention mass of sampled queries in order of position, for rules that observe attention; the last
-        ones are the queries of this scene.
-    observed : ndarray of int64, shape [queries]
-        Query i may look at observations 0..observed[i]-1: those before it.
-    records : callable
-        ``records(name, code_bytes)`` gives the sketch stage's codec and decoded ghost records of this text.
-    scores : ndarray of float32, shape [group, queries, tokens], or None
-        All exact scores; None unless the selector is an oracle.
-
     What `score`, `empty` and the `take` methods return is valid until the next call of the same kind: a fresh array
     of this size costs as much as filling it, so the scene keeps its own (`_scratch`, `_spare`, `_reads`).
     """
 
+    # float32 [tokens, head_dim]; of which a selector may only use what its index stores, and the index bytes it
+    # reports
     keys: np.ndarray
-    queries: np.ndarray
+    queries: np.ndarray  # float32 [group, queries, head_dim]
+    # The model's own
     scale: float
     softcap: float
-    visible: ColdRange
+    visible: ColdRange  # what each query sees, and what of it is cold
+    # float32 [group, queries, tokens]; exact scores of sinks and hot window; -inf for all other keys
     known: np.ndarray
+    # float32 [group, observations, tokens]; attention mass of sampled queries in order of position, for rules that
+    # observe attention; the last ones are the queries of this scene
     earlier: np.ndarray
+    # int64 [queries]; query i may look at observations 0..observed[i]-1: those before it
     observed: np.ndarray
     _scratch: np.ndarray
     _spare: np.ndarray
     _reads: np.ndarray
+    # ``records(name, code_bytes)`` gives the sketch stage's codec and decoded ghost records of this text
     records: Callable[[str, int], tuple[Codec, Decoded]]
+    # float32 [group, queries, tokens]; all exact scores; None unless the selector is an oracle
     scores: np.ndarray | None = None
 
     @property
@@ -142,18 +130,11 @@ class Budget:
 
     The mean is what a server pays. With the same share for each query alone, an index would be out of reach
     at the first query of a text and affordable at the last.
-
-    Attributes
-    ----------
-    ratios : tuple of float
-        At most 8.
-    pair_bytes : int
-        Bytes of one key and one value.
     """
 
-    ratios: tuple[float, ...]
+    ratios: tuple[float, ...]  # at most 8
     visible: ColdRange
-    pair_bytes: int
+    pair_bytes: int  # bytes of one key and one value
 
     @property
     def full(self) -> np.ndarray:
@@ -171,11 +152,6 @@ class Budget:
         A query whose own share does not cover its index gets nothing, and the others pay what it lacks, each
         the same share of its full bytes.
 
-        Parameters
-        ----------
-        index_bytes : ndarray, shape [queries], or float
-            Index bytes that every query reads.
-
         Returns
         -------
         ndarray of float64, shape [ratios, queries]
@@ -186,19 +162,13 @@ class Budget:
         return np.stack([_level(ratio - fixed / self.full) * self.full for ratio in self.ratios])
 
     def counts(self, allowance: np.ndarray, group: int, key_bytes: float | None = None) -> np.ndarray:
-        """Whole keys that an allowance buys each query; -1 where not feasible.
+        """Whole keys that an allowance buys each query; -1 where not feasible; int64 [ratios, group, queries].
 
         Parameters
         ----------
         allowance : ndarray, shape [ratios, queries]
-        group : int
-            Heads.
         key_bytes : float, optional
             What reading one key costs; `pair_bytes` unless a method pays more.
-
-        Returns
-        -------
-        ndarray of int64, shape [ratios, group, queries]
         """
         keys = np.floor(allowance / (key_bytes or self.pair_bytes) + 1e-9)
         keys = np.where(np.isnan(keys), -1, np.minimum(keys, self.visible.cold)).astype(np.int64)
@@ -217,57 +187,35 @@ def _level(slack: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a selector reads.
+    """What a selector reads."""
 
-    Attributes
-    ----------
-    reads : ndarray of uint8, shape [group, queries, tokens]
-        Bit r: the key and its value are read at the r-th ratio. Only cold keys have bits.
-    feasible : ndarray of bool, shape [ratios]
-        False where index and kept keys alone exceed the budget.
-    index_bytes : ndarray of float64, shape [ratios, group, queries]
-        Everything read beside K and V of the keys in `reads` and of those always kept.
-    index_bytes_gqa : ndarray of float64, shape [ratios, queries], optional
-        The same for the group as a whole; by default the largest of its heads', as an index of the KV head
-        is read once for all.
-    tail : tuple of ndarray or None
-        Tail compensation: ``weights`` [group, queries, tokens] and ``offset`` [group, queries] with
-        ``weights * e^offset = e^s_hat``.
-    page : int
-        Keys per mean of V in the compensation; 0 for one running mean.
-    tail_share : ndarray of float32, shape [ratios, group, queries], optional
-        A rule's own share of the output for the running mean of V (SparQ's).
-    log_weight : ndarray of float32, shape [ratios, group, queries, tokens], optional
-        Added to the exact scores of keys that are read (MagicPIG's importance weights).
-    """
-
+    # uint8 [group, queries, tokens]; bit r: the key and its value are read at the r-th ratio. Only cold keys have
+    # bits.
     reads: np.ndarray
-    feasible: np.ndarray
+    feasible: np.ndarray  # bool [ratios]; false where index and kept keys alone exceed the budget
+    # float64 [ratios, group, queries]; everything read beside K and V of the keys in `reads` and of those always kept
     index_bytes: np.ndarray
+    # float64 [ratios, queries]; the same for the group as a whole; by default the largest of its heads', as an index
+    # of the KV head is read once for all
     index_bytes_gqa: np.ndarray | None = None
+    # Tail compensation: ``weights`` [group, queries, tokens] and ``offset`` [group, queries] with ``weights *
+    # e^offset = e^s_hat``
     tail: tuple[np.ndarray, np.ndarray] | None = None
-    page: int = 0
+    page: int = 0  # keys per mean of V in the compensation; 0 for one running mean
+    # float32 [ratios, group, queries]; a rule's own share of the output for the running mean of V (SparQ's)
     tail_share: np.ndarray | None = None
+    # float32 [ratios, group, queries, tokens]; added to the exact scores of keys that are read (MagicPIG's importance
+    # weights)
     log_weight: Sequence[np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Text that nothing is measured on.
+    """Text that nothing is measured on."""
 
-    Attributes
-    ----------
-    keys : ndarray of float32, shape [keys, head_dim]
-        Keys of one KV head on texts of role `codec`.
-    queries : ndarray of float32, shape [group, queries, head_dim]
-        Queries of its heads on those texts.
-    scenes : sequence of (Scene, Budget)
-        Texts of role `threshold`, for rules that spend a mean budget.
-    """
-
-    keys: np.ndarray
-    queries: np.ndarray
-    scenes: Sequence[tuple[Scene, Budget]]
+    keys: np.ndarray  # float32 [keys, head_dim]; keys of one KV head on texts of role `codec`
+    queries: np.ndarray  # float32 [group, queries, head_dim]; queries of its heads on those texts
+    scenes: Sequence[tuple[Scene, Budget]]  # texts of role `threshold`, for rules that spend a mean budget
     seed: int
 
 
@@ -311,8 +259,6 @@ def read_best(
     Parameters
     ----------
     priority : ndarray, shape [group, queries, tokens] or one that broadcasts to it
-    index_bytes : ndarray, shape [queries], or float
-        Index bytes per query.
     key_bytes : float
         Metadata read with every key that is read.
     recent : float

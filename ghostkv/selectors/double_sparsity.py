@@ -28,18 +28,11 @@ BITS = 4
 
 @dataclass(frozen=True)
 class DoubleSparsity(Selector):
-    """Read the keys of best score in the label cache.
+    """Read the keys of best score in the label cache."""
 
-    Parameters
-    ----------
-    channels : int
-        Channels in the label cache.
-    compensate : bool
-        Add this lab's tail compensation, which the paper does not have. Its estimates then count the other
-        channels at their mean, a constant of the query that leaves the order of keys as it was.
-    """
-
-    channels: Width = 16
+    channels: Width = 16  # channels in the label cache
+    # Add this lab's tail compensation, which the paper does not have. Its estimates then count the other channels at
+    # their mean, a constant of the query that leaves the order of keys as it was.
     compensate: bool = False
 
     @property

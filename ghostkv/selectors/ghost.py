@@ -33,29 +33,16 @@ from ghostkv.selectors.picking import ThresholdHistogram, threshold_counts
 
 @dataclass(frozen=True)
 class Ghost(Selector):
-    """Read the keys whose ghost record estimates enough mass.
-
-    Parameters
-    ----------
-    code_bytes : int
-        One of the transform code's sizes in `sketch.codecs`.
-    compensate : bool
-        Give the eliminated keys' estimated mass to the mean of V.
-    adaptive : bool
-        One theta per head over all queries; else a fixed number of keys per query, as most peers read.
-    page : int
-        Keys per mean of V; 0 for one running mean.
-    depth : float
-        Size of the token bucket, in queries.
-    """
+    """Read the keys whose ghost record estimates enough mass."""
 
     kind: ClassVar[str] = "ours"
 
-    code_bytes: Count = 8
-    compensate: bool = True
+    code_bytes: Count = 8  # one of the transform code's sizes in `sketch.codecs`
+    compensate: bool = True  # give the eliminated keys' estimated mass to the mean of V
+    # One theta per head over all queries; else a fixed number of keys per query, as most peers read
     adaptive: bool = True
-    page: Whole = 0
-    depth: Amount = 1.0
+    page: Whole = 0  # keys per mean of V; 0 for one running mean
+    depth: Amount = 1.0  # size of the token bucket, in queries
 
     def fit(self, calibration: Calibration) -> Any:
         """Thetas of each ratio and head, shape [ratios, group]."""

@@ -27,15 +27,9 @@ from ghostkv.selectors.base import Budget, Scene, Selection, Selector, read_best
 
 @dataclass(frozen=True)
 class H2O(Selector):
-    """Read the keys of most accumulated attention.
+    """Read the keys of most accumulated attention."""
 
-    Parameters
-    ----------
-    recent : float
-        Share of the keys read that are simply the most recent ones.
-    """
-
-    recent: Part = 0.0
+    recent: Part = 0.0  # share of the keys read that are simply the most recent ones
 
     def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
         mass = accumulate(scene.earlier, scene.observed, scene.empty())

@@ -28,18 +28,10 @@ from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Select
 
 @dataclass(frozen=True)
 class Loki(Selector):
-    """Read the keys of best score in a few principal components.
+    """Read the keys of best score in a few principal components."""
 
-    Parameters
-    ----------
-    dims : int
-        Components kept.
-    centred : bool
-        Components of the covariance; else of the second moment.
-    """
-
-    dims: Width = 8
-    centred: bool = True
+    dims: Width = 8  # components kept
+    centred: bool = True  # components of the covariance; else of the second moment
 
     def fit(self, calibration: Calibration) -> Any:
         """The first principal components, shape [head_dim, dims]."""

@@ -31,21 +31,11 @@ _NEVER = np.uint8(255)
 
 @dataclass(frozen=True)
 class MagicPIG(Selector):
-    """Read the keys that collide with the query in two tables.
+    """Read the keys that collide with the query in two tables."""
 
-    Parameters
-    ----------
-    bits : int
-        Planes per table, at most 8.
-    tables : int
-        Largest number of tables, at most 254.
-    weigh : bool
-        Importance weights in the output; False renormalises the sample as top-k methods do.
-    """
-
-    bits: Annotated[int, Field(ge=1, le=8)] = 8
-    tables: Annotated[int, Field(ge=2, le=254)] = 128
-    weigh: bool = True
+    bits: Annotated[int, Field(ge=1, le=8)] = 8  # planes per table, at most 8
+    tables: Annotated[int, Field(ge=2, le=254)] = 128  # largest number of tables, at most 254
+    weigh: bool = True  # importance weights in the output; False renormalises the sample as top-k methods do
 
     def fit(self, calibration: Calibration) -> Any:
         """Mean key, planes, and tables L of each ratio and head, shape [ratios, group]."""

@@ -33,9 +33,7 @@ class OracleTopP(Selector):
         share = budget.allowance() / budget.full
         mass = np.exp(scene.scores - np.max(scene.scores, axis=-1, keepdims=True), out=scene.empty())
         mass /= mass.sum(axis=-1, keepdims=True)
-        token = np.arange(scene.shape[2])
-        cold = (token >= scene.visible.start[:, None]) & (token < scene.visible.stop[:, None])
-        mass *= cold
+        mass *= scene.visible.mask(scene.shape[2])
         order = np.argsort(-mass, axis=-1)
         ranked = np.take_along_axis(mass, order, axis=-1)
         # Mass that is still missing when a key's turn comes: the larger, the earlier it is read.

@@ -1,5 +1,4 @@
-"""Which keys a budget buys: exact top-k per query, thresholds with a hard budget, and the histograms behind
-them.
+"""Which keys a budget buys: exact top-k per query, thresholds with a hard budget, and the histograms behind them.
 
 Reads are written as bits: bit r of a key's byte says that the key is read at the r-th budget.
 """
@@ -30,10 +29,8 @@ def pick_top(priority, counts, start, stop, reads):
     work = np.empty(priority.shape[2], np.float32)
     for head in range(priority.shape[0]):
         for query in range(priority.shape[1]):
-            row, marks = (
-                priority[head, query, start[query] : stop[query]],
-                reads[head, query, start[query] : stop[query]],
-            )
+            cold = slice(start[query], stop[query])
+            row, marks = priority[head, query, cold], reads[head, query, cold]
             left, done = row.size, False
             previous = row.size + 1
             # From the largest count down: what is not among many is not among fewer.
@@ -66,10 +63,8 @@ def pick_above(statistic, least, start, stop, reads):
     """Mark the keys whose statistic [group, queries, keys] reaches `least` [budgets, group, queries]."""
     for head in range(statistic.shape[0]):
         for query in range(statistic.shape[1]):
-            row, marks = (
-                statistic[head, query, start[query] : stop[query]],
-                reads[head, query, start[query] : stop[query]],
-            )
+            cold = slice(start[query], stop[query])
+            row, marks = statistic[head, query, cold], reads[head, query, cold]
             for budget in range(least.shape[0]):
                 bit, cut = np.uint8(1 << budget), least[budget, head, query]
                 if cut < np.inf:

@@ -30,21 +30,11 @@ _SAMPLE, _ROUNDS = 4096, 6
 
 @dataclass(frozen=True)
 class PQ(Selector):
-    """Read the keys of best score under product quantisation.
+    """Read the keys of best score under product quantisation."""
 
-    Parameters
-    ----------
-    parts : int
-        Pieces of a key; must divide head_dim.
-    bits : int
-        log2 of the centroids per piece.
-    compensate : bool
-        Add this lab's tail compensation, which the paper does not have.
-    """
-
-    parts: Width = 8
-    bits: Annotated[int, Field(ge=1, le=16)] = 8
-    compensate: bool = False
+    parts: Width = 8  # pieces of a key; must divide head_dim
+    bits: Annotated[int, Field(ge=1, le=16)] = 8  # log2 of the centroids per piece
+    compensate: bool = False  # add this lab's tail compensation, which the paper does not have
 
     @property
     def kind(self) -> str:

@@ -26,15 +26,9 @@ from ghostkv.selectors.base import Budget, Scene, Selection, Selector, per_ratio
 
 @dataclass(frozen=True)
 class Quest(Selector):
-    """Read whole pages by the bound of their box.
+    """Read whole pages by the bound of their box."""
 
-    Parameters
-    ----------
-    page : int
-        Tokens per page.
-    """
-
-    page: Count = 16
+    page: Count = 16  # tokens per page
 
     def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
         order = np.argsort(-self.bounds(scene), axis=-1, kind="stable")

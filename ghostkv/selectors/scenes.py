@@ -10,8 +10,8 @@ from numba import njit
 
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs.base import ELEMENT_BYTES
-from ghostkv.elimination.attention import ColdRange, cold_range, flag_best, kth_largest, scores, softmax
-from ghostkv.files.buffers import Buffers
+from ghostkv.elimination.attention import ColdRange, cold_range, flag_best, scores, softmax
+from ghostkv.files.buffers import Space
 from ghostkv.selectors.base import Budget, Scene, Selector
 
 # Bits of `Stage.relevant`: the top-k of all visible keys, and the 32 best cold ones.
@@ -21,43 +21,26 @@ RECALL_KEYS = 32
 
 @dataclass(frozen=True)
 class SceneTruth:
-    """Exact attention of one KV head's group on one text: what a selection is measured against.
+    """Exact attention of one KV head's group on one text: what a selection is measured against."""
 
-    Attributes
-    ----------
-    scores : ndarray of float32, shape [group, queries, tokens]
-        -inf where a key is not visible.
-    mass : ndarray of float32, shape [group, queries, tokens]
-        Softmax probabilities.
-    lse : ndarray of float64, shape [group, queries]
-    relevant : ndarray of uint8, shape [group, queries, tokens]
-        Flags `TOP_K` and `COLD_32`.
-    values : ndarray of float32, shape [tokens, value_dim], or None
-    outputs : ndarray of float32, shape [group, queries, value_dim], or None
-    top_k, top_k_cold, cold_32 : ndarray of int, shape [group, queries]
-        Relevant keys, those of them that are cold, and the best cold keys.
-    cold_mass, kept_mass : ndarray of float64, shape [group, queries]
-        Mass of the cold keys, and of sinks and hot window.
-    kept_output : ndarray of float32, shape [group, queries, value_dim], or None
-        Their part of the output.
-    """
-
-    scores: np.ndarray
-    mass: np.ndarray
-    lse: np.ndarray
-    relevant: np.ndarray
-    values: np.ndarray | None
-    outputs: np.ndarray | None
+    scores: np.ndarray  # float32 [group, queries, tokens]; -inf where a key is not visible
+    mass: np.ndarray  # float32 [group, queries, tokens]; softmax probabilities
+    lse: np.ndarray  # float64 [group, queries]
+    relevant: np.ndarray  # uint8 [group, queries, tokens]; flags `TOP_K` and `COLD_32`
+    values: np.ndarray | None  # float32 [tokens, value_dim]
+    outputs: np.ndarray | None  # float32 [group, queries, value_dim]
+    # int [group, queries]; relevant keys, those of them that are cold, and the best cold keys
     top_k: np.ndarray
     top_k_cold: np.ndarray
     cold_32: np.ndarray
+    # float64 [group, queries]; mass of the cold keys, and of sinks and hot window
     cold_mass: np.ndarray
     kept_mass: np.ndarray
-    kept_output: np.ndarray | None
+    kept_output: np.ndarray | None  # float32 [group, queries, value_dim]; their part of the output
 
 
 def view(
-    capture: LayerCapture, kv_head: int, exact: Mapping[str, int], records: Callable, buffers: Buffers
+    capture: LayerCapture, kv_head: int, exact: Mapping[str, int], records: Callable, space: Space
 ) -> tuple[Scene, SceneTruth]:
     """What selectors see of a KV head on a text, and the truth that they do not see.
 
@@ -65,52 +48,49 @@ def view(
     ----------
     capture : LayerCapture
         With all queries; those from `headline_start` on are decided and measured, the earlier ones observed.
-    kv_head : int
     exact : mapping
         `sinks`, `hot`, `top_k`, `headline_start`.
     records : callable
         See `Scene.records`.
-    buffers : Buffers
-        Scene and truth are valid until the next view from the same buffers.
+    space : Space
+        Scene and truth are valid until the next view in the same space.
     """
-    logits, everyone = _logits(capture, kv_head, exact, buffers)
-    mass, lse = softmax(logits, buffers.get("mass", logits.shape))
+    logits, everyone = _logits(capture, kv_head, exact, space)
+    mass, lse = softmax(logits, space.of("mass", logits.shape))
     first = _first(capture, exact)
-    scene = _scene(
-        capture, kv_head, everyone.at(slice(first, None)), logits[:, first:], mass, records, buffers
-    )
+    scene = _scene(capture, kv_head, everyone.at(slice(first, None)), logits[:, first:], mass, records, space)
     return scene, _truth(
         capture, kv_head, exact["top_k"], scene.visible, logits[:, first:], mass[:, first:], lse[:, first:]
     )
 
 
 def calibration_view(
-    capture: LayerCapture, kv_head: int, exact: Mapping[str, int], records: Callable, buffers: Buffers
+    capture: LayerCapture, kv_head: int, exact: Mapping[str, int], records: Callable, space: Space
 ) -> Scene:
     """The scene of a text that thresholds are chosen on; it has no observations, and no truth is computed."""
     first = _first(capture, exact)
     late = capture.at(slice(first, None))
-    logits, visible = _logits(late, kv_head, exact, buffers)
+    logits, visible = _logits(late, kv_head, exact, space)
     nothing = np.zeros((capture.group, 0, capture.tokens), np.float32)
-    return _scene(late, kv_head, visible, logits, nothing, records, buffers)
+    return _scene(late, kv_head, visible, logits, nothing, records, space)
 
 
 def _first(capture: LayerCapture, exact: Mapping[str, int]) -> int:
     return int(np.searchsorted(capture.positions, exact["headline_start"]))
 
 
-def _logits(capture, kv_head, exact, buffers) -> tuple[np.ndarray, ColdRange]:
+def _logits(capture, kv_head, exact, space) -> tuple[np.ndarray, ColdRange]:
     visible = cold_range(capture.positions, capture.first_visible(), exact["sinks"], exact["hot"])
-    logits = buffers.get("logits", (capture.group, len(capture.positions), capture.tokens))
+    logits = space.of("logits", (capture.group, len(capture.positions), capture.tokens))
     flat = capture.group_queries(kv_head).reshape(-1, capture.keys.shape[2])
     keys, rows = capture.keys[kv_head].astype(np.float32), logits.reshape(-1, capture.tokens)
     scores(flat, keys, capture.scale, capture.softcap, visible, rows)
     return logits, visible
 
 
-def _scene(capture, kv_head, visible, logits, earlier, records, buffers) -> Scene:
+def _scene(capture, kv_head, visible, logits, earlier, records, space) -> Scene:
     queries = capture.group_queries(kv_head)[:, -len(visible.last) :]
-    known = buffers.get("known", logits.shape)
+    known = space.of("known", logits.shape)
     known[...] = logits
     np.copyto(known, -np.inf, where=visible.mask(capture.tokens))
     return Scene(
@@ -122,9 +102,9 @@ def _scene(capture, kv_head, visible, logits, earlier, records, buffers) -> Scen
         known,
         earlier,
         np.arange(len(visible.last)) + max(earlier.shape[1] - len(visible.last), 0),
-        buffers.get("scratch", logits.shape),
-        buffers.get("spare", logits.shape),
-        buffers.get("reads", logits.shape, np.uint8),
+        space.of("scratch", logits.shape),
+        space.of("spare", logits.shape),
+        space.of("reads", logits.shape, np.uint8),
         records,
     )
 
@@ -132,10 +112,8 @@ def _scene(capture, kv_head, visible, logits, earlier, records, buffers) -> Scen
 def _truth(capture, kv_head, top_k, visible, logits, mass, lse) -> SceneTruth:
     relevant = np.zeros(logits.shape, np.uint8)
     top_k = min(top_k, logits.shape[2])
-    kth = kth_largest(logits, visible.last, top_k)
-    flag_best(logits, np.zeros_like(visible.last), visible.last, kth, top_k, TOP_K, relevant)
-    kth = _kth_cold(logits, visible.start, visible.stop, RECALL_KEYS)
-    flag_best(logits, visible.start, visible.stop, kth, RECALL_KEYS, COLD_32, relevant)
+    flag_best(logits, visible.first, visible.last, top_k, TOP_K, relevant)
+    flag_best(logits, visible.start, visible.stop, RECALL_KEYS, COLD_32, relevant)
     cold = np.zeros((3, *logits.shape[:2]))
     _cold_totals(mass, relevant, visible.start, visible.stop, cold)
     values = outputs = kept_output = None
@@ -149,7 +127,7 @@ def _truth(capture, kv_head, top_k, visible, logits, mass, lse) -> SceneTruth:
                  *(nothing if values is None else (values, kept_output)), kept_mass)  # fmt: skip
     return SceneTruth(
         logits, mass, lse, relevant, values, outputs,
-        _flagged(relevant, TOP_K), cold[1], cold[2], cold[0], kept_mass, kept_output,
+        np.count_nonzero(relevant & TOP_K, axis=-1), cold[1], cold[2], cold[0], kept_mass, kept_output,
     )  # fmt: skip
 
 
@@ -163,30 +141,6 @@ def budget_of(capture: LayerCapture, visible: ColdRange, ratios) -> Budget:
 def for_selector(selector: Selector, scene: Scene, truth: SceneTruth | None) -> Scene:
     """The scene as this selector may see it: exact scores for oracles alone."""
     return replace(scene, scores=truth.scores) if selector.kind == "oracle" else scene
-
-
-def _flagged(relevant: np.ndarray, flag: np.uint8) -> np.ndarray:
-    return np.count_nonzero(relevant & flag, axis=-1)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _kth_cold(logits, start, stop, k):
-    """k-th largest cold score of each row; -inf where there are fewer."""
-    out = np.empty(logits.shape[:2], np.float32)
-    best = np.empty(k, np.float32)
-    for g in range(logits.shape[0]):
-        for q in range(logits.shape[1]):
-            best[:] = -np.inf
-            row = logits[g, q, start[q] : stop[q]]
-            for j in range(row.size):
-                if row[j] > best[0]:
-                    i = 0
-                    while i + 1 < k and best[i + 1] < row[j]:
-                        best[i] = best[i + 1]
-                        i += 1
-                    best[i] = row[j]
-            out[g, q] = best[0]
-    return out
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -25,18 +25,10 @@ from ghostkv.selectors.base import Budget, Scene, Selection, Selector, read_best
 
 @dataclass(frozen=True)
 class SnapKV(Selector):
-    """Read the keys that the latest queries attended to.
+    """Read the keys that the latest queries attended to."""
 
-    Parameters
-    ----------
-    observe : int
-        Earlier queries in the observation window.
-    kernel : int
-        Width of the max pool, in keys; odd.
-    """
-
-    observe: Count = 16
-    kernel: Odd = 5
+    observe: Count = 16  # earlier queries in the observation window
+    kernel: Odd = 5  # width of the max pool, in keys; odd
 
     def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
         mass = windowed(scene.earlier, scene.observed, self.observe, self.kernel // 2, scene.empty())

@@ -28,25 +28,18 @@ from ghostkv.selectors.estimates import normalise
 
 @dataclass(frozen=True)
 class SparQ(Selector):
-    """Read the keys of best score in the query's largest components.
+    """Read the keys of best score in the query's largest components."""
 
-    Parameters
-    ----------
-    components : int
-        Components of each query.
-    reallocate : bool
-        Give the missing mass to the mean of V, as the paper does.
-    """
-
-    components: Width = 8
-    reallocate: bool = True
+    components: Width = 8  # components of each query
+    reallocate: bool = True  # give the missing mass to the mean of V, as the paper does
 
     def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
         chosen = self.largest(scene.queries)
         masked = np.where(chosen, scene.queries, 0)
         priority = scene.score(masked, scene.keys)
         cold = scene.visible.cold
-        read = read_best(priority, scene, budget, cold * float(ELEMENT_BYTES * self._width(scene)))
+        width = min(self.components, scene.keys.shape[1])
+        read = read_best(priority, scene, budget, cold * float(ELEMENT_BYTES * width))
         united = chosen.any(axis=0).sum(axis=1) * (cold * float(ELEMENT_BYTES))
         group_index = np.broadcast_to(united, (len(budget.ratios), len(united)))
         share = self._share(priority, masked, read, scene) if self.reallocate else None
@@ -58,9 +51,6 @@ class SparQ(Selector):
         chosen = np.zeros(queries.shape, bool)
         np.put_along_axis(chosen, order, True, axis=-1)
         return chosen
-
-    def _width(self, scene: Scene) -> int:
-        return min(self.components, scene.keys.shape[1])
 
     def _share(self, scores: np.ndarray, masked: np.ndarray, read: Selection, scene: Scene) -> np.ndarray:
         """Estimated mass of the keys that are not read, shape [ratios, group, queries]."""

@@ -34,21 +34,12 @@ _LOW, _HIGH = -24.0, 12.0
 
 @dataclass(frozen=True)
 class TokenPicker(Selector):
-    """Read keys in chunks of bits, as long as they may matter.
+    """Read keys in chunks of bits, as long as they may matter."""
 
-    Parameters
-    ----------
-    chunks : sequence of int
-        Bits per channel of each chunk.
-    slack : float
-        Share of the worst-case margin that is added to an estimate.
-    depth : float
-        Size of the token bucket, in queries.
-    """
-
+    # Bits per channel of each chunk
     chunks: Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1)] = (4, 4, 4)
-    slack: Amount = 0.2
-    depth: Amount = 1.0
+    slack: Amount = 0.2  # share of the worst-case margin that is added to an estimate
+    depth: Amount = 1.0  # size of the token bucket, in queries
 
     def fit(self, calibration: Calibration) -> Any:
         """Least value and range of each channel, and thetas of each ratio and head."""

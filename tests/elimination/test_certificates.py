@@ -11,7 +11,8 @@ from ghostkv.codecs import by_name
 from ghostkv.codecs.nested import Nested
 from ghostkv.elimination.attention import cold_range, scores
 from ghostkv.elimination.bounds import CodecBounds
-from ghostkv.elimination.certificates import Costs, certify_mass, certify_topk
+from ghostkv.elimination.certificates import certify_mass, certify_topk
+from ghostkv.elimination.ledger import Costs
 from ghostkv.elimination.nested_bounds import read_levels
 from ghostkv.elimination.powers import Powers
 from ghostkv.elimination.truth import Truth, oracle_mass, oracle_topk
@@ -82,7 +83,7 @@ class Case:
         self.truth = Truth.of(queries, keys, logits, values, self.visible, SCALE, TOP_K)
         self.exact = queries.astype(np.float64) @ keys.astype(np.float64).T * SCALE
         self.exact[np.isneginf(logits)] = -np.inf
-        self.costs = Costs((3, 3, 5), 36, WIDTH, 5)
+        self.costs = Costs.of((3, 3, 5), 36, WIDTH, 5)
 
     def flat(self):
         return self.queries.reshape(-1, WIDTH)

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ghostkv.elimination.attention import TOP_K, cold_range
+from ghostkv.elimination.attention import TOP_K, ColdRange, cold_range
 from ghostkv.elimination.metrics import bound_errors, bytes_ratio, relevant_counts, upper_quantile
 
 VISIBLE = cold_range(np.array([999, 99]), np.zeros(2), 4, 64)
@@ -50,9 +50,8 @@ def test_a_broken_margin_is_counted():
     estimates = np.array([[[0.0, 0.5, -0.5, 2.0, 0.1, 9.0]]], np.float32)
     radius = np.array([1, 1, 1, 1, np.inf, 1], np.float32)
     weight = np.full((1, 1), 0.4, np.float32)
-    pairs, violations, squared, margins, *_ = bound_errors(
-        exact, estimates, weight, radius, np.array([0]), np.array([5])
-    )
+    visible = ColdRange(first=np.array([0]), last=np.array([6]), start=np.array([0]), stop=np.array([5]))
+    pairs, violations, squared, margins, *_ = bound_errors(exact, estimates, weight, radius, visible)
     assert (pairs, violations) == (5, 3)
     assert np.isclose(squared, 0.25 + 0.25 + 4 + 0.01)
     assert np.isclose(margins, 4 * 0.4)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghostkv.elimination.sweep import Grid, sweep
+from ghostkv.elimination.grid import Grid
+from ghostkv.elimination.sweep import sweep
 from ghostkv.stages.benchmark.sweep_loop import sweep_by_loop, sweep_by_theta
 
 

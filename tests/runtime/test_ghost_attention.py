@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, StaticCache  # noqa: E402
 from ghostkv.files.errors import CaptureError, ConfigError, ModelError  # noqa: E402
 from ghostkv.runtime import deciders  # noqa: E402
 from ghostkv.runtime.continuation import Continuation  # noqa: E402
-from ghostkv.runtime.ghost_attention import dense_attention, register, set_policy, traffic_of  # noqa: E402
+from ghostkv.runtime.ghost_attention import dense_attention, register, set_policy  # noqa: E402
 from ghostkv.runtime.measure import measure_identity, measure_slowdown  # noqa: E402
 from ghostkv.runtime.policy import Policy, ghost_policy, identity_policy  # noqa: E402
 from tests.runtime.ghost_fixtures import (  # noqa: E402
@@ -219,8 +219,8 @@ def test_what_is_wrong_is_said(llama):
     model = ghostly(tiny())
     with pytest.raises(ModelError, match="no policy|before it has a policy"):
         model(ids)
-    with pytest.raises(ModelError, match="no policy"):
-        traffic_of(model)
+    with pytest.raises(ModelError, match="no policy"), dense_attention(model):
+        pass
     with pytest.raises(ConfigError, match=r"no codec for layers \[1\]"):
         set_policy(model, ghost_policy({0: frames(captures)[0]}, -4.0, HEADS))
     with pytest.raises(ConfigError, match="head_dim"):

@@ -15,7 +15,7 @@ from ghostkv.config.policies import (  # noqa: E402
     OracleMassPolicy,
 )
 from ghostkv.elimination.attention import scores  # noqa: E402
-from ghostkv.files.buffers import Buffers  # noqa: E402
+from ghostkv.files.buffers import Space  # noqa: E402
 from ghostkv.files.errors import ConfigError  # noqa: E402
 from ghostkv.runtime import seated  # noqa: E402
 from ghostkv.runtime.call_views import views  # noqa: E402
@@ -83,7 +83,7 @@ def seated_policy(name: str, captures, ratio: float = 0.6) -> Policy:
             def records(_name, _size, codec=codec, keys=keys):
                 return codec, codec.decode(codec.encode(keys))
 
-            scene = calibration_view(capture, head, EXACT, records, Buffers())
+            scene = calibration_view(capture, head, EXACT, records, Space())
             pairs = [(scene, budget_of(capture, scene.visible, [ratio]))]
             calibration = Calibration(keys.astype(np.float32), capture.group_queries(head), pairs, 0)
             states.append(selector.fit(calibration))

@@ -10,7 +10,7 @@ import pytest
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs.by_name import make as make_codec
 from ghostkv.config.selectors import selector_names
-from ghostkv.files.buffers import Buffers
+from ghostkv.files.buffers import Space
 from ghostkv.selectors import make
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector
 from ghostkv.selectors.evaluate import evaluate
@@ -88,11 +88,11 @@ def make_bench(window: int = 0) -> Bench:
 
     class Scenes:
         def __iter__(self):
-            scene = calibration_view(threshold, 0, EXACT, records(threshold), Buffers())
+            scene = calibration_view(threshold, 0, EXACT, records(threshold), Space())
             yield scene, budget_of(threshold, scene.visible, RATIOS)
 
     calibration = Calibration(codec.keys[0].astype(np.float32), codec.queries, Scenes(), 7)
-    scene, truth = view(held_out, 0, EXACT, records(held_out), Buffers())
+    scene, truth = view(held_out, 0, EXACT, records(held_out), Space())
     return Bench(held_out, scene, truth, budget_of(held_out, scene.visible, RATIOS), calibration)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from ghostkv.elimination.attention import TOP_K, cold_range, exact_attention
-from ghostkv.files.buffers import Buffers
+from ghostkv.files.buffers import Space
 from ghostkv.selectors.scenes import RECALL_KEYS, budget_of, view
 from tests.selectors.conftest import EXACT, RATIOS, make_capture
 
@@ -16,7 +16,7 @@ def test_of_keys_that_tie_with_the_kth_the_earliest_are_relevant(bench, selector
     keys, queries = np.zeros_like(some.keys), np.ones_like(some.queries)
     keys[:, ::4] = 1
     capture = replace(some, keys=keys, queries=queries)
-    scene, truth = view(capture, 0, EXACT, None, Buffers())
+    scene, truth = view(capture, 0, EXACT, None, Space())
     late = capture.at(capture.positions >= EXACT["headline_start"])
     visible = cold_range(late.positions, late.first_visible(), EXACT["sinks"], EXACT["hot"])
     exact = exact_attention(late, 0, keys[0].astype(np.float32), visible, EXACT["top_k"])

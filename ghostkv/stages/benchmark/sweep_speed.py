@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ghostkv.elimination.attention import MASS_95, MASS_99, TOP_K, softmax
-from ghostkv.elimination.sweep import Grid, Sweep, sweep
+from ghostkv.elimination.grid import Grid
+from ghostkv.elimination.sweep import Sweep, sweep
 from ghostkv.files import provenance
 from ghostkv.files.tables import write_rows
 from ghostkv.stages.benchmark.schemas import SPEED_SCHEMA

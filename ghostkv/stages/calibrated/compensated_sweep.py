@@ -20,7 +20,8 @@ from numba import njit
 
 from ghostkv.elimination.attention import ColdRange
 from ghostkv.elimination.compensation import cold_means
-from ghostkv.elimination.sweep import Grid, bin_row, lost_outputs
+from ghostkv.elimination.grid import Grid, bin_row
+from ghostkv.elimination.sweep import lost_outputs
 
 # An estimate this far above the exact log-sum-exp is garbage; sums and squares of e to it stay in float32.
 # One this far below weighs nothing; e to it is far from the denormal numbers that a processor is slow at.
@@ -106,12 +107,12 @@ def output_errors(
     outputs : ndarray of float32, shape [group, queries, value_dim]
         Exact outputs.
     """
-    shape = (*statistic.shape[:2], len(grid))
+    shape = (*statistic.shape[:2], len(grid.theta))
     error = np.zeros((3 if stand_in.page else 2, *shape), np.float32)
     _errors(
         _TailKeys(statistic=statistic, mass=mass, start=visible.start, stop=visible.stop),
         stand_in,
-        grid.lookup,
+        grid,
         values,
         outputs,
         error,
@@ -129,7 +130,7 @@ class _TailKeys(NamedTuple):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _errors(keys, stand_in, lookup, values, outputs, error):
+def _errors(keys, stand_in, grid, values, outputs, error):
     """Fill `error` [2 or 3, group, queries, thetas]; the third is of page means."""
     group, queries, count = keys.statistic.shape
     thetas, width, page = error.shape[3], values.shape[1], stand_in.page
@@ -143,7 +144,7 @@ def _errors(keys, stand_in, lookup, values, outputs, error):
         row = bins[: cold.stop - cold.start]
         for head in range(group):
             mass, weight = keys.mass[head, query, cold], stand_in.weight[head, query, cold]
-            bin_row(keys.statistic[head, query, cold], lookup, guess[: row.size], row)
+            bin_row(keys.statistic[head, query, cold], grid, guess[: row.size], row)
             _add_masses(row, mass, weight, sums)
             lost_outputs(row, mass, _NOTHING, values[cold], lost)
             if page:

@@ -12,8 +12,8 @@ from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs import Codec, Records
 from ghostkv.elimination.frontier import Design, Estimates, GroupView, Setting, estimate_group, view_group
+from ghostkv.elimination.grid import Grid
 from ghostkv.elimination.summaries import bound_columns
-from ghostkv.elimination.sweep import Grid
 from ghostkv.files.tables import Tables
 from ghostkv.stages.calibrated.compensated_sweep import Tail, tail
 from ghostkv.stages.calibrated.conformal import (

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ghostkv.elimination.frontier import Design, Estimates, GroupView, RuleSweep, Setting, sweep_rule
+from ghostkv.elimination.grid import Grid
 from ghostkv.elimination.metrics import per_query
 from ghostkv.elimination.summaries import point_queries, summarise
-from ghostkv.elimination.sweep import Grid, sweep
+from ghostkv.elimination.sweep import sweep
 from ghostkv.stages.calibrated.compensated_sweep import Tail, output_errors
 from ghostkv.stages.calibrated.conformal import CalibratedThresholds, Goal, group_statistic
 

@@ -14,7 +14,8 @@ from ghostkv.codecs.nested import Nested, level_bytes
 from ghostkv.codecs.records import load_codecs
 from ghostkv.elimination.attention import ColdRange, cap, cold_range, scores
 from ghostkv.elimination.bounds import Bounder, CodecBounds, count_violations
-from ghostkv.elimination.certificates import STORAGES, Costs, certify_mass, certify_topk
+from ghostkv.elimination.certificates import STORAGES, certify_mass, certify_topk
+from ghostkv.elimination.ledger import Costs
 from ghostkv.elimination.nested_bounds import read_levels
 from ghostkv.elimination.powers import Powers
 from ghostkv.elimination.truth import Truth, oracle_mass, oracle_topk
@@ -126,7 +127,7 @@ def _cascade(
         )
         tables.add_check(keys, "margin", *counted, level=level + 1)
     value_dim = view.truth.values.shape[1]
-    costs = Costs(codec.level_bytes[:-1], codec.level_bytes.sum(), codec.encoder_.shape[1], value_dim)
+    costs = Costs.of(codec.level_bytes[:-1], codec.level_bytes.sum(), codec.encoder_.shape[1], value_dim)
     facts = {"record_bytes": float(codec.level_bytes[:-1].sum())}
     probes = [job.probes, *[0] * (levels - 2)]
     outcome = certify_topk(lower, upper, view.truth, costs, probes, job.top_k)
@@ -155,7 +156,7 @@ def _one_level(
     counted = count_violations(truth.scores, lower[0], upper[0], view.visible.start, view.visible.stop)
     tables.add_check(keys, "margin", *counted, level=1)
     width = view.keys.shape[1]
-    costs = Costs([bounder.record_bytes], bounder.record_bytes, width, truth.values.shape[1])
+    costs = Costs.of([bounder.record_bytes], bounder.record_bytes, width, truth.values.shape[1])
     facts = {"record_bytes": bounder.record_bytes}
     outcome = certify_topk(lower, upper, truth, costs, [job.probes], job.top_k)
     oracle = oracle_topk(truth)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from ghostkv.elimination.certificates import Outcome
+from ghostkv.elimination.ledger import Outcome
 from ghostkv.files.tables import Tables
 from ghostkv.stages.certificates.schemas import NESTED, SCHEMAS
 

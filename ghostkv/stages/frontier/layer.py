@@ -23,8 +23,8 @@ from ghostkv.elimination.frontier import (
     sweep_rule,
     view_group,
 )
+from ghostkv.elimination.grid import Grid
 from ghostkv.elimination.summaries import bound_columns, point_queries, summarise, sweep_columns
-from ghostkv.elimination.sweep import Grid
 from ghostkv.files.tables import Tables
 from ghostkv.stages.frontier.schemas import (
     LAYER_SCHEMAS,

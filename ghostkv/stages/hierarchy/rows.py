@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from ghostkv.elimination.certificates import Costs, Outcome, certify_mass
+from ghostkv.elimination.certificates import certify_mass
+from ghostkv.elimination.ledger import Costs, Outcome
 from ghostkv.elimination.powers import Powers
 from ghostkv.files.tables import Tables
 from ghostkv.stages.hierarchy.index import Index, Reach, key_bounds, members_above
@@ -161,10 +161,11 @@ def compare_mass(
     visible = truth.visible
     clusters = index.ready(visible.stop)[0]
     share = float((clusters * index.anchor_bytes + index.constant_bytes).mean() / visible.cold.mean())
-    charged = Costs([share, *costs.levels], costs.nested_key + share, costs.head_dim, costs.value_dim)
+    prefix = np.cumsum([0.0, share, *np.diff(costs.prefix)])
+    charged = costs._replace(prefix=prefix, nested_key=costs.nested_key + share)
     found = certify_mass(lower, upper, powers, truth, charged, shares, delta)
     # The same decisions, charged one byte a record: beside it K and V of kept keys, 2 bytes each.
-    unit = Costs([0.0, 1.0] + [0.0] * (len(costs.levels) - 1), 1.0, 1, 1)
+    unit = Costs.of([0.0, 1.0] + [0.0] * (len(costs.prefix) - 2), 1.0, 1, 1)
     counted = certify_mass(lower, upper, powers, truth, unit, shares, delta)
     values = visible.cold * (1 - counted.values_unread)
     exact = visible.visible - visible.cold
@@ -191,7 +192,7 @@ def needed_share(
     cluster = np.full(len(view.keys), -1)
     cluster[index.members] = index.owner
     stop = index.ready(truth.visible.stop)[2]
-    covered = replace(truth.visible, stop=np.minimum(stop, truth.visible.stop))
+    covered = truth.visible._replace(stop=np.minimum(stop, truth.visible.stop))
     at_risk = (truth.scores >= truth.tau[..., None]) & covered.mask(len(cluster)) & (cluster >= 0)
     fer = np.zeros((*truth.tau.shape, len(SHARES)))
     g, q, j = np.nonzero(at_risk)

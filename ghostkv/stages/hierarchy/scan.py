@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ghostkv.elimination.certificates import Costs, spans_of
-from ghostkv.elimination.ledger import KeyBounds
-from ghostkv.elimination.topk_loop import ExactScores
+from ghostkv.elimination.ledger import Costs
 from ghostkv.elimination.truth import Truth
 from ghostkv.stages.hierarchy.index import Index, Reach
 from ghostkv.stages.hierarchy.scan_loop import Counts, IndexRule, LeafClusters, scan_loop
@@ -69,7 +67,7 @@ def scan_topk(
     probes[0] = scan.probes
     rule = IndexRule(
         top_k=scan.top_k, probes=probes, seeds=int(np.ceil(scan.seed_keys / mean)), bypass=scan.bypass,
-        refresh=scan.refresh, prices=costs.prices, anchor_bytes=float(anchor), constant_bytes=float(constant),
+        refresh=scan.refresh, costs=costs, anchor_bytes=float(anchor), constant_bytes=float(constant),
     )  # fmt: skip
     per_head = (
         "anchors",
@@ -85,15 +83,7 @@ def scan_topk(
         **{name: np.zeros((group, queries)) for name in per_head},
         group_bytes=np.zeros(queries),
         seeded=np.zeros(reach.upper.shape, np.uint8),
-        kept=np.zeros(truth.scores.shape, np.uint8),
+        kept=np.zeros(truth.scores.shape, bool),
     )
-    scan_loop(
-        KeyBounds(lower=lower, upper=upper, exact=truth.low),
-        spans_of(truth.visible),
-        rule,
-        clusters,
-        reach,
-        ExactScores(scores=truth.scores, tau=truth.tau),
-        counted,
-    )
-    return counted._replace(kept=counted.kept.view(bool))
+    scan_loop(lower, upper, truth, rule, clusters, reach, counted)
+    return counted

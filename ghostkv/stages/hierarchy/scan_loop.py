@@ -15,7 +15,7 @@ from ghostkv.elimination.cascade import cascade, count_missed, kth_certain, read
 from ghostkv.elimination.ledger import (
     DEPTH_NESTED,
     FULL_NESTED,
-    Prices,
+    Costs,
     bounds_of,
     charge,
     empty_ledger,
@@ -41,7 +41,7 @@ class IndexRule(NamedTuple):
     seeds: int
     bypass: bool
     refresh: int
-    prices: Prices
+    costs: Costs
     anchor_bytes: float
     constant_bytes: float
 
@@ -97,7 +97,7 @@ class _Open(NamedTuple):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def scan_loop(bounds, spans, rule, clusters, reach, exact, tally):
+def scan_loop(lower, upper, truth, rule, clusters, reach, tally):
     """See `ghostkv.stages.hierarchy.scan.scan_topk`; with no cluster ready every record is read (the flat scan).
 
     Parameters
@@ -107,7 +107,7 @@ def scan_loop(bounds, spans, rule, clusters, reach, exact, tally):
     tally : Counts
         Filled.
     """
-    group, queries, keys = exact.scores.shape
+    group, queries, keys = truth.scores.shape
     leaf_count, coarse_count = reach.upper.shape[2], reach.coarse_upper.shape[2]
     open_ = _Open(np.empty(keys, np.int64), np.empty(rule.top_k, np.float32), empty_ledger(keys))
     use, united = open_.use, empty_ledger(keys)
@@ -119,14 +119,14 @@ def scan_loop(bounds, spans, rule, clusters, reach, exact, tally):
     asked, opened = np.zeros((group, leaf_count)), np.zeros((group, leaf_count))
     no_probes = np.zeros_like(rule.probes)
     for query in range(queries):
-        span = span_of(spans, query)
+        span = span_of(truth.visible, query)
         forget(united, span)
         seen.group_anchors[:], seen.group_coarse[:] = 0, 0
         leaves, coarse = clusters.leaves[query], clusters.coarse[query]
         constant = rule.constant_bytes * (leaves > 0)
         for head in range(group):
             forget(use, span)
-            of_head = bounds_of(bounds, head, query)
+            of_head = bounds_of(lower, upper, truth, head, query)
             count = _open_pending(clusters, query, span, open_)
             seen.state[:], seen.coarse[:] = _UNSEEN, 0
             if coarse == 0:
@@ -166,14 +166,12 @@ def scan_loop(bounds, spans, rule, clusters, reach, exact, tally):
             count, _ = cascade(of_head, span, probes, open_.keys, cascaded, count, theta, open_.best, use)
             read_values(of_head, span, open_.keys, count, open_.best, use)
             _count(use, span, anchors, rule, tally, head, query)
-            spent = charge(use, span, rule.prices)
+            spent = charge(use, span, rule.costs)
             tally.bytes[head, query] = spent.nested + anchors * rule.anchor_bytes + constant
-            tally.missed[head, query] = count_missed(
-                use, span, exact.scores[head, query], exact.tau[head, query]
-            )
+            tally.missed[head, query] = count_missed(use, span, truth, head, query)
             mark_kept(use, span, tally.kept[head, query])
             unite(use, united, span)
-        spent = charge(united, span, rule.prices)
+        spent = charge(united, span, rule.costs)
         anchors = seen.group_anchors.sum() + seen.group_coarse.sum()
         tally.group_bytes[query] = spent.nested + anchors * rule.anchor_bytes + constant
 
@@ -265,7 +263,7 @@ def _count(use, span, anchors, rule, tally, head, query):
         records += depth > 0
         level_reads += depth
         survivors += use[FULL_NESTED, key]
-        scanned += rule.prices.prefix[depth]
+        scanned += rule.costs.prefix[depth]
     tally.anchors[head, query], tally.records[head, query] = anchors, records
     tally.level_reads[head, query], tally.survivors[head, query] = level_reads, survivors
     tally.scan_bytes[head, query] = (

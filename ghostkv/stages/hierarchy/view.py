@@ -11,7 +11,7 @@ import numpy as np
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs.nested import Nested
 from ghostkv.elimination.attention import cold_range, scores
-from ghostkv.elimination.certificates import Costs
+from ghostkv.elimination.ledger import Costs
 from ghostkv.elimination.nested_bounds import read_levels
 from ghostkv.elimination.truth import Truth
 
@@ -92,7 +92,7 @@ def look(
     lower[-1][..., escaped] = truth.low[..., escaped]
     upper[-1][..., escaped] = truth.high[..., escaped]
     value_dim = 0 if capture.values is None else capture.values.shape[2]
-    costs = Costs(codec.level_bytes[:-1], codec.level_bytes.sum(), keys.shape[1], value_dim)
+    costs = Costs.of(codec.level_bytes[:-1], codec.level_bytes.sum(), keys.shape[1], value_dim)
     return LateView(
         keys, queries, lower, upper, truth, costs, capture.scale, capture.softcap, int(visible.stop.min())
     )

@@ -19,7 +19,7 @@ from ghostkv.captures.captured_texts import (
 from ghostkv.codecs import Codec, Decoded
 from ghostkv.codecs.fitting import fit_codecs
 from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
-from ghostkv.files.buffers import Buffers
+from ghostkv.files.buffers import Space
 from ghostkv.files.io import stable_seed
 from ghostkv.files.tables import Tables
 from ghostkv.selectors import make
@@ -48,14 +48,14 @@ def measure_layer(job: PeersLayer, inputs: Mapping[str, str], outputs: Mapping[s
     for text in measured_texts(texts):
         from_position(loaded[text], text, job.headline_start)  # raises where none lies there
     ghosts = _GhostRecords(loaded, roles["codec"], inputs, job)
-    tables, found, buffers = Tables(LAYER_SCHEMAS), {}, Buffers()
+    tables, found, space = Tables(LAYER_SCHEMAS), {}, Space()
     some = loaded[texts[0]]
     for kv_head in range(some.kv_heads):
-        group = _HeadTexts(loaded, roles, ghosts, kv_head, job, buffers)
+        group = _HeadTexts(loaded, roles, ghosts, kv_head, job, space)
         fitted = [selector.fit(group.calibration()) for _, selector in chosen]
         for text in roles["held_out"]:
             capture = loaded[text]
-            scene, truth = view(capture, kv_head, exact, group.records(text), buffers)
+            scene, truth = view(capture, kv_head, exact, group.records(text), space)
             budget = budget_of(capture, scene.visible, job.ratios)
             keys = {"layer": job.layer, "text": text.text, "domain": text.domain, "queries": scene.shape[1]}
             heads = np.arange(kv_head * capture.group, (kv_head + 1) * capture.group)
@@ -104,7 +104,7 @@ class _HeadTexts:
     ghosts: _GhostRecords
     kv_head: int
     job: PeersLayer
-    buffers: Buffers
+    space: Space
 
     def records(self, text: CapturedText):
         return lambda name, size: self.ghosts.of(text, self.kv_head, CodecSpec(name, size))
@@ -121,7 +121,7 @@ class _HeadTexts:
 
 @dataclass(frozen=True)
 class _ThresholdScenes:
-    """Threshold texts one after the other, in the same buffers; may be gone through again."""
+    """Threshold texts one after the other, in the same space; may be gone through again."""
 
     group: _HeadTexts
 
@@ -129,7 +129,7 @@ class _ThresholdScenes:
         group = self.group
         for text in group.by_role["threshold"]:
             capture, exact = group.loaded[text], _exact(group.job)
-            scene = calibration_view(capture, group.kv_head, exact, group.records(text), group.buffers)
+            scene = calibration_view(capture, group.kv_head, exact, group.records(text), group.space)
             yield scene, budget_of(capture, scene.visible, group.job.ratios)
 
 

@@ -15,8 +15,8 @@ from ghostkv.codecs.fitting import fit
 from ghostkv.codecs.records import CodecSpec
 from ghostkv.elimination import frontier
 from ghostkv.elimination.frontier import Design, GroupView, Setting
+from ghostkv.elimination.grid import Grid
 from ghostkv.elimination.summaries import bound_columns
-from ghostkv.elimination.sweep import Grid
 from ghostkv.stages.synthetic import expectations as expect
 from ghostkv.stages.synthetic.codec_expectations import estimate_law
 from ghostkv.stages.synthetic.measures import ColdScores

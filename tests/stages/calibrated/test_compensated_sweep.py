@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ghostkv.elimination.attention import cold_range
 from ghostkv.elimination.compensation import cold_means, compensate
-from ghostkv.elimination.sweep import Grid
+from ghostkv.elimination.grid import Grid
 from ghostkv.stages.calibrated.compensated_sweep import output_errors, tail
 
 GROUP, KEYS, WIDTH, PAGE = 2, 70, 5, 16

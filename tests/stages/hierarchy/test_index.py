@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from ghostkv.codecs.nested import Nested
 from ghostkv.elimination.attention import cold_range, scores
-from ghostkv.elimination.certificates import Costs, certify_topk
+from ghostkv.elimination.certificates import certify_topk
+from ghostkv.elimination.ledger import Costs
 from ghostkv.elimination.nested_bounds import read_levels
 from ghostkv.elimination.truth import Truth
 from ghostkv.stages.hierarchy.anchors import BOUNDS, upper_bounds, write
@@ -161,7 +162,7 @@ def make_view(seed, tokens=160, queries=7, kind="plain", window=0):
     lower, upper = bounds = np.empty((2, len(LEVELS), 2, queries, tokens), np.float32)
     for _ in read_levels(codec(), codec().encode(keys), asked, 0.5, 0.0, bounds, np.empty_like(lower[0])):
         pass
-    costs = Costs(codec().level_bytes[:-1], codec().level_bytes.sum(), WIDTH, 0)
+    costs = Costs.of(codec().level_bytes[:-1], codec().level_bytes.sum(), WIDTH, 0)
     return LateView(keys, asked, lower, upper, truth, costs, 0.5, 0.0, int(visible.stop.min()))
 
 

@@ -15,7 +15,7 @@ from ghostkv.codecs.records import CodecSpec
 from ghostkv.config.experiment import load_config
 from ghostkv.config.synthetic import DecodeEntry, Synthetic
 from ghostkv.elimination.frontier import Design, Setting, estimate_group, view_group
-from ghostkv.elimination.sweep import Grid
+from ghostkv.elimination.grid import Grid
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.synthetic.gather import gather

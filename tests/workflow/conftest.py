@@ -129,9 +129,13 @@ class Project:
         jobs = dict(line.split() for line in table[1].splitlines()) if table else {}
         return {rule: int(count) for rule, count in jobs.items() if rule != "frontier"}
 
-    def copied_run(self, folder: Path) -> Project:
-        """The same project with a copy of the finished run, for a test that changes results."""
-        shutil.copytree(self.folder, folder, symlinks=True)
+    def copied_run(self) -> Project:
+        """The same project with a copy of the finished run, for a test that changes results.
+
+        It lies beside the run: from elsewhere the project's registries have another path, which reruns all that reads texts.
+        """
+        folder = Path(tempfile.mkdtemp(prefix="run_", dir=self.folder.parent))
+        shutil.copytree(self.folder, folder, symlinks=True, dirs_exist_ok=True)
         return replace(self, folder=folder)
 
     @contextmanager

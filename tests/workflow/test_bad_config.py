@@ -23,8 +23,8 @@ def test_a_bad_config_says_what_to_write(project, config, says):
     assert "Traceback" not in said
 
 
-def test_a_text_too_short_for_the_context_says_so(project, tmp_path):
-    run = project.copied_run(tmp_path / "run")
+def test_a_text_too_short_for_the_context_says_so(project):
+    run = project.copied_run()
     done = run.snakemake("--config", "capture={tokens: 2048}", "--until", "assemble_texts", check=False)
     said = done.stdout + done.stderr
     assert done.returncode == 1

@@ -33,8 +33,8 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("target", "remade", "killed_in"), CASES.values(), ids=CASES)
-def test_killed_and_resumed_ends_with_the_same_bytes(project, tmp_path, target, remade, killed_in):
-    killed = project.copied_run(tmp_path / "run")
+def test_killed_and_resumed_ends_with_the_same_bytes(project, target, remade, killed_in):
+    killed = project.copied_run()
     for name in remade:
         shutil.rmtree(killed.folder / name)
     for log, output in killed_in.items():

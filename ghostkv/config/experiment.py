@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import ValidationError, model_validator
@@ -121,6 +121,18 @@ class Config(Section):
             }
         }  # fmt: skip
 
+    def check_policies(self, stage: Literal["quality", "retrieval"]) -> None:
+        """Refuse a stage's policies whose records or thresholds no earlier stage makes.
+
+        Called where the stage is asked for, so that a run of the frontier alone need not sketch for policies.
+
+        Raises
+        ------
+        ConfigError
+            With the line to write under `sketch` or `frontier`.
+        """
+        check_fitted(f"{stage}.policies", getattr(self, stage).policies, self.sketch, self.frontier)
+
     @model_validator(mode="after")
     def _context_holds_cold_keys(self) -> Config:
         frontier, bands = self.frontier, self.capture.query_bands
@@ -166,14 +178,6 @@ class Config(Section):
                 f"sketch.codecs does not make. "
                 f"Accepted: {accepted}.\n  Write: headline: {{codec: {name}, bytes: {sizes[name][0]}}}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _policies_have_what_they_read(self) -> Config:
-        # Imported tensors have no model that could decode.
-        if not self.capture.import_:
-            check_fitted("quality.policies", self.quality.policies, self.sketch, self.frontier)
-            check_fitted("retrieval.policies", self.retrieval.policies, self.sketch, self.frontier)
         return self
 
     @model_validator(mode="after")

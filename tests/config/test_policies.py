@@ -168,19 +168,15 @@ def test_the_default_config_decides_what_the_literals_decided():
     ],
 )
 def test_what_no_earlier_stage_makes_is_refused_before_any_runs(entry, raw, expected):
+    mine = {"label": "mine", **entry}
     with pytest.raises(ConfigError, match=expected):
-        load_config({"quality": only({"label": "mine", **entry}), **raw})
-    if not raw:
-        with pytest.raises(ConfigError, match=expected):
-            load_config({"retrieval": {"policies": [{"label": "mine", **entry}]}})
+        load_config({"quality": only(mine), **raw}).check_policies("quality")
+    with pytest.raises(ConfigError, match=expected):
+        load_config({"retrieval": {"policies": [mine]}, **raw}).check_policies("retrieval")
 
 
-def test_imported_tensors_need_no_records_of_a_model_that_is_not_there():
-    folders = [
-        {"folder": "/x", "domain": "mine", "role": role} for role in ("codec", "threshold", "held_out")
-    ]
+def test_a_frontier_alone_needs_no_records_of_policies():
     raw = {
-        "capture": {"layers": [0], "import": folders},
         "sketch": {"codecs": [{"name": "pca", "bytes": [8]}]},
         "frontier": {"headline": {"codec": "pca"}},
     }

@@ -18,18 +18,6 @@ from ghostkv.stages.run import Run
 from ghostkv.stages.sketch.jobs import SketchLayer
 from ghostkv.stages.sketch.layer import sketch_layer
 
-# Policies that read no ghost record, for a config whose sketch lacks those of the default policies.
-_MASS = {"policies": [{"label": "mass", "policy": "oracle_mass"}]}
-WITHOUT_RECORDS = {
-    "quality": _MASS
-    | {
-        "headline": {"identity": "mass", "mass": "mass", "budget": "mass", "peer": "quest"},
-        "ablation": {"policy": None},
-        "generation": {"policies": []},
-    },
-    "retrieval": _MASS,
-}
-
 PROOF = dict.fromkeys(
     (
         "max_relative_error",

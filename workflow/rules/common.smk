@@ -67,6 +67,16 @@ def layer_tables(job, stage, layers=None):
     return {name: per_layer(path, layers) for name, path in tables(job, folder).items()}
 
 
+def policy_codecs(stage):
+    """The codecs of all layers, for policies that decode: those that read what the sketch lacks are refused at the start."""
+
+    def found(wildcards):
+        refused(RUN.config.check_policies, stage)
+        return per_layer(sketch_files()["codecs"])
+
+    return found
+
+
 def one_of(names):
     """A wildcard constraint that matches these names; nothing, where there are none."""
     return "|".join(names) or "no text"

@@ -5,7 +5,7 @@ from ghostkv.stages.quality.jobs import FitThetas, GatherQuality, QualitySpeed, 
 use rule gather_frontier as fit_quality with:
     input:
         **captures(),
-        codecs=per_layer(sketch_files()["codecs"]),
+        codecs=policy_codecs("quality"),
     output:
         **tables(FitThetas, "results/quality"),
     log:
@@ -23,7 +23,7 @@ use rule gather_frontier as quality_text with:
         **captures(),
         manifest=f"{RUN.model_folder}/manifest.json",
         texts="results/texts/texts.parquet",
-        codecs=per_layer(sketch_files()["codecs"]),
+        codecs=policy_codecs("quality"),
         points="results/frontier/points.parquet",
         thetas="results/quality/thetas.parquet",
     output:
@@ -47,7 +47,7 @@ use rule gather_frontier as quality_speed with:
         **captures(),
         manifest=f"{RUN.model_folder}/manifest.json",
         texts="results/texts/texts.parquet",
-        codecs=per_layer(sketch_files()["codecs"]),
+        codecs=policy_codecs("quality"),
         points="results/frontier/points.parquet",
         thetas="results/quality/thetas.parquet",
     output:

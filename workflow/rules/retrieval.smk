@@ -9,7 +9,7 @@ use rule gather_frontier as retrieval_plan with:
         texts="results/texts/texts.parquet",
         tasks=os.path.relpath(f"{ROOT}/ghostkv/stages/retrieval/tasks/ruler.yaml"),
         data=lambda wildcards: refused(question_files, RUN),
-        codecs=per_layer(sketch_files()["codecs"]),
+        codecs=policy_codecs("retrieval"),
     output:
         **tables(RetrievalPlan, "results/retrieval"),
     log:
@@ -28,7 +28,7 @@ use rule gather_frontier as retrieval_task with:
         manifest=f"{RUN.model_folder}/manifest.json",
         samples="results/retrieval/samples.parquet",
         thetas="results/retrieval/thetas.parquet",
-        codecs=per_layer(sketch_files()["codecs"]),
+        codecs=policy_codecs("retrieval"),
         points="results/frontier/points.parquet",
     output:
         **tables(RetrievalTask, "results/retrieval/tasks/{job}"),

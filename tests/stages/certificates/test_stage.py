@@ -13,7 +13,7 @@ from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.certificates.gather import gather
 from ghostkv.stages.certificates.jobs import CertifyLayer, GatherCertificates
 from ghostkv.stages.certificates.layer import certify_layer
-from tests.stages.conftest import WITHOUT_RECORDS, job_of, make_sketch
+from tests.stages.conftest import job_of, make_sketch
 
 SINKS, HOT, START = 2, 8, 150
 CODECS = [CodecSpec("transform_code", 4), CodecSpec("gaussian", 4)]
@@ -27,7 +27,6 @@ CONFIG = {
         "headline": {"codec": "transform_code", "bytes": 4},
     },
     "certificates": {"probes": 8, "compared_every": 2, "deltas": [0.2, 0.05]},
-    **WITHOUT_RECORDS,
 }
 TABLES = CertifyLayer.tables
 

@@ -24,7 +24,6 @@ from ghostkv.stages.synthetic.jobs import GatherSynthetic, MeasureGenerator
 from ghostkv.stages.synthetic.measures import ColdScores, average_ranks, step_columns
 from ghostkv.stages.synthetic.schemas import SCHEMAS
 from ghostkv.stages.synthetic.tables import compare, normal_sigma
-from tests.stages.conftest import WITHOUT_RECORDS
 
 TINY = {
     "tokens": 512,
@@ -48,7 +47,6 @@ CONFIG = load_config(
         "synthetic": TINY,
         "frontier": FRONTIER,
         "sketch": {"codecs": [{"name": "transform_code", "bytes": [4]}]},
-        **WITHOUT_RECORDS,
     }
 )
 

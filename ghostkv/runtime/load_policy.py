@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,15 +18,15 @@ from ghostkv.codecs.transform_code import TransformCode
 from ghostkv.elimination.thresholds import calibrated_thetas
 from ghostkv.files.buffers import Space
 from ghostkv.files.errors import ConfigError
-from ghostkv.files.io import read_table, stable_seed
+from ghostkv.files.io import read_table
 from ghostkv.runtime.certified import CertifiedMass
 from ghostkv.runtime.deciders import Decider, GhostFrames
 from ghostkv.runtime.policy import Policy, ghost_policy
 from ghostkv.runtime.policy_fit import fit_theta
 from ghostkv.runtime.seated import OracleMass, Seated
 from ghostkv.selectors import make
-from ghostkv.selectors.base import Calibration, Selector
-from ghostkv.selectors.scenes import budget_of, calibration_view
+from ghostkv.selectors.base import Selector
+from ghostkv.selectors.scenes import ThresholdScenes, calibration_of
 
 if TYPE_CHECKING:
     from ghostkv.config.policies import (
@@ -208,36 +208,19 @@ def _seated(policy: SelectorPolicy, sources: Sources, layer: int) -> Seated:
         return Seated(selector, [None] * kv_heads, policy.ratio, name, codecs)
     calibration, threshold = sources.texts("codec", layer), sources.texts("threshold", layer)
     exact = {"sinks": policy.sinks, "hot": policy.hot, "headline_start": sources.start}
-    fitted = [
-        selector.fit(
-            Calibration(
-                np.concatenate([one.keys[head].astype(np.float32) for one in calibration]),
-                np.concatenate([one.group_queries(head) for one in calibration], axis=1),
-                _SeatScenes(threshold, codecs, exact, policy.ratio, head),
-                stable_seed(policy.seed, layer, head),
-            )
-        )
-        for head in range(calibration[0].kv_heads)
-    ]
+    fitted = []
+    for head in range(calibration[0].kv_heads):
+        texts = [(capture, _encoded(codecs, capture, head)) for capture in threshold]
+        scenes = ThresholdScenes(texts, head, exact, [policy.ratio], Space())
+        fitted.append(selector.fit(calibration_of(calibration, scenes, policy.seed)))
     return Seated(selector, fitted, policy.ratio, name, codecs)
 
 
-@dataclass(frozen=True)
-class _SeatScenes:
-    """Threshold texts one after the other; may be gone through again."""
+def _encoded(codecs: Mapping, capture: LayerCapture, head: int) -> Callable:
+    """Records of a capture's keys by codec, written when they are asked for."""
 
-    captures: Sequence[LayerCapture]
-    codecs: Mapping
-    exact: Mapping[str, int]
-    ratio: float
-    head: int
+    def records(name: str, size: int):
+        codec = codecs[name, size][head]
+        return codec, codec.decode(codec.encode(capture.keys[head]))
 
-    def __iter__(self):
-        for capture in self.captures:
-
-            def records(name: str, size: int, capture=capture):
-                codec = self.codecs[name, size][self.head]
-                return codec, codec.decode(codec.encode(capture.keys[self.head]))
-
-            scene = calibration_view(capture, self.head, self.exact, records, Space())
-            yield scene, budget_of(capture, scene.visible, [self.ratio])
+    return records

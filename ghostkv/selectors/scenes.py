@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +12,8 @@ from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.elimination.attention import ColdRange, cold_range, flag_best, scores, softmax
 from ghostkv.files.buffers import Space
-from ghostkv.selectors.base import Budget, Scene, Selector
+from ghostkv.files.io import stable_seed
+from ghostkv.selectors.base import Budget, Calibration, Scene, Selector
 
 # Bits of `Stage.relevant`: the top-k of all visible keys, and the 32 best cold ones.
 TOP_K, COLD_32 = np.uint8(1), np.uint8(2)
@@ -73,6 +74,33 @@ def calibration_view(
     logits, visible = _logits(late, kv_head, exact, space)
     nothing = np.zeros((capture.group, 0, capture.tokens), np.float32)
     return _scene(late, kv_head, visible, logits, nothing, records, space)
+
+
+@dataclass(frozen=True)
+class ThresholdScenes:
+    """Threshold texts one after the other, in the same space; may be gone through again."""
+
+    texts: Sequence[tuple[LayerCapture, Callable]]  # each with its ghost records, as `Scene.records`
+    kv_head: int
+    exact: Mapping[str, int]
+    ratios: Sequence[float]
+    space: Space
+
+    def __iter__(self) -> Iterator[tuple[Scene, Budget]]:
+        for capture, records in self.texts:
+            scene = calibration_view(capture, self.kv_head, self.exact, records, self.space)
+            yield scene, budget_of(capture, scene.visible, self.ratios)
+
+
+def calibration_of(codec: Sequence[LayerCapture], scenes: ThresholdScenes, seed: int) -> Calibration:
+    """What a selector of one KV head is fitted with: codec texts joined, threshold texts, and a seed of the head's own."""
+    head = scenes.kv_head
+    return Calibration(
+        keys=np.concatenate([capture.keys[head].astype(np.float32) for capture in codec]),
+        queries=np.concatenate([capture.group_queries(head) for capture in codec], axis=1),
+        scenes=scenes,
+        seed=stable_seed(seed, codec[0].layer, head),
+    )
 
 
 def _first(capture: LayerCapture, exact: Mapping[str, int]) -> int:

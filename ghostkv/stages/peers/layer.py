@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,12 +20,11 @@ from ghostkv.codecs import Codec, Decoded
 from ghostkv.codecs.fitting import fit_codecs
 from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
 from ghostkv.files.buffers import Space
-from ghostkv.files.io import stable_seed
 from ghostkv.files.tables import Tables
 from ghostkv.selectors import make
-from ghostkv.selectors.base import Budget, Calibration, Scene
+from ghostkv.selectors.base import Calibration
 from ghostkv.selectors.evaluate import evaluate
-from ghostkv.selectors.scenes import budget_of, calibration_view, for_selector, view
+from ghostkv.selectors.scenes import ThresholdScenes, budget_of, calibration_of, for_selector, view
 from ghostkv.stages.peers.schemas import LAYER_SCHEMAS
 from ghostkv.stages.peers.tables import head_rows, layer_rows
 
@@ -110,27 +109,9 @@ class _HeadTexts:
         return lambda name, size: self.ghosts.of(text, self.kv_head, CodecSpec(name, size))
 
     def calibration(self) -> Calibration:
-        codec = [self.loaded[text] for text in self.by_role["codec"]]
-        return Calibration(
-            np.concatenate([capture.keys[self.kv_head].astype(np.float32) for capture in codec]),
-            np.concatenate([capture.group_queries(self.kv_head) for capture in codec], axis=1),
-            _ThresholdScenes(self),
-            stable_seed(self.job.seed, self.job.layer, self.kv_head),
-        )
-
-
-@dataclass(frozen=True)
-class _ThresholdScenes:
-    """Threshold texts one after the other, in the same space; may be gone through again."""
-
-    group: _HeadTexts
-
-    def __iter__(self) -> Iterator[tuple[Scene, Budget]]:
-        group = self.group
-        for text in group.by_role["threshold"]:
-            capture, exact = group.loaded[text], _exact(group.job)
-            scene = calibration_view(capture, group.kv_head, exact, group.records(text), group.space)
-            yield scene, budget_of(capture, scene.visible, group.job.ratios)
+        texts = [(self.loaded[text], self.records(text)) for text in self.by_role["threshold"]]
+        scenes = ThresholdScenes(texts, self.kv_head, _exact(self.job), self.job.ratios, self.space)
+        return calibration_of([self.loaded[text] for text in self.by_role["codec"]], scenes, self.job.seed)
 
 
 class _GhostRecords:

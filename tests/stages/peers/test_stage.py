@@ -6,6 +6,7 @@ import pytest
 
 from ghostkv.captures.capture_files import read_layer
 from ghostkv.codecs.records import CodecSpec
+from ghostkv.config.experiment import load_config
 from ghostkv.config.peers import Peers
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, sha256_file
@@ -235,4 +236,4 @@ def test_a_selector_without_a_file_is_refused_with_those_that_exist():
 
 def test_ratios_out_of_order_are_refused_with_the_fix():
     with pytest.raises(ConfigError, match=r"Write: ratios: \[0.1, 0.2\]"):
-        Peers(ratios=[0.2, 0.1])
+        load_config({"peers": {"ratios": [0.2, 0.1]}})

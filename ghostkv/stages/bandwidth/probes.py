@@ -25,6 +25,7 @@ from ghostkv.store.touched import bytes_read
 
 LINE, PAGE = 64, mmap.PAGESIZE
 _CHUNK = 1 << 26
+_READINGS = 8
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -61,14 +62,21 @@ class Memory:
         return int(np.count_nonzero(marks))
 
     def referenced_pages(self, starts: np.ndarray, row_bytes: int) -> int | None:
-        """Pages whose accessed bit a gather sets; None where the kernel does not let a process ask."""
+        """Pages whose accessed bit a gather sets; None where the kernel does not let a process ask.
+
+        What ages pages in the kernel (DAMON, reclaim) may clear a bit before it is read, and sets none: of several
+        readings the largest counts.
+        """
         gather(self.words, starts[:1] // 8, row_bytes // 8)
+        found = []
         try:
-            Path("/proc/self/clear_refs").write_text("1")
-            gather(self.words, starts // 8, row_bytes // 8)
-            return _referenced(self.words.ctypes.data) // PAGE
+            for _ in range(_READINGS):
+                Path("/proc/self/clear_refs").write_text("1")
+                gather(self.words, starts // 8, row_bytes // 8)
+                found.append(_referenced(self.words.ctypes.data) // PAGE)
         except (OSError, StopIteration):
             return None
+        return max(found)
 
     def close(self) -> None:
         """Give the memory back."""

@@ -25,7 +25,6 @@ from ghostkv.store.touched import bytes_read
 
 LINE, PAGE = 64, mmap.PAGESIZE
 _CHUNK = 1 << 26
-_READINGS = 8
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -62,21 +61,25 @@ class Memory:
         return int(np.count_nonzero(marks))
 
     def referenced_pages(self, starts: np.ndarray, row_bytes: int) -> int | None:
-        """Pages whose accessed bit a gather sets; None where the kernel does not let a process ask.
-
-        What ages pages in the kernel (DAMON, reclaim) may clear a bit before it is read, and sets none: of several
-        readings the largest counts.
-        """
+        """Pages whose accessed bit a gather sets; None where the kernel does not let a process ask."""
         gather(self.words, starts[:1] // 8, row_bytes // 8)
-        found = []
         try:
-            for _ in range(_READINGS):
-                Path("/proc/self/clear_refs").write_text("1")
-                gather(self.words, starts // 8, row_bytes // 8)
-                found.append(_referenced(self.words.ctypes.data) // PAGE)
+            Path("/proc/self/clear_refs").write_text("1")
+            self._forget_translations()
+            gather(self.words, starts // 8, row_bytes // 8)
+            return _referenced(self.words.ctypes.data) // PAGE
         except (OSError, StopIteration):
             return None
-        return max(found)
+
+    def _forget_translations(self) -> None:
+        """Empty the TLB: a page whose translation it still holds is read without its bit being set again.
+
+        The kernel does so when it takes a right away from pages, and not when it clears their bits.
+        """
+        for protection in (mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE):
+            whole = ctypes.c_void_p(self.words.ctypes.data), ctypes.c_size_t(self.words.nbytes), protection
+            if _LIBC.mprotect(*whole):
+                raise OSError(ctypes.get_errno(), "mprotect")
 
     def close(self) -> None:
         """Give the memory back."""

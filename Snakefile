@@ -47,6 +47,7 @@ rule results:
 rule frontier:
     input:
         rules.gather_frontier.output,
+        rules.summarise_heads.output,
         rules.report.output,
 
 

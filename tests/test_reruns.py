@@ -59,8 +59,8 @@ DECODED = {
 SEATED = {"FitThetas", "QualityText", "QualitySpeed", "RetrievalPlan", "RetrievalTask"}
 CODED = {"SketchLayer", "SweepLayer", "PeersLayer", "MeasureGenerator"}
 EDITS = {
-    "a table that a stage derives": ("stages.frontier.tables", {"GatherFrontier"}),
-    "its columns": ("stages.frontier.summary_schemas", {"GatherFrontier"}),
+    "a table that a stage derives": ("stages.frontier.tables", {"SummariseHeads"}),
+    "its columns": ("stages.frontier.summary_schemas", {"SummariseHeads"}),
     "a job": ("stages.certificates.layer", {"CertifyLayer"}),
     "the headline codec": ("codecs.transform_code", CODED | DECODED | SEATED),
     "a codec beside it": ("codecs.gaussian", CODED),

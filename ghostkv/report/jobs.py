@@ -13,7 +13,7 @@ from ghostkv.stages.benchmark.jobs import CaptureOverhead, SweepSpeed
 from ghostkv.stages.calibrated.jobs import GatherCalibrated
 from ghostkv.stages.certificates.jobs import GatherCertificates
 from ghostkv.stages.decode.jobs import GatherDecode
-from ghostkv.stages.frontier.jobs import GatherFrontier
+from ghostkv.stages.frontier.jobs import GatherFrontier, SummariseHeads
 from ghostkv.stages.hierarchy.jobs import GatherHierarchy
 from ghostkv.stages.historical.jobs import HistoricalRun
 from ghostkv.stages.peers.jobs import GatherPeers
@@ -37,7 +37,7 @@ _FROM_THE_MODEL: Mapping[str, tuple[type[Job], ...]] = {
     "retrieval": (GatherRetrieval,),
 }
 _ALWAYS: Mapping[str, tuple[type[Job], ...]] = {
-    "frontier": (GatherFrontier,),
+    "frontier": (GatherFrontier, SummariseHeads),
     "certificates": (GatherCertificates,),
     "calibrated": (GatherCalibrated,),
     "peers": (GatherPeers,),

@@ -8,7 +8,7 @@ import pytest
 
 from tests.workflow.conftest import restore_times
 
-SKETCH = {"sketch_layer": 2, "sweep_layer": 2, "gather_frontier": 1, "report": 1}
+SKETCH = {"sketch_layer": 2, "sweep_layer": 2, "gather_frontier": 1, "summarise_heads": 1, "report": 1}
 
 
 def test_a_touch_a_comment_and_a_docstring_rerun_nothing(project):
@@ -60,6 +60,11 @@ def test_code_of_a_stage_reruns_it_and_what_follows(project, file, reruns, spare
         planned = project.planned().keys()
     assert planned >= reruns
     assert not planned & spares
+
+
+def test_a_table_of_the_frontier_reruns_what_derives_it_and_what_reads_it(project):
+    with project.edited("ghostkv/stages/frontier/tables.py", "from __future__ import annotations\n", EDIT):
+        assert project.planned() == {"summarise_heads": 1, "report": 1}
 
 
 @pytest.mark.parametrize(

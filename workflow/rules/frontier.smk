@@ -1,5 +1,5 @@
 # Per layer: every codec and threshold rule on threshold and held-out texts. Then all layers as tables.
-from ghostkv.stages.frontier.jobs import GatherFrontier, SweepLayer
+from ghostkv.stages.frontier.jobs import GatherFrontier, SummariseHeads, SweepLayer
 
 
 # The body of every rule that works layer by layer; the stages after this one state what differs.
@@ -44,3 +44,19 @@ rule gather_frontier:
         run=job_params(GatherFrontier),
     script:
         "../scripts/job.py"
+
+
+# Apart from the tables that other stages read, so that another summary reruns none of them.
+use rule gather_frontier as summarise_heads with:
+    input:
+        points="results/frontier/points.parquet",
+    output:
+        **tables(SummariseHeads, "results/frontier"),
+    log:
+        "results/logs/frontier/heads.log",
+    benchmark:
+        "results/logs/frontier/heads.tsv"
+    resources:
+        mem_mb=1000,
+    params:
+        run=job_params(SummariseHeads),

@@ -51,10 +51,18 @@ class SweepLayer(Job):
 
 @dataclass(frozen=True)
 class GatherFrontier(Job):
-    """When a head counts as safe."""
+    """All layers."""
 
     call = "ghostkv.stages.frontier.gather.gather"
-    tables = (*LAYER_SCHEMAS, *SUMMARY_SCHEMAS)
+    tables = tuple(LAYER_SCHEMAS)
+
+
+@dataclass(frozen=True)
+class SummariseHeads(Job):
+    """When a head counts as safe."""
+
+    call = "ghostkv.stages.frontier.heads.summarise_heads"
+    tables = tuple(SUMMARY_SCHEMAS)
     sections = ("frontier",)
 
     safe: Safe

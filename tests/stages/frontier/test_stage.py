@@ -9,7 +9,8 @@ from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.frontier.gather import gather
-from ghostkv.stages.frontier.jobs import GatherFrontier, SweepLayer
+from ghostkv.stages.frontier.heads import summarise_heads
+from ghostkv.stages.frontier.jobs import GatherFrontier, SummariseHeads, SweepLayer
 from ghostkv.stages.frontier.layer import sweep_layer
 from ghostkv.stages.sketch.jobs import SketchLayer
 from ghostkv.stages.sketch.layer import sketch_layer
@@ -45,7 +46,8 @@ def run(captures, folder, layers=(0, 1), params=PARAMS):
         sweep_layer(SweepLayer.read(of | params), sketch, outputs)
     files = {name: [str(folder / f"{name}_{layer}.parquet") for layer in layers] for name in TABLES}
     whole = {name: str(folder / f"{name}.parquet") for name in (*TABLES, "safe_points", "layer_head")}
-    gather(GatherFrontier.read({"safe": params["safe"]}), files, whole)
+    gather(GatherFrontier(), files, whole)
+    summarise_heads(SummariseHeads.read({"safe": params["safe"]}), whole, whole)
     return {name: read_table(path) for name, path in whole.items()}
 
 

@@ -17,9 +17,7 @@ from ghostkv.elimination.frontier import Design, Setting, view_group
 from ghostkv.files.io import stable_seed
 from ghostkv.files.tables import Tables
 from ghostkv.stages.calibrated.group import CalibratedGroup
-from ghostkv.stages.calibrated.schemas import (
-    LAYER_SCHEMAS,
-)
+from ghostkv.stages.calibrated.schemas import LAYER_SCHEMAS
 
 if TYPE_CHECKING:
     from ghostkv.stages.calibrated.jobs import CalibrateLayer

@@ -1,4 +1,4 @@
-"""Frontier: sweep every codec and rule of a layer, then gather all layers into the tables of the report."""
+"""Every codec and rule of one layer swept, thresholds chosen, and what they do measured on held-out text."""
 
 from __future__ import annotations
 
@@ -26,14 +26,12 @@ from ghostkv.elimination.frontier import (
 from ghostkv.elimination.grid import Grid
 from ghostkv.elimination.summaries import bound_columns, point_queries, summarise, sweep_columns
 from ghostkv.files.tables import Tables
-from ghostkv.stages.frontier.schemas import (
-    LAYER_SCHEMAS,
-)
+from ghostkv.stages.frontier.schemas import LAYER_SCHEMAS
 
 if TYPE_CHECKING:
     from ghostkv.stages.frontier.jobs import SweepLayer
 
-# Every how-manieth theta of the grid goes into sweep.parquet; thresholds are chosen on the full grid.
+# One theta of the grid in so many goes into sweep.parquet; thresholds are chosen on the full grid.
 _SWEEP_EVERY = 4
 ORACLE = Design("exact", 0, None)
 

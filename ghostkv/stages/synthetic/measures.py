@@ -12,7 +12,7 @@ from ghostkv.elimination.frontier import Design, Estimates, GroupView, Setting
 from ghostkv.elimination.metrics import bytes_ratio
 from ghostkv.elimination.thresholds import reference, statistic, union_survivors
 
-# Rank correlations take every so-manieth query: sorting all keys is the dearest thing here, and queries of one
+# Rank correlations take one query in so many: sorting all keys is the dearest thing here, and queries of one
 # projection repeat each other.
 _RANKED = 4
 

@@ -12,8 +12,7 @@ from ghostkv.stages.frontier.gather import gather
 from ghostkv.stages.frontier.heads import summarise_heads
 from ghostkv.stages.frontier.jobs import GatherFrontier, SummariseHeads, SweepLayer
 from ghostkv.stages.frontier.layer import sweep_layer
-from ghostkv.stages.sketch.jobs import SketchLayer
-from ghostkv.stages.sketch.layer import sketch_layer
+from tests.stages.conftest import make_sketch
 
 CODECS = [CodecSpec("gaussian", 4), CodecSpec("transform_code", 4)]
 SINKS, HOT, TOP_K, START = 2, 8, 6, 150
@@ -39,11 +38,9 @@ TABLES = SweepLayer.tables
 
 def run(captures, folder, layers=(0, 1), params=PARAMS):
     for layer in layers:
-        sketch = {name: str(folder / f"{name}_{layer}") for name in ("codecs", "records")}
-        of = {"captures": captures, "layer": layer}
-        sketch_layer(SketchLayer.read(of | {"codecs": CODECS, "seed": 0}), {}, sketch)
+        sketch = make_sketch(captures, layer, CODECS, folder)
         outputs = {name: str(folder / f"{name}_{layer}.parquet") for name in TABLES}
-        sweep_layer(SweepLayer.read(of | params), sketch, outputs)
+        sweep_layer(SweepLayer.read(params | {"captures": captures, "layer": layer}), sketch, outputs)
     files = {name: [str(folder / f"{name}_{layer}.parquet") for layer in layers] for name in TABLES}
     whole = {name: str(folder / f"{name}.parquet") for name in (*TABLES, "safe_points", "layer_head")}
     gather(GatherFrontier(), files, whole)

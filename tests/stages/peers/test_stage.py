@@ -14,8 +14,7 @@ from ghostkv.stages.peers.gather import gather
 from ghostkv.stages.peers.jobs import GatherPeers, PeersLayer
 from ghostkv.stages.peers.layer import measure_layer
 from ghostkv.stages.peers.tables import compare, interval, verdicts
-from ghostkv.stages.sketch.jobs import SketchLayer
-from ghostkv.stages.sketch.layer import sketch_layer
+from tests.stages.conftest import make_sketch
 
 CODECS = [CodecSpec("transform_code", 4)]
 SINKS, HOT, TOP_K, START, RATIOS = 2, 8, 6, 150, [0.1, 0.3, 0.6]
@@ -44,11 +43,9 @@ TABLES = GatherPeers.tables
 
 def run(captures, folder, layers=(0, 1), params=PARAMS):
     for layer in layers:
-        sketch = {name: str(folder / f"{name}_{layer}") for name in ("codecs", "records")}
-        of = {"captures": captures, "layer": layer}
-        sketch_layer(SketchLayer.read(of | {"codecs": CODECS, "seed": 0}), {}, sketch)
+        sketch = make_sketch(captures, layer, CODECS, folder)
         outputs = {name: str(folder / f"{name}_{layer}.parquet") for name in PeersLayer.tables}
-        measure_layer(PeersLayer.read(of | params), sketch, outputs)
+        measure_layer(PeersLayer.read(params | {"captures": captures, "layer": layer}), sketch, outputs)
     files = {
         name: [str(folder / f"{name}_{layer}.parquet") for layer in layers] for name in PeersLayer.tables
     }

@@ -6,12 +6,27 @@ import inspect
 from collections.abc import Collection
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveInts = Annotated[list[PositiveInt], Field(min_length=1)]
+from ghostkv.config.options import Count
+from ghostkv.config.words import read_words
+
 Share = Annotated[float, Field(gt=0, lt=1)]
+# Every number has both bounds, for what lies beyond them ends in a traceback or in no memory, hours later.
+Tokens = Annotated[int, Field(ge=1, le=1 << 24)]
+Exact = Annotated[int, Field(ge=0, le=1 << 20)]  # tokens that are always read
+Repeats = Annotated[int, Field(ge=1, le=1000)]
+Layer = Annotated[int, Field(ge=0, le=999)]
+Layers = Annotated[int, Field(ge=1, le=1000)]
+Heads = Annotated[int, Field(ge=1, le=1024)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
+# Of the code of one key, which in float16 has two bytes a coordinate.
+CodeBytes = Annotated[int, Field(ge=1, le=2048)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
+Counts = Annotated[list[Count], Field(min_length=1, max_length=64)]
+Theta = Annotated[float, Field(ge=-1e6, le=1e6)]
+Shares = Annotated[list[Share], Field(max_length=16)]
 
 
 def _ascending(values: list) -> list:
@@ -49,9 +64,17 @@ def plain_of(value: Any) -> Any:
 class Section(BaseModel):
     """A part of the config: unknown keys are refused, values do not change once read."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, populate_by_name=True, coerce_numbers_to_str=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _words_mean_what_their_keys_take(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        takes = {
+            key: field.annotation for name, field in cls.model_fields.items() for key in (name, field.alias)
+        }
+        return {key: read_words(value, takes.get(key)) for key, value in given.items()}
 
     def plain(self, without: Collection[str] = ()) -> dict[str, Any]:
         """The section as plain dicts, lists and scalars under the names that config.yaml uses.
@@ -86,6 +109,8 @@ class NamedEntry(Section):
 class GridEntry(Section):
     """Evenly spaced values."""
 
-    start: float = setting(..., "First value.")
-    stop: float = setting(..., "Last value, included.")
-    count: PositiveInt = setting(..., "Number of values. The cost of a sweep does not grow with it.")
+    start: Theta = setting(..., "First value.")
+    stop: Theta = setting(..., "Last value, included.")
+    count: int = setting(
+        ..., "Number of values. The cost of a sweep hardly grows with it; its tables do.", ge=1, le=10_000
+    )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from ghostkv.config.base import PositiveInt, PositiveInts, Section, setting
+from ghostkv.config.base import Counts, Repeats, Section, Seed, Tokens, setting
+from ghostkv.config.options import Count
 
 
 class Benchmark(Section):
     """What capture and sweep cost."""
 
-    tokens: PositiveInt = setting(1024, "Context of the capture overhead measurement.")
-    repeats: PositiveInt = setting(3, "Repeats of each timing; the median counts.")
-    thetas: PositiveInts = setting([19, 100, 1000], "Numbers of thetas that the sweep is timed at.")
-    keys: PositiveInt = setting(4096, "Keys per query of the timed sweep.")
-    queries: PositiveInt = setting(96, "Queries of the timed sweep.")
-    seed: int = setting(0, "Seed of the synthetic scores of the timed sweep.")
+    tokens: Tokens = setting(1024, "Context of the capture overhead measurement.")
+    repeats: Repeats = setting(3, "Repeats of each timing; the median counts.")
+    thetas: Counts = setting([19, 100, 1000], "Numbers of thetas that the sweep is timed at.")
+    keys: Count = setting(4096, "Keys per query of the timed sweep.")
+    queries: int = setting(96, "Queries of the timed sweep.", ge=1, le=10_000)
+    seed: Seed = setting(0, "Seed of the synthetic scores of the timed sweep.")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from ghostkv.config.base import PositiveInt, Section, setting
+from ghostkv.config.base import Layer, Section, Seed, Threads, Tokens, setting
 from ghostkv.config.texts import Domain, Role
 from ghostkv.files.errors import ConfigError
 
@@ -14,9 +14,9 @@ from ghostkv.files.errors import ConfigError
 class QueryBand(Section):
     """Query positions sampled from one range of the context."""
 
-    start: int = setting(..., "First position.", ge=0)
-    stop: PositiveInt = setting(..., "Position after the last.")
-    count: PositiveInt = setting(..., "Queries per head, drawn without replacement, seeded.")
+    start: int = setting(..., "First position.", ge=0, lt=1 << 24)
+    stop: Tokens = setting(..., "Position after the last.")
+    count: Tokens = setting(..., "Queries per head, drawn without replacement, seeded.")
 
 
 class ImportedTensors(Section):
@@ -25,14 +25,14 @@ class ImportedTensors(Section):
     folder: str = setting(..., "Folder of .npz or .safetensors files with q, k and optionally v.")
     domain: Domain = setting(..., "What kind of text was captured.")
     role: Role = setting(..., "codec, threshold or held_out.")
-    scale: float | None = setting(None, "Factor of the score; 1/sqrt(head_dim) where null.", gt=0)
+    scale: float | None = setting(None, "Factor of the score; 1/sqrt(head_dim) where null.", gt=0, le=1e3)
 
 
 class Capture(Section):
     """Which queries and keys are recorded."""
 
-    tokens: int = setting(4096, "Tokens of context per text.", ge=64)
-    layers: Literal["all"] | list[int] = setting(
+    tokens: int = setting(4096, "Tokens of context per text.", ge=64, le=1 << 24)
+    layers: Literal["all"] | Annotated[list[Layer], Field(max_length=1000)] = setting(
         "all", "Layers to record and measure: all, or a list such as [0, 10, 20]."
     )
     query_bands: list[QueryBand] = setting(
@@ -45,11 +45,13 @@ class Capture(Section):
         "Queries sampled per head, by position; keys and values are recorded in full. The bands are the steps of the "
         "figure 'elimination against context length'.",
         min_length=1,
+        max_length=64,
     )
     tolerance: float = setting(
         1e-3,
         "Largest relative error of attention recomputed from the file. A capture above it fails.",
         gt=0,
+        le=1,
     )
     cache_dtype: Literal["float16", "model"] = setting(
         "float16",
@@ -57,13 +59,14 @@ class Capture(Section):
         "exactly what attention read. model: only the file is rounded. The rounding then counts against `tolerance`, "
         "which needs about 1e-2.",
     )
-    threads: PositiveInt = setting(1, "Threads of one forward pass. Texts run side by side.")
-    seed: int = setting(0, "Seed of the sampled positions.")
+    threads: Threads = setting(1, "Threads of one forward pass. Texts run side by side.")
+    seed: Seed = setting(0, "Seed of the sampled positions.")
     import_: list[ImportedTensors] | None = setting(
         None,
         "Folders of captured tensors in place of a model and texts: [{folder: /data/qkv, domain: mine, role: held_out}], "
         "and one for every other role.",
         alias="import",
+        max_length=10_000,
     )
 
     @model_validator(mode="after")
@@ -102,10 +105,9 @@ class Capture(Section):
     def _layers_are_listed_once(self) -> Capture:
         if self.layers == "all":
             return self
-        if not self.layers or len(set(self.layers)) < len(self.layers) or min(self.layers) < 0:
+        if not self.layers or len(set(self.layers)) < len(self.layers):
             raise ConfigError(
-                f"config: capture.layers is {self.layers}. Accepted: all, or a list of distinct "
-                f"layers, counted from 0.\n"
+                f"config: capture.layers is {self.layers}. Accepted: all, or a list of distinct layers.\n"
                 "  Write: layers: [0, 10, 20]"
             )
         return self

@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ghostkv.config.base import PositiveInt, Section, Share, setting
+from ghostkv.config.base import Section, Shares, once, setting
+from ghostkv.config.options import Count
 from ghostkv.files.errors import ConfigError
 
 BoundName = Literal["low_bit_2", "low_bit_4", "page_box", "cluster_ball", "cluster_cone"]
 BudgetShare = Annotated[float, Field(gt=0, le=1)]
-LevelBits = Annotated[float, Field(gt=0)]
+LevelBits = Annotated[float, Field(gt=0, lt=16)]
 
 
 class Certificates(Section):
@@ -23,22 +24,21 @@ class Certificates(Section):
         "residual norm on top. A level is read for keys still undecided. The planes after the last make the record as "
         "long as the float16 key, so that it can be the stored key.",
         min_length=1,
+        max_length=16,
     )
     shares: list[BudgetShare] = setting(
         [0.03, 0.08, 0.16, 0.32, 0.6, 0.97],
         "Share of the dropped-mass budget that may be spent up to each level.",
+        max_length=16,
     )
-    probes: PositiveInt = setting(
-        32, "Keys with the best estimates whose K is read after the first level (top-k)."
-    )
-    deltas: list[Share] = setting([0.05, 0.01, 0.001], "Dropped mass that no query may exceed.", min_length=1)
-    bounds: list[BoundName] = setting(
+    probes: Count = setting(32, "Keys with the best estimates whose K is read after the first level (top-k).")
+    deltas: Shares = setting([0.05, 0.01, 0.001], "Dropped mass that no query may exceed.", min_length=1)
+    bounds: Annotated[list[BoundName], once()] = setting(
         ["low_bit_4", "page_box", "cluster_ball", "cluster_cone"],
         "Bounds of other methods, certified for comparison.",
+        max_length=8,
     )
-    compared_every: PositiveInt = setting(
-        8, "Comparisons take one query in so many; the nested record takes all."
-    )
+    compared_every: Count = setting(8, "Comparisons take one query in so many; the nested record takes all.")
 
     @model_validator(mode="after")
     def _levels_leave_planes(self) -> Certificates:

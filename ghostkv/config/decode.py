@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ghostkv.config.base import PositiveInt, Section, Share, once, part, setting
+from ghostkv.config.base import Heads, Layers, Section, Share, Shares, once, part, setting
+from ghostkv.config.options import Count
 from ghostkv.config.synthetic import GeneratorEntry
 
 _Decay = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -19,33 +20,36 @@ class DecodeSynthetic(Section):
         [GeneratorEntry(name="gaussian"), GeneratorEntry(name="drifting")],
         "As in synthetic.generators.",
         min_length=1,
+        max_length=32,
     )
-    tokens: int = setting(4096, "Tokens before the first step, and of codec and threshold texts.", ge=64)
-    steps: PositiveInt = setting(1024, "Steps, each of which appends a token.")
-    group: PositiveInt = setting(2, "Query heads that share the one KV head.")
-    head_dim: int = setting(64, "Width of keys and queries.", ge=4)
+    tokens: int = setting(
+        4096, "Tokens before the first step, and of codec and threshold texts.", ge=64, le=1 << 20
+    )
+    steps: Count = setting(1024, "Steps, each of which appends a token.")
+    group: Heads = setting(2, "Query heads that share the one KV head.")
+    head_dim: int = setting(64, "Width of keys and queries.", ge=4, le=1024)
 
 
 class Decode(Section):
     """The headline design over the trace, token by token: hot, warm, ghost, archive, and back."""
 
-    layers: PositiveInt = setting(8, "Layers that are decoded, spread evenly over all.")
+    layers: Layers = setting(8, "Layers that are decoded, spread evenly over all.")
     warm: Share = setting(0.125, "Slots in fast memory beside the hot window, as a share of the tokens.")
-    budgets: list[Share] = setting(
+    budgets: Shares = setting(
         [0.03125, 0.0625, 0.25],
         "Other budgets of fast memory, as warm, at which policies are compared.",
     )
-    budget_heads: PositiveInt = setting(
+    budget_heads: Heads = setting(
         1, "KV heads of a layer that live through all budgets; others in each layer."
     )
     ghost: Share = setting(0.5, "Slots in slow memory, as a share of the tokens; the rest is on disk alone.")
-    batch: PositiveInt = setting(64, "Slots of slow memory that are freed at once when it is full.")
-    window: PositiveInt = setting(16, "A resurrection within so many steps of the last is a re-resurrection.")
+    batch: Count = setting(64, "Slots of slow memory that are freed at once when it is full.")
+    window: Count = setting(16, "A resurrection within so many steps of the last is a re-resurrection.")
     decay: _Decay = setting(0.99, "What is left of received attention after a step, for policy attention.")
-    bin: PositiveInt = setting(64, "Steps of a row of the steps table.")
-    block_every: PositiveInt = setting(4, "The real store reads from the device in one step of so many.")
+    bin: Count = setting(64, "Steps of a row of the steps table.")
+    block_every: Count = setting(4, "The real store reads from the device in one step of so many.")
     store_policy: Literal["age", "lru", "attention"] = setting(
         "lru", "The policy whose archive the real store is."
     )
-    segment: PositiveInt = setting(64, "Tokens of a segment of the real store.")
+    segment: Count = setting(64, "Tokens of a segment of the real store.")
     synthetic: DecodeSynthetic = part(DecodeSynthetic)

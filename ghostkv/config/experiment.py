@@ -33,6 +33,9 @@ from ghostkv.config.texts import ROLES, Texts
 from ghostkv.config.trace import Trace
 from ghostkv.files.errors import ConfigError
 
+# The default config has a thousand values, five deep.
+_MOST_VALUES, _DEEPEST = 100_000, 32
+
 __all__ = ["Config", "load_config", "read_config"]
 
 
@@ -205,7 +208,8 @@ def load_config(raw: Mapping[str, Any], where: str = "config") -> Config:
     Parameters
     ----------
     raw : mapping
-        Sections by name. Missing keys take their defaults. Scalars may be strings, as `--config` makes them.
+        Sections by name. Missing keys take their defaults. Values of the command line are marked as such, see
+        `ghostkv.config.words`.
     where : str
         How messages name the source.
 
@@ -215,7 +219,7 @@ def load_config(raw: Mapping[str, Any], where: str = "config") -> Config:
         One message per fault, each naming key, value, accepted values and what to write.
     """
     try:
-        return Config.model_validate(_parsed(raw))
+        return Config.model_validate(_bounded(raw, where))
     except ValidationError as error:
         raise ConfigError(explain(error, Config, where)) from None
 
@@ -229,17 +233,19 @@ def read_config(path: str | Path) -> Config:
     return load_config(raw, where=str(path))
 
 
-def _parsed(value: Any) -> Any:
-    """Strings that are YAML scalars as those scalars: `--config` hands every nested value over as text."""
-    if isinstance(value, Mapping):
-        return {key: _parsed(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_parsed(item) for item in value]
-    if isinstance(value, str) and value:
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError:
-            return value
-        # Only what a text cannot mean: dates, for one, stay text.
-        return parsed if parsed is None or isinstance(parsed, bool | int | float) else value
-    return value
+def _bounded(raw: Any, where: str) -> Any:
+    """The config itself, once it is sure that walking it ends: a page of YAML anchors stands for more than memory holds."""
+    left, waiting = _MOST_VALUES, [(raw, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        left -= 1
+        if left < 0 or depth > _DEEPEST:
+            raise ConfigError(
+                f"{where} holds more than {_MOST_VALUES:,} values, or more than {_DEEPEST} inside one another. Accepted: at "
+                "most so many, counted as if every YAML alias were written out.\n  Remove aliases (`*name`) of large anchors"
+            )
+        inner = (
+            value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+        )
+        waiting += [(item, depth + 1) for item in inner]
+    return raw

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from ghostkv.config.base import GridEntry, PositiveInt, Section, Share, part, setting
+from ghostkv.config.base import CodeBytes, Exact, GridEntry, Section, Share, Shares, Tokens, part, setting
+from ghostkv.config.options import Count
 from ghostkv.config.sketch import CodecName
 from ghostkv.files.errors import ConfigError
 
@@ -33,10 +34,10 @@ class Rules(Section):
 class Targets(Section):
     """Losses that thresholds are chosen for."""
 
-    fer: list[Share] = setting(
+    fer: Shares = setting(
         [0.01, 0.05], "False elimination rates; decode and synthetic take the least.", min_length=1
     )
-    dropped_mass: list[Share] = setting([0.01, 0.05], "Mean dropped softmax mass.")
+    dropped_mass: Shares = setting([0.01, 0.05], "Mean dropped softmax mass.")
 
 
 class Safe(Section):
@@ -51,17 +52,17 @@ class Headline(Section):
     """The one design that the report leads with."""
 
     codec: CodecName = setting("transform_code", "A codec of sketch.codecs.")
-    bytes: PositiveInt = setting(8, "One of its record sizes.")
+    bytes: CodeBytes = setting(8, "One of its record sizes.")
     rule: RuleName = setting("relative_topk", "One of frontier.rules.")
 
 
 class Frontier(Section):
     """How much is eliminated, and what it costs."""
 
-    sinks: int = setting(4, "First tokens, always kept exact.", ge=0)
-    hot: int = setting(64, "Most recent tokens, always kept exact. All other keys are cold.", ge=1)
-    top_k: PositiveInt = setting(32, "The keys of largest exact score that must not be lost.")
-    headline_start: PositiveInt = setting(2048, "Headline figures take queries from this position on.")
+    sinks: Exact = setting(4, "First tokens, always kept exact.")
+    hot: Exact = setting(64, "Most recent tokens, always kept exact. All other keys are cold.", ge=1)
+    top_k: Count = setting(32, "The keys of largest exact score that must not be lost.")
+    headline_start: Tokens = setting(2048, "Headline figures take queries from this position on.")
     rules: Rules = part(Rules)
     targets: Targets = part(Targets)
     safe: Safe = part(Safe)

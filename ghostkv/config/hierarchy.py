@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ghostkv.config.base import PositiveInt, Section, Share, once, setting
+from ghostkv.config.base import Section, Share, Shares, once, setting
+from ghostkv.config.options import Count
 from ghostkv.files.errors import ConfigError
 
 
@@ -16,7 +17,7 @@ class IndexEntry(Section):
     partition: Literal["pages", "ball_tree", "kmeans"] = setting(
         ..., "Clusters: contiguous pages, leaves of a ball tree, or k-means of limited size."
     )
-    leaf: Annotated[int, Field(ge=2)] = setting(..., "Keys a cluster.")
+    leaf: Annotated[int, Field(ge=2, le=1 << 16)] = setting(..., "Keys a cluster.")
     bound: Literal["ball", "cone", "box", "wide"] = setting(
         ...,
         "What an anchor states. ball, cone: around the centre. box: half-widths in four bits, and the ball. wide: both "
@@ -44,28 +45,27 @@ class Hierarchy(Section):
         ),
         "Indexes to measure. Threshold texts give each KV head one of them.",
         min_length=1,
+        max_length=32,
     )
     calibrated: IndexEntry = setting(
         IndexEntry(partition="kmeans", leaf=8, bound="box"),
         "Index of the statistical variant, of one level. Threshold texts say how far its margins may shrink.",
     )
     fer: Share = setting(0.01, "False elimination that the statistical variant aims at.")
-    queries: PositiveInt = setting(
+    queries: Count = setting(
         40, "Queries a head on the trace and each threshold text; half as many on others."
     )
-    compare_every: PositiveInt = setting(
+    compare_every: Count = setting(
         3,
         "In one layer of so many, every index scans the trace. There each KV head's own index is also built by appending "
         "alone, and tried for the dropped mass.",
     )
-    block: PositiveInt = setting(2048, "Keys of a prompt that are clustered together.")
-    chunk: PositiveInt = setting(128, "Keys that a decode gathers before they become a block of the index.")
-    seed_keys: PositiveInt = setting(
-        96, "Keys of the most promising clusters, read first to know a threshold."
-    )
+    block: Count = setting(2048, "Keys of a prompt that are clustered together.")
+    chunk: Count = setting(128, "Keys that a decode gathers before they become a block of the index.")
+    seed_keys: Count = setting(96, "Keys of the most promising clusters, read first to know a threshold.")
     bypass: bool = setting(True, "Read without their anchor clusters that were nearly always opened.")
-    refresh: PositiveInt = setting(16, "One query in so many reads bypassed anchors again.")
-    deltas: list[Share] = setting([0.05], "Dropped mass of the second certificate that is compared.")
+    refresh: Count = setting(16, "One query in so many reads bypassed anchors again.")
+    deltas: Shares = setting([0.05], "Dropped mass of the second certificate that is compared.")
 
     @model_validator(mode="after")
     def _one_level_is_calibrated(self) -> Hierarchy:

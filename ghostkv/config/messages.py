@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable
+from datetime import date
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from ghostkv.config.base import plain_of
+from ghostkv.config.words import flow
 
 
 def explain(error: ValidationError, root: type[BaseModel], where: str) -> str:
@@ -114,10 +116,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _flow(value: Any) -> str:
-    return json.dumps(value).replace('"', "")
-
-
 def _accepted(field: FieldInfo | None, fault: dict[str, Any]) -> str:
     message = fault["msg"][0].lower() + fault["msg"][1:]
     message = message.removeprefix("input should be ").removeprefix("field required")
@@ -128,7 +126,10 @@ def _accepted(field: FieldInfo | None, fault: dict[str, Any]) -> str:
 def _example(field: FieldInfo | None, fault: dict[str, Any]) -> str:
     context = fault.get("ctx", {})
     if "write" in context:
-        return _flow(context["write"])
+        return flow(context["write"])
+    if fault["type"] == "string_type" and isinstance(fault["input"], bool | int | float | date):
+        told = {True: "yes", False: "no"}[given] if isinstance(given := fault["input"], bool) else given
+        return f'"{told}"   (as it was, in quotes: without, YAML reads another kind of value)'
     if fault["type"] == "literal_error":
         options = [
             option
@@ -138,9 +139,9 @@ def _example(field: FieldInfo | None, fault: dict[str, Any]) -> str:
         near = difflib.get_close_matches(str(fault["input"]), options, n=1, cutoff=0.4)
         return near[0] if near else options[0]
     if field is not None and field.examples:
-        return _flow(field.examples[0])
+        return flow(field.examples[0])
     if field is not None and not field.is_required():
-        return _flow(plain_of(field.get_default(call_default_factory=True)))
+        return flow(plain_of(field.get_default(call_default_factory=True)))
     for bound in ("ge", "gt", "le", "lt"):
         if bound in context:
             return str(context[bound] + {"ge": 0, "gt": 1, "le": 0, "lt": -1}[bound])

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from ghostkv.config.base import PositiveInt, Section, setting
+from ghostkv.config.base import Heads, Layers, Section, Seed, setting
+from ghostkv.config.options import Width
 from ghostkv.files.errors import ConfigError
 
 
@@ -21,13 +22,15 @@ class CustomModel(Section):
     revision: str | None = setting(None, "Hub commit, tag or branch. Pin a commit to repeat a run.")
     path: str | None = setting(None, "Folder or GGUF file, for source path.")
     architecture: Literal["llama", "gpt2"] | None = setting(None, "For source random.")
-    layers: PositiveInt | None = setting(None, "Number of layers. Read from a local folder's config.json.")
-    heads: PositiveInt | None = setting(None, "Query heads per layer.")
-    kv_heads: PositiveInt | None = setting(None, "Key-value heads per layer.")
-    head_dim: PositiveInt | None = setting(None, "Width of a head.")
-    max_context: PositiveInt | None = setting(None, "Longest context that the model takes, in tokens.")
+    layers: Layers | None = setting(None, "Number of layers. Read from a local folder's config.json.")
+    heads: Heads | None = setting(None, "Query heads per layer.")
+    kv_heads: Heads | None = setting(None, "Key-value heads per layer.")
+    head_dim: Width | None = setting(None, "Width of a head.")
+    max_context: int | None = setting(
+        None, "Longest context that the model takes, in tokens.", ge=1, le=1 << 40
+    )
     license: str | None = setting(None, "Recorded in the manifest and shown in the report.")
-    seed: int | None = setting(None, "Seed of the weights, for source random.")
+    seed: Seed | None = setting(None, "Seed of the weights, for source random.")
 
     @model_validator(mode="after")
     def _source_has_its_key(self) -> CustomModel:
@@ -48,6 +51,7 @@ class Model(Section):
         "smollm2-135m-instruct",
         "A name from resources/models.yaml, or your own beside `custom`. Folders are named by it.",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=128,
     )
     dtype: Literal["float32", "bfloat16", "float16"] = setting(
         "float32", "Type of the forward pass. K and V are stored as float16 whatever it is."

@@ -17,15 +17,15 @@ def _odd(value: int) -> int:
     return value
 
 
-# At least one of something.
-Count = Annotated[int, Field(ge=1)]
+# At least one of something; more than a million of nothing that is counted here.
+Count = Annotated[int, Field(ge=1, le=1 << 20)]
 # None of it, or some.
-Whole = Annotated[int, Field(ge=0)]
+Whole = Annotated[int, Field(ge=0, le=1 << 20)]
 # Components of a key; no head is wider.
 Width = Annotated[int, Field(ge=1, le=1024)]
 Odd = Annotated[Count, AfterValidator(_odd)]
 # Of a whole, both ends included.
 Part = Annotated[float, Field(ge=0, le=1)]
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
 __all__ = ["Amount", "Annotated", "Count", "Field", "Literal", "Odd", "Part", "Whole", "Width"]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import model_validator
 
-from ghostkv.config.base import Ascending, NamedEntry, Section, Share, once, setting
+from ghostkv.config.base import Ascending, NamedEntry, Section, Seed, Share, once, setting
 from ghostkv.config.selectors import check_selector
 from ghostkv.config.selectors import selector_names as selector_names
 
@@ -62,8 +62,9 @@ class Peers(Section):
         "Selectors and their hyperparameters, a file of ghostkv/selectors each. A peer counts as beaten where all of its "
         "entries are. Peers are held against the first of our own.",
         min_length=1,
+        max_length=200,
     )
-    seed: int = setting(0, "Seed of codebooks and hash planes.")
+    seed: Seed = setting(0, "Seed of codebooks and hash planes.")
 
     @model_validator(mode="after")
     def _selectors_exist(self) -> Peers:

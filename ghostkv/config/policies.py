@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union
 from pydantic import Field, StrictBool, create_model, model_serializer, model_validator
 
 from ghostkv.codecs.by_name import modules
-from ghostkv.config.base import PositiveInt, Section, setting
+from ghostkv.config.base import CodeBytes, Exact, Layer, Section, Seed, Theta, setting
 from ghostkv.config.certificates import BudgetShare, LevelBits
 from ghostkv.config.frontier import Frontier
 from ghostkv.config.peers import SelectorEntry
@@ -17,7 +17,6 @@ from ghostkv.config.sketch import CodecName, Sketch
 from ghostkv.files.errors import ConfigError
 
 Portion = Annotated[float, Field(gt=0, le=1)]
-Layer = Annotated[int, Field(ge=0)]
 Compensate = Annotated[
     StrictBool, Field(description="Give the eliminated keys' estimated mass to the running mean of V.")
 ]
@@ -29,15 +28,14 @@ class PolicyOptions(Section):
     label: str | None = setting(None, "How tables and charts name it; once each.", examples=["ghost_030"])
     policy: str = setting(..., "What decides which keys are read.", examples=["ghost"])
     dense_layers: tuple[Layer, ...] = setting(
-        (), "Layers that read everything, and count in full.", examples=[[0, 1]]
+        (), "Layers that read everything, and count in full.", examples=[[0, 1]], max_length=1000
     )
-    sinks: int | None = setting(
-        None, "First tokens, always read; null for frontier.sinks.", ge=0, examples=[4]
-    )
+    sinks: Exact | None = setting(None, "First tokens, always read; null for frontier.sinks.", examples=[4])
     hot: int | None = setting(
         None,
         "Most recent tokens, always read, a query's own among them; null for frontier.hot.",
         ge=1,
+        le=1 << 20,
         examples=[64],
     )
     prefill: Literal["dense", "sparse"] = setting(
@@ -73,7 +71,7 @@ class RecordPolicy(PolicyOptions):
     """What policies that read ghost records take besides."""
 
     codec: CodecName = setting("transform_code", "A codec of sketch.codecs.")
-    code_bytes: PositiveInt = setting(8, "One of its record sizes.")
+    code_bytes: CodeBytes = setting(8, "One of its record sizes.")
 
     @property
     def record(self) -> tuple[str, int]:
@@ -103,7 +101,7 @@ class GhostPolicy(RecordPolicy):
         "GQA-true bytes of the whole model that theta is fitted for, over full fp16 K and V.",
         examples=[0.3],
     )
-    theta: float | None = setting(None, "The threshold itself, in place of ratio.", examples=[0.0])
+    theta: Theta | None = setting(None, "The threshold itself, in place of ratio.", examples=[0.0])
     compensate: Compensate = True
     kind: ClassVar[str] = "ours"
 
@@ -144,11 +142,13 @@ class CertifiedMassPolicy(PolicyOptions):
         None,
         "Bits a coordinate of each level of the nested record; null for certificates.levels.",
         min_length=1,
+        max_length=16,
         examples=[[1, 1, 1, 1, 2, 2]],
     )
     shares: tuple[BudgetShare, ...] | None = setting(
         None,
         "Share of delta spent up to each level; null for certificates.shares.",
+        max_length=16,
         examples=[[0.03, 0.08, 0.16, 0.32, 0.6, 0.97]],
     )
     kind: ClassVar[str] = "certified"
@@ -185,7 +185,7 @@ class SelectorPolicy(PolicyOptions):
         examples=[{"name": "quest", "page": 16}],
     )
     ratio: Portion = setting(..., "Bytes that each head may read, over full fp16 K and V.", examples=[0.2])
-    seed: int | None = setting(None, "Seed of codebooks and hash planes; null for peers.seed.", examples=[0])
+    seed: Seed | None = setting(None, "Seed of codebooks and hash planes; null for peers.seed.", examples=[0])
 
     @model_validator(mode="after")
     def _selector_exists(self) -> SelectorPolicy:

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import model_validator
 
-from ghostkv.config.base import PositiveInt, Section, Share, once, part, setting
+from ghostkv.config.base import Layers, Section, Seed, Share, Threads, Tokens, once, part, setting
+from ghostkv.config.options import Count
 from ghostkv.config.policies import PolicyOptions, entries_of
 from ghostkv.files.errors import ConfigError
 
@@ -17,7 +18,7 @@ _HEADLINE = ("identity", "mass", "budget", "peer")
 class QualityEntry(PolicyOptions):
     """What the stage asks of a policy."""
 
-    positions: PositiveInt | None = setting(
+    positions: Count | None = setting(
         None,
         "Positions to decode under it, for a policy that is slow; null for all.",
         examples=[64],
@@ -58,23 +59,23 @@ class Ablation(Section):
     """Elimination in one band of layers at a time."""
 
     policy: str | None = setting("ghost_020", "Label of the policy; null for no ablation.")
-    band: PositiveInt = setting(5, "Layers that eliminate together; all others read everything.")
-    positions: PositiveInt = setting(
-        64, "Positions to decode under it, for a policy that is slow; null for all."
-    )
+    band: Layers = setting(5, "Layers that eliminate together; all others read everything.")
+    positions: Count = setting(64, "Positions to decode under it, for a policy that is slow; null for all.")
 
 
 class Generation(Section):
     """Greedy continuations side by side."""
 
-    policies: list[str] = setting(["ghost_029", "quest_016"], "Labels, beside the dense model.")
-    tokens: int = setting(32, "Tokens to generate; 0 for none.", ge=0)
+    policies: list[str] = setting(
+        ["ghost_029", "quest_016"], "Labels, beside the dense model.", max_length=64
+    )
+    tokens: int = setting(32, "Tokens to generate; 0 for none.", ge=0, le=1 << 16)
 
 
 class Quality(Section):
     """What the model itself says when it decodes under elimination."""
 
-    continuation: PositiveInt = setting(
+    continuation: Tokens = setting(
         256,
         "Last tokens of a text that are decoded, each query choosing for itself. What precedes them is read densely, or "
         "under a policy with `prefill: sparse`.",
@@ -85,6 +86,7 @@ class Quality(Section):
         "head, and the GQA-true bytes that it comes to are measured.",
         validate_default=True,
         min_length=1,
+        max_length=200,
         examples=[[{"label": "ghost_030", "policy": "ghost", "ratio": 0.3}]],
     )
     headline: dict[str, str] = setting(
@@ -93,13 +95,13 @@ class Quality(Section):
         "best policy within `budget`, and the family of peers that it is held against.",
     )
     budget: Share = setting(0.30, "GQA-true bytes ratio that the headline policy may reach.")
-    block: PositiveInt = setting(16, "Positions of a block that the bootstrap draws.")
-    replicates: PositiveInt = setting(1000, "Bootstrap replicates.")
+    block: Count = setting(16, "Positions of a block that the bootstrap draws.")
+    replicates: int = setting(1000, "Bootstrap replicates.", ge=1, le=100_000)
     ablation: Ablation = part(Ablation)
     generation: Generation = part(Generation)
-    slowdown_steps: PositiveInt = setting(24, "Decode steps that are timed against dense ones.")
-    threads: PositiveInt = setting(1, "Threads of a text's job.")
-    seed: int = setting(0, "Seed of the bootstrap.")
+    slowdown_steps: Count = setting(24, "Decode steps that are timed against dense ones.")
+    threads: Threads = setting(1, "Threads of a text's job.")
+    seed: Seed = setting(0, "Seed of the bootstrap.")
 
     @model_validator(mode="after")
     def _labels(self) -> Quality:

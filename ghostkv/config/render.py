@@ -5,8 +5,9 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
+
+from ghostkv.config.words import flow
 
 _HEADER = """\
 # The experiment. Every key is optional and shows its default.
@@ -38,9 +39,9 @@ def _lines(section: BaseModel, indent: str) -> list[str]:
         ):
             lines += [f"{indent}{key}:", *_lines(value, indent + "  ")]
         elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
-            lines += [f"{indent}{key}:", *(f"{indent}  - {_flow(item.plain())}" for item in value)]
+            lines += [f"{indent}{key}:", *(f"{indent}  - {flow(item.plain())}" for item in value)]
         else:
-            lines.append(f"{indent}{key}: {_flow(value.plain() if isinstance(value, BaseModel) else value)}")
+            lines.append(f"{indent}{key}: {flow(value.plain() if isinstance(value, BaseModel) else value)}")
     return lines
 
 
@@ -50,11 +51,3 @@ def _fields(section: BaseModel) -> list[tuple[str, Any]]:
 
 def _parts(section: BaseModel) -> list[str]:
     return list(type(section).model_fields)
-
-
-def _flow(value: Any) -> str:
-    return (
-        yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
-        .removesuffix("...\n")
-        .strip()
-    )

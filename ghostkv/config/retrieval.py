@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ghostkv.config.base import PositiveInt, Section, Share, once, setting
+from ghostkv.config.base import Section, Seed, Share, Threads, Tokens, once, setting
+from ghostkv.config.options import Count
 from ghostkv.config.policies import PolicyOptions, entries_of
 from ghostkv.files.errors import ConfigError
 
@@ -23,8 +24,8 @@ class TaskEntry(Section):
     """One task at one length; a job of its own."""
 
     task: Literal[TASK_NAMES] = setting(..., "RULER's name of the task.")
-    length: PositiveInt = setting(1024, "Tokens of prompt and answer together.")
-    contexts: PositiveInt = setting(6, "Contexts. niah_single asks a question a depth, niah_multikey four.")
+    length: Tokens = setting(1024, "Tokens of prompt and answer together.")
+    contexts: Count = setting(6, "Contexts. niah_single asks a question a depth, niah_multikey four.")
 
     @property
     def job(self) -> str:
@@ -36,12 +37,15 @@ class RetrievalEntry(PolicyOptions):
     """Which questions a policy answers."""
 
     tasks: list[Literal[TASK_NAMES]] | None = setting(
-        None, "Tasks that it answers, for a policy that is slow; null for all.", examples=[["niah_single_2"]]
+        None,
+        "Tasks that it answers, for a policy that is slow; null for all.",
+        examples=[["niah_single_2"]],
+        max_length=len(TASK_NAMES),
     )
-    lengths: list[PositiveInt] | None = setting(
-        None, "Lengths at which it answers, likewise.", examples=[[1024]]
+    lengths: list[Tokens] | None = setting(
+        None, "Lengths at which it answers, likewise.", examples=[[1024]], max_length=1000
     )
-    contexts: PositiveInt | None = setting(
+    contexts: Count | None = setting(
         None, "First contexts of a task that it answers; null for all.", examples=[1]
     )
 
@@ -107,28 +111,29 @@ class Retrieval(Section):
         "Tasks by length, a job each. The default asks for single needles at up to 4k tokens, and other tasks at 1k. "
         "docs/retrieval.md has a full list for larger machines.",
         min_length=1,
+        max_length=1000,
     )
     depths: list[Depth] = setting(
         [0.05, 0.25, 0.5, 0.75, 0.95],
         "Depths of single needles, as shares of the haystack from 0 to 1.",
         min_length=1,
+        max_length=64,
     )
     policies: Annotated[list[entries_of(RetrievalEntry)], once("label")] = setting(
         _policies(),
         "Who answers beside the dense model. Ratios are those of quality.policies.",
         validate_default=True,
         min_length=1,
+        max_length=200,
         examples=[[{"label": "ghost_030", "policy": "ghost", "ratio": 0.3}]],
     )
     prefill: Literal["dense", "sparse"] = setting(
         "dense", "dense: the context is read densely; sparse: all is read under the policy."
     )
     measurable: Share = setting(0.8, "Accuracy of the dense model under which a task measures nothing.")
-    slack: PositiveInt = setting(
-        4, "Tokens that an answer may take beyond the expected one, up to RULER's limit."
-    )
-    threads: PositiveInt = setting(1, "Threads of a task's job.")
-    seed: int = setting(0, "Seed of haystacks, keys, values and depths.")
+    slack: Count = setting(4, "Tokens that an answer may take beyond the expected one, up to RULER's limit.")
+    threads: Threads = setting(1, "Threads of a task's job.")
+    seed: Seed = setting(0, "Seed of haystacks, keys, values and depths.")
 
     @model_validator(mode="after")
     def _dense_is_no_entry(self) -> Retrieval:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from ghostkv.config.base import PositiveInt, Section, once, setting
+from ghostkv.config.base import CodeBytes, Section, Seed, once, setting
 from ghostkv.files.methods import methods
 
 # One file each in ghostkv/codecs.
@@ -15,8 +15,12 @@ class CodecEntry(Section):
     """One codec at several record sizes."""
 
     name: CodecName = setting(..., "A file of ghostkv/codecs, without .py.")
-    bytes: Annotated[list[PositiveInt], once()] = setting(
-        ..., "Bytes of the code of one key, one record each.", min_length=1, examples=[[8, 16, 32]]
+    bytes: Annotated[list[CodeBytes], once()] = setting(
+        ...,
+        "Bytes of the code of one key, one record each.",
+        min_length=1,
+        max_length=32,
+        examples=[[8, 16, 32]],
     )
 
 
@@ -34,5 +38,6 @@ class Sketch(Section):
         "Codecs and the bytes of code that each keeps per key. Norms and residuals come on top and are counted in every "
         "bytes ratio.",
         min_length=1,
+        max_length=32,
     )
-    seed: int = setting(0, "Seed of the random projections.")
+    seed: Seed = setting(0, "Seed of the random projections.")

@@ -4,36 +4,35 @@ from __future__ import annotations
 
 from pydantic import model_validator
 
-from ghostkv.config.base import PositiveInt, PositiveInts, Section, setting
+from ghostkv.config.base import CodeBytes, Counts, Heads, Layers, Repeats, Section, Seed, Tokens, setting
+from ghostkv.config.options import Count, Width
 from ghostkv.files.errors import ConfigError
 
 
 class Store(Section):
     """Kills, damage and timings of the store that survivors are read back from."""
 
-    kv_heads: PositiveInt = setting(3, "KV heads of the stores that are tried.")
-    head_dim: PositiveInt = setting(64, "Width of a key, and of a value.")
-    record_bytes: PositiveInt = setting(9, "Bytes of a ghost record.")
-    seed: int = setting(0, "Seed of contents, kill points, damage and survivors.")
-    kill_points: PositiveInt = setting(
+    kv_heads: Heads = setting(3, "KV heads of the stores that are tried.")
+    head_dim: Width = setting(64, "Width of a key, and of a value.")
+    record_bytes: CodeBytes = setting(9, "Bytes of a ghost record.")
+    seed: Seed = setting(0, "Seed of contents, kill points, damage and survivors.")
+    kill_points: Count = setting(
         100, "SIGKILLs at a random byte of what is appended, each on a store of its own."
     )
-    kill_delays: PositiveInt = setting(60, "SIGKILLs after a random time, each on a store of its own.")
-    kill_layers: PositiveInt = setting(2, "Layers of the stores that are killed or damaged.")
-    kill_tokens: PositiveInt = setting(96, "Tokens of the append workload that is killed.")
-    kill_segment_tokens: PositiveInt = setting(
-        8, "Tokens of a segment there; few, so that kills meet its end."
-    )
-    corruptions: PositiveInt = setting(400, "Flips, overwritten stretches, zeroed blocks and cuts at random.")
-    gather_tokens: PositiveInt = setting(
+    kill_delays: Count = setting(60, "SIGKILLs after a random time, each on a store of its own.")
+    kill_layers: Layers = setting(2, "Layers of the stores that are killed or damaged.")
+    kill_tokens: Count = setting(96, "Tokens of the append workload that is killed.")
+    kill_segment_tokens: Count = setting(8, "Tokens of a segment there; few, so that kills meet its end.")
+    corruptions: Count = setting(400, "Flips, overwritten stretches, zeroed blocks and cuts at random.")
+    gather_tokens: Tokens = setting(
         65536, "Tokens of the store that survivors are read from; warm, one layer."
     )
-    batches: PositiveInts = setting([16, 64, 256, 1024, 4096], "Survivors of one head read at once.")
-    run_tokens: PositiveInt = setting(16, "Tokens of a run where survivors are clustered.")
-    repeats: PositiveInt = setting(5, "Repeats of each timing, in turns; the median counts.")
-    append_layers: PositiveInt = setting(30, "Layers of the store that is appended to.")
-    append_batches: PositiveInts = setting([1, 16, 64, 256], "Tokens of one timed append.")
-    append_tokens: PositiveInt = setting(256, "Tokens appended in each timing.")
+    batches: Counts = setting([16, 64, 256, 1024, 4096], "Survivors of one head read at once.")
+    run_tokens: Count = setting(16, "Tokens of a run where survivors are clustered.")
+    repeats: Repeats = setting(5, "Repeats of each timing, in turns; the median counts.")
+    append_layers: Layers = setting(30, "Layers of the store that is appended to.")
+    append_batches: Counts = setting([1, 16, 64, 256], "Tokens of one timed append.")
+    append_tokens: Count = setting(256, "Tokens appended in each timing.")
 
     @model_validator(mode="after")
     def _survivors_are_fewer_than_tokens(self) -> Store:

@@ -6,7 +6,19 @@ from typing import Annotated, Any
 
 from pydantic import model_validator
 
-from ghostkv.config.base import NamedEntry, PositiveInt, PositiveInts, Section, Share, once, part, setting
+from ghostkv.config.base import (
+    Counts,
+    Heads,
+    NamedEntry,
+    Repeats,
+    Section,
+    Seed,
+    Shares,
+    once,
+    part,
+    setting,
+)
+from ghostkv.config.options import Count
 from ghostkv.config.sketch import CodecEntry
 from ghostkv.files.errors import ConfigError
 
@@ -68,18 +80,18 @@ def _within(name: str, given: dict[str, Any]) -> None:
 class AuditEntry(Section):
     """Sketch quality: how well estimates rank keys, and whether they do as closed forms say."""
 
-    draws: int = setting(6, "Independent draws, each with worlds and projections of its own.", ge=2)
-    queries: PositiveInt = setting(32, "Queries of each head and draw.")
+    draws: int = setting(6, "Independent draws, each with worlds and projections of its own.", ge=2, le=1000)
+    queries: Count = setting(32, "Queries of each head and draw.")
 
 
 class TradeoffEntry(Section):
     """Thetas and record sizes against what is eliminated and what is lost."""
 
-    draws: PositiveInt = setting(3, "Independent draws.")
-    queries: PositiveInt = setting(
+    draws: Repeats = setting(3, "Independent draws.")
+    queries: Count = setting(
         128, "Queries of each head, draw and role; fewer than 1 / target promise nothing."
     )
-    contexts: PositiveInts = setting(
+    contexts: Counts = setting(
         [1024, 2048, 4096, 8192], "Context lengths at which the headline codec is measured."
     )
 
@@ -87,11 +99,11 @@ class TradeoffEntry(Section):
 class DecodeEntry(Section):
     """A decode step by step over generated tensors."""
 
-    draws: PositiveInt = setting(2, "Independent decodes.")
-    start: PositiveInt = setting(1024, "Tokens before the first step; codec and thetas know no more.")
-    steps: PositiveInt = setting(3072, "Steps, each of which appends a token.")
-    ask_every: PositiveInt = setting(8, "One step in so many asks for a planted key.")
-    masses: list[Share] = setting(
+    draws: Repeats = setting(2, "Independent decodes.")
+    start: Count = setting(1024, "Tokens before the first step; codec and thetas know no more.")
+    steps: Count = setting(3072, "Steps, each of which appends a token.")
+    ask_every: Count = setting(8, "One step in so many asks for a planted key.")
+    masses: Shares = setting(
         [0.02, 0.1, 0.5],
         "Softmax mass of planted keys among normal scores, in turns.",
         min_length=1,
@@ -101,10 +113,10 @@ class DecodeEntry(Section):
 class Synthetic(Section):
     """Generated tensors of known law: what is measured, beside what must come out."""
 
-    seed: int = setting(0, "Seed of everything generated.")
-    tokens: int = setting(4096, "Context of the audit and of codec texts.", ge=64)
-    head_dim: int = setting(64, "Width of keys and queries.", ge=4)
-    group: PositiveInt = setting(2, "Query heads that share the one KV head.")
+    seed: Seed = setting(0, "Seed of everything generated.")
+    tokens: int = setting(4096, "Context of the audit and of codec texts.", ge=64, le=1 << 20)
+    head_dim: int = setting(64, "Width of keys and queries.", ge=4, le=1024)
+    group: Heads = setting(2, "Query heads that share the one KV head.")
     spread: float = setting(
         2.0, "Standard deviation of a query's scores; a generator may override it.", gt=0, le=8
     )
@@ -112,15 +124,15 @@ class Synthetic(Section):
         [GeneratorEntry(name=name) for name in PARAMETERS],
         "Generators and their parameters, a job each; see docs/synthetic.md.",
         min_length=1,
+        max_length=64,
     )
-    codecs: list[CodecEntry] = setting(
+    codecs: Annotated[list[CodecEntry], once("name")] = setting(
         [CodecEntry(name=name, bytes=[4, 8, 16, 32]) for name in _CODECS],
         "Codecs and their bytes of code; frontier.headline is added where it lacks.",
         min_length=1,
+        max_length=32,
     )
-    top: PositiveInts = setting(
-        [8, 16, 32, 64], "How many best keys are compared with as many best estimates."
-    )
+    top: Counts = setting([8, 16, 32, 64], "How many best keys are compared with as many best estimates.")
     audit: AuditEntry = part(AuditEntry)
     tradeoff: TradeoffEntry = part(TradeoffEntry)
     decode: DecodeEntry = part(DecodeEntry)

@@ -6,21 +6,22 @@ from typing import Annotated, Literal
 
 from pydantic import StringConstraints, model_validator
 
-from ghostkv.config.base import Section, once, setting
+from ghostkv.config.base import Section, Seed, once, setting
+from ghostkv.config.words import flow
 from ghostkv.files.errors import ConfigError
 
 Role = Literal["codec", "threshold", "held_out"]
 ROLES: tuple[Role, ...] = ("codec", "threshold", "held_out")
 # The name of a text is {domain}_{role}_{number}, and a folder is named by it.
-Domain = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
+Domain = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$", max_length=64)]
 
 
 class PerRole(Section):
     """Texts of each domain in each role."""
 
-    codec: int = setting(1, "Texts of each domain that fit the codecs.", ge=0)
-    threshold: int = setting(1, "Texts of each domain that choose the thresholds.", ge=0)
-    held_out: int = setting(1, "Texts of each domain that are measured.", ge=0)
+    codec: int = setting(1, "Texts of each domain that fit the codecs.", ge=0, le=1000)
+    threshold: int = setting(1, "Texts of each domain that choose the thresholds.", ge=0, le=1000)
+    held_out: int = setting(1, "Texts of each domain that are measured.", ge=0, le=1000)
 
 
 class CustomText(Section):
@@ -33,7 +34,7 @@ class CustomText(Section):
     subset: str | None = setting(None, "Configuration of the data set.")
     split: str = setting("test", "Split of the data set.")
     column: str = setting("text", "Column that holds the text.")
-    row: int = setting(0, "Row to take.", ge=0)
+    row: int = setting(0, "Row to take.", ge=0, lt=1 << 32)
     revision: str | None = setting(None, "Commit of the data set. Pin it to repeat a run.")
 
     @model_validator(mode="after")
@@ -42,7 +43,7 @@ class CustomText(Section):
             raise ConfigError(
                 f"config: texts.custom ({self.domain}, {self.role}) needs either `path` or `hub`, and has "
                 f"{'neither' if self.path is None else 'both'}.\n"
-                f"  Write: {{domain: {self.domain}, role: {self.role}, path: /data/mine.txt}}"
+                f"  Write: {{domain: {flow(self.domain)}, role: {self.role}, path: /data/mine.txt}}"
             )
         return self
 
@@ -51,7 +52,9 @@ class Texts(Section):
     """What the model reads."""
 
     domains: Annotated[list[Domain], once()] = setting(
-        ["essays", "qa", "code"], "Domains from resources/texts.yaml; empty to use custom texts alone."
+        ["essays", "qa", "code"],
+        "Domains from resources/texts.yaml; empty to use custom texts alone.",
+        max_length=100,
     )
     per_role: PerRole = setting(
         PerRole(),
@@ -59,9 +62,9 @@ class Texts(Section):
         "share no document. A domain has a limited number of documents.",
     )
     custom: list[CustomText] = setting(
-        [], "Your own texts, as {domain: law, role: held_out, path: /data/contract.txt}."
+        [], "Your own texts, as {domain: law, role: held_out, path: /data/contract.txt}.", max_length=10_000
     )
-    seed: int = setting(0, "Which documents fall to which role.")
+    seed: Seed = setting(0, "Which documents fall to which role.")
 
     @model_validator(mode="after")
     def _every_role_is_filled(self) -> Texts:

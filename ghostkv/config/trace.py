@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ghostkv.config.base import PositiveInt, Section, setting
+from ghostkv.config.base import Section, Threads, Tokens, setting
 from ghostkv.config.texts import Domain
 
 
@@ -15,8 +15,9 @@ class Trace(Section):
         None,
         "Tokens of context; null for twice capture.tokens, or what the model takes.",
         ge=128,
+        le=1 << 24,
     )
-    steps: PositiveInt | None = setting(
+    steps: Tokens | None = setting(
         None, "Queries recorded, one a token up to the last; null for a quarter of tokens."
     )
-    threads: PositiveInt = setting(1, "Threads of the forward pass.")
+    threads: Threads = setting(1, "Threads of the forward pass.")

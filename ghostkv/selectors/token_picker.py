@@ -37,7 +37,11 @@ class TokenPicker(Selector):
     """Read keys in chunks of bits, as long as they may matter."""
 
     # Bits per channel of each chunk
-    chunks: Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1)] = (4, 4, 4)
+    chunks: Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1, max_length=16)] = (
+        4,
+        4,
+        4,
+    )
     slack: Amount = 0.2  # share of the worst-case margin that is added to an estimate
     depth: Amount = 1.0  # size of the token bucket, in queries
 

@@ -50,7 +50,7 @@ class TextSource(Section):
     )
     sha256: str | None = Field(default=None, description="Checksum of the wheel or of the hub's file.")
     members: str | None = Field(default=None, description="Pattern of the files inside the wheel.")
-    exclude: list[str] = Field(default=[], description="Patterns of files to leave out.")
+    exclude: list[str] = Field(default=[], max_length=1000, description="Patterns of files to leave out.")
     path: str | None = Field(default=None, description="Pattern of local files, for files.")
     id: str | None = Field(default=None, description="Data set, for hub.")
     revision: str | None = Field(default=None, description="Commit, tag or branch of the data set.")

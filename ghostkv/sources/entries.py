@@ -11,7 +11,8 @@ from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
-from ghostkv.config.base import PositiveInt, Section
+from ghostkv.config.base import Heads, Layers, Section, Seed, Tokens
+from ghostkv.config.options import Width
 from ghostkv.files.errors import ConfigError
 
 Architecture = Literal["llama", "gpt2", "gpt_neox", "mistral", "qwen2", "qwen3", "gemma2"]
@@ -50,16 +51,16 @@ class ModelEntry(Section):
     revision: str | None = Field(default=None, description="Commit, tag or branch, for hub.")
     path: str | None = Field(default=None, description="Folder or GGUF file, for path.")
     architecture: Architecture | None = Field(default=None, description="For random.")
-    layers: PositiveInt | None = Field(default=None, description="Number of layers.")
-    heads: PositiveInt | None = Field(default=None, description="Query heads per layer.")
-    kv_heads: PositiveInt | None = Field(default=None, description="Key-value heads per layer.")
-    head_dim: PositiveInt | None = Field(default=None, description="Width of a head.")
-    max_context: PositiveInt | None = Field(default=None, description="Longest context in tokens.")
-    window: PositiveInt | None = Field(
+    layers: Layers | None = Field(default=None, description="Number of layers.")
+    heads: Heads | None = Field(default=None, description="Query heads per layer.")
+    kv_heads: Heads | None = Field(default=None, description="Key-value heads per layer.")
+    head_dim: Width | None = Field(default=None, description="Width of a head.")
+    max_context: int | None = Field(default=None, ge=1, le=1 << 40, description="Longest context in tokens.")
+    window: Tokens | None = Field(
         default=None, description="Sliding window in tokens, for random mistral and gemma2."
     )
     license: str | None = Field(default=None, description="Licence of the weights.")
-    seed: int | None = Field(default=None, description="Seed of the weights, for random.")
+    seed: Seed | None = Field(default=None, description="Seed of the weights, for random.")
 
     @model_validator(mode="after")
     def _source_has_its_keys(self) -> ModelEntry:

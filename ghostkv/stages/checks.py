@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ghostkv.config.experiment import Config
+from ghostkv.config.words import flow
 from ghostkv.files.errors import ConfigError
 
 
@@ -60,7 +61,7 @@ def check_files(config: Config) -> None:
             raise ConfigError(
                 f"config: texts.custom ({item.domain}, {item.role}) has path {item.path}, and there is no such file "
                 f"seen from {Path.cwd()}. Accepted: a UTF-8 text file.\n"
-                f"  Write: {{domain: {item.domain}, role: {item.role}, path: /data/mine.txt}}"
+                f"  Write: {{domain: {flow(item.domain)}, role: {item.role}, path: /data/mine.txt}}"
             )
 
 

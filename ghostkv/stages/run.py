@@ -13,6 +13,7 @@ from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs.records import CodecSpec
 from ghostkv.config.base import Section
 from ghostkv.config.experiment import Config, load_config
+from ghostkv.config.words import marked
 from ghostkv.sources.documents import TextSource, local_files
 from ghostkv.sources.entries import ModelEntry
 from ghostkv.sources.registry import check_domains, read_sources, resolve_model
@@ -43,7 +44,9 @@ class Run:
     sources: dict[str, TextSource]
 
     @classmethod
-    def resolve(cls, raw: Mapping[str, Any], resources: str | Path) -> Run:
+    def resolve(
+        cls, raw: Mapping[str, Any], resources: str | Path, typed: Mapping[str, Any] | None = None
+    ) -> Run:
         """Validate a config and look up what it names.
 
         Parameters
@@ -52,13 +55,16 @@ class Run:
             Sections by name, as `load_config` takes them.
         resources : str or Path
             Folder of `models.yaml` and `texts.yaml`.
+        typed : mapping, optional
+            What of `raw` the command line says, where all values are text.
 
         Raises
         ------
         GhostKVError
             With one message that says what to write instead.
         """
-        config, models, texts = load_config(raw), f"{resources}/models.yaml", f"{resources}/texts.yaml"
+        config = load_config(marked(raw, typed or {}))
+        models, texts = f"{resources}/models.yaml", f"{resources}/texts.yaml"
         model = resolve_model(config.model.name, config.model.plain()["custom"], models)
         layers = check_model(config, model.layers, model.max_context)
         trace = config.trace_text(model.max_context)

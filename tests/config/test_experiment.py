@@ -77,14 +77,6 @@ def test_bundled_configs_are_valid(file):
     read_config(file)
 
 
-def test_strings_of_the_command_line_become_numbers_lists_and_null():
-    config = load_config(
-        {"capture": {"layers": ["0", "2"], "tolerance": "1e-2", "seed": "7"}, "model": {"custom": "null"}}
-    )
-    assert (config.capture.layers, config.capture.tolerance, config.capture.seed) == ([0, 2], 0.01, 7)
-    assert config.model.custom is None
-
-
 def test_texts_are_named_by_domain_role_and_number():
     names = load_config({"texts": {"domains": ["essays", "qa"], "per_role": {"held_out": 2}}}).text_names()
     assert list(names)[:4] == [

@@ -42,7 +42,7 @@ def refused(work, *arguments):
 
 
 RESOURCES = resources_of(ROOT)
-RUN = refused(Run.resolve, config, RESOURCES)
+RUN = refused(Run.resolve, config, RESOURCES, workflow.config_settings.config)
 config.update(RUN.config.plain())
 
 

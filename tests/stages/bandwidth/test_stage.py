@@ -247,8 +247,8 @@ def tier(**changed):
     ("section", "said"),
     [
         ({"tiers": [tier(unit=100)]}, "power of two"),
-        ({"tiers": [tier(gb_s=4.8e9)]}, "check the units"),
-        ({"tiers": [tier(latency_us=6e-7)]}, "check the units"),
+        ({"tiers": [tier(gb_s=4.8e9)]}, r"tiers\[0\]\.gb_s"),
+        ({"tiers": [tier(latency_us=6e-7)]}, r"tiers\[0\]\.latency_us"),
         ({"tiers": [tier(source="")]}, "source"),
         ({"tiers": [tier(), tier()]}, "twice"),
         ({"placements": [{"name": "x", "kv": "tape", "records": "hbm"}]}, "tape"),

@@ -1,0 +1,82 @@
+"""Every number of the config has a least and a greatest value, and every list a greatest length."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, TypeAdapter
+
+from ghostkv.config.experiment import Config, load_config
+from ghostkv.config.selectors import _model, check_selector, selector_names
+from ghostkv.files.errors import ConfigError
+from ghostkv.sources.documents import TextSource
+from ghostkv.sources.entries import ModelEntry
+
+MODELS = {"config": Config, "model entry": ModelEntry, "text source": TextSource}
+MODELS |= {f"selector {name}": _model(name) for name in selector_names()}
+
+
+def unbounded(schema: Any, where: str = "") -> list[str]:
+    """Places of a JSON schema where a number or a list has no end."""
+    if isinstance(schema, list):
+        return [
+            found for number, part in enumerate(schema) for found in unbounded(part, f"{where}[{number}]")
+        ]
+    if not isinstance(schema, dict):
+        return []
+    found, kind = [], schema.get("type")
+    if kind in ("integer", "number") and not {"const", "enum"} & schema.keys():
+        found += [] if {"minimum", "exclusiveMinimum"} & schema.keys() else [f"{where}: no least value"]
+        found += [] if {"maximum", "exclusiveMaximum"} & schema.keys() else [f"{where}: no greatest value"]
+    if kind == "array" and "maxItems" not in schema:
+        found.append(f"{where}: no greatest length")
+    inner = {key: part for key, part in schema.items() if key not in ("default", "examples")}
+    return found + [place for key, part in inner.items() for place in unbounded(part, f"{where}.{key}")]
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+def test_every_number_and_list_has_bounds(model):
+    assert unbounded(model.model_json_schema()) == []
+
+
+def test_the_walk_finds_what_lacks_a_bound():
+    class Loose(BaseModel):
+        free: int = 1
+        lists: list[float] | None = None
+
+    assert len(unbounded(Loose.model_json_schema())) == 5
+    assert unbounded(TypeAdapter(list[bool]).json_schema()) == [": no greatest length"]
+
+
+HUGE = 10**10
+TIER = {"name": "a", "gb_s": 4.8e6, "near_gb_s": 1, "latency_us": 1, "unit": 64, "depth": 1}
+TIER |= {"source": "as announced"}
+FAULTS = {
+    # key -> the section that breaks it
+    "frontier.rules.relative_topk.count": {"frontier": {"rules": {"relative_topk": {"start": -2, "stop": 1, "count": HUGE}}}},
+    "decode.synthetic.steps": {"decode": {"synthetic": {"steps": 10**9}}},
+    "quality.replicates": {"quality": {"replicates": 10**9}},
+    "report.png_scale": {"report": {"png_scale": 1e9}},
+    "capture.seed": {"capture": {"seed": -1}},
+    "capture.threads": {"capture": {"threads": HUGE}},
+    "capture.layers[1]": {"capture": {"layers": [0, HUGE]}},
+    "bandwidth.tiers[0].gb_s": {"bandwidth": {"tiers": [TIER]}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "raw"), FAULTS.items(), ids=FAULTS.keys())
+def test_a_number_out_of_bounds_is_refused_by_its_key(key, raw):
+    with pytest.raises(ConfigError) as caught:
+        load_config(raw)
+    assert f"config: {key} is " in str(caught.value)
+    assert "Accepted: " in str(caught.value)
+
+
+@pytest.mark.parametrize("name", selector_names())
+def test_no_option_of_a_selector_takes_what_is_out_of_all_proportion(name):
+    for option, field in _model(name).model_fields.items():
+        if field.annotation in (int, float):
+            for value in (-HUGE, HUGE):
+                with pytest.raises(ConfigError, match=option):
+                    check_selector({"name": name, option: value}, "peers.selectors")

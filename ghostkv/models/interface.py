@@ -8,8 +8,10 @@ is rebuilt from hidden states. Source: https://huggingface.co/docs/transformers/
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import cache
+from inspect import signature
 from typing import Any
 
 import torch
@@ -24,25 +26,48 @@ from ghostkv.files.errors import CaptureError
 NAME = "ghostkv_capture"
 # A block of queries whose scores are held at once where a model's eager attention must be used.
 _EAGER_BLOCK = 256
-# Terms that attention may add besides softmax(scale q.k) v; q, k and v alone would not be the whole truth.
-_FOREIGN_TERMS = ("s_aux", "position_bias")
+# What attention is told beside query, key, value and mask, and what says nothing that these do not say.
+_IDLE = {
+    "cache", "past_key_values", "layer_past", "use_cache", "cache_position", "position_ids", "position_embeddings",
+    "sliding_window", "output_hidden_states", "output_router_logits", "return_dict", "logits_to_keep",
+    "num_items_in_batch", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx",
+}  # fmt: skip
+_SDPA = {"scaling", "dropout", "is_causal", "position_bias"}
+# Learned sinks are handed over and kept in the module, where eager attention takes them from.
+_EAGER = {"s_aux"}
 
 
-def refuse_foreign_terms(layer: int, kwargs: dict[str, Any]) -> None:
-    """Refuse attention that is more than the softmax of scaled (and capped) q.k.
+def refuse_foreign_terms(
+    layer: int | str, kwargs: dict[str, Any], known: Collection[str] = ("scaling", "softcap")
+) -> None:
+    """Refuse attention that is more than the causal softmax of scaled (and capped) q.k.
+
+    Parameters
+    ----------
+    known : collection of str
+        Terms that whoever computes this attention reckons with.
 
     Raises
     ------
     CaptureError
-        A learned sink or a position bias takes part.
+        A learned sink, a position bias, dropout or a term that is not known takes part, attention is not causal, or
+        its weights are asked for.
     """
-    for name in _FOREIGN_TERMS:
-        if kwargs.get(name) is not None:
+    for name, value in kwargs.items():
+        if name in _IDLE or name in known or value is None:
+            continue
+        if name == "output_attentions" and value:
             raise CaptureError(
-                f"layer {layer}: this model's attention adds `{name}` to the scores, which queries, keys "
-                "and values do not carry, so what is computed from them would not be its attention. Accepted: "
-                "softmax of scaled (and capped) q.k."
+                f"layer {layer}: output_attentions=True asks for the weight of every key, and the weights of keys that are "
+                'never read are not known. Accepted: calls without it.\n  Write: attn_implementation="eager" to see them'
             )
+        # is_causal=True is what there is anyway; of the others, nothing, no and 0 change nothing.
+        if value is True if name == "is_causal" else isinstance(value, bool | int | float) and not value:
+            continue
+        raise CaptureError(
+            f"layer {layer}: this model's attention takes `{name}`, which queries, keys and values do not carry, so what is "
+            "computed from them would not be its attention. Accepted: causal softmax of scaled (and capped) q.k."
+        )
 
 
 @contextmanager
@@ -87,10 +112,24 @@ def ordinary_attention(
     -------
     Tensor
         [1, tokens, heads, value_dim], before the output projection.
+
+    Raises
+    ------
+    CaptureError
+        Neither takes what this attention is told.
     """
-    if kwargs.get("softcap") is None:
+    name = type(module).__name__
+    if kwargs.get("softcap") is None and _runs_sdpa(type(module).__module__):
+        refuse_foreign_terms(getattr(module, "layer_idx", name), kwargs, _SDPA)
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0]
-    return _eager_in_blocks(module, query, key, value, mask, **kwargs)
+    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    if eager is None:
+        raise CaptureError(
+            f"{name} does not run as SDPA, and its modeling file has no eager attention to run instead. Accepted: a model "
+            "whose attention is SDPA, or eager (Gemma 2, gpt-oss)."
+        )
+    refuse_foreign_terms(getattr(module, "layer_idx", name), kwargs, _EAGER | {*signature(eager).parameters})
+    return _eager_in_blocks(eager, module, query, key, value, mask, **kwargs)
 
 
 def own_implementation(model: PreTrainedModel, *others: str) -> str:
@@ -98,31 +137,56 @@ def own_implementation(model: PreTrainedModel, *others: str) -> str:
     before = model.config._attn_implementation
     if before not in others:
         return before
-    capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
-    return "eager" if capped else "sdpa"
+    return "sdpa" if model._supports_sdpa else "eager"
+
+
+@cache
+def _runs_sdpa(modeling: str) -> bool:
+    """Whether SDPA expresses the attention of every model of a modeling file: no sinks in the softmax, no soft cap."""
+    models = [
+        one
+        for one in vars(sys.modules[modeling]).values()
+        if isinstance(one, type) and issubclass(one, PreTrainedModel) and one.__module__ == modeling
+    ]
+    return all(one._supports_sdpa for one in models)
 
 
 def _eager_in_blocks(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+    eager: Callable,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    **kwargs: Any,
 ) -> Tensor:
-    """The modeling file's eager attention, a block of queries at a time, so that memory grows linearly with
-    context."""
-    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    if eager is None:
-        raise CaptureError(
-            f"{type(module).__name__} caps its scores, and its modeling file has no eager attention to run "
-            "instead of SDPA. Accepted: a model whose attention is SDPA, or eager with a soft cap (Gemma 2)."
-        )
+    """Eager attention, a block of queries at a time, so that memory grows linearly with context."""
     tokens, blocks = query.shape[2], []
-    lowest = torch.finfo(query.dtype).min
-    positions = torch.arange(key.shape[2])
-    for start in range(0, tokens, _EAGER_BLOCK):
-        rows = slice(start, min(start + _EAGER_BLOCK, tokens))
-        visible = (
-            positions[None] <= positions[rows, None] if mask is None else mask[..., rows, : key.shape[2]]
-        )
-        added = torch.zeros(visible.shape, dtype=query.dtype).masked_fill_(~visible, lowest)
-        while added.dim() < 4:
-            added = added[None]
+    # What has a row for every query (a position bias) is not cut: where its rows are, only the model knows.
+    terms = (value for name, value in kwargs.items() if name not in _IDLE)
+    rowed = any(isinstance(one, Tensor) and tokens in one.shape for one in terms)
+    size = tokens if rowed else _EAGER_BLOCK
+    causal = kwargs.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    for start in range(0, tokens, size):
+        rows = slice(start, min(start + size, tokens))
+        added = _added(query, key, mask, rows, causal and tokens > 1)
         blocks.append(eager(module, query[:, :, rows], key, value, added, **kwargs)[0])
     return torch.cat(blocks, dim=1)
+
+
+def _added(query: Tensor, key: Tensor, mask: Tensor | None, rows: slice, causal: bool) -> Tensor | None:
+    """What eager attention adds to the scores of some queries, from a mask as SDPA takes it.
+
+    Without a mask, a single query sees every key and several see the triangle from the first key on, as in SDPA.
+    """
+    if mask is not None:
+        shown = mask[..., rows, : key.shape[2]]
+        if shown.dtype != torch.bool:
+            return shown
+    elif causal:
+        shown = torch.arange(key.shape[2])[None] <= torch.arange(rows.start, rows.stop)[:, None]
+    else:
+        return None
+    added = torch.zeros(shown.shape, dtype=query.dtype).masked_fill_(~shown, torch.finfo(query.dtype).min)
+    return added if added.dim() == 4 else added[None, None]

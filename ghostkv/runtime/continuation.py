@@ -14,7 +14,8 @@ from transformers import DynamicCache, PreTrainedModel
 from ghostkv.models.interface import own_implementation
 from ghostkv.runtime.ghost_attention import NAME, register, set_policy
 from ghostkv.runtime.ghost_cache import ghost_layer
-from ghostkv.runtime.policy import Policy
+from ghostkv.runtime.measure import compare_decoding
+from ghostkv.runtime.policy import Policy, identity_policy
 from ghostkv.runtime.traffic import Traffic
 
 
@@ -54,6 +55,13 @@ class Continuation:
         if self.observer is not None:
             layers = sorted(self.observer.deciders)
             self._seen = {layer: ghost_layer(self._cache, layer).ghost[1] for layer in layers}
+
+    def identity(self) -> dict[str, float | int]:
+        """How far the model is from itself on the first tokens of the continuation; as `compare_decoding` tells it."""
+        few = self._tokens[:, : self.context + 8]
+        return compare_decoding(
+            self.model, self._cache, few, self.context, identity_policy(self.model.config)
+        )
 
     def decode(self, policy: Policy, positions: int | None = None) -> Continued:
         """Teacher-forced logits of the first `positions` tokens after the context; the cache is as before afterwards.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -13,12 +13,16 @@ import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from ghostkv.files.errors import ConfigError
+from ghostkv.files.errors import ConfigError, ModelError
 from ghostkv.models.interface import own_implementation
 from ghostkv.models.load import load_model
 from ghostkv.runtime import deciders
 from ghostkv.runtime.ghost_attention import NAME, register, set_policy
 from ghostkv.runtime.policy import Policy, identity_policy
+
+IDENTITY = 1e-4  # of the largest logit
+# Logits of the prefill that are compared.
+_PREFILLED = 64
 
 
 def measure_identity(
@@ -43,39 +47,93 @@ def measure_identity(
     Returns
     -------
     dict
-        `max_logit_difference` over both paths; `block_difference` (all tokens after the context at once),
+        `prefill_difference` (of the last tokens of the context), `block_difference` (all tokens after it at once) and
         `step_difference` (one by one), each to the model's own attention run the same way; `own_difference`, between
-        the model's own two ways, for scale; `tokens`, `steps`, `context`.
+        the model's own two ways, for scale; `max_logit_difference`, the largest of the first three; `bound`, which all
+        four must keep; `tokens`, `steps`, `context`.
     """
     model = _loaded(model, threads)
     tokens, context = _split(ids, context)
-    steps = min(steps, tokens.shape[1] - context)
+    policy = policy or identity_policy(model.config)
+    seen = []
     with torch.inference_mode(), _own_attention(model):
-        cache = DynamicCache()
-        model(tokens[:, :context], cache=cache, use_cache=True, logits_to_keep=1)
+        for ghostly in (False, True):
+            _seat(model, policy if ghostly else None)
+            cache = DynamicCache()
+            kept = min(context, _PREFILLED)
+            seen.append(model(tokens[:, :context], cache=cache, use_cache=True, logits_to_keep=kept).logits)
+    own, ours = seen
+    found = compare_decoding(model, cache, tokens, context, policy, steps)
+    prefill = float((ours - own).abs().max())
+    largest = max(found["max_logit_difference"], prefill)
+    return {"prefill_difference": prefill} | found | {"max_logit_difference": largest}
 
-        def logits() -> tuple[torch.Tensor, torch.Tensor]:
-            block = model(tokens[:, context:], cache=cache).logits
-            cache.crop(context - tokens.shape[1])
-            single = [
-                model(tokens[:, t : t + 1], cache=cache).logits for t in range(context, context + steps)
-            ]
-            cache.crop(-steps)
-            return block, torch.cat(single, dim=1)
 
+def compare_decoding(
+    model: PreTrainedModel,
+    cache: DynamicCache,
+    tokens: torch.Tensor,
+    context: int,
+    policy: Policy,
+    steps: int = 8,
+) -> dict[str, float | int]:
+    """The same over a context [1, tokens] that is in the cache already, and without the prefill; the cache is as before.
+
+    Notes
+    -----
+    A number of the size of the largest logit is rounded by up to half of eps of it, about twice a layer. Roundings of
+    either sign add up as the root of their number: 16 eps are enough for 128 layers. In float32 they are 2e-6; the bound
+    is 1e-4 of the largest logit, and of 1 where all logits are smaller.
+    """
+    steps = min(steps, tokens.shape[1] - context)
+
+    def logits() -> tuple[torch.Tensor, torch.Tensor]:
+        block = model(tokens[:, context:], cache=cache).logits
+        cache.crop(context - tokens.shape[1])
+        single = [model(tokens[:, t : t + 1], cache=cache).logits for t in range(context, context + steps)]
+        cache.crop(-steps)
+        return block, torch.cat(single, dim=1)
+
+    with torch.inference_mode(), _own_attention(model):
         own_block, own_steps = logits()
-        register()
-        model.set_attn_implementation(NAME)
-        set_policy(model, policy or identity_policy(model.config))
+        _seat(model, policy)
         block, single = logits()
     found = {
         "block_difference": float((block - own_block).abs().max()),
         "step_difference": float((single - own_steps).abs().max()),
     }
-    # What float32 itself leaves open: the model's own attention, one token at a time and all at once.
-    floor = float((own_steps - own_block[:, :steps]).abs().max())
-    shape = {"tokens": tokens.shape[1] - context, "steps": steps, "context": context}
-    return {"max_logit_difference": max(found.values())} | found | {"own_difference": floor} | shape
+    largest = max(1.0, float(own_block.abs().max()))
+    bound = largest * max(IDENTITY, 16 * torch.finfo(own_block.dtype).eps)
+    return {
+        "max_logit_difference": max(found.values()),
+        **found,
+        # What rounding itself leaves open: the model's own attention, one token at a time and all at once.
+        "own_difference": float((own_steps - own_block[:, :steps]).abs().max()),
+        "bound": bound,
+        "tokens": tokens.shape[1] - context,
+        "steps": steps,
+        "context": context,
+    }
+
+
+def check_identity(found: Mapping[str, float | int], model: PreTrainedModel) -> None:
+    """Refuse a model that does not say what it says by itself where nothing is eliminated.
+
+    Raises
+    ------
+    ModelError
+        A difference of `measure_identity` or `compare_decoding` lies beyond its bound, or is no number.
+    """
+    names = ("prefill_difference", "block_difference", "step_difference", "own_difference")
+    differences = {name: found[name] for name in names if name in found}
+    if not all(one <= found["bound"] for one in differences.values()):
+        said = ", ".join(f"{name} {one:.3g}" for name, one in differences.items())
+        raise ModelError(
+            f"{type(model).__name__} under an identity policy, which eliminates nothing, does not say what it says by itself: "
+            f"{said} (logits, after {found['context']} tokens). Own: its own attention, one token at a time and all at once. "
+            f"Accepted: at most {found['bound']:.3g}. What this model says under elimination would not be its own answer, so "
+            "nothing is measured.\n  Write: model: {name: smollm2-135m-instruct}, or another whose attention is softmax of q.k"
+        )
 
 
 def measure_slowdown(
@@ -149,6 +207,14 @@ def _timed(parts: dict[str, float]):
         yield
     finally:
         deciders.write_records, deciders.ghost_attend = before
+
+
+def _seat(model: PreTrainedModel, policy: Policy | None) -> None:
+    """Decide by a policy; by none, the attention stays what it is."""
+    if policy is not None:
+        register()
+        model.set_attn_implementation(NAME)
+        set_policy(model, policy)
 
 
 @contextmanager

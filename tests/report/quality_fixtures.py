@@ -4,12 +4,18 @@ from ghostkv.config.experiment import Config
 from ghostkv.files.io import write_table
 from ghostkv.files.tables import table_of
 from ghostkv.report.results import Results
-from ghostkv.stages.quality.schemas import ABLATION_SCHEMA, GENERATION_SCHEMA, POSITION_SCHEMA
+from ghostkv.stages.quality.schemas import (
+    ABLATION_SCHEMA,
+    GENERATION_SCHEMA,
+    IDENTITY_SCHEMA,
+    POSITION_SCHEMA,
+)
 from ghostkv.stages.quality.speed import SPEED_SCHEMA
 from ghostkv.stages.quality.summary_schemas import EQUAL_BYTES_SCHEMA, SUMMARY_SCHEMA
 from tests.report.fixtures import make_params
 
 SCHEMAS = {
+    "identity": IDENTITY_SCHEMA,
     "positions": POSITION_SCHEMA,
     "summary": SUMMARY_SCHEMA,
     "equal_bytes": EQUAL_BYTES_SCHEMA,
@@ -31,6 +37,10 @@ POLICIES = {
 
 def make_rows(domains=("prose", "code")):
     rows = {name: [] for name in SCHEMAS}
+    differences = {"prefill_difference": 0.0, "block_difference": 3e-5, "step_difference": 1e-5}
+    rows["identity"] = [
+        {"text": f"{domain}_0", "domain": domain, "bound": 4e-3} | differences for domain in domains
+    ]
     for label, (role, kind, family, ratio, kl) in POLICIES.items():
         who = {"policy": label, "role": role}
         for number, domain in enumerate(("all", *domains)):

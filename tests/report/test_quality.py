@@ -91,6 +91,7 @@ def test_beyond_the_budget_nothing_is_quoted_for_it(tmp_path):
     ("line", "where", "column", "value", "told"),
     [
         ("identity", ("summary", {"role": "identity"}), "max_logit_difference", 1.1e-4, "1.1e-04"),
+        ("identity", ("identity", {}), "step_difference", 2.1e-4, "step 2.1e-04"),
         ("mass", ("summary", {"role": "mass"}), "kl", 3e-3, "KL 3.0e-03"),
         ("budget", ("summary", {"role": "budget"}), "top1", 0.95, "top-1 95.0 %"),
         ("budget", ("equal_bytes", {"role": "budget", "against": "quest"}), "kl_ratio", 4.9, "4.90x below Quest"),

@@ -36,15 +36,16 @@ SIZES = {
     "mistral": BASE | {"sliding_window": 24},
     "gemma2": BASE | {"sliding_window": 24, "query_pre_attn_scalar": 16, "attn_logit_softcapping": 2.0},
 }
+SIZES["vaultgemma"] = SIZES["gemma2"]
+SIZES["gpt_oss"] = BASE | {"num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 24}
 TOKENS, CONTEXT = 160, 120
 
 
-def tiny(family: str = "llama"):
+def tiny(family: str = "llama", **changes):
     """A random model whose attention is not flat, with its own attention."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(family, **SIZES[family]), dtype=torch.float32
-    )
+    config = AutoConfig.for_model(family, **(SIZES[family] | changes))
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:

@@ -17,7 +17,7 @@ from ghostkv.files.errors import CaptureError, ConfigError, ModelError  # noqa: 
 from ghostkv.runtime import deciders  # noqa: E402
 from ghostkv.runtime.continuation import Continuation  # noqa: E402
 from ghostkv.runtime.ghost_attention import dense_attention, register, set_policy  # noqa: E402
-from ghostkv.runtime.measure import measure_identity, measure_slowdown  # noqa: E402
+from ghostkv.runtime.measure import check_identity, measure_identity, measure_slowdown  # noqa: E402
 from ghostkv.runtime.policy import Policy, ghost_policy, identity_policy  # noqa: E402
 from tests.runtime.ghost_fixtures import (  # noqa: E402
     CONTEXT,
@@ -291,6 +291,40 @@ def test_attention_with_learned_sinks_is_refused(llama):
     query, key = torch.zeros(1, HEADS, 1, HEAD_DIM), torch.zeros(1, KV_HEADS, 9, HEAD_DIM)
     with torch.inference_mode(), pytest.raises(CaptureError, match="s_aux"):
         seat.attend(seat, query, key, key, None, s_aux=torch.zeros(HEADS))
+
+
+@pytest.mark.parametrize("family", ["gemma2", "vaultgemma"])
+@pytest.mark.parametrize("window", [24, 256])
+def test_capped_layers_decode_right_within_their_window_and_beyond_it(family, window):
+    model = tiny(family, sliding_window=window)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = measure_identity(model, text()[0].tolist())
+    check_identity(found, model)
+    assert found["max_logit_difference"] < 1e-5
+
+
+@pytest.mark.parametrize("window", [24, 256])
+def test_sinks_of_layers_that_stay_dense_take_part(window):
+    model = tiny("gpt_oss", sliding_window=window)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.sinks.copy_(torch.arange(float(HEADS)))
+    dense = Policy("full", {}, dense_layers=tuple(range(LAYERS)))
+    assert measure_identity(model, text()[0].tolist(), dense)["max_logit_difference"] < 1e-5
+
+
+@pytest.mark.parametrize("way", ["prefill", "block", "step", "own"])
+def test_identity_is_refused_beyond_its_bound_and_where_it_is_no_number(way):
+    model = tiny()
+    fine = dict.fromkeys(
+        ("prefill_difference", "block_difference", "step_difference", "own_difference"), 1e-5
+    )
+    fine |= {"bound": 1e-4, "context": 3}
+    check_identity(fine, model)
+    for wrong in (1.01e-4, float("nan")):
+        with pytest.raises(ModelError, match=f"{way}_difference {wrong:.3g}"):
+            check_identity(fine | {f"{way}_difference": wrong}, model)
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma2"])

@@ -53,6 +53,22 @@ RUN_SCHEMA = pa.schema(
         ("seconds", pa.float64()),  # of this run, on this machine
     ]
 )
+# The model with nothing eliminated against its own attention: largest differences of a logit. Two rows a text: its
+# beginning, prefill included, and the first tokens of the continuation after the whole context.
+IDENTITY_SCHEMA = pa.schema(
+    [
+        ("text", pa.string()),
+        ("domain", pa.string()),
+        ("context", pa.int32()),
+        ("tokens", pa.int32()),  # decoded at once
+        ("steps", pa.int32()),  # decoded one by one
+        ("prefill_difference", pa.float64()),
+        ("block_difference", pa.float64()),
+        ("step_difference", pa.float64()),
+        ("own_difference", pa.float64()),  # the model's own attention: one by one against at once
+        ("bound", pa.float64()),  # a run that exceeds it in any of these ends there
+    ]
+)
 ABLATION_SCHEMA = pa.schema(
     [
         *_RUN,
@@ -77,6 +93,7 @@ GENERATION_SCHEMA = pa.schema(
 )
 # What each text's job leaves.
 TEXT_TABLES = {
+    "identity": IDENTITY_SCHEMA,
     "positions": POSITION_SCHEMA,
     "traffic": TRAFFIC_SCHEMA,
     "runs": RUN_SCHEMA,

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from ghostkv.runtime.continuation import Continuation
     from ghostkv.stages.quality.jobs import DecodedPolicy, QualityText
 
+# Tokens of a text's beginning that are read and decoded with nothing eliminated.
+_CHECKED = 256
+
 
 def measure_text(
     job: QualityText, inputs: Mapping[str, Any], outputs: Mapping[str, str], threads: int = 1
@@ -31,21 +34,28 @@ def measure_text(
         The text is shorter than context and continuation.
     ConfigError
         A policy asks for what the sketch or the frontier does not have.
+    ModelError
+        With nothing eliminated, the model does not say what it says by itself.
     """
     from ghostkv.models.load import load_model, load_tokenizer
     from ghostkv.runtime.continuation import Continuation
+    from ghostkv.runtime.measure import check_identity, measure_identity
 
     folder = str(Path(inputs["manifest"]).parent)
     row, tokenizer = text_row(inputs["texts"], job.text), load_tokenizer(folder)
     ids = token_ids(tokenizer, row["content"], job)
     policies = Policies([one.policy for one in job.policies], inputs["thetas"], sources_of(job, inputs))
     model = load_model(folder, job.dtype, threads)
+    # Before anything is measured: from the text's beginning, prefill included, and after the whole context.
+    checked = [measure_identity(model, ids[:_CHECKED])]
+    check_identity(checked[0], model)
     begun = Continuation(model, ids[: job.context + job.continuation], job.context, policies.observer())
-    reader, who = (
-        TextReader(tokenizer, ids, job.context, begun.own()),
-        {"text": job.text, "domain": row["domain"]},
-    )
+    checked.append(begun.identity())
+    check_identity(checked[1], model)
+    who = {"text": job.text, "domain": row["domain"]}
+    reader = TextReader(tokenizer, ids, job.context, begun.own())
     tables = Tables(TEXT_TABLES)
+    tables.add_rows("identity", [who | one for one in checked])
     work = progress(job.policies, total=len(job.policies), desc=job.text, unit="policy")
     for one in work:
         work.set_postfix_str(one.policy.label)

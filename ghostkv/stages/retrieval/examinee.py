@@ -13,6 +13,7 @@ from ghostkv.models.load import load_model, load_tokenizer
 from ghostkv.runtime.answering import Answer, Reader
 from ghostkv.runtime.ghost_attention import NAME, register
 from ghostkv.runtime.load_policy import Sources, load_policy
+from ghostkv.runtime.measure import check_identity, measure_identity
 from ghostkv.runtime.policy import Policy
 from ghostkv.stages.retrieval.schemas import DENSE
 from ghostkv.stages.retrieval.tasks.scoring import score
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from ghostkv.config.policies import SomePolicy
     from ghostkv.stages.retrieval.jobs import AskedPolicy, RetrievalTask
 
+# Tokens of a prompt that are read and decoded with nothing eliminated.
+_CHECKED = 256
 # Stands for the message while the chat template is written; no template and no text holds it.
 _MESSAGE = "GHOSTKV-MESSAGE"
 
@@ -40,6 +43,10 @@ class Examinee:
             self._model, load_policy(job.dense, sources), _stops(self._model, self._tokenizer)
         )
         self._before, self._after = self._form()
+        # Before anything is asked: with nothing eliminated, the model must say what it says by itself.
+        sample = read_table(inputs["samples"]).row(0, named=True)
+        prompt = self._encode(self._before + sample["context"] + sample["question"] + self._after)
+        check_identity(measure_identity(self._model, prompt[:_CHECKED]), self._model)
         thetas = dict(read_table(inputs["thetas"]).iter_rows())
         self._policies = [(asked, self._load(asked.policy, thetas, sources)) for asked in job.policies]
 

@@ -13,8 +13,9 @@ from ghostkv.config.experiment import load_config
 from ghostkv.config.policies import CertifiedMassPolicy, GhostPolicy, IdentityPolicy, SelectorPolicy
 from ghostkv.config.quality import Quality
 from ghostkv.config.resolved import resolve
-from ghostkv.files.errors import ConfigError, TextError
+from ghostkv.files.errors import ConfigError, ModelError, TextError
 from ghostkv.files.io import read_table, sha256_file, write_table
+from ghostkv.runtime import deciders
 from ghostkv.stages.capture.jobs import CaptureText
 from ghostkv.stages.quality.families import family_of
 from ghostkv.stages.quality.gather import gather
@@ -125,6 +126,32 @@ def test_identity_says_what_the_model_says(tables):
     assert rows["kl"].max() < 1e-8
     assert rows["agree"].all()
     assert of(tables["runs"], "identity")["bytes_ratio_gqa"][0] > 1
+
+
+def test_identity_is_checked_from_the_start_and_after_the_context(tables):
+    rows = tables["identity"]
+    assert rows["context"].to_list() == [192, TOKENS - CONTINUATION]
+    assert rows["steps"].to_list() == [8, 8]
+    assert rows["prefill_difference"].is_null().to_list() == [False, True]
+    for name in ("prefill_difference", "block_difference", "step_difference", "own_difference"):
+        assert (rows[name].drop_nulls() < 1e-4).all()
+        assert (rows[name].drop_nulls() <= rows["bound"]).all()
+
+
+def test_a_model_that_is_not_itself_is_not_measured(stage, tmp_path, monkeypatch):
+    """A step that reads one key too few: blocks are right, and nothing is written."""
+    kernel = deciders.ghost_attend
+
+    def wrong(query, cache, *rest):
+        kernel(query, cache, *rest)
+        if query.shape[2] == 1:
+            rest[-2][...] *= 1.05
+
+    monkeypatch.setattr(deciders, "ghost_attend", wrong)
+    outputs = {name: str(tmp_path / f"{name}.parquet") for name in QualityText.tables}
+    with pytest.raises(ModelError, match="step_difference"):
+        measure_text(QualityText.of(stage["run"], text="prose_held_out_0"), stage["inputs"], outputs)
+    assert not list(tmp_path.iterdir())
 
 
 def test_how_the_context_was_read_and_what_was_certified_stand_beside_every_result(tables):

@@ -51,12 +51,21 @@ def _reading(results: Results) -> str:
         "in all layers, errors of earlier positions included, and compared with the dense model at the same position. "
         "KL and top-1 agreement say what is lost; perplexity can improve when attention is damaged and decides nothing. "
         "The policies were fixed in the config, their thresholds fitted on threshold texts.\n\n"
-        f"- Elimination off: largest logit difference {tiny(off.get('max_logit_difference'))}\n"
+        f"- Elimination off: largest logit difference {tiny(off.get('max_logit_difference'))}; {_identity(results)}\n"
         f"- Certified mass ≤ 1 %: {_loss(mass)}\n"
         f"- `{ours.get('policy', 'budget')}` at {ratio(ours.get('bytes_ratio_gqa'))} of the bytes: {_loss(ours)}, {span}\n"
         f"- Decode step over a dense one: {factor(slow)}\n"
         "\nIntervals resample blocks of positions within each text; with one text a domain they speak of these texts, not "
         "of others like them."
+    )
+
+
+def _identity(results: Results) -> str:
+    """What each text's job checked before it measured; a difference beyond its bound has ended the run."""
+    rows = results.table("quality.identity")
+    ways = ("prefill", "block", "step")
+    return "checked before the run: " + ", ".join(
+        f"{way} {tiny(rows[f'{way}_difference'].max())}" for way in ways
     )
 
 
@@ -228,6 +237,8 @@ CHAPTER = Chapter(
     "quality",
     "What the model says under elimination",
     build,
-    needs=("quality.positions", "quality.summary", "quality.equal_bytes", "quality.ablation", "quality.generations", "quality.speed"),
+    needs=tuple(f"quality.{name}" for name in (
+        "identity", "positions", "summary", "equal_bytes", "ablation", "generations", "speed",
+    )),
     headline=HEADLINE,
 )  # fmt: skip

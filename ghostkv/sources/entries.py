@@ -6,6 +6,7 @@ change of any of it fetches every model again.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -14,6 +15,7 @@ from pydantic import Field, model_validator
 from ghostkv.config.base import Heads, Layers, Section, Seed, Tokens
 from ghostkv.config.options import Width
 from ghostkv.files.errors import ConfigError
+from ghostkv.sources.model_files import model_files
 
 Architecture = Literal["llama", "gpt2", "gpt_neox", "mistral", "qwen2", "qwen3", "gemma2"]
 ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
@@ -85,6 +87,9 @@ class ModelEntry(Section):
         if self.source != "path":
             return []
         path = Path(self.path)
-        if path.is_file():
-            return [str(path)]
-        return sorted(str(file) for pattern in ("*.json", "*.safetensors") for file in path.glob(pattern))
+        return [str(file) for file in (model_files(path) if path.is_dir() else [path])]
+
+    def file_states(self) -> tuple[str, ...]:
+        """Name, size and time of change of each local file: an older copy put in its place is another one too."""
+        found = [(Path(file), os.stat(file)) for file in self.local_files()]
+        return tuple(f"{file.name} {state.st_size} {state.st_mtime_ns}" for file, state in found)

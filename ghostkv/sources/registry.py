@@ -8,7 +8,6 @@ are not imported.
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,6 +21,8 @@ from ghostkv.config.messages import explain
 from ghostkv.files.errors import ConfigError, ModelError
 from ghostkv.sources.documents import TextSource
 from ghostkv.sources.entries import ModelEntry
+from ghostkv.sources.gguf_header import gguf_shape
+from ghostkv.sources.model_files import model_files, read_json
 
 _Entry = TypeVar("_Entry", bound=Section)
 _RANDOM = {"layers": 2, "heads": 4, "head_dim": 16, "max_context": 4096, "seed": 0, "license": "none"}
@@ -146,34 +147,16 @@ def _filled(entry: ModelEntry, values: Mapping[str, Any]) -> ModelEntry:
 def _local_shape(entry: ModelEntry) -> dict[str, int]:
     path = Path(entry.path)
     if path.is_file() and path.suffix == ".gguf":
-        # Reading the header takes seconds (it holds the vocabulary), so a stated number of layers spares it.
-        return {} if entry.layers else _gguf_shape(path)
-    try:
-        return shape_of(json.loads((path / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        return gguf_shape(path)
+    if not path.is_dir():
+        file = (
+            f", but a file: write path: {path.parent}"
+            if path.is_file() and path.suffix == ".safetensors"
+            else ""
+        )
         raise ModelError(
-            f"config: model.custom.path is {path}, which is neither a model folder nor a .gguf file ({error}).\n"
+            f"config: model.custom.path is {path}, which is neither a model folder nor a .gguf file{file}.\n"
             "  Write: path: /data/models/mine   (a folder with config.json, *.safetensors and tokenizer.json)"
-        ) from error
-
-
-def _gguf_shape(path: Path) -> dict[str, int]:
-    from gguf import GGUFReader
-
-    try:
-        fields = GGUFReader(path).fields
-        prefix = fields["general.architecture"].contents()
-        heads = int(fields[f"{prefix}.attention.head_count"].contents())
-        found = {
-            "layers": f"{prefix}.block_count",
-            "kv_heads": f"{prefix}.attention.head_count_kv",
-            "head_dim": f"{prefix}.attention.key_length",
-            "max_context": f"{prefix}.context_length",
-        }
-        shape = {name: int(fields[key].contents()) for name, key in found.items() if key in fields}
-        width = int(fields[f"{prefix}.embedding_length"].contents())
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise ModelError(
-            f"{path}: not a readable GGUF file ({error}). Fetch it again, or write another path."
-        ) from error
-    return {"heads": heads, "kv_heads": heads, "head_dim": width // heads} | shape
+        )
+    model_files(path, f"config: model.custom.path: {path}")
+    return shape_of(read_json(path / "config.json"))

@@ -119,26 +119,43 @@ def test_a_random_model_gets_a_whole_shape_by_default():
     assert (entry.layers, entry.heads, entry.kv_heads, entry.head_dim, entry.seed) == (2, 6, 6, 16, 0)
 
 
+def folder_of(path, **config):
+    """A model folder as far as a start looks into it."""
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "model.safetensors").write_bytes(b"weights")
+    return {"source": "path", "path": str(path)}
+
+
 def test_a_local_folder_tells_its_own_shape(tmp_path):
-    config = {"num_hidden_layers": 7, "num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 64}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    entry = resolve_model("mine", {"source": "path", "path": str(tmp_path)}, MODELS)
+    entry = folder_of(
+        tmp_path, num_hidden_layers=7, num_attention_heads=8, num_key_value_heads=2, hidden_size=64
+    )
+    entry = resolve_model("mine", entry, MODELS)
     assert (entry.layers, entry.heads, entry.kv_heads, entry.head_dim) == (7, 8, 2, 8)
-    assert entry.local_files() == [str(tmp_path / "config.json")]
+    assert entry.local_files() == [str(tmp_path / "config.json"), str(tmp_path / "model.safetensors")]
 
 
 def test_stated_layers_win_over_the_folder_until_the_fetch_compares_them(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"n_layer": 7}))
-    entry = resolve_model("mine", {"source": "path", "path": str(tmp_path), "layers": 3}, MODELS)
+    entry = resolve_model("mine", folder_of(tmp_path, n_layer=7) | {"layers": 3}, MODELS)
     assert entry.layers == 3
 
 
-@pytest.mark.parametrize("content", [None, "{broken"])
+@pytest.mark.parametrize("content", [None, "{broken", "[" * 100000, "[1]", '{"n_layer": 2, "n_layer": 3}'])
 def test_a_folder_without_a_readable_config_is_refused(tmp_path, content):
     if content:
         (tmp_path / "config.json").write_text(content)
-    with pytest.raises(ModelError, match=r"neither a model folder nor a \.gguf"):
+    with pytest.raises(ModelError, match=r"config\.json"):
         resolve_model("mine", {"source": "path", "path": str(tmp_path)}, MODELS)
+
+
+@pytest.mark.parametrize("name", ["absent", "model.safetensors"])
+def test_a_path_that_is_neither_folder_nor_gguf_is_refused(tmp_path, name):
+    folder_of(tmp_path)
+    with pytest.raises(ModelError, match=r"neither a model folder nor a \.gguf") as caught:
+        resolve_model("mine", {"source": "path", "path": str(tmp_path / name)}, MODELS)
+    assert (
+        f"write path: {tmp_path}\n" in str(caught.value) or f"write path: {tmp_path}." in str(caught.value)
+    ) == (name != "absent")
 
 
 def test_a_damaged_gguf_is_refused(tmp_path):

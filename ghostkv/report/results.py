@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 
 from ghostkv.files.errors import TableError
 from ghostkv.files.io import read_metadata, read_table
+from ghostkv.models.manifest import read_manifest
 
 if TYPE_CHECKING:
     from ghostkv.report.jobs import WriteReport
@@ -99,7 +99,7 @@ class Results:
         if not self.has("model.manifest"):
             return {}
         self._note("model.manifest")
-        return json.loads(Path(self.path("model.manifest")).read_text())
+        return read_manifest(Path(self.path("model.manifest")).parent)
 
     def metadata(self, name: str) -> dict[str, str]:
         """Provenance stored in a table."""

@@ -12,7 +12,8 @@ import polars as pl
 from ghostkv.captures.capture_files import LAYER_SCHEMA
 from ghostkv.config.experiment import load_config
 from ghostkv.elimination.schemas import BOUND_SCHEMA
-from ghostkv.files.io import write_json, write_table
+from ghostkv.files.io import write_table
+from ghostkv.models.manifest import write_manifest
 from ghostkv.report.document import Chapter
 from ghostkv.report.headline import measure
 from ghostkv.report.jobs import WriteReport
@@ -253,14 +254,9 @@ def make_tables(
 
 
 def _of_a_model(folder: Path, overhead: float) -> dict[str, str]:
-    manifest = folder / "manifest.json"
-    write_json(
-        {
-            "model": "made-up", "architecture": "LlamaForCausalLM", "layers": 2, "heads": 4, "kv_heads": 2,
-            "head_dim": 64, "license": "none", "source": "random", "weight_sha256": "w" * 64,
-        },
-        manifest,
-    )  # fmt: skip
+    (folder / "model").mkdir(exist_ok=True)
+    facts = {"model": "made-up", "architecture": "LlamaForCausalLM", "layers": 2, "heads": 4, "kv_heads": 2}
+    write_manifest(folder / "model", facts | {"head_dim": 64, "license": "none", "source": "random"})
     seconds = [
         {"pair": pair, "tokens": 256, "queries": 16, "threads": 1, "plain_seconds": 1.0, "ratio": ratio}
         | {"capture_seconds": ratio}
@@ -272,7 +268,7 @@ def _of_a_model(folder: Path, overhead: float) -> dict[str, str]:
     ]
     alone = comparison_rows("from_historical") + comparison_rows("from_correct")
     return {
-        "model_manifest": str(manifest),
+        "model_manifest": str(folder / "model/manifest.json"),
         "texts_texts": _write(folder, "texts/texts", text_rows(), TEXT_SCHEMA),
         "benchmark_capture_overhead": _write(folder, "benchmark/capture_overhead", seconds, None),
         "historical_sweep": _write(folder, "historical/sweep", history, HISTORICAL_SWEEP_SCHEMA),

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ghostkv.files.io import write_json
 from ghostkv.models.fetch import bring, describe
+from ghostkv.models.manifest import write_manifest
 
 if TYPE_CHECKING:
     from ghostkv.stages.model.jobs import FetchModel
@@ -31,7 +31,7 @@ def fetch_model(job: FetchModel, inputs: Mapping[str, object], outputs: Mapping[
     building.mkdir()
     try:
         bring(job.entry, job.name, building, downloads)
-        write_json(describe(building, job.entry, job.name), building / output.name)
+        write_manifest(building, describe(building, job.entry, job.name))
         for file in building.iterdir():
             file.chmod(0o644)
         # The manifest goes first: a folder without one counts as no model, should the removal be interrupted.

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,50 +11,12 @@ import pytest
 from ghostkv.files.errors import ModelError
 from ghostkv.files.io import sha256_file
 from ghostkv.models import fetch
+from ghostkv.models.load import load_model
 from ghostkv.models.tokenizer import load_tokenizer
 from ghostkv.sources.entries import ARCHITECTURES
 from ghostkv.sources.registry import resolve_model
 from ghostkv.stages.model import fetch as stage
-from ghostkv.stages.model.fetch import fetch_model
-from ghostkv.stages.model.jobs import FetchModel
-
-LIST = Path(__file__).resolve().parents[3] / "resources/models.yaml"
-
-
-def fetched(root, custom, name="mine"):
-    """Fetch a model into `root`, as the rule does, and return its folder; a listed one where `custom` is None."""
-    job = FetchModel.read({"name": name, "entry": resolve_model(name, custom, LIST).plain()})
-    folder = root / f"resources/models/{name}"
-    fetch_model(job, {}, {"manifest": str(folder / "manifest.json")})
-    return folder
-
-
-def manifest(folder):
-    return json.loads((folder / "manifest.json").read_text())
-
-
-def logits(folder, text="Attention is what is kept."):
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    ids = torch.tensor([load_tokenizer(folder).encode(text, add_special_tokens=False).ids])
-    with torch.no_grad():
-        return model(ids).logits[0].numpy()
-
-
-def copied(folder, target):
-    """A folder as a user may have it: no manifest."""
-    shutil.copytree(folder, target, ignore=shutil.ignore_patterns("manifest.json"))
-    return target
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    """A tiny random Llama with two query heads to a KV head."""
-    custom = {"source": "random", "architecture": "llama", "heads": 4, "kv_heads": 2}
-    return fetched(tmp_path_factory.mktemp("tiny"), custom, "tiny")
-
+from tests.stages.model.model_fixtures import LIST, copied, fetched, logits, manifest
 
 # Random models
 
@@ -94,7 +55,7 @@ def test_transformers_reads_the_byte_tokenizer_as_the_lab_does(tiny):
 
     text = "Grüße\n\n\t 漢字 🙂"
     ids = AutoTokenizer.from_pretrained(tiny).encode(text)
-    assert ids == load_tokenizer(tiny).encode(text).ids
+    assert ids == load_tokenizer(tiny).encode(text)
     assert AutoTokenizer.from_pretrained(tiny).decode(ids) == text
 
 
@@ -199,58 +160,6 @@ def test_a_hub_that_cannot_be_reached_is_one_error_and_no_other_model(tmp_path, 
 # Wheels and GGUF files
 
 
-def write_gguf(folder, path):
-    """The tiny Llama as a GGUF file, rows of Q and K interleaved as llama.cpp keeps them."""
-    import gguf
-    from safetensors.numpy import load_file
-
-    config = json.loads((folder / "config.json").read_text())
-    heads, kv_heads, vocabulary = (
-        config["num_attention_heads"],
-        config["num_key_value_heads"],
-        config["vocab_size"],
-    )
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name("A tiny name with spaces")
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(kv_heads)
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
-    tokens = sorted(
-        json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"].items(),
-        key=lambda item: item[1],
-    )
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([token for token, _ in tokens] + ["<|endoftext|>", "ab"])
-    writer.add_token_types([1] * len(tokens) + [3, 1])
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(vocabulary - 1)
-    writer.add_eos_token_id(vocabulary - 1)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
-    for name, weight in load_file(folder / "model.safetensors").items():
-        if "q_proj" in name or "k_proj" in name:
-            count = heads if "q_proj" in name else kv_heads
-            weight = weight.reshape(count, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
-        if len(weight) == vocabulary:
-            weight = np.concatenate([weight, np.zeros_like(weight[:1])])  # for the merge, which GGUF needs
-        stem = name.removesuffix(".weight")
-        writer.add_tensor(f"{names.get_name(stem)}.weight", np.ascontiguousarray(weight))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-@pytest.fixture(scope="session")
-def tiny_gguf(tiny, tmp_path_factory):
-    return write_gguf(tiny, tmp_path_factory.mktemp("gguf") / "tiny.gguf")
-
-
 def test_a_gguf_file_tells_its_layers_and_computes_as_the_model_it_was_made_of(tmp_path, tiny, tiny_gguf):
     folder = fetched(tmp_path, {"source": "path", "path": str(tiny_gguf)})
     shape = {"layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "max_context": 4096}
@@ -348,3 +257,74 @@ def test_a_new_fetch_replaces_every_file_of_the_old_model(tmp_path, tiny):
     fetched(tmp_path, {"source": "random", "architecture": "llama", "heads": 4, "kv_heads": 2})
     assert sorted(file.name for file in folder.iterdir()) == sorted(file.name for file in tiny.iterdir())
     assert all(file.stat().st_mode & 0o044 for file in folder.iterdir())
+
+
+# Tokenizers
+
+
+def without_tokenizer(tiny, folder):
+    own = copied(tiny, folder)
+    for file in own.glob("tokenizer*"):
+        file.unlink()
+    return own
+
+
+@pytest.mark.parametrize(
+    ("model_type", "files", "words"),
+    [
+        ("llama", {"tokenizer.model": b"\x0a\x07\x0a\x01a"}, ["pip install sentencepiece"]),
+        ("llama", {}, ["tokenizer.json"]),
+        ("gpt2", {}, ["without a vocabulary"]),  # transformers makes one of a single token
+        ("gpt2", {"vocab.json": b'{"a": 0}'}, ["merges.txt"]),
+        ("gpt2", {"merges.txt": b"a b"}, ["vocab.json"]),
+        ("llama", {"tokenizer.json": b"{broken"}, ["tokenizer"]),
+    ],
+)
+def test_a_tokenizer_that_is_not_whole_is_refused_with_what_to_do(tmp_path, tiny, model_type, files, words):
+    own = without_tokenizer(tiny, tmp_path / "own")
+    config = json.loads((own / "config.json").read_text())
+    (own / "config.json").write_text(json.dumps(config | {"model_type": model_type}))
+    for name, content in files.items():
+        (own / name).write_bytes(content)
+    with pytest.raises(ModelError) as caught:
+        fetched(tmp_path, {"source": "path", "path": str(own)})
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_what_the_tokenizers_config_adds_to_its_file_is_in_the_fetched_one(tmp_path, tiny):
+    from transformers import AutoTokenizer
+
+    own = copied(tiny, tmp_path / "own")
+    config = json.loads((own / "tokenizer_config.json").read_text())
+    special = {
+        "added_tokens_decoder": {
+            "257": {"content": "<|extra|>", "special": True, "lstrip": False, "rstrip": False}
+        }
+    }
+    (own / "tokenizer_config.json").write_text(json.dumps(config | special))
+    text = "one<|extra|>two"
+    ids = AutoTokenizer.from_pretrained(own).encode(text)
+    assert 257 in ids
+    assert load_tokenizer(fetched(tmp_path, {"source": "path", "path": str(own)})).encode(text) == ids
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "config.json", "generation_config.json"])
+def test_code_of_a_repository_never_runs(tmp_path, tiny, file):
+    own = copied(tiny, tmp_path / "own")
+    known = json.loads((own / file).read_text())
+    classes = {
+        "AutoConfig": "evil.C",
+        "AutoTokenizer": ["evil.T", "evil.T"],
+        "AutoModelForCausalLM": "evil.M",
+    }
+    (own / file).write_text(json.dumps(known | {"auto_map": classes, "custom_generate": "evil.py"}))
+    (own / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    try:
+        folder = fetched(tmp_path, {"source": "path", "path": str(own)})
+    except ModelError:
+        pass
+    else:
+        load_model(folder)
+        load_tokenizer(folder).form()
+        assert not (folder / "evil.py").exists()
+    assert not (tmp_path / "ran").exists()

@@ -67,6 +67,7 @@ CONFIG = {
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory):
     """A run of the whole stage: tables by name, and what it was made from."""
+    from ghostkv.models.manifest import write_manifest
     from ghostkv.models.random import make_random
     from ghostkv.stages.capture.text import capture_text
     from ghostkv.stages.sketch.layer import sketch_layer
@@ -81,7 +82,7 @@ def stage(tmp_path_factory):
     model = folder / "model"
     model.mkdir()
     make_random(entry, model)
-    (model / "manifest.json").write_text('{"model": "tiny", "weight_sha256": "0"}')
+    write_manifest(model, {"model": "tiny"})
     rows = [
         {"text": name, "domain": "prose", "role": text["role"], "sha256": "0",
          "content": Path(text["custom"]["path"]).read_text(encoding="utf-8")}
@@ -256,8 +257,8 @@ def test_timing_names_its_parts(stage):
 
 def test_a_text_that_is_too_short_is_refused_with_the_length_it_has():
     class Words:
-        def __call__(self, content, **options):
-            return {"input_ids": list(range(len(content.split())))}
+        def first(self, content, tokens):
+            return list(range(len(content.split())))[:tokens]
 
     job = SimpleNamespace(text="prose_held_out_0", context=4, continuation=2)
     with pytest.raises(TextError, match=r"has 3 tokens.*\n.*Write: tokens: 3"):

@@ -11,7 +11,7 @@ import numpy as np
 from ghostkv.files import provenance
 from ghostkv.files.io import read_table
 from ghostkv.files.tables import write_rows
-from ghostkv.models.tokenizer import token_ids_of
+from ghostkv.models.tokenizer import load_tokenizer, token_ids_of
 from ghostkv.stages.benchmark.schemas import OVERHEAD_SCHEMA
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def capture_overhead(
 
     The table has a row a pair; the figure to quote is the median of `ratio`.
     """
-    from ghostkv.models.load import load_model, load_tokenizer
+    from ghostkv.models.load import load_model
     from ghostkv.models.overhead import time_pairs
 
     tokens, output = job.tokens, outputs["capture_overhead"]

@@ -118,25 +118,28 @@ def _run_model(
 ) -> tuple[list[Pairs], Pairs]:
     """Run the short prompts and one passage; queries are the last of each prompt and the second half of the
     passage."""
-    from ghostkv.models.load import load_model, load_tokenizer
+    from ghostkv.models.load import load_model
     from ghostkv.models.rebuild import rebuilt_and_true
+    from ghostkv.models.tokenizer import load_tokenizer
 
     model_folder = str(Path(inputs["manifest"]).parent)
     tokenizer = load_tokenizer(model_folder)
     rows = {row["text"]: row["content"] for row in read_table(inputs["texts"]).iter_rows(named=True)}
-    ids = {name: tokenizer(rows[name], verbose=False)["input_ids"] for name in names}
+    ids = {name: tokenizer.encode(rows[name]) for name in names}
     model = load_model(model_folder, job.dtype, threads)
     prompts = []
-    for prompt in cut_prompts(ids, job.prompt_tokens, job.prompts):
+    for prompt in cut_prompts(ids, job.prompt_tokens, job.prompts, tokenizer.start):
         last = np.arange(len(prompt) - _QUERIES_PER_PROMPT, len(prompt))
         prompts.append(rebuilt_and_true(model, prompt, last, job.layers))
-    passage = ids[names[0]][: job.passage_tokens]
+    passage = [*tokenizer.start, *ids[names[0]]][: job.passage_tokens]
     queries = _spread(np.arange(len(passage) // 2, len(passage)), job.long_queries)
     return prompts, rebuilt_and_true(model, passage, queries, job.layers)
 
 
-def cut_prompts(ids: Mapping[str, Sequence[int]], lengths: Sequence[int], count: int) -> Iterator[list[int]]:
-    """Short prompts out of texts: texts and lengths in turns, spread over each text.
+def cut_prompts(
+    ids: Mapping[str, Sequence[int]], lengths: Sequence[int], count: int, start: Sequence[int] = ()
+) -> Iterator[list[int]]:
+    """Short prompts out of texts: texts and lengths in turns, spread over each text, `start` at the head of each.
 
     Raises TextError where a text is shorter than the prompts to be cut from it.
     """
@@ -152,8 +155,8 @@ def cut_prompts(ids: Mapping[str, Sequence[int]], lengths: Sequence[int], count:
                 f"than {_QUERIES_PER_PROMPT} tokens and no more than the text.\n  Write: prompt_tokens: [54, "
                 "60, 66, 73]"
             )
-        start = room * (2 * round_ + 1) // (2 * rounds)
-        yield list(ids[name][start : start + length])
+        place = room * (2 * round_ + 1) // (2 * rounds)
+        yield [*start, *ids[name][place : place + length - len(start)]]
 
 
 def _fit(calibration: Sequence[LayerCapture], layer: int, job: HistoricalRun) -> list[Codec]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -11,6 +11,7 @@ import polars as pl
 from ghostkv.stages.quality.metrics import NO_TOKEN, Divergence, divergence
 
 if TYPE_CHECKING:
+    from ghostkv.models.tokenizer import ModelTokenizer
     from ghostkv.runtime.continuation import Continuation
     from ghostkv.stages.quality.jobs import QualityText
     from ghostkv.stages.quality.policies import Policies
@@ -22,7 +23,7 @@ _PROMPT = 300
 class TextReader:
     """A text's dense logits and its tokens as words; turns a policy's logits into rows."""
 
-    def __init__(self, tokenizer: Any, ids: Sequence[int], context: int, dense: np.ndarray):
+    def __init__(self, tokenizer: ModelTokenizer, ids: Sequence[int], context: int, dense: np.ndarray):
         self.tokenizer, self.ids, self.context, self.dense = tokenizer, ids, context, dense
         stop = context + len(dense)
         self.next = np.append(ids[context + 1 : stop + 1], [NO_TOKEN])[: len(dense)].astype(np.int64)
@@ -33,11 +34,11 @@ class TextReader:
 
     def words(self, ids: Sequence[int]) -> list[str]:
         """Each token as it is written."""
-        return self.tokenizer.batch_decode([[int(one)] for one in ids])
+        return [self.tokenizer.decode([one]) for one in ids]
 
     def text(self, ids: Sequence[int]) -> str:
         """Tokens as one text."""
-        return self.tokenizer.decode([int(one) for one in ids])
+        return self.tokenizer.decode(ids)
 
     def rows(self, logits: np.ndarray) -> list[dict]:
         """Rows of `POSITION_SCHEMA` but for text, domain and policy."""

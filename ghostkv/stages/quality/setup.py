@@ -9,13 +9,14 @@ from ghostkv.files.errors import ConfigError, TextError
 from ghostkv.runtime.load_policy import Sources
 
 if TYPE_CHECKING:
+    from ghostkv.models.tokenizer import ModelTokenizer
     from ghostkv.stages.quality.jobs import FittedJob, QualitySpeed, QualityText
 
 
-def token_ids(tokenizer: Any, content: str, job: QualityText | QualitySpeed) -> list[int]:
+def token_ids(tokenizer: ModelTokenizer, content: str, job: QualityText | QualitySpeed) -> list[int]:
     """A text's tokens up to the end of its continuation, and one more if there is one: the last position's next token."""
     wanted = job.context + job.continuation
-    ids = tokenizer(content, truncation=True, max_length=wanted + 1, verbose=False)["input_ids"]
+    ids = tokenizer.first(content, wanted + 1)
     if len(ids) < wanted:
         raise TextError(
             f"text {job.text!r} has {len(ids)} tokens with this model's tokenizer, fewer than the {wanted} that its context "

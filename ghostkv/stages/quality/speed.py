@@ -34,7 +34,8 @@ def time_decode(
     job: QualitySpeed, inputs: Mapping[str, Any], outputs: Mapping[str, str], threads: int = 1
 ) -> None:
     """Time a decode step under the job's policy against a dense one; files as `measure_text` takes them."""
-    from ghostkv.models.load import load_model, load_tokenizer
+    from ghostkv.models.load import load_model
+    from ghostkv.models.tokenizer import load_tokenizer
     from ghostkv.runtime.measure import measure_slowdown
 
     row, folder = text_row(inputs["texts"], job.text), str(Path(inputs["manifest"]).parent)

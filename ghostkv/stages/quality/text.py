@@ -37,7 +37,8 @@ def measure_text(
     ModelError
         With nothing eliminated, the model does not say what it says by itself.
     """
-    from ghostkv.models.load import load_model, load_tokenizer
+    from ghostkv.models.load import load_model
+    from ghostkv.models.tokenizer import load_tokenizer
     from ghostkv.runtime.continuation import Continuation
     from ghostkv.runtime.measure import check_identity, measure_identity
 

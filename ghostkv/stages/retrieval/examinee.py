@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ghostkv.files.io import read_table
-from ghostkv.models.load import load_model, load_tokenizer
+from ghostkv.models.load import load_model
+from ghostkv.models.tokenizer import ModelTokenizer, load_tokenizer
 from ghostkv.runtime.answering import Answer, Reader
 from ghostkv.runtime.ghost_attention import NAME, register
 from ghostkv.runtime.load_policy import Sources, load_policy
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 # Tokens of a prompt that are read and decoded with nothing eliminated.
 _CHECKED = 256
-# Stands for the message while the chat template is written; no template and no text holds it.
-_MESSAGE = "GHOSTKV-MESSAGE"
 
 
 class Examinee:
@@ -42,10 +41,10 @@ class Examinee:
         self._reader = Reader(
             self._model, load_policy(job.dense, sources), _stops(self._model, self._tokenizer)
         )
-        self._before, self._after = self._form()
+        self._form = self._tokenizer.form()
         # Before anything is asked: with nothing eliminated, the model must say what it says by itself.
         sample = read_table(inputs["samples"]).row(0, named=True)
-        prompt = self._encode(self._before + sample["context"] + sample["question"] + self._after)
+        prompt = [*self._context(sample), *self._question(sample)]
         check_identity(measure_identity(self._model, prompt[:_CHECKED]), self._model)
         thetas = dict(read_table(inputs["thetas"]).iter_rows())
         self._policies = [(asked, self._load(asked.policy, thetas, sources)) for asked in job.policies]
@@ -65,9 +64,8 @@ class Examinee:
         list of (dict, dict)
             Columns of `ANSWER_SCHEMA`.
         """
-        context = self._encode(self._before + sample["context"])
-        question = self._encode(sample["question"] + self._after + sample["answer_start"])
-        draft = self._encode(sample["draft"])
+        context, question = self._context(sample), self._question(sample)
+        draft = self._tokenizer.encode(sample["draft"])
         if self._job.prefill == "sparse":
             # Nothing is read before the policy decides; what starts from an empty cache is its own.
             return self._all(sample, [], context + question, draft, worth)
@@ -114,23 +112,17 @@ class Examinee:
             changes |= {"ratio": None, "theta": thetas[policy.label]}
         return load_policy(policy.model_copy(update=changes), sources)
 
-    def _form(self) -> tuple[str, str]:
-        """What the chat template writes before a message, and after it; nothing where there is no template."""
-        if not getattr(self._tokenizer, "chat_template", None):
-            return "", "\n"
-        message = [{"role": "user", "content": _MESSAGE}]
-        written = self._tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        before, _, after = written.partition(_MESSAGE)
-        return before, after
+    def _context(self, sample: Mapping[str, Any]) -> list[int]:
+        return [*self._form.start, *self._tokenizer.encode(self._form.before + sample["context"])]
 
-    def _encode(self, text: str) -> list[int]:
-        return self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    def _question(self, sample: Mapping[str, Any]) -> list[int]:
+        return self._tokenizer.encode(sample["question"] + self._form.after + sample["answer_start"])
 
     def _decode(self, tokens: list[int]) -> str:
-        return self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return self._tokenizer.decode(tokens, special=False)
 
 
-def _stops(model: Any, tokenizer: Any) -> set[int]:
+def _stops(model: Any, tokenizer: ModelTokenizer) -> set[int]:
     ends = model.generation_config.eos_token_id
-    found = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
+    found = set(ends if isinstance(ends, list) else [ends]) | tokenizer.ends
     return {token for token in found if token is not None}

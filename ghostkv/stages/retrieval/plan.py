@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,14 +46,12 @@ def plan(job: RetrievalPlan, inputs: Mapping[str, Any], outputs: Mapping[str, st
     source = Source.of(entry, None if job.data == "ruler" else job.data)
 
     def encode(content: str) -> np.ndarray:
-        return np.asarray(tokenizer.encode(content, add_special_tokens=False).ids, np.int64)
-
-    def count(contents: Sequence[str]) -> np.ndarray:
-        found = tokenizer.encode_batch(list(contents), add_special_tokens=False)
-        return np.array([len(one.ids) for one in found], np.int64)
+        return np.asarray(tokenizer.encode(content), np.int64)
 
     material = Material(source, "resources/downloads", encode, fitted)
-    samples = [row for name, task in job.jobs.items() for row in _samples(name, task, job, material, count)]
+    samples = [
+        row for name, task in job.jobs.items() for row in _samples(name, task, job, material, tokenizer.count)
+    ]
     thetas = [
         {"label": policy.label, "theta": theta}
         for policy, theta in zip(

@@ -45,7 +45,7 @@ def assemble_texts(
     tokenizer = load_tokenizer(folder)
 
     def encode(content: str) -> np.ndarray:
-        return np.asarray(tokenizer.encode(content, add_special_tokens=False).ids, np.int64)
+        return np.asarray(tokenizer.encode(content), np.int64)
 
     texts = make_texts(names, pools, own, job.tokens, encode, job.seed)
     metadata = provenance.metadata(job.code, tokenizer=folder.name)

@@ -331,11 +331,12 @@ def test_rebuilt_queries_are_projections_of_the_raw_hidden_state(place):
 
 def test_true_queries_and_keys_are_those_of_a_capture(place):
     from ghostkv.captures.capture_files import read_layer
-    from ghostkv.models.load import load_model, load_tokenizer
+    from ghostkv.models.load import load_model
     from ghostkv.models.rebuild import rebuilt_and_true
+    from ghostkv.models.tokenizer import load_tokenizer
 
     content = pl.read_parquet(place / "texts.parquet").filter(text="a_held_out_0")["content"][0]
-    ids = load_tokenizer(place / "tiny")(content)["input_ids"][:256]
+    ids = load_tokenizer(place / "tiny").first(content, 256)
     capture = read_layer(place / "a_held_out_0", 1)
     _, true = rebuilt_and_true(load_model(place / "tiny"), ids, capture.positions, [1])[1]
     np.testing.assert_allclose(true.queries, capture.queries, rtol=1e-2, atol=1e-2)

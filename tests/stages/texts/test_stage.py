@@ -92,7 +92,7 @@ def test_a_model_folder_without_a_tokenizer_is_named(stage):
 def test_the_byte_tokenizer_gives_a_token_per_byte_and_the_content_back(tmp_path, content):
     save_byte_tokenizer(tmp_path, 64)
     tokenizer = load_tokenizer(tmp_path)
-    ids = tokenizer.encode(content, add_special_tokens=False).ids
+    ids = tokenizer.encode(content)
     assert len(ids) == len(content.encode())
-    assert tokenizer.decode(ids, skip_special_tokens=False) == content
+    assert tokenizer.decode(ids) == content
     assert byte_tokenizer().get_vocab_size() == 257

@@ -9,7 +9,8 @@ bound is below it is in no exact top-k, however ties are broken.
 
 *Dropped mass*: with ``E`` the eliminated keys, ``sum_E exp(upper) <= delta / (1 - delta) * sum_kept exp(lower)``
 implies that the softmax mass of ``E`` is at most ``delta``. Which keys stop early is guessed from estimates; the
-inequality is then established for the outcome, and keys that break it are read after all.
+inequality is then established for the outcome, and keys that break it are read after all. The output is bounded with
+tail compensation (`ghostkv.elimination.compensation`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ghostkv.elimination.compensation import output_bound
 from ghostkv.elimination.ledger import Costs, Outcome
 from ghostkv.elimination.mass_loop import MassRule, mass_loop
 from ghostkv.elimination.powers import Powers
@@ -63,6 +65,17 @@ def certify_mass(
     shares : sequence of float, length levels
         Share of the budget that keys stopped at or before each level may take.
     """
-    outcome = Outcome.empty(truth.scores.shape)
+    outcome = Outcome.empty(truth.scores.shape, truth.values.shape[1])
     mass_loop(lower, upper, powers, truth, MassRule(delta, np.asarray(shares, np.float64), costs), outcome)
+    if truth.values.shape[1]:
+        _bound_output(truth, outcome)
     return outcome
+
+
+def _bound_output(truth: Truth, outcome: Outcome) -> None:
+    """Hold the error of the compensated output against its bound."""
+    share = outcome.share[..., None]
+    output = (1.0 - share) * outcome.read + share * truth.means
+    outcome.error[...] = np.linalg.norm(truth.outputs - output, axis=-1)
+    bound = output_bound(outcome.certified, outcome.share, truth.largest, outcome.read, truth.means)
+    outcome.error_bound[...] = bound

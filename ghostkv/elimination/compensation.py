@@ -8,6 +8,9 @@ estimated scores say how much mass they hold; the mean of V says where that mass
 The running mean of V over the cold keys is one vector that is updated as tokens come, so it costs no bytes
 per token. SparQ (Ribar et al. 2024, section 3) reallocates mass to the same mean; here the share comes from
 the ghost records' own scores.
+
+``s_hat`` is the middle of the bounds that are known of a key: the estimate itself after one level, and never above
+the deepest upper bound. Whoever compensates takes its weights from `tail_weights`.
 """
 
 from __future__ import annotations
@@ -15,6 +18,27 @@ from __future__ import annotations
 import numpy as np
 
 from ghostkv.elimination.attention import ColdRange
+
+# Weights are held within e^-46 and e^40 of all that is known exactly. Below, a key adds nothing that float32 sees.
+# Above, the tail has the whole output to within 4e-18 either way, and sums and exponentials stay in float32.
+LOWEST, HIGHEST = np.float32(-46.0), np.float32(40.0)
+# With less of the softmax left than this, float32 masses no longer say what is left: the output counts as lost.
+LEFT = 1e-5
+
+
+def tail_weights(estimates: np.ndarray, reference: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """``e^(s_hat - c)`` of keys that may be eliminated; float32, shape [..., keys].
+
+    Parameters
+    ----------
+    estimates : ndarray of float32, shape [..., keys]
+    reference : ndarray, shape [...]
+        ``c``: the log of a sum of exponentials of exact scores, or the largest of those scores. It divides what was
+        read too, so it cancels.
+    """
+    weights = np.subtract(estimates, reference[..., None].astype(np.float32), out=out)
+    np.clip(weights, LOWEST, HIGHEST, out=weights)
+    return np.exp(weights, out=weights)
 
 
 def compensate(
@@ -35,6 +59,27 @@ def compensate(
     """
     tail = (tail_mass[..., None, :] @ means)[..., 0, :]
     return (kept_sum + tail) / (kept_mass + tail_mass.sum(axis=-1))[..., None]
+
+
+def output_bound(
+    dropped: np.ndarray, share: np.ndarray, largest: np.ndarray, read: np.ndarray, means: np.ndarray
+) -> np.ndarray:
+    """The most that ``||o - o_hat||`` can be, shape [...]; derived in docs/certificates.md, section 4.
+
+    Parameters
+    ----------
+    dropped : ndarray, shape [...]
+        What the softmax mass of the eliminated keys is at most.
+    share : ndarray, shape [...]
+        The tail's part of ``o_hat``: ``tail / (kept + tail)``; 0 without compensation.
+    largest : ndarray, shape [...]
+        The largest norm of an eliminated V.
+    read, means : ndarray, shape [..., value_dim]
+        The output over the keys that were read, and what the tail was given instead of V.
+    """
+    m, t = dropped[..., None], share[..., None]
+    nothing_lost = share * np.linalg.norm(read - means, axis=-1)
+    return np.maximum(nothing_lost, dropped * largest + np.linalg.norm((m - t) * read + t * means, axis=-1))
 
 
 def cold_means(values: np.ndarray, visible: ColdRange, page: int = 0) -> np.ndarray:

@@ -69,6 +69,9 @@ class Outcome(NamedTuple):
     """What a certificate did to each query; arrays of float64 [group, queries] unless said."""
 
     kept: np.ndarray  # bool [group, queries, keys]; keys that take part in the output
+    # uint8 [group, queries, keys]; of a key that the dropped-mass certificate leaves out, how many levels had been read
+    # when it was (the last is K in full); 0 of all others
+    levels: np.ndarray
     # Share of the cold keys that were never read: bounds on their records ruled them out.
     elimination: np.ndarray
     # Share of the cold keys that take no part in the output: the eliminated ones, and those that their K in full
@@ -85,21 +88,21 @@ class Outcome(NamedTuple):
     # True dropped mass, and the bound on it.
     dropped: np.ndarray
     certified: np.ndarray
-    # True ``||o - o_hat||`` and the bound on it; 0 where values were not captured.
+    share: np.ndarray  # part of the output that tail compensation gives to the mean of V
+    read: np.ndarray  # [group, queries, value_dim]; output over the keys that take part, before compensation
+    # True ``||o - o_hat||`` with compensation, and the bound on it; 0 where values were not captured.
     error: np.ndarray
     error_bound: np.ndarray
     fallback: np.ndarray  # keys that stopped early and had to be read after all
 
     @classmethod
-    def empty(cls, shape: tuple[int, int, int]) -> Outcome:
+    def empty(cls, shape: tuple[int, int, int], value_dim: int = 0) -> Outcome:
         """Of [group, queries, keys], to be filled."""
-        shapes = {"kept": shape, "group_nested": shape[1:2], "group_additive": shape[1:2]}
-        return cls(
-            *(
-                np.zeros(shapes.get(name, shape[:2]), bool if name == "kept" else float)
-                for name in cls._fields
-            )
-        )
+        shapes = dict.fromkeys(("kept", "levels"), shape)
+        shapes |= dict.fromkeys(("group_nested", "group_additive"), shape[1:2])
+        shapes["read"] = (*shape[:2], value_dim)
+        kinds = {"kept": bool, "levels": np.uint8}
+        return cls(*(np.zeros(shapes.get(name, shape[:2]), kinds.get(name, float)) for name in cls._fields))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -72,16 +72,26 @@ def mass_loop(lower, upper, powers, truth, rule, outcome):
             spent, kept = _drop_known(bounds, own, keys, open_, spent, kept, odds, use)
             outcome.fallback[head, query] = fallback
             outcome.certified[head, query] = spent / (spent + kept) if spent > 0.0 else 0.0
-            dropped = 0.0
+            levels = outcome.levels[head, query]
+            levels[span.start : span.stop] = bounds.upper.shape[0]
+            for i in range(stopped):
+                levels[keys.stopped[i]] = keys.stopped_at[i] + 1
+            dropped, tail = 0.0, 0.0
             for key in range(span.start, span.stop):
-                if not use[VALUE, key]:
+                # A key that stopped and was read after all is left with K in full, if at all.
+                if use[FULL_NESTED, key]:
+                    levels[key] = bounds.upper.shape[0]
+                if use[VALUE, key]:
+                    levels[key] = 0
+                else:
                     dropped += truth.mass[head, query, key]
+                    tail += own.middle[levels[key] - 1, key]
             outcome.dropped[head, query] = dropped
-            outcome.violated[head, query] = dropped > rule.delta
+            tail *= np.exp(own.top - truth.lse[head, query])
+            outcome.share[head, query] = tail / (1.0 - dropped + tail)
+            outcome.violated[head, query] = not (dropped <= rule.delta)
             if truth.values.shape[1]:
-                error, size = _output_error(use, span, truth, head, query)
-                outcome.error[head, query] = error
-                outcome.error_bound[head, query] = outcome.certified[head, query] * size
+                _read_output(use, span, truth, head, query, outcome.read[head, query])
             book(use, united, span, rule.costs, head, query, outcome)
         book_group(united, span, rule.costs, query, outcome)
 
@@ -201,22 +211,15 @@ def _drop_known(bounds, powers, keys, open_, spent, kept, odds, use):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _output_error(use, span, truth, head, query):
-    """True ||o - o_hat|| in float64 from truth masses, and what a dropped mass of 1 could make of it."""
-    values, width = truth.values, truth.values.shape[1]
-    kept, total, largest = np.zeros(width), 0.0, 0.0
+def _read_output(use, span, truth, head, query, out):
+    """Output over the keys that take part, in float64 from truth masses."""
+    values, total = truth.values, 0.0
     for key in range(span.first, span.last):
-        if key >= span.start and key < span.stop:
-            largest = max(largest, truth.norms[key])
-            if not use[VALUE, key]:
-                continue
-        mass = np.float64(truth.mass[head, query, key])
+        if key >= span.start and key < span.stop and not use[VALUE, key]:
+            continue
+        mass = truth.mass[head, query, key]
         total += mass
-        for v in range(width):
-            kept[v] += mass * values[key, v]
-    square, norm = 0.0, 0.0
-    for v in range(width):
-        kept[v] /= total
-        square += (truth.outputs[head, query, v] - kept[v]) ** 2
-        norm += kept[v] ** 2
-    return np.sqrt(square), largest + np.sqrt(norm)
+        for v in range(out.size):
+            out[v] += mass * values[key, v]
+    for v in range(out.size):
+        out[v] /= total

@@ -9,6 +9,7 @@ import numpy as np
 
 from ghostkv.elimination.attention import ColdRange, kth_largest, softmax
 from ghostkv.elimination.bounds import score_slack
+from ghostkv.elimination.compensation import cold_means
 
 
 class Truth(NamedTuple):
@@ -20,10 +21,12 @@ class Truth(NamedTuple):
     low: np.ndarray
     high: np.ndarray
     mass: np.ndarray  # float64 [group, queries, keys]; softmax probabilities
+    lse: np.ndarray  # float64 [group, queries]; ``log sum exp`` of the scores
     tau: np.ndarray  # float32 [group, queries]; the k-th largest score
-    # float32 [keys, value_dim], width 0 where values were not captured, and their norms, float64 [keys].
-    values: np.ndarray
-    norms: np.ndarray
+    values: np.ndarray  # float32 [keys, value_dim]; width 0 where values were not captured
+    # Of each query's cold keys: the largest norm of a V, float64 [queries], and their mean V, float32 [queries, value_dim].
+    largest: np.ndarray
+    means: np.ndarray
     outputs: np.ndarray  # float64 [group, queries, value_dim]
     visible: ColdRange
 
@@ -52,7 +55,7 @@ class Truth(NamedTuple):
         flat = queries.reshape(-1, queries.shape[-1])
         slack = score_slack(flat, norms, scale, flat.shape[1]).reshape(scores.shape)
         mass = scores.astype(np.float64)
-        softmax(mass, out=mass)
+        _, lse = softmax(mass, out=mass)
         values = np.zeros((scores.shape[2], 0), np.float32) if values is None else values.astype(np.float32)
         wide = values.astype(np.float64)
         return cls(
@@ -60,9 +63,11 @@ class Truth(NamedTuple):
             low=scores - slack,
             high=scores + slack,
             mass=mass,
+            lse=lse,
             tau=kth_largest(scores, visible.first, visible.last, top_k),
             values=values,
-            norms=np.linalg.norm(wide, axis=1),
+            largest=largest_norms(values, visible),
+            means=cold_means(values, visible)[:, 0],
             outputs=mass @ wide,
             visible=visible,
         )
@@ -71,9 +76,16 @@ class Truth(NamedTuple):
         """Every `step`-th query alone."""
         rows = {
             name: np.ascontiguousarray(getattr(self, name)[:, ::step])
-            for name in ("scores", "low", "high", "mass", "tau", "outputs")
+            for name in ("scores", "low", "high", "mass", "lse", "tau", "outputs")
         }
+        rows |= {name: np.ascontiguousarray(getattr(self, name)[::step]) for name in ("largest", "means")}
         return self._replace(visible=self.visible.at(np.arange(0, len(self.visible.last), step)), **rows)
+
+
+def largest_norms(values: np.ndarray, visible: ColdRange) -> np.ndarray:
+    """The largest ``||v||`` of each query's cold keys, float64 [queries]; 0 where none is cold."""
+    norms = np.linalg.norm(values.astype(np.float64), axis=1)
+    return np.where(visible.mask(len(values)), norms, 0.0).max(axis=-1)
 
 
 def oracle_topk(truth: Truth) -> np.ndarray:

@@ -9,18 +9,21 @@ import numpy as np
 
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.codecs.nested import Nested, NestedRecords
+from ghostkv.elimination.attention import softmax
 from ghostkv.elimination.certificates import certify_mass
-from ghostkv.elimination.compensation import cold_means, compensate
+from ghostkv.elimination.compensation import cold_means, output_bound
 from ghostkv.elimination.ledger import Costs, Outcome
 from ghostkv.elimination.nested_bounds import read_levels
 from ghostkv.elimination.powers import Powers
-from ghostkv.elimination.truth import Truth
+from ghostkv.elimination.truth import Truth, largest_norms
 from ghostkv.runtime.call_views import CallView, views
 from ghostkv.runtime.deciders import Call, Decider
-from ghostkv.runtime.seated import Ledger, combine
+from ghostkv.runtime.seated import Combined, Ledger, combine
 
 # Queries certified at once: bounds of every level are held for all of them.
 _BLOCK = 64
+# What float32 sums and exponentials may add to an output, over the norms that go into it.
+_ROUNDING = 2.0**-16
 
 
 @dataclass
@@ -45,7 +48,7 @@ class CertifiedMass(Decider):
     codecs: Sequence[Nested]  # one a KV head
     delta: float
     shares: Sequence[float]  # share of the budget that keys stopped at or before each level may take
-    # Give the eliminated keys' estimated mass to the running mean of V; the certificate does not need it
+    # Give the eliminated keys' estimated mass to the running mean of V; the certified output is the compensated one
     compensate: bool = True
     name: str = field(default="certified_mass", init=False)
 
@@ -60,14 +63,13 @@ class CertifiedMass(Decider):
         certified, violated = np.zeros_like(counts.visible), np.zeros_like(counts.visible)
         self._append(state, call)
         for b, h, some, view in views(call, _BLOCK):
-            outcome, scores, tail = self.certify(state, b, h, view)
+            outcome, scores, estimates = self.certify(state, b, h, view)
             cold = view.visible.mask(len(view.keys))
             kept = outcome.kept & cold
             read = np.broadcast_to(kept.any(axis=0), kept.shape) if call.shared else kept
-            result = combine(None, None, scores, read | ~cold, read, cold, view)
-            if self.compensate:
-                result = _compensated(result, scores, tail, read | ~cold, cold & ~read, view)
-            out[b, some, h * call.group : (h + 1) * call.group] = result.transpose(1, 0, 2)
+            tail = estimates if self.compensate else None
+            result = combine(scores, read | ~cold, cold & ~read, view, tail)
+            out[b, some, h * call.group : (h + 1) * call.group] = result.output.transpose(1, 0, 2)
             full = view.visible.visible * call.pair
             hot = (view.visible.visible - view.visible.cold) * call.pair
             united, own = kept.any(axis=0).sum(axis=1), kept.sum(axis=(0, 2))
@@ -75,27 +77,29 @@ class CertifiedMass(Decider):
             head_records = (outcome.bytes_nested * full - hot).sum(axis=0) - own * value_bytes
             counts.add(b, h, some, view.visible, kept, records, head_records)
             certified[b, h, some] = outcome.certified.max(axis=0)
-            violated[b, h, some] = outcome.violated.sum(axis=0)
+            broken = outcome.violated.astype(bool) | _beyond_bound(result, scores, outcome, view)
+            violated[b, h, some] = broken.sum(axis=0)
         return out, counts.rows(certified=certified, violated=violated)
 
     def certify(
         self, state: NestedState, b: int, h: int, view: CallView
     ) -> tuple[Outcome, np.ndarray, np.ndarray]:
-        """What a KV head's queries keep; the exact scores; and estimates of the first level."""
+        """What a KV head's queries keep; the exact scores; and the estimates of what they leave."""
         codec, keys = self.codecs[h], len(view.keys)
         records = _first_records(state.records[b, h], keys)
         shape = (*view.queries.shape[:2], keys)
         bounds = np.empty((2, len(codec.levels), *shape), np.float32)
-        estimates, first = np.empty(shape, np.float32), None
+        estimates = np.empty(shape, np.float32)
         for _ in read_levels(codec, records, view.queries, view.scale, view.softcap, bounds, estimates):
-            first = estimates.copy() if first is None else first
+            pass
         scores = view.scores()
         truth = Truth.of(view.queries, view.keys, scores, None, view.visible, view.scale, 1)
         costs = Costs.of(
             codec.level_bytes[:-1], codec.level_bytes.sum(), view.keys.shape[1], view.values.shape[1]
         )
         powers = Powers.of(*bounds, truth)
-        return certify_mass(*bounds, powers, truth, costs, self.shares, self.delta), scores, first
+        outcome = certify_mass(*bounds, powers, truth, costs, self.shares, self.delta)
+        return outcome, scores, _middle(*bounds, outcome.levels, estimates)
 
     def _append(self, state: NestedState, call: Call) -> None:
         state.first = call.first
@@ -119,18 +123,20 @@ def _joined(one: NestedRecords, other: NestedRecords) -> NestedRecords:
     return NestedRecords(planes, np.concatenate([one.rho, other.rho]))
 
 
-def _compensated(
-    output: np.ndarray,
-    scores: np.ndarray,
-    estimates: np.ndarray,
-    kept: np.ndarray,
-    left: np.ndarray,
-    view: CallView,
-) -> np.ndarray:
-    """Add the estimated mass of what was left out, on the mean of V over the cold keys."""
-    peak = np.where(kept, scores, -np.inf).max(axis=-1, keepdims=True)
-    with np.errstate(over="ignore"):
-        mass = np.exp(np.where(kept, scores - peak, -np.inf)).sum(axis=-1, dtype=np.float64)
-        tail = np.exp(np.where(left, estimates - peak, -np.inf)).sum(axis=-1, dtype=np.float64)
-    means = cold_means(view.values, view.visible)
-    return compensate(output * mass[..., None], mass, tail[..., None], means).astype(np.float32)
+def _middle(lower: np.ndarray, upper: np.ndarray, levels: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Estimates of the keys that are left: the middle of their bounds when they were."""
+    deepest = (np.maximum(levels, 1) - 1)[None]
+    with np.errstate(invalid="ignore"):  # of a key that nothing bounds, and which is read
+        np.add(*(np.take_along_axis(side, deepest, axis=0)[0] for side in (lower, upper)), out=out)
+    out *= np.float32(0.5)
+    return out
+
+
+def _beyond_bound(result: Combined, scores: np.ndarray, outcome: Outcome, view: CallView) -> np.ndarray:
+    """Heads and queries whose output is further from exact attention than it was certified to be, bool [group, queries]."""
+    exact = softmax(scores.astype(np.float64))[0] @ view.values
+    means, largest = cold_means(view.values, view.visible)[:, 0], largest_norms(view.values, view.visible)
+    error = np.linalg.norm(exact - result.output, axis=-1)
+    bound = output_bound(outcome.certified, result.share, largest, result.read, means)
+    rounding = _ROUNDING * (np.linalg.norm(exact, axis=-1) + np.linalg.norm(view.values, axis=-1).max())
+    return ~(error <= bound + rounding)

@@ -48,6 +48,7 @@ class Call:
     sinks: int
     hot: int
     shared: bool  # all heads of a group attend to the union of the group's survivors
+    layer: int  # which layer of the model calls
 
     @property
     def group(self) -> int:

@@ -12,11 +12,13 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from ghostkv.elimination.compensation import HIGHEST
 from ghostkv.runtime.fused_sums import (
     FAST,
     advance_mean,
     estimates,
     exponentials,
+    hold,
     mark,
     scores,
     unread_mass,
@@ -243,7 +245,13 @@ def _attend(query, stored, place, kept, rule, g, room, out):
     tail = 0.0
     if rule.compensate and cold > 0:
         unread_of = np.int64((1 << len(room.exact)) - 1) if rule.shared else bit
-        tail = unread_mass(room.weights[g], marks, unread_of, cold) * np.exp(room.peaks[g] - top)
+        weights, peak = room.weights[g], room.peaks[g]
+        if peak > top + HIGHEST:
+            # Estimates tower above all that was read, and what `exponentials` makes of the others is no longer theirs.
+            peak = top + HIGHEST
+            hold(room.estimate[g], cold, peak, weights)
+            exponentials(weights, cold, peak, weights, room.bits)
+        tail = unread_mass(weights, marks, unread_of, cold) * np.exp(peak - top)
     if tail > 0.0:
         for d in range(out.size):
             mean = stored.total[d] / cold

@@ -70,6 +70,13 @@ def mark(estimate, least, unbound, bit, marks, count):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST, inline="never")
+def hold(values, count, most, out):
+    """The lesser of each value and `most`."""
+    for j in range(count):
+        out[j] = min(values[j], most)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST, inline="never")
 def unread_mass(weights, marks, bit, count):
     """Estimated mass of the keys that a head did not read."""
     total = 0.0

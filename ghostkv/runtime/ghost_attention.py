@@ -197,7 +197,7 @@ class _Seat:
             _array(query), _array(key), _array(value),
             self.runtime.first_visible(mask, query.shape[0], query.shape[2], key.shape[2]),
             past, float(query.shape[-1] ** -0.5 if scale is None else scale), float(kwargs.get("softcap") or 0.0),
-            policy.sinks, policy.hot, policy.shared,
+            policy.sinks, policy.hot, policy.shared, self.layer,
         )  # fmt: skip
 
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ghostkv.codecs import Codec, Decoded
 from ghostkv.elimination.attention import ColdRange, softmax
-from ghostkv.elimination.compensation import cold_means, compensate
+from ghostkv.elimination.compensation import cold_means, compensate, tail_weights
 from ghostkv.files.buffers import Space
 from ghostkv.files.errors import ModelError
 from ghostkv.runtime.call_views import CallView, views
 from ghostkv.runtime.deciders import Call, Decider
 from ghostkv.runtime.observations import Observations, joined
 from ghostkv.runtime.traffic import rows_of
-from ghostkv.selectors.base import Budget, Scene, Selection, Selector
+from ghostkv.selectors.base import Budget, Scene, Selector
 
 # Selectors that look at the attention of earlier queries, and how a dense prefill is sampled for them: every so many
 # queries add to one accumulated observation, the most recent ones are kept each for itself.
@@ -122,8 +122,11 @@ class Seated(Decider):
             # Importance weights belong to the head that sampled; a union would count keys twice.
             alone = not call.shared or selection.log_weight is not None
             read = own if alone else np.broadcast_to(own.any(axis=0), own.shape)
-            result = combine(selection, scene, scores, read | ~cold, read, cold, view)
-            out[b, some, h * call.group : (h + 1) * call.group] = result.transpose(1, 0, 2)
+            result = combine(
+                scores, read | ~cold, cold & ~read, view, selection.tail, selection.page, selection.log_weight,
+                selection.tail_share,
+            )  # fmt: skip
+            out[b, some, h * call.group : (h + 1) * call.group] = result.output.transpose(1, 0, 2)
             index = selection.index_bytes[0]
             united = index.max(axis=0) if selection.index_bytes_gqa is None else selection.index_bytes_gqa[0]
             counts.add(b, h, some, view.visible, own, united, index.sum(axis=0))
@@ -207,38 +210,55 @@ class Ledger:
         )  # fmt: skip
 
 
+class Combined(NamedTuple):
+    """Outputs of float32 [group, queries, value_dim]: with what stands for the keys that were left, and without; and
+    the part that tail compensation has in the first, float64 [group, queries]."""
+
+    output: np.ndarray
+    read: np.ndarray
+    share: np.ndarray
+
+
 def combine(
-    selection: Selection | None,
-    scene: Scene | None,
     scores: np.ndarray,
     kept: np.ndarray,
-    read: np.ndarray,
-    cold: np.ndarray,
+    left: np.ndarray,
     view: CallView,
-) -> np.ndarray:
-    """Attention over the kept keys by a selection's own estimator, float32 of shape [group, queries, value_dim]."""
+    tail: np.ndarray | None = None,
+    page: int = 0,
+    log_weight: Sequence[np.ndarray] | None = None,
+    tail_share: np.ndarray | None = None,
+) -> Combined:
+    """Attention over the kept keys, with a selection's own estimator for those that are left.
+
+    Parameters
+    ----------
+    kept, left : ndarray of bool, shape [group, queries, keys]
+        Keys that are read, and cold keys that are not.
+    tail, page, log_weight, tail_share
+        As in `Selection`.
+    """
     logits = np.where(kept, scores, np.float32(-np.inf))
-    if selection is not None and selection.log_weight is not None:
+    if log_weight is not None:
         # A weight means something only where the key was read; elsewhere it may be whatever the division left.
-        logits += np.where(cold & kept, selection.log_weight[0], np.float32(0.0))
+        logits += np.where(view.visible.mask(len(view.keys)) & kept, log_weight[0], np.float32(0.0))
     peak = logits.max(axis=-1)
     weights = np.exp(logits - peak[..., None])
     mass = weights.sum(axis=-1, dtype=np.float64)
     total = weights @ view.values
-    if selection is not None and selection.tail is not None:
-        tails, offset = selection.tail
-        left = np.where(cold & ~read, tails, np.float32(0.0))
-        size = selection.page or len(view.keys)
-        missing = np.add.reduceat(left, np.arange(0, len(view.keys), size), axis=-1)
-        missing = missing * np.exp(offset.astype(np.float64) - peak)[..., None]
-        return compensate(total, mass, missing, cold_means(view.values, view.visible, selection.page)).astype(
-            np.float32
-        )
-    output = total / mass[..., None]
-    if selection is not None and selection.tail_share is not None:
-        share = selection.tail_share[0][..., None]
-        output = (1 - share) * output + share * cold_means(view.values, view.visible)[:, 0]
-    return output.astype(np.float32)
+    output = read = (total / mass[..., None]).astype(np.float32)
+    share = np.zeros(mass.shape)
+    if tail is not None:
+        missing = np.where(left, tail_weights(tail, peak), np.float32(0.0))
+        edges = np.arange(0, len(view.keys), page or len(view.keys))
+        missing = np.add.reduceat(missing, edges, axis=-1, dtype=np.float64)
+        share = missing.sum(axis=-1) / (mass + missing.sum(axis=-1))
+        means = cold_means(view.values, view.visible, page)
+        output = compensate(total, mass, missing, means).astype(np.float32)
+    elif tail_share is not None:
+        part = tail_share[0][..., None]
+        output = ((1 - part) * read + part * cold_means(view.values, view.visible)[:, 0]).astype(np.float32)
+    return Combined(output, read, share)
 
 
 @dataclass(frozen=True)
@@ -262,7 +282,7 @@ class OracleMass(Decider):
             np.put_along_axis(own, order, ~dropped, axis=-1)
             own &= cold
             read = np.broadcast_to(own.any(axis=0), own.shape) if call.shared else own
-            result = combine(None, None, scores, read | ~cold, read, cold, view)
-            out[b, some, h * call.group : (h + 1) * call.group] = result.transpose(1, 0, 2)
+            result = combine(scores, read | ~cold, cold & ~read, view)
+            out[b, some, h * call.group : (h + 1) * call.group] = result.output.transpose(1, 0, 2)
             counts.add(b, h, some, view.visible, own, 0.0, 0.0)
         return out, counts.rows()

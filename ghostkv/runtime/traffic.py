@@ -24,7 +24,7 @@ COLUMNS = (
     "head_survivor_bytes",
     "head_hot",
     "head_full",
-    "violated",  # heads whose certificate did not hold
+    "violated",  # heads whose certificate, of mass or of output, did not hold
 )
 # Beside them, and no sum: the largest dropped mass that a certificate admits; nothing where none is given.
 CERTIFIED = "certified"

@@ -198,9 +198,8 @@ class Selection:
     # float64 [ratios, queries]; the same for the group as a whole; by default the largest of its heads', as an index
     # of the KV head is read once for all
     index_bytes_gqa: np.ndarray | None = None
-    # Tail compensation: ``weights`` [group, queries, tokens] and ``offset`` [group, queries] with ``weights *
-    # e^offset = e^s_hat``
-    tail: tuple[np.ndarray, np.ndarray] | None = None
+    # float32 [group, queries, tokens]; tail compensation by these estimated scores
+    tail: np.ndarray | None = None
     page: int = 0  # keys per mean of V in the compensation; 0 for one running mean
     # float32 [ratios, group, queries]; a rule's own share of the output for the running mean of V (SparQ's)
     tail_share: np.ndarray | None = None

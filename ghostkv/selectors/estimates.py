@@ -7,25 +7,20 @@ from dataclasses import replace
 import numpy as np
 from numba import njit
 
+from ghostkv.elimination.attention import cap
 from ghostkv.selectors.base import Scene, Selection
 
 
 def with_tail(selection: Selection, estimates: np.ndarray, scene: Scene) -> Selection:
-    """A selection whose eliminated keys are compensated by their estimated scores, which are overwritten."""
-    _, tail = normalise(estimates, scene)
-    return replace(selection, tail=tail)
+    """A selection whose eliminated keys are compensated by their estimated scores, which are capped in place."""
+    return replace(selection, tail=cap(estimates, scene.softcap))
 
 
-def normalise(estimates: np.ndarray, scene: Scene) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Turn estimated scores, float32 of shape [group, queries, tokens], into log mass, in place.
+def log_mass(estimates: np.ndarray, scene: Scene) -> np.ndarray:
+    """Estimated log mass ``s_hat - lse`` of cold keys; float32, shape [group, queries, tokens].
 
-    Returns
-    -------
-    log_mass : ndarray of float32, shape [group, queries, tokens]
-        ``s_hat - lse`` of cold keys, where lse is the log-sum-exp of the estimates of cold keys and the exact
-        scores of the others.
-    tail : tuple of ndarray
-        ``e^(s_hat - peak)`` and ``peak``, as `Selection.tail`; valid until the next call for this scene.
+    lse is the log-sum-exp of the estimates of cold keys and the exact scores of the others. Valid until the next call
+    for this scene.
     """
     start, stop = scene.visible.start, scene.visible.stop
     weights = scene._spare
@@ -33,8 +28,7 @@ def normalise(estimates: np.ndarray, scene: Scene) -> tuple[np.ndarray, tuple[np
     with np.errstate(over="ignore"):
         np.exp(np.subtract(estimates, peak[..., None], out=weights), out=weights)
     total = _cold_sum(weights, start, stop) + np.exp(scene.known_lse - peak)
-    np.subtract(estimates, (peak + np.log(total)).astype(np.float32)[..., None], out=estimates)
-    return estimates, (weights, peak)
+    return np.subtract(estimates, (peak + np.log(total)).astype(np.float32)[..., None], out=weights)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

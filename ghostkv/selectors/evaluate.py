@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ghostkv.elimination.compensation import cold_means, compensate
+from ghostkv.elimination.compensation import cold_means, compensate, tail_weights
 from ghostkv.selectors.base import Budget, Scene, Selection
 from ghostkv.selectors.scenes import SceneTruth
 
@@ -29,12 +29,15 @@ def evaluate(selection: Selection, scene: Scene, truth: SceneTruth, budget: Budg
     width = 0 if truth.values is None else truth.values.shape[1]
     counts, masses = np.zeros((3, *shape)), np.zeros(shape)
     sums = np.zeros((*shape[1:], 1 << ratios, max(width, 1)), np.float32)
-    tails = np.zeros((*shape, pages if selection.tail else 0))
+    compensated = selection.tail is not None
+    tails = np.zeros((*shape, pages if compensated else 0))
     nothing = np.zeros((1, 1, 1), np.float32)
+    # The selector is done with its spare array.
+    weights = tail_weights(selection.tail, truth.lse, scene._spare) if compensated else nothing
     _accumulate(
         selection.reads, truth.mass, truth.relevant, visible.start, visible.stop, counts, masses,
         nothing[0] if truth.values is None else truth.values, width, sums,
-        selection.tail[0] if selection.tail else nothing, selection.page or scene.shape[2], tails,
+        weights, selection.page or scene.shape[2], tails,
     )  # fmt: skip
     # Patterns of bits become ratios: a key counts at every ratio of its pattern.
     member = np.array([[pattern >> r & 1 for pattern in range(1 << ratios)] for r in range(ratios)], float)
@@ -48,7 +51,7 @@ def evaluate(selection: Selection, scene: Scene, truth: SceneTruth, budget: Budg
     if width:
         kept = truth.kept_output + np.einsum("rp,gqpv->rgqv", member, sums)
         mass = truth.kept_mass + kept_mass
-        missing = np.einsum("rp,pgqk->rgqk", 1 - member, tails) if selection.tail else None
+        missing = np.einsum("rp,pgqk->rgqk", 1 - member, tails) if compensated else None
         queries["output_error"] = _errors(selection, scene, truth, kept, mass, missing)
     full = visible.visible * budget.pair_bytes
     exact = (visible.visible - visible.cold) * budget.pair_bytes
@@ -69,10 +72,8 @@ def _errors(selection, scene, truth, kept, mass, missing) -> np.ndarray:
     if selection.log_weight is not None:
         kept, mass = _reweighted(selection, scene, truth)
     if missing is not None:
-        # The tail's weights in the frame of the exact mass: e^(s_hat - lse).
-        frame = np.exp(selection.tail[1].astype(np.float64) - truth.lse)
         means = cold_means(truth.values, scene.visible, selection.page)
-        output = compensate(kept, mass, missing * frame[..., None], means)
+        output = compensate(kept, mass, missing, means)
     else:
         with np.errstate(invalid="ignore"):
             output = kept / mass[..., None]
@@ -126,17 +127,11 @@ def _accumulate(
                     row = sums[g, q, bits]
                     for c in range(width):
                         row[c] += p * values[j, c]
-                    if with_tail:
-                        tails[bits, g, q, j // page] += weights[g, q, j]
             if with_tail:
+                # Of each pattern by itself: a difference of sums would lose a small one beside a large one.
                 for p in range(tails.shape[3]):
-                    low, high = max(start[q], p * page), min(stop[q], (p + 1) * page)
-                    total = 0.0
-                    for j in range(low, high):
-                        total += weights[g, q, j]
-                    for bits in range(1, tails.shape[0]):
-                        total -= tails[bits, g, q, p]
-                    tails[0, g, q, p] = max(total, 0.0)
+                    for j in range(max(start[q], p * page), min(stop[q], (p + 1) * page)):
+                        tails[reads[g, q, j], g, q, p] += weights[g, q, j]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -27,7 +27,7 @@ from ghostkv.codecs.transform_code import TransformCode
 from ghostkv.config.options import Amount, Count, Whole
 from ghostkv.elimination.attention import cap
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector, per_ratio
-from ghostkv.selectors.estimates import normalise
+from ghostkv.selectors.estimates import log_mass
 from ghostkv.selectors.picking import ThresholdHistogram, threshold_counts
 
 
@@ -56,7 +56,7 @@ class Ghost(Selector):
         return histogram.theta(totals)
 
     def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
-        statistic, tail = self._log_mass(scene)
+        statistic, estimates = self._log_mass(scene)
         start, stop = scene.visible.start, scene.visible.stop
         share, group = self._share(scene, budget), scene.shape[0]
         if self.adaptive:
@@ -65,7 +65,7 @@ class Ghost(Selector):
             counts = budget.counts(share * budget.full, group)
         index = per_ratio(budget, group, self._index(scene, budget))
         feasible = ~np.isnan(share[:, 0])
-        tail = tail if self.compensate else None
+        tail = estimates if self.compensate else None
         return Selection(scene.take(statistic, counts), feasible, index, tail=tail, page=self.page)
 
     def _index(self, scene: Scene, budget: Budget) -> np.ndarray:
@@ -79,10 +79,11 @@ class Ghost(Selector):
     def _share(self, scene: Scene, budget: Budget) -> np.ndarray:
         return budget.allowance(self._index(scene, budget)) / budget.full
 
-    def _log_mass(self, scene: Scene) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-        """Estimated log mass of cold keys, and `Selection.tail`."""
+    def _log_mass(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+        """Estimated log mass of cold keys, and their estimated scores."""
         codec, decoded = scene.records(TransformCode.name, self.code_bytes)
         estimates = scene.empty()
         projected = codec.project(scene.queries.reshape(-1, scene.queries.shape[2]))
         codec.estimate(projected, decoded, scene.scale, estimates.reshape(-1, scene.shape[2]))
-        return normalise(cap(estimates, scene.softcap), scene)
+        cap(estimates, scene.softcap)
+        return log_mass(estimates, scene), estimates

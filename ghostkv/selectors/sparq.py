@@ -23,7 +23,7 @@ import numpy as np
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.config.options import Width
 from ghostkv.selectors.base import Budget, Scene, Selection, Selector, read_best
-from ghostkv.selectors.estimates import normalise
+from ghostkv.selectors.estimates import log_mass
 
 
 @dataclass(frozen=True)
@@ -56,5 +56,5 @@ class SparQ(Selector):
         """Estimated mass of the keys that are not read, shape [ratios, group, queries]."""
         kept = np.abs(masked).sum(axis=2) / np.maximum(np.abs(scene.queries).sum(axis=2), 1e-30)
         scores *= (1 / np.sqrt(np.maximum(kept, 1e-6)))[..., None]
-        log_mass, _ = normalise(scores, scene)
-        return scene.left(read.reads, np.exp(log_mass, out=log_mass), len(read.feasible))
+        mass = log_mass(scores, scene)
+        return scene.left(read.reads, np.exp(mass, out=mass), len(read.feasible))

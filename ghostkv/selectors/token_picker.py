@@ -26,7 +26,7 @@ from numba import njit
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.config.options import Amount, Annotated, Field
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector
-from ghostkv.selectors.estimates import normalise
+from ghostkv.selectors.estimates import log_mass
 from ghostkv.selectors.picking import ThresholdHistogram
 
 _LOW, _HIGH = -24.0, 12.0
@@ -86,7 +86,7 @@ class TokenPicker(Selector):
             bits += chunk
             cells = np.float32(1 << bits)
             middle = low + span * ((np.floor(unit * cells) + np.float32(0.5)) / cells)
-            estimate, _ = normalise(scene.score(scene.queries, middle), scene)
+            estimate = log_mass(scene.score(scene.queries, middle), scene)
             margin = (np.abs(scene.queries) @ span) * (scene.scale / (2 * cells))
             bound = estimate + np.float32(self.slack) * margin[..., None]
             bounds.append(np.minimum(bound, bounds[-1]) if bounds else bound)

@@ -12,6 +12,7 @@ from ghostkv.codecs.nested import Nested
 from ghostkv.elimination.attention import cold_range, scores
 from ghostkv.elimination.bounds import CodecBounds
 from ghostkv.elimination.certificates import certify_mass, certify_topk
+from ghostkv.elimination.compensation import cold_means, output_bound
 from ghostkv.elimination.ledger import Costs
 from ghostkv.elimination.nested_bounds import read_levels
 from ghostkv.elimination.powers import Powers
@@ -107,7 +108,7 @@ class Case:
         assert outcome.kept[self.exact >= kth].all()
         assert outcome.violated.sum() == 0
 
-    def assert_mass_holds(self, outcome, delta):
+    def assert_mass_holds(self, outcome, delta, bounds):
         mass = np.exp(self.exact - self.exact.max(axis=-1, keepdims=True))
         mass /= mass.sum(axis=-1, keepdims=True)
         dropped = np.where(outcome.kept, 0.0, mass).sum(axis=-1)
@@ -116,8 +117,33 @@ class Case:
         assert outcome.violated.sum() == 0
         values = self.truth.values.astype(np.float64)
         full, kept = mass @ values, np.where(outcome.kept, mass, 0.0)
-        error = np.linalg.norm(full - kept @ values / kept.sum(axis=-1, keepdims=True), axis=-1)
+        read = kept @ values / kept.sum(axis=-1, keepdims=True)
+        share, sizes = outcome.share, np.where(np.isfinite(self.exact), np.abs(self.exact), 0.0)
+        # Scores of thousands are known to some 1e-4 in float32.
+        rounding = 1e-4 + 2.0**-21 * sizes.max()
+        np.testing.assert_allclose(share, self.tail_share(outcome, bounds), rtol=rounding, atol=1e-12)
+        assert (share <= outcome.certified * (1 + 1e-5)).all()
+        means, cold = cold_means(values, self.visible)[:, 0], self.visible.mask(KEYS)
+        largest = np.where(cold, np.linalg.norm(values, axis=1), 0.0).max(axis=-1)
+        compensated = (1 - share[..., None]) * read + share[..., None] * means
+        error = np.linalg.norm(full - compensated, axis=-1)
         assert (error <= outcome.error_bound + 1e-6).all()
+        loose = (outcome.certified + share) * (largest + np.linalg.norm(read, axis=-1))
+        assert (outcome.error_bound <= loose * (1 + 1e-5) + 1e-12).all()
+        plain = output_bound(outcome.certified, np.zeros_like(share), largest, read, means)
+        assert (np.linalg.norm(full - read, axis=-1) <= plain + 1e-6).all()
+
+    def tail_share(self, outcome, bounds):
+        """Written out in float64: every left key at the middle of the bounds known when it was left."""
+        assert ((outcome.levels > 0) == (self.visible.mask(KEYS) & ~outcome.kept)).all()
+        with np.errstate(invalid="ignore"):
+            middle = sum(side.astype(np.float64) for side in bounds) / 2
+        level = np.maximum(outcome.levels, 1)[None].astype(int) - 1
+        left = np.where(outcome.levels > 0, np.take_along_axis(middle, level, 0)[0], -np.inf)
+        kept = np.where(outcome.kept, self.exact, -np.inf)
+        top = kept.max(axis=-1, keepdims=True)
+        tail, whole = (np.exp(part - top).sum(axis=-1) for part in (left, kept))
+        return tail / (tail + whole)
 
 
 cases = given(
@@ -140,7 +166,7 @@ def test_a_cascade_never_loses_a_top_key_nor_more_mass_than_it_certifies(
     case.assert_topk_holds(certify_topk(lower, upper, case.truth, case.costs, (8, 0, 0), TOP_K))
     powers = Powers.of(lower, upper, case.truth)
     outcome = certify_mass(lower, upper, powers, case.truth, case.costs, SHARES, delta)
-    case.assert_mass_holds(outcome, delta)
+    case.assert_mass_holds(outcome, delta, (lower, upper))
 
 
 @pytest.mark.parametrize("name", ["low_bit", "page_box", "cluster_ball", "cluster_cone", "transform_code"])
@@ -162,7 +188,8 @@ def test_every_other_bound_certifies_soundly_too(name, kind, calibrated, seed, m
     case.assert_bounds_hold(lower, upper)
     case.assert_topk_holds(certify_topk(lower, upper, case.truth, case.costs, (8,), TOP_K))
     powers = Powers.of(lower, upper, case.truth)
-    case.assert_mass_holds(certify_mass(lower, upper, powers, case.truth, case.costs, (0.97,), delta), delta)
+    outcome = certify_mass(lower, upper, powers, case.truth, case.costs, (0.97,), delta)
+    case.assert_mass_holds(outcome, delta, (lower, upper))
 
 
 def usual(seed=3):
@@ -193,7 +220,7 @@ def test_bounds_that_know_nothing_eliminate_nothing():
         assert (outcome.elimination == 0).all()
         assert outcome.values_unread.mean() > 0
     case.assert_topk_holds(top)
-    case.assert_mass_holds(mass, 0.1)
+    case.assert_mass_holds(mass, 0.1, (lower, upper))
 
 
 def test_a_false_bound_is_counted_as_a_violation():

@@ -68,7 +68,7 @@ def call(capture, positions: slice = slice(CONTEXT, 160), shared: bool = True) -
         np.ascontiguousarray(capture.queries[None, :, positions]),
         np.ascontiguousarray(capture.keys[None, :, : positions.stop]).astype(np.float32),
         np.ascontiguousarray(capture.values[None, :, : positions.stop]).astype(np.float32),
-        np.zeros(1, np.int64), positions.start, capture.scale, 0.0, 2, 8, shared,
+        np.zeros(1, np.int64), positions.start, capture.scale, 0.0, 2, 8, shared, capture.layer,
     )  # fmt: skip
 
 
@@ -129,9 +129,9 @@ def test_dropped_mass_is_below_delta_for_every_query(captures, delta, decider, m
         state, some, read_sets = one.start(), call(capture, shared=False), []
         original = seated.combine
 
-        def watch(selection, scene, exact, kept, read, cold, view, original=original, read_sets=read_sets):
+        def watch(exact, kept, *rest, original=original, read_sets=read_sets):
             read_sets.append(kept)
-            return original(selection, scene, exact, kept, read, cold, view)
+            return original(exact, kept, *rest)
 
         monkeypatch.setattr("ghostkv.runtime.certified.combine", watch)
         monkeypatch.setattr("ghostkv.runtime.seated.combine", watch)

@@ -19,16 +19,12 @@ import numpy as np
 from numba import njit
 
 from ghostkv.elimination.attention import ColdRange
-from ghostkv.elimination.compensation import cold_means
+from ghostkv.elimination.compensation import LEFT, cold_means, tail_weights
 from ghostkv.elimination.grid import Grid, bin_row
 from ghostkv.elimination.sweep import lost_outputs
 
-# An estimate this far above the exact log-sum-exp is garbage; sums and squares of e to it stay in float32.
-# One this far below weighs nothing; e to it is far from the denormal numbers that a processor is slow at.
-_HIGHEST, _LOWEST = np.float32(20.0), np.float32(-46.0)
+# Exact masses up to it count as nothing; denormal numbers are what a processor is slow at.
 _NOTHING = np.float32(1e-20)
-# With less of the softmax left than this, float32 masses no longer say what is left: the output counts as lost.
-_LEFT = 1e-5
 
 
 class Tail(NamedTuple):
@@ -80,9 +76,7 @@ def tail(
     out : ndarray of float32, shape [group, queries, keys], optional
         Where to write the weights.
     """
-    weight = np.subtract(estimates, lse[..., None], out=out)
-    np.clip(weight, _LOWEST, _HIGHEST, out=weight)
-    np.exp(weight, out=weight)
+    weight = tail_weights(estimates, lse, out)
     mean = cold_means(values, visible)
     pages = cold_means(values, visible, page) if page else mean[:, :0]
     return Tail(weight=weight, mean=mean[:, 0], pages=pages, page=page)
@@ -192,25 +186,26 @@ def _finish_row(sums, lost, paged, output, mean, error):
         here, before = lost[t], lost[max(t - 1, 0)]
         dropped += sums[t, 0]
         estimated += sums[t, 1]
-        m, w = np.float32(dropped), np.float32(estimated)
+        kept = 1.0 - dropped
+        whole = kept + estimated
+        # The parts that what was read, and the tail, have in the output: no weight, however large, overflows a square.
+        m, part, share = np.float32(dropped), np.float32(1.0 / whole), np.float32(estimated / whole)
         grow = np.float32(t > 0)
         plain, compensated = np.float32(0), np.float32(0)
         for j in range(width):
             v = np.uint64(j)
             here[v] += grow * before[v]
             gap = here[v] - m * output[v]
-            filled = gap + w * (output[v] - mean[v])
+            filled = part * gap + share * (output[v] - mean[v])
             plain += gap * gap
             compensated += filled * filled
-        kept = 1.0 - dropped
-        whole = kept + estimated
-        error[0, t] = np.sqrt(plain) * norm / kept if kept > _LEFT else 1.0
-        error[1, t] = np.sqrt(compensated) * norm / whole if whole > _LEFT else 1.0
+        error[0, t] = np.sqrt(plain) * norm / kept if kept > LEFT else 1.0
+        error[1, t] = np.sqrt(compensated) * norm if whole > LEFT else 1.0
         if error.shape[0] > 2:
             by_page, instead, sooner = np.float32(0), paged[t], paged[max(t - 1, 0)]
             for j in range(width):
                 v = np.uint64(j)
                 instead[v] += grow * sooner[v]
-                gap = here[v] + (w - m) * output[v] - instead[v]
+                gap = part * (here[v] - m * output[v]) + (share * output[v] - part * instead[v])
                 by_page += gap * gap
-            error[2, t] = np.sqrt(by_page) * norm / whole if whole > _LEFT else 1.0
+            error[2, t] = np.sqrt(by_page) * norm if whole > LEFT else 1.0

@@ -30,7 +30,8 @@ CERTIFICATE_SCHEMA = pa.schema(
         ("dropped_mass_mean", pa.float32()),
         ("dropped_mass_max", pa.float32()),
         ("certified_mass_mean", pa.float32()),  # null for topk
-        ("output_error_mean", pa.float32()),  # relative to ||o||; null without values, and for topk
+        # of the compensated output, relative to ||o||; null without values, and for topk
+        ("output_error_mean", pa.float32()),
         ("output_error_bound_mean", pa.float32()),  # certified, relative to ||o||
         ("fallback", pa.float32()),  # keys a query that stopped early and were read after all
         ("checks", pa.int64()),  # keys left out (topk) or queries (mass) verified

@@ -89,7 +89,8 @@ class CertificateTables(Tables):
         if storage == "additive":  # the other account of the same outcome
             self.add_check(keys, facts["certificate"], checks.sum(), violations.sum())
             if with_output:
-                broken = outcome.error > outcome.error_bound * (1 + _NORM_SLACK) + _NORM_SLACK * norms
+                # "not <=", so that what is not a number counts.
+                broken = ~(outcome.error <= outcome.error_bound * (1 + _NORM_SLACK) + _NORM_SLACK * norms)
                 self.add_check(keys, "output", broken.size, np.count_nonzero(broken))
 
 

@@ -18,13 +18,11 @@ from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Codec, Records
 from ghostkv.codecs.base import Decoded
 from ghostkv.elimination.attention import cap, cold_range, scores, softmax
-from ghostkv.elimination.compensation import cold_means, compensate
+from ghostkv.elimination.compensation import LEFT, cold_means, compensate, tail_weights
 from ghostkv.elimination.thresholds import kept_or_estimated, reference, statistic
 from ghostkv.stages.decode.lifecycle import StepReads
 
 LOSSES = ("lost_mass", "output_error", "output_error_plain")
-# An estimate of a score far above all others stands for a mass that float32 can hold.
-_MOST_LOG_MASS = np.float32(60.0)
 
 
 @dataclass(frozen=True)
@@ -120,9 +118,7 @@ def _lose(exact, guessed, dropped, losses, lost) -> np.ndarray:
     """Scores become softmax mass, `lost` that of the eliminated; the mass that is known of after the reads."""
     mass, lse = softmax(exact, out=exact, dtype=np.float32)
     # The constant that `mass` has too. It cancels, so nothing of the truth is known by it.
-    guessed -= lse[..., None]
-    np.minimum(guessed, _MOST_LOG_MASS, out=guessed)
-    np.exp(guessed, out=guessed)
+    tail_weights(guessed, lse, out=guessed)
     guessed *= dropped
     np.multiply(mass, dropped, out=lost)
     losses[..., 0] = lost.sum(axis=-1)
@@ -137,9 +133,9 @@ def _err(mass, lost, whole, values, means, losses) -> None:
     )
     read, kept, size = exact - gone, whole[0], np.linalg.norm(exact, axis=-1) + 1e-30
     filled = compensate(read, kept, whole[1][..., None], means)
-    plain = read / np.maximum(kept, 1e-30)[..., None]
-    losses[..., 1] = np.linalg.norm(filled - exact, axis=-1) / size
-    losses[..., 2] = np.linalg.norm(plain - exact, axis=-1) / size
+    plain = read / np.maximum(kept, LEFT)[..., None]
+    for column, output, left in ((1, filled, whole.sum(axis=0)), (2, plain, kept)):
+        losses[..., column] = np.where(left > LEFT, np.linalg.norm(output - exact, axis=-1) / size, 1.0)
 
 
 class _Received(NamedTuple):

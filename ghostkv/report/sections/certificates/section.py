@@ -19,7 +19,7 @@ _KINDS = {
     "margin": "score of a (query, key) pair lies within its bounds, level by level",
     "topk": "key left out lies outside the exact top-k",
     "mass": "dropped mass of a query is at most its target",
-    "output": "output error of a query is at most its certified bound",
+    "output": "error of a query's compensated output is at most its certified bound",
 }
 
 
@@ -74,8 +74,8 @@ def _summary(frame: pl.DataFrame) -> Table:
     return Table(
         "certificates",
         "What is certified on held-out texts, means over all layers, heads and queries. The certified mass is what "
-        "the arithmetic allows at most, the dropped mass what it was; the output error is relative, mean over queries, "
-        "beside its certified bound. GQA-true counts levels, K and V once a group.",
+        "the arithmetic allows at most, the dropped mass what it was; the output error is that of the compensated output, "
+        "relative, mean over queries, beside its certified bound. GQA-true counts levels, K and V once a group.",
         data.with_columns(_promise()),
         {
             "promise": Column("Certificate"),

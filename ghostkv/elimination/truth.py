@@ -66,7 +66,7 @@ class Truth(NamedTuple):
             lse=lse,
             tau=kth_largest(scores, visible.first, visible.last, top_k),
             values=values,
-            largest=largest_norms(values, visible),
+            largest=_largest_norms(values, visible),
             means=cold_means(values, visible)[:, 0],
             outputs=mass @ wide,
             visible=visible,
@@ -82,7 +82,7 @@ class Truth(NamedTuple):
         return self._replace(visible=self.visible.at(np.arange(0, len(self.visible.last), step)), **rows)
 
 
-def largest_norms(values: np.ndarray, visible: ColdRange) -> np.ndarray:
+def _largest_norms(values: np.ndarray, visible: ColdRange) -> np.ndarray:
     """The largest ``||v||`` of each query's cold keys, float64 [queries]; 0 where none is cold."""
     norms = np.linalg.norm(values.astype(np.float64), axis=1)
     return np.where(visible.mask(len(values)), norms, 0.0).max(axis=-1)

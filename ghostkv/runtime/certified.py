@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numba import njit
 
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.codecs.nested import Nested, NestedRecords
-from ghostkv.elimination.attention import softmax
 from ghostkv.elimination.certificates import certify_mass
-from ghostkv.elimination.compensation import cold_means, output_bound
+from ghostkv.elimination.compensation import output_bound
 from ghostkv.elimination.ledger import Costs, Outcome
 from ghostkv.elimination.nested_bounds import read_levels
 from ghostkv.elimination.powers import Powers
-from ghostkv.elimination.truth import Truth, largest_norms
+from ghostkv.elimination.truth import Truth
 from ghostkv.runtime.call_views import CallView, views
 from ghostkv.runtime.deciders import Call, Decider
 from ghostkv.runtime.seated import Combined, Ledger, combine
@@ -63,12 +63,12 @@ class CertifiedMass(Decider):
         certified, violated = np.zeros_like(counts.visible), np.zeros_like(counts.visible)
         self._append(state, call)
         for b, h, some, view in views(call, _BLOCK):
-            outcome, scores, estimates = self.certify(state, b, h, view)
+            outcome, truth, estimates = self.certify(state, b, h, view)
             cold = view.visible.mask(len(view.keys))
             kept = outcome.kept & cold
             read = np.broadcast_to(kept.any(axis=0), kept.shape) if call.shared else kept
             tail = estimates if self.compensate else None
-            result = combine(scores, read | ~cold, cold & ~read, view, tail)
+            result = combine(truth.scores, read | ~cold, cold & ~read, view, tail)
             out[b, some, h * call.group : (h + 1) * call.group] = result.output.transpose(1, 0, 2)
             full = view.visible.visible * call.pair
             hot = (view.visible.visible - view.visible.cold) * call.pair
@@ -77,14 +77,14 @@ class CertifiedMass(Decider):
             head_records = (outcome.bytes_nested * full - hot).sum(axis=0) - own * value_bytes
             counts.add(b, h, some, view.visible, kept, records, head_records)
             certified[b, h, some] = outcome.certified.max(axis=0)
-            broken = outcome.violated.astype(bool) | _beyond_bound(result, scores, outcome, view)
+            broken = outcome.violated.astype(bool) | _beyond_bound(result, truth, outcome)
             violated[b, h, some] = broken.sum(axis=0)
         return out, counts.rows(certified=certified, violated=violated)
 
     def certify(
         self, state: NestedState, b: int, h: int, view: CallView
-    ) -> tuple[Outcome, np.ndarray, np.ndarray]:
-        """What a KV head's queries keep; the exact scores; and the estimates of what they leave."""
+    ) -> tuple[Outcome, Truth, np.ndarray]:
+        """What a KV head's queries keep; exact attention; and the estimates of what they leave."""
         codec, keys = self.codecs[h], len(view.keys)
         records = _first_records(state.records[b, h], keys)
         shape = (*view.queries.shape[:2], keys)
@@ -93,13 +93,14 @@ class CertifiedMass(Decider):
         for _ in read_levels(codec, records, view.queries, view.scale, view.softcap, bounds, estimates):
             pass
         scores = view.scores()
-        truth = Truth.of(view.queries, view.keys, scores, None, view.visible, view.scale, 1)
+        truth = Truth.of(view.queries, view.keys, scores, view.values, view.visible, view.scale, 1)
         costs = Costs.of(
             codec.level_bytes[:-1], codec.level_bytes.sum(), view.keys.shape[1], view.values.shape[1]
         )
         powers = Powers.of(*bounds, truth)
         outcome = certify_mass(*bounds, powers, truth, costs, self.shares, self.delta)
-        return outcome, scores, _middle(*bounds, outcome.levels, estimates)
+        _middle(*bounds, outcome.levels, estimates)
+        return outcome, truth, estimates
 
     def _append(self, state: NestedState, call: Call) -> None:
         state.first = call.first
@@ -123,20 +124,21 @@ def _joined(one: NestedRecords, other: NestedRecords) -> NestedRecords:
     return NestedRecords(planes, np.concatenate([one.rho, other.rho]))
 
 
-def _middle(lower: np.ndarray, upper: np.ndarray, levels: np.ndarray, out: np.ndarray) -> np.ndarray:
+@njit(cache=True, nogil=True, error_model="numpy")
+def _middle(lower, upper, levels, out):
     """Estimates of the keys that are left: the middle of their bounds when they were."""
-    deepest = (np.maximum(levels, 1) - 1)[None]
-    with np.errstate(invalid="ignore"):  # of a key that nothing bounds, and which is read
-        np.add(*(np.take_along_axis(side, deepest, axis=0)[0] for side in (lower, upper)), out=out)
-    out *= np.float32(0.5)
-    return out
+    for g in range(levels.shape[0]):
+        for q in range(levels.shape[1]):
+            for j in range(levels.shape[2]):
+                level = levels[g, q, j]
+                if level > 0:
+                    out[g, q, j] = (lower[level - 1, g, q, j] + upper[level - 1, g, q, j]) * np.float32(0.5)
 
 
-def _beyond_bound(result: Combined, scores: np.ndarray, outcome: Outcome, view: CallView) -> np.ndarray:
-    """Heads and queries whose output is further from exact attention than it was certified to be, bool [group, queries]."""
-    exact = softmax(scores.astype(np.float64))[0] @ view.values
-    means, largest = cold_means(view.values, view.visible)[:, 0], largest_norms(view.values, view.visible)
-    error = np.linalg.norm(exact - result.output, axis=-1)
-    bound = output_bound(outcome.certified, result.share, largest, result.read, means)
-    rounding = _ROUNDING * (np.linalg.norm(exact, axis=-1) + np.linalg.norm(view.values, axis=-1).max())
-    return ~(error <= bound + rounding)
+def _beyond_bound(result: Combined, truth: Truth, outcome: Outcome) -> np.ndarray:
+    """Heads and queries whose output is further from exact attention than was certified, bool [group, queries]."""
+    error = np.linalg.norm(truth.outputs - result.output, axis=-1)
+    bound = output_bound(outcome.certified, result.share, truth.largest, result.read, truth.means)
+    sizes = np.linalg.norm(truth.outputs, axis=-1) + np.linalg.norm(truth.values, axis=-1).max()
+    # "not <=", so that what is not a number counts.
+    return ~(error <= bound + _ROUNDING * sizes)

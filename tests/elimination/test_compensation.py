@@ -12,7 +12,7 @@ SCORES = st.lists(st.floats(-60, 60, width=32), min_size=4, max_size=12)
 
 
 def exact_output(scores, values):
-    mass = np.exp(scores - scores.max())
+    mass = np.exp(scores.astype(np.float64) - scores.max())
     return mass @ values / mass.sum()
 
 

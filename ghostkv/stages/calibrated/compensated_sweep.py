@@ -188,15 +188,15 @@ def _finish_row(sums, lost, paged, output, mean, error):
         estimated += sums[t, 1]
         kept = 1.0 - dropped
         whole = kept + estimated
-        # The parts that what was read, and the tail, have in the output: no weight, however large, overflows a square.
-        m, part, share = np.float32(dropped), np.float32(1.0 / whole), np.float32(estimated / whole)
+        # Divided before it is squared: no weight, however large, overflows.
+        m, w, part = np.float32(dropped), np.float32(estimated), np.float32(1.0 / whole)
         grow = np.float32(t > 0)
         plain, compensated = np.float32(0), np.float32(0)
         for j in range(width):
             v = np.uint64(j)
             here[v] += grow * before[v]
             gap = here[v] - m * output[v]
-            filled = part * gap + share * (output[v] - mean[v])
+            filled = part * (gap + w * (output[v] - mean[v]))
             plain += gap * gap
             compensated += filled * filled
         error[0, t] = np.sqrt(plain) * norm / kept if kept > LEFT else 1.0
@@ -206,6 +206,6 @@ def _finish_row(sums, lost, paged, output, mean, error):
             for j in range(width):
                 v = np.uint64(j)
                 instead[v] += grow * sooner[v]
-                gap = part * (here[v] - m * output[v]) + (share * output[v] - part * instead[v])
+                gap = part * (here[v] + (w - m) * output[v] - instead[v])
                 by_page += gap * gap
             error[2, t] = np.sqrt(by_page) * norm if whole > LEFT else 1.0

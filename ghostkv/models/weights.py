@@ -98,10 +98,15 @@ def checked(
     Raises
     ------
     ModelError
-        Names and shapes that do not match; weights that are not finite in the dtype of the model.
+        transformers cannot load it; names and shapes that do not match; weights that are not finite in the dtype of the model.
     """
     quiet()
-    model, found = load(output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    try:
+        model, found = load(output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    except Exception as error:  # transformers raises a dozen kinds; to the user they are one
+        raise ModelError(
+            f"{what}: transformers cannot load a causal language model from it ({type(error).__name__}: {error}).{_MADE_ANEW}"
+        ) from error
     shapes = sorted(found["mismatched_keys"])
     lacking = set(found["missing_keys"]) - {name for name, *_ in shapes}
     surplus = {name for name in found["unexpected_keys"] if not _CONSTANTS.search(name)}

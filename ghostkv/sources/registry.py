@@ -91,10 +91,11 @@ def shape_of(config: Mapping[str, Any]) -> dict[str, int]:
 
     GPT-2's own key names are understood, and the `text_config` of multimodal models.
     """
-    config = config.get("text_config", config)
+    inner = config.get("text_config")
+    config = inner if isinstance(inner, dict) else config
 
     def first(*keys: str) -> int | None:
-        return next((config[key] for key in keys if isinstance(config.get(key), int)), None)
+        return next((config[key] for key in keys if type(config.get(key)) is int), None)
 
     heads, width = first("num_attention_heads", "n_head"), first("hidden_size", "n_embd")
     found = {
@@ -130,6 +131,10 @@ def _with_shape(entry: ModelEntry) -> ModelEntry:
         return _filled(entry, defaults)
     if entry.source == "path":
         entry = _filled(entry, _local_shape(entry))
+        # What a file states has the ranges of what the config states.
+        entry = _entry(
+            entry.plain(), ModelEntry, f"config: model.custom.path: {entry.path} states a shape that"
+        )
     if entry.layers is None:
         raise ConfigError(
             f"config: model.custom.layers is missing, and nothing tells how many layers {entry.origin()} has "

@@ -8,7 +8,6 @@ import transformers.utils.chat_template_utils as templates
 from tokenizers.processors import TemplateProcessing
 
 from ghostkv.files.errors import ModelError, TextError
-from ghostkv.models.random import make_random
 from ghostkv.models.tokenizer import (
     BYTE_VOCABULARY,
     byte_tokenizer,
@@ -126,9 +125,3 @@ def test_capture_quality_and_retrieval_read_the_same_beginning(tmp_path):
     prompt = next(cut_prompts({"mine": tokenizer.encode(text)}, [20], 1, tokenizer.start))
     assert captured == read == asked[:20]
     assert (captured[0], prompt[0], len(prompt)) == (BOS, BOS, 20)
-
-
-def test_a_random_models_tokenizer_adds_nothing(tmp_path):
-    entry = {"architecture": "gpt2", "layers": 1, "heads": 1, "kv_heads": 1, "head_dim": 8, "window": None}
-    make_random(entry | {"max_context": 32, "seed": 0}, tmp_path)
-    assert load_tokenizer(tmp_path).start == ()

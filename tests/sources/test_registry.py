@@ -148,6 +148,27 @@ def test_a_folder_without_a_readable_config_is_refused(tmp_path, content):
         resolve_model("mine", {"source": "path", "path": str(tmp_path)}, MODELS)
 
 
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({"n_layer": 10**9}, "layers"),
+        ({"n_layer": -1}, "layers"),
+        ({"n_layer": 2, "n_head": 0, "n_embd": 8}, "heads"),
+    ],
+)
+def test_a_shape_out_of_range_is_refused_before_jobs_are_planned_from_it(tmp_path, config, key):
+    with pytest.raises(ConfigError, match=key):
+        resolve_model("mine", folder_of(tmp_path, **config), MODELS)
+
+
+@pytest.mark.parametrize(
+    "config", [{"n_layer": True}, {"n_layer": "7"}, {"n_layer": 7.5}, {"text_config": 3}]
+)
+def test_a_number_of_layers_that_is_none_must_be_stated(tmp_path, config):
+    with pytest.raises(ConfigError, match=r"model\.custom\.layers"):
+        resolve_model("mine", folder_of(tmp_path, **config), MODELS)
+
+
 @pytest.mark.parametrize("name", ["absent", "model.safetensors"])
 def test_a_path_that_is_neither_folder_nor_gguf_is_refused(tmp_path, name):
     folder_of(tmp_path)

@@ -57,6 +57,7 @@ def test_transformers_reads_the_byte_tokenizer_as_the_lab_does(tiny):
     ids = AutoTokenizer.from_pretrained(tiny).encode(text)
     assert ids == load_tokenizer(tiny).encode(text)
     assert AutoTokenizer.from_pretrained(tiny).decode(ids) == text
+    assert load_tokenizer(tiny).start == ()
 
 
 # Local folders
@@ -269,6 +270,18 @@ def without_tokenizer(tiny, folder):
     return own
 
 
+def larger_vocabulary():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["[UNK]", *["Seven", "words", "that", "differ", "from", "each", "other", "."]]
+    words += [f"w{number}" for number in range(300 - len(words))]
+    tokenizer = Tokenizer(
+        models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return tokenizer.to_str().encode()
+
+
 @pytest.mark.parametrize(
     ("model_type", "files", "words"),
     [
@@ -278,6 +291,7 @@ def without_tokenizer(tiny, folder):
         ("gpt2", {"vocab.json": b'{"a": 0}'}, ["merges.txt"]),
         ("gpt2", {"merges.txt": b"a b"}, ["vocab.json"]),
         ("llama", {"tokenizer.json": b"{broken"}, ["tokenizer"]),
+        ("llama", {"tokenizer.json": larger_vocabulary()}, ["300 words", "257"]),
     ],
 )
 def test_a_tokenizer_that_is_not_whole_is_refused_with_what_to_do(tmp_path, tiny, model_type, files, words):

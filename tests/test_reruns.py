@@ -60,7 +60,7 @@ SEATED = {"FitThetas", "QualityText", "QualitySpeed", "RetrievalPlan", "Retrieva
 CODED = {"SketchLayer", "SweepLayer", "PeersLayer", "MeasureGenerator"}
 EDITS = {
     "a table that a stage derives": ("stages.frontier.tables", {"SummariseHeads"}),
-    "its columns": ("stages.frontier.summary_schemas", {"SummariseHeads"}),
+    "its columns": ("stages.frontier.summary_schemas", {"SummariseHeads", "WriteReport"}),
     "a job": ("stages.certificates.layer", {"CertifyLayer"}),
     "the headline codec": ("codecs.transform_code", CODED | DECODED | SEATED),
     "a codec beside it": ("codecs.gaussian", CODED),

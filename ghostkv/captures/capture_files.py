@@ -16,10 +16,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ghostkv.files.errors import TableError
-from ghostkv.files.io import ParquetAppender, fixed_list, from_fixed_list, read_metadata, read_table
+from ghostkv.files.io import (
+    ParquetAppender,
+    fixed_list,
+    from_fixed_list,
+    read_metadata,
+    read_table,
+)
+from ghostkv.files.seals import SealedParquet, damaged
 from ghostkv.files.tables import write_rows
 
 LAYER_SCHEMA = pa.schema(
@@ -184,7 +190,7 @@ def _describe(capture: LayerCapture) -> dict:
 
 def read_layers_table(folder: str | Path) -> pl.DataFrame:
     """The description and proof of every layer of a capture (columns of `LAYER_SCHEMA`)."""
-    return read_table(Path(folder) / "layers.parquet")
+    return read_table(Path(folder) / "layers.parquet", LAYER_SCHEMA)
 
 
 def read_layer(folder: str | Path, layer: int) -> LayerCapture:
@@ -194,16 +200,24 @@ def read_layer(folder: str | Path, layer: int) -> LayerCapture:
     it has.
     """
     folder = Path(folder)
-    described = read_layers_table(folder)
+    layers = SealedParquet(folder / "layers.parquet", LAYER_SCHEMA)
+    described = pl.from_arrow(layers.table())
     index = described["layer"].to_list()
     if layer not in index:
         raise TableError(
             f"{folder}: no layer {layer}; the capture has layers {index}. Add it to capture.layers and rerun."
         )
     row = described.row(index.index(layer), named=True)
-    kv = _row_group(folder / "kv.parquet", index.index(layer))
-    queries = _row_group(folder / "queries.parquet", index.index(layer))
-    heads, kv_heads = row["heads"], row["kv_heads"]
+    heads, kv_heads, widths = row["heads"], row["kv_heads"], (row["head_dim"], row["value_dim"])
+
+    def rows_of(name: str, schema: pa.Schema) -> pa.Table:
+        file = SealedParquet(folder / name, schema)
+        if file.metadata != layers.metadata or file.footer.num_row_groups != len(index):
+            raise damaged(file.path, f"it belongs to another capture than {layers.path}")
+        return file.group(index.index(layer))
+
+    kv = rows_of("kv.parquet", kv_schema(*widths))
+    queries = rows_of("queries.parquet", query_schema(*widths))
 
     def unpack(table: pa.Table, name: str, count: int) -> np.ndarray:
         rows = from_fixed_list(table[name])
@@ -226,12 +240,3 @@ def read_layer(folder: str | Path, layer: int) -> LayerCapture:
 def capture_metadata(folder: str | Path) -> dict[str, str]:
     """Provenance of a capture: model, weight and text checksums, package version, fingerprint."""
     return read_metadata(Path(folder) / "layers.parquet")
-
-
-def _row_group(path: Path, index: int) -> pa.Table:
-    try:
-        return pq.ParquetFile(path).read_row_group(index)
-    except (OSError, pa.ArrowException) as error:
-        raise TableError(
-            f"{path}: not a readable Parquet file ({error}). Delete its folder and rerun the capture."
-        ) from error

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from ghostkv.codecs import Codec, Records, by_name
-from ghostkv.files.errors import TableError
-from ghostkv.files.io import ParquetAppender, atomic_path
+from ghostkv.files.io import ParquetAppender
+from ghostkv.files.seals import SealedParquet, damaged
+from ghostkv.files.tensors import load_tensors, save_tensors
 
 
 @dataclass(frozen=True, order=True)
@@ -44,13 +41,11 @@ def save_codecs(
 ) -> None:
     """Write fitted codecs, keyed by (spec, KV head), as one safetensors file."""
     tensors = {
-        f"{spec.key}/{kv_head}/{name}": np.ascontiguousarray(array)
+        f"{spec.key}/{kv_head}/{name}": array
         for (spec, kv_head), codec in fitted.items()
         for name, array in codec.arrays().items()
     }
-    with atomic_path(path) as temporary:
-        # One entry: safetensors keeps several in a hash map, whose order differs from process to process.
-        save_file(tensors, temporary, metadata={"provenance": json.dumps(dict(metadata), sort_keys=True)})
+    save_tensors(tensors, path, metadata)
 
 
 def load_codecs(path: str | Path, chosen: Sequence[CodecSpec]) -> dict[tuple[CodecSpec, int], Codec]:
@@ -61,12 +56,7 @@ def load_codecs(path: str | Path, chosen: Sequence[CodecSpec]) -> dict[tuple[Cod
     TableError
         The file is missing or damaged, or holds none of the chosen codecs.
     """
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise TableError(
-            f"{path}: not a readable safetensors file ({error}). Delete it and rerun sketch."
-        ) from error
+    tensors = load_tensors(path)
     by_key = {spec.key: spec for spec in chosen}
     arrays: dict[tuple[CodecSpec, int], dict[str, np.ndarray]] = {}
     for name, tensor in tensors.items():
@@ -75,7 +65,7 @@ def load_codecs(path: str | Path, chosen: Sequence[CodecSpec]) -> dict[tuple[Cod
             arrays.setdefault((by_key[key], int(kv_head)), {})[array] = tensor
     missing = set(by_key) - {spec.key for spec, _ in arrays}
     if missing:
-        raise TableError(f"{path}: lacks codecs {sorted(missing)}. Delete it and rerun sketch.")
+        raise damaged(path, f"it lacks the codecs {', '.join(sorted(missing))}")
     return {
         (spec, kv_head): by_name.make(spec.name, spec.code_bytes).load(found)
         for (spec, kv_head), found in arrays.items()
@@ -113,17 +103,14 @@ def read_records(path: str | Path, text: str, chosen: Sequence[CodecSpec]) -> di
     TableError
         The file is missing or damaged, or has no records of the text.
     """
-    try:
-        file = pq.ParquetFile(path)
-        for group in range(file.num_row_groups):
-            names = file.read_row_group(group, columns=["text", "kv_head"])
-            if names["text"][0].as_py() == text:
-                return _unpack(file.read_row_group(group), names["kv_head"][-1].as_py() + 1, chosen)
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise TableError(
-            f"{path}: not a readable record file ({error}). Delete it and rerun sketch."
-        ) from error
-    raise TableError(f"{path}: no records of text {text!r}. Delete it and rerun sketch.")
+    columns = record_schema(chosen)
+    file = SealedParquet(path, columns, more=True)
+    for group in range(file.footer.num_row_groups):
+        # A row group holds one text.
+        if file.footer.row_group(group).column(0).statistics.min == text:
+            table = file.group(group, columns.names)
+            return _unpack(table, table["kv_head"][-1].as_py() + 1, chosen)
+    raise damaged(path, f"it has no records of text {text!r}")
 
 
 def _unpack(table: pa.Table, kv_heads: int, chosen: Sequence[CodecSpec]) -> dict[CodecSpec, list[Records]]:

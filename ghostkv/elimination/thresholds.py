@@ -9,6 +9,7 @@ import polars as pl
 from numba import njit
 
 from ghostkv.elimination.attention import ColdRange, kth_largest
+from ghostkv.elimination.schemas import POINT_SCHEMA
 from ghostkv.files.errors import ConfigError, TableError
 from ghostkv.files.io import read_table
 
@@ -35,7 +36,7 @@ def calibrated_thetas(
         The table has no such points; the message names those that it has.
     """
     columns = ["layer", "head", "codec", "code_bytes", "rule", "target_metric", "target", "method", "theta"]
-    design = read_table(points, columns).filter(
+    design = read_table(points, POINT_SCHEMA, columns).filter(
         (pl.col("codec") == spec.name)
         & (pl.col("code_bytes") == spec.code_bytes)
         & (pl.col("rule") == rule)

@@ -2,7 +2,7 @@
 
 Every output is written to a temporary name in its own folder and renamed when complete, so a killed job
 leaves either the old file or none. Parquet is written by one writer with fixed settings, so the same rows
-give the same bytes.
+give the same bytes. Tables carry checksums that are verified when they are read (`ghostkv.files.seals`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ghostkv.files.errors import TableError
+from ghostkv.files.seals import NAME, SealedParquet, name_of, seal_parquet
 
-# Vectors of fp16 or fp32 noise do not compress; dictionary and statistics would only cost time and bytes.
-_PARQUET = {"compression": "zstd", "compression_level": 1, "store_schema": True}
+# Vectors of fp16 or fp32 noise do not compress; dictionary and statistics would only cost time and bytes. Checksums of
+# pages are for other readers of Parquet: those of `ghostkv.files.seals` cover more.
+_PARQUET = {"compression": "zstd", "compression_level": 1, "store_schema": True, "write_page_checksum": True}
 
 
 @contextmanager
@@ -86,36 +88,22 @@ def write_table(
             )
             raise TableError(f"{path}: columns differ from the schema (extra {extra}, lacking {lacking})")
         arrow = arrow.select(schema.names).cast(schema)
-    arrow = arrow.replace_schema_metadata(_encode(metadata))
+    arrow = arrow.replace_schema_metadata(_stored(metadata, path))
     with atomic_path(path) as temporary:
         pq.write_table(arrow, temporary, **_PARQUET)
+        seal_parquet(temporary)
 
 
-def read_table(path: str | Path, columns: list[str] | None = None) -> pl.DataFrame:
-    """Read a Parquet table.
-
-    Raises
-    ------
-    TableError
-        The file is missing, truncated or no Parquet; the message says which rule's output to delete.
-    """
-    try:
-        return pl.from_arrow(pq.read_table(path, columns=columns))
-    except (OSError, pa.ArrowException) as error:
-        raise TableError(
-            f"{path}: not a readable Parquet file ({error}). Delete it and rerun the rule that makes it."
-        ) from error
+def read_table(
+    path: str | Path, schema: pa.Schema | None = None, columns: list[str] | None = None
+) -> pl.DataFrame:
+    """Read a Parquet table, or some of its columns; raises as `SealedParquet`."""
+    return pl.from_arrow(SealedParquet(path, schema).table(columns))
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
     """Provenance that `write_table` or `ParquetAppender` stored in a Parquet file."""
-    try:
-        stored = pq.read_schema(path).metadata or {}
-    except (OSError, pa.ArrowException) as error:
-        raise TableError(
-            f"{path}: not a readable Parquet file ({error}). Delete it and rerun the rule that makes it."
-        ) from error
-    return {key.decode(): value.decode() for key, value in stored.items() if not key.startswith(b"ARROW")}
+    return SealedParquet(path).metadata
 
 
 class ParquetAppender:
@@ -132,15 +120,18 @@ class ParquetAppender:
     """
 
     def __init__(self, path: str | Path, schema: pa.Schema, metadata: Mapping[str, str] | None = None):
-        self.path, self.schema = Path(path), schema.with_metadata(_encode(metadata))
+        self.path, self.schema = Path(path), schema.with_metadata(_stored(metadata, path))
 
     def __enter__(self) -> ParquetAppender:
-        self._atomic = atomic_path(self.path)
-        self._temporary = self._atomic.__enter__()
+        self._stack = ExitStack()
+        self._temporary = self._stack.enter_context(atomic_path(self.path))
+        self._stack.push(self._seal)
         # The least and greatest component of all vectors help no reader and take a third of the writing.
         scalars = [field.name for field in self.schema if not pa.types.is_fixed_size_list(field.type)]
-        self._writer = pq.ParquetWriter(
-            self._temporary, self.schema, use_dictionary=False, write_statistics=scalars, **_PARQUET
+        self._writer = self._stack.enter_context(
+            pq.ParquetWriter(
+                self._temporary, self.schema, use_dictionary=False, write_statistics=scalars, **_PARQUET
+            )
         )
         return self
 
@@ -154,8 +145,11 @@ class ParquetAppender:
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=self.schema))
 
     def __exit__(self, kind, error, trace) -> None:
-        self._writer.close()
-        self._atomic.__exit__(kind, error, trace)
+        self._stack.__exit__(kind, error, trace)
+
+    def _seal(self, kind, error, trace) -> None:
+        if kind is None:
+            seal_parquet(self._temporary)
 
 
 def fixed_list(rows: np.ndarray) -> pa.FixedSizeListArray:
@@ -187,5 +181,6 @@ def stable_seed(*parts: object) -> int:
     return int.from_bytes(digest[:8], "little")
 
 
-def _encode(metadata: Mapping[str, str] | None) -> dict[bytes, bytes]:
-    return {str(key).encode(): str(value).encode() for key, value in sorted((metadata or {}).items())}
+def _stored(metadata: Mapping[str, str] | None, path: str | Path) -> dict[bytes, bytes]:
+    known = {**(metadata or {}), NAME: name_of(path)}
+    return {str(key).encode(): str(value).encode() for key, value in sorted(known.items())}

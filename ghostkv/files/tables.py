@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ghostkv.files.io import ParquetAppender, read_metadata, write_table
+from ghostkv.files.seals import SealedParquet, damaged
 
 
 class Tables:
@@ -81,21 +81,33 @@ def write_rows(rows: Iterable[Mapping], path: str, schema: pa.Schema, metadata: 
     write_table(table_of(rows, schema), path, schema, metadata)
 
 
-def concatenate(files: Sequence[str], output: str, metadata: Mapping[str, str]) -> None:
-    """Join the files of one table, a row group each, without holding them together."""
-    with ParquetAppender(output, pq.read_schema(files[0]).remove_metadata(), metadata) as appender:
+def concatenate(files: Sequence[str], output: str, schema: pa.Schema, metadata: Mapping[str, str]) -> None:
+    """Join the files of one table, a row group each, without holding them together.
+
+    Raises TableError where one of them is damaged, is not of the schema, or was made from another model than the first.
+    """
+    with ParquetAppender(output, schema, metadata) as appender:
+        weights = None
         for file in files:
-            table = pq.read_table(file)
+            opened = SealedParquet(file, schema)
+            found = opened.metadata.get("weight_sha256")
+            if weights and found and found != weights:
+                raise damaged(file, f"it was made from weights {found}, and {files[0]} from {weights}")
+            weights = weights or found
+            table = opened.table()
             appender.append({name: _whole(table[name]) for name in table.column_names})
 
 
 def join(
-    inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str], about: Mapping[str, str] | None = None
+    inputs: Mapping[str, Sequence[str]],
+    outputs: Mapping[str, str],
+    schemas: Mapping[str, pa.Schema],
+    about: Mapping[str, str] | None = None,
 ) -> Mapping[str, str]:
     """Join the files of each table. Says of them what `about` says, or else their first file; returns that of the first."""
     found = {name: about or read_metadata(files[0]) for name, files in inputs.items()}
     for name, files in inputs.items():
-        concatenate(files, outputs[name], found[name])
+        concatenate(files, outputs[name], schemas[name], found[name])
     return next(iter(found.values()))
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import pyarrow.parquet as pq
 
 from ghostkv.files.errors import TableError
-from ghostkv.files.io import read_metadata, read_table
+from ghostkv.files.seals import SealedParquet, damaged
 from ghostkv.models.manifest import read_manifest
+from ghostkv.report.schemas import SCHEMAS
 
 if TYPE_CHECKING:
     from ghostkv.report.jobs import WriteReport
@@ -55,7 +55,7 @@ class Results:
 
     def rows(self, name: str) -> int:
         """How many rows the table has, over all its files."""
-        return sum(pq.read_metadata(path).num_rows for path in self._files(name))
+        return sum(file.footer.num_rows for file in self._open(name))
 
     def path(self, name: str) -> str:
         """Where the table is; for many files, the pattern `stage/*/table`."""
@@ -77,14 +77,12 @@ class Results:
         """
         self._note(name)
         if name not in self._read:
-            paths = self._files(name)
-            frames = [read_table(path) for path in paths]
-            if len(paths) > 1 or name == "capture.layers":
+            files = self._open(name)
+            frames = [pl.from_arrow(file.table()) for file in files]
+            if len(files) > 1 or name == "capture.layers":
                 frames = [
-                    frame.with_columns(
-                        pl.lit(read_metadata(path).get("text", Path(path).parent.name)).alias("text")
-                    )
-                    for frame, path in zip(frames, paths, strict=True)
+                    frame.with_columns(pl.lit(file.metadata.get("text", file.path.parent.name)).alias("text"))
+                    for frame, file in zip(frames, files, strict=True)
                 ]
             self._read[name] = pl.concat(frames, how="vertical")
         return self._read[name]
@@ -92,21 +90,31 @@ class Results:
     def scan(self, name: str) -> pl.LazyFrame:
         """The table `stage.table`, of which only the wanted rows and columns are read."""
         self._note(name)
-        return pl.scan_parquet(self._files(name)[0])
+        (file,) = self._open(name)
+        file.verify()
+        return pl.scan_parquet(file.path)
 
     def manifest(self) -> dict[str, Any]:
         """What is known of the model; empty for imported tensors."""
         if not self.has("model.manifest"):
             return {}
         self._note("model.manifest")
-        return read_manifest(Path(self.path("model.manifest")).parent)
+        path = self.path("model.manifest")
+        found, captured = read_manifest(Path(path).parent), self.metadata("capture.layers")
+        if found["weight_sha256"] != captured.get("weight_sha256"):
+            raise damaged(path, f"it is of model {found['model']}, and captured was {captured.get('model')}")
+        return found
 
     def metadata(self, name: str) -> dict[str, str]:
         """Provenance stored in a table."""
-        return read_metadata(self._files(name)[0])
+        return self._open(name)[0].metadata
 
     def _note(self, name: str) -> None:
         self.reads.append((moment(), name))
+
+    def _open(self, name: str) -> list[SealedParquet]:
+        stage, _, table = name.partition(".")
+        return [SealedParquet(path, SCHEMAS[stage][table]) for path in self._files(name)]
 
     def _files(self, name: str) -> list[str]:
         if not self.has(name):

@@ -18,7 +18,6 @@ from ghostkv.codecs.transform_code import TransformCode
 from ghostkv.elimination.thresholds import calibrated_thetas
 from ghostkv.files.buffers import Space
 from ghostkv.files.errors import ConfigError
-from ghostkv.files.io import read_table
 from ghostkv.runtime.certified import CertifiedMass
 from ghostkv.runtime.deciders import Decider, GhostFrames
 from ghostkv.runtime.policy import Policy, ghost_policy
@@ -27,6 +26,7 @@ from ghostkv.runtime.seated import OracleMass, Seated
 from ghostkv.selectors import make
 from ghostkv.selectors.base import Selector
 from ghostkv.selectors.scenes import ThresholdScenes, calibration_of
+from ghostkv.sources.texts import read_texts
 
 if TYPE_CHECKING:
     from ghostkv.config.policies import (
@@ -61,7 +61,7 @@ class Sources:
         """From a results folder, with all captures it holds."""
         results = Path(results)
         texts = {
-            row["text"]: row for row in read_table(results / "texts/texts.parquet").iter_rows(named=True)
+            row["text"]: row for row in read_texts(results / "texts/texts.parquet").iter_rows(named=True)
         }
         captures = [
             CapturedText(folder.name, texts[folder.name]["domain"], texts[folder.name]["role"], str(folder))

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import pyarrow as pa
 
 from ghostkv.files.errors import TextError
 from ghostkv.files.io import read_table, stable_seed
+from ghostkv.files.seals import damaged
 from ghostkv.sources.documents import Document
 from ghostkv.sources.passages import PASSAGE, passages, repeated_share, shared_share
 
@@ -241,9 +243,20 @@ def _place(entry: Mapping[str, object]) -> tuple[str, str]:
     return str(entry["domain"]), str(entry["role"])
 
 
+def read_texts(texts_table: str | Path) -> pl.DataFrame:
+    """All rows of `texts.parquet`; TableError where it was damaged, or a text is not the one whose checksum stands beside it."""
+    texts = read_table(texts_table, TEXT_SCHEMA)
+    for name, content, sha256 in texts.select("text", "content", "sha256").iter_rows():
+        if hashlib.sha256(content.encode()).hexdigest() != sha256:
+            raise damaged(
+                texts_table, f"the content of {name} does not have the sha256 that is written beside it"
+            )
+    return texts
+
+
 def text_row(texts_table: str, text: str) -> dict[str, Any]:
-    """One row of `texts.parquet`."""
-    texts = read_table(texts_table)
+    """One row of `texts.parquet`; raises as `read_texts`, and where it has no such text."""
+    texts = read_texts(texts_table)
     rows = texts.filter(pl.col("text") == text)
     if rows.height != 1:
         raise TextError(

@@ -78,12 +78,11 @@ def test_a_sliding_window_hides_the_oldest_keys():
 
 
 def test_the_same_layers_give_the_same_bytes(tmp_path):
-    for name in ("one", "two"):
-        write(tmp_path / name, [make(0), make(1)])
-    for file in ("kv", "queries", "layers"):
-        assert sha256_file(tmp_path / "one" / f"{file}.parquet") == sha256_file(
-            tmp_path / "two" / f"{file}.parquet"
-        )
+    folders = [tmp_path / place / "prose_codec_0" for place in ("one", "two")]
+    for folder in folders:
+        write(folder, [make(0), make(1)])
+    for file in ("kv.parquet", "queries.parquet", "layers.parquet"):
+        assert sha256_file(folders[0] / file) == sha256_file(folders[1] / file)
 
 
 def test_a_capture_that_fails_leaves_nothing(tmp_path):
@@ -107,7 +106,7 @@ def test_a_truncated_capture_is_refused_by_file(tmp_path):
     write(tmp_path, [make(0)])
     path = tmp_path / "kv.parquet"
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(TableError, match=r"kv.parquet.*rerun the capture"):
+    with pytest.raises(TableError, match="rm '.*kv.parquet'"):
         read_layer(tmp_path, 0)
 
 
@@ -120,3 +119,14 @@ def test_a_capture_cut_to_some_queries_keeps_what_belongs_to_them(some):
     assert np.array_equal(cut.outputs, capture.outputs[:, [1, 3]])
     assert (cut.tokens, capture.at(some, 34).tokens, capture.at(some, 34).values.shape[1]) == (50, 34, 34)
     assert make(0, values=False).at(some, 34).values is None
+
+
+@pytest.mark.parametrize("file", ["kv.parquet", "queries.parquet"])
+def test_files_of_two_captures_of_one_text_are_refused_together(tmp_path, file):
+    place, other = tmp_path / "here/t", tmp_path / "there/t"
+    for folder, model in ((place, "m"), (other, "n")):
+        with CaptureWriter(folder, 8, 4, {"model": model}) as writer:
+            writer.append(make(0), PROOF)
+    (place / file).write_bytes((other / file).read_bytes())
+    with pytest.raises(TableError, match=f"{file}: it belongs to another capture"):
+        read_layer(place, 0)

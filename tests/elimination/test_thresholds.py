@@ -1,13 +1,13 @@
 """Threshold rules look only at what is known, and conformal choices keep their promise."""
 
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghostkv.codecs.records import CodecSpec
 from ghostkv.elimination.attention import cold_range
+from ghostkv.elimination.schemas import POINT_SCHEMA
 from ghostkv.elimination.thresholds import (
     RULES,
     calibrated_thetas,
@@ -18,7 +18,7 @@ from ghostkv.elimination.thresholds import (
     union_survivors,
 )
 from ghostkv.files.errors import ConfigError, TableError
-from ghostkv.files.io import write_table
+from ghostkv.files.tables import write_rows
 
 VISIBLE = cold_range(np.array([30, 39]), np.zeros(2), 2, 6)
 
@@ -137,7 +137,7 @@ def test_calibrated_thetas_are_those_of_one_goal_and_minus_infinity_where_none_m
         for method in ("calibrated", "hindsight") for text in ("a", "b")
     ]  # fmt: skip
     path = str(tmp_path / "points.parquet")
-    write_table(pl.DataFrame(rows), path)
+    write_rows(rows, path, POINT_SCHEMA, {})
     found = calibrated_thetas(path, CodecSpec("pca", 8), "absolute", "fer", 0.25)
     assert {layer: theta.tolist() for layer, theta in found.items()} == {
         3: [11.25, -np.inf],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import polars as pl
 
 from ghostkv.captures.capture_files import LAYER_SCHEMA
 from ghostkv.config.experiment import load_config
-from ghostkv.elimination.schemas import BOUND_SCHEMA
+from ghostkv.elimination.schemas import BOUND_SCHEMA, CONTEXT_SCHEMA, METRICS, POINT_SCHEMA
 from ghostkv.files.io import write_table
 from ghostkv.models.manifest import write_manifest
 from ghostkv.report.document import Chapter
@@ -19,8 +20,8 @@ from ghostkv.report.headline import measure
 from ghostkv.report.jobs import WriteReport
 from ghostkv.report.results import Results
 from ghostkv.sources.texts import TEXT_SCHEMA
-from ghostkv.stages.benchmark.schemas import SPEED_SCHEMA
-from ghostkv.stages.frontier.schemas import CONTEXT_SCHEMA, METRICS, POINT_SCHEMA, SWEEP_SCHEMA
+from ghostkv.stages.benchmark.schemas import OVERHEAD_SCHEMA, SPEED_SCHEMA
+from ghostkv.stages.frontier.schemas import SWEEP_SCHEMA
 from ghostkv.stages.frontier.summary_schemas import LAYER_HEAD_SCHEMA, SAFE_SCHEMA
 from ghostkv.stages.frontier.tables import layer_head, safe_points
 from ghostkv.stages.historical.schemas import COMPARISON_SCHEMA
@@ -35,7 +36,12 @@ DOMAINS = ("essays", "code")
 DESIGNS = {("exact", 0): 0.0, ("gaussian", 8): 1.0, ("transform_code", 8): 0.25, ("transform_code", 16): 0.1}
 RULES = ("relative_topk", "relative_lse")
 TARGETS = (("fer", 0.01), ("fer", 0.05), ("dropped_mass", 0.01), ("dropped_mass", 0.05))
-METADATA = {"model": "made-up", "weight_sha256": "w" * 64, "package_version": "0", "fingerprint": "f" * 64}
+METADATA = {
+    "model": "made-up",
+    "weight_sha256": sha256().hexdigest(),
+    "package_version": "0",
+    "fingerprint": "f" * 64,
+}
 CONFIG = {
     "texts": {"domains": list(DOMAINS)},
     "sketch": {"codecs": [{"name": "gaussian", "bytes": [8]}, {"name": "transform_code", "bytes": [8, 16]}]},
@@ -270,7 +276,7 @@ def _of_a_model(folder: Path, overhead: float) -> dict[str, str]:
     return {
         "model_manifest": str(folder / "model/manifest.json"),
         "texts_texts": _write(folder, "texts/texts", text_rows(), TEXT_SCHEMA),
-        "benchmark_capture_overhead": _write(folder, "benchmark/capture_overhead", seconds, None),
+        "benchmark_capture_overhead": _write(folder, "benchmark/capture_overhead", seconds, OVERHEAD_SCHEMA),
         "historical_sweep": _write(folder, "historical/sweep", history, HISTORICAL_SWEEP_SCHEMA),
         "historical_ablation": _write(
             folder, "historical/ablation", comparison_rows("cumulative"), COMPARISON_SCHEMA

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 
 import polars as pl
-import pyarrow.parquet as pq
 
+from ghostkv.files.io import write_table
 from ghostkv.files.tables import table_of
+from ghostkv.report.schemas import SCHEMAS
 from ghostkv.stages.peers.schemas import LAYER_SCHEMA, PEER_SCHEMA
 from ghostkv.stages.peers.tables import compare, summarise, verdicts
 
@@ -53,5 +54,5 @@ def peer_tables(folder, domains=("prose", "code", "law"), has_values=True) -> di
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         paths[f"peers_{name}"] = str(folder / f"{name}.parquet")
-        pq.write_table(table.to_arrow(), paths[f"peers_{name}"])
+        write_table(table, paths[f"peers_{name}"], SCHEMAS["peers"][name])
     return paths

@@ -9,8 +9,8 @@ from ghostkv.stages.quality.schemas import (
     GENERATION_SCHEMA,
     IDENTITY_SCHEMA,
     POSITION_SCHEMA,
+    SPEED_SCHEMA,
 )
-from ghostkv.stages.quality.speed import SPEED_SCHEMA
 from ghostkv.stages.quality.summary_schemas import EQUAL_BYTES_SCHEMA, SUMMARY_SCHEMA
 from tests.report.fixtures import make_params
 

@@ -6,10 +6,12 @@ import polars as pl
 import pytest
 
 from ghostkv.files.errors import TableError
+from ghostkv.files.io import write_table
 from ghostkv.report.chapters import CHAPTERS
 from ghostkv.report.document import Chapter, HeadlineFigure
 from ghostkv.report.results import Results
 from ghostkv.report.stage import EXTRA_STAGES
+from ghostkv.stages.frontier.summary_schemas import LAYER_HEAD_SCHEMA
 from tests.report.fixtures import headline, make_params, make_tables
 
 
@@ -132,7 +134,7 @@ def test_figures_that_were_asked_for_are_measured(figures):
 def test_a_target_that_no_row_answers_is_null_and_not_missing(tmp_path):
     tables = make_tables(tmp_path)
     points = pl.read_parquet(tables["frontier_layer_head"]).filter(pl.col("target") > 0.02)
-    points.write_parquet(tables["frontier_layer_head"])
+    write_table(points, tables["frontier_layer_head"], LAYER_HEAD_SCHEMA)
     figure = headline(Results(tables, make_params()), CHAPTERS)["frontier.elimination_at_fer_1pct"]
     assert (figure["value"], figure["n"]) == (None, 0)
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import jinja2
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from ghostkv.files.io import write_table
@@ -18,6 +19,7 @@ from ghostkv.report.headline import measure
 from ghostkv.report.numbers import counted, factor, listed, percent, tiny
 from ghostkv.report.render import BuiltChapter, as_html, as_markdown, printed
 from ghostkv.report.results import Results
+from ghostkv.report.schemas import SCHEMAS
 from tests.report.fixtures import make_params, make_tables
 
 TABLE = Table(
@@ -64,11 +66,13 @@ def test_html_escapes_words_and_renders_markdown():
 
 
 @pytest.fixture
-def results(tmp_path):
+def results(tmp_path, monkeypatch):
     """Three tables of a stage that does not exist."""
+    schema = pa.schema([("x", pa.float64())])
+    monkeypatch.setitem(SCHEMAS, "stage", dict.fromkeys("abc", schema))
     paths = {f"stage_{name}": str(tmp_path / f"{name}.parquet") for name in "abc"}
     for path in paths.values():
-        write_table(pl.DataFrame({"x": [1.0, 2.0]}), path)
+        write_table(pl.DataFrame({"x": [1.0, 2.0]}), path, schema)
     return Results(paths, make_params())
 
 

@@ -7,12 +7,17 @@ import re
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 
+from ghostkv.elimination.schemas import POINT_SCHEMA
 from ghostkv.files.errors import TableError
+from ghostkv.files.io import write_table
 from ghostkv.report.chapters import CHAPTERS
+from ghostkv.report.jobs import report_tables
+from ghostkv.report.schemas import SCHEMAS
 from ghostkv.report.stage import EXTRA_STAGES, write_report
 from tests.report.fixtures import make_params, make_tables
 
@@ -214,3 +219,16 @@ def test_a_table_that_must_be_there_is_named_when_it_is_not(tmp_path):
     with pytest.raises(TableError, match=r"needs the table frontier\.sweep.*\n.*add frontier_sweep"):
         _write(tables, tmp_path / "report")
     assert not (tmp_path / "report" / "report.html").exists()
+
+
+def test_every_table_that_a_report_reads_has_its_columns_stated():
+    given = report_tables(SimpleNamespace(imports={}, captures=(), model_folder="m"), {"all"})
+    known = {f"{stage}_{name}" for stage, tables in SCHEMAS.items() for name in tables}
+    assert set(given) - {"model_manifest"} <= known
+
+
+def test_a_table_that_lost_its_rows_is_refused(tmp_path):
+    paths = make_tables(tmp_path)
+    write_table(POINT_SCHEMA.empty_table(), paths["frontier_points"], POINT_SCHEMA)
+    with pytest.raises(TableError, match=r"frontier/points\.parquet: it has no rows"):
+        _write(paths, tmp_path / "report")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
+from ghostkv.files.io import write_table
 from ghostkv.report.results import Results
+from ghostkv.report.schemas import SCHEMAS
 from ghostkv.report.sections import answer
 from ghostkv.report.summaries import Promise, head_name, operating_point, pooled_curve, spread
 from tests.report.fixtures import DENSE, make_params, make_tables
@@ -41,9 +43,9 @@ def test_a_pooled_curve_weighs_queries_alike_and_leaves_threshold_texts_out(resu
 
 def test_a_run_with_too_few_threshold_queries_says_that_it_cannot_tell(tmp_path):
     tables = make_tables(tmp_path)
-    for name in ("frontier_safe_points", "frontier_layer_head"):
-        frame = pl.read_parquet(tables[name])
-        frame.with_columns(pl.lit(None, pl.Float32).alias("theta")).write_parquet(tables[name])
+    for name in ("safe_points", "layer_head"):
+        frame = pl.read_parquet(tables[f"frontier_{name}"]).with_columns(theta=pl.lit(None, pl.Float32))
+        write_table(frame, tables[f"frontier_{name}"], SCHEMAS["frontier"][name])
     prose = answer.build(Results(tables, make_params()))[0].text
     assert prose.startswith("**This run cannot tell")
     assert "96 threshold queries a head can promise no loss below 1.0 %" in prose

@@ -7,6 +7,7 @@ from ghostkv.files.io import read_metadata, read_table, write_table
 from ghostkv.report.document import Figure, Prose, Table
 from ghostkv.report.figures import write_figure
 from ghostkv.report.results import Results
+from ghostkv.report.schemas import SCHEMAS
 from ghostkv.report.sections.synthetic.section import CHAPTER
 from tests.report.fixtures import headline, make_params
 from tests.stages.synthetic.test_stage import CONFIG, run
@@ -25,7 +26,8 @@ def results_of(outputs, **other):
 def changed(outputs, folder, name, expression):
     """The path of a copy of a table with columns changed."""
     path = str(folder / f"{name}.parquet")
-    write_table(read_table(outputs[name]).with_columns(expression), path, None, read_metadata(outputs[name]))
+    table = read_table(outputs[name]).with_columns(expression)
+    write_table(table, path, SCHEMAS["synthetic"][name], read_metadata(outputs[name]))
     return {name: path}
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghostkv.files.errors import ConfigError, TextError
+from ghostkv.files.errors import ConfigError, TableError, TextError
 from ghostkv.files.io import sha256_file, write_table
 from ghostkv.sources import documents as documents_module
 from ghostkv.sources.documents import Document, TextSource, local_files, read_documents, read_own
@@ -365,3 +365,11 @@ def test_the_default_domains_are_three_and_need_no_hub():
 
     sources = read_sources(Path(__file__).resolve().parents[2] / "resources/texts.yaml")
     assert {sources[domain].kind for domain in ("essays", "qa", "code")} == {"wheel"}
+
+
+def test_a_text_that_is_not_the_one_of_its_checksum_is_refused(tmp_path):
+    table = text_table(make(names(), [pool([300] * 4)]))
+    other = pl.when(pl.col("text") == "prose_threshold_0").then(pl.col("content") + ".").otherwise("content")
+    write_table(table.with_columns(content=other), tmp_path / "texts.parquet", TEXT_SCHEMA)
+    with pytest.raises(TableError, match="texts.parquet: the content of prose_threshold_0"):
+        text_row(tmp_path / "texts.parquet", "prose_held_out_0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from ghostkv.codecs.records import CodecSpec
 from ghostkv.config.experiment import load_config
 from ghostkv.files.io import stable_seed
 from ghostkv.files.jobs import Job
+from ghostkv.files.tables import write_rows
+from ghostkv.sources.texts import TEXT_SCHEMA
 from ghostkv.stages.run import Run
 from ghostkv.stages.sketch.jobs import SketchLayer
 from ghostkv.stages.sketch.layer import sketch_layer
@@ -28,6 +31,12 @@ PROOF = dict.fromkeys(
     ),
     0.0,
 ) | {"recomputed": 1}
+
+
+def write_texts(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """A table of texts, whose rows have at least `text` and `content`."""
+    proved = [{**row, "sha256": sha256(row["content"].encode()).hexdigest()} for row in rows]
+    write_rows(proved, path, TEXT_SCHEMA, {})
 
 
 def make_layer(text: str, layer: int, tokens=300, kv_heads=2, group=2, width=16, values=True, window=0):

@@ -14,7 +14,7 @@ from ghostkv.files.provenance import inherited
 from ghostkv.files.tables import write_rows
 from ghostkv.stages.bandwidth.bench import Bench, Comparisons, disk_configurations, dram_configurations
 from ghostkv.stages.bandwidth.probes import DiskFile, Memory
-from ghostkv.stages.bandwidth.schemas import COUNT_SCHEMA, DIRECT, DROPPED, SAMPLE_SCHEMA
+from ghostkv.stages.bandwidth.schemas import COUNT_SCHEMA, DIRECT, DROPPED, PATTERN_SCHEMA, SAMPLE_SCHEMA
 from ghostkv.stages.bandwidth.store_bench import store_configurations
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def measure(job: MeasureMemory, inputs: Mapping[str, str], outputs: Mapping[str,
     file system keeps pages that are dropped (tmpfs).
     """
     patterns, options = inputs["patterns"], job.measure
-    table, folder = read_table(patterns), Path(outputs["samples"]).parent
+    table, folder = read_table(patterns, PATTERN_SCHEMA), Path(outputs["samples"]).parent
     tokens = int(table["tokens"].max())
     survivors = [np.asarray(row, np.int64) for row in table["survivors"].to_list() if len(row)]
     if not survivors:  # a design that eliminates everything leaves no index to read

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ghostkv.captures.capture_files import LAYER_SCHEMA
+from ghostkv.elimination.schemas import CONTEXT_SCHEMA
 from ghostkv.files.io import read_table
 from ghostkv.files.provenance import inherited
 from ghostkv.files.tables import Tables
 from ghostkv.stages.bandwidth import step_times as model
-from ghostkv.stages.bandwidth.schemas import MODEL_SCHEMAS
+from ghostkv.stages.bandwidth.schemas import MODEL_SCHEMAS, PATTERN_SCHEMA, SAMPLE_SCHEMA
 from ghostkv.stages.bandwidth.schemes import MemoryModel, ModelShape
 from ghostkv.stages.bandwidth.tiers import Tier
 
@@ -27,12 +29,12 @@ def model_bandwidth(job: ModelBandwidth, inputs: Mapping[str, str], outputs: Map
 
     Of the inputs, `context` is the frontier's table, and `layers` of a capture tells the shape of the model.
     """
-    tables, patterns = Tables(MODEL_SCHEMAS), read_table(inputs["patterns"])
-    fits, errors, measured = model.check_fits(read_table(inputs["samples"]), job.seed)
+    tables, patterns = Tables(MODEL_SCHEMAS), read_table(inputs["patterns"], PATTERN_SCHEMA)
+    fits, errors, measured = model.check_fits(read_table(inputs["samples"], SAMPLE_SCHEMA), job.seed)
     tables.add_rows("fits", fits)
     tables.add_rows("errors", errors)
     captured = _captured(inputs["layers"], job)
-    bands = model.bands(read_table(inputs["context"]), job, captured.pair_bytes)
+    bands = model.bands(read_table(inputs["context"], CONTEXT_SCHEMA), job, captured.pair_bytes)
     shares = model.survivors(bands, job.contexts)
     tables.add_rows("survivors", [{"shape": captured.name, **row} for row in shares])
     world = _world(job, captured, model.clustering(patterns))
@@ -50,7 +52,7 @@ def model_bandwidth(job: ModelBandwidth, inputs: Mapping[str, str], outputs: Map
 
 
 def _captured(path: str, job: ModelBandwidth) -> ModelShape:
-    row = read_table(path).row(0, named=True)
+    row = read_table(path, LAYER_SCHEMA).row(0, named=True)
     heads, kv_heads, head_dim = row["heads"], row["kv_heads"], row["head_dim"]
     parameters = _PARAMETERS_PER_SQUARE * (heads * head_dim) ** 2
     return ModelShape(job.model, len(job.layers), heads, kv_heads, head_dim, parameters)

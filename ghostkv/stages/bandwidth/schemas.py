@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from ghostkv.files.seals import MAY_BE_EMPTY
+
 # Units after which a prefetcher has caught up, of which a fit takes the best.
 RAMPS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 # Metadata of `samples` and of all tables made of them, "true" or "false": whether the file system of the results
@@ -52,7 +54,8 @@ COUNT_SCHEMA = pa.schema(
         ("error", pa.float64()),  # |counted / measured - 1|
         ("expected_error", pa.float64()),  # expected / measured - 1
         ("cold", pa.bool_()),  # no page was in memory before; null where no file is read
-    ]
+    ],
+    metadata=MAY_BE_EMPTY,
 )
 FIT_SCHEMA = pa.schema(
     [

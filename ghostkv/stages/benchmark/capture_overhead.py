@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ghostkv.files import provenance
-from ghostkv.files.io import read_table
 from ghostkv.files.tables import write_rows
 from ghostkv.models.tokenizer import load_tokenizer, token_ids_of
+from ghostkv.sources.texts import read_texts
 from ghostkv.stages.benchmark.schemas import OVERHEAD_SCHEMA
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def capture_overhead(
 
     tokens, output = job.tokens, outputs["capture_overhead"]
     model_folder = str(Path(inputs["manifest"]).parent)
-    row = read_table(inputs["texts"]).row(0, named=True)
+    row = read_texts(inputs["texts"]).row(0, named=True)
     token_ids = token_ids_of(load_tokenizer(model_folder), row["content"], tokens, row["text"])
     model = load_model(model_folder, job.dtype, threads)
     count = max(int(tokens * _QUERY_SHARE), 1)

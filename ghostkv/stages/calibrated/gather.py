@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ghostkv.files.io import read_table, write_table
 from ghostkv.files.tables import join
+from ghostkv.stages.calibrated.schemas import LAYER_SCHEMAS
 from ghostkv.stages.calibrated.summary_schemas import DEPENDENCE_SCHEMA, SUMMARY_SCHEMA
 from ghostkv.stages.calibrated.tables import summarise_dependence, summarise_points
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def gather(job: GatherCalibrated, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
     """Join all layers, and summarise them."""
-    about = join(inputs, outputs)
-    points, texts = (read_table(outputs[name]) for name in ("calibrated", "texts"))
+    about = join(inputs, outputs, LAYER_SCHEMAS)
+    points, texts = (read_table(outputs[name], LAYER_SCHEMAS[name]) for name in ("calibrated", "texts"))
     write_table(summarise_points(points), outputs["summary"], SUMMARY_SCHEMA, about)
     write_table(summarise_dependence(texts), outputs["dependence"], DEPENDENCE_SCHEMA, about)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from ghostkv.elimination.schemas import BOUND_SCHEMA
+from ghostkv.files.seals import MAY_BE_EMPTY
 
 DESIGN = [
     ("layer", pa.int16()),
@@ -53,7 +54,8 @@ CROSS_SCHEMA = pa.schema(
     [*DESIGN, *GOAL, *_PROMISE]
     + [("method", pa.string())]  # conformal; plug_in where the floor lies above the target
     + [("calibrated_on", pa.string()), ("tested_on", pa.string()), ("queries", pa.int32())]
-    + [("achieved", pa.float32()), ("elimination", pa.float32())]
+    + [("achieved", pa.float32()), ("elimination", pa.float32())],
+    metadata=MAY_BE_EMPTY,
 )
 TEXT_SCHEMA = pa.schema(
     [*DESIGN, *GOAL, ("text", pa.string()), ("domain", pa.string()), ("role", pa.string())]
@@ -61,7 +63,8 @@ TEXT_SCHEMA = pa.schema(
 )
 LEARNED_SCHEMA = pa.schema(
     [*BOUND_SCHEMA]
-    + [("loss_first", pa.float32()), ("loss_last", pa.float32()), ("steps", pa.int32())]  # 0: not trained
+    + [("loss_first", pa.float32()), ("loss_last", pa.float32()), ("steps", pa.int32())],  # 0: not trained
+    metadata=MAY_BE_EMPTY,
 )
 LAYER_SCHEMAS = {
     "calibrated": POINT_SCHEMA,

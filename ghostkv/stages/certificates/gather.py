@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ghostkv.files.tables import join
+from ghostkv.stages.certificates.schemas import SCHEMAS
 
 if TYPE_CHECKING:
     from ghostkv.stages.certificates.jobs import GatherCertificates
@@ -13,4 +14,4 @@ if TYPE_CHECKING:
 
 def gather(job: GatherCertificates, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
     """Concatenate the layers' tables, which inputs and outputs name."""
-    join(inputs, outputs)
+    join(inputs, outputs, SCHEMAS)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ghostkv.files.tables import join
+from ghostkv.stages.decode.schemas import SCHEMAS
 
 if TYPE_CHECKING:
     from ghostkv.stages.decode.jobs import GatherDecode
@@ -13,4 +14,4 @@ if TYPE_CHECKING:
 
 def gather(job: GatherDecode, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
     """Join all layers and the generated decodes; the first file of each table lends its metadata."""
-    join(inputs, outputs)
+    join(inputs, outputs, SCHEMAS)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from ghostkv.files.seals import MAY_BE_EMPTY
+
 QUANTILES = {"p01": 0.01, "p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 _SPREAD = [("mean", pa.float64()), *((name, pa.float64()) for name in QUANTILES)]
 _WHERE = [("source", pa.string()), ("layer", pa.int16())]  # source: trace, or a generator's label
@@ -50,7 +52,8 @@ BUDGET_SCHEMA = pa.schema(
         *((name, pa.float64()) for name in BUDGETED),
         ("resurrected_p99", pa.float64()),
         ("outside_read_p99", pa.float64()),
-    ]
+    ],
+    metadata=MAY_BE_EMPTY,
 )
 STORE_SCHEMA = pa.schema(
     [
@@ -74,7 +77,8 @@ STORE_SCHEMA = pa.schema(
             pa.int64(),
         ),  # that the kernel fetched from the device meanwhile; null: it does not say
         ("archive_seconds", pa.float64()),
-    ]
+    ],
+    metadata=MAY_BE_EMPTY,
 )
 SCHEMAS = {
     "steps": STEP_SCHEMA,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ghostkv.files.tables import join
+from ghostkv.stages.frontier.schemas import LAYER_SCHEMAS
 
 if TYPE_CHECKING:
     from ghostkv.stages.frontier.jobs import GatherFrontier
@@ -13,4 +14,4 @@ if TYPE_CHECKING:
 
 def gather(job: GatherFrontier, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
     """Concatenate the layers' tables, which inputs and outputs name."""
-    join(inputs, outputs)
+    join(inputs, outputs, LAYER_SCHEMAS)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ghostkv.files.io import read_table, write_table
 from ghostkv.files.tables import join
+from ghostkv.stages.hierarchy.schemas import SCHEMAS
 from ghostkv.stages.hierarchy.summary_schemas import FIT_SCHEMA
 from ghostkv.stages.hierarchy.tables import fits
 
@@ -16,5 +17,5 @@ if TYPE_CHECKING:
 
 def gather(job: GatherHierarchy, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
     """Join all layers and fit reads and bytes against the context length."""
-    about = join(inputs, outputs)
-    write_table(fits(read_table(outputs["heads"])), outputs["fits"], FIT_SCHEMA, about)
+    about = join(inputs, outputs, SCHEMAS)
+    write_table(fits(read_table(outputs["heads"], SCHEMAS["heads"])), outputs["fits"], FIT_SCHEMA, about)

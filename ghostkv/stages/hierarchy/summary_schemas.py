@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from ghostkv.files.seals import MAY_BE_EMPTY
+
 FIT_SCHEMA = pa.schema(
     [
         ("layer", pa.int16()),
@@ -22,6 +24,7 @@ FIT_SCHEMA = pa.schema(
             "pays_from",
             pa.float64(),
         ),  # keys at which the ratio falls below 1 (reads_ratio: 1/2); null for never
-    ]
+    ],
+    metadata=MAY_BE_EMPTY,
 )
 SUMMARY_SCHEMAS = {"fits": FIT_SCHEMA}

@@ -16,8 +16,9 @@ from ghostkv.codecs import Codec
 from ghostkv.codecs.transform_code import TransformCode
 from ghostkv.files import provenance
 from ghostkv.files.errors import ConfigError, TextError
-from ghostkv.files.io import read_table, stable_seed
+from ghostkv.files.io import stable_seed
 from ghostkv.files.tables import Tables
+from ghostkv.sources.texts import read_texts
 from ghostkv.stages.historical.protocol import HISTORICAL, Constants, Protocol, at_thetas, follow, pool
 from ghostkv.stages.historical.schemas import SCHEMAS
 from ghostkv.stages.historical.tables import Tally, ablation_rows, knob_rows, protocols
@@ -124,7 +125,7 @@ def _run_model(
 
     model_folder = str(Path(inputs["manifest"]).parent)
     tokenizer = load_tokenizer(model_folder)
-    rows = {row["text"]: row["content"] for row in read_table(inputs["texts"]).iter_rows(named=True)}
+    rows = {row["text"]: row["content"] for row in read_texts(inputs["texts"]).iter_rows(named=True)}
     ids = {name: tokenizer.encode(rows[name]) for name in names}
     model = load_model(model_folder, job.dtype, threads)
     prompts = []

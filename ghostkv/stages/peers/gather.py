@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ghostkv.files.io import read_table, write_table
 from ghostkv.files.tables import join
+from ghostkv.stages.peers.schemas import LAYER_SCHEMAS
 from ghostkv.stages.peers.summary_schemas import COMPARISON_SCHEMA, SUMMARY_SCHEMA, VERDICT_SCHEMA
 from ghostkv.stages.peers.tables import compare, summarise, verdicts
 
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 def gather(job: GatherPeers, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
     """Join all layers, and derive summary, comparison and verdicts."""
-    about = join(inputs, outputs)
-    peers, layers = (read_table(outputs[name]) for name in ("peers", "layers"))
+    about = join(inputs, outputs, LAYER_SCHEMAS)
+    peers, layers = (read_table(outputs[name], LAYER_SCHEMAS[name]) for name in ("peers", "layers"))
     comparison = compare(peers)
     write_table(summarise(peers, layers), outputs["summary"], SUMMARY_SCHEMA, about)
     write_table(comparison, outputs["comparison"], COMPARISON_SCHEMA, about)

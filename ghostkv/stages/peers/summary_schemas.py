@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from ghostkv.files.seals import MAY_BE_EMPTY
+
 SUMMARY_SCHEMA = pa.schema(
     [
         ("selector", pa.string()),
@@ -46,7 +48,8 @@ COMPARISON_SCHEMA = pa.schema(
         ("heads_won", pa.float64()),  # share of (layer, head) where ours is lower, pooled over documents
         ("separate", pa.bool_()),  # ours lower, intervals do not overlap; null for a single document
         ("separate_paired", pa.bool_()),  # the paired interval lies above 0
-    ]
+    ],
+    metadata=MAY_BE_EMPTY,
 )
 VERDICT_SCHEMA = pa.schema(
     [
@@ -61,6 +64,7 @@ VERDICT_SCHEMA = pa.schema(
         ("beaten", pa.bool_()),  # all variants, both metrics, intervals not overlapping; null if unknown
         ("beaten_paired", pa.bool_()),  # the same with paired intervals
         ("lower", pa.bool_()),  # the same by means alone
-    ]
+    ],
+    metadata=MAY_BE_EMPTY,
 )
 SUMMARY_SCHEMAS = {"summary": SUMMARY_SCHEMA, "comparison": COMPARISON_SCHEMA, "verdicts": VERDICT_SCHEMA}

@@ -13,6 +13,7 @@ import polars as pl
 from ghostkv.files.io import read_table, write_table
 from ghostkv.files.provenance import inherited
 from ghostkv.files.tables import join
+from ghostkv.stages.quality.schemas import TEXT_TABLES
 from ghostkv.stages.quality.summary_schemas import SUMMARY_TABLES
 from ghostkv.stages.quality.tables import MeasuredBlocks, compare_at_equal_bytes, summarise
 
@@ -24,8 +25,8 @@ def gather(job: GatherQuality, inputs: Mapping[str, Sequence[str]], outputs: Map
     """Join all texts, and derive summary and comparison at equal bytes."""
     about = inherited(inputs["positions"][0], job.code)
     about.pop("text", None)
-    join(inputs, outputs, about)
-    positions, runs = read_table(outputs["positions"]), read_table(outputs["runs"])
+    join(inputs, outputs, TEXT_TABLES, about)
+    positions, runs = (read_table(outputs[name], TEXT_TABLES[name]) for name in ("positions", "runs"))
     measured = MeasuredBlocks.read(positions, job.block, job.replicates, job.seed)
     summary = summarise(positions, runs, measured)
     # A policy may be quoted for one thing only: the last named wins.

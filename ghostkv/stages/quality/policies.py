@@ -9,6 +9,7 @@ from ghostkv.files.io import read_table
 from ghostkv.runtime.load_policy import Sources, load_policy
 from ghostkv.runtime.policy import Policy
 from ghostkv.runtime.seated import OBSERVERS
+from ghostkv.stages.quality.schemas import THETA_SCHEMA
 
 if TYPE_CHECKING:
     from ghostkv.config.policies import SomePolicy
@@ -25,7 +26,7 @@ class Policies:
 
     def __init__(self, policies: Iterable[SomePolicy], thetas: str, sources: Sources):
         self.by_label = {policy.label: policy for policy in policies}
-        self.thetas = dict(read_table(thetas).select("policy", "theta").iter_rows())
+        self.thetas = dict(read_table(thetas, THETA_SCHEMA).select("policy", "theta").iter_rows())
         self.sources = sources
 
     def make(self, label: str, **changes: Any) -> Policy:

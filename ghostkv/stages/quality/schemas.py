@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from ghostkv.files.seals import MAY_BE_EMPTY
+
 _RUN = [("text", pa.string()), ("domain", pa.string()), ("policy", pa.string())]
 # One row a text, policy and position of the continuation.
 POSITION_SCHEMA = pa.schema(
@@ -78,7 +80,8 @@ ABLATION_SCHEMA = pa.schema(
         ("top1", pa.float64()),
         ("positions", pa.int32()),
         ("bytes_ratio_gqa", pa.float64()),  # of these layers alone
-    ]
+    ],
+    metadata=MAY_BE_EMPTY,
 )
 GENERATION_SCHEMA = pa.schema(
     [
@@ -89,7 +92,22 @@ GENERATION_SCHEMA = pa.schema(
         ("same", pa.int32()),  # tokens before the first that differs from the dense model's
         ("bytes_ratio_gqa", pa.float64()),
         ("seconds", pa.float64()),
+    ],
+    metadata=MAY_BE_EMPTY,
+)
+SPEED_SCHEMA = pa.schema(
+    [
+        ("text", pa.string()),
+        ("policy", pa.string()),
+        ("context", pa.int32()),
+        ("steps", pa.int32()),
+        ("slowdown", pa.float64()),  # median step under the policy over median dense step
+        ("part", pa.string()),  # dense, ghost (a whole step of each, median); records, attend, rest (means)
+        ("milliseconds", pa.float64()),
     ]
+)
+THETA_SCHEMA = pa.schema(
+    [("policy", pa.string()), ("ratio", pa.float64()), ("theta", pa.float64())], metadata=MAY_BE_EMPTY
 )
 # What each text's job leaves.
 TEXT_TABLES = {

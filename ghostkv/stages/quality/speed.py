@@ -6,28 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from ghostkv.files.provenance import metadata
 from ghostkv.files.tables import write_rows
 from ghostkv.sources.texts import text_row
 from ghostkv.stages.quality.policies import Policies
+from ghostkv.stages.quality.schemas import SPEED_SCHEMA
 from ghostkv.stages.quality.setup import sources_of, token_ids
 
 if TYPE_CHECKING:
     from ghostkv.stages.quality.jobs import QualitySpeed
-
-SPEED_SCHEMA = pa.schema(
-    [
-        ("text", pa.string()),
-        ("policy", pa.string()),
-        ("context", pa.int32()),
-        ("steps", pa.int32()),
-        ("slowdown", pa.float64()),  # median step under the policy over median dense step
-        ("part", pa.string()),  # dense, ghost (a whole step of each, median); records, attend, rest (means)
-        ("milliseconds", pa.float64()),
-    ]
-)
 
 
 def time_decode(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from ghostkv.files.seals import MAY_BE_EMPTY
+
 SUMMARY_SCHEMA = pa.schema(
     [
         ("policy", pa.string()),
@@ -49,6 +51,7 @@ EQUAL_BYTES_SCHEMA = pa.schema(
         ("top1", pa.float64()),
         ("their_top1", pa.float64()),
         ("positions", pa.int32()),
-    ]
+    ],
+    metadata=MAY_BE_EMPTY,
 )
 SUMMARY_TABLES = {"summary": SUMMARY_SCHEMA, "equal_bytes": EQUAL_BYTES_SCHEMA}

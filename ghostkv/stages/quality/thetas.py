@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from ghostkv.files.provenance import metadata
 from ghostkv.files.tables import write_rows
 from ghostkv.runtime.load_policy import fit_budgets
+from ghostkv.stages.quality.schemas import THETA_SCHEMA
 from ghostkv.stages.quality.setup import sources_of
 
 if TYPE_CHECKING:
     from ghostkv.stages.quality.jobs import FitThetas
-
-THETA_SCHEMA = pa.schema([("policy", pa.string()), ("ratio", pa.float64()), ("theta", pa.float64())])
 
 
 def fit_thetas(job: FitThetas, inputs: Mapping[str, Any], outputs: Mapping[str, str]) -> None:

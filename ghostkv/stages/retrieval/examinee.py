@@ -16,7 +16,7 @@ from ghostkv.runtime.ghost_attention import NAME, register
 from ghostkv.runtime.load_policy import Sources, load_policy
 from ghostkv.runtime.measure import check_identity, measure_identity
 from ghostkv.runtime.policy import Policy
-from ghostkv.stages.retrieval.schemas import DENSE
+from ghostkv.stages.retrieval.schemas import DENSE, SAMPLE_SCHEMA, THETA_SCHEMA
 from ghostkv.stages.retrieval.tasks.scoring import score
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ class Examinee:
         )
         self._form = self._tokenizer.form()
         # Before anything is asked: with nothing eliminated, the model must say what it says by itself.
-        sample = read_table(inputs["samples"]).row(0, named=True)
+        sample = read_table(inputs["samples"], SAMPLE_SCHEMA).row(0, named=True)
         prompt = [*self._context(sample), *self._question(sample)]
         check_identity(measure_identity(self._model, prompt[:_CHECKED]), self._model)
-        thetas = dict(read_table(inputs["thetas"]).iter_rows())
+        thetas = dict(read_table(inputs["thetas"], THETA_SCHEMA).iter_rows())
         self._policies = [(asked, self._load(asked.policy, thetas, sources)) for asked in job.policies]
 
     def answers(self, sample: Mapping[str, Any], worth: Callable[[float], bool]) -> list[tuple[dict, dict]]:

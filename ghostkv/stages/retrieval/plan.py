@@ -11,10 +11,11 @@ import numpy as np
 import polars as pl
 import yaml
 
-from ghostkv.files.io import read_table, stable_seed
+from ghostkv.files.io import stable_seed
 from ghostkv.files.provenance import metadata
 from ghostkv.files.tables import write_rows
 from ghostkv.runtime.load_policy import Sources, fit_budgets
+from ghostkv.sources.texts import read_texts
 from ghostkv.stages.retrieval.schemas import SAMPLE_SCHEMA, THETA_SCHEMA
 from ghostkv.stages.retrieval.tasks import TASKS
 from ghostkv.stages.retrieval.tasks.base import Workshop
@@ -40,7 +41,7 @@ def plan(job: RetrievalPlan, inputs: Mapping[str, Any], outputs: Mapping[str, st
     from ghostkv.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(str(Path(inputs["manifest"]).parent))
-    texts = read_table(inputs["texts"])
+    texts = read_texts(inputs["texts"])
     fitted = texts.filter(pl.col("role").is_in(_KEEP_CLEAR))["content"].to_list()
     entry = yaml.safe_load(Path(inputs["tasks"]).read_text(encoding="utf-8"))
     source = Source.of(entry, None if job.data == "ruler" else job.data)

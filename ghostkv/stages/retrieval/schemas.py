@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from ghostkv.files.seals import MAY_BE_EMPTY
+
 DENSE = "dense"
 SAMPLE_SCHEMA = pa.schema(
     [
@@ -22,7 +24,7 @@ SAMPLE_SCHEMA = pa.schema(
         ("limit", pa.int32()),  # tokens of an answer, RULER's own
     ]
 )
-THETA_SCHEMA = pa.schema([("label", pa.string()), ("theta", pa.float64())])
+THETA_SCHEMA = pa.schema([("label", pa.string()), ("theta", pa.float64())], metadata=MAY_BE_EMPTY)
 KEYS = [("task", pa.string()), ("length", pa.int32())]
 WHO = [
     ("policy", pa.string()),  # label; "dense" for the model itself

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from ghostkv.files.seals import MAY_BE_EMPTY
 from ghostkv.stages.retrieval.schemas import KEYS, WHO
 
 _COUNTS = [
@@ -17,7 +18,7 @@ _COUNTS = [
     ("bytes_ratio_gqa", pa.float64()),
     ("bytes_ratio", pa.float64()),
 ]
-CELL_SCHEMA = pa.schema([*KEYS, ("depth", pa.float64()), *WHO, *_COUNTS])
+CELL_SCHEMA = pa.schema([*KEYS, ("depth", pa.float64()), *WHO, *_COUNTS], metadata=MAY_BE_EMPTY)
 SUMMARY_SCHEMA = pa.schema(
     [
         *KEYS,  # length 0: pooled over lengths

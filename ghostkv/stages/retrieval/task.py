@@ -11,7 +11,7 @@ from ghostkv.files.io import read_table
 from ghostkv.files.logs import progress
 from ghostkv.files.provenance import inherited
 from ghostkv.files.tables import write_rows
-from ghostkv.stages.retrieval.schemas import ANSWER_SCHEMA, DENSE
+from ghostkv.stages.retrieval.schemas import ANSWER_SCHEMA, DENSE, SAMPLE_SCHEMA
 from ghostkv.stages.retrieval.tables import may_measure
 from ghostkv.stages.retrieval.tasks.scoring import score
 
@@ -28,7 +28,7 @@ def answer(
     """
     from ghostkv.stages.retrieval.examinee import Examinee
 
-    samples = read_table(inputs["samples"]).filter(pl.col("job") == job.name)
+    samples = read_table(inputs["samples"], SAMPLE_SCHEMA).filter(pl.col("job") == job.name)
     examinee = Examinee(job, inputs, threads)
     rows, failed, of = [], 0.0, samples.height
     # From the deepest needle up: each context then shares its beginning with the one before.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ghostkv.files.io import read_metadata, read_table, write_table
 from ghostkv.files.tables import join
+from ghostkv.stages.synthetic.schemas import SCHEMAS
 from ghostkv.stages.synthetic.summary_schemas import CHECK_SCHEMA
 from ghostkv.stages.synthetic.tables import compare
 
@@ -18,5 +19,7 @@ def gather(job: GatherSynthetic, inputs: Mapping[str, Sequence[str]], outputs: M
     """Join all generators, and compare what was measured with what closed forms expect."""
     kept = ("package_version", "fingerprint", "seed")
     metadata = {key: value for key, value in read_metadata(inputs["audit"][0]).items() if key in kept}
-    join(inputs, outputs, metadata)
-    write_table(compare(read_table(outputs["audit"])), outputs["checks"], CHECK_SCHEMA, metadata)
+    join(inputs, outputs, SCHEMAS, metadata)
+    write_table(
+        compare(read_table(outputs["audit"], SCHEMAS["audit"])), outputs["checks"], CHECK_SCHEMA, metadata
+    )

@@ -8,15 +8,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ghostkv.captures.capture_files import read_layer
+from ghostkv.captures.capture_files import LAYER_SCHEMA, read_layer
 from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
 from ghostkv.config.bandwidth import Bandwidth
 from ghostkv.config.experiment import load_config
 from ghostkv.elimination.attention import ColdRange
 from ghostkv.elimination.frontier import Estimates, Setting
+from ghostkv.elimination.schemas import CONTEXT_SCHEMA, POINT_SCHEMA
 from ghostkv.files.errors import ConfigError, TableError
 from ghostkv.files.io import read_metadata, read_table, write_table
-from ghostkv.files.tables import table_of
+from ghostkv.files.tables import table_of, write_rows
 from ghostkv.stages.bandwidth import step_times as model
 from ghostkv.stages.bandwidth.jobs import MeasureMemory, ModelBandwidth, SurvivorPatterns
 from ghostkv.stages.bandwidth.measure import measure
@@ -129,7 +130,7 @@ def sketched(captures, tmp_path_factory):
     other = [
         row | {"theta": 50.0, **change} for row in rows for change in ({"method": "safe"}, {"target": 0.1})
     ]
-    pl.DataFrame(other + rows).write_parquet(folder / "points.parquet")
+    write_rows(other + rows, folder / "points.parquet", POINT_SCHEMA, {})
     return {name: [path] for name, path in sketch.items()} | {"points": str(folder / "points.parquet")}
 
 
@@ -188,8 +189,10 @@ def test_the_model_joins_what_was_measured_and_what_is_configured(tmp_path):
     context = {"codec": "transform_code", "code_bytes": 8, "target_metric": "fer", "target": 0.01, "cold_keys": 956.0,
                "elimination": 0.97, "record_bytes": 9, "layer": 0, "queries": 10, "band_start": 512, "band_stop": 4096,
                "bytes_ratio_gqa": (9 / 256 * 956 + 0.07 * 956 + 68) / 1024}  # fmt: skip
-    pl.DataFrame([context | {"head": head} for head in range(4)]).write_parquet(tmp_path / "context.parquet")
-    pl.DataFrame([{"heads": 4, "kv_heads": 2, "head_dim": 64}]).write_parquet(tmp_path / "layers.parquet")
+    heads = [context | {"head": head} for head in range(4)]
+    write_rows(heads, tmp_path / "context.parquet", CONTEXT_SCHEMA, {})
+    shape = {"heads": 4, "kv_heads": 2, "head_dim": 64}
+    write_rows([shape], tmp_path / "layers.parquet", LAYER_SCHEMA, {})
     rows = [pattern(np.arange(0, 900, 9))]
     write_table(table_of(rows, PATTERN_SCHEMA), tmp_path / "patterns.parquet", PATTERN_SCHEMA)
     timed = table_of(samples().to_dicts(), SAMPLE_SCHEMA)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -20,11 +18,12 @@ pytest.importorskip("torch")
 from ghostkv.captures.capture_files import capture_metadata, read_layer, read_layers_table  # noqa: E402
 from ghostkv.captures.positions import sample_positions  # noqa: E402
 from ghostkv.config.capture import QueryBand  # noqa: E402
-from ghostkv.files.errors import CaptureError, ModelError, TextError  # noqa: E402
+from ghostkv.files.errors import CaptureError, TableError, TextError  # noqa: E402
 from ghostkv.stages.capture.jobs import CaptureText  # noqa: E402
 from ghostkv.stages.capture.text import capture_text  # noqa: E402
 from ghostkv.stages.model.fetch import fetch_model  # noqa: E402
 from ghostkv.stages.model.jobs import FetchModel  # noqa: E402
+from tests.stages.conftest import write_texts
 
 BANDS = [{"start": 16, "stop": 64, "count": 4}, {"start": 64, "stop": 128, "count": 12}]
 PARAMS = {
@@ -51,11 +50,8 @@ def place(tmp_path_factory) -> Path:
         job = FetchModel.read({"name": name, "entry": ENTRY | extra})
         fetch_model(job, {}, {"manifest": str(folder / name / "manifest.json")})
     content = "GhostKV keeps a tiny witness of every cold key. " * 20
-    row = {"text": "a_held_out_0", "domain": "a", "role": "held_out", "documents": ["d"]}
-    row |= {"sha256": sha256(content.encode()).hexdigest(), "content": content}
-    pl.DataFrame([row, row | {"text": "short", "content": "too short"}]).write_parquet(
-        folder / "texts.parquet"
-    )
+    row = {"text": "a_held_out_0", "domain": "a", "role": "held_out", "documents": ["d"], "content": content}
+    write_texts([row, row | {"text": "short", "content": "too short"}], folder / "texts.parquet")
     return folder
 
 
@@ -113,7 +109,7 @@ def test_every_file_says_where_it_comes_from(place, tmp_path):
 
 
 def test_the_same_capture_twice_gives_the_same_bytes(place, tmp_path):
-    first, second = run(place, tmp_path / "1"), run(place, tmp_path / "2")
+    first, second = run(place, tmp_path / "1/text"), run(place, tmp_path / "2/text")
     for name in ("kv", "queries", "layers"):
         assert (first / f"{name}.parquet").read_bytes() == (second / f"{name}.parquet").read_bytes()
 
@@ -159,7 +155,7 @@ def test_a_capture_killed_at_any_moment_leaves_no_output(place, tmp_path):
     done = subprocess.run([sys.executable, "-c", code, json.dumps(arguments)], capture_output=True)
     assert done.returncode == -9
     assert not list(tmp_path.glob("*.parquet"))
-    undisturbed = run(place, tmp_path / "undisturbed")
+    undisturbed = run(place, tmp_path / "undisturbed" / tmp_path.name)
     for path in files(run(place, tmp_path)).values():
         assert Path(path).read_bytes() == (undisturbed / Path(path).name).read_bytes()
     assert not list(tmp_path.glob(".*"))
@@ -192,7 +188,7 @@ def test_an_unknown_text_is_refused_with_the_known_ones(place, tmp_path):
 
 def test_a_folder_without_manifest_is_refused(place, tmp_path):
     job = CaptureText.read(PARAMS | {"text": "short"})
-    with pytest.raises(ModelError, match="manifest.json"):
+    with pytest.raises(TableError, match="manifest.json"):
         capture_text(job, inputs(place) | {"manifest": str(tmp_path / "manifest.json")}, files(tmp_path))
 
 

@@ -128,7 +128,7 @@ def test_longer_tensors_are_cut_to_the_context(source, tmp_path):
 
 def test_the_same_import_twice_gives_the_same_bytes(source, tmp_path):
     write(source / "layer0.safetensors", q=tensor(2), k=tensor(1), v=tensor(1))
-    first, second = run(source, tmp_path / "a"), run(source, tmp_path / "b")
+    first, second = run(source, tmp_path / "a/text"), run(source, tmp_path / "b/text")
     for name in ("kv", "queries", "layers"):
         assert (first / f"{name}.parquet").read_bytes() == (second / f"{name}.parquet").read_bytes()
 

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -12,8 +13,10 @@ from ghostkv.codecs import by_name
 from ghostkv.codecs.records import CodecSpec, save_codecs
 from ghostkv.config.experiment import load_config
 from ghostkv.elimination.attention import cold_range
+from ghostkv.elimination.schemas import POINT_SCHEMA
 from ghostkv.files.errors import ConfigError, TableError
 from ghostkv.files.io import read_table, sha256_file
+from ghostkv.files.tables import write_rows
 from ghostkv.stages.decode import generated
 from ghostkv.stages.decode import layer as stage
 from ghostkv.stages.decode.gather import gather
@@ -289,7 +292,7 @@ def inputs(tmp_path_factory):
          "target_metric": "fer", "target": 0.01, "theta": None if head == 3 else -0.3}
         for layer in range(2) for head in range(4)
     ]  # fmt: skip
-    pl.DataFrame(points * 2).write_parquet(folder / "points.parquet")
+    write_rows(points * 2, folder / "points.parquet", POINT_SCHEMA, {})
     return [
         {
             "layers": str(folder / "layers.parquet"),
@@ -405,7 +408,7 @@ def test_a_head_without_a_threshold_eliminates_nothing(files):
 
 
 def test_two_runs_are_the_same_to_the_byte(files, inputs, tmp_path):
-    again = run(inputs, tmp_path)
+    again = run(inputs, tmp_path / Path(files["steps"]).parent.name)
     for name in set(SCHEMAS) - {"store"}:  # the store's times are this machine's
         assert sha256_file(again[name]) == sha256_file(files[name])
 

@@ -31,6 +31,7 @@ from ghostkv.stages.historical.run import cut_prompts, run
 from ghostkv.stages.historical.schemas import COMPARISON_SCHEMA, SWEEP_SCHEMA
 from ghostkv.stages.historical.tables import ladder, protocols
 from ghostkv.stages.historical.view import gaussian_projection, see
+from tests.stages.conftest import write_texts
 
 CONSTANTS = Constants(dims=8, epsilon=0.05, sigma=0.05, top_k=8, sinks=2, hot=8)
 WIDTH = 32
@@ -244,12 +245,11 @@ def place(request, tmp_path_factory) -> Path:
             "text": f"a_{role}_0",
             "domain": "a",
             "role": role,
-            "sha256": role,
             "content": " ".join(rng.choice(words, 120)),
         }
         for role in ("codec", "held_out")
     ]
-    pl.DataFrame(rows).write_parquet(folder / "texts.parquet")
+    write_texts(rows, folder / "texts.parquet")
     params = {"tokens": 256, "layers": [0, 1], "query_bands": BANDS, "tolerance": 1e-3, "seed": 0}
     params |= {"dtype": "float32", "cache_dtype": "float16"}
     for row in rows:
@@ -296,12 +296,11 @@ def test_the_stage_writes_its_three_tables(place, tmp_path):
 
 
 def test_the_same_run_twice_gives_the_same_bytes(place, tmp_path):
-    write(place, tmp_path / "a")
-    write(place, tmp_path / "b")
-    for name in ("sweep", "knobs", "ablation"):
-        assert (tmp_path / "a" / f"{name}.parquet").read_bytes() == (
-            tmp_path / "b" / f"{name}.parquet"
-        ).read_bytes()
+    folders = [tmp_path / run / "historical" for run in "ab"]
+    for folder in folders:
+        write(place, folder)
+    for name in ("sweep.parquet", "knobs.parquet", "ablation.parquet"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 
 def test_rebuilt_queries_are_projections_of_the_raw_hidden_state(place):

@@ -14,7 +14,7 @@ from ghostkv.config.policies import CertifiedMassPolicy, GhostPolicy, IdentityPo
 from ghostkv.config.quality import Quality
 from ghostkv.config.resolved import resolve
 from ghostkv.files.errors import ConfigError, ModelError, TextError
-from ghostkv.files.io import read_table, sha256_file, write_table
+from ghostkv.files.io import read_table
 from ghostkv.runtime import deciders
 from ghostkv.stages.capture.jobs import CaptureText
 from ghostkv.stages.quality.families import family_of
@@ -27,6 +27,7 @@ from ghostkv.stages.quality.text import measure_text
 from ghostkv.stages.quality.thetas import fit_thetas
 from ghostkv.stages.run import Run
 from ghostkv.stages.sketch.jobs import SketchLayer
+from tests.stages.conftest import write_texts
 
 TOKENS, CONTINUATION = 320, 48
 POLICIES = [
@@ -84,11 +85,11 @@ def stage(tmp_path_factory):
     make_random(entry, model)
     write_manifest(model, {"model": "tiny"})
     rows = [
-        {"text": name, "domain": "prose", "role": text["role"], "sha256": "0",
+        {"text": name, "domain": "prose", "role": text["role"],
          "content": Path(text["custom"]["path"]).read_text(encoding="utf-8")}
         for name, text in whole.texts.items()
     ]  # fmt: skip
-    write_table(pl.DataFrame(rows), folder / "texts.parquet")
+    write_texts(rows, folder / "texts.parquet")
     inputs = {"manifest": str(model / "manifest.json"), "texts": str(folder / "texts.parquet"), "codecs": []}
     inputs |= {"thetas": str(folder / "thetas.parquet"), "points": str(folder / "points.parquet")}
     for one in whole.captures:
@@ -243,7 +244,7 @@ def test_ours_is_held_against_quest_at_its_own_bytes(tables):
 def test_a_text_measured_again_gives_the_same_numbers(stage):
     again = run(stage["folder"], stage["run"], stage["inputs"], "again")
     for name in ("positions", "traffic", "ablation", "summary", "equal_bytes"):
-        assert sha256_file(again["paths"][name]) == sha256_file(stage["paths"][name]), name
+        assert read_table(again["paths"][name]).equals(read_table(stage["paths"][name])), name
 
 
 def test_timing_names_its_parts(stage):

@@ -9,6 +9,7 @@ from ghostkv.captures.capture_files import read_layer
 from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
 from ghostkv.files.errors import ConfigError, TableError
 from ghostkv.files.io import read_metadata, read_table, sha256_file
+from ghostkv.files.tensors import load_tensors
 from ghostkv.stages.sketch.jobs import SketchLayer
 from ghostkv.stages.sketch.layer import sketch_layer
 
@@ -49,11 +50,13 @@ def test_a_codec_sees_only_codec_texts(captures, sketched, write_captures, tmp_p
     others = [captures[0]] + [entry | {"folder": captures[0]["folder"]} for entry in captures[1:]]
     files = outputs(tmp_path)
     sketch_layer(SketchLayer.read(PARAMS | {"captures": others, "layer": 1}), {}, files)
-    assert sha256_file(files["codecs"]) == sha256_file(sketched["codecs"])
+    found, before = (load_tensors(one["codecs"]) for one in (files, sketched))
+    assert found.keys() == before.keys()
+    assert all(np.array_equal(found[name], before[name]) for name in before)
 
 
 def test_the_same_captures_give_the_same_bytes(captures, sketched, tmp_path):
-    files = outputs(tmp_path)
+    files = outputs(tmp_path / Path(sketched["codecs"]).parent.name)
     sketch_layer(SketchLayer.read(PARAMS | {"captures": captures, "layer": 1}), {}, files)
     for name, path in files.items():
         assert sha256_file(path) == sha256_file(sketched[name])
@@ -83,7 +86,7 @@ def test_damaged_files_are_refused_by_name(captures, sketched, tmp_path):
         whole = Path(sketched[name]).read_bytes()
         broken = tmp_path / f"{name}.part"
         broken.write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(TableError, match=f"{name}.part.*rerun sketch"):
+        with pytest.raises(TableError, match=f"{name}.part"):
             reader(broken)
-    with pytest.raises(TableError, match="lacks codecs.*pca_4"):
+    with pytest.raises(TableError, match="lacks the codecs pca_4"):
         load_codecs(sketched["codecs"], [CodecSpec("pca", 4)])

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from hashlib import sha256
 
 import numpy as np
-import polars as pl
 import pytest
 
 pytest.importorskip("torch")
@@ -20,6 +18,7 @@ from ghostkv.stages.model.fetch import fetch_model  # noqa: E402
 from ghostkv.stages.model.jobs import FetchModel  # noqa: E402
 from ghostkv.stages.trace.jobs import TraceText  # noqa: E402
 from ghostkv.stages.trace.text import trace_text  # noqa: E402
+from tests.stages.conftest import write_texts
 
 ENTRY = {"source": "random", "architecture": "llama", "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16}
 PARAMS = {
@@ -41,8 +40,7 @@ def place(tmp_path_factory):
     fetch_model(job, {}, {"manifest": str(folder / "llama" / "manifest.json")})
     content = "Every query of a long text, one after the other. " * 20
     row = {"text": "a_trace_0", "domain": "a", "role": "trace", "documents": ["d"], "content": content}
-    row |= {"sha256": sha256(content.encode()).hexdigest()}
-    pl.DataFrame([row]).write_parquet(folder / "texts.parquet")
+    write_texts([row], folder / "texts.parquet")
     return folder
 
 

@@ -18,7 +18,7 @@ pytest.importorskip("torch")
 from ghostkv.captures.capture_files import capture_metadata, read_layer, read_layers_table  # noqa: E402
 from ghostkv.captures.positions import sample_positions  # noqa: E402
 from ghostkv.config.capture import QueryBand  # noqa: E402
-from ghostkv.files.errors import CaptureError, TableError, TextError  # noqa: E402
+from ghostkv.files.errors import CaptureError, ModelError, TextError  # noqa: E402
 from ghostkv.stages.capture.jobs import CaptureText  # noqa: E402
 from ghostkv.stages.capture.text import capture_text  # noqa: E402
 from ghostkv.stages.model.fetch import fetch_model  # noqa: E402
@@ -188,7 +188,7 @@ def test_an_unknown_text_is_refused_with_the_known_ones(place, tmp_path):
 
 def test_a_folder_without_manifest_is_refused(place, tmp_path):
     job = CaptureText.read(PARAMS | {"text": "short"})
-    with pytest.raises(TableError, match="manifest.json"):
+    with pytest.raises(ModelError, match="manifest.json"):
         capture_text(job, inputs(place) | {"manifest": str(tmp_path / "manifest.json")}, files(tmp_path))
 
 

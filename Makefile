@@ -17,15 +17,26 @@ ARGS ?=
 PYTEST ?= -q -n auto --maxprocesses 4
 TORCH ?= torch==2.13.0
 
+# Snakemake does not quote the path of the Python that its jobs run with.
+ODD := ' " ` $$ & ; ( )
+ifneq ($(strip $(word 2,$(CURDIR)) $(foreach odd,$(ODD),$(findstring $(odd),$(CURDIR)))),)
+$(error The path of this clone has a space or a quote, which Snakemake does not run jobs from: $(CURDIR). Move it to a path without)
+endif
+
 BIN := .venv/bin
 READY := .venv/.ready
 # Jobs state their memory; together they may take nine tenths of what is installed.
 MEMORY_MB = $(shell $(BIN)/python -c "import psutil; print(int(psutil.virtual_memory().total * 0.9) >> 20)")
-SNAKEMAKE = $(BIN)/snakemake --quiet host rules reason --cores $(CORES) --resources mem_mb=$(MEMORY_MB) $(ARGS)
+SNAKEMAKE = $(BIN)/snakemake --quiet host --cores $(CORES) --resources mem_mb=$(MEMORY_MB) $(ARGS)
 
 # Modules are compiled on first import and the result is kept, also where the environment forbids that (as container images do):
 # without it every job compiles torch and transformers again, three seconds in four of its start.
 export PYTHONDONTWRITEBYTECODE :=
+# Snakemake keeps a cache in the home folder, which containers may not let it write.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)
+ifneq ($(shell mkdir -p "$(CACHE)" 2> /dev/null && test -w "$(CACHE)" && echo usable),usable)
+export XDG_CACHE_HOME := $(CURDIR)/.snakemake/cache
+endif
 
 .PHONY: frontier results report test lint clean
 
@@ -55,10 +66,14 @@ clean:
 # torch comes first: pip then finds the build that fits the machine before anything else asks for one. Byte code is left to the
 # first import, which compiles what is used and not the 20,000 modules that are not.
 # Versions are those that the tests passed with: what a package changed yesterday breaks nobody's first run.
+# A set-up that was interrupted is begun anew.
 $(READY): pyproject.toml resources/constraints.txt
 	@echo "Setting up .venv (about a minute)"
+	@test ! -e .venv/.begun || rm -rf .venv
+	@mkdir -p .venv && touch .venv/.begun
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip > /dev/null
 	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check $(TORCH)
 	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check --constraint resources/constraints.txt \
 	  --editable '.[dev]'
-	@touch $@
+	@rm .venv/.begun && touch $@

@@ -1,3 +1,43 @@
-"""GhostKV Lab. Empty on purpose: every stage depends on this file, so an import here would rerun them all."""
+"""GhostKV Lab. As good as empty on purpose: every stage depends on this file, so an import here would rerun them all."""
+
+import os
 
 __version__ = "0.1.0"
+
+
+def _keep_compiled() -> None:
+    """Name a private folder for what Numba compiles where it would find none, for this process and those it starts.
+
+    Numba writes beside the source or into the user's cache, and refuses to import a cached loop where it can do neither.
+    """
+    package = os.path.dirname(__file__)
+    beside = [path for path in (package, os.path.join(package, "__pycache__")) if os.path.exists(path)]
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    found = cache
+    while not os.path.exists(found) and found != os.path.dirname(found):
+        found = os.path.dirname(found)
+    usable = os.path.isabs(cache) and os.access(found, os.W_OK)
+    if "NUMBA_CACHE_DIR" in os.environ or usable or all(os.access(path, os.W_OK) for path in beside):
+        return
+    import sys
+    import tempfile
+    import warnings
+
+    folder = os.path.join(tempfile.gettempdir(), f"ghostkv-{os.getuid()}")
+    try:
+        os.mkdir(folder, 0o700)
+    except FileExistsError:
+        found = os.lstat(folder)
+        # What lies in a cache is run: it may be nobody else's, nor a link to elsewhere.
+        if (found.st_mode, found.st_uid) != (0o40700, os.getuid()):
+            folder = tempfile.mkdtemp(prefix="ghostkv-")
+    os.environ["NUMBA_CACHE_DIR"] = folder
+    if "numba" in sys.modules:
+        sys.modules["numba"].config.CACHE_DIR = folder
+    warnings.warn(
+        f"Neither {package} nor {cache} can be written: compiled loops are kept in {folder}. NUMBA_CACHE_DIR names another folder.",
+        stacklevel=2,
+    )
+
+
+_keep_compiled()

@@ -1,10 +1,15 @@
-"""One place where a job's output goes: its log file. Its progress goes to the terminal, if there is one."""
+"""One place where a job's output goes: its log file. Progress goes there too, where what shows the run reads it."""
 
 from __future__ import annotations
 
+import errno
+import json
 import logging
 import os
+import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ghostkv.files.errors import GhostKVError
+from ghostkv.files.processes import lives
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -26,9 +32,7 @@ _POOLS = (
     "RAYON_NUM_THREADS",
 )
 # Seconds between two drawings of a bar, and between two lines of a log.
-_BAR, _LINE = 1.0, 10.0
-# Where standard error led before a job's output went to its log.
-_terminal: TextIO | None = None
+_BAR, _LINE = 1.0, 5.0
 
 
 def progress(
@@ -36,9 +40,8 @@ def progress(
 ) -> tqdm:
     """A tqdm bar for work that takes long: iterate over it, or call `update` inside `with`.
 
-    On a terminal it is a bar of one line, also while the job's output goes to its log; bars of jobs side by
-    side take turns on that line, and each goes when it is done. Elsewhere it is a line every few seconds, in the
-    log if there is one.
+    On a terminal it is a bar of one line, which goes when the work is done. Elsewhere, and in a job, it is a line
+    every few seconds. In the log of a job `workflow/screen.py` finds how far the job is.
 
     Parameters
     ----------
@@ -48,19 +51,19 @@ def progress(
     # A job sets the threads of its libraries before it imports any.
     from tqdm import tqdm
 
-    stream = _terminal or sys.stderr
-    drawn = stream.isatty()
+    drawn = sys.stderr.isatty()
     # Terminals of containers may not say how large they are, and tqdm draws nothing on one of no size.
-    fits = drawn and all(os.get_terminal_size(stream.fileno()))
+    fits = drawn and all(os.get_terminal_size(sys.stderr.fileno()))
     return tqdm(
         iterable,
         total=total,
         desc=desc,
         unit=unit,
-        file=stream if drawn else _Lines(),
+        file=sys.stderr if drawn else _Lines(),
         leave=not drawn,
         mininterval=_BAR if drawn else _LINE,
         ncols=None if fits else 100,
+        nrows=None if fits else 24,
         dynamic_ncols=fits,
     )
 
@@ -83,8 +86,8 @@ def job(snakemake: Any) -> Iterator[None]:
     """Run a workflow script: threads as the rule states, all output into `snakemake.log[0]`.
 
     Everything goes there: Python's streams, those of native libraries, warnings and tracebacks. A
-    `GhostKVError` leaves its message alone, as that says what to do. Only `progress` still finds the terminal.
-    Import what the job needs inside the block, after the pools are set.
+    `GhostKVError` leaves its message alone, as that says what to do. Import what the job needs
+    inside the block, after the pools are set.
 
     Parameters
     ----------
@@ -97,13 +100,14 @@ def job(snakemake: Any) -> Iterator[None]:
         With status 1, when the block fails.
     """
     os.environ.update(dict.fromkeys(_POOLS, str(snakemake.threads)))
+    _end_with_the_run()
     _remove_leftovers(snakemake.output)
     if not snakemake.log:
         yield
         return
     path = Path(snakemake.log[0])
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8", buffering=1) as log, _kept_terminal():
+    with _log(path) as log, os.fdopen(os.dup(2), "w") as screen:
         for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
             stream.flush()
             os.dup2(log.fileno(), descriptor)
@@ -111,33 +115,56 @@ def job(snakemake: Any) -> Iterator[None]:
         logging.basicConfig(stream=log, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
         try:
             yield
-        except GhostKVError as error:
-            print(error, file=log)
-            _leave()
-        except BaseException:
-            traceback.print_exc(file=log)
-            _leave()
+        except BaseException as error:
+            _say(_told(error), log, screen)
+            raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
         finally:
             sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
 
 
 @contextmanager
-def _kept_terminal() -> Iterator[None]:
-    """Keep standard error as it is now for `progress`, if it is a terminal."""
-    global _terminal
-    if not os.isatty(2):
-        yield
-        return
-    with os.fdopen(os.dup(2), "w", encoding="utf-8") as _terminal:
-        try:
-            yield
-        finally:
-            _terminal = None
+def _log(path: Path) -> Iterator[TextIO]:
+    """A log, written line by line, of which what a full disk did not take is let go in the end."""
+    log = open(path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 (closing it may fail)
+    try:
+        yield log
+    finally:
+        with suppress(OSError):
+            log.close()
 
 
-def _leave() -> None:
-    # `from None`: the log holds the whole story, Snakemake shows the log.
-    raise SystemExit(1) from None
+def _told(error: BaseException) -> str:
+    """What the log says of an error: a message for the user alone, the whole story of any other."""
+    if isinstance(error, GhostKVError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "Interrupted."
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        where = f" at {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}: nothing half-written is left. Free some space; the same command resumes the run."
+    return traceback.format_exc()
+
+
+def _say(text: str, log: TextIO, screen: TextIO) -> None:
+    """Write to the log, or to where errors went before, if the disk takes no word more."""
+    try:
+        log.write(f"{text}\n")
+        log.flush()
+    except OSError:
+        print(text, file=screen, flush=True)
+
+
+def _end_with_the_run() -> None:
+    """Let this process end when the Snakemake that started it is gone: another one may soon write the same files."""
+    run = json.loads(os.environ.get("GHOSTKV_RUN", "null"))
+
+    def watch() -> None:
+        while lives(run) is not False:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if run and lives(run):
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _remove_leftovers(outputs: Any) -> None:

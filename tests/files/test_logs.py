@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 
 import pytest
 
 from ghostkv.files.logs import progress
+from ghostkv.files.processes import identity
 
 ROOT = Path(__file__).parents[2]
 BODY = """
@@ -24,13 +28,16 @@ with job(snakemake):
 """
 
 
-def run(tmp_path: Path, body: str) -> tuple[subprocess.CompletedProcess, str]:
+def run(
+    tmp_path: Path, body: str, env: dict | None = None, stderr: int = subprocess.PIPE
+) -> tuple[subprocess.CompletedProcess, str]:
     log = tmp_path / "logs" / "job.log"
     done = subprocess.run(
         [sys.executable, "-c", BODY.format(body=body), str(log), str(tmp_path / "out.parquet")],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | (env or {}),
     )
     return done, log.read_text()
 
@@ -74,42 +81,38 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path, name):
     assert (tmp_path / ".other.parquet.123.part").exists()
 
 
-def run_on_terminal(tmp_path: Path, body: str, size: tuple[int, int] = (24, 80)) -> tuple[str, str]:
-    """What the terminal shows, and the log."""
-    log, (screen, keyboard) = tmp_path / "logs" / "job.log", os.openpty()
-    os.set_blocking(screen, False)
-    termios.tcsetwinsize(keyboard, size)
-    command = [sys.executable, "-c", BODY.format(body=body), str(log), str(tmp_path / "out.parquet")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    assert subprocess.run(command, stderr=keyboard, env=environment).returncode == 0
-    try:
-        return os.read(screen, 1 << 16).decode(), log.read_text()
-    except BlockingIOError:
-        return "", log.read_text()
-    finally:
-        os.close(screen)
-        os.close(keyboard)
-
-
 COUNT = (
     "from ghostkv.files.logs import progress; print(sum(progress(iter(range(5)), total=5, desc='layer 3')))"
 )
 
 
 @pytest.mark.parametrize("size", [(24, 80), (0, 0), (0, 80)], ids=["known", "unknown", "width only"])
-def test_progress_is_drawn_on_the_terminal_and_all_else_goes_to_the_log(tmp_path, size):
-    shown, log = run_on_terminal(tmp_path, COUNT, size)
+def test_progress_outside_a_job_is_a_bar_on_the_terminal(size):
+    screen, keyboard = os.openpty()
+    termios.tcsetwinsize(keyboard, size)
+    command = [sys.executable, "-c", COUNT]
+    subprocess.run(command, stderr=keyboard, stdout=subprocess.DEVNULL, cwd=ROOT, check=True)
+    os.set_blocking(screen, False)
+    shown = os.read(screen, 1 << 16).decode()
+    os.close(screen)
+    os.close(keyboard)
     assert "layer 3" in shown
     assert "/5" in shown
-    # The bar wipes its line when it is done: what other jobs show there stays readable.
+    # The bar wipes its line when it is done.
     assert shown.endswith("\r")
     assert "\n" not in shown
-    assert log == "10\n"
 
 
-def test_progress_without_a_terminal_is_lines_of_the_log(tmp_path):
-    done, log = run(tmp_path, COUNT)
-    assert (done.stdout, done.stderr) == ("", "")
+def test_progress_of_a_job_is_lines_of_the_log_also_on_a_terminal(tmp_path):
+    screen, keyboard = os.openpty()
+    try:
+        _, log = run(tmp_path, COUNT, stderr=keyboard)
+        os.set_blocking(screen, False)
+        with pytest.raises(BlockingIOError):
+            os.read(screen, 1)
+    finally:
+        os.close(screen)
+        os.close(keyboard)
     begun, ended, total = log.splitlines()
     assert begun.startswith("layer 3:   0%")
     assert ended.startswith("layer 3: 100%")
@@ -125,8 +128,37 @@ def test_progress_outside_a_job_is_lines_of_standard_error(capsys):
     assert [line.split("%")[0] for line in said.err.splitlines()] == ["steps:   0", "steps: 100"]
 
 
-def test_after_a_job_the_terminal_is_let_go(tmp_path):
-    body = "pass\nfrom ghostkv.files.logs import progress; list(progress([1], desc='after'))"
-    shown, log = run_on_terminal(tmp_path, body)
-    assert shown == ""
-    assert log.startswith("after: ")
+def test_an_interrupted_job_says_so_and_no_more(tmp_path):
+    done, log = run(tmp_path, "raise KeyboardInterrupt")
+    assert done.returncode == 130
+    assert "Traceback" not in log
+
+
+def test_a_full_disk_is_named_where_the_log_takes_no_word(tmp_path):
+    full = "os.dup2(os.open('/dev/full', os.O_WRONLY), sys.stdout.fileno())"
+    failed = "raise OSError(errno.ENOSPC, 'No space left on device', 'kv.parquet')"
+    done, log = run(tmp_path, f"import errno; {full}; {failed}")
+    assert done.returncode == 1
+    assert log == ""
+    assert "kv.parquet" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_job_ends_with_the_run_that_it_belongs_to(tmp_path):
+    owner = subprocess.Popen(["sleep", "60"])
+    named = {"GHOSTKV_RUN": json.dumps(identity(owner.pid))}
+    body = "import time; print('begun', flush=True); time.sleep(60); print('done')"
+    command = [sys.executable, "-c", BODY.format(body=body), str(tmp_path / "log"), str(tmp_path / "out")]
+    job = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)} | named)
+    while not (tmp_path / "log").exists() or not (tmp_path / "log").read_text():
+        assert job.poll() is None
+        time.sleep(0.05)
+    owner.kill()
+    owner.wait()
+    assert job.wait(timeout=30) == -signal.SIGKILL
+
+
+def test_a_job_of_a_run_on_another_machine_goes_on(tmp_path):
+    elsewhere = {"GHOSTKV_RUN": json.dumps(identity() | {"boot": "another", "pid": 1 << 30})}
+    done, log = run(tmp_path, "import time; time.sleep(1.5); print('done')", env=elsewhere)
+    assert (done.returncode, log) == (0, "done\n")

@@ -1,5 +1,5 @@
 # Validation and helpers, and no rules. What a config means is decided in the package; here it meets Snakemake.
-import fcntl
+import json
 import os
 import sys
 
@@ -17,20 +17,18 @@ for limit in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
     os.environ.setdefault(limit, str(1 << 32))
 
 from ghostkv.files.errors import GhostKVError
+from ghostkv.files.processes import identity
 from ghostkv.report.jobs import benchmark_tables, report_tables, stage_tables
 from ghostkv.stages.run import Run, resources_of
+from workflow.locks import Claims
+from workflow.screen import show
 
-# A killed run leaves Snakemake's lock behind, and every later one would stop at it. The kernel knows better: while a
-# run lives it shares this file, so whoever gets it alone may clear what the dead left.
-os.makedirs(".snakemake", exist_ok=True)
-ALIVE = open(".snakemake/alive", "a")
-try:
-    fcntl.flock(ALIVE, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    for lock in Path(".snakemake/locks").glob("*.lock"):
-        lock.unlink(missing_ok=True)
-except OSError:
-    pass
-fcntl.flock(ALIVE, fcntl.LOCK_SH)
+# A job ends with the run that it belongs to, also when that is killed.
+os.environ["GHOSTKV_RUN"] = json.dumps(identity())
+CLAIMS = Claims()
+if workflow.is_main_process:
+    CLAIMS.enter()
+    show(workflow, CLAIMS.advice())
 
 
 def refused(work, *arguments):
@@ -112,5 +110,6 @@ wildcard_constraints:
 # Snakemake's limit on jobs a second (9.27) leaves, at every look for jobs, a timer that causes another look a second later.
 # They add up until the scheduler takes half a core. Jobs that are processes on this machine need no such limit.
 onstart:
+    CLAIMS.took(workflow)
     if workflow.local_exec:
         workflow.scheduler.job_rate_limiter = None

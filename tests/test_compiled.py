@@ -1,0 +1,57 @@
+"""Loops compile where neither the package nor the user's cache can be written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Root may write everywhere, so what may be written is said instead of set.
+READ_ONLY = """
+import os, tempfile, warnings
+allowed, os.access = os.access, lambda path, mode: False
+warnings.simplefilter("error" if {strict} else "always")
+{before}
+import ghostkv
+os.access = allowed
+import numpy as np
+import numba
+from ghostkv.store.checksums import checksum
+print(numba.config.CACHE_DIR)
+"""
+
+
+def imported(tmp_path: Path, before: str = "", strict: bool = False, **more: str):
+    environment = {key: value for key, value in os.environ.items() if key != "NUMBA_CACHE_DIR"}
+    return subprocess.run(
+        [sys.executable, "-c", READ_ONLY.format(before=before, strict=strict)],
+        env=environment | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)} | more,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+@pytest.mark.parametrize("before", ["", "import numba"], ids=["first", "after numba"])
+def test_a_package_that_cannot_be_written_keeps_compiled_loops_in_a_private_folder(tmp_path, before):
+    done = imported(tmp_path, before)
+    folder = Path(done.stdout.strip())
+    assert folder.parent == tmp_path
+    assert (folder.stat().st_mode & 0o777, folder.stat().st_uid) == (0o700, os.getuid())
+    assert done.stderr.count("Warning") == 1
+    assert str(folder) in done.stderr
+
+
+def test_a_folder_that_others_can_write_is_not_used(tmp_path):
+    (taken := tmp_path / f"ghostkv-{os.getuid()}").mkdir()
+    taken.chmod(0o777)
+    assert Path(imported(tmp_path).stdout.strip()) != taken
+
+
+def test_a_folder_that_the_user_names_is_used_without_a_word(tmp_path):
+    done = imported(tmp_path, strict=True, NUMBA_CACHE_DIR=str(tmp_path / "mine"))
+    assert done.stdout.strip() == str(tmp_path / "mine")

@@ -1,0 +1,179 @@
+"""What a run shows: finished jobs by name, stages at work on a terminal, and last of all why a job failed."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from snakemake_interface_logger_plugins.common import LogEvent
+
+from workflow.screen import Screen
+
+ROOT = Path(__file__).parents[2]
+RESOURCES = {"mem_mb": 2000}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def say(screen: Screen, event: LogEvent | None = None, text: str = "", thread: int = 1, **more) -> None:
+    record = logging.makeLogRecord({"msg": text, "levelno": logging.INFO, "thread": thread, **more})
+    if event:
+        record.event = event
+    screen.handle(record)
+
+
+def begin(screen: Screen, number: int, layer: str, log: Path | str = "none.log") -> None:
+    named = {"rule_name": "sweep_layer", "wildcards": {"layer": layer}, "log": [str(log)]}
+    say(screen, LogEvent.JOB_INFO, jobid=number, resources=RESOURCES, **named)
+
+
+def fail(screen: Screen, number: int, log: Path | str, end: str, thread: int = 1) -> None:
+    text = f"RuleException:\nCalledProcessError in file \"x.smk\", line 1:\nCommand 'python' {end}."
+    say(screen, LogEvent.ERROR, text, thread, exception="RuleException")
+    say(screen, LogEvent.JOB_ERROR, thread=thread, jobid=number, rule_name="sweep_layer", log=[str(log)])
+
+
+def finish(screen: Screen, number: int, done: int, total: int) -> None:
+    say(screen, LogEvent.JOB_FINISHED, job_id=number)
+    say(screen, LogEvent.PROGRESS, done=done, total=total)
+
+
+def test_a_finished_job_says_which_it_was_and_how_many_are_done():
+    screen = Screen(shown := io.StringIO())
+    say(screen, LogEvent.RUN_INFO, stats={"sweep_layer": 2, "report": 1, "total": 3})
+    say(screen, text="Select jobs to execute...")
+    begin(screen, 7, "03")
+    begin(screen, 8, "04")
+    finish(screen, 8, 1, 3)
+    finish(screen, 7, 2, 3)
+    screen.close()
+    jobs, *lines = shown.getvalue().splitlines()
+    assert jobs == "3 jobs: 2 sweep_layer, report"
+    assert [re.sub(r"\d+:\d\d", "", line).split() for line in lines] == [
+        ["1/3", "sweep_layer", "layer=04", "()"],
+        ["2/3", "sweep_layer", "layer=03", "()"],
+    ]
+
+
+def test_the_messages_of_failed_jobs_come_last(tmp_path):
+    (tmp_path / "a.log").write_text(
+        "layer 3:  40%|####      | 2/5 [00:01<00:02,  1.0it/s]\nWrite: sinks: 4\n"
+    )
+    (tmp_path / "b.log").write_text("".join(f"line {number}\n" for number in range(100)))
+    screen = Screen(shown := io.StringIO())
+    begin(screen, 7, "03", tmp_path / "a.log")
+    begin(screen, 8, "04", tmp_path / "b.log")
+    begin(screen, 9, "05")
+    fail(screen, 7, tmp_path / "a.log", "returned non-zero exit status 1")
+    fail(screen, 8, tmp_path / "b.log", "returned non-zero exit status 1", thread=2)
+    finish(screen, 9, 1, 3)
+    text = "WorkflowError:\nAt least one job did not complete successfully."
+    say(screen, LogEvent.ERROR, text, exception="WorkflowError")
+    screen.close()
+    _, first, second = shown.getvalue().split("\n\n")
+    assert first.splitlines()[0].startswith("sweep_layer layer=03 failed")
+    assert first.splitlines()[1:] == ["Write: sinks: 4"]
+    assert second.splitlines()[1:] == ["...", *(f"line {number}" for number in range(60, 100))]
+    assert "CalledProcessError" not in shown.getvalue()
+
+
+def test_a_job_that_was_killed_names_its_memory_and_how_to_state_more(tmp_path):
+    (log := tmp_path / "a.log").touch()
+    screen = Screen(shown := io.StringIO())
+    begin(screen, 7, "03", log)
+    fail(screen, 7, log, "died with <Signals.SIGKILL: 9>")
+    screen.close()
+    assert "mem_mb=2000" in shown.getvalue()
+    assert "--set-resources sweep_layer:mem_mb=4000" in shown.getvalue()
+
+
+def test_a_script_that_leaves_no_log_shows_how_it_ended(tmp_path):
+    screen = Screen(shown := io.StringIO())
+    begin(screen, 7, "03", tmp_path / "none.log")
+    fail(screen, 7, tmp_path / "none.log", "returned non-zero exit status 3")
+    screen.close()
+    assert shown.getvalue().endswith("returned non-zero exit status 3.\n")
+
+
+def test_jobs_that_ctrl_c_ended_are_no_failures():
+    screen = Screen(shown := io.StringIO())
+    begin(screen, 7, "03")
+    fail(screen, 7, "none.log", "died with <Signals.SIGINT: 2>")
+    begin(screen, 8, "04")
+    fail(screen, 8, "none.log", "returned non-zero exit status 130")
+    screen.close()
+    assert "failed" not in shown.getvalue()
+    assert len(shown.getvalue().splitlines()) == 1
+
+
+def test_an_error_that_is_of_no_job_is_shown_whole():
+    screen = Screen(shown := io.StringIO())
+    say(
+        screen,
+        LogEvent.ERROR,
+        "MissingInputException in rule x:\nnope.txt",
+        exception="MissingInputException",
+    )
+    screen.close()
+    assert shown.getvalue() == "MissingInputException in rule x:\nnope.txt\n"
+
+
+def test_where_steps_are_not_asked_for_failures_are_shown_nevertheless(tmp_path):
+    (log := tmp_path / "a.log").write_text("Write: sinks: 4\n")
+    screen = Screen(shown := io.StringIO(), steps=False)
+    begin(screen, 7, "03", log)
+    begin(screen, 8, "04", log)
+    finish(screen, 8, 1, 2)
+    assert shown.getvalue() == ""
+    fail(screen, 7, log, "returned non-zero exit status 1")
+    screen.close()
+    assert shown.getvalue().endswith("Write: sinks: 4\n")
+
+
+def test_a_terminal_shows_the_stage_at_work_below_what_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    (log := tmp_path / "a.log").write_text("layer 3:  50%|#####     | 2/4 [00:01<00:01,  1.0it/s]\n")
+    screen = Screen(shown := Terminal())
+    say(screen, LogEvent.RUN_INFO, stats={"sweep_layer": 2, "total": 2})
+    begin(screen, 7, "03", log)
+    begin(screen, 8, "04")
+    finish(screen, 8, 1, 2)
+    before, _, last = shown.getvalue().rpartition("\x1b[J")
+    written, stage = last.splitlines()
+    assert "1/2  sweep_layer layer=04" in written
+    # One of two layers is done and a second is half done.
+    assert stage.count("━") / (stage.count("━") + stage.count("─")) == 0.75
+    assert stage.endswith("layer=03 50%")
+    screen.close()
+    assert shown.getvalue().endswith("\x1b[1A\r\x1b[J")
+
+
+def make_flags() -> list[str]:
+    """What `make frontier` gives to snakemake, up to the targets."""
+    plan = ["make", "--dry-run", "--silent", "--old-file=.venv/.ready", "frontier", "CORES=2"]
+    said = subprocess.run(plan, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = shlex.split(next(line for line in said.splitlines() if "bin/snakemake" in line))
+    return command[1 : command.index("--")]
+
+
+@pytest.mark.parametrize("flags", [make_flags(), []], ids=["make", "snakemake"])
+def test_a_failing_jobs_own_message_is_the_last_that_is_shown(project, flags):
+    run = project.copied_run()
+    records = "results/sketch/layer_00/records.parquet"
+    (run.folder / records).write_text("cut")
+    asked = ["--config", "frontier={sinks: 2}", "--", "results/frontier/layers/layer_00/points.parquet"]
+    done = run.snakemake(*flags, *asked, check=False)
+    assert done.returncode == 1
+    head, message = done.stdout.rstrip().splitlines()[-2:]
+    assert head.startswith("sweep_layer layer=00 failed")
+    assert message == (run.folder / "results/logs/frontier/layer_00.log").read_text().strip()
+    assert records in message
+    assert "CalledProcessError" not in done.stdout

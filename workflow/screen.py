@@ -1,0 +1,305 @@
+"""What a run shows: a line for each finished job, and last of all why a job failed. On a terminal, the stages at work stand below.
+
+Snakemake finds plugins for its output before it reads a Snakefile or a profile, and so only where they are installed.
+This one comes with the Snakefile, which puts it in the place of Snakemake's own handler. Snakemake's log has everything.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from snakemake.exceptions import LockException
+from snakemake_interface_logger_plugins.common import LogEvent
+
+# What Snakemake says at every run, and nobody acts on. Any other message is shown.
+_NOISE = (
+    "Assuming unrestricted shared filesystem",
+    "Building DAG",
+    "Complete log(s)",
+    "Conda environments: ignored",
+    "Elapsed time",
+    "Exiting because a job execution failed",
+    "Job rate limit reached",
+    "Select jobs to execute",
+    "Shutting down",
+    "Using shell",
+)
+_NOISY = {LogEvent.WORKFLOW_STARTED, LogEvent.RESOURCES_INFO, LogEvent.SHELLCMD, LogEvent.JOB_STARTED}
+_NOISY |= {LogEvent.DEBUG_DAG, LogEvent.RULEGRAPH, LogEvent.GROUP_INFO, LogEvent.GROUP_ERROR}
+# A line of `ghostkv.files.logs.progress`, and how much of a log is read and shown.
+_PROGRESS = re.compile(r"(\d+)%\|.*\[.*\]$")
+_TAIL, _LINES = 64 << 10, 40
+_BAR = 16
+
+
+@dataclass
+class Shown:
+    """A job: its rule, the wildcards that tell it from the others of its rule, and where it writes."""
+
+    rule: str
+    wildcards: dict[str, str]
+    logs: list[str]
+    mem_mb: int | None
+    begun: float = field(default_factory=time.monotonic)
+
+    @property
+    def which(self) -> str:
+        return " ".join(f"{name}={value}" for name, value in self.wildcards.items())
+
+    def __str__(self) -> str:
+        return f"{self.rule} {self.which}".rstrip()
+
+    def done(self) -> float | None:
+        """The share of its work that it has done, as far as its log says."""
+        said = [_PROGRESS.search(line) for log in self.logs[:1] for line in _tail(log, 512)[-1:]]
+        return int(said[0][1]) / 100 if said and said[0] else None
+
+
+@dataclass
+class Stage:
+    """All jobs of one rule."""
+
+    total: int = 0
+    done: int = 0
+    begun: float | None = None
+
+
+class Screen(logging.Handler):
+    """Snakemake's events as lines for a person.
+
+    Parameters
+    ----------
+    stream : file
+        Where to write; stages at work are drawn if it is a terminal.
+    steps : bool
+        Whether finished jobs and stages are shown; what went wrong always is.
+    hint : str
+        What to add where Snakemake finds the folder locked.
+    """
+
+    def __init__(self, stream: TextIO = sys.stderr, steps: bool = True, hint: str = ""):
+        super().__init__()
+        self._stream, self._steps, self._hint = stream, steps, hint
+        self._drawn, self._height = steps and stream.isatty(), 0
+        self._begun = time.monotonic()
+        self._jobs: dict[int, Shown] = {}
+        self._stages: dict[str, Stage] = {}
+        self._finished: list[Shown] = []
+        self._failed: list[tuple[Shown, str]] = []
+        # Snakemake says in one message how a script ended and in the next of its thread which job that was.
+        self._ended: dict[int | None, str] = {}
+        self._over = threading.Event()
+        self._clock = threading.Thread(target=self._tick, daemon=True)
+        if self._drawn:
+            self._clock.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event = getattr(record, "event", None)
+        try:
+            if show := getattr(self, f"_{event}", None) if event else None:
+                show(record)
+            elif event not in _NOISY:
+                self._message(record)
+        except Exception:
+            self.handleError(record)
+
+    def close(self) -> None:
+        """Say last why jobs failed."""
+        if self._over.is_set():
+            return
+        self._over.set()
+        with self.lock:
+            self._erase()
+            for text in self._ended.values():
+                self._write(text)
+            if self._failed and all(_interrupted(end) for _, end in self._failed):
+                self._write("Stopped. The same command goes on from here.")
+            else:
+                for job, end in self._failed:
+                    self._write(f"\n{explain(job, end)}")
+        super().close()
+
+    def _message(self, record: logging.LogRecord) -> None:
+        text = str(record.msg or "").strip("\n")
+        if text and not (record.levelno <= logging.ERROR and text.startswith(_NOISE)):
+            self._write(text)
+
+    def _error(self, record: logging.LogRecord) -> None:
+        text, kind = str(record.msg), record.exception
+        if kind == "RuleException" and "CalledProcessError" in text:
+            self._ended[record.thread] = text
+        elif not (
+            self._failed and kind == "WorkflowError"
+        ):  # "At least one job did not complete successfully."
+            self._write(text)
+        if kind == LockException.__name__ and self._hint:
+            self._write(self._hint)
+
+    def _run_info(self, record: logging.LogRecord) -> None:
+        counts = {rule: count for rule, count in record.stats.items() if rule != "total"}
+        self._stages = {rule: Stage(count) for rule, count in counts.items()}
+        if self._steps:
+            jobs = ", ".join(rule if count == 1 else f"{count} {rule}" for rule, count in counts.items())
+            self._write(f"{record.stats['total']} jobs: {jobs}")
+
+    def _job_info(self, record: logging.LogRecord) -> None:
+        resources, wildcards = record.resources, record.wildcards
+        memory = resources.get("mem_mb") if hasattr(resources, "get") else None
+        job = Shown(record.rule_name, dict(wildcards or {}), list(record.log or ()), memory)
+        self._jobs[record.jobid] = job
+        stage = self._stages.setdefault(job.rule, Stage())
+        stage.begun = stage.begun or job.begun
+        self._draw()
+
+    def _job_finished(self, record: logging.LogRecord) -> None:
+        if job := self._jobs.pop(record.job_id, None):
+            self._stages[job.rule].done += 1
+            self._finished.append(job)
+
+    def _progress(self, record: logging.LogRecord) -> None:
+        """Snakemake counts the jobs after it has named the finished ones."""
+        width = len(str(record.total))
+        first = record.done - len(self._finished) + 1
+        for number, job in enumerate(self._finished, first):
+            if self._steps:
+                spent = _clock(time.monotonic() - job.begun)
+                so_far = _clock(time.monotonic() - self._begun)
+                self._write(f"{so_far:>8}  {number:>{width}}/{record.total}  {job}  ({spent})")
+        self._finished.clear()
+
+    def _job_error(self, record: logging.LogRecord) -> None:
+        job = self._jobs.pop(record.jobid, None) or Shown(record.rule_name, {}, [], None)
+        job.logs = list(record.log or ())
+        end = self._ended.pop(record.thread, "")
+        self._failed.append((job, end))
+        if not _interrupted(end):
+            rest = f"; {len(self._jobs)} of those at work end first" if self._jobs else ""
+            self._write(f"{job} failed{rest}")
+
+    def _write(self, text: str) -> None:
+        self._erase()
+        self._stream.write(f"{text}\n")
+        self._draw()
+        self._stream.flush()
+
+    def _tick(self) -> None:
+        while not self._over.wait(1):
+            with self.lock:
+                self._erase()
+                self._draw()
+                self._stream.flush()
+
+    def _erase(self) -> None:
+        if self._height:
+            self._stream.write(f"\x1b[{self._height}A\r\x1b[J")
+            self._height = 0
+
+    def _draw(self) -> None:
+        """A line for each stage at work, below all else; the next line that is written takes their place."""
+        if not self._drawn or self._over.is_set():
+            return
+        self._erase()
+        columns = shutil.get_terminal_size((100, 24)).columns or 100
+        at_work: dict[str, list[Shown]] = {}
+        for job in self._jobs.values():
+            at_work.setdefault(job.rule, []).append(job)
+        for rule, jobs in at_work.items():
+            self._stream.write(_line(rule, self._stages[rule], jobs)[: columns - 1] + "\n")
+        self._height = len(at_work)
+        self._stream.flush()
+
+
+def _line(rule: str, stage: Stage, jobs: list[Shown]) -> str:
+    """A stage at work: how far it is, how long it has taken and will take, and its jobs."""
+    shares = [job.done() for job in jobs]
+    share = min((stage.done + sum(filter(None, shares))) / max(stage.total, 1), 1)
+    spent = time.monotonic() - (stage.begun or time.monotonic())
+    left = f", {_clock(spent / share - spent)} left" if share else ""
+    bar = "━" * round(share * _BAR)
+    which = ", ".join(
+        job.which + ("" if done is None else f" {done:.0%}") for job, done in zip(jobs, shares, strict=True)
+    )
+    return f"{rule:<18} {bar:─<{_BAR}} {stage.done}/{stage.total}  {_clock(spent)}{left}  {which}"
+
+
+def explain(job: Shown, end: str) -> str:
+    """Why a job failed: what its log says, or what ended it before it could say anything.
+
+    Parameters
+    ----------
+    end : str
+        Snakemake's words on how its script ended.
+    """
+    log = job.logs[0] if job.logs else None
+    lines = [line for line in _tail(log, _TAIL) if not _PROGRESS.search(line)] if log else []
+    parts = [f"{job} failed" + (f"; {log} says:" if lines else ":")]
+    parts += ["..."] * (len(lines) > _LINES) + lines[-_LINES:]
+    if killed := re.search(r"died with <Signals\.(\w+)|exit status (137)", end):
+        signal = killed[1] or "SIGKILL"
+        parts.append(f"It was ended from outside ({signal}). The same command resumes the run.")
+        if signal == "SIGKILL" and job.mem_mb:
+            parts.append(
+                f"The kernel does that when memory runs out. {job.rule} states mem_mb={job.mem_mb}; if it states more, fewer"
+                f" jobs run beside it.\nWrite: --set-resources {job.rule}:mem_mb={2 * job.mem_mb}"
+                f'    (make frontier ARGS="--set-resources {job.rule}:mem_mb={2 * job.mem_mb}")'
+            )
+    elif not lines:
+        parts.append(f"It left no word in its log.\n{end}".rstrip())
+    if free := _full(log):
+        parts.append(free)
+    return "\n".join(parts)
+
+
+def _full(log: str | None) -> str:
+    """A sentence where the disk that takes the logs is as good as full."""
+    folder = Path(log or ".").parent
+    try:
+        left = shutil.disk_usage(folder).free >> 20
+    except OSError:
+        return ""
+    if left >= 20:
+        return ""
+    return f"The disk of {os.path.abspath(folder)} has {left} MB left. Free some; the same command resumes the run."
+
+
+def _interrupted(end: str) -> bool:
+    return "SIGINT" in end or "exit status 130" in end
+
+
+def _tail(path: str, size: int) -> list[str]:
+    """The last lines of a file; none, if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(os.fstat(file.fileno()).st_size - size, 0))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line.rstrip() for line in text.splitlines() if line.strip()]
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def show(workflow: Any, hint: str) -> None:
+    """Let a run that works be shown by a `Screen`; dry runs and those that ask for more keep Snakemake's own words."""
+    settings = workflow.output_settings
+    quiet = {str(kind) for kind in settings.quiet or ()}
+    asked = settings.dryrun or settings.verbose or settings.debug_dag or settings.printshellcmds
+    logger = workflow.logger_manager.logger
+    own = [handler for handler in logger.handlers if handler.name == "DefaultStreamHandler"]
+    if asked or "all" in quiet or not own:
+        return
+    logger.removeHandler(own[0])
+    logger.addHandler(Screen(sys.stderr, "progress" not in quiet, hint))

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ghostkv.files.io import atomic_path
 from ghostkv.files.processes import identity, lives
 
 STATE = Path(".snakemake")
@@ -101,9 +102,8 @@ class Claims:
                 path.unlink(missing_ok=True)
 
     def _write(self) -> None:
-        temporary = self._path.with_suffix(".part")
-        temporary.write_text(json.dumps(asdict(self._own)))
-        os.replace(temporary, self._path)
+        with atomic_path(self._path) as temporary:
+            temporary.write_text(json.dumps(asdict(self._own)))
 
     def _leave(self, process: int) -> None:
         if os.getpid() == process:  # and not a fork of it

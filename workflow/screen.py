@@ -38,6 +38,8 @@ _NOISY |= {LogEvent.DEBUG_DAG, LogEvent.RULEGRAPH, LogEvent.GROUP_INFO, LogEvent
 # A line of `ghostkv.files.logs.progress`, and how much of a log is read and shown.
 _PROGRESS = re.compile(r"(\d+)%\|.*\[.*\]$")
 _TAIL, _LINES = 64 << 10, 40
+# MB below which a disk is called full.
+_ROOM = 20
 _BAR = 16
 
 
@@ -254,21 +256,19 @@ def explain(job: Shown, end: str) -> str:
             )
     elif not lines:
         parts.append(f"It left no word in its log.\n{end}".rstrip())
-    if free := _full(log):
-        parts.append(free)
+        parts += _full(log)
     return "\n".join(parts)
 
 
-def _full(log: str | None) -> str:
+def _full(log: str | None) -> list[str]:
     """A sentence where the disk that takes the logs is as good as full."""
     folder = Path(log or ".").parent
-    try:
-        left = shutil.disk_usage(folder).free >> 20
-    except OSError:
-        return ""
-    if left >= 20:
-        return ""
-    return f"The disk of {os.path.abspath(folder)} has {left} MB left. Free some; the same command resumes the run."
+    left = shutil.disk_usage(folder).free >> 20 if folder.exists() else _ROOM
+    if left >= _ROOM:
+        return []
+    return [
+        f"The disk of {folder.resolve()} has {left} MB left. Free some; the same command resumes the run."
+    ]
 
 
 def _interrupted(end: str) -> bool:

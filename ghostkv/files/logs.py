@@ -139,9 +139,9 @@ def _told(error: BaseException) -> str:
         return str(error)
     if isinstance(error, KeyboardInterrupt):
         return "Interrupted."
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        where = f" at {error.filename}" if error.filename else ""
-        return f"{error.strerror}{where}: nothing half-written is left. Free some space; the same command resumes the run."
+    # Libraries of other languages raise errors of their own, which quote the system's.
+    if any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
+        return f"{error}\nNothing half-written is left. Free some space; the same command resumes the run."
     return traceback.format_exc()
 
 

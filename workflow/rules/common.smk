@@ -1,6 +1,7 @@
 # Validation and helpers, and no rules. What a config means is decided in the package; here it meets Snakemake.
 import json
 import os
+import re
 import sys
 
 from snakemake.exceptions import WorkflowError
@@ -38,6 +39,13 @@ def refused(work, *arguments):
     except GhostKVError as error:
         raise WorkflowError(str(error)) from None
 
+
+# Snakemake puts the path of its Python unquoted into the command of a job.
+if re.search(r"""[\s'"\\`$&;|<>()*?!#~]""", sys.executable):
+    raise WorkflowError(
+        f"{sys.executable}: a path with spaces or quotes, with which Snakemake starts no job."
+        " Move the environment (or the clone that holds its .venv) to a path without."
+    )
 
 RESOURCES = resources_of(ROOT)
 RUN = refused(Run.resolve, config, RESOURCES, workflow.config_settings.config)

@@ -12,13 +12,16 @@ def _keep_compiled() -> None:
     """
     package = os.path.dirname(__file__)
     beside = [path for path in (package, os.path.join(package, "__pycache__")) if os.path.exists(path)]
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    found = cache
-    while not os.path.exists(found) and found != os.path.dirname(found):
-        found = os.path.dirname(found)
-    usable = os.path.isabs(cache) and os.access(found, os.W_OK)
-    if "NUMBA_CACHE_DIR" in os.environ or usable or all(os.access(path, os.W_OK) for path in beside):
+    if "NUMBA_CACHE_DIR" in os.environ or all(os.access(path, os.W_OK) for path in beside):
         return
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    try:
+        if os.path.isabs(cache):
+            os.makedirs(cache, exist_ok=True)
+            if os.access(cache, os.W_OK):
+                return
+    except OSError:
+        pass
     import sys
     import tempfile
     import warnings

@@ -25,7 +25,7 @@ from workflow.locks import Claims
 from workflow.screen import show
 
 # A job ends with the run that it belongs to, also when that is killed.
-os.environ["GHOSTKV_RUN"] = json.dumps(identity())
+os.environ |= {"GHOSTKV_RUN": json.dumps(identity())}
 CLAIMS = Claims()
 if workflow.is_main_process:
     CLAIMS.enter()

@@ -23,6 +23,9 @@ class CustomModel(Section):
     path: str | None = setting(None, "Folder or GGUF file, for source path.")
     architecture: Literal["llama", "gpt2"] | None = setting(None, "For source random.")
     layers: Layers | None = setting(None, "Number of layers. Read from a local folder's config.json.")
+    attention_layers: list[int] | None = setting(
+        None, "Layers that attend, where not all do, counted from 0. Read from a local folder's config.json."
+    )
     heads: Heads | None = setting(None, "Query heads per layer.")
     kv_heads: Heads | None = setting(None, "Key-value heads per layer.")
     head_dim: Width | None = setting(None, "Width of a head.")

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ghostkv.captures.capture_files import LayerCapture
-from ghostkv.files.errors import CaptureError, ConfigError
+from ghostkv.files.errors import CaptureError, ConfigError, GhostKVError
 from ghostkv.models.interface import attention_through, ordinary_attention, refuse_foreign_terms
+from ghostkv.models.probe import attention_layers
 from ghostkv.models.proof import prove, visible_keys
 
 CACHE_DTYPES = ("float16", "model")
@@ -58,28 +59,45 @@ def record_attention(
             f"config: capture.cache_dtype is {cache_dtype!r}. Accepted: {', '.join(CACHE_DTYPES)}.\n"
             "  Write: cache_dtype: float16"
         )
-    count = model.config.get_text_config().num_hidden_layers
-    wanted = sorted(range(count) if layers is None else layers)
+    wanted = _recordable(model, layers)
+    recorder = _Recorder(
+        torch.tensor(np.asarray(positions, np.int64)), frozenset(wanted), cache_dtype, receive
+    )
+    ids = torch.as_tensor(np.asarray(token_ids, dtype=np.int64))[None]
+    with torch.inference_mode(), attention_through(model, recorder.attend):
+        try:
+            model.base_model(ids, use_cache=False)
+        except (GhostKVError, MemoryError):
+            raise
+        except Exception as error:  # what a model raises by itself is of no kind
+            raise CaptureError(
+                f"{type(model).__name__}: its own forward pass fails on {ids.shape[1]} tokens ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:200]}). Accepted: texts as long as the model takes.\n"
+                f"  Write: tokens: {ids.shape[1] // 2}   (or another number, under capture)"
+            ) from error
+
+
+def _recordable(model: PreTrainedModel, layers: Sequence[int] | None) -> list[int]:
+    """The layers to record, ascending, once all of them are known to attend as a capture can hold it."""
+    found = attention_layers(model)
+    free = [layer for layer, shape in found.items() if not shape.barred]
+    count = max(*found, model.config.get_text_config(decoder=True).num_hidden_layers - 1) + 1
+    wanted = sorted(found if layers is None else layers)
     if wanted and wanted[-1] >= count:
         raise ConfigError(
             f"config: capture.layers names layer {wanted[-1]}, but the model has {count} layers, 0 to "
             f"{count - 1}.\n"
             f"  Write: layers: [{', '.join(str(layer) for layer in wanted if layer < count) or 0}]"
         )
-    recorder = _Recorder(
-        torch.tensor(np.asarray(positions, np.int64)), frozenset(wanted), cache_dtype, receive
-    )
-    ids = torch.as_tensor(np.asarray(token_ids, dtype=np.int64))[None]
-    with torch.inference_mode(), attention_through(model, recorder.attend):
-        model.base_model(ids, use_cache=False)
-    missing = sorted(recorder.wanted - recorder.seen)
-    if missing:
-        raise CaptureError(
-            f"{type(model).__name__}: layers {missing} ran no attention through transformers' attention "
-            "interface (they may be recurrent or convolutional). Accepted: layers whose attention "
-            "dispatches through it"
-            + (f".\n  Write: layers: {sorted(recorder.seen)}" if recorder.seen else "; this model has none.")
-        )
+    for layer in wanted:
+        if layer not in free:
+            why = found[layer].barred if layer in found else "it runs no attention (it may be recurrent)"
+            raise CaptureError(
+                f"{type(model).__name__}, layer {layer}: {why}. Accepted: layers whose attention is a causal softmax of scaled "
+                "(and capped) q.k over keys that the cache holds"
+                + (f".\n  Write: layers: {free}" if free else "; this model has none.")
+            )
+    return wanted
 
 
 @dataclass

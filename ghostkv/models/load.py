@@ -41,15 +41,21 @@ def load_model(folder: str | Path, dtype: str = "float32", threads: int = 1) -> 
         )
     folder = _existing(folder)
     verify(folder)
-    quiet()
     import torch
-    from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(threads)
+    return open_model(folder, dtype)
+
+
+def open_model(folder: Path, dtype: str = "auto") -> PreTrainedModel:
+    """Load a model of any folder, in the dtype of its files where none is named; errors as `load_model`."""
+    quiet()
+    from transformers import AutoModelForCausalLM
+
     model = checked(
         lambda **options: AutoModelForCausalLM.from_pretrained(folder, **options),
         str(folder),
-        dtype=getattr(torch, dtype),
+        dtype=dtype,
         local_files_only=True,
         use_safetensors=True,
         trust_remote_code=False,

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from ghostkv.captures.proven_writer import ProvenWriter
 from ghostkv.models.capture import record_attention
+from ghostkv.models.probe import attention_layers
 
 
 def time_pairs(
@@ -46,6 +47,7 @@ def time_pairs(
             record_attention(model, token_ids, positions, writer.append)
 
     # The first pass of a process allocates and compiles; it belongs to neither side.
+    attention_layers(model)
     with torch.inference_mode():
         model.base_model(ids[:, : min(128, ids.shape[1])], use_cache=False)
     rows = []

@@ -17,7 +17,7 @@ from ghostkv.elimination.nested_bounds import read_levels
 from ghostkv.elimination.powers import Powers
 from ghostkv.elimination.truth import Truth
 from ghostkv.runtime.call_views import CallView, views
-from ghostkv.runtime.deciders import Call, Decider
+from ghostkv.runtime.deciders import Call, Decider, refuse_misfit
 from ghostkv.runtime.seated import Combined, Ledger, combine
 
 # Queries certified at once: bounds of every level are held for all of them.
@@ -54,6 +54,11 @@ class CertifiedMass(Decider):
 
     def start(self) -> NestedState:
         return NestedState()
+
+    def check(self, heads: int, kv_heads: int, head_dim: int, where: str) -> None:
+        refuse_misfit(
+            where, (heads, len(self.codecs), len(self.codecs[0].mean_)), (heads, kv_heads, head_dim)
+        )
 
     def attend(self, state: NestedState, call: Call) -> tuple[np.ndarray, np.ndarray]:
         out = np.zeros_like(call.empty())

@@ -76,7 +76,7 @@ class Decider:
         """A fresh state for a sequence; it must have `truncate(tokens)`."""
         raise NotImplementedError
 
-    def check(self, heads: int, kv_heads: int, head_dim: int, layer: int) -> None:
+    def check(self, heads: int, kv_heads: int, head_dim: int, where: str) -> None:
         """Refuse a layer of another shape than what was fitted."""
 
     def observe(self, state: Any, call: Call) -> None:
@@ -85,6 +85,22 @@ class Decider:
     def attend(self, state: Any, call: Call) -> tuple[np.ndarray, np.ndarray]:
         """Output [batch, queries, heads, value_dim], and rows of `traffic.COLUMNS`, one a query."""
         raise NotImplementedError
+
+
+def refuse_misfit(where: str, fitted: Sequence[int], found: Sequence[int]) -> None:
+    """Refuse what was fitted for other heads, KV heads and head_dim than those found.
+
+    Raises
+    ------
+    ConfigError
+        They differ.
+    """
+    if tuple(fitted) != tuple(found):
+        raise ConfigError(
+            f"{where}: the policy was fitted for {fitted[0]} heads, {fitted[1]} KV heads and head_dim {fitted[2]}; what "
+            f"attends has {found[0]}, {found[1]} and {found[2]}. Accepted: codecs and thetas of this very model.\n"
+            "  Rerun capture and sketch with this model, then load_policy again."
+        )
 
 
 @dataclass(frozen=True)
@@ -176,17 +192,13 @@ class GhostDecider(Decider):
     def start(self) -> GhostState:
         return GhostState()
 
-    def check(self, heads: int, kv_heads: int, head_dim: int, layer: int) -> None:
-        fitted = (len(self.theta), *self.frames.writing.mean.shape)
-        if fitted != (heads, kv_heads, head_dim):
-            raise ConfigError(
-                f"layer {layer}: the policy was fitted for {fitted[0]} heads, {fitted[1]} KV heads and head_dim "
-                f"{fitted[2]}; the model's layer has {heads}, {kv_heads} and {head_dim}. Accepted: codecs and "
-                "thetas of this very model.\n  Rerun capture and sketch with this model, then load_policy again."
-            )
+    def check(self, heads: int, kv_heads: int, head_dim: int, where: str) -> None:
+        refuse_misfit(where, (len(self.theta), *self.frames.writing.mean.shape), (heads, kv_heads, head_dim))
 
     def attend(self, state: GhostState, call: Call) -> tuple[np.ndarray, np.ndarray]:
-        batch, kv_heads, tokens, _ = call.keys.shape
+        batch, kv_heads, _, head_dim = call.keys.shape
+        # The kernels take shapes from the frames and look at no other.
+        self.check(call.query.shape[1], kv_heads, head_dim, self.name)
         frames, out = self.frames, call.empty()
         self._append(state, call)
         counts = np.zeros((batch, kv_heads, call.query.shape[2], HEADS + call.group), np.int32)

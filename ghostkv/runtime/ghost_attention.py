@@ -12,8 +12,10 @@ many at once.
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from transformers.masking_utils import sdpa_mask
 
 from ghostkv.files.errors import ModelError
 from ghostkv.models.interface import ordinary_attention, refuse_foreign_terms
+from ghostkv.models.probe import LayerShape, attention_layers, find_cache, measurable_layers
 from ghostkv.runtime.deciders import Call
 from ghostkv.runtime.ghost_cache import ghost_layer
 from ghostkv.runtime.policy import Policy
@@ -31,12 +34,50 @@ from ghostkv.runtime.traffic import Traffic, dense_rows
 
 NAME = "ghostkv"
 _SEAT = "_ghostkv_seat"
+_NO_POLICY = (
+    'a model with attn_implementation="ghostkv" was called before it has a policy, so nothing says what to eliminate. '
+    "Accepted: one set_policy after loading.\n"
+    "  Write: set_policy(model, identity_policy(model.config)) to eliminate nothing, or load_policy(...)"
+)
+_own_check = PreTrainedModel.get_correct_attn_implementation
+# Configs of models that have a policy, by id.
+_with_policy: dict[int, weakref.ref] = {}
 
 
 def register() -> None:
     """Make ``attn_implementation="ghostkv"`` known to transformers; calling it again changes nothing."""
     AttentionInterface.register(NAME, _attend)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    AttentionMaskInterface.register(NAME, _mask)
+    # transformers takes a registered name for every model, also for those that never look it up.
+    PreTrainedModel.get_correct_attn_implementation = _checked_implementation
+
+
+def _checked_implementation(model: PreTrainedModel, requested: str | None, *args: Any, **kwargs: Any) -> str:
+    if requested == NAME and not model._can_set_attn_implementation():
+        raise ModelError(
+            f"{type(model).__name__} does not send its attention through transformers' attention interface, so "
+            f'attn_implementation="{NAME}" would decide nothing. Accepted: models that do (docs/architectures.md).'
+        )
+    return _own_check(model, requested, *args, **kwargs)
+
+
+def _mask(*args: Any, config: Any = None, **kwargs: Any) -> Tensor | None:
+    """SDPA's mask, for models that have a policy: one whose layers never come here would take None for all is visible."""
+    if id(config) not in _with_policy:
+        raise ModelError(_NO_POLICY)
+    return sdpa_mask(*args, config=config, **kwargs)
+
+
+def _note_policy(model: PreTrainedModel) -> None:
+    for config in [one.config for one in model.modules() if isinstance(one, PreTrainedModel)]:
+        for known in (config, config.get_text_config()):
+            # Configs cannot be hashed, and the id of one that is gone may be another's.
+            _with_policy[id(known)] = weakref.ref(known, partial(_forget_policy, id(known)))
+
+
+def _forget_policy(key: int, gone: weakref.ref) -> None:
+    if _with_policy.get(key) is gone:
+        del _with_policy[key]
 
 
 def set_policy(model: PreTrainedModel, policy: Policy) -> Traffic:
@@ -50,7 +91,6 @@ def set_policy(model: PreTrainedModel, policy: Policy) -> Traffic:
         The policy was fitted for a model of another shape, or lacks a layer.
     """
     register()
-    text = model.config.get_text_config()
     if model.config._attn_implementation != NAME:
         raise ModelError(
             f"set_policy: {type(model).__name__} runs {model.config._attn_implementation!r} attention, so a policy "
@@ -58,19 +98,24 @@ def set_policy(model: PreTrainedModel, policy: Policy) -> Traffic:
             f'  Write: AutoModelForCausalLM.from_pretrained(..., attn_implementation="{NAME}"), or '
             f'model.set_attn_implementation("{NAME}")'
         )
-    modules = _attention_modules(model)
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    kv_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    policy.check(sorted(modules), text.num_attention_heads, kv_heads, head_dim)
+    layers = attention_layers(model)
+    policy.check(layers)
+    barred = {
+        layer: shape.barred for layer, shape in layers.items() if shape.barred and policy.decider(layer)
+    }
+    if barred:
+        measurable_layers(model)
+        warnings.warn(f"layers {sorted(barred)} stay dense: {next(iter(barred.values()))}", stacklevel=2)
     runtime = _Runtime(policy)
-    for layer, module in modules.items():
-        old = module.__dict__.get(_SEAT)
+    for layer, shape in layers.items():
+        old = shape.module.__dict__.get(_SEAT)
         if old is not None:
             old.hook.remove()
-        seat = _Seat(layer, runtime)
-        seat.hook = module.register_forward_pre_hook(seat.remember_cache, with_kwargs=True)
+        seat = _Seat(layer, shape, runtime)
+        seat.hook = shape.module.register_forward_pre_hook(seat.remember_cache, with_kwargs=True)
         # Not setattr: a module would look for parameters in it.
-        module.__dict__[_SEAT] = seat
+        shape.module.__dict__[_SEAT] = seat
+    _note_policy(model)
     return runtime.traffic
 
 
@@ -123,14 +168,14 @@ def _first_visible(mask: Tensor, batch: int, new: int, tokens: int) -> np.ndarra
 class _Seat:
     """One attention module's place in the policy."""
 
-    def __init__(self, layer: int, runtime: _Runtime):
+    def __init__(self, layer: int, shape: LayerShape, runtime: _Runtime):
         self.layer, self.runtime = layer, runtime
-        self.decider = runtime.policy.decider(layer)
+        self.decider = None if shape.barred else runtime.policy.decider(layer)
         self.cache: Any = None
         self.hook: Any = None
 
     def remember_cache(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        self.cache = kwargs.get("cache")
+        self.cache = find_cache((*args, *kwargs.values()))
 
     def attend(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
@@ -207,11 +252,7 @@ def _attend(
     """What transformers calls for every attention layer of a model with ``attn_implementation="ghostkv"``."""
     seat = module.__dict__.get(_SEAT)
     if seat is None:
-        raise ModelError(
-            'a model with attn_implementation="ghostkv" was called before it has a policy, so nothing says what to '
-            "eliminate. Accepted: one set_policy after loading.\n"
-            "  Write: set_policy(model, identity_policy(model.config)) to eliminate nothing, or load_policy(...)"
-        )
+        raise ModelError(_NO_POLICY)
     return seat.attend(module, query, key, value, attention_mask, **kwargs), None
 
 
@@ -234,22 +275,8 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.to(torch.float32).contiguous().numpy()
 
 
-def _attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
-    found = {
-        module.layer_idx: module
-        for module in model.base_model.modules()
-        if isinstance(getattr(module, "layer_idx", None), int) and "Attention" in type(module).__name__
-    }
-    if not found:
-        raise ModelError(
-            f"{type(model).__name__} has no attention layers with an index. Accepted: models whose attention "
-            "dispatches through transformers' attention interface (Llama, GPT-2, Mistral, Qwen, Gemma, ...)."
-        )
-    return found
-
-
 def _runtime(model: PreTrainedModel) -> _Runtime:
-    for module in _attention_modules(model).values():
+    for module in model.modules():
         if _SEAT in module.__dict__:
             return module.__dict__[_SEAT].runtime
     raise ModelError("the model has no policy yet.\n  Write: set_policy(model, policy)")

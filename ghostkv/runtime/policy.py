@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from ghostkv.codecs.random_orthogonal import RandomOrthogonal
 from ghostkv.files.errors import ConfigError
-from ghostkv.runtime.deciders import Decider, GhostDecider, GhostFrames
+from ghostkv.models.probe import LayerShape
+from ghostkv.runtime.deciders import Call, Decider, GhostDecider, GhostFrames, GhostState
 
 PREFILLS = ("dense", "sparse")
 
@@ -48,7 +50,7 @@ class Policy:
         """Who decides in a layer; None where it stays dense."""
         return None if layer in self.dense_layers else self.deciders.get(layer)
 
-    def check(self, layers: Sequence[int], heads: int, kv_heads: int, head_dim: int) -> None:
+    def check(self, layers: Mapping[int, LayerShape]) -> None:
         """Refuse a model of another shape than what was fitted.
 
         Raises
@@ -56,17 +58,18 @@ class Policy:
         ConfigError
             A layer has neither decider nor a place in `dense_layers`, or a decider was fitted for other heads.
         """
-        lacking = [layer for layer in layers if layer not in self.deciders and layer not in self.dense_layers]
+        free = {layer: shape for layer, shape in layers.items() if not shape.barred}
+        lacking = [layer for layer in free if layer not in self.deciders and layer not in self.dense_layers]
         if lacking:
             raise ConfigError(
                 f"policy {self.name}: no codec for layers {lacking}; it has layers {sorted(self.deciders)}. Accepted: "
                 "one for every layer that is not named dense.\n  Write: dense_layers: "
                 f"{sorted({*self.dense_layers, *lacking})}, or run sketch for these layers"
             )
-        for layer in layers:
+        for layer, shape in free.items():
             decider = self.decider(layer)
             if decider is not None:
-                decider.check(heads, kv_heads, head_dim, layer)
+                decider.check(shape.heads, shape.kv_heads, shape.head_dim, f"layer {layer}")
 
 
 def ghost_policy(
@@ -108,18 +111,26 @@ def identity_policy(config: Any, frames: Mapping[int, GhostFrames] | None = None
         Fitted codecs; without them, random projections.
     """
     text = config.get_text_config()
-    heads = text.num_attention_heads
-    if frames is None:
-        head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
-        frame = _oblivious(getattr(text, "num_key_value_heads", None) or heads, head_dim)
-        frames = dict.fromkeys(range(text.num_hidden_layers), frame)
-    return ghost_policy(
-        frames, -np.inf, heads, name="identity", certificate="nothing is eliminated", **options
-    )
+    options = {"name": "identity", "certificate": "nothing is eliminated"} | options
+    if frames is not None:
+        return ghost_policy(frames, -np.inf, text.num_attention_heads, **options)
+    return Policy(deciders=dict.fromkeys(range(text.num_hidden_layers), _Oblivious()), **options)
 
 
-def _oblivious(kv_heads: int, head_dim: int) -> GhostFrames:
-    """Frames that need no calibration, good enough where nothing is eliminated."""
+class _Oblivious(Decider):
+    """Reads everything, through records that need no calibration, for whatever heads a layer has."""
+
+    name = "ghost"
+
+    def start(self) -> GhostState:
+        return GhostState()
+
+    def attend(self, state: GhostState, call: Call) -> tuple[np.ndarray, np.ndarray]:
+        return _reads_all(call.query.shape[1], call.keys.shape[1], call.keys.shape[3]).attend(state, call)
+
+
+@cache
+def _reads_all(heads: int, kv_heads: int, head_dim: int) -> GhostDecider:
     noise = np.random.default_rng(0).normal(size=(256, head_dim))
     one = RandomOrthogonal(min(8, head_dim)).fit(noise, noise)
-    return GhostFrames.of([one] * kv_heads)
+    return GhostDecider(GhostFrames.of([one] * kv_heads), np.full(heads, -np.inf, np.float32))

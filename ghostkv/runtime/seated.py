@@ -14,7 +14,7 @@ from ghostkv.elimination.compensation import cold_means, compensate, tail_weight
 from ghostkv.files.buffers import Space
 from ghostkv.files.errors import ModelError
 from ghostkv.runtime.call_views import CallView, views
-from ghostkv.runtime.deciders import Call, Decider
+from ghostkv.runtime.deciders import Call, Decider, refuse_misfit
 from ghostkv.runtime.observations import Observations, joined
 from ghostkv.runtime.traffic import rows_of
 from ghostkv.selectors.base import Budget, Scene, Selector
@@ -95,6 +95,9 @@ class Seated(Decider):
 
     def start(self) -> SeatState:
         return SeatState()
+
+    def check(self, heads: int, kv_heads: int, head_dim: int, where: str) -> None:
+        refuse_misfit(where, (heads, len(self.fitted), head_dim), (heads, kv_heads, head_dim))
 
     def observe(self, state: SeatState, call: Call) -> None:
         state.seen = Observations()

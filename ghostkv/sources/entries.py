@@ -54,6 +54,11 @@ class ModelEntry(Section):
     path: str | None = Field(default=None, description="Folder or GGUF file, for path.")
     architecture: Architecture | None = Field(default=None, description="For random.")
     layers: Layers | None = Field(default=None, description="Number of layers.")
+    attention_layers: tuple[int, ...] | None = Field(
+        default=None,
+        description="Layers that attend, where not all do, counted from 0.",
+        examples=[[2, 5, 8]],
+    )
     heads: Heads | None = Field(default=None, description="Query heads per layer.")
     kv_heads: Heads | None = Field(default=None, description="Key-value heads per layer.")
     head_dim: Width | None = Field(default=None, description="Width of a head.")
@@ -81,6 +86,10 @@ class ModelEntry(Section):
             "path": str(self.path),
             "random": f"random {self.architecture}, seed {self.seed}",
         }[self.source]
+
+    def attending(self) -> tuple[int, ...]:
+        """Layers that attend, of a model with a number of layers."""
+        return tuple(range(self.layers)) if self.attention_layers is None else self.attention_layers
 
     def local_files(self) -> list[str]:
         """Files on this machine that the model is made of, for the workflow to watch; else empty."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ghostkv.config.experiment import Config
@@ -9,14 +10,14 @@ from ghostkv.config.words import flow
 from ghostkv.files.errors import ConfigError
 
 
-def check_model(config: Config, layers: int, max_context: int | None = None) -> list[int]:
+def check_model(config: Config, layers: Sequence[int], max_context: int | None = None) -> list[int]:
     """The layers to measure, once the model is known.
 
     Parameters
     ----------
     config : Config
-    layers : int
-        Layers of the model. Where tensors are imported, the layers are those that every folder holds.
+    layers : sequence of int
+        Layers of the model that attend. Where tensors are imported, the layers are those that every folder holds.
     max_context : int, optional
         Longest context that the model takes, in tokens.
 
@@ -37,13 +38,15 @@ def check_model(config: Config, layers: int, max_context: int | None = None) -> 
             f"  Write: tokens: {max_context}   (under capture; query_bands must stop there too)"
         )
     if wanted == "all":
-        return list(range(layers))
-    lacking = [layer for layer in wanted if layer >= layers]
+        return list(layers)
+    lacking = [layer for layer in wanted if layer not in layers]
     if lacking:
+        whole = list(layers) == list(range(len(layers)))
+        accepted = f"layers from 0 to {len(layers) - 1}" if whole else f"of {list(layers)}, which attend"
         raise ConfigError(
-            f"config: capture.layers asks for layer {', '.join(map(str, lacking))}, but {name} has {layers} "
-            f"layers. Accepted: all, or layers from 0 to {layers - 1}.\n"
-            f"  Write: layers: {[layer for layer in wanted if layer < layers] or [layers - 1]}"
+            f"config: capture.layers asks for layer {', '.join(map(str, lacking))}, but {name} has {len(layers)} "
+            f"layers{'' if whole else ' that attend'}. Accepted: all, or {accepted}.\n"
+            f"  Write: layers: {[layer for layer in wanted if layer in layers] or [layers[-1]]}"
         )
     return sorted(wanted)
 

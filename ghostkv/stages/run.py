@@ -66,7 +66,7 @@ class Run:
         config = load_config(marked(raw, typed or {}))
         models, texts = f"{resources}/models.yaml", f"{resources}/texts.yaml"
         model = resolve_model(config.model.name, config.model.plain()["custom"], models)
-        layers = check_model(config, model.layers, model.max_context)
+        layers = check_model(config, model.attending(), model.max_context)
         trace = config.trace_text(model.max_context)
         check_files(config)
         check_domains(config.texts.domains, texts)

@@ -232,12 +232,12 @@ def test_imports_without_a_role_are_refused():
 def test_a_layer_that_the_model_lacks_is_refused():
     config = load_config({"capture": {"layers": [0, 30]}})
     with pytest.raises(ConfigError, match=r"(?s)layer 30.*has 30 layers.*0 to 29.*Write: layers: \[0\]"):
-        check_model(config, layers=30)
+        check_model(config, range(30))
 
 
 def test_a_context_that_the_model_lacks_is_refused():
     with pytest.raises(ConfigError, match=r"(?s)tokens is 4096.*at most 1024.*Write: tokens: 1024"):
-        check_model(Config(), layers=12, max_context=1024)
+        check_model(Config(), range(12), max_context=1024)
 
 
 def test_an_own_text_that_is_not_there_is_refused(tmp_path):
@@ -249,7 +249,7 @@ def test_an_own_text_that_is_not_there_is_refused(tmp_path):
 
 
 def test_all_layers_are_those_of_the_model():
-    assert check_model(Config(), layers=3) == [0, 1, 2]
+    assert check_model(Config(), range(3)) == [0, 1, 2]
 
 
 def test_an_unreadable_file_is_named(tmp_path):

@@ -247,8 +247,8 @@ def test_a_chunked_mask_is_refused():
     chunk = torch.arange(TOKENS) // 32
     mask = (torch.arange(TOKENS)[:, None] >= torch.arange(TOKENS)) & (chunk[:, None] == chunk)
     forward = model.model.layers[1].self_attn.forward
-    model.model.layers[1].self_attn.forward = lambda *a, **k: forward(
-        *a, **(k | {"attention_mask": mask[None, None]})
+    model.model.layers[1].self_attn.forward = lambda **k: forward(
+        **(k | ({"attention_mask": mask[None, None]} if k["hidden_states"].shape[1] == TOKENS else {}))
     )
     with pytest.raises(CaptureError, match="layer 1: its mask is neither causal"):
         captured(model)

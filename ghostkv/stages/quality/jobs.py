@@ -54,12 +54,12 @@ class FittedJob(Job):
 
     captures: tuple[CapturedText, ...]
     layers: tuple[int, ...]
-    model_layers: int
+    model_layers: tuple[int, ...]  # that attend
     start: int
 
 
 def _parts(run: Run) -> dict[str, Any]:
-    return {"model_layers": run.model.layers, "start": run.config.frontier.headline_start}
+    return {"model_layers": run.model.attending(), "start": run.config.frontier.headline_start}
 
 
 def _lengths(run: Run) -> dict[str, Any]:

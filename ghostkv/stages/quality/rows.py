@@ -60,17 +60,17 @@ def ablate(begun: Continuation, policies: Policies, reader: TextReader, job: Qua
     label, band = job.ablation.policy, job.ablation.band
     if label is None:
         return []
-    layers, rows = range(job.model_layers), []
+    layers, rows = job.model_layers, []
     count = min(job.ablation.positions, job.continuation)
     for first in range(0, len(layers), band):
-        last = min(first + band, len(layers)) - 1
-        dense = tuple(one for one in layers if not first <= one <= last)
+        chosen = layers[first : first + band]
+        dense = tuple(one for one in layers if one not in chosen)
         decoded = begun.decode(policies.make(label, dense_layers=dense), count)
         found = reader.compare(decoded.logits)
-        read = decoded.traffic.layers().filter(pl.col("layer").is_between(first, last))["bytes_ratio_gqa"]
+        read = decoded.traffic.layers().filter(pl.col("layer").is_in(chosen))["bytes_ratio_gqa"]
         rows.append(
             {
-                "policy": label, "first_layer": first, "last_layer": last, "kl": float(found.kl.mean()),
+                "policy": label, "first_layer": chosen[0], "last_layer": chosen[-1], "kl": float(found.kl.mean()),
                 "top1": float(found.agree.mean()), "positions": count, "bytes_ratio_gqa": float(read.mean()),
             }
         )  # fmt: skip

@@ -28,9 +28,9 @@ def token_ids(tokenizer: ModelTokenizer, content: str, job: QualityText | Qualit
 
 def sources_of(job: FittedJob, inputs: Mapping[str, Any]) -> Sources:
     """Sources of a model all of whose layers were captured; a `ConfigError` where some were not."""
-    if list(job.layers) != list(range(job.model_layers)):
+    if list(job.layers) != list(job.model_layers):
         raise ConfigError(
-            f"config: capture.layers records {len(job.layers)} of the model's {job.model_layers} layers, "
+            f"config: capture.layers records {len(job.layers)} of the model's {len(job.model_layers)} layers, "
             "and a model that decodes needs records of all. Accepted: all.\n  Write: layers: all   (under capture)"
         )
     return Sources.read(job, inputs)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import os.path
 from collections.abc import Collection
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from ghostkv.config.options import CodeBytes as CodeBytes
 from ghostkv.config.options import Count
 from ghostkv.config.words import read_words
 
@@ -21,8 +23,6 @@ Layer = Annotated[int, Field(ge=0, le=999)]
 Layers = Annotated[int, Field(ge=1, le=1000)]
 Heads = Annotated[int, Field(ge=1, le=1024)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
-# Of the code of one key, which in float16 has two bytes a coordinate.
-CodeBytes = Annotated[int, Field(ge=1, le=2048)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 Counts = Annotated[list[Count], Field(min_length=1, max_length=64)]
 Theta = Annotated[float, Field(ge=-1e6, le=1e6)]
@@ -36,6 +36,8 @@ def _ascending(values: list) -> list:
 
 
 Ascending = AfterValidator(_ascending)
+# A file or folder of this machine, where ~ is somebody's home as in a shell.
+Place = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
 
 
 def once(by: str | None = None) -> AfterValidator:

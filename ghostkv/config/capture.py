@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ghostkv.config.base import Layer, Section, Seed, Threads, Tokens, setting
+from ghostkv.config.base import Layer, Place, Section, Seed, Threads, Tokens, setting
 from ghostkv.config.texts import Domain, Role
 from ghostkv.files.errors import ConfigError
 
@@ -22,7 +22,7 @@ class QueryBand(Section):
 class ImportedTensors(Section):
     """One folder of captured tensors, standing for one text."""
 
-    folder: str = setting(..., "Folder of .npz or .safetensors files with q, k and optionally v.")
+    folder: Place = setting(..., "Folder of .npz or .safetensors files with q, k and optionally v.")
     domain: Domain = setting(..., "What kind of text was captured.")
     role: Role = setting(..., "codec, threshold or held_out.")
     scale: float | None = setting(None, "Factor of the score; 1/sqrt(head_dim) where null.", gt=0, le=1e3)

@@ -158,6 +158,22 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _calibrated_rules_are_swept(self) -> Config:
+        on = list(self.frontier.grids())
+        off = [rule for rule in self.calibrated.rules if rule not in on]
+        if off:
+            raise ConfigError(
+                f"config: calibrated.rules names {off[0]}, which frontier.rules leaves out. Accepted: {', '.join(on)}.\n"
+                f"  Write: rules: [{', '.join(rule for rule in on if rule in self.calibrated.rules) or on[0]}]"
+            )
+        if not getattr(self.frontier.targets, self.bandwidth.point):
+            raise ConfigError(
+                f"config: bandwidth.point is {self.bandwidth.point}, and frontier.targets.{self.bandwidth.point} is empty. "
+                "Accepted: a loss with a target.\n  Write: point: fer"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _continuation_has_a_context(self) -> Config:
         tokens, continuation = self.capture.tokens, self.quality.continuation
         # Imported tensors have no model that could decode.

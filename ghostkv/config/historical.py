@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from ghostkv.config.base import Counts, Exact, GridEntry, Section, Seed, Share, setting
+from typing import Annotated
+
+from pydantic import Field
+
+from ghostkv.config.base import Exact, GridEntry, Section, Seed, Share, setting
 from ghostkv.config.options import Count, Width
+
+# The last four tokens of a prompt are its queries.
+PromptTokens = Annotated[int, Field(ge=5, le=1 << 16)]
 
 
 class Historical(Section):
@@ -17,7 +24,9 @@ class Historical(Section):
     thetas: GridEntry = setting(
         GridEntry(start=0.05, stop=0.95, count=19), "One absolute theta for every query and head."
     )
-    prompt_tokens: Counts = setting([54, 60, 66, 73], "Lengths of the short prompts, in tokens.")
+    prompt_tokens: list[PromptTokens] = setting(
+        [54, 60, 66, 73], "Lengths of the short prompts, in tokens.", min_length=1, max_length=64
+    )
     prompts: Count = setting(8, "Short prompts, cut from held-out texts; the lengths take turns.")
     top_k: Count = setting(32, "Keys called relevant, out of a prompt that short.")
     passage_tokens: int = setting(

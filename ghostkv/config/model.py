@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from ghostkv.config.base import Heads, Layers, Section, Seed, setting
+from ghostkv.config.base import Heads, Layers, Place, Section, Seed, setting
 from ghostkv.config.options import Width
 from ghostkv.files.errors import ConfigError
 
@@ -20,7 +20,7 @@ class CustomModel(Section):
     )
     id: str | None = setting(None, "Hub id, for source hub.", examples=["Qwen/Qwen2.5-0.5B"])
     revision: str | None = setting(None, "Hub commit, tag or branch. Pin a commit to repeat a run.")
-    path: str | None = setting(None, "Folder or GGUF file, for source path.")
+    path: Place | None = setting(None, "Folder or GGUF file, for source path.")
     architecture: Literal["llama", "gpt2"] | None = setting(None, "For source random.")
     layers: Layers | None = setting(None, "Number of layers. Read from a local folder's config.json.")
     attention_layers: list[int] | None = setting(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ghostkv.config.base import Section, Seed, Share, Threads, Tokens, once, setting
+from ghostkv.config.base import Place, Section, Seed, Share, Threads, Tokens, once, setting
 from ghostkv.config.options import Count
 from ghostkv.config.policies import PolicyOptions, entries_of
 from ghostkv.files.errors import ConfigError
@@ -102,7 +102,7 @@ def _policies() -> list[dict[str, Any]]:
 class Retrieval(Section):
     """Questions of RULER on long contexts: context dense, question and answer under elimination."""
 
-    data: str = setting(
+    data: Place = setting(
         "ruler",
         "ruler: the wheel that ghostkv/stages/retrieval/tasks/ruler.yaml names; else a folder with files of the same names.",
     )

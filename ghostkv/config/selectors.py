@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from ghostkv.config import options
+from ghostkv.config.options import PerKey
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.methods import methods
 
@@ -46,6 +47,27 @@ def check_selector(entry: Mapping[str, Any], where: str) -> None:
         known.model_validate_json(json.dumps(given, default=str), strict=True)
     except ValidationError as error:
         raise ConfigError(f"config: {where} ({name}): {_fault(error, known)}") from None
+
+
+def check_width(entry: Mapping[str, Any], where: str, head_dim: int) -> None:
+    """Refuse, by a `ConfigError`, an option of a selector that keys of this width do not have: 100 of 64 components.
+
+    `entry` has passed `check_selector`.
+    """
+    for option, field in _model(entry["name"]).model_fields.items():
+        value = entry.get(option, field.default)
+        for rule in (one for one in field.metadata if isinstance(one, PerKey)):
+            if value > rule.most * head_dim or (rule.divides and head_dim % value):
+                fits = [
+                    n
+                    for n in range(min(value, rule.most * head_dim), 0, -1)
+                    if not (rule.divides and head_dim % n)
+                ]
+                raise ConfigError(
+                    f"config: {where} has {entry['name']} with {option}: {value}, but keys have head_dim: {head_dim}. "
+                    f"Accepted: {'a divisor of it' if rule.divides else f'at most {rule.most * head_dim}'}.\n"
+                    f"  Write: {option}: {fits[0]}"
+                )
 
 
 def _fault(error: ValidationError, known: type[BaseModel]) -> str:

@@ -6,13 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import StringConstraints, model_validator
 
-from ghostkv.config.base import Section, Seed, once, setting
+from ghostkv.config.base import Place, Section, Seed, once, setting
 from ghostkv.config.words import flow
 from ghostkv.files.errors import ConfigError
 
 Role = Literal["codec", "threshold", "held_out"]
 ROLES: tuple[Role, ...] = ("codec", "threshold", "held_out")
 # The name of a text is {domain}_{role}_{number}, and a folder is named by it.
+# Part of a path in the data set, and no way out of it.
+PartName = Annotated[str, StringConstraints(pattern=r"^[^./\\][^/\\]*$", max_length=200)]
 Domain = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$", max_length=64)]
 
 
@@ -29,10 +31,10 @@ class CustomText(Section):
 
     domain: Domain = setting(..., "What kind of text it is; the report breaks figures down by it.")
     role: Role = setting(..., "codec, threshold or held_out. No document may serve two roles.")
-    path: str | None = setting(None, "A UTF-8 text file.")
+    path: Place | None = setting(None, "A UTF-8 text file.")
     hub: str | None = setting(None, "A Hugging Face data set id, in place of path.")
-    subset: str | None = setting(None, "Configuration of the data set.")
-    split: str = setting("test", "Split of the data set.")
+    subset: PartName | None = setting(None, "Configuration of the data set.")
+    split: PartName = setting("test", "Split of the data set.")
     column: str = setting("text", "Column that holds the text.")
     row: int = setting(0, "Row to take.", ge=0, lt=1 << 32)
     revision: str | None = setting(None, "Commit of the data set. Pin it to repeat a run.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ghostkv.config.base import Section, Threads, Tokens, setting
+from ghostkv.config.base import Place, Section, Threads, Tokens, setting
 from ghostkv.config.texts import Domain
 
 
@@ -10,7 +10,7 @@ class Trace(Section):
     """One long held-out text, of which every query of the last part is recorded, as a decode would ask them."""
 
     domain: Domain | None = setting(None, "Domain of the text; null for the first of texts.domains.")
-    path: str | None = setting(None, "A UTF-8 text file of your own, in place of a document of the domain.")
+    path: Place | None = setting(None, "A UTF-8 text file of your own, in place of a document of the domain.")
     tokens: int | None = setting(
         None,
         "Tokens of context; null for twice capture.tokens, or what the model takes.",

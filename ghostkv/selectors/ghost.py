@@ -24,7 +24,7 @@ import numpy as np
 
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.codecs.transform_code import TransformCode
-from ghostkv.config.options import Amount, Count, Whole
+from ghostkv.config.options import Amount, CodeBytes, Whole
 from ghostkv.elimination.attention import cap
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector, per_ratio
 from ghostkv.selectors.estimates import log_mass
@@ -37,7 +37,7 @@ class Ghost(Selector):
 
     kind: ClassVar[str] = "ours"
 
-    code_bytes: Count = 8  # one of the transform code's sizes in `sketch.codecs`
+    code_bytes: CodeBytes = 8  # one of the transform code's sizes in `sketch.codecs`
     compensate: bool = True  # give the eliminated keys' estimated mass to the mean of V
     # One theta per head over all queries; else a fixed number of keys per query, as most peers read
     adaptive: bool = True

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ghostkv.config.options import Annotated, Field, Width
+from ghostkv.config.options import Annotated, Field, Pieces
 from ghostkv.files.errors import ConfigError
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector, read_best
 from ghostkv.selectors.estimates import with_tail
@@ -32,7 +32,7 @@ _SAMPLE, _ROUNDS = 4096, 6
 class PQ(Selector):
     """Read the keys of best score under product quantisation."""
 
-    parts: Width = 8  # pieces of a key; must divide head_dim
+    parts: Pieces = 8  # pieces of a key; must divide head_dim
     bits: Annotated[int, Field(ge=1, le=16)] = 8  # log2 of the centroids per piece
     compensate: bool = False  # add this lab's tail compensation, which the paper does not have
 

@@ -14,9 +14,10 @@ from typing import Any, Literal
 import polars as pl
 from pydantic import Field, model_validator
 
-from ghostkv.config.base import Section
+from ghostkv.config.base import Place, Section
 from ghostkv.files.errors import ConfigError, TextError
 from ghostkv.sources.downloads import PipDownload, check_sha256, fetch_hub, fetch_wheel, members, read_member
+from ghostkv.sources.plain_text import control_in, decoded, read_plain, unmarked
 
 _NEEDS = {
     "wheel": {"package": "networkx==3.4.2", "sha256": "df5d...", "members": "'networkx/*.py'"},
@@ -51,7 +52,7 @@ class TextSource(Section):
     sha256: str | None = Field(default=None, description="Checksum of the wheel or of the hub's file.")
     members: str | None = Field(default=None, description="Pattern of the files inside the wheel.")
     exclude: list[str] = Field(default=[], max_length=1000, description="Patterns of files to leave out.")
-    path: str | None = Field(default=None, description="Pattern of local files, for files.")
+    path: Place | None = Field(default=None, description="Pattern of local files, for files.")
     id: str | None = Field(default=None, description="Data set, for hub.")
     revision: str | None = Field(default=None, description="Commit, tag or branch of the data set.")
     file: str | None = Field(default=None, description="File in the data set.")
@@ -96,7 +97,8 @@ def local_files(
 def read_documents(
     domain: str, source: TextSource, downloads: str | Path, pip: PipDownload | None = None
 ) -> list[Document]:
-    """All documents of a domain, sorted by id; of two with the same content the first stays.
+    """All documents of a domain, sorted by id; of two with the same content the first stays, and none that holds
+    control characters.
 
     Raises TextError where the source cannot be fetched, or holds no document.
     """
@@ -111,13 +113,15 @@ def read_documents(
     documents: dict[str, Document] = {}
     for name in sorted(files):
         for title, content in _documents_in(name, files[name], source):
-            document = Document(f"{domain}/{title}", content)
-            if content.strip():
+            document = Document(f"{domain}/{title}", unmarked(content))
+            if control := control_in(content):
+                print(f"{document.id} is left out: it holds {control}", flush=True)
+            elif content.strip():
                 documents.setdefault(document.sha256, document)
     if not documents:
         raise TextError(
             f"domain {domain}: {source.origin()} has no document: "
-            f"{source.members or source.path or source.file} matches nothing, or only empty files.\n"
+            f"{source.members or source.path or source.file} matches nothing, or only empty files and such with control characters.\n"
             "  Correct its entry in resources/texts.yaml."
         )
     return sorted(documents.values(), key=lambda document: document.id)
@@ -127,18 +131,19 @@ def read_own(item: Mapping[str, Any]) -> tuple[Document, str]:
     """The one document of a text of the user's own, an entry of config `texts.custom`, and where it comes from.
 
     Raises TextError where the file is missing or no UTF-8, or the data set cannot be fetched or lacks the column or
-    row.
+    row; where the text holds control characters.
     """
-    if item.get("path"):
-        path = Path(item["path"])
-        try:
-            return Document(str(path), path.read_text(encoding="utf-8")), str(path)
-        except (OSError, UnicodeDecodeError) as error:
-            raise TextError(
-                f"config: texts.custom: {path} cannot be read as UTF-8 text ({error}).\n"
-                "  Write: path: /data/mine.txt   (an existing file; `iconv -t utf-8` converts one)"
-            ) from error
-    return _hub_row(item)
+    if item.get("path") is None:
+        return _hub_row(item)
+    path, key = Path(item["path"]), "trace.path" if item.get("role") == "trace" else "texts.custom"
+    try:
+        return Document(str(path), read_plain(path)), str(path)
+    except (OSError, ValueError) as error:
+        raise TextError(
+            f"config: {key}: {path}, seen from {Path.cwd()}, cannot be read as UTF-8 text ({error}). Accepted: a file of "
+            "UTF-8 text without control characters other than white space.\n"
+            "  Write: path: /data/mine.txt   (`iconv -f utf-16 -t utf-8` converts a file, `tr -d '\\000'` takes NULs out)"
+        ) from error
 
 
 def _hub_row(item: Mapping[str, Any]) -> tuple[Document, str]:
@@ -153,11 +158,13 @@ def _hub_row(item: Mapping[str, Any]) -> tuple[Document, str]:
             f"  Write: subset: ..., split: ...   (see https://huggingface.co/datasets/{item['hub']}/tree/{revision})"
         )
     rows = pl.scan_parquet(folder / file)
-    columns = rows.collect_schema().names()
-    if column not in columns:
+    schema = rows.collect_schema()
+    texts = [name for name, kind in schema.items() if kind in _TEXTS]
+    if column not in texts:
+        found = f"a column {column} of type {schema[column]}" if column in schema else f"no column {column}"
         raise TextError(
-            f"config: texts.custom: data set {item['hub']} has no column {column}. "
-            f"Accepted: {', '.join(columns)}.\n  Write: column: {columns[0]}"
+            f"config: texts.custom: data set {item['hub']} has {found}. Accepted: "
+            f"{', '.join(texts) or 'a column of text, of which it has none'}.\n  Write: column: {texts[0] if texts else '...'}"
         )
     found = rows.select(column).slice(row, 1).collect()
     if found.is_empty():
@@ -166,8 +173,13 @@ def _hub_row(item: Mapping[str, Any]) -> tuple[Document, str]:
             f"config: texts.custom: {item['hub']}/{file} has no row {row}.\n"
             f"  Write: row: {count - 1}   (or less)"
         )
-    origin = f"{item['hub']}@{revision}/{file}"
-    return Document(f"{origin}#{row}", str(found.item())), origin
+    origin, content = f"{item['hub']}@{revision}/{file}", found.item()
+    if content is None or control_in(content):
+        raise TextError(
+            f"config: texts.custom: {origin} has in row {row} {control_in(content) if content else 'nothing'}. Accepted: "
+            "text without control characters other than white space.\n  Write: another row"
+        )
+    return Document(f"{origin}#{row}", unmarked(content)), origin
 
 
 _ADVICE = (
@@ -193,15 +205,15 @@ def _documents_in(name: str, raw: bytes, source: TextSource) -> Iterable[tuple[s
     """Title and content of every document in one file."""
     try:
         if source.format == "text":
-            return [(name, raw.decode("utf-8"))]
+            return [(name, decoded(raw))]
         if source.format == "squad":
-            articles = json.loads(raw)["data"]
+            articles = json.loads(decoded(raw))["data"]
             return [
                 (article["title"], "\n\n".join(paragraph["context"] for paragraph in article["paragraphs"]))
                 for article in articles
             ]
         rows = enumerate(_rows(name, raw, source.column))
-        return [(f"{name}#{row}", text) for row, text in rows if isinstance(text, str)]
+        return [(f"{name}#{row}", text) for row, text in rows if text is not None]
     except (UnicodeDecodeError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
         raise TextError(
             f"{source.origin()}: {name} is not of format {source.format} ({error!r}).\n"
@@ -209,9 +221,21 @@ def _documents_in(name: str, raw: bytes, source: TextSource) -> Iterable[tuple[s
         ) from error
 
 
-def _rows(name: str, raw: bytes, column: str) -> list[str]:
+def _rows(name: str, raw: bytes, column: str) -> list[str | None]:
     if name.endswith(".parquet"):
-        return pl.read_parquet(raw, columns=[column])[column].to_list()
-    if name.endswith(".jsonl"):
-        return [json.loads(line)[column] for line in raw.decode("utf-8").splitlines() if line.strip()]
-    return [row[column] for row in json.loads(raw)]
+        rows = pl.read_parquet(raw, columns=[column])[column]
+        if rows.dtype not in _TEXTS:
+            raise TypeError(f"column {column} is of type {rows.dtype}, and text is accepted")
+        return rows.to_list()
+    # A line ends at a line feed alone: strings may hold U+2028 and its like.
+    lines = decoded(raw).split("\n") if name.endswith(".jsonl") else ()
+    rows = [json.loads(line) for line in lines if line.strip()] if lines else json.loads(decoded(raw))
+    found = [row[column] for row in rows]
+    for number, text in enumerate(found):
+        if not isinstance(text, str | None):
+            raise TypeError(f"row {number} has a {type(text).__name__} in {column}, and text is accepted")
+    return found
+
+
+# What a column of texts is made of; lists and structs of texts are no text.
+_TEXTS = (pl.String, pl.Categorical, pl.Enum)

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
-from ghostkv.config.base import Heads, Layers, Section, Seed, Tokens
+from ghostkv.config.base import Heads, Layers, Place, Section, Seed, Tokens
 from ghostkv.config.options import Width
 from ghostkv.files.errors import ConfigError
 from ghostkv.sources.model_files import model_files
@@ -51,7 +51,7 @@ class ModelEntry(Section):
     sha256: str | None = Field(default=None, description="Checksum of the GGUF file.")
     id: str | None = Field(default=None, description="Repository, for hub.", examples=["Qwen/Qwen2.5-0.5B"])
     revision: str | None = Field(default=None, description="Commit, tag or branch, for hub.")
-    path: str | None = Field(default=None, description="Folder or GGUF file, for path.")
+    path: Place | None = Field(default=None, description="Folder or GGUF file, for path.")
     architecture: Architecture | None = Field(default=None, description="For random.")
     layers: Layers | None = Field(default=None, description="Number of layers.")
     attention_layers: tuple[int, ...] | None = Field(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ghostkv.files.errors import TextError
 from ghostkv.files.io import read_table, stable_seed
 from ghostkv.files.seals import damaged
 from ghostkv.sources.documents import Document
+from ghostkv.sources.opening import WHOLE, opening
 from ghostkv.sources.passages import PASSAGE, passages, repeated_share, shared_share
 
 # `trace` is held out like `held_out`: one long text, read query by query.
@@ -32,11 +33,11 @@ TEXT_SCHEMA = pa.schema(
         ("domain", pa.string()),
         ("role", pa.string()),
         ("documents", pa.list_(pa.string())),
-        ("tokens", pa.int32()),  # of the whole content; a capture reads the first capture.tokens of them
+        ("tokens", pa.int32()),  # of the content; a capture reads the first capture.tokens of them
         ("sha256", pa.string()),  # of the content
         ("source", pa.string()),
         ("license", pa.string()),
-        ("content", pa.string()),
+        ("content", pa.string()),  # whole documents; of one of more than a million characters its opening
     ]
 )
 Encode = Callable[[str], np.ndarray]
@@ -56,7 +57,7 @@ class Text:
     domain: str
     role: str
     documents: tuple[Document, ...]
-    tokens: np.ndarray = field(repr=False)  # int [tokens]: the whole content, encoded
+    tokens: np.ndarray = field(repr=False)  # int [tokens]: the content, encoded
     source: str = ""
     license: str = ""
 
@@ -169,7 +170,7 @@ class _Chooser:
     def __init__(self, encode: Encode, seed: int, taken: list[np.ndarray]):
         self.encode, self.seed, self.taken = encode, seed, taken
         self.used: set[str] = set()
-        self._ids: dict[str, np.ndarray] = {}
+        self._read: dict[tuple[str, int], tuple[Document, np.ndarray]] = {}
 
     def take(self, pool: Pool, name: str, need: int) -> list[Document]:
         """One document that is long enough, or else as few as reach the length, longest first."""
@@ -178,14 +179,14 @@ class _Chooser:
         for document in order:
             # A token is at least a byte, so most of the short ones need no encoding.
             if len(document.content.encode()) >= need and self._fits([document], need):
-                return self._hand_out([document])
+                return self._hand_out([document], need)
         chosen: list[Document] = []
-        for document in sorted(order, key=lambda document: -len(self._encoded(document))):
+        for document in sorted(order, key=lambda document: -len(self._encoded(document, need))):
             if self._clean([*chosen, document], need):
                 chosen.append(document)
                 if self._fits(chosen, need):
-                    return self._hand_out(chosen)
-        found = sum(len(self._encoded(document)) for document in chosen)
+                    return self._hand_out(chosen, need)
+        found = sum(len(self._encoded(document, need)) for document in chosen)
         given = len(self.used & {document.id for document in pool.documents})
         raise TextError(
             f"text {name} needs {need} tokens, and what domain {pool.domain} has left holds {found} "
@@ -195,21 +196,27 @@ class _Chooser:
             "custom: [{domain: mine, role: held_out, path: /data/mine.txt}]"
         )
 
-    def _hand_out(self, documents: list[Document]) -> list[Document]:
+    def _hand_out(self, documents: list[Document], need: int) -> list[Document]:
         self.used |= {document.id for document in documents}
-        return documents
+        return [self._opened(document, need)[0] for document in documents]
 
-    def _encoded(self, document: Document) -> np.ndarray:
-        if document.id not in self._ids:
-            self._ids[document.id] = self.encode(document.content)
-        return self._ids[document.id]
+    def _opened(self, document: Document, need: int) -> tuple[Document, np.ndarray]:
+        """As much of a document as a text of `need` tokens reads, and its tokens."""
+        key = document.id, need if len(document.content) > WHOLE else 0
+        if key not in self._read:
+            head = replace(document, content=opening(document.content, need, self.encode))
+            self._read[key] = head, self.encode(head.content)
+        return self._read[key]
+
+    def _encoded(self, document: Document, need: int) -> np.ndarray:
+        return self._opened(document, need)[1]
 
     def _fits(self, documents: list[Document], need: int) -> bool:
-        total = sum(len(self._encoded(document)) for document in documents)
+        total = sum(len(self._encoded(document, need)) for document in documents)
         return total >= need and self._clean(documents, need)
 
     def _clean(self, documents: list[Document], need: int) -> bool:
-        ids = np.concatenate([self._encoded(document) for document in documents])
+        ids = np.concatenate([self._encoded(document, need) for document in documents])
         windows = passages(ids)
         return repeated_share(ids[:need]) <= _REPEAT_LIMIT and all(
             shared_share(windows, other) <= _SHARED_LIMIT for other in self.taken

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import yaml
+
 from ghostkv.config.experiment import Config
-from ghostkv.config.words import flow
+from ghostkv.config.policies import SelectorPolicy
+from ghostkv.config.retrieval import Retrieval
+from ghostkv.config.selectors import check_width
 from ghostkv.files.errors import ConfigError
+from ghostkv.sources.documents import read_own
+
+# Keys of no model in use are narrower.
+_NARROW = 16
+_RULER = Path(__file__).parent / "retrieval/tasks/ruler.yaml"
 
 
-def check_model(config: Config, layers: Sequence[int], max_context: int | None = None) -> list[int]:
+def check_model(
+    config: Config, layers: Sequence[int], max_context: int | None = None, head_dim: int | None = None
+) -> list[int]:
     """The layers to measure, once the model is known.
 
     Parameters
@@ -20,6 +31,8 @@ def check_model(config: Config, layers: Sequence[int], max_context: int | None =
         Layers of the model that attend. Where tensors are imported, the layers are those that every folder holds.
     max_context : int, optional
         Longest context that the model takes, in tokens.
+    head_dim : int, optional
+        Width of the model's keys.
 
     Raises
     ------
@@ -30,6 +43,7 @@ def check_model(config: Config, layers: Sequence[int], max_context: int | None =
     """
     if config.capture.import_:
         return _imported_layers(config)
+    check_widths(config, head_dim)
     wanted, name = config.capture.layers, config.model.name
     if max_context and config.capture.tokens > max_context:
         raise ConfigError(
@@ -51,20 +65,97 @@ def check_model(config: Config, layers: Sequence[int], max_context: int | None =
     return sorted(wanted)
 
 
+def check_widths(config: Config, head_dim: int | None) -> None:
+    """Refuse options of selectors and codecs, by a `ConfigError`, that keys of this width do not have.
+
+    Where nothing tells the width yet, those that some model's keys may not have.
+    """
+    width = head_dim or _NARROW
+    try:
+        for entry in config.peers.selectors:
+            check_width(entry.plain(), "peers.selectors", width)
+        for section in ("quality", "retrieval"):
+            for policy in getattr(config, section).policies:
+                if isinstance(policy, SelectorPolicy):
+                    check_width(policy.selector.plain(), f"{section}.policies {policy.name}", width)
+        sizes = [
+            (f"sketch.codecs ({codec.name})", size) for codec in config.sketch.codecs for size in codec.bytes
+        ]
+        for key, size in [*sizes, *(("calibrated.bytes", size) for size in config.calibrated.bytes)]:
+            if size > 2 * width:
+                raise ConfigError(
+                    f"config: {key} asks for codes of {size} bytes, but a key of head_dim: {width} has {2 * width} in "
+                    f"float16. Accepted: at most so many.\n  Write: {2 * width}   in its place"
+                )
+    except ConfigError as error:
+        if head_dim is None:
+            raise ConfigError(
+                f"{error}\n  Nothing tells head_dim before the model is fetched: if it is larger than {width}, write "
+                "head_dim: 64   (under model.custom)"
+            ) from None
+        raise
+
+
+def check_positions(config: Config) -> None:
+    """Refuse a `frontier.headline_start`, by a `ConfigError`, that lies beyond the last query of some measured text."""
+    bands, start = config.capture.query_bands, config.frontier.headline_start
+    if any(band.start + band.count > start for band in bands):
+        return
+    # Only here, as it brings NumPy: whether a query lies there depends on the draw.
+    from ghostkv.captures.positions import sample_positions
+
+    for text, entry in config.text_names().items():
+        last = int(sample_positions(bands, text, config.capture.seed).max())
+        if entry["role"] != "codec" and last < start:
+            raise ConfigError(
+                f"config: frontier.headline_start is {start}, but the last query of {text} that capture.query_bands draw "
+                f"is at {last}. Accepted: at most that.\n  Write: headline_start: {bands[-1].start}"
+            )
+
+
 def check_files(config: Config) -> None:
-    """Refuse texts of the user's own that are not there, before anything is fetched.
+    """Refuse files and folders of the user's own that are not there or no text, before anything is fetched.
+
+    Folders of tensors are read by `check_model`, and a model's own by `sources.registry`.
 
     Raises
     ------
     ConfigError
-        A path of `texts.custom` is no file.
+        `retrieval.data` lacks a file that a task is made of.
+    TextError
+        A path of `texts.custom`, or `trace.path`, is no file, or no UTF-8 text.
     """
-    for item in () if config.capture.import_ else config.texts.custom:
-        if item.path is not None and not Path(item.path).is_file():
+    if not config.capture.import_:
+        own = [item.plain() for item in config.texts.custom if item.path is not None]
+        own += [{"path": config.trace.path, "role": "trace"}] if config.trace.path is not None else []
+        for item in own:
+            read_own(item)
+    if config.retrieval.data != "ruler":
+        _check_questions(config.retrieval)
+
+
+def _check_questions(retrieval: Retrieval) -> None:
+    # Only here, as it brings NumPy.
+    from ghostkv.stages.retrieval.tasks import TASKS
+
+    names, folder = yaml.safe_load(_RULER.read_text(encoding="utf-8")), Path(retrieval.data)
+    needed = sorted({names[source] for entry in retrieval.tasks if (source := TASKS[entry.task].source)})
+    lacking = [name for name in needed if not (folder / name).is_file()]
+    if lacking or not folder.is_dir():
+        what = f"which has no {', '.join(lacking)}" if folder.is_dir() else "and there is no such folder"
+        raise ConfigError(
+            f"config: retrieval.data is {folder}, seen from {Path.cwd()}, {what}. Accepted: ruler, or a folder with "
+            f"{', '.join(needed) or 'such files'}.\n  Write: data: ruler"
+        )
+
+
+def check_names(files: Iterable[str]) -> None:
+    """Refuse, by a `ConfigError`, files that Snakemake cannot watch: what stands in braces is a wildcard to it."""
+    for file in files:
+        if set("{}") & set(file):
             raise ConfigError(
-                f"config: texts.custom ({item.domain}, {item.role}) has path {item.path}, and there is no such file "
-                f"seen from {Path.cwd()}. Accepted: a UTF-8 text file.\n"
-                f"  Write: {{domain: {flow(item.domain)}, role: {item.role}, path: /data/mine.txt}}"
+                f"config: {file} has a brace in its name, which the workflow would take for a wildcard. Accepted: names "
+                "of files and folders without { and }.\n  Rename it, or put a link to it: ln -s ... mine.txt"
             )
 
 

@@ -17,7 +17,7 @@ from ghostkv.config.words import marked
 from ghostkv.sources.documents import TextSource, local_files
 from ghostkv.sources.entries import ModelEntry
 from ghostkv.sources.registry import check_domains, read_sources, resolve_model
-from ghostkv.stages.checks import check_files, check_model
+from ghostkv.stages.checks import check_files, check_model, check_names, check_positions
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,15 @@ class Run:
         config = load_config(marked(raw, typed or {}))
         models, texts = f"{resources}/models.yaml", f"{resources}/texts.yaml"
         model = resolve_model(config.model.name, config.model.plain()["custom"], models)
-        layers = check_model(config, model.attending(), model.max_context)
+        layers = check_model(config, model.attending(), model.max_context, model.head_dim)
+        check_positions(config)
         trace = config.trace_text(model.max_context)
         check_files(config)
         check_domains(config.texts.domains, texts)
         listed = read_sources(texts)
-        return cls(config, model, tuple(layers), trace, {name: listed[name] for name in config.texts.domains})
+        run = cls(config, model, tuple(layers), trace, {name: listed[name] for name in config.texts.domains})
+        check_names(run.watched())
+        return run
 
     @cached_property
     def texts(self) -> dict[str, dict[str, Any]]:
@@ -111,6 +114,11 @@ class Run:
         )
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest text that is read."""
+        return max(self.config.capture.tokens, *(entry["tokens"] for entry in self.trace.values()), 0)
+
+    @property
     def model_folder(self) -> str:
         """Where the fetched model lies."""
         return f"resources/models/{self.config.model.name}"
@@ -140,6 +148,13 @@ class Run:
         """The tensors that stand for a text."""
         folder = Path(self.imports[text]["folder"])
         return sorted(str(path) for end in ("npz", "safetensors") for path in folder.glob(f"*.{end}"))
+
+    def watched(self) -> list[str]:
+        """All files on this machine that jobs depend on."""
+        tensors = [file for text in self.imports for file in self.imported_files(text)]
+        questions = [] if (data := self.config.retrieval.data) == "ruler" else [data]
+        texts = [] if self.imports else self.own_files()
+        return [*texts, *tensors, *questions, *([] if self.imports else self.model.local_files())]
 
 
 def losses(targets: Section) -> dict[str, tuple[float, ...]]:

@@ -15,7 +15,7 @@ from ghostkv.config.experiment import Config, load_config, read_config
 from ghostkv.config.messages import _models_in
 from ghostkv.config.render import default_yaml
 from ghostkv.files.errors import ConfigError
-from ghostkv.stages.checks import check_files, check_model
+from ghostkv.stages.checks import check_model
 
 ROOT = CONFIG.parent
 TENSORS = [
@@ -238,14 +238,6 @@ def test_a_layer_that_the_model_lacks_is_refused():
 def test_a_context_that_the_model_lacks_is_refused():
     with pytest.raises(ConfigError, match=r"(?s)tokens is 4096.*at most 1024.*Write: tokens: 1024"):
         check_model(Config(), range(12), max_context=1024)
-
-
-def test_an_own_text_that_is_not_there_is_refused(tmp_path):
-    own = {"domain": "law", "role": "held_out", "path": str(tmp_path / "absent.txt")}
-    with pytest.raises(
-        ConfigError, match=r"(?s)texts\.custom \(law, held_out\).*absent\.txt.*Write: \{domain: law"
-    ):
-        check_files(load_config({"texts": {"custom": [own]}}))
 
 
 def test_all_layers_are_those_of_the_model():

@@ -340,6 +340,57 @@ def test_one_row_of_a_hub_data_set_is_an_own_text(tmp_path, monkeypatch):
             read_own(item | fault)
 
 
+def hub_rows(tmp_path, monkeypatch, raw: bytes, kind: str) -> list[str]:
+    """Contents of a hub file's documents, its texts in the column `body`."""
+    (tmp_path / f"data.{kind}").write_bytes(raw)
+    monkeypatch.setattr(documents_module, "fetch_hub", lambda *_: tmp_path)
+    source = TextSource(kind="hub", id="a/b", file=f"data.{kind}", format="rows", column="body")
+    return [document.content for document in read_documents("d", source, tmp_path)]
+
+
+def test_a_mark_at_the_start_is_taken_off_everywhere(tmp_path, monkeypatch):
+    (tmp_path / "mine.txt").write_text("\ufeffGrüße \ufeffhier", encoding="utf-8")
+    assert read_own({"path": str(tmp_path / "mine.txt")})[0].content == "Grüße \ufeffhier"
+    source = TextSource(kind="files", path=str(tmp_path / "*.txt"))
+    assert read_documents("d", source, tmp_path)[0].content == "Grüße \ufeffhier"
+    for kind, raw in (("jsonl", '{"body": "\ufeffone"}\n'), ("json", '[{"body": "one"}]')):
+        assert hub_rows(tmp_path, monkeypatch, f"\ufeff{raw}".encode(), kind) == ["one"]
+
+
+@pytest.mark.parametrize("break_", ["\u2028", "\u2029", "\x85", "\v", "\f", "\x1c", "\r"])
+def test_lines_of_json_end_at_line_feeds_alone(tmp_path, monkeypatch, break_):
+    rows = [f"one{break_}two", "three"]
+    raw = "".join(json.dumps({"body": row}, ensure_ascii=False) + "\r\n" for row in rows)
+    expected = ["three"] if break_ == "\x1c" else rows  # which is a control character
+    assert hub_rows(tmp_path, monkeypatch, raw.encode(), "jsonl") == expected
+
+
+@pytest.mark.parametrize("value", [["a", "b"], {"a": "b"}, 7, 1.5, True])
+def test_what_is_no_text_is_refused_in_rows_and_columns(tmp_path, monkeypatch, value):
+    with pytest.raises(TextError, match=f"row 1 has a {type(value).__name__} in body"):
+        hub_rows(tmp_path, monkeypatch, json.dumps([{"body": "one"}, {"body": value}]).encode(), "json")
+    (tmp_path / "default/test").mkdir(parents=True)
+    frame = pl.DataFrame({"body": [value], "words": ["one"]})
+    frame.write_parquet(tmp_path / "default/test/0000.parquet")
+    frame.write_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(TextError, match="column body is of type"):
+        hub_rows(tmp_path, monkeypatch, (tmp_path / "rows.parquet").read_bytes(), "parquet")
+    with pytest.raises(TextError, match=r"a column body of type .*Accepted: words"):
+        read_own({"hub": "a/b", "column": "body"})
+
+
+@pytest.mark.parametrize("value", [None, "one \x00 two", "half \ud800"])
+def test_a_row_without_plain_text_is_refused_or_passed_over(tmp_path, monkeypatch, value):
+    raw = json.dumps([{"body": "one"}, {"body": value}]).encode()
+    assert hub_rows(tmp_path, monkeypatch, raw, "json") == ["one"]
+    if value != "half \ud800":  # which Parquet cannot hold
+        (tmp_path / "default/test").mkdir(parents=True)
+        frame = pl.DataFrame({"text": ["one", value]})
+        frame.write_parquet(tmp_path / "default/test/0000.parquet")
+        with pytest.raises(TextError, match="has in row 1"):
+            read_own({"hub": "a/b", "row": 1})
+
+
 # The table
 
 

@@ -9,6 +9,9 @@ FAULTS = {
     "layer": ("capture={layers: [0, 5]}", ["layer 5", "tiny-llama has 2 layers", "Write: layers: [0]"]),
     "model": ("model={name: tiny-lama}", ["model.name is tiny-lama", "tiny-llama"]),
     "domain": ("texts={domains: [esays]}", ["texts.domains", "esays", "essays"]),
+    "trace": ("trace={path: nope.txt}", ["trace.path: nope.txt", "no such file"]),
+    "questions": ("retrieval={data: nope}", ["retrieval.data is nope", "no such folder"]),
+    "bound": ("quality={replicates: 1000000000}", ["quality.replicates is 1000000000", "100000"]),
     "cold keys": ("frontier={hot: 64}", ["query_bands[0].start is 64", "Write: start: 76"]),
 }
 

@@ -4,7 +4,7 @@ from ghostkv.stages.benchmark.jobs import CaptureOverhead, SweepSpeed
 
 rule capture_overhead:
     input:
-        manifest=f"{RUN.model_folder}/manifest.json",
+        manifest=asked("benchmark", f"{RUN.model_folder}/manifest.json"),
         texts="results/texts/texts.parquet",
     output:
         **tables(CaptureOverhead, "results/benchmark"),

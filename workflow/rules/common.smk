@@ -20,6 +20,7 @@ for limit in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
 from ghostkv.files.errors import GhostKVError
 from ghostkv.files.processes import identity
 from ghostkv.report.jobs import benchmark_tables, report_tables, stage_tables
+from ghostkv.stages.relations import check_stage
 from ghostkv.stages.run import Run, resources_of
 from workflow.locks import Claims
 from workflow.screen import show
@@ -73,14 +74,19 @@ def layer_tables(job, stage, layers=None):
     return {name: per_layer(path, layers) for name, path in tables(job, folder).items()}
 
 
-def policy_codecs(stage):
-    """The codecs of all layers, for policies that decode: those that read what the sketch lacks are refused at the start."""
+def asked(stage, files=()):
+    """Inputs of a stage, and with them the check that it can run under this config, which comes before anything runs."""
 
     def found(wildcards):
-        refused(RUN.config.check_policies, stage)
-        return per_layer(sketch_files()["codecs"])
+        refused(check_stage, RUN, stage)
+        return files
 
     return found
+
+
+def policy_codecs(stage):
+    """The codecs of all layers, for policies that decode."""
+    return asked(stage, per_layer(sketch_files()["codecs"]))
 
 
 def one_of(names):

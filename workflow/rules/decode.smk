@@ -24,7 +24,7 @@ use rule sweep_layer as decode_layer with:
 
 use rule gather_frontier as decode_synthetic with:
     input:
-        [],
+        asked("decode"),
     output:
         **GENERATED,
     log:

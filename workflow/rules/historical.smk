@@ -5,7 +5,7 @@ from ghostkv.stages.historical.jobs import HistoricalRun
 rule historical:
     input:
         **captures(),
-        manifest=f"{RUN.model_folder}/manifest.json",
+        manifest=asked("historical", f"{RUN.model_folder}/manifest.json"),
         texts="results/texts/texts.parquet",
     output:
         **tables(HistoricalRun, "results/historical"),

@@ -8,7 +8,7 @@ use rule gather_frontier as retrieval_plan with:
         manifest=f"{RUN.model_folder}/manifest.json",
         texts="results/texts/texts.parquet",
         tasks=os.path.relpath(f"{ROOT}/ghostkv/stages/retrieval/tasks/ruler.yaml"),
-        data=lambda wildcards: refused(question_files, RUN),
+        data=question_files(RUN),
         codecs=policy_codecs("retrieval"),
     output:
         **tables(RetrievalPlan, "results/retrieval"),

@@ -5,6 +5,8 @@ GENERATORS = RUN.config.synthetic.labels()
 
 
 rule synthetic_generator:
+    input:
+        asked("synthetic"),
     output:
         **tables(MeasureGenerator, "results/synthetic/generators/{generator}"),
     log:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ghostkv.files.errors import ConfigError, TextError
+from ghostkv.files.errors import TextError
 from ghostkv.runtime.load_policy import Sources
 
 if TYPE_CHECKING:
@@ -27,10 +27,5 @@ def token_ids(tokenizer: ModelTokenizer, content: str, job: QualityText | Qualit
 
 
 def sources_of(job: FittedJob, inputs: Mapping[str, Any]) -> Sources:
-    """Sources of a model all of whose layers were captured; a `ConfigError` where some were not."""
-    if list(job.layers) != list(job.model_layers):
-        raise ConfigError(
-            f"config: capture.layers records {len(job.layers)} of the model's {len(job.model_layers)} layers, "
-            "and a model that decodes needs records of all. Accepted: all.\n  Write: layers: all   (under capture)"
-        )
+    """Sources of a model all of whose layers were captured."""
     return Sources.read(job, inputs)

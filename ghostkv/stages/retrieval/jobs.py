@@ -16,18 +16,9 @@ from ghostkv.stages.run import Run
 
 
 def question_files(run: Run) -> list[str]:
-    """The user's own files that tasks are built from; none where they come from a wheel.
-
-    Asked for where questions are, so that tasks too long for the model disturb no other stage.
-
-    Raises
-    ------
-    ConfigError
-        A task is longer than the model takes.
-    """
-    retrieval = run.config.retrieval
-    retrieval.check_lengths(run.model.max_context, run.config.model.name)
-    return [] if retrieval.data == "ruler" else sorted(map(str, Path(retrieval.data).glob("*.json")))
+    """The user's own files that tasks are built from; none where they come from a wheel."""
+    data = run.config.retrieval.data
+    return [] if data == "ruler" else sorted(map(str, Path(data).glob("*.json")))
 
 
 @dataclass(frozen=True)

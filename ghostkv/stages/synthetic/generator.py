@@ -12,7 +12,6 @@ from ghostkv.captures.generated import Shape
 from ghostkv.captures.generators import make
 from ghostkv.elimination.frontier import Setting
 from ghostkv.files import provenance
-from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import stable_seed
 from ghostkv.files.logs import progress
 from ghostkv.files.tables import Tables
@@ -25,12 +24,8 @@ if TYPE_CHECKING:
 
 
 def measure_generator(job: MeasureGenerator, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
-    """Audit, trade-off, context sweep and decode of one generator.
-
-    Raises ConfigError where a context is too short to have cold keys.
-    """
+    """Audit, trade-off, context sweep and decode of one generator."""
     study = _Study(job)
-    study.check()
     for experiment in progress(
         (study.audit, study.tradeoff, study.decode), desc=job.label, unit="experiment"
     ):
@@ -53,22 +48,6 @@ class _Study:
         self.shape = Shape(job.tokens, job.group, job.head_dim)
         self.setting = Setting.of(job.sinks, job.hot, job.top_k, {job.rule: job.grid})
         self.rule = Rule(job.rule, self.setting, job.targets, job.safe)
-
-    def check(self) -> None:
-        """Refuse contexts without cold keys."""
-        job, least = self.job, 2 * (self.setting.sinks + self.setting.hot) + self.setting.top_k
-        lengths = {
-            "tokens": job.tokens,
-            "tradeoff.contexts": min(job.tradeoff.contexts),
-            "decode.start": job.decode.start,
-        }
-        for key, tokens in lengths.items():
-            if tokens < 2 * least:
-                raise ConfigError(
-                    f"config: synthetic.{key} is {tokens}, but queries of its second half must see cold keys: "
-                    f"frontier.sinks, hot and top_k ask for {2 * least} tokens. Accepted: {2 * least} or more.\n"
-                    f"  Write: {key.split('.')[-1]}: {2 * least}   (or less frontier.hot)"
-                )
 
     def seed(self, *parts: object) -> int:
         return stable_seed(self.job.seed, self.job.label, *parts)

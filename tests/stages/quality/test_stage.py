@@ -266,12 +266,6 @@ def test_a_text_that_is_too_short_is_refused_with_the_length_it_has():
         token_ids(Words(), "one two three", job)
 
 
-def test_layers_that_were_not_captured_are_refused(stage, tmp_path):
-    job = replace(FitThetas.of(stage["run"]), layers=(1,))
-    with pytest.raises(ConfigError, match="layers: all"):
-        fit_thetas(job, stage["inputs"], {"thetas": str(tmp_path / "thetas.parquet")})
-
-
 def test_jobs_come_back_from_plain_params(stage):
     whole = stage["run"]
     for job in (

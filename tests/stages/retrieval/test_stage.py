@@ -12,6 +12,7 @@ from ghostkv.config.retrieval import Retrieval
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, write_table
 from ghostkv.files.tables import table_of
+from ghostkv.stages.relations import check_stage
 from ghostkv.stages.retrieval.jobs import RetrievalPlan, RetrievalTask, question_files
 from ghostkv.stages.retrieval.schemas import DENSE, SAMPLE_SCHEMA, THETA_SCHEMA
 from ghostkv.stages.retrieval.tables import cells, may_measure, summarise
@@ -176,7 +177,7 @@ def test_tasks_too_long_for_the_model_are_refused_where_questions_are_asked_for(
     tasks = [{"task": "vt", "length": 10**6}]
     run = Run.resolve({"retrieval": {"tasks": tasks}}, "resources")
     with pytest.raises(ConfigError, match="vt at 1000000"):
-        question_files(run)
+        check_stage(run, "retrieval")
     own = Run.resolve({"retrieval": {"data": "tests/config/ruler"}}, "resources")
     assert "tests/config/ruler/PaulGrahamEssays.json" in question_files(own)
 

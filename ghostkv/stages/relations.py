@@ -1,0 +1,97 @@
+"""What the section of a stage demands of other sections and of the model, checked once the stage is asked for.
+
+A run of the frontier alone need not satisfy stages that it leaves out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ghostkv.files.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ghostkv.stages.run import Run
+
+
+def check_stage(run: Run, stage: str) -> None:
+    """Refuse a stage that cannot run under this config, before anything does.
+
+    Raises
+    ------
+    ConfigError
+        With the line to write.
+    """
+    for check in _CHECKS[stage]:
+        check(run)
+
+
+def _benchmark_reads_a_text(run: Run) -> None:
+    _within_texts(run, "benchmark.tokens", run.config.benchmark.tokens)
+
+
+def _prompts_are_cut_from_texts(run: Run) -> None:
+    historical = run.config.historical
+    _within_texts(run, "historical.passage_tokens", historical.passage_tokens)
+    _within_texts(run, "historical.prompt_tokens", max(historical.prompt_tokens))
+
+
+def _within_texts(run: Run, key: str, tokens: int) -> None:
+    longest = run.config.capture.tokens
+    if tokens > longest:
+        raise ConfigError(
+            f"config: {key} is {tokens}, but texts are only sure to have capture.tokens: {longest}. Accepted: at most "
+            f"that.\n  Write: {key.split('.')[1]}: {longest}   (under {key.split('.')[0]})"
+        )
+
+
+def _generated_contexts_have_cold_keys(run: Run) -> None:
+    synthetic = run.config.synthetic
+    lengths = {"tokens": synthetic.tokens, "decode.start": synthetic.decode.start}
+    _have_cold_keys(run, "synthetic", lengths | {"tradeoff.contexts": min(synthetic.tradeoff.contexts)})
+
+
+def _generated_decodes_have_cold_keys(run: Run) -> None:
+    _have_cold_keys(run, "decode.synthetic", {"tokens": run.config.decode.synthetic.tokens})
+
+
+def _have_cold_keys(run: Run, section: str, lengths: dict[str, int]) -> None:
+    frontier = run.config.frontier
+    least = 2 * (2 * (frontier.sinks + frontier.hot) + frontier.top_k)
+    for key, tokens in lengths.items():
+        if tokens < least:
+            raise ConfigError(
+                f"config: {section}.{key} is {tokens}, but queries of its second half must see cold keys: "
+                f"frontier.sinks, hot and top_k ask for {least} tokens. Accepted: {least} or more.\n"
+                f"  Write: {key.split('.')[-1]}: {least}   (or less frontier.hot)"
+            )
+
+
+def _every_layer_is_recorded(run: Run) -> None:
+    every = run.model.attending()
+    if len(run.layers) < len(every) and not run.imports:
+        raise ConfigError(
+            f"config: capture.layers records {len(run.layers)} of the model's {len(every)} layers, and a model that "
+            "decodes needs records of all. Accepted: all.\n  Write: layers: all   (under capture)"
+        )
+
+
+def _tasks_fit_the_model(run: Run) -> None:
+    run.config.retrieval.check_lengths(run.model.max_context, run.config.model.name)
+
+
+def _policies(stage: str) -> Callable[[Run], None]:
+    def check(run: Run) -> None:
+        run.config.check_policies(stage)
+
+    return check
+
+
+_CHECKS: dict[str, tuple[Callable[[Run], None], ...]] = {
+    "benchmark": (_benchmark_reads_a_text,),
+    "historical": (_prompts_are_cut_from_texts,),
+    "synthetic": (_generated_contexts_have_cold_keys,),
+    "decode": (_generated_decodes_have_cold_keys,),
+    "quality": (_every_layer_is_recorded, _policies("quality")),
+    "retrieval": (_every_layer_is_recorded, _tasks_fit_the_model, _policies("retrieval")),
+}

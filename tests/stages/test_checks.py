@@ -1,0 +1,220 @@
+"""Every path of a config is looked at before anything runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ghostkv.captures.positions import sample_positions
+from ghostkv.config.capture import QueryBand
+from ghostkv.config.experiment import load_config
+from ghostkv.files.errors import ConfigError, GhostKVError, TextError
+from ghostkv.stages.checks import check_files
+from ghostkv.stages.relations import check_stage
+from ghostkv.stages.run import Run
+
+
+def own(path) -> dict:
+    return {"texts": {"custom": [{"domain": "law", "role": "held_out", "path": str(path)}]}}
+
+
+def trace(path) -> dict:
+    return {"trace": {"domain": "law", "path": str(path)}}
+
+
+FAULTS = {
+    "absent": lambda folder: folder / "absent.txt",
+    "folder": lambda folder: folder,
+    "device": lambda folder: Path("/dev/zero"),
+    "symlink loop": lambda folder: made(folder / "loop", lambda path: path.symlink_to(path)),
+    "fifo": lambda folder: made(folder / "fifo", os.mkfifo),
+    "latin-1": lambda folder: written(folder, "Grüße".encode("latin-1")),
+    "utf-16": lambda folder: written(folder, "Grüße".encode("utf-16")),
+    "utf-32": lambda folder: written(folder, "Grüße".encode("utf-32")),
+    "utf-16 without a mark": lambda folder: written(folder, b"t\x00e\x00x\x00t\x00"),
+    "NUL": lambda folder: written(folder, b"text\nand \x00 more"),
+    "escape": lambda folder: written(folder, b"\x1b[1mbold\x1b[0m"),
+}
+
+
+def made(path: Path, make) -> Path:
+    make(path)
+    return path
+
+
+def written(folder: Path, raw: bytes) -> Path:
+    (folder / "mine.txt").write_bytes(raw)
+    return folder / "mine.txt"
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_what_is_no_text_file_is_refused_at_the_start(tmp_path, fault):
+    path = fault(tmp_path)
+    for raw, key in ((own(path), "texts.custom"), (trace(path), "trace.path")):
+        with pytest.raises(TextError) as caught:
+            check_files(load_config(raw))
+        assert f"config: {key}: {path}, seen from" in str(caught.value)
+
+
+def test_a_control_character_is_named_with_its_place(tmp_path):
+    with pytest.raises(TextError, match=r"U\+0000 at character 9 \(line 2\)"):
+        check_files(load_config(own(written(tmp_path, b"text\nand \x00 more"))))
+
+
+def test_a_file_too_large_to_be_a_text_is_refused_unread(tmp_path):
+    with open(tmp_path / "huge.txt", "wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(TextError, match="1,073,741,824 bytes, more than 268,435,456"):
+        check_files(load_config(own(tmp_path / "huge.txt")))
+
+
+def test_texts_are_not_looked_at_where_tensors_are_imported():
+    folders = [{"folder": "/d", "domain": "a", "role": role} for role in ("codec", "threshold", "held_out")]
+    check_files(load_config({"capture": {"import": folders}} | own("/nowhere") | trace("/nowhere")))
+
+
+def test_questions_are_looked_for_at_the_start(tmp_path):
+    retrieval = {"data": str(tmp_path / "none")}
+    with pytest.raises(ConfigError, match=r"retrieval\.data is .*no such folder"):
+        check_files(load_config({"retrieval": retrieval}))
+    (tmp_path / "squad.json").write_text("{}")
+    retrieval = {"data": str(tmp_path), "tasks": [{"task": "qa_squad"}, {"task": "vt"}]}
+    check_files(load_config({"retrieval": retrieval}))
+    retrieval["tasks"].append({"task": "cwe"})
+    with pytest.raises(ConfigError, match=r"has no PaulGrahamEssays\.json"):
+        check_files(load_config({"retrieval": retrieval}))
+
+
+def test_a_tilde_is_a_home_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    written(tmp_path, b"Text of somebody.")
+    folders = [
+        {"folder": "~/qkv", "domain": "a", "role": role} for role in ("codec", "threshold", "held_out")
+    ]
+    config = load_config(
+        {"model": {"name": "m", "custom": {"source": "path", "path": "~/model"}}, "retrieval": {"data": "~/ruler"}}
+        | own("~/mine.txt") | trace("~/mine.txt")
+    )  # fmt: skip
+    assert config.model.custom.path == f"{tmp_path}/model"
+    assert config.retrieval.data == f"{tmp_path}/ruler"
+    assert {config.texts.custom[0].path, config.trace.path} == {f"{tmp_path}/mine.txt"}
+    assert load_config({"capture": {"import": folders}}).capture.import_[0].folder == f"{tmp_path}/qkv"
+    check_files(load_config(own("~/mine.txt") | trace("~/mine.txt")))
+    with pytest.raises(GhostKVError, match="~nobody-of-this-name"):
+        check_files(load_config(own("~nobody-of-this-name/mine.txt")))
+
+
+@pytest.mark.parametrize("part", ["../../etc", "..", "a/b", "a\\b", ".hidden", ""])
+def test_a_split_is_no_way_out_of_the_data_set(part):
+    with pytest.raises(ConfigError, match="split"):
+        load_config(
+            {"texts": {"custom": [{"domain": "law", "role": "held_out", "hub": "a/b", "split": part}]}}
+        )
+
+
+# What sections ask of one another, of the model, and of the draw
+
+
+def run_of(raw: dict, head_dim: int | None = None) -> Run:
+    """A run of two layers that reads no text of this machine."""
+    model = {"source": "hub", "id": "a/b", "layers": 2, "head_dim": head_dim}
+    return Run.resolve({"model": {"name": "mine", "custom": model}} | raw, "resources")
+
+
+@pytest.mark.parametrize("section", ["texts", "trace", "import", "model", "retrieval"])
+def test_a_brace_in_a_name_is_refused_as_snakemake_takes_it_for_a_wildcard(tmp_path, section):
+    folder = tmp_path / "a {text} 'b' $HOME"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("words")
+    np.savez(folder / "layer00.npz", q=np.zeros((4, 8), np.float32), k=np.zeros((4, 8), np.float32))
+    (folder / "config.json").write_text('{"num_hidden_layers": 2, "head_dim": 64}')
+    (folder / "PaulGrahamEssays.json").write_text("{}")
+    folders = [
+        {"folder": str(folder), "domain": "a", "role": role} for role in ("codec", "threshold", "held_out")
+    ]
+    raw = {
+        "texts": own(folder / "mine.txt"),
+        "trace": trace(folder / "mine.txt"),
+        "import": {"capture": {"import": folders}},
+        "model": {"model": {"name": "m", "custom": {"source": "path", "path": str(folder)}}},
+        "retrieval": {"retrieval": {"data": str(folder), "tasks": [{"task": "cwe"}]}},
+    }[section]
+    with pytest.raises(ConfigError, match=r"a \{text\} 'b' \$HOME.* has a brace in its name"):
+        Run.resolve(raw, "resources")
+
+
+WIDTHS = {
+    "loki": ({"name": "loki", "dims": 65}, "at most 64"),
+    "sparq": ({"name": "sparq", "components": 1024}, "at most 64"),
+    "double_sparsity": ({"name": "double_sparsity", "channels": 65}, "at most 64"),
+    "pq": ({"name": "pq", "parts": 12}, "Write: parts: 8"),
+    "ghost": ({"name": "ghost", "code_bytes": 129}, "at most 128"),
+}
+
+
+@pytest.mark.parametrize(("entry", "says"), WIDTHS.values(), ids=WIDTHS.keys())
+def test_options_that_keys_are_too_narrow_for_are_refused_at_the_start(entry, says):
+    with pytest.raises(ConfigError, match=f"peers.selectors has {entry['name']}[\\s\\S]*{says}"):
+        run_of({"peers": {"selectors": [entry]}}, 64)
+    policy = {"label": "one", "policy": "selector", "selector": entry, "ratio": 0.2}
+    with pytest.raises(ConfigError, match=r"retrieval\.policies one"):
+        run_of({"retrieval": {"policies": [policy]}}, 64)
+
+
+def test_codes_longer_than_keys_are_refused_at_the_start():
+    for raw in (
+        {"sketch": {"codecs": [{"name": "transform_code", "bytes": [8, 129]}]}},
+        {"calibrated": {"bytes": [129]}},
+    ):
+        with pytest.raises(ConfigError, match="codes of 129 bytes"):
+            run_of(raw, 64)
+        run_of(raw, 128)
+
+
+def test_a_width_that_nothing_tells_must_be_stated_where_it_matters():
+    run_of({})
+    with pytest.raises(ConfigError, match=r"head_dim: 64   \(under model\.custom\)"):
+        run_of({"peers": {"selectors": [{"name": "loki", "dims": 32}]}})
+
+
+def test_a_headline_beyond_the_last_query_that_is_drawn_is_refused_at_the_start():
+    bands = [{"start": 256, "stop": 4096, "count": 24}]
+    names = run_of({}).texts
+    last = min(
+        sample_positions([QueryBand(**bands[0])], text, 0).max()
+        for text, entry in names.items()
+        if entry["role"] != "codec"
+    )
+    run_of({"capture": {"query_bands": bands}, "frontier": {"headline_start": int(last)}})
+    with pytest.raises(ConfigError, match=f"headline_start is {last + 1}.*is at {last}"):
+        run_of({"capture": {"query_bands": bands}, "frontier": {"headline_start": int(last) + 1}})
+
+
+STAGES = {
+    "benchmark": ({"benchmark": {"tokens": 4097}}, r"benchmark\.tokens is 4097"),
+    "historical": ({"historical": {"passage_tokens": 4097}}, r"historical\.passage_tokens"),
+    "historical prompts": (
+        {"historical": {"prompt_tokens": [54, 5000]}},
+        r"historical\.prompt_tokens is 5000",
+    ),
+    "synthetic": (
+        {"synthetic": {"tradeoff": {"contexts": [8192, 300]}}},
+        r"tradeoff\.contexts is 300[\s\S]*contexts: 336",
+    ),
+    "decode": ({"decode": {"synthetic": {"tokens": 300}}}, r"decode\.synthetic\.tokens is 300"),
+    "quality": ({"capture": {"layers": [0]}}, r"capture\.layers records 1 of the model's 2 layers"),
+    "retrieval": ({"capture": {"layers": [1]}}, "capture.layers records 1"),
+}
+
+
+@pytest.mark.parametrize(
+    ("stage", "raw", "says"), [(name.split()[0], *entry) for name, entry in STAGES.items()]
+)
+def test_what_a_stage_asks_of_others_is_checked_where_it_is_asked_for(stage, raw, says):
+    run = run_of(raw, 64)
+    with pytest.raises(ConfigError, match=says):
+        check_stage(run, stage)
+    check_stage(run_of({}, 64), stage)

@@ -161,10 +161,22 @@ def check_names(files: Iterable[str]) -> None:
 
 def _imported_layers(config: Config) -> list[int]:
     # Only here, as it brings NumPy.
-    from ghostkv.stages.capture.tensor_import import layers_in
+    from ghostkv.stages.capture.tensor_import import heads_in, layers_in, width_of
 
-    wanted, folders = config.capture.layers, [item.folder for item in config.capture.import_]
-    held = {folder: set(layers_in(folder)) for folder in folders}
+    wanted = config.capture.layers
+    found = {item.folder: layers_in(item.folder) for item in config.capture.import_}
+    heads = {folder: heads_in(layers) for folder, layers in found.items()}
+    if len(set(map(tuple, heads.values()))) > 1:
+        raise ConfigError(
+            "config: capture.import names folders of different heads: "
+            + "; ".join(
+                f"{folder} has files for heads {numbers or 'of whole layers'}"
+                for folder, numbers in heads.items()
+            )
+            + ".\n  Write: folders that hold the same heads, as what is fitted on one is measured on another"
+        )
+    check_widths(config, min(width_of(layers[min(layers)][0]) for layers in found.values()) or None)
+    held = {folder: set(layers) for folder, layers in found.items()}
     shared = sorted(set.intersection(*held.values()))
     if wanted == "all":
         if not shared:

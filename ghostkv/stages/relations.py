@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ghostkv.config.resolved import resolve
 from ghostkv.files.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,6 +77,45 @@ def _every_layer_is_recorded(run: Run) -> None:
         )
 
 
+def _dense_layers_exist(stage: str) -> Callable[[Run], None]:
+    def check(run: Run) -> None:
+        for policy in getattr(run.config, stage).policies:
+            lacking = [layer for layer in policy.dense_layers if layer >= run.model.layers]
+            if lacking:
+                raise ConfigError(
+                    f"config: {stage}.policies {policy.name} has dense_layers {lacking}, but {run.config.model.name} has "
+                    f"{run.model.layers} layers. Accepted: layers from 0 to {run.model.layers - 1}.\n"
+                    f"  Write: dense_layers: {[layer for layer in policy.dense_layers if layer not in lacking]}"
+                )
+
+    return check
+
+
+def _peer_is_measured(run: Run) -> None:
+    # Only here, as it belongs to the stage.
+    from ghostkv.stages.quality.families import family_of
+
+    quality = run.config.quality
+    others = [entry for entry in quality.policies if entry.kind in ("peer", "oracle")]
+    families = sorted({family_of(resolve(entry, run.config), run.config) for entry in others})
+    # Where nothing but our own policies are measured there is nobody to name.
+    if families and quality.headline["peer"] not in families:
+        raise ConfigError(
+            f"config: quality.headline.peer is {quality.headline['peer']}, and no policy is of that family. Accepted: "
+            f"{', '.join(families)}: a method, and its options where they are not the default config's.\n"
+            f"  Write: peer: {families[0]}   (under quality.headline)"
+        )
+
+
+def _steps_fit_the_text(run: Run) -> None:
+    steps, tokens = run.config.quality.slowdown_steps, run.config.capture.tokens
+    if steps > tokens // 2:
+        raise ConfigError(
+            f"config: quality.slowdown_steps is {steps}, but texts have capture.tokens: {tokens}. Accepted: at most "
+            f"{tokens // 2}, so that a context is left to choose from.\n  Write: slowdown_steps: 24"
+        )
+
+
 def _tasks_fit_the_model(run: Run) -> None:
     run.config.retrieval.check_lengths(run.model.max_context, run.config.model.name)
 
@@ -92,6 +132,17 @@ _CHECKS: dict[str, tuple[Callable[[Run], None], ...]] = {
     "historical": (_prompts_are_cut_from_texts,),
     "synthetic": (_generated_contexts_have_cold_keys,),
     "decode": (_generated_decodes_have_cold_keys,),
-    "quality": (_every_layer_is_recorded, _policies("quality")),
-    "retrieval": (_every_layer_is_recorded, _tasks_fit_the_model, _policies("retrieval")),
+    "quality": (
+        _every_layer_is_recorded,
+        _dense_layers_exist("quality"),
+        _policies("quality"),
+        _peer_is_measured,
+        _steps_fit_the_text,
+    ),
+    "retrieval": (
+        _every_layer_is_recorded,
+        _dense_layers_exist("retrieval"),
+        _tasks_fit_the_model,
+        _policies("retrieval"),
+    ),
 }

@@ -129,7 +129,7 @@ def test_a_brace_in_a_name_is_refused_as_snakemake_takes_it_for_a_wildcard(tmp_p
     folder = tmp_path / "a {text} 'b' $HOME"
     folder.mkdir()
     (folder / "mine.txt").write_text("words")
-    np.savez(folder / "layer00.npz", q=np.zeros((4, 8), np.float32), k=np.zeros((4, 8), np.float32))
+    np.savez(folder / "layer00.npz", q=np.zeros((4, 64), np.float32), k=np.zeros((4, 64), np.float32))
     (folder / "config.json").write_text('{"num_hidden_layers": 2, "head_dim": 64}')
     (folder / "PaulGrahamEssays.json").write_text("{}")
     folders = [
@@ -193,6 +193,14 @@ def test_a_headline_beyond_the_last_query_that_is_drawn_is_refused_at_the_start(
         run_of({"capture": {"query_bands": bands}, "frontier": {"headline_start": int(last) + 1}})
 
 
+PEER = {
+    "quality": {
+        "headline": {"identity": "identity", "mass": "mass_1pct", "budget": "ghost_029", "peer": "nosuch"}
+    }
+}
+DENSE = {
+    "retrieval": {"policies": [{"label": "one", "policy": "ghost", "ratio": 0.3, "dense_layers": [0, 2]}]}
+}
 STAGES = {
     "benchmark": ({"benchmark": {"tokens": 4097}}, r"benchmark\.tokens is 4097"),
     "historical": ({"historical": {"passage_tokens": 4097}}, r"historical\.passage_tokens"),
@@ -206,7 +214,10 @@ STAGES = {
     ),
     "decode": ({"decode": {"synthetic": {"tokens": 300}}}, r"decode\.synthetic\.tokens is 300"),
     "quality": ({"capture": {"layers": [0]}}, r"capture\.layers records 1 of the model's 2 layers"),
+    "quality peer": (PEER, r"quality\.headline\.peer is nosuch.*Accepted: .*quest, snapkv"),
+    "quality steps": ({"quality": {"slowdown_steps": 2049}}, r"quality\.slowdown_steps is 2049"),
     "retrieval": ({"capture": {"layers": [1]}}, "capture.layers records 1"),
+    "retrieval dense": (DENSE, r"retrieval\.policies one has dense_layers \[2\]"),
 }
 
 
@@ -218,3 +229,27 @@ def test_what_a_stage_asks_of_others_is_checked_where_it_is_asked_for(stage, raw
     with pytest.raises(ConfigError, match=says):
         check_stage(run, stage)
     check_stage(run_of({}, 64), stage)
+
+
+def test_folders_of_different_heads_are_refused(tmp_path):
+    folders = []
+    for role, heads in (("codec", (0, 4)), ("threshold", (0, 4)), ("held_out", (0, 8))):
+        (tmp_path / role).mkdir()
+        folders.append({"folder": str(tmp_path / role), "domain": "a", "role": role})
+        for head in heads:
+            q, k = np.zeros((2, 4, 64), np.float32)
+            np.savez(tmp_path / role / f"L0H{head}.npz", q=q, k=k)
+    with pytest.raises(
+        ConfigError, match=r"folders of different heads: .*codec has files for heads \[0, 4\].*\[0, 8\]"
+    ):
+        Run.resolve({"capture": {"import": folders}}, "resources")
+
+
+def test_options_are_held_against_the_width_of_imported_tensors(tmp_path):
+    np.savez(tmp_path / "layer0.npz", q=np.zeros((4, 32), np.float32), k=np.zeros((4, 32), np.float32))
+    folders = [
+        {"folder": str(tmp_path), "domain": "a", "role": role} for role in ("codec", "threshold", "held_out")
+    ]
+    raw = {"capture": {"import": folders}, "peers": {"selectors": [{"name": "loki", "dims": 33}]}}
+    with pytest.raises(ConfigError, match="dims: 33, but keys have head_dim: 32"):
+        Run.resolve(raw, "resources")

@@ -98,7 +98,34 @@ def layers_in(folder: str | Path) -> dict[int, list[Part]]:
                 f"  Write: layer_idx=np.int64(3) into the file, or name it layer03_head05{path.suffix}"
             )
         found.setdefault(layer, []).append(Part(path, layer, head))
+    _check_heads(folder, found)
     return dict(sorted(found.items()))
+
+
+def heads_in(found: Mapping[int, list[Part]]) -> list[int]:
+    """Numbers of the heads that have files of their own, ascending; none where a file holds all heads of a layer.
+
+    Some heads of a model are enough. A capture counts them from 0, in this order.
+    """
+    return sorted({part.head for parts in found.values() for part in parts if part.head is not None})
+
+
+def width_of(part: Part) -> int:
+    """Width of a file's queries."""
+    with opened(part.path) as file:
+        return file.describe("q")[1][-1] if "q" in file.names else 0
+
+
+def _check_heads(folder: Path, found: Mapping[int, list[Part]]) -> None:
+    """Refuse layers of different heads: the same number would be another head of the model in each."""
+    every = heads_in(found)
+    for layer, parts in found.items():
+        lacking = sorted(set(every) - {part.head for part in parts})
+        if lacking and any(part.head is not None for part in parts):
+            raise CaptureError(
+                f"{folder}: layer {layer} has no file for head {', '.join(map(str, lacking))}, which other layers have. "
+                f"Accepted: the same heads in every layer, here {every}.\n  Write: that file, or take that head out"
+            )
 
 
 def load_layer(found: Mapping[int, list[Part]], layer: int) -> ImportedLayer:
@@ -126,13 +153,12 @@ def load_layer(found: Mapping[int, list[Part]], layer: int) -> ImportedLayer:
                 "head_dim] and head_idx, or one file a layer without head_idx"
             )
     pairs = sorted(zip(parts, tensors, strict=True), key=lambda pair: pair[0].head)
-    heads = [part.head for part, _ in pairs]
-    if heads != list(range(len(heads))):
-        raise CaptureError(
-            f"{parts[0].path.parent}: layer {layer} has files for heads {heads}. Accepted: each of heads 0 "
-            "to n-1 once.\n"
-            f"  Write: one file for each of the heads 0 to {max(max(heads), len(heads) - 1)}"
-        )
+    for (one, _), (other, _) in zip(pairs, pairs[1:], strict=False):
+        if one.head == other.head:
+            raise CaptureError(
+                f"{other.path}: layer {layer} has head {other.head} in {one.path.name} too. Accepted: each head once.\n"
+                "  Take one of them out of the folder"
+            )
     first_part, first = pairs[0]
     for part, tensor in pairs:
         shapes, wanted = ({n: t.shape[1:] for n, t in one.items()} for one in (tensor, first))

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
+import pickle
+import tracemalloc
+import zipfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from ghostkv.captures.capture_files import read_layer, read_layers_table
+from ghostkv.captures.capture_files import capture_metadata, read_layer, read_layers_table
 from ghostkv.files.errors import CaptureError
 from ghostkv.stages.capture.imported import import_tensors
 from ghostkv.stages.capture.jobs import ImportTensors
@@ -79,7 +86,17 @@ def test_outputs_are_causal_attention_over_what_is_stored(source, tmp_path):
             )
 
 
-@pytest.mark.parametrize("name", ["layer03_head{}", "L3H{}", "model-layer3-head{}", "l03_h{}_run"])
+NAMES = [
+    "layer03_head{}",
+    "L3H{}",
+    "model-layer3-head{}",
+    "l03_h{}_run",
+    "L40S_layer03_head{}",
+    "A100.layer3head{}",
+]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "H100_layers.3.heads.{}", "gpt2_512_layer3_head{}_v2"])
 def test_layer_and_head_are_read_from_the_name(source, name):
     for head in (1, 0):
         write(
@@ -225,12 +242,139 @@ def test_too_few_tokens_are_refused(source, tmp_path):
         run(source, tmp_path / "out", tokens=100)
 
 
-@pytest.mark.parametrize("heads", [[0, 2], [0, 0], [1, 2]])
-def test_heads_with_gaps_or_twice_are_refused(source, heads):
-    for number, head in enumerate(heads):
-        write(source / f"{number}.npz", q=Q[0], k=K[0], layer_idx=np.int64(0), head_idx=np.int64(head))
-    with pytest.raises(CaptureError, match="files for heads"):
+@pytest.mark.parametrize(
+    "name", ["L40_layer05", "layer1_layer2", "layer5000", "layer3_head1_head2", "L3H5_head6"]
+)
+def test_a_name_that_says_two_things_is_refused(source, name):
+    write(source / f"{name}.npz", q=Q[0], k=K[0])
+    with pytest.raises(CaptureError, match=f"{name}.npz: the name says"):
+        layers_in(source)
+
+
+@pytest.mark.parametrize("name", ["L40S", "H100", "small5", "autol5", "layer5x", "xlayer5", "head3"])
+def test_a_number_inside_another_word_is_no_layer(source, name):
+    write(source / f"{name}.npz", q=Q[0], k=K[0])
+    with pytest.raises(CaptureError, match="nor a layer in the file name"):
+        layers_in(source)
+
+
+@pytest.mark.parametrize("name", ["H100_layer05", "ahead5_layer05", "layer05_h100x"])
+def test_a_number_inside_another_word_is_no_head(source, name):
+    write(source / f"{name}.npz", q=Q[0], k=K[0])
+    assert [(part.layer, part.head) for part in layers_in(source)[5]] == [(5, None)]
+
+
+def test_some_heads_of_a_model_are_enough(source, tmp_path):
+    for layer in (0, 4):
+        for head in (8, 0, 4):
+            q = np.full((TOKENS, WIDTH), head, np.float16)
+            own = {"layer_idx": np.int64(layer), "head_idx": np.int64(head), "model_id": np.array("gpt2")}
+            write(source / f"gpt2_{layer}_{head}.npz", q=q, k=tensor(dtype=np.float16), **own)
+    out = run(source, tmp_path / "out", layers=(0, 4))
+    assert read_layer(out, 4).queries[:, 0, 0].tolist() == [0, 4, 8]
+    assert capture_metadata(out)["imported_heads"] == "0,4,8"
+
+
+def test_a_head_twice_names_both_files(source):
+    for name in ("a", "b"):
+        write(source / f"{name}.npz", q=Q[0], k=K[0], layer_idx=np.int64(0), head_idx=np.int64(4))
+    with pytest.raises(CaptureError, match=r"b\.npz: layer 0 has head 4 in a\.npz too"):
         load_layer(layers_in(source), 0)
+
+
+def test_layers_of_different_heads_are_refused(source):
+    for layer, head in ((0, 0), (0, 4), (1, 0)):
+        write(source / f"L{layer}H{head}.npz", q=Q[0], k=K[0])
+    with pytest.raises(CaptureError, match=r"layer 1 has no file for head 4"):
+        layers_in(source)
+
+
+# Files that are made to do harm
+
+
+class Payload:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("name", ["k", "layer_idx", "head_idx", "extra", "../../k"])
+def test_a_pickle_is_never_loaded(source, tmp_path, name):
+    arrays = {"q": Q, "k": K} | {name: np.array([[Payload(tmp_path / "mark")]], dtype=object)}
+    np.savez(source / "layer0.npz", **arrays)
+    with pytest.raises(CaptureError, match=r"layer0\.npz: .* cannot be read .*never unpickled"):
+        load_layer(layers_in(source), 0)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_pickle_under_the_name_of_an_archive_is_refused(source, tmp_path):
+    (source / "layer0.npz").write_bytes(pickle.dumps(Payload(tmp_path / "mark")))
+    np.save(source / "single.npy", np.array([Payload(tmp_path / "mark")], dtype=object))
+    (source / "single.npy").rename(source / "layer1.npz")
+    with pytest.raises(CaptureError, match="not a readable"):
+        layers_in(source)
+    (source / "layer0.npz").unlink()
+    with pytest.raises(CaptureError, match="not a readable"):
+        layers_in(source)
+    assert not (tmp_path / "mark").exists()
+
+
+def npy(shape, dtype="<f2", data=b"") -> bytes:
+    """An .npy file whose head may claim what it does not hold."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"shape": shape, "fortran_order": False, "descr": dtype})
+    return file.getvalue() + data
+
+
+BOMBS = {
+    "more than it holds": npy((1 << 20, 1 << 20)),
+    "less than it holds": npy((4, 8), data=bytes(1000)),
+    "overflow": npy((1 << 40, 1 << 40)),
+    "folded zeros": npy((1, 1 << 20, 64), data=bytes(1 << 27)),
+    "code for a shape": b"\x93NUMPY\x01\x00\x40\x00"
+    + b"{'shape': __import__('os').getpid(), 'descr': '<f2'}".ljust(64),
+    "another format": b"\x93NUMPY\x09\x00" + bytes(100),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
+def test_an_array_that_is_not_what_it_states_is_refused_before_memory_is_taken(source, bomb):
+    with zipfile.ZipFile(source / "layer0.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("q.npy", npy((4, 8), data=bytes(64)))
+        archive.writestr("k.npy", bomb)
+    tracemalloc.start()
+    with pytest.raises(CaptureError, match=r"layer0\.npz: `k` cannot be read"):
+        load_layer(layers_in(source), 0)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    tracemalloc.stop()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_members_of_one_name_are_refused(source):
+    with zipfile.ZipFile(source / "layer0.npz", "w") as archive:
+        for name in ("q", "k", "k"):
+            archive.writestr(f"{name}.npy", npy((4, 8), data=bytes(64)))
+    with pytest.raises(CaptureError, match="two members of one name"):
+        layers_in(source)
+
+
+def test_names_of_members_are_no_paths(source, tmp_path):
+    with zipfile.ZipFile(source / "layer0.npz", "w") as archive:
+        for name in ("q", "k", "../../../out", "/abs"):
+            archive.writestr(f"{name}.npy", npy((4, 8), data=bytes(64)))
+    with pytest.raises(CaptureError, match=r"tensors \['\.\./\.\./\.\./out', '/abs'\] are not known"):
+        load_layer(layers_in(source), 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+@pytest.mark.parametrize("ends", [[0, 1 << 62], [64, 0], [0, 10**6]])
+def test_offsets_outside_a_safetensors_file_are_refused(source, ends):
+    head = json.dumps({"k": {"dtype": "F16", "shape": [4, 8], "data_offsets": ends}}).encode()
+    (source / "layer0.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + bytes(64))
+    with pytest.raises(CaptureError, match=r"layer0\.safetensors: not a readable"):
+        layers_in(source)
 
 
 def test_heads_of_one_layer_must_be_alike(source):

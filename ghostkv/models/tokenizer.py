@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from ghostkv.files.errors import ModelError, TextError
 from ghostkv.files.io import write_json
 from ghostkv.models.manifest import verify
+from ghostkv.sources.opening import opening
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _MESSAGE = "GHOSTKV-MESSAGE"
 END_OF_TEXT = "<|endoftext|>"
 BYTE_VOCABULARY = 257
+# Characters up to which a text is encoded whole for its first tokens.
+_NEAR = 1 << 16
 
 
 class _Calendar(datetime):
@@ -67,7 +70,8 @@ class ModelTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text or a piece of one, without `start`."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        # The fast one leaves out where in the text each token lies, a third of time and memory.
+        return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def count(self, texts: Sequence[str]) -> np.ndarray:
         """Ids of each text, int64, without `start`."""
@@ -76,7 +80,7 @@ class ModelTokenizer:
 
     def first(self, content: str, tokens: int) -> list[int]:
         """The first ids of a text as the model reads it, `start` among them; fewer where the text is shorter."""
-        return [*self.start, *self.encode(content)][:tokens]
+        return [*self.start, *self.encode(opening(content, tokens, self.encode, _NEAR))][:tokens]
 
     def decode(self, ids: Sequence[int], special: bool = True) -> str:
         """Ids as text; `special` tokens are written out or left out."""

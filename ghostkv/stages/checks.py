@@ -125,11 +125,13 @@ def check_files(config: Config) -> None:
     TextError
         A path of `texts.custom`, or `trace.path`, is no file, or no UTF-8 text.
     """
-    if not config.capture.import_:
-        own = [item.plain() for item in config.texts.custom if item.path is not None]
-        own += [{"path": config.trace.path, "role": "trace"}] if config.trace.path is not None else []
-        for item in own:
-            read_own(item)
+    # Imported tensors have no model that reads texts or questions.
+    if config.capture.import_:
+        return
+    own = [item.plain() for item in config.texts.custom if item.path is not None]
+    own += [{"path": config.trace.path, "role": "trace"}] if config.trace.path is not None else []
+    for item in own:
+        read_own(item)
     if config.retrieval.data != "ruler":
         _check_questions(config.retrieval)
 

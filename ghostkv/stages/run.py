@@ -151,10 +151,10 @@ class Run:
 
     def watched(self) -> list[str]:
         """All files on this machine that jobs depend on."""
-        tensors = [file for text in self.imports for file in self.imported_files(text)]
+        if self.imports:
+            return [file for text in self.imports for file in self.imported_files(text)]
         questions = [] if (data := self.config.retrieval.data) == "ruler" else [data]
-        texts = [] if self.imports else self.own_files()
-        return [*texts, *tensors, *questions, *([] if self.imports else self.model.local_files())]
+        return [*self.own_files(), *questions, *self.model.local_files()]
 
 
 def losses(targets: Section) -> dict[str, tuple[float, ...]]:

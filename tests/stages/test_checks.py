@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from ghostkv.captures.positions import sample_positions
 from ghostkv.config.capture import QueryBand
@@ -129,9 +130,13 @@ def test_a_brace_in_a_name_is_refused_as_snakemake_takes_it_for_a_wildcard(tmp_p
     folder = tmp_path / "a {text} 'b' $HOME"
     folder.mkdir()
     (folder / "mine.txt").write_text("words")
-    np.savez(folder / "layer00.npz", q=np.zeros((4, 64), np.float32), k=np.zeros((4, 64), np.float32))
-    (folder / "config.json").write_text('{"num_hidden_layers": 2, "head_dim": 64}')
     (folder / "PaulGrahamEssays.json").write_text("{}")
+    if section == "import":
+        np.savez(folder / "layer00.npz", q=np.zeros((4, 64), np.float32), k=np.zeros((4, 64), np.float32))
+    if section == "model":
+        (folder / "config.json").write_text('{"num_hidden_layers": 2, "head_dim": 64}')
+        (folder / "tokenizer.json").write_text("{}")
+        save_file({"lm_head.weight": np.zeros((2, 2), np.float32)}, folder / "model.safetensors")
     folders = [
         {"folder": str(folder), "domain": "a", "role": role} for role in ("codec", "threshold", "held_out")
     ]

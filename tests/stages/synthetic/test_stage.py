@@ -14,7 +14,7 @@ from ghostkv.captures.generators import make
 from ghostkv.codecs.fitting import fit
 from ghostkv.codecs.records import CodecSpec
 from ghostkv.config.experiment import load_config
-from ghostkv.config.synthetic import DecodeEntry, Synthetic
+from ghostkv.config.synthetic import Synthetic
 from ghostkv.elimination.frontier import Design, Setting, estimate_group, view_group
 from ghostkv.elimination.grid import Grid
 from ghostkv.files.errors import ConfigError
@@ -213,12 +213,6 @@ def test_the_oracle_eliminates_what_a_normal_law_says(tables):
         pl.col("generator") == "gaussian", pl.col("measure") == "elimination", pl.col("at") == 1.0
     )
     assert found["value"].mean() == pytest.approx(ndtr(1.0), abs=0.03)
-
-
-def test_contexts_without_cold_keys_are_refused_before_anything_is_measured():
-    short = replace(job(), decode=DecodeEntry(start=64, steps=10, draws=1, ask_every=2, masses=[0.5]))
-    with pytest.raises(ConfigError, match=r"synthetic.decode.start is 64.*\n.*Write: start: \d+"):
-        measure_generator(short, {}, {})
 
 
 @pytest.mark.parametrize(

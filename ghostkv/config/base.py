@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os.path
 from collections.abc import Collection
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from ghostkv.config.options import CodeBytes as CodeBytes
 from ghostkv.config.options import Count
 from ghostkv.config.words import read_words
+from ghostkv.files.errors import ConfigError
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 # Every number has both bounds, for what lies beyond them ends in a traceback or in no memory, hours later.
@@ -85,6 +87,17 @@ class Section(BaseModel):
         """
         full = self.model_dump(mode="json", by_alias=True)
         return {key: value for key, value in full.items() if key not in without}
+
+
+def within_memory(where: str, most: int, **numbers: int) -> None:
+    """Refuse, by a `ConfigError`, numbers of a section that are too large together, each within its bounds as it is."""
+    if (product := math.prod(numbers.values())) > most:
+        given = ", ".join(f"{key}: {value}" for key, value in numbers.items())
+        largest = max(numbers, key=lambda key: numbers[key])
+        raise ConfigError(
+            f"config: {where} has {given}, {product:,} numbers to hold at once. Accepted: at most {most:,}.\n"
+            f"  Write: {largest}: {max(1, most * numbers[largest] // product)}   (or less)"
+        )
 
 
 def setting(default: Any, about: str, **limits: Any) -> Any:

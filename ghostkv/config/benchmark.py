@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ghostkv.config.base import Counts, Repeats, Section, Seed, Tokens, setting
+from pydantic import model_validator
+
+from ghostkv.config.base import Counts, Repeats, Section, Seed, Tokens, setting, within_memory
 from ghostkv.config.options import Count
 
 
@@ -15,3 +17,8 @@ class Benchmark(Section):
     keys: Count = setting(4096, "Keys per query of the timed sweep.")
     queries: int = setting(96, "Queries of the timed sweep.", ge=1, le=10_000)
     seed: Seed = setting(0, "Seed of the synthetic scores of the timed sweep.")
+
+    @model_validator(mode="after")
+    def _scores_fit(self) -> Benchmark:
+        within_memory("benchmark", 1 << 27, keys=self.keys, queries=self.queries)
+        return self

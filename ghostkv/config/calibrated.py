@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from pydantic import model_validator
+
 from ghostkv.config.base import (
     Ascending,
     CodeBytes,
@@ -16,6 +18,7 @@ from ghostkv.config.base import (
     once,
     part,
     setting,
+    within_memory,
 )
 from ghostkv.config.frontier import RuleName
 from ghostkv.config.options import Count
@@ -46,6 +49,11 @@ class LearnedCodec(Section):
     queries: int = setting(96, "Queries of one step.", ge=1, le=8192)
     keys: int = setting(1024, "Keys of one step.", ge=1, le=1 << 16)
     seed: Seed = setting(0, "Seed of the batches.")
+
+    @model_validator(mode="after")
+    def _scores_fit(self) -> LearnedCodec:
+        within_memory("calibrated.learned", 1 << 27, keys=self.keys, queries=self.queries)
+        return self
 
 
 class Calibrated(Section):

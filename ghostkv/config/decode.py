@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ghostkv.config.base import Heads, Layers, Section, Share, Shares, once, part, setting
+from ghostkv.config.base import Heads, Layers, Section, Share, Shares, once, part, setting, within_memory
 from ghostkv.config.options import Count
 from ghostkv.config.synthetic import GeneratorEntry
 
@@ -28,6 +28,14 @@ class DecodeSynthetic(Section):
     steps: Count = setting(1024, "Steps, each of which appends a token.")
     group: Heads = setting(2, "Query heads that share the one KV head.")
     head_dim: int = setting(64, "Width of keys and queries.", ge=4, le=1024)
+
+    @model_validator(mode="after")
+    def _tensors_fit(self) -> DecodeSynthetic:
+        rows = self.tokens + self.steps * self.group
+        within_memory(
+            "decode.synthetic", 1 << 26, **{"tokens + steps * group": rows, "head_dim": self.head_dim}
+        )
+        return self
 
 
 class Decode(Section):

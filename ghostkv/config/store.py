@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from pydantic import model_validator
 
-from ghostkv.config.base import CodeBytes, Counts, Heads, Layers, Repeats, Section, Seed, Tokens, setting
+from ghostkv.config.base import (
+    CodeBytes,
+    Counts,
+    Heads,
+    Layers,
+    Repeats,
+    Section,
+    Seed,
+    Tokens,
+    setting,
+    within_memory,
+)
 from ghostkv.config.options import Count, Width
 from ghostkv.files.errors import ConfigError
 
@@ -33,6 +44,16 @@ class Store(Section):
     append_layers: Layers = setting(30, "Layers of the store that is appended to.")
     append_batches: Counts = setting([1, 16, 64, 256], "Tokens of one timed append.")
     append_tokens: Count = setting(256, "Tokens appended in each timing.")
+
+    @model_validator(mode="after")
+    def _stores_fit(self) -> Store:
+        shape = {"kv_heads": self.kv_heads, "head_dim": self.head_dim}
+        within_memory("store", 1 << 29, gather_tokens=self.gather_tokens, **shape)
+        within_memory(
+            "store", 1 << 29, append_tokens=self.append_tokens, append_layers=self.append_layers, **shape
+        )
+        within_memory("store", 1 << 27, kill_tokens=self.kill_tokens, kill_layers=self.kill_layers, **shape)
+        return self
 
     @model_validator(mode="after")
     def _survivors_are_fewer_than_tokens(self) -> Store:

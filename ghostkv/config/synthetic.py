@@ -17,6 +17,7 @@ from ghostkv.config.base import (
     once,
     part,
     setting,
+    within_memory,
 )
 from ghostkv.config.options import Count
 from ghostkv.config.sketch import CodecEntry
@@ -144,6 +145,18 @@ class Synthetic(Section):
             number = sum(other["name"] == entry.name for other in found.values()) + 1
             found[entry.name if number == 1 else f"{entry.name}_{number}"] = entry.plain()
         return found
+
+    @model_validator(mode="after")
+    def _tensors_fit(self) -> Synthetic:
+        contexts, decode = max(self.tokens, *self.tradeoff.contexts), self.decode
+        queries = self.group * max(self.audit.queries, self.tradeoff.queries)
+        within_memory("synthetic", 1 << 26, context=contexts, head_dim=self.head_dim)
+        within_memory("synthetic", 1 << 28, **{"context": contexts, "group * queries": queries})
+        rows = decode.start + decode.steps * self.group
+        within_memory(
+            "synthetic", 1 << 26, **{"decode.start + steps * group": rows, "head_dim": self.head_dim}
+        )
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> Synthetic:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -12,7 +12,7 @@ from ghostkv.config.policies import SelectorPolicy
 from ghostkv.config.retrieval import Retrieval
 from ghostkv.config.selectors import check_width
 from ghostkv.files.errors import ConfigError
-from ghostkv.sources.documents import read_own
+from ghostkv.sources.documents import TextSource, read_own
 
 # Keys of no model in use are narrower.
 _NARROW = 16
@@ -149,6 +149,16 @@ def _check_questions(retrieval: Retrieval) -> None:
             f"config: retrieval.data is {folder}, seen from {Path.cwd()}, {what}. Accepted: ruler, or a folder with "
             f"{', '.join(needed) or 'such files'}.\n  Write: data: ruler"
         )
+
+
+def check_sources(sources: Mapping[str, TextSource]) -> None:
+    """Refuse, by a `ConfigError`, domains of local files whose pattern matches none."""
+    for domain, source in sources.items():
+        if source.kind == "files" and not source.local_files():
+            raise ConfigError(
+                f"config: texts.domains names {domain}, whose path in resources/texts.yaml, {source.path}, matches no file "
+                f"seen from {Path.cwd()}. Accepted: a pattern of files.\n  Write: path: /data/books/*.txt"
+            )
 
 
 def check_names(files: Iterable[str]) -> None:

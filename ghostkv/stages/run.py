@@ -17,7 +17,7 @@ from ghostkv.config.words import marked
 from ghostkv.sources.documents import TextSource, local_files
 from ghostkv.sources.entries import ModelEntry
 from ghostkv.sources.registry import check_domains, read_sources, resolve_model
-from ghostkv.stages.checks import check_files, check_model, check_names, check_positions
+from ghostkv.stages.checks import check_files, check_model, check_names, check_positions, check_sources
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class Run:
         check_domains(config.texts.domains, texts)
         listed = read_sources(texts)
         run = cls(config, model, tuple(layers), trace, {name: listed[name] for name in config.texts.domains})
+        check_sources(run.sources)
         check_names(run.watched())
         return run
 

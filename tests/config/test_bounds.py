@@ -80,3 +80,18 @@ def test_no_option_of_a_selector_takes_what_is_out_of_all_proportion(name):
             for value in (-HUGE, HUGE):
                 with pytest.raises(ConfigError, match=option):
                     check_selector({"name": name, option: value}, "peers.selectors")
+
+
+PRODUCTS = {
+    "benchmark": {"benchmark": {"keys": 1 << 20, "queries": 10_000}},
+    "calibrated.learned": {"calibrated": {"learned": {"keys": 1 << 16, "queries": 8192}}},
+    "decode.synthetic": {"decode": {"synthetic": {"tokens": 1 << 20, "head_dim": 1024}}},
+    "synthetic": {"synthetic": {"tradeoff": {"contexts": [1 << 20], "queries": 10_000}}},
+    "store": {"store": {"gather_tokens": 1 << 24, "kv_heads": 1024}},
+}
+
+
+@pytest.mark.parametrize(("section", "raw"), PRODUCTS.items(), ids=PRODUCTS.keys())
+def test_numbers_that_are_too_large_together_are_refused(section, raw):
+    with pytest.raises(ConfigError, match=f"config: {section} has .* numbers to hold at once"):
+        load_config(raw)

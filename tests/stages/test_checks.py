@@ -13,7 +13,8 @@ from ghostkv.captures.positions import sample_positions
 from ghostkv.config.capture import QueryBand
 from ghostkv.config.experiment import load_config
 from ghostkv.files.errors import ConfigError, GhostKVError, TextError
-from ghostkv.stages.checks import check_files
+from ghostkv.sources.documents import TextSource
+from ghostkv.stages.checks import check_files, check_sources
 from ghostkv.stages.relations import check_stage
 from ghostkv.stages.run import Run
 
@@ -258,3 +259,11 @@ def test_options_are_held_against_the_width_of_imported_tensors(tmp_path):
     raw = {"capture": {"import": folders}, "peers": {"selectors": [{"name": "loki", "dims": 33}]}}
     with pytest.raises(ConfigError, match="dims: 33, but keys have head_dim: 32"):
         Run.resolve(raw, "resources")
+
+
+def test_a_domain_of_local_files_without_any_is_refused(tmp_path):
+    source = {"mine": TextSource(kind="files", path=str(tmp_path / "*.txt"))}
+    with pytest.raises(ConfigError, match=r"texts\.domains names mine.*matches no file"):
+        check_sources(source)
+    written(tmp_path, b"words")
+    check_sources(source)

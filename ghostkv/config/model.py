@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from ghostkv.config.base import Heads, Layers, Place, Section, Seed, setting
+from ghostkv.config.base import Heads, Layer, Layers, Place, Section, Seed, setting
 from ghostkv.config.options import Width
 from ghostkv.files.errors import ConfigError
 
@@ -23,8 +23,10 @@ class CustomModel(Section):
     path: Place | None = setting(None, "Folder or GGUF file, for source path.")
     architecture: Literal["llama", "gpt2"] | None = setting(None, "For source random.")
     layers: Layers | None = setting(None, "Number of layers. Read from a local folder's config.json.")
-    attention_layers: list[int] | None = setting(
-        None, "Layers that attend, where not all do, counted from 0. Read from a local folder's config.json."
+    attention_layers: list[Layer] | None = setting(
+        None,
+        "Layers that attend, where not all do, counted from 0. Read from a local folder's config.json.",
+        max_length=1000,
     )
     heads: Heads | None = setting(None, "Query heads per layer.")
     kv_heads: Heads | None = setting(None, "Key-value heads per layer.")

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
-from ghostkv.config.base import Heads, Layers, Place, Section, Seed, Tokens
+from ghostkv.config.base import Heads, Layer, Layers, Place, Section, Seed, Tokens
 from ghostkv.config.options import Width
 from ghostkv.files.errors import ConfigError
 from ghostkv.sources.model_files import model_files
@@ -54,8 +54,9 @@ class ModelEntry(Section):
     path: Place | None = Field(default=None, description="Folder or GGUF file, for path.")
     architecture: Architecture | None = Field(default=None, description="For random.")
     layers: Layers | None = Field(default=None, description="Number of layers.")
-    attention_layers: tuple[int, ...] | None = Field(
+    attention_layers: tuple[Layer, ...] | None = Field(
         default=None,
+        max_length=1000,
         description="Layers that attend, where not all do, counted from 0.",
         examples=[[2, 5, 8]],
     )

@@ -224,7 +224,16 @@ def _settle_tokenizer(folder: Path, name: str) -> None:
             f"model {name} has no tokenizer that transformers can read ({str(error).splitlines()[0]}).\n  {advice}."
         ) from error
     # A folder without a vocabulary is no error to transformers: all words become the same token, or none.
-    if len(set(load_tokenizer(folder).encode("Seven words that differ from each other."))) < _WORDS:
+    try:
+        words = set(load_tokenizer(folder).encode("Seven words that differ from each other."))
+    except ModelError:
+        raise
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ModelError(
+            f"model {name} has a tokenizer that encodes no text ({error}).\n  Copy tokenizer.json and "
+            "tokenizer_config.json from where the model comes from."
+        ) from error
+    if len(words) < _WORDS:
         raise ModelError(
             f"model {name} has a tokenizer without a vocabulary.\n  Copy tokenizer.json from where the model comes from."
         )

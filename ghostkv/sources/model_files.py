@@ -101,7 +101,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises
     ------
     ModelError
-        The file is missing, is no JSON, no object, or has a key twice.
+        The file is missing, is no JSON, no object, has a key twice, or a number that is not finite.
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -112,8 +112,11 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ValueError(f"{', '.join(twice)} stands in it twice")
         return dict(pairs)
 
+    def finite(name: str) -> float:
+        raise ValueError(f"it holds {name}")
+
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once, parse_constant=finite)
         if not isinstance(found, dict):
             raise ValueError(f"it holds a {type(found).__name__}")
     except (OSError, ValueError, RecursionError) as error:

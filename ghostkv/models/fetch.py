@@ -62,6 +62,8 @@ def describe(folder: Path, entry: ModelEntry, name: str) -> dict[str, Any]:
         transformers has no causal language model of this type; the weights are not those of the model; its attention cannot
         be measured; the shape differs from what the entry states.
     """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
     config = _read_config(folder, name)
     if entry.source != "random":
         _refuse_larger_vocabulary(folder, config.get_text_config(), name)
@@ -78,12 +80,11 @@ def describe(folder: Path, entry: ModelEntry, name: str) -> dict[str, Any]:
             + f".\n  Write: {', '.join(f'{key}: {_flow(found[key])}' for key in wrong)}"
             "   (in resources/models.yaml or model.custom)"
         )
-    architecture = (config.architectures or [type(config).__name__])[0]
     return {
         "model": name,
         "source": entry.source,
         "origin": entry.origin(),
-        "architecture": architecture,
+        "architecture": MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type],
         "license": entry.license or "not stated",
     } | found
 

@@ -87,8 +87,8 @@ _STATED = {
 def _refuse_dropped(pairs: Mapping[str, Any], config: Any, path: Path) -> None:
     """Refuse a file whose header states arithmetic that the config has not got: the model would compute something else."""
     family, wrong = pairs["general.architecture"], []
-    heads = config.num_attention_heads
-    usual = {"head_dim": config.hidden_size // heads, "num_key_value_heads": heads}
+    heads = getattr(config, "num_attention_heads", 1)
+    usual = {"head_dim": getattr(config, "hidden_size", 0) // heads, "num_key_value_heads": heads}
     for name, key in _STATED.items():
         stated, found = pairs.get(f"{family}.{key}"), getattr(config, name, None) or usual.get(name, 0)
         if isinstance(stated, int | float) and not isclose(stated, found, rel_tol=1e-6):

@@ -56,8 +56,10 @@ def read_gguf_header(path: str | Path) -> GgufHeader:
         ) from error
 
 
-def gguf_shape(path: str | Path) -> dict[str, int]:
+def gguf_shape(path: str | Path) -> dict[str, Any]:
     """Layers, heads, kv_heads, head_dim and max_context, as far as the header states one for all layers.
+
+    `attention_layers` too, where some have none.
 
     Raises
     ------
@@ -94,11 +96,14 @@ def gguf_shape(path: str | Path) -> dict[str, int]:
                 f"{path}: the header has no {family}.{key}. Accepted: a GGUF file of a decoder with attention.\n"
                 "  Write: path: /data/other.gguf   (under model.custom)"
             )
-    several = isinstance(pairs.get(f"{family}.attention.head_count_kv"), list)
+    by_layer = pairs.get(f"{family}.attention.head_count_kv")
+    several = isinstance(by_layer, list)
     kv_heads = number("attention.head_count_kv") or (None if several else heads)
     head_dim = number("attention.key_length") or (width // heads if width and heads else None)
     found = {"layers": layers, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
     found |= {"max_context": number("context_length")}
+    if several and 0 in by_layer:
+        found["attention_layers"] = tuple(layer for layer, count in enumerate(by_layer) if count)
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -69,7 +69,10 @@ def test_a_vocabulary_of_262144_words_is_stepped_over_and_what_follows_is_read(t
 @pytest.mark.parametrize(
     ("changed", "shape"),
     [
-        ({"head_count_kv": [0, 0, 2, 0]}, {"kv_heads": 2}),  # a hybrid: one layer of four has attention
+        (
+            {"head_count_kv": [0, 0, 2, 0]},
+            {"kv_heads": 2, "attention_layers": (2,)},
+        ),  # a hybrid: one layer of four has attention
         ({"head_count_kv": [2, 2, 4, 4]}, {"kv_heads": None}),
         ({"head_count": [8, 8, 8, 8], "head_count_kv": 4}, {"kv_heads": 4}),
         ({"key_length": 64}, {"head_dim": 64}),

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from math import isclose
+from math import isclose, prod
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from ghostkv.files.errors import ModelError
 from ghostkv.models.weights import check_numbers, checked
-from ghostkv.sources.gguf_header import read_gguf_header, refuse_split
+from ghostkv.sources.gguf_header import GgufHeader, read_gguf_header, refuse_split
 
 
 def dequantise(gguf: str | Path, folder: str | Path) -> None:
@@ -37,6 +37,7 @@ def dequantise(gguf: str | Path, folder: str | Path) -> None:
     refuse_split(gguf)
     header = read_gguf_header(gguf)
     refuse_split(gguf, header.pairs)
+    _refuse_overlaps(header, gguf)
     # Newer versions keep the blocks of some architectures packed unless told otherwise; older ones never do.
     told = hasattr(transformers, "GgufConfig")
     options = {"quantization_config": transformers.GgufConfig(dequantize=True)} if told else {}
@@ -71,6 +72,24 @@ def dequantise(gguf: str | Path, folder: str | Path) -> None:
     tokenizer.model_max_length = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _refuse_overlaps(header: GgufHeader, path: Path) -> None:
+    """Refuse a file whose tensors do not lie one after the other, as llama.cpp does: two would be read from one place."""
+    from gguf import GGML_QUANT_SIZES
+
+    sizes = {int(kind): size for kind, size in GGML_QUANT_SIZES.items()}
+    end = 0
+    for name, (kind, place) in sorted(header.places.items(), key=lambda item: item[1][1]):
+        per_block, size = sizes.get(kind, (1, 0))
+        if place != end or not size:
+            fault = (
+                f"{name} begins at byte {place}, not {end}" if size else f"{name} is of unknown type {kind}"
+            )
+            raise ModelError(f"{path}: damaged: {fault}.\n  Fetch it again.")
+        end += -(-prod(header.shapes[name]) // per_block * size // header.alignment) * header.alignment
+    if header.length < end - header.alignment + 1:
+        raise ModelError(f"{path}: cut short: it holds {header.length} bytes of {end}.\n  Fetch it again.")
 
 
 # What a header may state that transformers does not carry over for every architecture, by the config's name for it.

@@ -33,10 +33,22 @@ class GgufHeader(NamedTuple):
         Key -> value; arrays of more than 4096 items are left out.
     shapes : dict
         Tensor -> its shape.
+    places : dict
+        Tensor -> the number of its type, and where it begins, in bytes after the header.
+    length : int
+        Bytes after the header.
     """
 
     pairs: dict[str, Any]
     shapes: dict[str, tuple[int, ...]]
+    places: dict[str, tuple[int, int]]
+    length: int
+
+    @property
+    def alignment(self) -> int:
+        """Every tensor begins at a multiple of so many bytes."""
+        stated = self.pairs.get("general.alignment", 32)
+        return stated if type(stated) is int and stated > 0 else 32
 
 
 def read_gguf_header(path: str | Path) -> GgufHeader:
@@ -137,7 +149,10 @@ class _Reader:
             raise ValueError(f"version {version}; accepted: little-endian files of versions 2 and 3")
         pairs = self._table(count, self._pair)
         found = {key: value for key, value in pairs.items() if value is not None}
-        return GgufHeader(found, self._table(tensors, self._shape))
+        table = self._table(tensors, self._tensor)
+        shapes = {name: shape for name, (shape, _) in table.items()}
+        header = GgufHeader(found, shapes, {name: place for name, (_, place) in table.items()}, 0)
+        return header._replace(length=len(self.data) - -(-self.at // header.alignment) * header.alignment)
 
     def _table(self, count: int, read: Callable[[], Any]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -152,13 +167,11 @@ class _Reader:
         (kind,) = self._take("I")
         return self._array() if kind == _ARRAY else self._value(kind)
 
-    def _shape(self) -> tuple[int, ...]:
+    def _tensor(self) -> tuple[tuple[int, ...], tuple[int, int]]:
         (dimensions,) = self._take("I")
         if dimensions > _DIMENSIONS:
             raise ValueError(f"a tensor of {dimensions} dimensions")
-        shape = self._take(f"{dimensions}Q")
-        self._take("IQ")  # its type, and where it lies
-        return shape
+        return self._take(f"{dimensions}Q"), self._take("IQ")
 
     def _take(self, layout: str) -> tuple:
         found = struct.unpack_from("<" + layout, self.data, self.at)

@@ -264,3 +264,21 @@ def test_a_gguf_file_may_state_what_transformers_takes_for_granted(tmp_path, tin
         tmp_path, {"source": "path", "path": str(write_gguf(tiny, tmp_path / "mine.gguf", meta=meta))}
     )
     np.testing.assert_allclose(logits(folder)[:, :257], logits(tiny), atol=1e-4)
+
+
+@pytest.mark.parametrize("change", ["a tensor of another place", "a type of another size", "cut short"])
+def test_a_gguf_file_that_would_be_read_at_the_wrong_place_is_refused(tmp_path, tiny, change):
+    path = write_gguf(tiny, tmp_path / "mine.gguf")
+    data = bytearray(path.read_bytes())
+    # After the name of a matrix stand 4 bytes of dimensions, 16 of shape, 4 of type and 8 of place.
+    at = data.index(b"blk.1.attn_q.weight") + len(b"blk.1.attn_q.weight") + 20
+    if change == "a tensor of another place":
+        other = data.index(b"blk.0.attn_q.weight") + len(b"blk.0.attn_q.weight") + 20
+        data[at + 4 : at + 12] = data[other + 4 : other + 12]
+    elif change == "a type of another size":
+        data[at : at + 4] = (1).to_bytes(4, "little")
+    else:
+        data = data[:-64]
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match="cut short" if change == "cut short" else "begins at byte"):
+        fetched(tmp_path, {"source": "path", "path": str(path)})

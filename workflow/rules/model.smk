@@ -15,7 +15,7 @@ rule fetch_model:
         "../../environment.yml"
     threads: 1
     resources:
-        # Peak 0.5 GB for the default model; a model from the hub is copied, not loaded.
+        # Peak 1.5 GB for the default model, which is loaded once to check it; a larger one needs its weights on top.
         mem_mb=2500,
     params:
         run=job_params(FetchModel),

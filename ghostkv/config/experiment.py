@@ -22,7 +22,7 @@ from ghostkv.config.historical import Historical
 from ghostkv.config.messages import explain
 from ghostkv.config.model import Model
 from ghostkv.config.peers import Peers
-from ghostkv.config.policies import check_fitted
+from ghostkv.config.policies import check_dense_layers, check_fitted
 from ghostkv.config.quality import Quality
 from ghostkv.config.report import Report
 from ghostkv.config.retrieval import Retrieval
@@ -124,17 +124,20 @@ class Config(Section):
             }
         }  # fmt: skip
 
-    def check_policies(self, stage: Literal["quality", "retrieval"]) -> None:
-        """Refuse a stage's policies whose records or thresholds no earlier stage makes.
+    def check_policies(self, stage: Literal["quality", "retrieval"], layers: int) -> None:
+        """Refuse a stage's policies whose records or thresholds no earlier stage makes, or whose dense layers a model of so
+        many layers lacks.
 
         Called where the stage is asked for, so that a run of the frontier alone need not sketch for policies.
 
         Raises
         ------
         ConfigError
-            With the line to write under `sketch` or `frontier`.
+            With the line to write.
         """
-        check_fitted(f"{stage}.policies", getattr(self, stage).policies, self.sketch, self.frontier)
+        where, policies = f"{stage}.policies", getattr(self, stage).policies
+        check_dense_layers(where, policies, layers)
+        check_fitted(where, policies, self.sketch, self.frontier)
 
     @model_validator(mode="after")
     def _context_holds_cold_keys(self) -> Config:

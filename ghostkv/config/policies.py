@@ -233,6 +233,18 @@ def modules_of(policies: Iterable[PolicyOptions]) -> tuple[str, ...]:
     return (*modules(codecs), *sorted(f"ghostkv.selectors.{name}" for name in selectors))
 
 
+def check_dense_layers(where: str, entries: Iterable[PolicyOptions], layers: int) -> None:
+    """Refuse, by a `ConfigError`, policies that name layers which a model of so many layers lacks."""
+    for entry in entries:
+        lacking = [layer for layer in entry.dense_layers if layer >= layers]
+        if lacking:
+            raise ConfigError(
+                f"config: {where} {entry.name} has dense_layers: {list(entry.dense_layers)}, and the model has {layers} layers. "
+                f"Accepted: layers from 0 to {layers - 1}.\n"
+                f"  Write: dense_layers: {[layer for layer in entry.dense_layers if layer < layers]}"
+            )
+
+
 def check_fitted(where: str, entries: Iterable[PolicyOptions], sketch: Sketch, frontier: Frontier) -> None:
     """Refuse, by a `ConfigError`, policies whose records or thresholds no earlier stage makes, before those run for hours."""
     sizes = {codec.name: codec.bytes for codec in sketch.codecs}

@@ -40,6 +40,12 @@ class NestedState:
             for (b, h), found in self.records.items()
         }
 
+    def select(self, rows: np.ndarray) -> None:
+        """Go on with these rows of the batch."""
+        self.first = self.first[rows]
+        heads = {h for _, h in self.records}
+        self.records = {(b, h): self.records[int(row), h] for b, row in enumerate(rows) for h in heads}
+
 
 @dataclass(frozen=True)
 class CertifiedMass(Decider):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from ghostkv.models.interface import own_implementation
 from ghostkv.runtime.ghost_attention import NAME, register, set_policy
-from ghostkv.runtime.ghost_cache import ghost_layer
+from ghostkv.runtime.ghost_cache import LayerMemory, ghost_layer
 from ghostkv.runtime.measure import compare_decoding
 from ghostkv.runtime.policy import Policy, identity_policy
 from ghostkv.runtime.traffic import Traffic
@@ -38,7 +38,7 @@ class Continuation:
     # A policy that watches the queries of the dense prefill (H2O, SnapKV). What it saw is kept for all of its kind.
     observer: Policy | None = None
     _cache: Any = field(default=None, init=False)
-    _seen: dict[int, Any] = field(default_factory=dict, init=False)
+    _seen: dict[int, LayerMemory] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._tokens = torch.as_tensor(np.asarray(self.ids, np.int64))[None]
@@ -53,8 +53,9 @@ class Continuation:
         with torch.inference_mode():
             self.model(self._tokens[:, : self.context], cache=self._cache, use_cache=True, logits_to_keep=1)
         if self.observer is not None:
-            layers = sorted(self.observer.deciders)
-            self._seen = {layer: ghost_layer(self._cache, layer).ghost[1] for layer in layers}
+            memories = {layer: getattr(one, "memory", None) for layer, one in enumerate(self._cache.layers)}
+            # Layers whose window slides stay dense, and nobody observes them.
+            self._seen = {layer: memory for layer, memory in memories.items() if memory is not None}
 
     def identity(self) -> dict[str, float | int]:
         """How far the model is from itself on the first tokens of the continuation; as `compare_decoding` tells it."""
@@ -118,11 +119,8 @@ class Continuation:
         if policy.prefill == "sparse":
             return DynamicCache(), 0
         for layer, decider in policy.deciders.items():
-            if decider.observes:
-                state = self._seen.get(layer)
-                if state is None:
-                    raise ValueError(f"policy {policy.name} observes the prefill, and nothing was observed")
-                ghost_layer(self._cache, layer).ghost = (decider, state)
+            if decider.observes and layer in self._seen:
+                ghost_layer(self._cache, layer).memory = replace(self._seen[layer], decider=decider)
         return self._cache, self.context
 
     def _restore(self) -> None:

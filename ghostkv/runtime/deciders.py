@@ -8,7 +8,7 @@ are NumPy; nothing here knows of torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,20 @@ class Call:
         """Bytes of one key and value in fp16."""
         return float(ELEMENT_BYTES * (self.keys.shape[3] + self.values.shape[3]))
 
+    def part(self, start: int, stop: int | None = None) -> Call:
+        """Some of the queries, as a call of their own."""
+        stop = self.query.shape[2] if stop is None else stop
+        if stop - start == self.query.shape[2]:
+            return self
+        end = self.past + stop
+        return replace(
+            self,
+            query=np.ascontiguousarray(self.query[:, :, start:stop]),
+            keys=np.ascontiguousarray(self.keys[:, :, :end]),
+            values=np.ascontiguousarray(self.values[:, :, :end]),
+            past=self.past + start,
+        )
+
     def empty(self) -> np.ndarray:
         """Room for the output, float32 of shape [batch, queries, heads, value_dim]."""
         batch, heads, queries, _ = self.query.shape
@@ -72,8 +86,16 @@ class Decider:
     # Whether `observe` must see the queries of a dense prefill.
     observes = False
 
+    def __deepcopy__(self, memo: dict) -> Decider:
+        """Nothing in it ever changes; a copied cache or model has the same."""
+        return self
+
     def start(self) -> Any:
-        """A fresh state for a sequence; it must have `truncate(tokens)`."""
+        """A fresh state for the sequences of a batch.
+
+        It must have `truncate(tokens)`, which forgets later tokens, and `select(rows)`, which takes rows of the batch in
+        another order, more than once, or not at all.
+        """
         raise NotImplementedError
 
     def check(self, heads: int, kv_heads: int, head_dim: int, where: str) -> None:
@@ -159,6 +181,12 @@ class GhostState:
         if self.span is not None and (self.span[..., 1] > tokens).any():
             self.span[...] = 0
             self.total[...] = 0.0
+
+    def select(self, rows: np.ndarray) -> None:
+        """Go on with these rows of the batch."""
+        if self.coordinates is not None:
+            self.coordinates, self.unbound = self.coordinates[rows], self.unbound[rows]
+            self.total, self.span = self.total[rows], self.span[rows]
 
     def room(self, batch: int, kv_heads: int, dims: int, tokens: int, value_dim: int) -> None:
         """Make room for `tokens` records, doubling, and keep those that exist."""

@@ -11,26 +11,25 @@ many at once.
 
 from __future__ import annotations
 
+import math
+import threading
 import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from inspect import signature
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
 from ghostkv.files.errors import ModelError
-from ghostkv.models.interface import ordinary_attention, refuse_foreign_terms
-from ghostkv.models.probe import LayerShape, attention_layers, find_cache, measurable_layers
-from ghostkv.runtime.deciders import Call
-from ghostkv.runtime.ghost_cache import ghost_layer
+from ghostkv.models.probe import attention_layers, find_cache, measurable_layers
 from ghostkv.runtime.policy import Policy
-from ghostkv.runtime.traffic import Traffic, dense_rows
+from ghostkv.runtime.seat import Runtime, Seat, remember_cache
+from ghostkv.runtime.traffic import Traffic
 
 NAME = "ghostkv"
 _SEAT = "_ghostkv_seat"
@@ -88,7 +87,7 @@ def set_policy(model: PreTrainedModel, policy: Policy) -> Traffic:
     ModelError
         The model was not loaded with ``attn_implementation="ghostkv"``.
     ConfigError
-        The policy was fitted for a model of another shape, or lacks a layer.
+        The policy was fitted for a model of another shape, or lacks a layer, or names one that the model lacks.
     """
     register()
     if model.config._attn_implementation != NAME:
@@ -98,152 +97,74 @@ def set_policy(model: PreTrainedModel, policy: Policy) -> Traffic:
             f'  Write: AutoModelForCausalLM.from_pretrained(..., attn_implementation="{NAME}"), or '
             f'model.set_attn_implementation("{NAME}")'
         )
+    if model.config.output_attentions:
+        raise ModelError(
+            "set_policy: the model's config has output_attentions: true, and the weights of keys that are never read are not "
+            "known. Accepted: false.\n  Write: model.config.output_attentions = False"
+        )
     layers = attention_layers(model)
-    policy.check(layers)
+    policy.check(layers, model.config.get_text_config().num_hidden_layers)
     barred = {
         layer: shape.barred for layer, shape in layers.items() if shape.barred and policy.decider(layer)
     }
     if barred:
         measurable_layers(model)
         warnings.warn(f"layers {sorted(barred)} stay dense: {next(iter(barred.values()))}", stacklevel=2)
-    runtime = _Runtime(policy)
+    runtime = Runtime(policy)
     for layer, shape in layers.items():
         old = shape.module.__dict__.get(_SEAT)
         if old is not None:
             old.hook.remove()
-        seat = _Seat(layer, shape, runtime)
-        seat.hook = shape.module.register_forward_pre_hook(seat.remember_cache, with_kwargs=True)
+        seat = Seat(layer, shape, runtime)
+        seat.hook = shape.module.register_forward_pre_hook(remember_cache, with_kwargs=True)
         # Not setattr: a module would look for parameters in it.
         shape.module.__dict__[_SEAT] = seat
     _note_policy(model)
+    if hasattr(type(model), "generate"):
+        model.generate = partial(_generate, model)
     return runtime.traffic
 
 
 @contextmanager
-def dense_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Run everything inside densely and uncounted, whatever the policy says (to prefill in several calls, say)."""
-    runtime = _runtime(model)
-    before, runtime.dense = runtime.dense, True
+def dense_attention(model: PreTrainedModel, tokens: float = math.inf) -> Iterator[None]:
+    """Run what this thread does inside densely and uncounted, whatever the policy says (to prefill in several calls, say).
+
+    Parameters
+    ----------
+    tokens : float
+        Only the first tokens of the cache are; later ones are decided.
+    """
+    dense, thread = _runtime(model).dense, threading.get_ident()
+    before = dense.get(thread)
+    dense[thread] = max(tokens, before or 0)
     try:
         yield
     finally:
-        runtime.dense = before
+        dense.pop(thread)
+        if before is not None:
+            dense[thread] = before
 
 
-class _Runtime:
-    """What the layers of a model share."""
-
-    def __init__(self, policy: Policy):
-        self.policy, self.traffic, self.dense = policy, Traffic(), False
-        self.warned = False
-        self._mask: tuple[Tensor | None, np.ndarray] | None = None
-
-    def first_visible(self, mask: Tensor | None, batch: int, new: int, tokens: int) -> np.ndarray:
-        """First visible token of each row; one mask serves all layers of a forward pass."""
-        if mask is None:
-            return np.zeros(batch, np.int64)
-        if self._mask is None or self._mask[0] is not mask:
-            self._mask = (mask, _first_visible(mask, batch, new, tokens))
-        return self._mask[1]
-
-
-def _first_visible(mask: Tensor, batch: int, new: int, tokens: int) -> np.ndarray:
-    shown = (mask if mask.dtype == torch.bool else mask == 0)[:, :1, :, :tokens].expand(batch, -1, -1, -1)[
-        :, 0
-    ]
-    first = shown[:, -1].int().argmax(dim=-1)
-    position = torch.arange(tokens - new, tokens)[None, :, None]
-    slot = torch.arange(tokens)[None, None]
-    expected = (slot <= position) & (slot >= first[:, None, None])
-    real = position[..., 0] >= first[:, None]
-    if not torch.equal(shown & real[..., None], expected & real[..., None]):
+def _generate(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+    """transformers' `generate()`, which may read a prompt in chunks, or together with a first draft of what follows."""
+    plain = type(model).generate
+    asked = signature(plain).bind(model, *args, **kwargs).arguments
+    asked |= asked.pop("kwargs", {})
+    config = asked.get("generation_config")
+    kind = (config or model.generation_config).cache_implementation
+    # What an old checkpoint says by itself, transformers sets aside.
+    kind = asked.get("cache_implementation", None if config is None and kind == "hybrid" else kind)
+    if kind not in (None, "dynamic"):
         raise ModelError(
-            "decoding under elimination found an attention mask that is neither causal nor causal behind left "
-            "padding. Accepted: unpadded prompts, or batches padded on the left.\n"
-            '  Write: tokenizer.padding_side = "left"'
+            f"generate: cache_implementation is {kind!r}, and decoding under elimination keeps what it remembers in a cache that "
+            "grows. Accepted: dynamic, the default.\n  Write: model.generate(..., cache_implementation=None)"
         )
-    return first.numpy().astype(np.int64)
-
-
-class _Seat:
-    """One attention module's place in the policy."""
-
-    def __init__(self, layer: int, shape: LayerShape, runtime: _Runtime):
-        self.layer, self.runtime = layer, runtime
-        self.decider = None if shape.barred else runtime.policy.decider(layer)
-        self.cache: Any = None
-        self.hook: Any = None
-
-    def remember_cache(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        self.cache = find_cache((*args, *kwargs.values()))
-
-    def attend(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
-    ) -> Tensor:
-        runtime, policy = self.runtime, self.runtime.policy
-        new, sliding = query.shape[2], bool(kwargs.get("sliding_window"))
-        past = self._past(key, new, sliding)
-        if sliding and not runtime.warned and self.decider is not None:
-            runtime.warned = True
-            warnings.warn(
-                f"layers with a sliding window ({kwargs['sliding_window']} tokens, layer {self.layer} first) stay dense",
-                stacklevel=2,
-            )
-        prefill = past == 0 and policy.prefill == "dense"
-        decider = None if sliding or runtime.dense else self.decider
-        if decider is not None:
-            refuse_foreign_terms(self.layer, kwargs)
-        if decider is None or prefill:
-            output = ordinary_attention(module, query, key, value, mask, **kwargs)
-            if decider is not None and decider.observes:
-                decider.observe(self._state(decider, past), self._call(query, key, value, mask, kwargs, past))
-            if not (prefill or runtime.dense):
-                runtime.traffic.add(self.layer, past, _dense(query, key, value, mask, sliding, runtime))
-            return output
-        state = self._state(decider, past)
-        output, rows = decider.attend(state, self._call(query, key, value, mask, kwargs, past))
-        runtime.traffic.add(self.layer, past, rows)
-        return torch.from_numpy(output).to(query.dtype)
-
-    def _past(self, key: Tensor, new: int, sliding: bool) -> int:
-        """Tokens before the first query, also those that a sliding window's cache has let go."""
-        cache = getattr(self.cache, "self_attention_cache", self.cache)
-        if sliding and cache is not None and len(cache.layers) > self.layer:
-            return int(cache.layers[self.layer].get_seq_length()) - new
-        return key.shape[2] - new
-
-    def _state(self, decider: Any, past: int) -> Any:
-        found = ghost_layer(self.cache, self.layer)
-        if found is None and past:
-            raise ModelError(
-                f"layer {self.layer}: {past} tokens lie before the first query, but the attention module was not handed the "
-                "cache that holds them, and with it their records. Accepted: models that pass `cache` to their attention, as "
-                "those of transformers 5.24 do.\n  Write: pip install 'transformers>=5.24,<5.40'"
-            )
-        state = decider.start() if found is None else found.state_of(decider)
-        state.truncate(past)
-        return state
-
-    def _call(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, kwargs: dict, past: int
-    ) -> Call:
-        if query.requires_grad:
-            raise ModelError(
-                "decoding under elimination has no gradients. Accepted: inference.\n"
-                "  Write: with torch.inference_mode(): model(...)"
-            )
-        if query.device.type != "cpu":
-            raise ModelError(
-                f"the reference path of GhostKV runs on the CPU; the model is on {query.device}.\n"
-                '  Write: model.to("cpu")'
-            )
-        policy, scale = self.runtime.policy, kwargs.get("scaling")
-        return Call(
-            _array(query), _array(key), _array(value),
-            self.runtime.first_visible(mask, query.shape[0], query.shape[2], key.shape[2]),
-            past, float(query.shape[-1] ** -0.5 if scale is None else scale), float(kwargs.get("softcap") or 0.0),
-            policy.sinks, policy.hot, policy.shared, self.layer,
-        )  # fmt: skip
+    cache = find_cache(asked.values())
+    if _runtime(model).policy.prefill == "sparse" or (cache is not None and cache.get_seq_length()):
+        return plain(model, *args, **kwargs)
+    read = [asked[name] for name in ("inputs", "input_ids", "inputs_embeds") if asked.get(name) is not None]
+    with dense_attention(model, max((one.shape[1] for one in read), default=1)):
+        return plain(model, *args, **kwargs)
 
 
 def _attend(
@@ -256,26 +177,7 @@ def _attend(
     return seat.attend(module, query, key, value, attention_mask, **kwargs), None
 
 
-def _dense(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sliding: bool, runtime: _Runtime
-) -> np.ndarray:
-    """Traffic of a layer that reads all that is visible."""
-    batch, heads, new, _ = query.shape
-    kv_heads, tokens = key.shape[1], key.shape[2]
-    if sliding and mask is not None:
-        visible = mask[:, 0, :, :tokens].sum(dim=-1).expand(batch, -1).numpy()
-    else:
-        first = runtime.first_visible(None if sliding else mask, batch, new, tokens)
-        visible = np.maximum(np.arange(tokens - new, tokens)[None] + 1 - first[:, None], 0)
-    shape = np.broadcast_to(visible[:, None], (batch, kv_heads, new))
-    return dense_rows(shape, heads // kv_heads, 2.0 * (key.shape[3] + value.shape[3]))
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.to(torch.float32).contiguous().numpy()
-
-
-def _runtime(model: PreTrainedModel) -> _Runtime:
+def _runtime(model: PreTrainedModel) -> Runtime:
     for module in model.modules():
         if _SEAT in module.__dict__:
             return module.__dict__[_SEAT].runtime

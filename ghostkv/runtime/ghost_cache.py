@@ -1,79 +1,135 @@
-"""A cache layer that carries its ghost records with it, through whatever a generation loop does to the cache."""
+"""A cache layer that carries what its decider remembers, through whatever a generation loop does to the cache."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, StaticLayer
 
 from ghostkv.files.errors import ModelError
-from ghostkv.runtime.deciders import Decider
+from ghostkv.runtime.deciders import Call, Decider
+
+
+@dataclass
+class LayerMemory:
+    """What a decider knows of the sequences in a cache layer, and of which tokens."""
+
+    decider: Decider
+    state: Any
+    tokens: int = 0  # first tokens of the cache that the state may know of
+    first: np.ndarray | None = None  # int64 [batch]; left padding of each row then
+    last: np.ndarray | None = None  # [batch, kv_heads, head_dim]; key of the last of them, where it is known
+
+    def holds(self, call: Call) -> bool:
+        """Whether the tokens are those that a call finds in the cache before its own.
+
+        A cache may have been changed by other hands than its own methods: other rows, fewer tokens, other keys.
+        """
+        if self.tokens == 0 or self.tokens > call.past:
+            return self.tokens == 0
+        last = call.keys[:, :, self.tokens - 1]
+        return np.array_equal(self.first, call.first) and (
+            self.last is None or np.array_equal(self.last, last)
+        )
+
+    def saw(self, call: Call) -> None:
+        """Take note that the decider was shown a call."""
+        self.tokens, self.first = call.keys.shape[2], call.first
+        self.last = call.keys[:, :, -1].copy()
+
+    def truncate(self, tokens: int) -> None:
+        """Forget tokens from `tokens` on."""
+        if tokens < self.tokens:
+            self.tokens, self.last = tokens, None
+            self.state.truncate(tokens)
+
+    def select(self, rows: np.ndarray) -> None:
+        """Go on with these rows of the batch."""
+        if self.tokens:
+            self.state.select(rows)
+            self.first = self.first[rows]
+            self.last = None if self.last is None else self.last[rows]
 
 
 class GhostLayer(DynamicLayer):
-    """transformers' growing cache layer, and the state of the decider that reads it.
+    """transformers' growing cache layer, and the memory of the decider that reads it.
 
-    A plain `DynamicLayer` becomes one in place (`ghost_layer`), so `generate()` needs no cache of its own. Cropping
-    forgets the records of what was cropped; whatever reorders the batch forgets all of them, and they are written
-    anew from the keys.
+    A plain `DynamicLayer` becomes one in place (`ghost_layer`), so `generate()` needs no cache of its own. Copies carry
+    a copy of the memory. Cropping forgets what was cropped, and rows of the batch take their memory with them.
     """
 
-    ghost: tuple[Decider, Any] | None = None
+    memory: LayerMemory | None = None
 
-    def state_of(self, decider: Decider) -> Any:
-        """The decider's state of this layer; a fresh one if another decider was here before."""
-        if self.ghost is None or self.ghost[0] is not decider:
-            self.ghost = (decider, decider.start())
-        return self.ghost[1]
-
-    def forget(self, tokens: int = 0) -> None:
-        """Drop what is known of tokens from `tokens` on."""
-        if self.ghost is not None:
-            if tokens:
-                self.ghost[1].truncate(tokens)
-            else:
-                self.ghost = None
+    def recall(self, decider: Decider, call: Call) -> LayerMemory:
+        """The decider's memory of this layer; a fresh one if another decider, or another sequence, was here before."""
+        if self.memory is None or self.memory.decider is not decider or not self.memory.holds(call):
+            self.memory = LayerMemory(decider, decider.start())
+        return self.memory
 
     def crop(self, tokens_to_remove: int) -> None:
         super().crop(tokens_to_remove)
-        self.forget(self.get_seq_length())
+        if self.memory is not None:
+            self.memory.truncate(self.get_seq_length())
 
     def reset(self) -> None:
         super().reset()
-        self.forget()
+        self.memory = None
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)
-        self.forget()
+        self._select(beam_idx.cpu().numpy())
 
     def batch_repeat_interleave(self, repeats: int) -> None:
+        rows = 0 if self.keys is None else len(self.keys)
         super().batch_repeat_interleave(repeats)
-        self.forget()
+        self._select(np.repeat(np.arange(rows), repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
-        self.forget()
+        self._select(indices.cpu().numpy())
+
+    def _select(self, rows: np.ndarray) -> None:
+        if self.memory is not None:
+            self.memory.select(np.flatnonzero(rows) if rows.dtype == bool else rows)
 
 
 def ghost_layer(cache: Any, layer: int) -> GhostLayer | None:
-    """The cache's layer as a `GhostLayer`; None where there is no cache.
+    """The cache's layer as a `GhostLayer`; None where there is none.
 
     Raises
     ------
     ModelError
         The cache is not one that grows by concatenation.
     """
-    if cache is None:
-        return None
-    cache = getattr(cache, "self_attention_cache", cache)
-    found = cache.layers[layer]
+    found = None if cache is None else layer_of(cache, layer)
     if type(found) is DynamicLayer:
         found.__class__ = GhostLayer
-    if not isinstance(found, GhostLayer):
-        raise ModelError(
-            f"layer {layer}: decoding under elimination found a {type(found).__name__} in a "
-            f"{type(cache).__name__}. Accepted: DynamicCache, the default of generate().\n"
-            "  Write: model.generate(..., cache_implementation=None) or cache=DynamicCache()"
-        )
+    if not isinstance(found, GhostLayer | None):
+        raise _unknown(cache, layer, found)
     return found
+
+
+def layer_of(cache: Any, layer: int) -> Any:
+    """A cache's layer of any kind that grows, its window may slide; None where the cache has no such layer.
+
+    Raises
+    ------
+    ModelError
+        The cache has room for tokens that are not there.
+    """
+    layers = getattr(cache, "self_attention_cache", cache).layers
+    found = layers[layer] if layer < len(layers) else None
+    if isinstance(found, StaticLayer):
+        raise _unknown(cache, layer, found)
+    return found
+
+
+def _unknown(cache: Any, layer: int, found: Any) -> ModelError:
+    return ModelError(
+        f"layer {layer}: decoding under elimination found a {type(found).__name__} in a {type(cache).__name__}. "
+        "Accepted: DynamicCache, the default of generate().\n"
+        "  Write: model.generate(..., cache_implementation=None) or cache=DynamicCache()"
+    )

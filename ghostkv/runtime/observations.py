@@ -31,6 +31,23 @@ class Observations:
         """The same observations, to add others to."""
         return Observations(dict(self.rows), dict(self.places), set(self.summed), self.lost)
 
+    def select(self, rows: np.ndarray) -> Observations:
+        """Those of some rows of the batch, in the order of `rows`."""
+        heads = {h for _, h in self.rows}
+        new = {
+            (b, h): (int(row), h) for b, row in enumerate(rows) for h in heads if (int(row), h) in self.rows
+        }
+        return Observations(
+            {key: self.rows[old] for key, old in new.items()},
+            {key: self.places[old] for key, old in new.items()},
+            {key for key, old in new.items() if old in self.summed},
+            self.lost,
+        )
+
+    def thinned(self, b: int, h: int, keep: np.ndarray) -> None:
+        """Go on with some of the observations [observations] of a row and KV head."""
+        self.rows[b, h], self.places[b, h] = self.rows[b, h][:, keep], self.places[b, h][keep]
+
     def add(self, b: int, h: int, mass: np.ndarray, places: np.ndarray, keep: int) -> None:
         """Add the mass [group, queries, tokens] of later queries; of all, those before the last `keep` become one sum."""
         key, rows = (b, h), mass
@@ -59,6 +76,8 @@ class Observations:
 
 
 def joined(earlier: np.ndarray, later: np.ndarray) -> np.ndarray:
-    """Observations one after the other; the later ones know at least as many tokens."""
+    """Observations one after the other, of the tokens that the later ones know; where the cache was cut, the others knew
+    more, and gave them nothing."""
+    earlier = earlier[:, :, : later.shape[2]]
     wider = later.shape[2] - earlier.shape[2]
     return np.concatenate([np.pad(earlier, ((0, 0), (0, 0), (0, wider))), later], axis=1)

@@ -50,14 +50,28 @@ class Policy:
         """Who decides in a layer; None where it stays dense."""
         return None if layer in self.dense_layers else self.deciders.get(layer)
 
-    def check(self, layers: Mapping[int, LayerShape]) -> None:
+    def check(self, layers: Mapping[int, LayerShape], count: int) -> None:
         """Refuse a model of another shape than what was fitted.
+
+        Parameters
+        ----------
+        layers : mapping of int to LayerShape
+            Those that attend.
+        count : int
+            All layers of the model.
 
         Raises
         ------
         ConfigError
-            A layer has neither decider nor a place in `dense_layers`, or a decider was fitted for other heads.
+            A layer has neither decider nor a place in `dense_layers`, the model lacks a layer of `dense_layers`, or a decider
+            was fitted for other heads.
         """
+        foreign = [layer for layer in self.dense_layers if layer >= count]
+        if foreign:
+            raise ConfigError(
+                f"policy {self.name}: dense_layers names {foreign}, and the model has {count} layers. Accepted: 0 to {count - 1}.\n"
+                f"  Write: dense_layers: {sorted({*self.dense_layers} - {*foreign})}"
+            )
         free = {layer: shape for layer, shape in layers.items() if not shape.barred}
         lacking = [layer for layer in free if layer not in self.deciders and layer not in self.dense_layers]
         if lacking:

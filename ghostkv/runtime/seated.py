@@ -33,8 +33,9 @@ POOLED = ("ghost", "magicpig", "oracle_topp", "token_picker")
 class SeatState:
     """What a peer remembers of a sequence: observed attention, and records for those that read ghost records."""
 
-    base: Observations = field(default_factory=Observations)
-    base_tokens: int = 0
+    base: Observations = field(default_factory=Observations)  # what dense queries left
+    base_tokens: int = 0  # tokens of the cache after the last of them
+    base_start: int = 0  # and before the first of them that came without a decoded one between
     seen: Observations = field(default_factory=Observations)
     decoded: dict[tuple, Decoded] = field(default_factory=dict)
     first: np.ndarray | None = None
@@ -47,12 +48,23 @@ class SeatState:
     def truncate(self, tokens: int) -> None:
         """Forget what lies beyond: records, and what queries from `tokens` on gave their attention to."""
         if tokens < self.base_tokens:
-            self.base, self.base_tokens = self.base.before(tokens), tokens
+            # Of the prefill's queries a sample was kept, which is not the sample of a shorter one.
+            self.base = Observations(lost=tokens > 0)
+            self.base_tokens, self.base_start = tokens, min(self.base_start, tokens)
         # What the prefill left is kept apart, as decoded queries may have been summed into it since.
         self.seen = self.base if tokens == self.base_tokens else self.seen.before(tokens)
         for key, found in self.decoded.items():
             left = max(tokens - int(self.first[key[0]]), 0)
             self.decoded[key] = Decoded(found.coordinates[:left], found.radius[:left])
+
+    def select(self, rows: np.ndarray) -> None:
+        """Go on with these rows of the batch."""
+        self.base, self.seen = self.base.select(rows), self.seen.select(rows)
+        self.first = None if self.first is None else self.first[rows]
+        others = {key[1:] for key in self.decoded}
+        self.decoded = {
+            (b, *other): self.decoded[int(row), *other] for b, row in enumerate(rows) for other in others
+        }
 
 
 @dataclass(frozen=True)
@@ -100,15 +112,25 @@ class Seated(Decider):
         refuse_misfit(where, (heads, len(self.fitted), head_dim), (heads, kv_heads, head_dim))
 
     def observe(self, state: SeatState, call: Call) -> None:
-        state.seen = Observations()
+        """Add a sample of dense queries: that of the whole prefill, however many calls it takes."""
+        tokens, state.seen, state.first = call.keys.shape[2], state.seen.copy(), call.first
+        if call.past != state.base_tokens:
+            state.base_start = call.past
         for b, h, part, view in views(call):
+            first = int(call.first[b])
             # Places in the row: left padding must not move the sample.
-            place, tokens = view.positions, call.past + call.query.shape[2] - int(call.first[b])
-            few = np.flatnonzero((place % OBSERVE_EVERY == 0) | (place >= tokens - self.window))
+            place, latest = view.positions, tokens - first - self.window
+            few = np.flatnonzero((place % OBSERVE_EVERY == 0) | (place >= latest))
+            earlier = state.seen.places.get((b, h), np.zeros(0, np.int64))
+            # The latest queries of the call before may have become ordinary ones.
+            late = (earlier >= state.base_start) & (earlier - first < latest)
+            keep = ~late | ((earlier - first) % OBSERVE_EVERY == 0)
+            if not keep.all():
+                state.seen.thinned(b, h, keep)
             fewer = replace(view, queries=view.queries[:, few], visible=view.visible.at(few))
             mass, _ = softmax(fewer.scores(), dtype=np.float32)
             state.seen.add(b, h, mass, call.past + part.start + few, self.window)
-        state.base, state.base_tokens = state.seen, call.past + call.query.shape[2]
+        state.base, state.base_tokens = state.seen, tokens
 
     def attend(self, state: SeatState, call: Call) -> tuple[np.ndarray, np.ndarray]:
         out = np.zeros_like(call.empty())

@@ -122,7 +122,7 @@ def _tasks_fit_the_model(run: Run) -> None:
 
 def _policies(stage: str) -> Callable[[Run], None]:
     def check(run: Run) -> None:
-        run.config.check_policies(stage)
+        run.config.check_policies(stage, run.model.layers)
 
     return check
 

@@ -143,6 +143,11 @@ def test_the_default_config_decides_what_the_literals_decided():
         ),
         ({"policy": "identity", "codec": "pca", "code_bytes": 9}, {}, "records of pca at 9 bytes"),
         (
+            {"policy": "oracle_mass", "dense_layers": [3, 30]},
+            {},
+            r"the model has 30 layers.*\n.*Write: dense_layers: \[3\]",
+        ),
+        (
             {"policy": "selector", "selector": {"name": "ghost", "code_bytes": 5}, "ratio": 0.2},
             {},
             "records of transform_code at 5 bytes",
@@ -170,9 +175,9 @@ def test_the_default_config_decides_what_the_literals_decided():
 def test_what_no_earlier_stage_makes_is_refused_before_any_runs(entry, raw, expected):
     mine = {"label": "mine", **entry}
     with pytest.raises(ConfigError, match=expected):
-        load_config({"quality": only(mine), **raw}).check_policies("quality")
+        load_config({"quality": only(mine), **raw}).check_policies("quality", 30)
     with pytest.raises(ConfigError, match=expected):
-        load_config({"retrieval": {"policies": [mine]}, **raw}).check_policies("retrieval")
+        load_config({"retrieval": {"policies": [mine]}, **raw}).check_policies("retrieval", 30)
 
 
 def test_a_frontier_alone_needs_no_records_of_policies():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -223,6 +224,8 @@ def test_what_is_wrong_is_said(llama):
         pass
     with pytest.raises(ConfigError, match=r"no codec for layers \[1\]"):
         set_policy(model, ghost_policy({0: frames(captures)[0]}, -4.0, HEADS))
+    with pytest.raises(ConfigError, match=r"dense_layers names \[99\].*\n.*Write: dense_layers: \[1\]"):
+        set_policy(model, sparse_policy(captures, dense_layers=(1, 99)))
     with pytest.raises(ConfigError, match="head_dim"):
         set_policy(ghostly(tiny("gpt2")), sparse_policy(captures))
     with pytest.raises(ConfigError, match="prefill"):
@@ -279,18 +282,62 @@ def test_a_cache_that_does_not_reach_the_attention_is_an_error(llama):
         cache = model(ids[:, :CONTEXT], use_cache=True).cache
         for layer in model.model.layers:
             layer.self_attn.__dict__["_ghostkv_seat"].hook.remove()
-            layer.self_attn.__dict__["_ghostkv_seat"].cache = None
         with pytest.raises(ModelError, match="was not handed the cache"):
             model(ids[:, CONTEXT:], cache=cache)
 
 
-def test_attention_with_learned_sinks_is_refused(llama):
+FOREIGN = {
+    "s_aux": torch.zeros(HEADS), "sinks": torch.zeros(HEADS), "position_bias": torch.zeros(1, HEADS, 1, 9),
+    "indices": torch.zeros(1, 1, 4), "block_indices": torch.zeros(1, 1, 4), "dropout": 0.1, "is_causal": False,
+    "never_heard_of": 1.0, "output_attentions": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_attention_that_is_more_than_its_queries_and_keys_is_refused(llama, name):
     model = ghostly(tiny())
+    query, key = torch.randn(1, HEADS, 1, HEAD_DIM), torch.randn(1, KV_HEADS, 9, HEAD_DIM)
+    idle = {
+        "dropout": 0.0,
+        "is_causal": None,
+        "position_ids": torch.zeros(1, 1),
+        "cache": None,
+        "output_attentions": False,
+    }
+    for dense in ((), (0,)):
+        set_policy(model, sparse_policy(llama[1], dense_layers=dense))
+        seat = model.model.layers[0].self_attn.__dict__["_ghostkv_seat"]
+        module = model.model.layers[0].self_attn
+        attend = partial(seat.attend, module, query, key, key, None, scaling=0.25)
+        with torch.inference_mode():
+            # Dense layers hand on what SDPA takes; nobody drops what it does not know.
+            if dense and name in ("position_bias", "dropout", "is_causal"):
+                assert attend(**idle | {name: FOREIGN[name]}).shape == (1, 1, HEADS, HEAD_DIM)
+            else:
+                with pytest.raises(CaptureError, match=name):
+                    attend(**idle | {name: FOREIGN[name]})
+
+
+def test_weights_of_keys_that_are_never_read_cannot_be_asked_for(llama):
+    model, ids = ghostly(tiny()), text(20)
+    for policy in (sparse_policy(llama[1]), Policy("full", {}, dense_layers=tuple(range(LAYERS)))):
+        set_policy(model, policy)
+        with pytest.raises(CaptureError, match="output_attentions"):
+            model(ids, output_attentions=True)
+        with pytest.raises(CaptureError, match="output_attentions"):
+            model.generate(ids, max_new_tokens=2, output_attentions=True, return_dict_in_generate=True)
+
+
+def test_heads_that_see_different_keys_are_refused(llama):
+    model, ids = ghostly(tiny()), text()
     set_policy(model, sparse_policy(llama[1]))
-    seat = model.model.layers[0].self_attn.__dict__["_ghostkv_seat"]
-    query, key = torch.zeros(1, HEADS, 1, HEAD_DIM), torch.zeros(1, KV_HEADS, 9, HEAD_DIM)
-    with torch.inference_mode(), pytest.raises(CaptureError, match="s_aux"):
-        seat.attend(seat, query, key, key, None, s_aux=torch.zeros(HEADS))
+    mask = torch.ones(1, HEADS, TOKENS - CONTEXT, TOKENS, dtype=torch.bool).tril(CONTEXT)
+    with torch.inference_mode():
+        cache = model(ids[:, :CONTEXT], use_cache=True).cache
+        other = mask.clone()
+        other[:, 1:, :, 30:40] = False
+        with pytest.raises(ModelError, match="causal"):
+            model(ids[:, CONTEXT:], cache=cache, attention_mask=other)
 
 
 @pytest.mark.parametrize("family", ["gemma2", "vaultgemma"])

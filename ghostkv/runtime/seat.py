@@ -1,0 +1,195 @@
+"""One attention layer's place in a policy: what is read densely, what is decided, and what is remembered of it."""
+
+from __future__ import annotations
+
+import math
+import threading
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ghostkv.files.errors import ModelError
+from ghostkv.models.interface import ordinary_attention, refuse_foreign_terms
+from ghostkv.models.probe import LayerShape, find_cache
+from ghostkv.runtime.deciders import Call
+from ghostkv.runtime.ghost_cache import LayerMemory, ghost_layer, layer_of
+from ghostkv.runtime.policy import Policy
+from ghostkv.runtime.traffic import Traffic, dense_rows
+
+# The cache that the attention module of each thread was called with, until its attention takes it.
+_HANDED = threading.local()
+# Deciders write into buffers of their own, so one call is decided at a time.
+_TURN = threading.RLock()
+
+
+def remember_cache(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    _HANDED.cache = find_cache((*args, *kwargs.values()))
+
+
+class Runtime:
+    """What the layers of a model share."""
+
+    def __init__(self, policy: Policy):
+        self.policy, self.traffic = policy, Traffic()
+        self.dense: dict[int, float] = {}  # by thread, so many first tokens that are read densely
+        self.warned = False
+        self._mask: tuple[Tensor | None, np.ndarray] | None = None
+
+    def first_visible(self, mask: Tensor | None, batch: int, tokens: int) -> np.ndarray:
+        """First visible token of each row; one mask serves all layers of a forward pass."""
+        if mask is None:
+            return np.zeros(batch, np.int64)
+        if self._mask is None or self._mask[0] is not mask:
+            self._mask = (mask, _first_visible(mask, batch, tokens))
+        return self._mask[1]
+
+
+def _first_visible(mask: Tensor, batch: int, tokens: int) -> np.ndarray:
+    shown = _shown(mask, tokens)
+    one = shown[:, 0].expand(batch, -1, -1)
+    first = one[:, -1].int().argmax(dim=-1)
+    position = torch.arange(tokens - mask.shape[2], tokens)[None, :, None]
+    slot = torch.arange(tokens)[None, None]
+    expected = (slot <= position) & (slot >= first[:, None, None])
+    real = position[..., 0] >= first[:, None]
+    alike = torch.equal(shown, shown[:, :1].expand_as(shown))
+    if not (alike and torch.equal(one & real[..., None], expected & real[..., None])):
+        raise ModelError(
+            "decoding under elimination found an attention mask that is neither causal nor causal behind left "
+            "padding. Accepted: unpadded prompts, or batches padded on the left.\n"
+            '  Write: tokenizer.padding_side = "left"'
+        )
+    return first.numpy().astype(np.int64)
+
+
+def _shown(mask: Tensor, tokens: int) -> Tensor:
+    """Which tokens a mask shows, as bool [batch or 1, heads or 1, queries, tokens]."""
+    return (mask if mask.dtype == torch.bool else mask == 0)[..., :tokens]
+
+
+class Seat:
+    """One attention module's place in the policy."""
+
+    def __init__(self, layer: int, shape: LayerShape, runtime: Runtime):
+        self.layer, self.runtime = layer, runtime
+        self.decider = None if shape.barred else runtime.policy.decider(layer)
+        self.hook: Any = None
+
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+    ) -> Tensor:
+        runtime = self.runtime
+        cache, _HANDED.cache = getattr(_HANDED, "cache", None), None
+        sliding = bool(kwargs.get("sliding_window"))
+        past = self._past(cache, key, query.shape[2], sliding)
+        if sliding and not runtime.warned and self.decider is not None:
+            runtime.warned = True
+            warnings.warn(
+                f"layers with a sliding window ({kwargs['sliding_window']} tokens, layer {self.layer} first) stay dense",
+                stacklevel=2,
+            )
+        decider = None if sliding else self.decider
+        if decider is not None:
+            refuse_foreign_terms(self.layer, kwargs)
+            ghost_layer(cache, self.layer)
+        # Queries before this one are read densely, and those are not counted.
+        split = min(max(self._dense_tokens(past) - past, 0), query.shape[2])
+        output, counted = None, split < query.shape[2]
+        if decider is None or split:
+            output = ordinary_attention(module, query, key, value, mask, **kwargs)
+        with _TURN:
+            if decider is None:
+                if counted:
+                    rows = _dense(query[:, :, split:], key, value, mask, sliding, runtime)
+                    runtime.traffic.add(self.layer, past + split, rows)
+                return output
+            if not (counted or decider.observes):
+                return output
+            call = self._call(query, key, value, mask, kwargs, past)
+            memory = self._memory(cache, decider, call)
+            if split and decider.observes:
+                seen = call.part(0, split)
+                decider.observe(memory.state, seen)
+                memory.saw(seen)
+            if not counted:
+                return output
+            call = call.part(split)
+            decided, rows = decider.attend(memory.state, call)
+            memory.saw(call)
+            runtime.traffic.add(self.layer, call.past, rows)
+        decided = torch.from_numpy(decided).to(query.dtype)
+        return decided if output is None else torch.cat([output[:, :split], decided], dim=1)
+
+    def _dense_tokens(self, past: int) -> float:
+        """So many first tokens of the cache are read densely."""
+        begins = past == 0 and self.runtime.policy.prefill == "dense"
+        return self.runtime.dense.get(threading.get_ident(), math.inf if begins else 0)
+
+    def _past(self, cache: Any, key: Tensor, new: int, sliding: bool) -> int:
+        """Tokens before the first query, also those that a sliding window's cache has let go."""
+        found = None if cache is None else layer_of(cache, self.layer)
+        if sliding and found is not None:
+            return int(found.get_seq_length()) - new
+        return key.shape[2] - new
+
+    def _memory(self, cache: Any, decider: Any, call: Call) -> LayerMemory:
+        """What the decider knows of the cache; of the tokens before the call an observer must know all."""
+        found = ghost_layer(cache, self.layer)
+        if found is None and call.past:
+            raise ModelError(
+                f"layer {self.layer}: {call.past} tokens lie before the first query, but the attention module was not handed "
+                "the cache that holds them, and with it their records. Accepted: models that pass a cache to their attention, "
+                "as those of transformers 5.24 do.\n  Write: pip install 'transformers>=5.24,<5.40'"
+            )
+        memory = LayerMemory(decider, decider.start()) if found is None else found.recall(decider, call)
+        if decider.observes and memory.tokens != call.past:
+            raise ModelError(
+                f"layer {self.layer}: {decider.name} chooses by what the queries of all tokens attended to, and of the "
+                f"{call.past} tokens in the cache it saw {memory.tokens or 'none'}. Accepted: a cache that was read from its "
+                "first token on under this policy (set_policy comes before the prompt).\n"
+                "  Write: set_policy(model, policy), then read the prompt again"
+            )
+        return memory
+
+    def _call(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, kwargs: dict, past: int
+    ) -> Call:
+        if query.requires_grad:
+            raise ModelError(
+                "decoding under elimination has no gradients. Accepted: inference.\n"
+                "  Write: with torch.inference_mode(): model(...)"
+            )
+        if query.device.type != "cpu":
+            raise ModelError(
+                f"the reference path of GhostKV runs on the CPU; the model is on {query.device}.\n"
+                '  Write: model.to("cpu")'
+            )
+        policy, scale = self.runtime.policy, kwargs.get("scaling")
+        return Call(
+            _array(query), _array(key), _array(value),
+            self.runtime.first_visible(mask, query.shape[0], key.shape[2]),
+            past, float(query.shape[-1] ** -0.5 if scale is None else scale), float(kwargs.get("softcap") or 0.0),
+            policy.sinks, policy.hot, policy.shared, self.layer,
+        )  # fmt: skip
+
+
+def _dense(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sliding: bool, runtime: Runtime
+) -> np.ndarray:
+    """Traffic of a layer that reads all that is visible."""
+    batch, heads, new, _ = query.shape
+    kv_heads, tokens = key.shape[1], key.shape[2]
+    if sliding and mask is not None:
+        visible = _shown(mask, tokens)[:, 0, -new:].sum(dim=-1).expand(batch, -1).numpy()
+    else:
+        first = runtime.first_visible(None if sliding else mask, batch, tokens)
+        visible = np.maximum(np.arange(tokens - new, tokens)[None] + 1 - first[:, None], 0)
+    shape = np.broadcast_to(visible[:, None], (batch, kv_heads, new))
+    return dense_rows(shape, heads // kv_heads, 2.0 * (key.shape[3] + value.shape[3]))
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.to(torch.float32).contiguous().numpy()

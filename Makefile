@@ -4,6 +4,7 @@
 #   make results    all stages: generated tensors, anchors, store, memory model, and the model itself under elimination
 #   make report     the report alone, and Snakemake's own self-contained one: results/report/snakemake.html
 #   make test       the whole test suite
+#   make kills      kill a small run at 50 random moments, and see that each is resumed: docs/reliability.md
 #   make lint       what CI checks besides the tests
 #   make clean      remove what the workflow made; keeps .venv and downloads
 #
@@ -38,7 +39,7 @@ ifneq ($(shell mkdir -p "$(CACHE)" 2> /dev/null && test -w "$(CACHE)" && echo us
 export XDG_CACHE_HOME := $(CURDIR)/.snakemake/cache
 endif
 
-.PHONY: frontier results report test lint clean
+.PHONY: frontier results report test kills lint clean
 
 frontier: $(READY)
 	@$(SNAKEMAKE) -- frontier
@@ -52,6 +53,9 @@ report: $(READY)
 
 test: $(READY)
 	@$(BIN)/python -m pytest $(PYTEST)
+
+kills: $(READY)
+	@$(BIN)/python tests/workflow/kills.py $(KILLS)
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet

@@ -38,6 +38,7 @@ _NOISY |= {LogEvent.DEBUG_DAG, LogEvent.RULEGRAPH, LogEvent.GROUP_INFO, LogEvent
 # A line of `ghostkv.files.logs.progress`, and how much of a log is read and shown.
 _PROGRESS = re.compile(r"(\d+)%\|.*\[.*\]$")
 _TAIL, _LINES = 64 << 10, 40
+_NO_MEMORY = re.compile(r"MemoryError|bad_alloc|[Aa]llocate memory")
 # MB below which a disk is called full.
 _ROOM = 20
 _BAR = 16
@@ -241,28 +242,37 @@ def explain(job: Shown, end: str) -> str:
     end : str
         Snakemake's words on how its script ended.
     """
-    log = job.logs[0] if job.logs else None
-    lines = [line for line in _tail(log, _TAIL) if not _PROGRESS.search(line)] if log else []
+    read = {log: [line for line in _tail(log, _TAIL) if not _PROGRESS.search(line)] for log in job.logs}
+    log, lines = next(((log, lines) for log, lines in read.items() if lines), (None, []))
     parts = [f"{job} failed" + (f"; {log} says:" if lines else ":")]
     parts += ["..."] * (len(lines) > _LINES) + lines[-_LINES:]
-    if killed := re.search(r"died with <Signals\.(\w+)|exit status (137)", end):
-        signal = killed[1] or "SIGKILL"
-        parts.append(f"It was ended from outside ({signal}). The same command resumes the run.")
-        if signal == "SIGKILL" and job.mem_mb:
-            parts.append(
-                f"The kernel does that when memory runs out. {job.rule} states mem_mb={job.mem_mb}; if it states more, fewer"
-                f" jobs run beside it.\nWrite: --set-resources {job.rule}:mem_mb={2 * job.mem_mb}"
-                f'    (make frontier ARGS="--set-resources {job.rule}:mem_mb={2 * job.mem_mb}")'
-            )
+    killed = re.search(r"died with <Signals\.(\w+)|exit status (137)", end)
+    if killed:
+        parts.append(
+            f"It was ended from outside ({killed[1] or 'SIGKILL'}). The same command resumes the run."
+        )
     elif not lines:
         parts.append(f"It left no word in its log.\n{end}".rstrip())
-        parts += _full(log)
+        parts += _full(job.logs)
+    if (killed and killed[1] in (None, "SIGKILL")) or _NO_MEMORY.search("\n".join(lines[-3:])):
+        parts += _memory(job)
     return "\n".join(parts)
 
 
-def _full(log: str | None) -> list[str]:
+def _memory(job: Shown) -> list[str]:
+    """What to do about memory that ran out, which the kernel may have answered with SIGKILL."""
+    if not job.mem_mb:
+        return []
+    more = f"--set-resources {job.rule}:mem_mb={2 * job.mem_mb}"
+    return [
+        f"Memory may have run out. {job.rule} states mem_mb={job.mem_mb}; if it states more, fewer jobs run beside it.",
+        f'Write: {more}    (make frontier ARGS="{more}")',
+    ]
+
+
+def _full(logs: list[str]) -> list[str]:
     """A sentence where the disk that takes the logs is as good as full."""
-    folder = Path(log or ".").parent
+    folder = Path(logs[0] if logs else ".").parent
     left = shutil.disk_usage(folder).free >> 20 if folder.exists() else _ROOM
     if left >= _ROOM:
         return []

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from workflow.screen import Screen
+from workflow.screen import Screen, Shown, explain
 
 ROOT = Path(__file__).parents[2]
 RESOURCES = {"mem_mb": 2000}
@@ -85,14 +85,30 @@ def test_the_messages_of_failed_jobs_come_last(tmp_path):
     assert "CalledProcessError" not in shown.getvalue()
 
 
-def test_a_job_that_was_killed_names_its_memory_and_how_to_state_more(tmp_path):
-    (log := tmp_path / "a.log").touch()
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("died with <Signals.SIGKILL: 9>", ""),
+        ("returned non-zero exit status 137", ""),
+        ("returned non-zero exit status 1", "Traceback:\nMemoryError: Unable to allocate 3 GiB\n"),
+    ],
+    ids=["killed", "killed in a shell", "refused"],
+)
+def test_a_job_without_memory_names_what_it_states_and_how_to_state_more(tmp_path, end, said):
+    (log := tmp_path / "a.log").write_text(said)
     screen = Screen(shown := io.StringIO())
     begin(screen, 7, "03", log)
-    fail(screen, 7, log, "died with <Signals.SIGKILL: 9>")
+    fail(screen, 7, log, end)
     screen.close()
     assert "mem_mb=2000" in shown.getvalue()
     assert "--set-resources sweep_layer:mem_mb=4000" in shown.getvalue()
+
+
+def test_of_several_logs_the_first_that_says_something_is_shown(tmp_path):
+    (tmp_path / "job.log").touch()
+    (tmp_path / "slurm.log").write_text("Write: sinks: 4\n")
+    job = Shown("sweep_layer", {}, [str(tmp_path / "job.log"), str(tmp_path / "slurm.log")], None)
+    assert explain(job, "").splitlines()[1:] == ["Write: sinks: 4"]
 
 
 def test_a_script_that_leaves_no_log_shows_how_it_ended(tmp_path):

@@ -55,7 +55,7 @@ test: $(READY)
 	@$(BIN)/python -m pytest $(PYTEST)
 
 kills: $(READY)
-	@$(BIN)/python tests/workflow/kills.py $(KILLS)
+	@$(BIN)/python -m tests.workflow.kills $(KILLS)
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet

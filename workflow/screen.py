@@ -9,16 +9,16 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 from snakemake.exceptions import LockException
 from snakemake_interface_logger_plugins.common import LogEvent
+
+from workflow.failures import Shown, explain, interrupted
 
 # What Snakemake says at every run, and nobody acts on. Any other message is shown.
 _NOISE = (
@@ -35,36 +35,7 @@ _NOISE = (
 )
 _NOISY = {LogEvent.WORKFLOW_STARTED, LogEvent.RESOURCES_INFO, LogEvent.SHELLCMD, LogEvent.JOB_STARTED}
 _NOISY |= {LogEvent.DEBUG_DAG, LogEvent.RULEGRAPH, LogEvent.GROUP_INFO, LogEvent.GROUP_ERROR}
-# A line of `ghostkv.files.logs.progress`, and how much of a log is read and shown.
-_PROGRESS = re.compile(r"(\d+)%\|.*\[.*\]$")
-_TAIL, _LINES = 64 << 10, 40
-_NO_MEMORY = re.compile(r"MemoryError|bad_alloc|[Aa]llocate memory")
-# MB below which a disk is called full.
-_ROOM = 20
 _BAR = 16
-
-
-@dataclass
-class Shown:
-    """A job: its rule, the wildcards that tell it from the others of its rule, and where it writes."""
-
-    rule: str
-    wildcards: dict[str, str]
-    logs: list[str]
-    mem_mb: int | None
-    begun: float = field(default_factory=time.monotonic)
-
-    @property
-    def which(self) -> str:
-        return " ".join(f"{name}={value}" for name, value in self.wildcards.items())
-
-    def __str__(self) -> str:
-        return f"{self.rule} {self.which}".rstrip()
-
-    def done(self) -> float | None:
-        """The share of its work that it has done, as far as its log says."""
-        said = [_PROGRESS.search(line) for log in self.logs[:1] for line in _tail(log, 512)[-1:]]
-        return int(said[0][1]) / 100 if said and said[0] else None
 
 
 @dataclass
@@ -124,7 +95,7 @@ class Screen(logging.Handler):
             self._erase()
             for text in self._ended.values():
                 self._write(text)
-            if self._failed and all(_interrupted(end) for _, end in self._failed):
+            if self._failed and all(interrupted(end) for _, end in self._failed):
                 self._write("Stopped. The same command goes on from here.")
             else:
                 for job, end in self._failed:
@@ -140,12 +111,12 @@ class Screen(logging.Handler):
         text, kind = str(record.msg), record.exception
         if kind == "RuleException" and "CalledProcessError" in text:
             self._ended[record.thread] = text
-        elif not (
-            self._failed and kind == "WorkflowError"
-        ):  # "At least one job did not complete successfully."
+        elif not (self._failed and "At least one job did not complete" in text):
             self._write(text)
         if kind == LockException.__name__ and self._hint:
             self._write(self._hint)
+        if late := re.search(r"older modification time .* than input (.+?) \(\d{4}-", text):
+            self._write(f"{late[1]} bears a time that has not come. Write: touch '{late[1]}'")
 
     def _run_info(self, record: logging.LogRecord) -> None:
         counts = {rule: count for rule, count in record.stats.items() if rule != "total"}
@@ -184,7 +155,7 @@ class Screen(logging.Handler):
         job.logs = list(record.log or ())
         end = self._ended.pop(record.thread, "")
         self._failed.append((job, end))
-        if not _interrupted(end):
+        if not interrupted(end):
             rest = f"; {len(self._jobs)} of those at work end first" if self._jobs else ""
             self._write(f"{job} failed{rest}")
 
@@ -211,7 +182,10 @@ class Screen(logging.Handler):
         if not self._drawn or self._over.is_set():
             return
         self._erase()
-        columns = shutil.get_terminal_size((100, 24)).columns or 100
+        try:
+            columns = os.get_terminal_size(self._stream.fileno()).columns or 100
+        except OSError:
+            columns = 100
         at_work: dict[str, list[Shown]] = {}
         for job in self._jobs.values():
             at_work.setdefault(job.rule, []).append(job)
@@ -232,68 +206,6 @@ def _line(rule: str, stage: Stage, jobs: list[Shown]) -> str:
         job.which + ("" if done is None else f" {done:.0%}") for job, done in zip(jobs, shares, strict=True)
     )
     return f"{rule:<18} {bar:─<{_BAR}} {stage.done}/{stage.total}  {_clock(spent)}{left}  {which}"
-
-
-def explain(job: Shown, end: str) -> str:
-    """Why a job failed: what its log says, or what ended it before it could say anything.
-
-    Parameters
-    ----------
-    end : str
-        Snakemake's words on how its script ended.
-    """
-    read = {log: [line for line in _tail(log, _TAIL) if not _PROGRESS.search(line)] for log in job.logs}
-    log, lines = next(((log, lines) for log, lines in read.items() if lines), (None, []))
-    parts = [f"{job} failed" + (f"; {log} says:" if lines else ":")]
-    parts += ["..."] * (len(lines) > _LINES) + lines[-_LINES:]
-    killed = re.search(r"died with <Signals\.(\w+)|exit status (137)", end)
-    if killed:
-        parts.append(
-            f"It was ended from outside ({killed[1] or 'SIGKILL'}). The same command resumes the run."
-        )
-    elif not lines:
-        parts.append(f"It left no word in its log.\n{end}".rstrip())
-        parts += _full(job.logs)
-    if (killed and killed[1] in (None, "SIGKILL")) or _NO_MEMORY.search("\n".join(lines[-3:])):
-        parts += _memory(job)
-    return "\n".join(parts)
-
-
-def _memory(job: Shown) -> list[str]:
-    """What to do about memory that ran out, which the kernel may have answered with SIGKILL."""
-    if not job.mem_mb:
-        return []
-    more = f"--set-resources {job.rule}:mem_mb={2 * job.mem_mb}"
-    return [
-        f"Memory may have run out. {job.rule} states mem_mb={job.mem_mb}; if it states more, fewer jobs run beside it.",
-        f'Write: {more}    (make frontier ARGS="{more}")',
-    ]
-
-
-def _full(logs: list[str]) -> list[str]:
-    """A sentence where the disk that takes the logs is as good as full."""
-    folder = Path(logs[0] if logs else ".").parent
-    left = shutil.disk_usage(folder).free >> 20 if folder.exists() else _ROOM
-    if left >= _ROOM:
-        return []
-    return [
-        f"The disk of {folder.resolve()} has {left} MB left. Free some; the same command resumes the run."
-    ]
-
-
-def _interrupted(end: str) -> bool:
-    return "SIGINT" in end or "exit status 130" in end
-
-
-def _tail(path: str, size: int) -> list[str]:
-    """The last lines of a file; none, if it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(os.fstat(file.fileno()).st_size - size, 0))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return []
-    return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 
 def _clock(seconds: float) -> str:

@@ -1,10 +1,11 @@
 """Kill the tiny run at random moments, resume it by the same command, and hold its tables against those of an undisturbed run.
 
     make kills                                    50 kills, about a quarter of an hour on two quiet cores
-    python tests/workflow/kills.py --kills 10 --seed 7 --targets frontier
+    python -m tests.workflow.kills --kills 10 --seed 7 --targets frontier
 
-A signal goes to Snakemake and all its jobs (as Ctrl-C and a batch system do), to Snakemake alone, or to one job alone. A resumed run
-is killed again seconds later, until one is done before its kill comes; it is compared, and the next begins in an empty folder.
+The runs are of a copy of the project, which may be edited meanwhile. A signal goes to Snakemake and all its jobs (as from Ctrl-C
+and a batch system), to Snakemake alone, or to one job alone. A resumed run is killed again seconds later, until one is done before
+its kill comes; it is compared, and the next begins in an empty folder.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
+
+from tests.workflow.conftest import Project, copy_project
 
 ROOT = Path(__file__).parents[2]
 SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
@@ -39,17 +43,15 @@ TIMED_COLUMNS = re.compile(r"seconds|speedup|per_second")
 class Attempt:
     """One call of Snakemake on a folder, in a process group of its own."""
 
-    def __init__(self, folder: Path, targets: list[str]):
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, project: Project, folder: Path, targets: list[str]):
+        folder.mkdir(exist_ok=True)
         if not (folder / "tests").exists():
             (folder / "tests").symlink_to(ROOT / "tests")
-        tiny = ["--configfile", str(ROOT / "tests/config/tiny.yaml"), "--directory", str(folder)]
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), *tiny]
         self.said = folder / "said.txt"
         with open(self.said, "w") as out:
             self.process = subprocess.Popen(
-                [*command, "--cores", "2", "--", *targets],
-                cwd=ROOT,
+                replace(project, folder=folder).command("--", *targets),
+                cwd=project.root,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -66,7 +68,7 @@ class Attempt:
                         found[child.pid] = log.parent.name
         return found
 
-    def kill(self, name: str, receiver: str) -> list[str] | None:
+    def kill(self, name: str, receiver: str, chance: random.Random) -> list[str] | None:
         """Send a signal and return the stages at work; None, if there was nobody left to get it."""
         deadline = time.monotonic() + 60
         while receiver == "a job" and not self.jobs() and time.monotonic() < deadline:
@@ -79,8 +81,10 @@ class Attempt:
         try:
             if receiver == "all":
                 os.killpg(self.process.pid, number)
+            elif receiver == "a job" and jobs:
+                os.kill(chance.choice(sorted(jobs)), number)
             else:
-                os.kill(min(jobs) if receiver == "a job" and jobs else self.process.pid, number)
+                os.kill(self.process.pid, number)
         except ProcessLookupError:
             return None
         return sorted(set(jobs.values())) or ["between jobs"]
@@ -120,14 +124,17 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--targets", nargs="+", default=["results"])
-    parser.add_argument("--folder", type=Path, help="where runs go; the undisturbed one there is used again")
+    parser.add_argument(
+        "--folder", type=Path, help="an empty folder for the runs, instead of one of the system's"
+    )
     asked = parser.parse_args()
     chance = random.Random(asked.seed)
     base = asked.folder or Path(tempfile.mkdtemp(prefix="kills_"))
     print(f"seed {asked.seed}, {asked.kills} kills, in {base}", flush=True)
 
     begun = time.monotonic()
-    calm = Attempt(base / "calm", asked.targets)
+    project = copy_project(base / "project", base / "calm")
+    calm = Attempt(project, base / "calm", asked.targets)
     while not calm.jobs() and calm.process.poll() is None:
         time.sleep(0.05)
     planning = time.monotonic() - begun
@@ -144,12 +151,12 @@ def main() -> int:
         folder = Path(tempfile.mkdtemp(prefix="killed_", dir=base))
         done = False
         while not done:
-            attempt = Attempt(folder, asked.targets)
+            attempt = Attempt(project, folder, asked.targets)
             if number < asked.kills:
                 name, receiver = chance.choice(SIGNALS), chance.choice(RECEIVERS)
                 with suppress(subprocess.TimeoutExpired):
                     attempt.process.wait(chance.uniform(0.3, planning + 9))
-                stages = attempt.kill(name, receiver)
+                stages = attempt.kill(name, receiver, chance)
             else:
                 stages = None
             code = attempt.process.wait()

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from workflow.screen import Screen, Shown, explain
+from workflow.failures import Shown, explain
+from workflow.screen import Screen
 
 ROOT = Path(__file__).parents[2]
 RESOURCES = {"mem_mb": 2000}
@@ -154,8 +155,7 @@ def test_where_steps_are_not_asked_for_failures_are_shown_nevertheless(tmp_path)
     assert shown.getvalue().endswith("Write: sinks: 4\n")
 
 
-def test_a_terminal_shows_the_stage_at_work_below_what_is_written(tmp_path, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+def test_a_terminal_shows_the_stage_at_work_below_what_is_written(tmp_path):
     (log := tmp_path / "a.log").write_text("layer 3:  50%|#####     | 2/4 [00:01<00:01,  1.0it/s]\n")
     screen = Screen(shown := Terminal())
     say(screen, LogEvent.RUN_INFO, stats={"sweep_layer": 2, "total": 2})

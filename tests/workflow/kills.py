@@ -155,7 +155,7 @@ def main() -> int:
             if number < asked.kills:
                 name, receiver = chance.choice(SIGNALS), chance.choice(RECEIVERS)
                 with suppress(subprocess.TimeoutExpired):
-                    attempt.process.wait(chance.uniform(0.3, planning + 9))
+                    attempt.process.wait(0.3 + chance.expovariate(1 / (planning + 4)))
                 stages = attempt.kill(name, receiver, chance)
             else:
                 stages = None

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# A line of `ghostkv.files.logs.progress`, and how much of a log is read and shown.
+# A line of `ghostkv.files.progress`, and how much of a log is read and shown.
 _PROGRESS = re.compile(r"(\d+)%\|.*\[.*\]$")
 _TAIL, _LINES = 64 << 10, 40
 _NO_MEMORY = re.compile(r"MemoryError|bad_alloc|[Aa]llocate memory")

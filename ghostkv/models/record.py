@@ -10,6 +10,7 @@ import numpy as np
 
 from ghostkv.captures.proven_writer import ProvenWriter
 from ghostkv.files import provenance
+from ghostkv.files.progress import progress
 from ghostkv.models.capture import record_attention
 from ghostkv.models.load import load_model
 from ghostkv.models.manifest import read_manifest
@@ -17,6 +18,7 @@ from ghostkv.models.tokenizer import load_tokenizer, token_ids_of
 from ghostkv.sources.texts import text_row
 
 if TYPE_CHECKING:
+    from ghostkv.captures.capture_files import LayerCapture
     from ghostkv.captures.recording import Recording
 
 
@@ -41,5 +43,13 @@ def record_text(
         "role": row["role"],
         "cache_dtype": job.cache_dtype,
     }
-    with ProvenWriter(Path(outputs["kv"]).parent, metadata, job.tolerance) as writer:
-        record_attention(model, token_ids, positions, writer.append, job.layers, job.cache_dtype)
+    with (
+        ProvenWriter(Path(outputs["kv"]).parent, metadata, job.tolerance) as writer,
+        progress(total=len(job.layers), desc=job.text, unit="layer") as bar,
+    ):
+
+        def keep(capture: LayerCapture, proof: dict[str, float]) -> None:
+            writer.append(capture, proof)
+            bar.update()
+
+        record_attention(model, token_ids, positions, keep, job.layers, job.cache_dtype)

@@ -7,13 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import termios
 import time
 from pathlib import Path
 
 import pytest
 
-from ghostkv.files.logs import progress
 from ghostkv.files.processes import identity
 
 ROOT = Path(__file__).parents[2]
@@ -81,26 +79,7 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path, name):
     assert (tmp_path / ".other.parquet.123.part").exists()
 
 
-COUNT = (
-    "from ghostkv.files.logs import progress; print(sum(progress(iter(range(5)), total=5, desc='layer 3')))"
-)
-
-
-@pytest.mark.parametrize("size", [(24, 80), (0, 0), (0, 80)], ids=["known", "unknown", "width only"])
-def test_progress_outside_a_job_is_a_bar_on_the_terminal(size):
-    screen, keyboard = os.openpty()
-    termios.tcsetwinsize(keyboard, size)
-    command = [sys.executable, "-c", COUNT]
-    subprocess.run(command, stderr=keyboard, stdout=subprocess.DEVNULL, cwd=ROOT, check=True)
-    os.set_blocking(screen, False)
-    shown = os.read(screen, 1 << 16).decode()
-    os.close(screen)
-    os.close(keyboard)
-    assert "layer 3" in shown
-    assert "/5" in shown
-    # The bar wipes its line when it is done.
-    assert shown.endswith("\r")
-    assert "\n" not in shown
+COUNT = "from ghostkv.files.progress import progress; print(sum(progress(iter(range(5)), total=5, desc='layer 3')))"
 
 
 def test_progress_of_a_job_is_lines_of_the_log_also_on_a_terminal(tmp_path):
@@ -118,14 +97,6 @@ def test_progress_of_a_job_is_lines_of_the_log_also_on_a_terminal(tmp_path):
     assert ended.startswith("layer 3: 100%")
     assert "5/5" in ended
     assert total == "10"
-
-
-def test_progress_outside_a_job_is_lines_of_standard_error(capsys):
-    with progress(total=4, desc="steps", unit="step") as bar:
-        bar.update(4)
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert [line.split("%")[0] for line in said.err.splitlines()] == ["steps:   0", "steps: 100"]
 
 
 def test_an_interrupted_job_says_so_and_no_more(tmp_path):

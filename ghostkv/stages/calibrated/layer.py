@@ -15,6 +15,7 @@ from ghostkv.codecs.learned import Learned
 from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
 from ghostkv.elimination.frontier import Design, Setting, view_group
 from ghostkv.files.io import stable_seed
+from ghostkv.files.progress import progress
 from ghostkv.files.tables import Tables
 from ghostkv.stages.calibrated.group import CalibratedGroup
 from ghostkv.stages.calibrated.schemas import LAYER_SCHEMAS
@@ -37,7 +38,7 @@ def calibrate_layer(job: CalibrateLayer, inputs: Mapping[str, str], outputs: Map
     late = {text: from_position(capture, text, job.headline_start) for text, capture in loaded.items()}
     learned = _train(job, fitted)
     tables, setting = Tables(LAYER_SCHEMAS), Setting.of(job.sinks, job.hot, job.top_k, job.grids)
-    for kv_head in range(loaded[measured[0]].kv_heads):
+    for kv_head in progress(range(loaded[measured[0]].kv_heads), desc=f"layer {job.layer}", unit="KV head"):
         views = {text: view_group(capture, kv_head, setting, True) for text, capture in late.items()}
         group = CalibratedGroup(tables, kv_head, views, loaded, setting, job)
         for spec in job.sizes:

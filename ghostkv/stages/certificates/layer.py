@@ -21,6 +21,7 @@ from ghostkv.elimination.powers import Powers
 from ghostkv.elimination.truth import Truth, oracle_mass, oracle_topk
 from ghostkv.files.buffers import Space
 from ghostkv.files.io import stable_seed
+from ghostkv.files.progress import progress
 from ghostkv.stages.certificates.bounders import Clusters, LowBit, PageBoxes
 from ghostkv.stages.certificates.schemas import NESTED
 from ghostkv.stages.certificates.tables import CertificateTables
@@ -52,7 +53,7 @@ def certify_layer(job: CertifyLayer, inputs: Mapping[str, str], outputs: Mapping
     levels = level_bytes(job.levels, calibration[0].keys.shape[2])
     fitted = load_codecs(inputs["codecs"], job.compared)
     tables, space = CertificateTables(), Space()
-    for kv_head in range(calibration[0].kv_heads):
+    for kv_head in progress(range(calibration[0].kv_heads), desc=f"layer {job.layer}", unit="KV head"):
         keys = np.concatenate([capture.keys[kv_head] for capture in calibration])
         width = keys.shape[1]
         queries = np.concatenate(

@@ -13,7 +13,7 @@ from ghostkv.codecs.fitting import fit
 from ghostkv.elimination.frontier import Design, Setting, choices, estimate_group, sweep_rule, view_group
 from ghostkv.files import provenance
 from ghostkv.files.io import stable_seed
-from ghostkv.files.logs import progress
+from ghostkv.files.progress import progress
 from ghostkv.files.tables import Tables
 from ghostkv.stages.decode.layer import _Decodes, _spec
 from ghostkv.stages.decode.schemas import SCHEMAS

@@ -14,7 +14,7 @@ from ghostkv.codecs import Codec, Records
 from ghostkv.codecs.records import CodecSpec, load_codecs
 from ghostkv.elimination.thresholds import calibrated_thetas
 from ghostkv.files import provenance
-from ghostkv.files.logs import progress
+from ghostkv.files.progress import progress
 from ghostkv.files.tables import Tables
 from ghostkv.stages.decode import lifecycle
 from ghostkv.stages.decode.on_disk import run_store

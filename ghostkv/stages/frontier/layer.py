@@ -25,6 +25,7 @@ from ghostkv.elimination.frontier import (
 )
 from ghostkv.elimination.grid import Grid
 from ghostkv.elimination.summaries import bound_columns, point_queries, summarise, sweep_columns
+from ghostkv.files.progress import progress
 from ghostkv.files.tables import Tables
 from ghostkv.stages.frontier.schemas import LAYER_SCHEMAS
 
@@ -50,7 +51,7 @@ def sweep_layer(job: SweepLayer, inputs: Mapping[str, str], outputs: Mapping[str
     loaded = {text: read_layer(text.folder, job.layer) for text in measured}
     records = {text: read_records(inputs["records"], text.text, job.codecs) for text in measured}
     tables = Tables(LAYER_SCHEMAS)
-    for kv_head in range(loaded[measured[0]].kv_heads):
+    for kv_head in progress(range(loaded[measured[0]].kv_heads), desc=f"layer {job.layer}", unit="KV head"):
         views = {
             text: view_group(
                 from_position(capture, text, job.headline_start),

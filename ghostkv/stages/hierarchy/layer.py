@@ -12,6 +12,7 @@ from ghostkv.captures.capture_files import LayerCapture, read_layer
 from ghostkv.captures.captured_texts import CapturedText, by_role, sketch_metadata
 from ghostkv.codecs.nested import Nested, level_bytes
 from ghostkv.files.buffers import Space
+from ghostkv.files.progress import progress
 from ghostkv.stages.hierarchy.index import Index, IndexSpec
 from ghostkv.stages.hierarchy.rows import HierarchyTables, calibrate_share, needed_share
 from ghostkv.stages.hierarchy.scan import ScanRule, scan_topk
@@ -38,9 +39,8 @@ def measure_layer(job: HierarchyLayer, inputs: Mapping[str, str], outputs: Mappi
     roles = by_role(texts, "codec", "threshold", "held_out")
     roles["trace"] = [text for text in job.captures if text.role == "trace"]
     rows, space = HierarchyTables(), Space()
-    for kv_head in range(loaded[texts[0]].kv_heads):
+    for kv_head in progress(range(loaded[texts[0]].kv_heads), desc=f"layer {job.layer}", unit="KV head"):
         _Head(loaded, roles, kv_head, job, rows, space).measure()
-        print(f"layer {job.layer}: KV head {kv_head} measured", flush=True)
     rows.write(outputs, sketch_metadata(texts, job.code))
 
 

@@ -17,6 +17,7 @@ from ghostkv.codecs.transform_code import TransformCode
 from ghostkv.files import provenance
 from ghostkv.files.errors import ConfigError, TextError
 from ghostkv.files.io import stable_seed
+from ghostkv.files.progress import progress
 from ghostkv.files.tables import Tables
 from ghostkv.sources.texts import read_texts
 from ghostkv.stages.historical.protocol import HISTORICAL, Constants, Protocol, at_thetas, follow, pool
@@ -57,7 +58,7 @@ def run(job: HistoricalRun, inputs: Mapping[str, str], outputs: Mapping[str, str
     thetas = np.linspace(job.thetas.start, job.thetas.stop, job.thetas.count)
     tallies = {protocol: Tally(job.fer, job.elimination, thetas) for protocol in protocols()}
     tables = Tables(SCHEMAS)
-    for layer in job.layers:
+    for layer in progress(job.layers, desc="layers", unit="layer"):
         texts = _LayerTexts(layer, prompts, passage, calibration, held_out, job)
         for protocol, tally in tallies.items():
             views = texts.views(protocol)

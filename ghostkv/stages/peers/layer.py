@@ -20,6 +20,7 @@ from ghostkv.codecs import Codec, Decoded
 from ghostkv.codecs.fitting import fit_codecs
 from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
 from ghostkv.files.buffers import Space
+from ghostkv.files.progress import progress
 from ghostkv.files.tables import Tables
 from ghostkv.selectors import make
 from ghostkv.selectors.base import Calibration
@@ -49,7 +50,7 @@ def measure_layer(job: PeersLayer, inputs: Mapping[str, str], outputs: Mapping[s
     ghosts = _GhostRecords(loaded, roles["codec"], inputs, job)
     tables, found, space = Tables(LAYER_SCHEMAS), {}, Space()
     some = loaded[texts[0]]
-    for kv_head in range(some.kv_heads):
+    for kv_head in progress(range(some.kv_heads), desc=f"layer {job.layer}", unit="KV head"):
         group = _HeadTexts(loaded, roles, ghosts, kv_head, job, space)
         fitted = [selector.fit(group.calibration()) for _, selector in chosen]
         for text in roles["held_out"]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ghostkv.files.logs import progress
+from ghostkv.files.progress import progress
 from ghostkv.files.provenance import metadata
 from ghostkv.files.tables import Tables
 from ghostkv.sources.texts import text_row

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from ghostkv.files.io import read_table
-from ghostkv.files.logs import progress
+from ghostkv.files.progress import progress
 from ghostkv.files.provenance import inherited
 from ghostkv.files.tables import write_rows
 from ghostkv.stages.retrieval.schemas import ANSWER_SCHEMA, DENSE, SAMPLE_SCHEMA

@@ -13,7 +13,7 @@ from ghostkv.captures.generators import make
 from ghostkv.elimination.frontier import Setting
 from ghostkv.files import provenance
 from ghostkv.files.io import stable_seed
-from ghostkv.files.logs import progress
+from ghostkv.files.progress import progress
 from ghostkv.files.tables import Tables
 from ghostkv.stages.synthetic.audit import Audit
 from ghostkv.stages.synthetic.schemas import SCHEMAS

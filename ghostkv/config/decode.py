@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from ghostkv.config.base import Heads, Layers, Section, Share, Shares, once, part, setting, within_memory
 from ghostkv.config.options import Count
-from ghostkv.config.synthetic import GeneratorEntry
+from ghostkv.config.synthetic import GeneratorEntry, check_planted
 
 _Decay = Annotated[float, Field(gt=0.0, le=1.0)]
 
@@ -31,6 +31,7 @@ class DecodeSynthetic(Section):
 
     @model_validator(mode="after")
     def _tensors_fit(self) -> DecodeSynthetic:
+        check_planted("decode.synthetic", self.generators, self.tokens)
         rows = self.tokens + self.steps * self.group
         within_memory(
             "decode.synthetic", 1 << 26, **{"tokens + steps * group": rows, "head_dim": self.head_dim}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import model_validator
@@ -33,6 +34,18 @@ PARAMETERS = {
     "sinks": ("mass", "count"),
 }
 _COMMON = ("spread", "span")
+# Least and greatest value of each parameter, and how messages put them.
+_BOUNDS = {
+    "spread": (0.01, 8.0, "above 0 and at most 8, or exponentials of scores have no use"),
+    "dof": (2.01, 1e6, "above 2, or scores have no variance"),
+    "mass": (1e-6, 0.999, "between 0 and 1"),
+    "count": (1, 1024, "from 1 to 1024"),
+    "span": (64, 1e7, "the context in tokens, 64 or more"),
+    "decay": (0.0, 8.0, "from 0, where all axes are alike, to 8, where one is all"),
+    "query_decay": (0.0, 8.0, "from 0, where all axes are alike, to 8, where one is all"),
+    "shift": (-100.0, 100.0, "from -100 to 100"),
+    "pull": (-16.0, 16.0, "from -16 to 16"),
+}
 _CODECS = ("gaussian", "random_orthogonal", "pca", "whitened", "transform_code")
 
 
@@ -62,19 +75,24 @@ class GeneratorEntry(NamedEntry):
 
 def _within(name: str, given: dict[str, Any]) -> None:
     """Refuse values that no such law has."""
-    bounds = {
-        "spread": (0.0, 8.0, "above 0 and at most 8, or exponentials of scores have no use"),
-        "dof": (2.0, 1e6, "above 2, or scores have no variance"),
-        "mass": (0.0, 0.999, "between 0 and 1"),
-        "count": (0.0, 1024.0, "from 1 to 1024"),
-        "span": (0.0, 1e7, "the context in tokens"),
-    }
     for key, value in given.items():
-        low, high, why = bounds.get(key, (-1e3, 1e3, "a moderate number"))
-        if not low < value <= high or (key in ("count", "span") and value != int(value)):
+        low, high, why = _BOUNDS[key]
+        if not low <= value <= high or (key in ("count", "span") and value != int(value)):
             raise ConfigError(
                 f"config: synthetic.generators {name} has {key}: {value!r}. Accepted: {why}.\n"
                 f"  Write: - {{name: {name}}}   (which takes the default)"
+            )
+
+
+def check_planted(where: str, generators: Iterable[GeneratorEntry], tokens: int) -> None:
+    """Refuse, by a `ConfigError`, more planted keys than the context that their mass refers to has room for."""
+    for entry in generators:
+        given = entry.model_extra or {}
+        span, count = given.get("span", tokens), given.get("count", 0)
+        if 2 * count > span:
+            raise ConfigError(
+                f"config: {where}.generators {entry.name} has count: {count} in a span of {span} tokens. Accepted: at most "
+                f"half of it.\n  Write: count: {span // 2}"
             )
 
 
@@ -148,6 +166,7 @@ class Synthetic(Section):
 
     @model_validator(mode="after")
     def _tensors_fit(self) -> Synthetic:
+        check_planted("synthetic", self.generators, self.tokens)
         contexts, decode = max(self.tokens, *self.tradeoff.contexts), self.decode
         queries = self.group * max(self.audit.queries, self.tradeoff.queries)
         within_memory("synthetic", 1 << 26, context=contexts, head_dim=self.head_dim)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import random
+from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import BaseModel, TypeAdapter
 
+from ghostkv.captures.generated import draw
+from ghostkv.captures.generators import make
 from ghostkv.config.experiment import Config, load_config
 from ghostkv.config.selectors import _model, check_selector, selector_names
+from ghostkv.config.synthetic import _BOUNDS, PARAMETERS
+from ghostkv.config.words import marked
 from ghostkv.files.errors import ConfigError
 from ghostkv.sources.documents import TextSource
 from ghostkv.sources.entries import ModelEntry
@@ -95,3 +103,42 @@ PRODUCTS = {
 def test_numbers_that_are_too_large_together_are_refused(section, raw):
     with pytest.raises(ConfigError, match=f"config: {section} has .* numbers to hold at once"):
         load_config(raw)
+
+
+@pytest.mark.parametrize(("name", "parameters"), PARAMETERS.items(), ids=PARAMETERS.keys())
+def test_parameters_of_generators_have_bounds_within_which_tensors_are_finite(name, parameters):
+    for key in (*parameters, "spread", "span"):
+        for value in (-HUGE, HUGE, float("nan")):
+            with pytest.raises(ConfigError, match=key):
+                load_config({"synthetic": {"generators": [{"name": name, key: value}]}})
+        for value in _BOUNDS[key][:2]:
+            entry = {"name": name, key: int(value) if key in ("count", "span") else value}
+            (checked,) = load_config({"synthetic": {"generators": [entry]}}).synthetic.generators
+            drawn = draw(make(checked.plain()), 0, "text", 64, np.arange(32, 64, 8), width=16)
+            assert np.isfinite(drawn.capture.keys).all()
+            assert np.isfinite(drawn.capture.queries).all()
+
+
+def test_more_planted_keys_than_the_context_holds_are_refused():
+    crowd = [{"name": "sinks", "count": 300}]
+    with pytest.raises(ConfigError, match=r"synthetic\.generators sinks has count: 300 in a span of 512"):
+        load_config({"synthetic": {"tokens": 512, "generators": crowd}})
+    with pytest.raises(ConfigError, match=r"decode\.synthetic\.generators sinks has count: 300"):
+        load_config({"decode": {"synthetic": {"tokens": 512, "generators": crowd}}})
+
+
+def test_no_fault_leaves_the_config_as_anything_but_the_labs_own_error():
+    rng, plain = random.Random(0), Config().plain()
+    values = [-1, 10**30, 1e308, float("nan"), "", "x" * 300, [], {}, None, True, "\x00", [[1]]]
+    for _ in range(100):
+        section = rng.choice(list(plain))
+        raw = {section: copy.deepcopy(plain[section])}
+        holder: Any = raw
+        while True:
+            key = rng.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
+            if not holder[key] or not isinstance(holder[key], dict | list) or rng.random() < 0.1:
+                break
+            holder = holder[key]
+        holder[key] = rng.choice(values)
+        with suppress(ConfigError):
+            load_config(marked(raw, raw) if rng.random() < 0.5 else raw)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import ValidationError, model_validator
 
 from ghostkv.config.bandwidth import Bandwidth
@@ -31,6 +30,7 @@ from ghostkv.config.store import Store
 from ghostkv.config.synthetic import Synthetic
 from ghostkv.config.texts import ROLES, Texts
 from ghostkv.config.trace import Trace
+from ghostkv.config.words import read_yaml
 from ghostkv.files.errors import ConfigError
 
 # The default config has a thousand values, five deep.
@@ -245,11 +245,7 @@ def load_config(raw: Mapping[str, Any], where: str = "config") -> Config:
 
 def read_config(path: str | Path) -> Config:
     """Read and validate a YAML file; see `load_config`."""
-    try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not a readable YAML file ({error}).") from error
-    return load_config(raw, where=str(path))
+    return load_config(read_yaml(path), where=str(path))
 
 
 def _bounded(raw: Any, where: str) -> Any:

@@ -6,9 +6,12 @@ What a file says is what YAML made of it. A quoted word stays text there, whatev
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
+
+from ghostkv.files.errors import ConfigError
 
 
 class Word(str):
@@ -35,6 +38,19 @@ def read_words(value: Any, annotation: Any = None) -> Any:
     if meant is None and type(None) in kinds:
         return None
     return str(value) if str in kinds or value in kinds else meant
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds; a ConfigError where it holds none. Tags build no objects."""
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not a readable YAML file ({error}).") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            f"{path}: not a readable YAML file (a {type(raw).__name__}). Accepted: keys and values."
+        )
+    return raw
 
 
 def flow(value: Any) -> str:

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from ghostkv.config.base import Section
 from ghostkv.config.messages import explain
+from ghostkv.config.words import read_yaml
 from ghostkv.files.errors import ConfigError, ModelError
 from ghostkv.sources.documents import TextSource
 from ghostkv.sources.entries import ModelEntry
@@ -124,11 +124,7 @@ def _attending(config: Mapping[str, Any]) -> tuple[int, ...] | None:
 
 
 def _read_list(path: str | Path, kind: type[_Entry]) -> dict[str, _Entry]:
-    try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not a readable YAML file ({error}).") from error
-    return {name: _entry(entry, kind, f"{path}: {name}") for name, entry in raw.items()}
+    return {name: _entry(entry, kind, f"{path}: {name}") for name, entry in read_yaml(path).items()}
 
 
 def _entry(raw: Any, kind: type[_Entry], where: str) -> _Entry:

@@ -15,6 +15,7 @@ from ghostkv.config.experiment import Config, load_config, read_config
 from ghostkv.config.messages import _models_in
 from ghostkv.config.render import default_yaml
 from ghostkv.files.errors import ConfigError
+from ghostkv.sources.registry import read_models
 from ghostkv.stages.checks import check_model
 
 ROOT = CONFIG.parent
@@ -244,8 +245,12 @@ def test_all_layers_are_those_of_the_model():
     assert check_model(Config(), range(3)) == [0, 1, 2]
 
 
-def test_an_unreadable_file_is_named(tmp_path):
+@pytest.mark.parametrize(
+    "raw", [b"capture: {tokens: ", b"- a list", b"\xff\xfe", b"[" * 5000, b"a: &a [*a, *b]"]
+)
+def test_an_unreadable_file_is_named(tmp_path, raw):
     file = tmp_path / "broken.yaml"
-    file.write_text("capture: {tokens: ")
-    with pytest.raises(ConfigError, match=r"broken\.yaml: not a readable YAML file"):
-        read_config(file)
+    file.write_bytes(raw)
+    for read in (read_config, read_models):
+        with pytest.raises(ConfigError, match=r"broken\.yaml: not a readable YAML file"):
+            read(file)

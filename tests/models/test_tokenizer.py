@@ -48,6 +48,17 @@ def test_a_text_begins_as_the_model_wants_and_has_no_end_in_its_middle(tmp_path,
     assert tokenizer.count([text, "ab", ""]).tolist() == [len(text), 2, 0]
 
 
+def test_of_a_long_text_no_more_is_encoded_than_is_asked_for(tmp_path):
+    tokenizer, content = made(tmp_path, f"{NAME} $A"), "Thé quick fox. " * 40_000
+    whole = [*tokenizer.start, *tokenizer.encode(content)]
+    asked, encode = [], tokenizer.encode
+    tokenizer.encode = lambda text: asked.append(len(text)) or encode(text)
+    assert tokenizer.first(content, 300) == whole[:300]
+    assert tokenizer.first(content, 100_000) == whole[:100_000]
+    assert max(asked[:2]) < 1 << 17
+    assert max(asked) < len(content)
+
+
 def test_a_text_that_is_too_short_is_refused_with_the_length_it_has(tmp_path):
     tokenizer = made(tmp_path, f"{NAME} $A {NAME}")
     assert len(token_ids_of(tokenizer, "abcd", 5, "mine")) == 5

@@ -120,7 +120,7 @@ def test_a_job_is_values_and_how_a_run_gives_them(cls):
             assert {ast.unparse(target) for target in node.targets} <= constants
         elif isinstance(node, ast.AnnAssign):
             assert node.target.id in cls.__dataclass_fields__
-            assert node.value is None or isinstance(node.value, ast.Constant)
+            assert isinstance(node.value, ast.Constant | None) or ast.unparse(node.value) == "()"
         else:
             assert isinstance(node, ast.FunctionDef), ast.unparse(node)
             assert node.name == "of"

@@ -17,7 +17,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from ghostkv.files.errors import TableError
+from ghostkv.captures.finite import refuse_unfit
+from ghostkv.files.errors import CaptureError, TableError
 from ghostkv.files.io import (
     ParquetAppender,
     fixed_list,
@@ -106,6 +107,23 @@ class LayerCapture:
         if not self.window:
             return np.zeros_like(self.positions)
         return np.maximum(self.positions - self.window + 1, 0)
+
+    def refuse_unfit(self, source: object) -> None:
+        """Refuse what attention is not defined on; `source` is what the message names first.
+
+        Raises
+        ------
+        CaptureError
+            An array holds what is not finite, or the scale is 0 or not finite.
+        """
+        where = f"{source}: layer {self.layer}"
+        if not 0 < abs(self.scale) < np.inf or not 0 <= self.softcap < np.inf:
+            raise CaptureError(
+                f"{where} has scale {self.scale} and softcap {self.softcap}. Accepted: a scale that is not 0 and a softcap of "
+                "0 or more, both finite.\n  Write: scale: 0.125, which is 1 / sqrt(head_dim) where that is 64"
+            )
+        arrays = {"keys": self.keys, "values": self.values, "queries": self.queries, "outputs": self.outputs}
+        refuse_unfit(where, arrays, self.positions)
 
     def at(self, queries: np.ndarray | slice, tokens: int | None = None) -> LayerCapture:
         """Some of the queries (a mask, indices or a slice), with the first `tokens` keys where that is given."""
@@ -197,7 +215,7 @@ def read_layer(folder: str | Path, layer: int) -> LayerCapture:
     """Read one layer of a capture folder, by its index in the model.
 
     Raises TableError where a file is missing or damaged, or the capture lacks the layer; the message lists the layers
-    it has.
+    it has. Raises CaptureError where it holds what is not finite.
     """
     folder = Path(folder)
     layers = SealedParquet(folder / "layers.parquet", LAYER_SCHEMA)
@@ -224,7 +242,7 @@ def read_layer(folder: str | Path, layer: int) -> LayerCapture:
         return rows.reshape(count, -1, rows.shape[1])
 
     has_values = row["value_dim"] > 0
-    return LayerCapture(
+    found = LayerCapture(
         layer=layer,
         keys=unpack(kv, "key", kv_heads),
         values=unpack(kv, "value", kv_heads) if has_values else None,
@@ -235,6 +253,8 @@ def read_layer(folder: str | Path, layer: int) -> LayerCapture:
         window=row["window"],
         softcap=row["softcap"],
     )
+    found.refuse_unfit(folder)
+    return found
 
 
 def capture_metadata(folder: str | Path) -> dict[str, str]:

@@ -37,6 +37,7 @@ class ProvenWriter:
         return self
 
     def append(self, capture: LayerCapture, proof: Mapping[str, float | int | None]) -> None:
+        capture.refuse_unfit(self._folder)
         shape = (capture.keys.shape[2], 0 if capture.values is None else capture.values.shape[2])
         if self._writer is None:
             self._shape = shape

@@ -68,6 +68,10 @@ class ProjectedQueries:
     coordinates: np.ndarray  # float32 [queries, dims]; ``z = D^T q``
     norm: np.ndarray  # float32 [queries]; ``||W^-T q||``, rounded up
 
+    def weight(self, scale: float) -> np.ndarray:
+        """What a key's radius is multiplied by to be the margin of its score: ``|scale| ||W^-T q||``, float32 [queries]."""
+        return self.norm * np.float32(abs(scale))
+
 
 @dataclass
 class Codec:

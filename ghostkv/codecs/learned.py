@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ghostkv.codecs.transform_code import TransformCode
+from ghostkv.codecs.whitened import NO_POWER
 from ghostkv.files.errors import TableError
 
 # Above this condition number a frame bounds nothing in float32 that is worth having.
@@ -51,7 +52,7 @@ class Learned(TransformCode):
         inverse = np.linalg.inv(frame)
         power = np.sqrt(((queries @ inverse) ** 2).mean(axis=0))
         # A direction that no calibration query looks along keeps a little weight, else the frame is singular.
-        power = np.maximum(power, 1e-3 * max(power.max(), np.finfo(float).tiny))
+        power = np.maximum(power, 1e-3 * power.max()) if (power**2).mean() >= NO_POWER else np.ones(width)
         self.encoder_ = frame * power[:, None]
         self.decoder_ = inverse / power
         self.metric_ = self.encoder_.copy()

@@ -11,6 +11,8 @@ from ghostkv.codecs.base import Codec, eigen
 # Ridge on the query second moment, relative to its mean eigenvalue: keeps the metric invertible when
 # calibration queries do not span the space, at no cost to soundness.
 _RIDGE = 1e-3
+# Queries of less mean square than float32 can square say nothing of directions: all count alike.
+NO_POWER = float(np.finfo(np.float32).tiny)
 
 
 @dataclass
@@ -35,6 +37,8 @@ class Whitened(Codec):
 def _matrix_root(moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Symmetric square root of a second moment and its inverse, after a small ridge."""
     values, vectors = eigen(moment)
-    floor = _RIDGE * max(values.mean(), np.finfo(float).tiny)
+    if values.mean() < NO_POWER:
+        return np.eye(len(moment)), np.eye(len(moment))
+    floor = _RIDGE * values.mean()
     values = np.sqrt(np.maximum(values, 0.0) + floor)
     return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T

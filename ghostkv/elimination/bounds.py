@@ -89,9 +89,7 @@ class CodecBounds:
     def bounds(self, queries: np.ndarray, scale: float) -> Bounds:
         projected = self.codec.project(queries)
         estimates = self.codec.estimate(projected, self.decoded_, scale)
-        return from_estimates(
-            estimates, np.outer(projected.norm * np.float32(scale), self.decoded_.radius) + TINY
-        )
+        return from_estimates(estimates, np.outer(projected.weight(scale), self.decoded_.radius) + TINY)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -107,7 +105,7 @@ def count_violations(scores, lower, upper, start, stop):
     for g in range(scores.shape[0]):
         for q in range(scores.shape[1]):
             for j in range(start[q], stop[q]):
-                s = scores[g, q, j]
-                violations += (s < lower[g, q, j]) or (s > upper[g, q, j])
+                # "not within", so that what is not a number counts.
+                violations += not (lower[g, q, j] <= scores[g, q, j] <= upper[g, q, j])
             pairs += max(stop[q] - start[q], 0)
     return pairs, violations

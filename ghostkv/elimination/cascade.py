@@ -116,5 +116,6 @@ def count_missed(use, span, truth, head, query):
     """Cold keys that take no part although exact scores put them into the top-k."""
     scores, tau, missed = truth.scores[head, query], truth.tau[head, query], 0
     for key in range(span.start, span.stop):
-        missed += (not use[VALUE, key]) and scores[key] >= tau
+        # "not <", so that what is not a number counts.
+        missed += (not use[VALUE, key]) and not (scores[key] < tau)
     return missed

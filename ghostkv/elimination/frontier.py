@@ -149,7 +149,7 @@ def estimate_group(view: GroupView, design: Design, records: Records | None) -> 
     estimates = cap(design.codec.estimate(projected, decoded, capture.scale, flat), capture.softcap).reshape(
         shape
     )
-    weight = (projected.norm * np.float32(capture.scale)).reshape(shape[:2])
+    weight = projected.weight(capture.scale).reshape(shape[:2])
     known = kept_or_estimated(estimates, view.exact.scores, view.visible, space.known)
     return Estimates(estimates, weight, decoded.radius, known)
 

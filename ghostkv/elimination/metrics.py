@@ -93,7 +93,8 @@ def bound_errors(exact, estimates, weight, radius, visible):
                 score = np.float64(truth[j])
                 error = score - np.float64(guess[j])
                 margin = w * reach[j]
-                violations += abs(error) > margin
+                # "not <=", so that what is not a number counts.
+                violations += not (abs(error) <= margin)
                 squared += error * error
                 margins += margin if margin < np.inf else np.float32(0)
                 total += score

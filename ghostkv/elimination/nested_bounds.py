@@ -35,7 +35,7 @@ def read_levels(
     flat = queries.reshape(-1, queries.shape[-1])
     estimates = estimates.reshape(len(flat), -1)
     projected = codec.project(flat)
-    weight = projected.norm * np.float32(scale)
+    weight = projected.weight(scale)
     known = np.full(estimates.shape, -np.inf, np.float32), np.full(estimates.shape, np.inf, np.float32)
     for level in range(len(codec.levels)):
         decoded = codec.decode(records, level)

@@ -169,7 +169,8 @@ def _statistic(kind, estimates, origin, weight, radius, visible, out):
                     value = (known[j] - o) / margin
                 else:
                     value = known[j] - o
-                row[j] = value if margin < never else never
+                # What is not a number passes neither test, and its key stays.
+                row[j] = value if margin < never and value < never else never
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -67,6 +67,7 @@ class CertifiedMass(Decider):
         )
 
     def attend(self, state: NestedState, call: Call) -> tuple[np.ndarray, np.ndarray]:
+        call.refuse_unfit()
         out = np.zeros_like(call.empty())
         # K is stored as the record itself: all but V of the survivors is record.
         value_bytes = float(ELEMENT_BYTES * call.values.shape[3])
@@ -90,6 +91,7 @@ class CertifiedMass(Decider):
             certified[b, h, some] = outcome.certified.max(axis=0)
             broken = outcome.violated.astype(bool) | _beyond_bound(result, truth, outcome)
             violated[b, h, some] = broken.sum(axis=0)
+        call.refuse_unfit(call.keys.shape[2], out)
         return out, counts.rows(certified=certified, violated=violated)
 
     def certify(

@@ -16,6 +16,7 @@ import numpy as np
 from ghostkv.codecs import Codec
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.files.errors import ConfigError
+from ghostkv.runtime.finite import refuse_unfit
 from ghostkv.runtime.fused_attention import (
     COLD,
     HEADS,
@@ -73,6 +74,11 @@ class Call:
             past=self.past + start,
         )
 
+    def refuse_unfit(self, begin: int = 0, out: np.ndarray | None = None) -> None:
+        """See `ghostkv.runtime.finite.refuse_unfit`; without `out` the call alone is looked at."""
+        out = self.empty()[:, :0] if out is None else out
+        refuse_unfit(self.layer, (self.query, self.keys, self.values), out, self.first, self.past, begin)
+
     def empty(self) -> np.ndarray:
         """Room for the output, float32 of shape [batch, queries, heads, value_dim]."""
         batch, heads, queries, _ = self.query.shape
@@ -105,7 +111,13 @@ class Decider:
         """See the queries of a dense prefill."""
 
     def attend(self, state: Any, call: Call) -> tuple[np.ndarray, np.ndarray]:
-        """Output [batch, queries, heads, value_dim], and rows of `traffic.COLUMNS`, one a query."""
+        """Output [batch, queries, heads, value_dim], and rows of `traffic.COLUMNS`, one a query.
+
+        Raises
+        ------
+        ModelError
+            Queries, keys, values or the output are not finite.
+        """
         raise NotImplementedError
 
 
@@ -227,7 +239,7 @@ class GhostDecider(Decider):
         batch, kv_heads, _, head_dim = call.keys.shape
         # The kernels take shapes from the frames and look at no other.
         self.check(call.query.shape[1], kv_heads, head_dim, self.name)
-        frames, out = self.frames, call.empty()
+        frames, out, written = self.frames, call.empty(), state.tokens
         self._append(state, call)
         counts = np.zeros((batch, kv_heads, call.query.shape[2], HEADS + call.group), np.int32)
         ghost_attend(
@@ -244,6 +256,7 @@ class GhostDecider(Decider):
             out,
             counts,
         )  # fmt: skip
+        call.refuse_unfit(written, out)
         cold = counts[..., COLD]
         records = cold * float(frames.record_bytes)
         rows = rows_of(

@@ -252,11 +252,11 @@ def _attend(query, stored, place, kept, rule, g, room, out):
             hold(room.estimate[g], cold, peak, weights)
             exponentials(weights, cold, peak, weights, room.bits)
         tail = unread_mass(weights, marks, unread_of, cold) * np.exp(peak - top)
-    if tail > 0.0:
+    if tail == 0.0:
+        for d in range(out.size):
+            out[d] = room.result[d] / mass
+    else:
         for d in range(out.size):
             mean = stored.total[d] / cold
             out[d] = (room.result[d] + tail * mean) / (mass + tail)
-    else:
-        for d in range(out.size):
-            out[d] = room.result[d] / mass
     return own

@@ -88,7 +88,7 @@ def log_mass(capture: LayerCapture, kv_head: int, codec: Codec, wanted: np.ndarr
     projected = codec.project(queries.reshape(-1, queries.shape[2]))
     estimates = cap(codec.estimate(projected, decoded, capture.scale), capture.softcap).reshape(exact.shape)
     origin = reference("relative_lse", kept_or_estimated(estimates, exact, visible), visible, 1)
-    weight = (projected.norm * np.float32(capture.scale)).reshape(exact.shape[:2])
+    weight = projected.weight(capture.scale).reshape(exact.shape[:2])
     return statistic("relative_lse", estimates, origin, weight, decoded.radius, visible)
 
 

@@ -113,6 +113,7 @@ class Seated(Decider):
 
     def observe(self, state: SeatState, call: Call) -> None:
         """Add a sample of dense queries: that of the whole prefill, however many calls it takes."""
+        call.refuse_unfit()
         tokens, state.seen, state.first = call.keys.shape[2], state.seen.copy(), call.first
         if call.past != state.base_tokens:
             state.base_start = call.past
@@ -133,6 +134,7 @@ class Seated(Decider):
         state.base, state.base_tokens = state.seen, tokens
 
     def attend(self, state: SeatState, call: Call) -> tuple[np.ndarray, np.ndarray]:
+        call.refuse_unfit()
         out = np.zeros_like(call.empty())
         counts, state.first = Ledger(call), call.first
         if self.observes:
@@ -158,6 +160,7 @@ class Seated(Decider):
             if self.observes:
                 places = call.past + np.arange(some.start, some.stop)
                 state.seen.add(b, h, softmax(scores, dtype=np.float32)[0], places, self.window + UNDO)
+        call.refuse_unfit(call.keys.shape[2], out)
         return out, counts.rows()
 
     def _enough(self, state: SeatState) -> None:
@@ -186,7 +189,7 @@ class Seated(Decider):
         scene = Scene(
             view.keys, view.queries, view.scale, view.softcap, view.visible, known, earlier,
             np.arange(queries) + seen, self.space.of("scratch", shape), self.space.of("spare", shape),
-            self.space.of("reads", shape, np.uint8), self._records(state, b, h, view.keys),
+            self.space.of("reads", shape, np.uint8), call.layer, h * call.group, self._records(state, b, h, view.keys),
             scores if self.selector.kind == "oracle" else None,
         )  # fmt: skip
         budget = Budget if self.pools else OwnBudget
@@ -297,6 +300,7 @@ class OracleMass(Decider):
         return SeatState()
 
     def attend(self, state: SeatState, call: Call) -> tuple[np.ndarray, np.ndarray]:
+        call.refuse_unfit()
         out, counts = np.zeros_like(call.empty()), Ledger(call)
         for b, h, some, view in views(call):
             scores, cold = view.scores(), view.visible.mask(len(view.keys))
@@ -310,4 +314,5 @@ class OracleMass(Decider):
             result = combine(scores, read | ~cold, cold & ~read, view)
             out[b, some, h * call.group : (h + 1) * call.group] = result.output.transpose(1, 0, 2)
             counts.add(b, h, some, view.visible, own, 0.0, 0.0)
+        call.refuse_unfit(call.keys.shape[2], out)
         return out, counts.rows()

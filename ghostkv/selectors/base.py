@@ -17,7 +17,8 @@ import numpy as np
 
 from ghostkv.codecs import Codec, Decoded
 from ghostkv.elimination.attention import ColdRange
-from ghostkv.selectors.picking import pick_above, pick_pages, pick_top, sum_left
+from ghostkv.files.errors import CaptureError
+from ghostkv.selectors.picking import find_nan, pick_above, pick_pages, pick_top, sum_left
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Scene:
     _scratch: np.ndarray
     _spare: np.ndarray
     _reads: np.ndarray
+    layer: int
+    first_head: int  # of the group
     # ``records(name, code_bytes)`` gives the sketch stage's codec and decoded ghost records of this text
     records: Callable[[str, int], tuple[Codec, Decoded]]
     # float32 [group, queries, tokens]; all exact scores; None unless the selector is an oracle
@@ -88,6 +91,7 @@ class Scene:
         if priority.shape != self.shape or priority.dtype != np.float32:
             self._scratch[...] = priority
             priority = self._scratch
+        self._refuse_nan(priority)
         if recent is None:
             pick_top(priority, counts, start, stop, reads)
             return reads
@@ -103,6 +107,7 @@ class Scene:
 
     def take_above(self, statistic: np.ndarray, least: np.ndarray) -> np.ndarray:
         """Read the cold keys whose `statistic` [group, queries, tokens] reaches `least` [ratios, group, queries]."""
+        self._refuse_nan(statistic)
         reads = self._no_reads()
         pick_above(statistic, least, self.visible.start, self.visible.stop, reads)
         return reads
@@ -118,6 +123,15 @@ class Scene:
         share = np.zeros((ratios, *self.shape[:2]), np.float32)
         sum_left(reads, mass, self.visible.start, self.visible.stop, share)
         return share
+
+    def _refuse_nan(self, priority: np.ndarray) -> None:
+        head, query = find_nan(priority, self.visible.start, self.visible.stop)
+        if head >= 0:
+            raise CaptureError(
+                f"layer {self.layer}, head {self.first_head + head}: at position {int(self.visible.last[query]) - 1} a selector's "
+                "score of a key is not a number, so no key is the best. Accepted: scores that float32 holds.\n"
+                "  Write: dtype: float32 under model, or leave the layer out: layers: [...]"
+            )
 
     def _no_reads(self) -> np.ndarray:
         self._reads[...] = 0

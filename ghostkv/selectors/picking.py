@@ -59,6 +59,19 @@ def pick_top(priority, counts, start, stop, reads):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def find_nan(priority, start, stop):
+    """Head of the first cold key whose priority [group, queries, keys] is not a number, and its query; -1 for none."""
+    for head in range(priority.shape[0]):
+        for query in range(priority.shape[1]):
+            row, found = priority[head, query, start[query] : stop[query]], 0
+            for key in range(row.size):
+                found += row[key] != row[key]
+            if found:
+                return head, query
+    return -1, -1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def pick_above(statistic, least, start, stop, reads):
     """Mark the keys whose statistic [group, queries, keys] reaches `least` [budgets, group, queries]."""
     for head in range(statistic.shape[0]):
@@ -127,7 +140,8 @@ def _keep_largest(work, size, k):
             work[j] = work[equal]
             work[equal] = x
             equal += x == pivot
-        if k <= equal:
+        # No progress: the pivot is not a number.
+        if k <= equal or equal == low:
             return pivot
         low = equal
     return work[k - 1]
@@ -142,7 +156,7 @@ def _mark(row, tau, k, bits, marks):
         marks[j] |= np.uint8(inside) * bits
         marked += inside
     j = row.size
-    while marked > k:  # later ties go again
+    while marked > k and j > 0:  # later ties go again
         j -= 1
         if row[j] == tau:
             marks[j] &= ~bits
@@ -244,5 +258,7 @@ def _histogram(statistic, start, stop, low, step, price, counts):
             row, cost = statistic[head, query, start[query] : stop[query]], price[query]
             for key in range(row.size):
                 # Rounded down, so that a counted key is at or above the threshold of its cell.
-                cell = min(max((row[key] - base) * inverse, np.float32(0)), top)
+                # What is not a number falls to the lowest cell.
+                cell = (row[key] - base) * inverse
+                cell = min(cell, top) if cell > np.float32(0) else np.float32(0)
                 line[np.uint32(cell)] += cost

@@ -133,6 +133,8 @@ def _scene(capture, kv_head, visible, logits, earlier, records, space) -> Scene:
         space.of("scratch", logits.shape),
         space.of("spare", logits.shape),
         space.of("reads", logits.shape, np.uint8),
+        capture.layer,
+        kv_head * capture.group,
         records,
     )
 

@@ -10,7 +10,8 @@ from ghostkv.captures.capture_files import (
     read_layer,
     read_layers_table,
 )
-from ghostkv.files.errors import TableError
+from ghostkv.captures.proven_writer import ProvenWriter
+from ghostkv.files.errors import CaptureError, TableError
 from ghostkv.files.io import sha256_file
 
 PROOF = {
@@ -130,3 +131,37 @@ def test_files_of_two_captures_of_one_text_are_refused_together(tmp_path, file):
     (place / file).write_bytes((other / file).read_bytes())
     with pytest.raises(TableError, match=f"{file}: it belongs to another capture"):
         read_layer(place, 0)
+
+
+def spoiled(name, value):
+    layer = make(2)
+    array = getattr(layer, name).copy()
+    array[1, 3, 2] = value
+    return LayerCapture(**{**layer.__dict__, name: array})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["keys", "values", "queries", "outputs"])
+def test_what_is_not_finite_is_neither_written_nor_read(tmp_path, name, value):
+    owner = "KV head 1" if name in ("keys", "values") else "head 1"
+    position = 3 if name in ("keys", "values") else 33
+    expected = f"layer 2, {owner}: the {name} hold {value} at position {position}"
+    with pytest.raises(CaptureError, match=expected), ProvenWriter(tmp_path / "new", {}, 1.0) as writer:
+        writer.append(spoiled(name, value), PROOF)
+    assert not list((tmp_path / "new").glob("*"))
+    write(tmp_path, [spoiled(name, value)])
+    with pytest.raises(CaptureError, match=expected):
+        read_layer(tmp_path, 2)
+
+
+def test_numbers_whose_scores_would_overflow_are_refused(tmp_path):
+    write(tmp_path, [spoiled("queries", 1e25)])
+    with pytest.raises(CaptureError, match="the queries hold 1e\\+25"):
+        read_layer(tmp_path, 2)
+
+
+@pytest.mark.parametrize("scale", [0.0, np.nan, np.inf])
+def test_a_scale_that_is_none_is_refused(tmp_path, scale):
+    write(tmp_path, [LayerCapture(**{**make(2).__dict__, "scale": scale})])
+    with pytest.raises(CaptureError, match="layer 2 has scale"):
+        read_layer(tmp_path, 2)

@@ -9,8 +9,9 @@ import pytest
 
 from ghostkv.config.peers import Peers
 from ghostkv.config.selectors import selector_names
-from ghostkv.files.errors import ConfigError
+from ghostkv.files.errors import CaptureError, ConfigError
 from ghostkv.selectors import make
+from ghostkv.selectors.picking import ThresholdHistogram, pick_top
 
 
 def chosen(entry):
@@ -119,3 +120,31 @@ def test_an_unknown_selector_names_the_file_to_write():
 def test_an_unknown_hyperparameter_lists_those_that_exist():
     with pytest.raises(ConfigError, match=r"loki with rank: 8.*Accepted: dims, centred"):
         make({"name": "loki", "rank": 8})
+
+
+def test_a_priority_that_is_no_number_is_refused_by_layer_and_head(bench):
+    priority = np.zeros(bench.scene.shape, np.float32)
+    position = bench.capture.positions[-1]
+    counts = np.full((4, *bench.scene.shape[:2]), 5)
+    # Of keys that are not cold nothing is read.
+    priority[1, -1, position:] = np.nan
+    bench.scene.take(priority, counts)
+    priority[1, -1, position - 20] = np.nan
+    for take in (
+        lambda: bench.scene.take(priority, counts),
+        lambda: bench.scene.take_above(priority, counts),
+    ):
+        with pytest.raises(CaptureError, match=f"layer 0, head 1: at position {position}"):
+            take()
+
+
+def test_picking_comes_back_whatever_it_is_given():
+    rng = np.random.default_rng(0)
+    counts = np.array([[[1]], [[7]], [[30]]])
+    for share in (0.05, 0.5, 1.0):
+        priority = rng.normal(size=(1, 1, 50)).astype(np.float32)
+        priority[rng.random(priority.shape) < share] = np.nan
+        pick_top(priority, counts, np.array([0]), np.array([50]), np.zeros(priority.shape, np.uint8))
+    histogram = ThresholdHistogram(-1.0, 1.0, 16)
+    histogram.add(np.full((1, 1, 8), np.nan, np.float32), np.array([0]), np.array([8]), np.ones(1))
+    assert histogram.counts.sum() == 8

@@ -135,7 +135,8 @@ class Clusters:
         return self
 
     def bounds(self, queries: np.ndarray, scale: float) -> Bounds:
-        q = queries.astype(np.float64)
+        # The score of the opposite query at the opposite scale: an upper bound stays one.
+        q, scale = queries.astype(np.float64) * (1.0 if scale >= 0 else -1.0), abs(scale)
         norms = np.linalg.norm(q, axis=1)[:, None]
         slack = score_slack(queries, self.longest_ + np.linalg.norm(self.centre_, axis=1), scale, q.shape[1])
         dot = q @ self.centre_.T

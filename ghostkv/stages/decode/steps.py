@@ -91,7 +91,7 @@ def decide(
         codec.estimate(projected, shorter, capture.scale, out=guessed.reshape(-1, shape[2]))
         cap(guessed, capture.softcap)
         kept_or_estimated(guessed, exact, seen, out=known)
-        weight = (np.float32(capture.scale) * projected.norm).reshape(shape[:2])
+        weight = projected.weight(capture.scale).reshape(shape[:2])
         origin = reference(policy.rule, known, seen, min(policy.top_k, shape[2]))
         statistic(policy.rule, guessed, origin, weight, shorter.radius, seen, out=compared)
         dropped = (compared < theta).all(axis=0)

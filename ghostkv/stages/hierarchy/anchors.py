@@ -139,7 +139,8 @@ def upper_bounds(
     tuple of ndarray of float32, each of shape [queries, clusters]
         The second holds in real arithmetic and for any float32 evaluation of the score, and is never rounded down.
     """
-    exact = queries.astype(np.float64)
+    # The score of the opposite query at the opposite scale: an upper bound stays one.
+    exact, scale = queries.astype(np.float64) * (1.0 if scale >= 0 else -1.0), abs(scale)
     z, offset = exact @ codec.decoder_, (exact @ codec.mean_)[:, None]
     length = np.linalg.norm(z, axis=1)[:, None] * _SLACK
     centre = z @ anchors.centre.T

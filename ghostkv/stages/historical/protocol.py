@@ -130,7 +130,7 @@ def follow(view: LayerView, protocol: Protocol, constants: Constants, codec: str
     return ProtocolOutcome(
         relevant=relevant.reshape(len(exact), -1),
         cold=statistic[:, cold],
-        violations=((exact > upper + slack) & cold).sum(axis=(1, 2)),
+        violations=(~(exact <= upper + slack) & cold).sum(axis=(1, 2)),
         ranks=view.rank_correlations(codec),
         oracle=_oracle(top, cold),
     )

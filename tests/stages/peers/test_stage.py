@@ -4,17 +4,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ghostkv.captures.capture_files import read_layer
+from ghostkv.captures.capture_files import CaptureWriter, read_layer
 from ghostkv.codecs.records import CodecSpec
 from ghostkv.config.experiment import load_config
 from ghostkv.config.peers import Peers
-from ghostkv.files.errors import ConfigError
+from ghostkv.files.errors import CaptureError, ConfigError
 from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.peers.gather import gather
 from ghostkv.stages.peers.jobs import GatherPeers, PeersLayer
 from ghostkv.stages.peers.layer import measure_layer
 from ghostkv.stages.peers.tables import compare, interval, verdicts
-from tests.stages.conftest import make_sketch
+from tests.stages.conftest import PROOF, make_layer, make_sketch
 
 CODECS = [CodecSpec("transform_code", 4)]
 SINKS, HOT, TOP_K, START, RATIOS = 2, 8, 6, 150, [0.1, 0.3, 0.6]
@@ -235,3 +235,18 @@ def test_a_selector_without_a_file_is_refused_with_those_that_exist():
 def test_ratios_out_of_order_are_refused_with_the_fix():
     with pytest.raises(ConfigError, match=r"Write: ratios: \[0.1, 0.2\]"):
         load_config({"peers": {"ratios": [0.2, 0.1]}})
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_capture_that_is_not_finite_is_refused_by_layer_and_head(captures, tmp_path, bad):
+    """An oracle once looked for the best of scores that are no numbers, and never came back."""
+    layer = make_layer("prose_held_out_0", 0)
+    layer.keys[1, 44, 0] = bad
+    with CaptureWriter(tmp_path / "text", 16, 16, {}) as writer:
+        writer.append(layer, PROOF)
+    sketch = make_sketch(captures, 0, CODECS, tmp_path)
+    spoiled = [*captures[:2], captures[2] | {"folder": str(tmp_path / "text")}]
+    outputs = {name: str(tmp_path / f"{name}.parquet") for name in PeersLayer.tables}
+    with pytest.raises(CaptureError, match="layer 0, KV head 1: the keys hold (nan|inf) at position 44"):
+        measure_layer(PeersLayer.read(PARAMS | {"captures": spoiled, "layer": 0}), sketch, outputs)
+    assert not list(tmp_path.glob("*.parquet"))

@@ -17,8 +17,9 @@ from ghostkv.elimination.nested_bounds import read_levels
 from ghostkv.elimination.powers import Powers
 from ghostkv.elimination.truth import Truth
 from ghostkv.runtime.call_views import CallView, views
+from ghostkv.runtime.combine import Combined, combine
 from ghostkv.runtime.deciders import Call, Decider, refuse_misfit
-from ghostkv.runtime.seated import Combined, Ledger, combine
+from ghostkv.runtime.seated import Ledger
 
 # Queries certified at once: bounds of every level are held for all of them.
 _BLOCK = 64

@@ -20,6 +20,7 @@ from ghostkv.files.errors import ConfigError  # noqa: E402
 from ghostkv.runtime import seated  # noqa: E402
 from ghostkv.runtime.call_views import views  # noqa: E402
 from ghostkv.runtime.certified import CertifiedMass  # noqa: E402
+from ghostkv.runtime.combine import combine  # noqa: E402
 from ghostkv.runtime.deciders import Call  # noqa: E402
 from ghostkv.runtime.ghost_attention import set_policy  # noqa: E402
 from ghostkv.runtime.load_policy import Sources, load_policy  # noqa: E402
@@ -127,7 +128,7 @@ def test_dropped_mass_is_below_delta_for_every_query(captures, delta, decider, m
             else OracleMass(delta)
         )
         state, some, read_sets = one.start(), call(capture, shared=False), []
-        original = seated.combine
+        original = combine
 
         def watch(exact, kept, *rest, original=original, read_sets=read_sets):
             read_sets.append(kept)

@@ -50,6 +50,10 @@ class LayerShape:
     # Why the layer can be neither recorded nor decided, where it cannot; such a layer stays dense.
     barred: str = ""
 
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        return self.heads, self.kv_heads, self.head_dim, self.value_dim
+
 
 def attention_layers(model: PreTrainedModel) -> dict[int, LayerShape]:
     """The layers that attend, by index; found once per model.
@@ -123,9 +127,10 @@ def _probe(model: PreTrainedModel) -> dict[int, LayerShape]:
         ) from error
     finally:
         model.set_attn_implementation(before)
+    found = _of_one_shape({layer: watch.shapes[layer] for layer in sorted(watch.shapes)})
     if not torch.isfinite(whole).all():
         # Whoever runs the model on a text says where it breaks.
-        return {layer: watch.shapes[layer] for layer in sorted(watch.shapes)}
+        return found
     for logits, truth, what in (
         (
             own[:, :_PROMPT],
@@ -145,7 +150,22 @@ def _probe(model: PreTrainedModel) -> dict[int, LayerShape]:
                 f"{type(model).__name__}: {what} (logits differ by {error:.2g} of their size). Accepted: a causal language "
                 "model whose attention is softmax of scaled (and capped) q.k, and whose cache holds all that it remembers."
             )
-    return {layer: watch.shapes[layer] for layer in sorted(watch.shapes)}
+    return found
+
+
+def _of_one_shape(layers: dict[int, LayerShape]) -> dict[int, LayerShape]:
+    """Bar layers of other shapes than most have: a capture and a policy are of one. Windowed layers, which stay dense, count
+    last."""
+    free = [one for one in layers.values() if not one.barred]
+    counts = Counter(one.sizes for one in free if not one.window) or Counter(one.sizes for one in free)
+    if not counts:
+        return layers
+    most, _ = counts.most_common(1)[0]
+    why = "its heads, KV heads and widths of keys and values are {}, and those of the layers that are measured {}"
+    return {
+        layer: one if one.barred or one.sizes == most else replace(one, barred=why.format(one.sizes, most))
+        for layer, one in layers.items()
+    }
 
 
 def _ids(model: PreTrainedModel) -> Tensor:

@@ -11,14 +11,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import polars as pl
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from ghostkv.models.probe import new_cache
 from ghostkv.runtime.ghost_attention import dense_attention, set_policy
 from ghostkv.runtime.policy import Policy
+from ghostkv.runtime.rewind import cut_back, kept_aside
 from ghostkv.runtime.seated import UNDO, Seated
 from ghostkv.runtime.traffic import COLUMNS
 
@@ -51,7 +54,7 @@ class Reader:
 
     def __init__(self, model: PreTrainedModel, dense: Policy, stop: Sequence[int]):
         self.model, self.dense, self.stop = model, dense, frozenset(stop)
-        self._dense = self._now = _Held(DynamicCache(), [])
+        self._dense = self._now = _Held(new_cache(model), [])
 
     @torch.inference_mode()
     def read(self, context: Sequence[int], policy: Policy | None = None) -> int:
@@ -62,8 +65,13 @@ class Reader:
         """
         own = policy if policy is not None and _must_read(policy) else None
         # The dense cache stays: the next policy goes on from it.
-        held = self._now = self._dense if own is None else _Held(DynamicCache(), [])
         ids = list(context)
+        if own is not None or not self._dense.goes_on(ids):
+            self._now = _Held(new_cache(self.model), [])
+            self._dense = self._dense if own is not None else self._now
+        else:
+            self._now = self._dense
+        held = self._now
         shared = _shared(held.ids, ids)
         held.crop(shared)
         set_policy(self.model, own or self.dense)
@@ -74,7 +82,7 @@ class Reader:
                 for start in range(shared, len(ids), piece):
                     block = torch.tensor([ids[start : min(start + piece, len(ids))]])
                     self.model.base_model(block, cache=held.cache, use_cache=True)
-        held.ids = ids
+        held.ids, held.aside = ids, kept_aside(held.cache)
         return len(ids) - shared
 
     @torch.inference_mode()
@@ -104,7 +112,8 @@ class Reader:
         policy = policy or self.dense
         held = self._now
         base, said, feed, guess = len(held.ids), [], list(question), list(draft)
-        longest = _longest_draft(policy)
+        # What a wrong draft leaves in a recurrent layer cannot be taken back.
+        longest = 0 if held.aside else _longest_draft(policy)
         # A policy that observed the prefill keeps its state: setting it again would not lose it.
         traffic, read, forwards, ended = set_policy(self.model, policy), [], 0, False
         while not ended:
@@ -138,11 +147,15 @@ class _Held:
 
     cache: DynamicCache
     ids: list[int]
+    aside: dict[int, Any] = field(default_factory=dict)  # as `kept_aside` gives it, of these tokens
+
+    def goes_on(self, ids: list[int]) -> bool:
+        """Whether other tokens can be had from here: by cutting back, or because they begin with these."""
+        return not self.aside or ids[: len(self.ids)] == self.ids
 
     def crop(self, tokens: int) -> None:
-        extra = self.cache.get_seq_length() - tokens
-        if extra > 0:
-            self.cache.crop(-extra)
+        if self.cache.get_seq_length() > tokens:
+            cut_back(self.cache, tokens, self.aside)
         self.ids = self.ids[:tokens]
 
 

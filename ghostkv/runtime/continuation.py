@@ -12,10 +12,12 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from ghostkv.models.interface import own_implementation
+from ghostkv.models.probe import new_cache
 from ghostkv.runtime.ghost_attention import NAME, register, set_policy
 from ghostkv.runtime.ghost_cache import LayerMemory, ghost_layer
 from ghostkv.runtime.measure import compare_decoding
 from ghostkv.runtime.policy import Policy, identity_policy
+from ghostkv.runtime.rewind import cut_back, kept_aside
 from ghostkv.runtime.traffic import Traffic
 
 
@@ -48,10 +50,10 @@ class Continuation:
         layers = tuple(range(self.model.config.get_text_config().num_hidden_layers))
         self.dense = Policy("dense", {}, dense_layers=layers, certificate="nothing is eliminated")
         set_policy(self.model, self.observer or self.dense)
-        # A cache that is not told of sliding windows forgets nothing, so it can be cropped; masks hide what is out of sight.
-        self._cache = DynamicCache()
+        self._cache = new_cache(self.model)
         with torch.inference_mode():
             self.model(self._tokens[:, : self.context], cache=self._cache, use_cache=True, logits_to_keep=1)
+        self._aside = kept_aside(self._cache)
         if self.observer is not None:
             memories = {layer: getattr(one, "memory", None) for layer, one in enumerate(self._cache.layers)}
             # Layers whose window slides stay dense, and nobody observes them.
@@ -117,13 +119,11 @@ class Continuation:
         Policies that observe the dense prefill are handed what was seen.
         """
         if policy.prefill == "sparse":
-            return DynamicCache(), 0
+            return new_cache(self.model), 0
         for layer, decider in policy.deciders.items():
             if decider.observes and layer in self._seen:
                 ghost_layer(self._cache, layer).memory = replace(self._seen[layer], decider=decider)
         return self._cache, self.context
 
     def _restore(self) -> None:
-        surplus = self._cache.get_seq_length() - self.context
-        if surplus:
-            self._cache.crop(-surplus)
+        cut_back(self._cache, self.context, self._aside)

@@ -12,13 +12,14 @@ many at once.
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from inspect import signature
+from inspect import getsource, signature
 from typing import Any
 
 from torch import Tensor, nn
@@ -52,7 +53,9 @@ def register() -> None:
 
 
 def _checked_implementation(model: PreTrainedModel, requested: str | None, *args: Any, **kwargs: Any) -> str:
-    if requested == NAME and not model._can_set_attn_implementation():
+    # A table of classes by implementation knows no registered ones.
+    tabled = "_CLASSES[config._attn_implementation]" in getsource(sys.modules[type(model).__module__])
+    if requested == NAME and (tabled or not model._can_set_attn_implementation()):
         raise ModelError(
             f"{type(model).__name__} does not send its attention through transformers' attention interface, so "
             f'attn_implementation="{NAME}" would decide nothing. Accepted: models that do (docs/architectures.md).'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -16,9 +17,11 @@ from transformers import DynamicCache, PreTrainedModel
 from ghostkv.files.errors import ConfigError, ModelError
 from ghostkv.models.interface import own_implementation
 from ghostkv.models.load import load_model
+from ghostkv.models.probe import new_cache
 from ghostkv.runtime import deciders
 from ghostkv.runtime.ghost_attention import NAME, register, set_policy
 from ghostkv.runtime.policy import Policy, identity_policy
+from ghostkv.runtime.rewind import cut_back, kept_aside
 
 IDENTITY = 1e-4  # of the largest logit
 # Logits of the prefill that are compared.
@@ -59,7 +62,7 @@ def measure_identity(
     with torch.inference_mode(), _own_attention(model):
         for ghostly in (False, True):
             _seat(model, policy if ghostly else None)
-            cache = DynamicCache()
+            cache = new_cache(model)
             kept = min(context, _PREFILLED)
             seen.append(model(tokens[:, :context], cache=cache, use_cache=True, logits_to_keep=kept).logits)
     own, ours = seen
@@ -85,13 +88,13 @@ def compare_decoding(
     either sign add up as the root of their number: 16 eps are enough for 128 layers. In float32 they are 2e-6; the bound
     is 1e-4 of the largest logit, and of 1 where all logits are smaller.
     """
-    steps = min(steps, tokens.shape[1] - context)
+    steps, aside = min(steps, tokens.shape[1] - context), kept_aside(cache)
 
     def logits() -> tuple[torch.Tensor, torch.Tensor]:
         block = model(tokens[:, context:], cache=cache).logits
-        cache.crop(context - tokens.shape[1])
+        cut_back(cache, context, aside)
         single = [model(tokens[:, t : t + 1], cache=cache).logits for t in range(context, context + steps)]
-        cache.crop(-steps)
+        cut_back(cache, context, aside)
         return block, torch.cat(single, dim=1)
 
     with torch.inference_mode(), _own_attention(model):
@@ -160,9 +163,9 @@ def measure_slowdown(
     register()
     with torch.inference_mode(), _own_attention(model):
         own = model.config._attn_implementation
-        cache = DynamicCache()
+        cache = new_cache(model)
         model(tokens[:, :context], cache=cache, use_cache=True, logits_to_keep=1)
-        other = _copied(cache)
+        other = copy.deepcopy(cache)
         model.set_attn_implementation(NAME)
         set_policy(model, policy)
         spent: dict[str, list[float]] = {"dense": [], "ghost": []}
@@ -241,11 +244,3 @@ def _split(ids: Sequence[int], context: int | None) -> tuple[torch.Tensor, int]:
             "and one after it.\n  Write: a longer text, or fewer steps"
         )
     return tokens, context
-
-
-def _copied(cache: Any) -> Any:
-    """A cache with the same keys and values, in memory of its own."""
-    copy = type(cache)()
-    for layer, (keys, values, *_) in enumerate(cache):
-        copy.update(keys.clone(), values.clone(), layer)
-    return copy

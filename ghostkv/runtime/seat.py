@@ -76,6 +76,8 @@ class Seat:
     def __init__(self, layer: int, shape: LayerShape, runtime: Runtime):
         self.layer, self.runtime = layer, runtime
         self.decider = None if shape.barred else runtime.policy.decider(layer)
+        # Whose masks and caches may be of any kind.
+        self.barred = bool(shape.barred)
         self.hook: Any = None
 
     def attend(
@@ -103,7 +105,7 @@ class Seat:
         with _TURN:
             if decider is None:
                 if counted:
-                    rows = _dense(query[:, :, split:], key, value, mask, sliding, runtime)
+                    rows = _dense(query[:, :, split:], key, value, mask, sliding or self.barred, runtime)
                     runtime.traffic.add(self.layer, past + split, rows)
                 return output
             if not (counted or decider.observes):
@@ -130,7 +132,7 @@ class Seat:
 
     def _past(self, cache: Any, key: Tensor, new: int, sliding: bool) -> int:
         """Tokens before the first query, also those that a sliding window's cache has let go."""
-        found = None if cache is None else layer_of(cache, self.layer)
+        found = None if cache is None or self.barred else layer_of(cache, self.layer)
         if sliding and found is not None:
             return int(found.get_seq_length()) - new
         return key.shape[2] - new

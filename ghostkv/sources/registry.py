@@ -24,7 +24,9 @@ from ghostkv.sources.entries import ModelEntry
 from ghostkv.sources.gguf_header import gguf_shape
 from ghostkv.sources.model_files import model_files, read_json
 
-# Kinds of layers, as configs name them, that attend to all keys or to those of a sliding window.
+# What configs call the number of layers and the list of their kinds, and kinds that attend to all keys or to a window.
+_DEPTHS = ("num_hidden_layers", "decoder_layers", "num_decoder_layers", "n_layer", "n_layers", "num_layers")
+_KINDS = ("layer_types", "layers_block_type")
 _ATTENTION = ("attention", "full_attention", "sliding_attention")
 _Entry = TypeVar("_Entry", bound=Section)
 _RANDOM = {"layers": 2, "heads": 4, "head_dim": 16, "max_context": 4096, "seed": 0, "license": "none"}
@@ -89,10 +91,10 @@ def check_domains(domains: Iterable[str], texts_yaml: str | Path = "resources/te
 
 
 def shape_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Layers, attention_layers, heads, kv_heads, head_dim and max_context as far as a model's `config.json` states them.
+    """Layers, attention_layers and max_context as far as a model's `config.json` states them.
 
     GPT-2's own key names are understood, those of decoders that have an encoder beside them, and the `text_config` of
-    multimodal models.
+    multimodal models. Heads and widths are found by running the model.
     """
     inner = config.get("text_config")
     config = inner if isinstance(inner, dict) else config
@@ -100,27 +102,15 @@ def shape_of(config: Mapping[str, Any]) -> dict[str, Any]:
     def first(*keys: str) -> int | None:
         return next((config[key] for key in keys if type(config.get(key)) is int), None)
 
-    heads, width = first("num_attention_heads", "n_head"), first("hidden_size", "n_embd")
+    kinds = next((config[key] for key in _KINDS if isinstance(config.get(key), list)), [])
+    attending = tuple(layer for layer, kind in enumerate(kinds) if kind in _ATTENTION)
     found = {
-        "layers": first(
-            "num_hidden_layers", "decoder_layers", "num_decoder_layers", "n_layer", "n_layers", "num_layers"
-        ),
-        "attention_layers": _attending(config),
-        "heads": heads,
-        "kv_heads": first("num_key_value_heads") or heads,
-        "head_dim": first("head_dim") or (width // heads if width and heads else None),
+        "layers": first(*_DEPTHS) or len(kinds) or None,
+        # Without a word of it, every layer attends.
+        "attention_layers": attending if 0 < len(attending) < len(kinds) else None,
         "max_context": first("max_position_embeddings", "n_positions", "n_ctx"),
     }
     return {key: value for key, value in found.items() if value is not None}
-
-
-def _attending(config: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """Layers that attend, where a config lists the kinds of its layers and some are of another kind."""
-    kinds = config.get("layer_types") or config.get("layers_block_type")
-    if not isinstance(kinds, list):
-        return None
-    found = tuple(layer for layer, kind in enumerate(kinds) if kind in _ATTENTION)
-    return found if 0 < len(found) < len(kinds) else None
 
 
 def _read_list(path: str | Path, kind: type[_Entry]) -> dict[str, _Entry]:

@@ -23,8 +23,6 @@ def found(kind):
 def test_shapes_are_those_that_attention_is_handed():
     assert found("llama") == dict.fromkeys(range(4), (4, 4, 16, 16, 0))
     assert found("gemma2") == {layer: (4, 2, 16, 16, 24 * (layer % 2 == 0)) for layer in range(4)}
-    # Heads by layer, which no field of the config tells.
-    assert found("laguna") == {layer: (4 + 4 * (layer % 2), 2, 16, 16, 0) for layer in range(4)}
     assert found("gpt_neox").keys() == {0, 1, 2, 3}
 
 
@@ -33,6 +31,9 @@ def test_only_layers_that_attend_over_their_own_cache_count():
     assert found("jamba").keys() == {1, 3}
     # The last two layers of this Gemma 3n read the cache of earlier ones.
     assert found("gemma3n_text").keys() == {0, 1}
+    # A capture is of one shape: layers with other heads or other widths stay dense.
+    assert found("laguna") == dict.fromkeys((0, 2), (4, 2, 16, 16, 0))
+    assert found("gemma4_text") == {3: (4, 2, 32, 32, 0)}
     # The windowed layers of this one have learned sinks.
     assert found("mimo_v2_flash").keys() == {0}
 

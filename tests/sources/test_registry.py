@@ -127,11 +127,9 @@ def folder_of(path, **config):
 
 
 def test_a_local_folder_tells_its_own_shape(tmp_path):
-    entry = folder_of(
-        tmp_path, num_hidden_layers=7, num_attention_heads=8, num_key_value_heads=2, hidden_size=64
-    )
+    entry = folder_of(tmp_path, num_hidden_layers=7, max_position_embeddings=4096)
     entry = resolve_model("mine", entry, MODELS)
-    assert (entry.layers, entry.heads, entry.kv_heads, entry.head_dim) == (7, 8, 2, 8)
+    assert (entry.layers, entry.attending(), entry.max_context) == (7, (0, 1, 2, 3, 4, 5, 6), 4096)
     assert entry.local_files() == [str(tmp_path / "config.json"), str(tmp_path / "model.safetensors")]
 
 
@@ -153,7 +151,7 @@ def test_a_folder_without_a_readable_config_is_refused(tmp_path, content):
     [
         ({"n_layer": 10**9}, "layers"),
         ({"n_layer": -1}, "layers"),
-        ({"n_layer": 2, "n_head": 0, "n_embd": 8}, "heads"),
+        ({"n_layer": 2, "n_positions": 0}, "max_context"),
     ],
 )
 def test_a_shape_out_of_range_is_refused_before_jobs_are_planned_from_it(tmp_path, config, key):
@@ -189,21 +187,15 @@ def test_a_damaged_gguf_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("config", "shape"),
     [
+        ({"n_layer": 12, "n_head": 12, "n_positions": 1024}, {"layers": 12, "max_context": 1024}),
+        ({"text_config": {"num_hidden_layers": 3}}, {"layers": 3}),
+        ({"encoder_layers": 2, "decoder_layers": 3}, {"layers": 3}),
         (
-            {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024},
-            {"layers": 12, "heads": 12, "kv_heads": 12, "head_dim": 64, "max_context": 1024},
+            {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "sliding_attention"]},
+            {"layers": 3, "attention_layers": (1, 2)},
         ),
-        (
-            {
-                "text_config": {
-                    "num_hidden_layers": 3,
-                    "num_attention_heads": 4,
-                    "head_dim": 256,
-                    "hidden_size": 640,
-                }
-            },
-            {"layers": 3, "heads": 4, "kv_heads": 4, "head_dim": 256},
-        ),
+        ({"layers_block_type": ["mamba", "moe", "attention"]}, {"layers": 3, "attention_layers": (2,)}),
+        ({"num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}, {"layers": 2}),
         ({"num_hidden_layers": None, "hidden_size": 64}, {}),
     ],
 )

@@ -103,16 +103,16 @@ def _small(kind: type[PretrainedConfig], changes: dict[str, Any]) -> PretrainedC
         for name, value in raw.items():
             if isinstance(value, (list, tuple)) and len(value) == raw[depth]:
                 found[name] = [value[layer] for layer in layers]
-    if raw.get("is_decoder") is False and not hasattr(default, "decoder_layers"):
+    if raw.get("is_decoder") is False and "decoder_layers" not in raw:
         found |= TOLD
     for name in raw:
-        sub = getattr(default, name, None)
+        sub = vars(default).get(name)
         if isinstance(sub, PretrainedConfig):
             found[name] = _small(type(sub), changes.get(name, {})).to_dict()
         elif name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
             found[name] = {"pad_token_id": 0, "bos_token_id": 1}.get(name, 2)
     for name, value in changes.items():
-        if not isinstance(getattr(default, name, None), PretrainedConfig):
+        if not isinstance(vars(default).get(name), PretrainedConfig):
             found[name] = value
     return kind(**found)
 
@@ -131,12 +131,25 @@ def _layers(raw: dict[str, Any], depth: int) -> list[int]:
     return sorted(first + others[: max(LAYERS - len(first), 0)])
 
 
-OVERRIDES: dict[str, dict[str, Any]] = {
+# Places count from the padding token's on.
+ROOMIER = (
+    "camembert",
+    "data2vec-text",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+)
+OVERRIDES: dict[str, dict[str, Any]] = {kind: {"max_position_embeddings": 520} for kind in ROOMIER} | {
     "bamba": {"attn_layer_indices": [1, 3]},
     "blt": {"num_hidden_layers": 3},
     "cohere_compass_text": {
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
+        }
     },
+    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}},
     "dory": {
         "num_hidden_layers": 4,
         "n_input_layers": 1,
@@ -157,6 +170,10 @@ OVERRIDES: dict[str, dict[str, Any]] = {
             "num_kv_shared_layers": 4,
         }
     },
+    "gemma4": {"text_config": {"global_head_dim": 32}},
+    "gemma4_text": {"global_head_dim": 32},
+    "gemma4_unified": {"text_config": {"global_head_dim": 32}},
+    "gemma4_unified_text": {"global_head_dim": 32},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "laguna": {"num_attention_heads_per_layer": [4, 8, 4, 8]},
@@ -181,7 +198,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "reformer": {"axial_pos_embds_dim": [32, 32], "axial_pos_shape": [16, 32]},
     "xlstm": {"hidden_size": 128, "embedding_dim": 128},
-    "xmod": {"default_language": "en_XX"},
+    "xmod": {"default_language": "en_XX", "max_position_embeddings": 520},
     "zamba": {
         "layers_block_type": ["linear_attention", "hybrid"] * 2,
         "attention_hidden_size": 128,

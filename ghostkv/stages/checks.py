@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -13,6 +15,9 @@ from ghostkv.config.retrieval import Retrieval
 from ghostkv.config.selectors import check_width
 from ghostkv.files.errors import ConfigError
 from ghostkv.sources.documents import TextSource, read_own
+
+if TYPE_CHECKING:
+    from ghostkv.stages.capture.tensor_import import StatedShape
 
 # Keys of no model in use are narrower.
 _NARROW = 16
@@ -171,9 +176,30 @@ def check_names(files: Iterable[str]) -> None:
             )
 
 
+def _check_shapes(config: Config, shapes: Mapping[str, StatedShape]) -> None:
+    """What is fitted on one folder is measured on another, so all must be of one model and long enough."""
+    for folder, shape in shapes.items():
+        if shape.tokens < config.capture.tokens:
+            raise ConfigError(
+                f"config: capture.import: {folder} has {shape.tokens} tokens, fewer than capture.tokens: "
+                f"{config.capture.tokens}.\n  Write: tokens: {shape.tokens}   and query_bands within it, under capture"
+            )
+    if len({replace(shape, tokens=0) for shape in shapes.values()}) > 1:
+        raise ConfigError(
+            "config: capture.import names folders of different shapes: "
+            + "; ".join(
+                f"{folder} has {one.heads} heads, {one.kv_heads} KV heads, head_dim {one.head_dim} and value_dim "
+                f"{one.value_dim}"
+                for folder, one in shapes.items()
+            )
+            + ".\n  Write: folders that were captured from one model, all with v or all without"
+        )
+    check_widths(config, min(shape.head_dim for shape in shapes.values()))
+
+
 def _imported_layers(config: Config) -> list[int]:
     # Only here, as it brings NumPy.
-    from ghostkv.stages.capture.tensor_import import heads_in, layers_in, width_of
+    from ghostkv.stages.capture.tensor_import import StatedShape, heads_in, layers_in
 
     wanted = config.capture.layers
     found = {item.folder: layers_in(item.folder) for item in config.capture.import_}
@@ -187,9 +213,10 @@ def _imported_layers(config: Config) -> list[int]:
             )
             + ".\n  Write: folders that hold the same heads, as what is fitted on one is measured on another"
         )
-    check_widths(config, min(width_of(layers[min(layers)][0]) for layers in found.values()) or None)
     held = {folder: set(layers) for folder, layers in found.items()}
     shared = sorted(set.intersection(*held.values()))
+    if shared:
+        _check_shapes(config, {folder: StatedShape.of(layers[shared[0]]) for folder, layers in found.items()})
     if wanted == "all":
         if not shared:
             raise ConfigError(

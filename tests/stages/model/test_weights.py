@@ -11,6 +11,7 @@ from safetensors.torch import save_file as save_torch
 
 from ghostkv.files.errors import ModelError
 from ghostkv.models.load import load_model
+from ghostkv.models.weights import check_values
 from ghostkv.sources.model_files import INDEX
 from tests.stages.model.model_fixtures import copied, fetched, logits, write_gguf
 
@@ -222,6 +223,17 @@ def test_a_folder_that_was_not_fetched_is_checked_when_it_is_loaded(tmp_path, ti
     own(tmp_path, tiny, drop(Q))
     with pytest.raises(ModelError, match=Q):
         load_model(tmp_path / "own")
+
+
+@pytest.mark.parametrize("name", [Q, NORM, "model.embed_tokens.weight"])
+def test_a_weight_that_is_not_what_its_file_holds_is_refused(tiny, name):
+    """transformers 5.24 draws Youtu's embedding anew after it was loaded, and calls it loaded."""
+    model = load_model(tiny)
+    check_values(tiny, model, "mine")
+    with torch.no_grad():
+        model.get_parameter(name).view(-1)[-1] += 1e-3
+    with pytest.raises(ModelError, match=name):
+        check_values(tiny, model, "mine")
 
 
 # GGUF files

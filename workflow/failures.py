@@ -27,6 +27,10 @@ class Shown:
     mem_mb: int | None
     begun: float = field(default_factory=time.monotonic)
 
+    def __post_init__(self) -> None:
+        # The log of an earlier run says nothing about this one.
+        self._earlier = _written(self.logs)
+
     @property
     def which(self) -> str:
         return " ".join(f"{name}={value}" for name, value in self.wildcards.items())
@@ -36,7 +40,9 @@ class Shown:
 
     def done(self) -> float | None:
         """The share of its work that it has done, as far as its log says."""
-        said = [_PROGRESS.search(line) for log in self.logs[:1] for line in _tail(log, 512)[-1:]]
+        if _written(self.logs) == self._earlier:
+            return None
+        said = [_PROGRESS.search(line) for line in _tail(self.logs[0], 512)[-1:]]
         return int(said[0][1]) / 100 if said and said[0] else None
 
 
@@ -85,6 +91,14 @@ def _full(logs: list[str]) -> list[str]:
     return [
         f"The disk of {folder.resolve()} has {left} MB left. Free some; the same command resumes the run."
     ]
+
+
+def _written(logs: list[str]) -> int | None:
+    """When the first of the logs was last written."""
+    try:
+        return os.stat(logs[0]).st_mtime_ns if logs else None
+    except OSError:
+        return None
 
 
 def interrupted(end: str) -> bool:

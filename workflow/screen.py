@@ -123,12 +123,13 @@ class Screen(logging.Handler):
         self._stages = {rule: Stage(count) for rule, count in counts.items()}
         if self._steps:
             jobs = ", ".join(rule if count == 1 else f"{count} {rule}" for rule, count in counts.items())
-            self._write(f"{record.stats['total']} jobs: {jobs}")
+            total = record.stats["total"]
+            self._write(f"{total} {'job' if total == 1 else 'jobs'}: {jobs}")
 
     def _job_info(self, record: logging.LogRecord) -> None:
-        resources, wildcards = record.resources, record.wildcards
-        memory = resources.get("mem_mb") if hasattr(resources, "get") else None
-        job = Shown(record.rule_name, dict(wildcards or {}), list(record.log or ()), memory)
+        memory = record.resources.get("mem_mb")
+        known = memory if isinstance(memory, int) else None  # else Snakemake is yet to find it out
+        job = Shown(record.rule_name, dict(record.wildcards or {}), list(record.log or ()), known)
         self._jobs[record.jobid] = job
         stage = self._stages.setdefault(job.rule, Stage())
         stage.begun = stage.begun or job.begun

@@ -156,10 +156,12 @@ def test_where_steps_are_not_asked_for_failures_are_shown_nevertheless(tmp_path)
 
 
 def test_a_terminal_shows_the_stage_at_work_below_what_is_written(tmp_path):
-    (log := tmp_path / "a.log").write_text("layer 3:  50%|#####     | 2/4 [00:01<00:01,  1.0it/s]\n")
     screen = Screen(shown := Terminal())
     say(screen, LogEvent.RUN_INFO, stats={"sweep_layer": 2, "total": 2})
+    (log := tmp_path / "a.log").write_text("layer 3: 100%|##########| 4/4 [00:02<00:00,  1.0it/s]\n")
     begin(screen, 7, "03", log)
+    assert shown.getvalue().endswith("layer=03\n")  # what an earlier run left
+    log.write_text("layer 3:  50%|#####     | 2/4 [00:01<00:01,  1.0it/s]\n")
     begin(screen, 8, "04")
     finish(screen, 8, 1, 2)
     before, _, last = shown.getvalue().rpartition("\x1b[J")

@@ -100,7 +100,8 @@ def differences(calm: Path, folder: Path) -> list[str]:
         kept = [column for column in tables[0].column_names if not TIMED_COLUMNS.search(column)]
         if not tables[0].select(kept).equals(tables[1].select(kept)):
             found.append(name)
-    figures = [json.loads((run / "report/headline.json").read_text()) for run in results]
+    reports = [run / "report/headline.json" for run in results]
+    figures = [json.loads(path.read_text()) if path.exists() else {} for path in reports]
     for name in sorted(figures[0].keys() | figures[1].keys()):
         source = str((figures[0].get(name) or figures[1].get(name))["source"])
         timed = TIMED_TABLES.search(source) or TIMED_COLUMNS.search(source)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import threading
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,14 +16,16 @@ from transformers import DynamicCache  # noqa: E402
 from ghostkv.files.errors import ModelError  # noqa: E402
 from ghostkv.runtime.continuation import Continuation  # noqa: E402
 from ghostkv.runtime.ghost_attention import NAME, dense_attention, set_policy  # noqa: E402
-from ghostkv.runtime.policy import ghost_policy, identity_policy  # noqa: E402
-from ghostkv.runtime.seated import UNDO  # noqa: E402
+from ghostkv.runtime.policy import Policy, ghost_policy, identity_policy  # noqa: E402
+from ghostkv.runtime.seated import UNDO, OracleMass  # noqa: E402
 from tests.runtime.ghost_fixtures import HEADS, captured, frames, ghostly, text, tiny  # noqa: E402
 from tests.runtime.test_policies import SMALL  # noqa: E402
 from tests.runtime.test_seated import policy_of  # noqa: E402
 
 OBSERVERS = ("h2o", "snapkv")
 KINDS = ("identity", "ghost", "certified_mass", "oracle_mass", "quest", *OBSERVERS)
+# A budget over the queries of a call, and records by row: what is compared comes in the same calls.
+POOLED = "pooled"
 # Tokens of the prompt, of a first stretch that is decoded, and of the stretch whose logits are compared.
 PROMPT, BEGUN, THEN = 70, 9, 6
 BATCH = torch.cat([text(seed=5), text(seed=6), text(seed=7)])
@@ -41,12 +42,10 @@ def policies():
     made = {
         "identity": identity_policy(tiny().config, **SMALL),
         "ghost": ghost_policy(frames(found), -4.0, HEADS, **SMALL),
-        "oracle_mass": replace(policy_of("certified_mass", found), deciders={}),
+        "oracle_mass": Policy("oracle_mass", {one.layer: OracleMass(0.3) for one in found}, **SMALL),
     }
-    from ghostkv.runtime.seated import OracleMass
-
-    made["oracle_mass"] = replace(made["oracle_mass"], deciders={one.layer: OracleMass(0.3) for one in found})
-    return {name: made.get(name) or policy_of(name, found) for name in KINDS}
+    made[POOLED] = policy_of("ghost", found)
+    return {name: made.get(name) or policy_of(name, found) for name in (*KINDS, POOLED)}
 
 
 @torch.inference_mode()
@@ -70,7 +69,7 @@ def rest(ids):
 def undisturbed(model, policies):
     """Logits of the last stretch by kind of policy, three rows together."""
     found = {}
-    for kind in KINDS:
+    for kind in (*KINDS, POOLED):
         set_policy(model, policies[kind])
         found[kind] = fed(model, rest(BATCH), begun(model, BATCH))[0]
     return found
@@ -86,7 +85,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, POOLED])
 def test_rows_and_copies_take_what_is_known_of_them_along(model, policies, undisturbed, kind):
     set_policy(model, policies[kind])
     original = begun(model, BATCH)
@@ -119,7 +118,7 @@ def test_what_was_cut_off_was_never_there(model, policies, undisturbed, kind):
     assert (fed(model, rest(ids), at_once)[0] - expected).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, POOLED])
 @pytest.mark.parametrize("pieces", [(1, 40, 29), (7,) * 10])
 def test_a_prompt_is_the_same_in_any_number_of_pieces(model, policies, undisturbed, kind, pieces):
     set_policy(model, policies[kind])
@@ -164,7 +163,7 @@ def test_what_other_hands_did_to_a_cache_is_seen(model, policies, kind):
 
     for change in (other_policy, unseen, evicted, exchanged, other_attention):
         set_policy(model, policies[kind])
-        _, cache = fed(model, BATCH[:1, :PROMPT])
+        cache = begun(model, BATCH[:1])
         change(cache)
         set_policy(model, policies[kind])
         bare = DynamicCache()

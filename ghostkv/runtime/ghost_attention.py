@@ -151,6 +151,8 @@ def dense_attention(model: PreTrainedModel, tokens: float = math.inf) -> Iterato
 def _generate(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
     """transformers' `generate()`, which may read a prompt in chunks, or together with a first draft of what follows."""
     plain = type(model).generate
+    if model.config._attn_implementation != NAME:
+        return plain(model, *args, **kwargs)
     asked = signature(plain).bind(model, *args, **kwargs).arguments
     asked |= asked.pop("kwargs", {})
     config = asked.get("generation_config")

@@ -258,6 +258,14 @@ def test_every_kind_of_cache_is_right_or_refused(model, policies, kind, name):
             model.generate(ids, **options)
 
 
+def test_a_model_that_has_its_own_attention_again_takes_its_own_caches(policies):
+    model, plain = tiny(), {"max_new_tokens": 4, "do_sample": False}
+    own = model.generate(BATCH[:1, :20], **plain)
+    set_policy(ghostly(model), policies["ghost"])
+    model.set_attn_implementation("sdpa")
+    assert torch.equal(model.generate(BATCH[:1, :20], cache_implementation="static", **plain), own)
+
+
 @pytest.mark.parametrize("family", ["mistral", "gemma2"])
 def test_windows_that_slide_stay_dense_under_observers_too(policies, family):
     model, ids = tiny(family), text()

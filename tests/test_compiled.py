@@ -18,17 +18,20 @@ warnings.simplefilter("error" if {strict} else "always")
 {before}
 import ghostkv
 os.access = allowed
-import numpy as np
+{after}
+print(os.environ["NUMBA_CACHE_DIR"])
+"""
+COMPILE = """
 import numba
 from ghostkv.store.checksums import checksum
-print(numba.config.CACHE_DIR)
+assert numba.config.CACHE_DIR == os.environ["NUMBA_CACHE_DIR"]
 """
 
 
-def imported(tmp_path: Path, before: str = "", strict: bool = False, **more: str):
+def imported(tmp_path: Path, before: str = "", after: str = "", strict: bool = False, **more: str):
     environment = {key: value for key, value in os.environ.items() if key != "NUMBA_CACHE_DIR"}
     return subprocess.run(
-        [sys.executable, "-c", READ_ONLY.format(before=before, strict=strict)],
+        [sys.executable, "-c", READ_ONLY.format(before=before, after=after, strict=strict)],
         env=environment | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)} | more,
         capture_output=True,
         text=True,
@@ -38,7 +41,7 @@ def imported(tmp_path: Path, before: str = "", strict: bool = False, **more: str
 
 @pytest.mark.parametrize("before", ["", "import numba"], ids=["first", "after numba"])
 def test_a_package_that_cannot_be_written_keeps_compiled_loops_in_a_private_folder(tmp_path, before):
-    done = imported(tmp_path, before)
+    done = imported(tmp_path, before, COMPILE)
     folder = Path(done.stdout.strip())
     assert folder.parent == tmp_path
     assert (folder.stat().st_mode & 0o777, folder.stat().st_uid) == (0o700, os.getuid())

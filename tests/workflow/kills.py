@@ -141,10 +141,10 @@ def main() -> int:
     planning = time.monotonic() - begun
     if calm.process.wait() != 0:
         sys.exit(f"the undisturbed run failed:\n{calm.said.read_text()}")
-    print(
-        f"undisturbed: {time.monotonic() - begun:.0f} s, {planning:.1f} s of them before the first job",
-        flush=True,
-    )
+    whole = time.monotonic() - begun
+    print(f"undisturbed: {whole:.0f} s, {planning:.1f} s of them before the first job", flush=True)
+    # About twenty kills a run, so that they fall on all of its stages.
+    pause = planning + max(4, (whole - planning) / 20)
 
     sent, fell, faults, number, chains = Counter(), Counter(), [], 0, 0
     while number < asked.kills:
@@ -156,7 +156,7 @@ def main() -> int:
             if number < asked.kills:
                 name, receiver = chance.choice(SIGNALS), chance.choice(RECEIVERS)
                 with suppress(subprocess.TimeoutExpired):
-                    attempt.process.wait(0.3 + chance.expovariate(1 / (planning + 4)))
+                    attempt.process.wait(0.3 + chance.expovariate(1 / pause))
                 stages = attempt.kill(name, receiver, chance)
             else:
                 stages = None

@@ -5,6 +5,7 @@
 #   make report     the report alone, and Snakemake's own self-contained one: results/report/snakemake.html
 #   make test       the whole test suite
 #   make kills      kill a small run at 50 random moments, and see that each is resumed: docs/reliability.md
+#   make damages  damage every artefact of a small run, and see that no job reads it unseen: docs/reliability.md
 #   make lint       what CI checks besides the tests
 #   make clean      remove what the workflow made; keeps .venv and downloads
 #
@@ -39,7 +40,7 @@ ifneq ($(shell mkdir -p "$(CACHE)" 2> /dev/null && test -w "$(CACHE)" && echo us
 export XDG_CACHE_HOME := $(CURDIR)/.snakemake/cache
 endif
 
-.PHONY: frontier results report test kills lint clean
+.PHONY: frontier results report test kills damages lint clean
 
 frontier: $(READY)
 	@$(SNAKEMAKE) -- frontier
@@ -56,6 +57,9 @@ test: $(READY)
 
 kills: $(READY)
 	@$(BIN)/python -m tests.workflow.kills $(KILLS)
+
+damages: $(READY)
+	@$(BIN)/python -m tests.workflow.damages
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet

@@ -63,9 +63,11 @@ def load_codecs(path: str | Path, chosen: Sequence[CodecSpec]) -> dict[tuple[Cod
         key, kv_head, array = name.split("/")
         if key in by_key:
             arrays.setdefault((by_key[key], int(kv_head)), {})[array] = tensor
-    missing = set(by_key) - {spec.key for spec, _ in arrays}
+    # Each codec is fitted for every KV head.
+    heads = range(len({kv_head for _, kv_head in arrays}) or 1)
+    missing = sorted(spec.key for spec in chosen if any((spec, head) not in arrays for head in heads))
     if missing:
-        raise damaged(path, f"it lacks the codecs {', '.join(sorted(missing))}")
+        raise damaged(path, f"it lacks the codecs {', '.join(missing)}, or some of their KV heads")
     return {
         (spec, kv_head): by_name.make(spec.name, spec.code_bytes).load(found)
         for (spec, kv_head), found in arrays.items()

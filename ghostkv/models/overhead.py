@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from ghostkv.captures.proven_writer import ProvenWriter
+from ghostkv.files.scratch import scratch_folder
 from ghostkv.models.capture import record_attention
 from ghostkv.models.probe import attention_layers
 
@@ -41,8 +41,8 @@ def time_pairs(
 
     def capture() -> None:
         with (
-            TemporaryDirectory(dir=scratch, prefix=".overhead-") as folder,
-            ProvenWriter(Path(folder), {}, tolerance=None) as writer,
+            scratch_folder(scratch, "overhead") as folder,
+            ProvenWriter(folder, {}, tolerance=None) as writer,
         ):
             record_attention(model, token_ids, positions, writer.append)
 

@@ -53,6 +53,12 @@ class Results:
         given = (key for key, paths in self._paths.items() if paths and paths[0].endswith(".parquet"))
         return [key.replace("_", ".", 1) for key in given]
 
+    def verify(self) -> None:
+        """Raise TableError where a table is not as it was written, also one of which only a part is shown."""
+        for name in self.names():
+            for file in self._open(name):
+                file.verify()
+
     def rows(self, name: str) -> int:
         """How many rows the table has, over all its files."""
         return sum(file.footer.num_rows for file in self._open(name))

@@ -35,6 +35,7 @@ def write_report(
         A table that the pipeline always makes was not given, or cannot be read.
     """
     results = Results(inputs, job)
+    results.verify()
     present, left_out = _present(results)
     measured = measure(results, present)
     chapters = [BuiltChapter.of(chapter, results, measured) for chapter in present]

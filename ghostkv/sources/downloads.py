@@ -12,7 +12,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from ghostkv.files.errors import GhostKVError, ModelError
 from ghostkv.files.io import sha256_file
+from ghostkv.files.scratch import scratch_folder
 
 PipDownload = Callable[[str, Path], None]
 
@@ -41,12 +41,12 @@ def fetch_wheel(
     for present in _wheels(folder, package):
         if sha256_file(present) == sha256:
             return present
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as temporary:
+    with scratch_folder(folder, "part") as temporary:
         try:
-            (pip or pip_download)(package, Path(temporary))
+            (pip or pip_download)(package, temporary)
         except (OSError, subprocess.SubprocessError, RuntimeError) as error:
             raise failure(_pip_failed(package, folder, error)) from error
-        found = _wheels(Path(temporary), package)
+        found = _wheels(temporary, package)
         if not found:
             raise failure(_pip_failed(package, folder, "pip left no wheel of that name and version"))
         check_sha256(found[0], sha256, failure, name=found[0].name, origin=f"package {package}")

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ghostkv.files.provenance import metadata
+from ghostkv.files.scratch import scratch_folder
 from ghostkv.files.tables import write_rows
 from ghostkv.stages.store.damage import damage
 from ghostkv.stages.store.kills import Trials
 from ghostkv.stages.store.schemas import CORRUPTION_SCHEMA, KILL_SCHEMA
-from ghostkv.stages.store.workload import Contents, store_shape, workplace
+from ghostkv.stages.store.workload import Contents, store_shape
 from ghostkv.store import GhostStore
 
 if TYPE_CHECKING:
@@ -28,15 +29,15 @@ def try_store(job: TryStore, inputs: Mapping[str, str], outputs: Mapping[str, st
     """
     shape = store_shape(job, job.kill_layers, job.kill_segment_tokens)
     contents = Contents.random(shape, _ROWS, job.seed)
-    with workplace(outputs["kills"]) as folder:
+    with scratch_folder(Path(outputs["kills"]).parent, "trial") as folder:
         # Compiled here, once, and not in every child.
-        _warm(Path(folder) / "warm", contents)
-        trials = Trials(Path(folder), contents, job.kill_tokens, job.seed)
+        _warm(folder / "warm", contents)
+        trials = Trials(folder, contents, job.kill_tokens, job.seed)
         kills = [*trials.at_bytes(job.kill_points), *trials.after_delays(job.kill_delays)]
         survived = sum(row["survived"] for row in kills)
         print(f"{len(kills)} kills, {survived} survived", flush=True)
         tokens = 5 * shape.segment_tokens + shape.segment_tokens // 2 + 1
-        found = list(damage(Path(folder), contents, tokens, job.corruptions, job.seed))
+        found = list(damage(folder, contents, tokens, job.corruptions, job.seed))
         silent = sum(row["outcome"] == "silent" for row in found)
         print(f"{len(found)} corruptions, {silent} silent", flush=True)
     write_rows(kills, outputs["kills"], KILL_SCHEMA, metadata(job.code))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,10 +78,3 @@ def batches(shape: StoreShape, tokens: int, seed: int) -> Iterator[int]:
             size = int(rng.integers(1, 4)) * shape.segment_tokens + int(rng.integers(0, 3))
         yield min(size, left)
         left -= min(size, left)
-
-
-def workplace(output: str) -> tempfile.TemporaryDirectory:
-    """A folder beside an output that is gone when left: trials are of that disk, not of /tmp."""
-    folder = Path(output).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(dir=folder, prefix=".trial-")

@@ -9,7 +9,7 @@ from ghostkv.captures.capture_files import read_layer
 from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
 from ghostkv.files.errors import ConfigError, TableError
 from ghostkv.files.io import read_metadata, read_table, sha256_file
-from ghostkv.files.tensors import load_tensors
+from ghostkv.files.tensors import load_tensors, save_tensors
 from ghostkv.stages.sketch.jobs import SketchLayer
 from ghostkv.stages.sketch.layer import sketch_layer
 
@@ -90,3 +90,7 @@ def test_damaged_files_are_refused_by_name(captures, sketched, tmp_path):
             reader(broken)
     with pytest.raises(TableError, match="lacks the codecs pca_4"):
         load_codecs(sketched["codecs"], [CodecSpec("pca", 4)])
+    renamed = {name.replace("/0/", "/9/"): array for name, array in load_tensors(sketched["codecs"]).items()}
+    save_tensors(renamed, tmp_path / "codecs.safetensors", {})
+    with pytest.raises(TableError, match=f"codecs.safetensors.*{chosen[0].key}"):
+        load_codecs(tmp_path / "codecs.safetensors", chosen)

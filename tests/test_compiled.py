@@ -1,8 +1,9 @@
-"""Loops compile where neither the package nor the user's cache can be written."""
+"""Loops compile where neither the package nor the user's cache can be written, and anew when their code has changed."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +59,50 @@ def test_a_folder_that_others_can_write_is_not_used(tmp_path):
 def test_a_folder_that_the_user_names_is_used_without_a_word(tmp_path):
     done = imported(tmp_path, strict=True, NUMBA_CACHE_DIR=str(tmp_path / "mine"))
     assert done.stdout.strip() == str(tmp_path / "mine")
+
+
+LOOP = """
+from ghostkv.files.compiled import njit
+from ghostkv.one import SIZE, {kind}, twice
+
+@njit(cache=True)
+def loop(pair):
+    return twice(SIZE) + pair.first
+
+def answer():
+    return loop({kind}(0))
+"""
+CALLED = """
+from typing import NamedTuple
+from ghostkv.files.compiled import njit
+SIZE = {size}
+
+class {kind}(NamedTuple):
+    first: int
+
+@njit(cache=True)
+def twice(number):
+    return {factor} * number
+"""
+
+
+def test_a_compiled_loop_knows_when_what_it_calls_or_reads_of_another_file_has_changed(tmp_path):
+    package = tmp_path / "ghostkv"
+    (package / "files").mkdir(parents=True)
+    for name in ("__init__.py", "files/__init__.py", "files/compiled.py", "files/provenance.py"):
+        shutil.copy2(ROOT / "ghostkv" / name, package / name)
+
+    def answer(size: int, factor: int, kind: str = "Pair") -> tuple[int, int]:
+        (package / "one.py").write_text(CALLED.format(size=size, factor=factor, kind=kind))
+        (package / "two.py").write_text(LOOP.format(kind=kind))
+        said = "from ghostkv.two import answer, loop; print(answer(), sum(loop.stats.cache_hits.values()))"
+        done = subprocess.run(
+            [sys.executable, "-c", said], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return tuple(map(int, done.stdout.split()))
+
+    assert answer(5, 2) == (10, 0)
+    assert answer(5, 2) == (10, 1)
+    assert answer(7, 2) == (14, 0)
+    assert answer(7, 3) == (21, 0)
+    assert answer(7, 3, "Renamed") == (21, 0)

@@ -148,3 +148,10 @@ def test_what_the_workflow_reads_at_every_start_imports_nothing_slow():
         waiting += [one for one in found if one in TREES]
     assert "ghostkv.stages.bandwidth.schemas" in seen
     assert not outside & {"numba", "scipy", "torch", "transformers", "altair"}
+
+
+def test_loops_are_compiled_by_the_one_decorator_that_knows_when_they_are_out_of_date():
+    users = [
+        path for path in PACKAGE.rglob("*.py") if "from numba import" in path.read_text(encoding="utf-8")
+    ]
+    assert [path.name for path in users] == ["compiled.py"]

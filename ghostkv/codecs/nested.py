@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numba import njit
 
 from ghostkv.codecs.base import ELEMENT_BYTES, FRAME_SLACK, RHO_BYTES, RHO_MAX, Decoded, round_up
 from ghostkv.codecs.whitened import Whitened
+from ghostkv.files.compiled import njit
 from ghostkv.files.errors import TableError
 
 TREE_BITS, CODE_BITS = 8, 16

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.elimination.best import keep_best
+from ghostkv.files.compiled import njit
 
 # Bits of `ExactAttention.needed`.
 TOP_K, MASS_95, MASS_99 = np.uint8(1), np.uint8(2), np.uint8(4)

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numba import njit
 
 from ghostkv.codecs import Codec
 from ghostkv.codecs.base import UNIT_ROUNDOFF
+from ghostkv.files.compiled import njit
 
 # Added to every margin: products that vanish in float32 are below it, scores that matter are far above.
 TINY = np.float32(2.0**-100)

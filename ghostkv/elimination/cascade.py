@@ -7,7 +7,6 @@ certificate that reads every record and one that scans an index first differ onl
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from ghostkv.elimination.best import insert, keep_best
 from ghostkv.elimination.ledger import (
@@ -17,6 +16,7 @@ from ghostkv.elimination.ledger import (
     FULL_NESTED,
     VALUE,
 )
+from ghostkv.files.compiled import njit
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

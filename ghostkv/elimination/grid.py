@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from ghostkv.files.compiled import njit
 
 # Cells of the look-up table per threshold; more only makes the first guess of a bin better, the correction is
 # exact.

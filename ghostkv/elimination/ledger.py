@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.elimination.attention import ColdRange
+from ghostkv.files.compiled import njit
 
 # Rows of a ledger: levels of the record read, with K stored as the record or in float16 beside it; whether K was
 # read in full; whether V was read.

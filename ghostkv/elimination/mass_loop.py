@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from ghostkv.elimination.ledger import (
     DEPTH_ADDITIVE,
@@ -25,6 +24,7 @@ from ghostkv.elimination.ledger import (
     span_of,
 )
 from ghostkv.elimination.powers import EXP_SLACK, EXP_TINY, powers_of
+from ghostkv.files.compiled import njit
 
 # Bounds on a logarithmic scale below the budget, 16 bins a unit; what lies lower shares the first bin.
 _BINS, _BINS_PER_UNIT = 768, 16.0

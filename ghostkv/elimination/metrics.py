@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.elimination.attention import MASS_95, MASS_99, TOP_K, ColdRange
 from ghostkv.elimination.sweep import Sweep
+from ghostkv.files.compiled import njit
 
 
 def bytes_ratio(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numba import njit
 
 from ghostkv.codecs.base import Decoded
 from ghostkv.codecs.nested import Nested, NestedRecords
 from ghostkv.elimination.attention import cap
 from ghostkv.elimination.bounds import TINY
+from ghostkv.files.compiled import njit
 
 
 def read_levels(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from ghostkv.elimination.truth import Truth
+from ghostkv.files.compiled import njit
 
 # Relative error of exp(x - top) in float32 for x - top > -87 (2^-24 * 87 from the subtraction, 3 ulp from exp), and
 # what any term below that can be; the sums themselves are float64. Derived in docs/certificates.md.

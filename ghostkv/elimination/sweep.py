@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from ghostkv.elimination.attention import MASS_95, MASS_99, TOP_K
 from ghostkv.elimination.grid import Grid, bin_row
+from ghostkv.files.compiled import njit
 
 
 @dataclass(frozen=True)

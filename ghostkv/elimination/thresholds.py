@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-from numba import njit
 
 from ghostkv.elimination.attention import ColdRange, kth_largest
 from ghostkv.elimination.schemas import POINT_SCHEMA
+from ghostkv.files.compiled import njit
 from ghostkv.files.errors import ConfigError, TableError
 from ghostkv.files.io import read_table
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from ghostkv.elimination.cascade import cascade, count_missed, read_values
 from ghostkv.elimination.ledger import Costs, book, book_group, bounds_of, empty_ledger, forget, span_of
+from ghostkv.files.compiled import njit
 
 
 class TopkRule(NamedTuple):

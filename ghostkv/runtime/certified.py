@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numba import njit
 
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.codecs.nested import Nested, NestedRecords
@@ -16,6 +15,7 @@ from ghostkv.elimination.ledger import Costs, Outcome
 from ghostkv.elimination.nested_bounds import read_levels
 from ghostkv.elimination.powers import Powers
 from ghostkv.elimination.truth import Truth
+from ghostkv.files.compiled import njit
 from ghostkv.runtime.call_views import CallView, views
 from ghostkv.runtime.combine import Combined, combine
 from ghostkv.runtime.deciders import Call, Decider, refuse_misfit

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from ghostkv.captures.finite import LARGEST
+from ghostkv.files.compiled import njit
 from ghostkv.files.errors import ModelError
 
 _NAMES = ("query", "key", "value", "output")

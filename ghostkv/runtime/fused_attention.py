@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from ghostkv.elimination.compensation import HIGHEST
+from ghostkv.files.compiled import njit
 from ghostkv.runtime.fused_sums import (
     FAST,
     advance_mean,

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from ghostkv.files.compiled import njit
 
 # Sums may be reordered. What is not a number means something here: its key is bounded by nothing.
 _FAST = {"contract", "reassoc", "nsz"}

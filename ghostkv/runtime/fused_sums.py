@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from ghostkv.files.compiled import njit
 
 # Sums may be reordered and scores are finite; infinities mean something (theta, unread records).
 FAST = {"contract", "reassoc", "nsz", "nnan"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from numba import njit
 
 from ghostkv.elimination.attention import cap
+from ghostkv.files.compiled import njit
 from ghostkv.selectors.base import Scene, Selection
 
 

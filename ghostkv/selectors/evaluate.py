@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from ghostkv.elimination.compensation import cold_means, compensate, tail_weights
+from ghostkv.files.compiled import njit
 from ghostkv.selectors.base import Budget, Scene, Selection
 from ghostkv.selectors.scenes import SceneTruth
 

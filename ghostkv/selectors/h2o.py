@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.config.options import Part
+from ghostkv.files.compiled import njit
 from ghostkv.selectors.base import Budget, Scene, Selection, Selector, read_best
 
 

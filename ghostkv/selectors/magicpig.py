@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from ghostkv.config.options import Annotated, Field
+from ghostkv.files.compiled import njit
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector, read_at
 from ghostkv.selectors.picking import threshold_counts
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
+
+from ghostkv.files.compiled import njit
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

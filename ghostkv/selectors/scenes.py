@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numba import njit
 
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.elimination.attention import ColdRange, cold_range, flag_best, scores, softmax
 from ghostkv.files.buffers import Space
+from ghostkv.files.compiled import njit
 from ghostkv.files.io import stable_seed
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selector
 

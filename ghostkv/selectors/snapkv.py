@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from ghostkv.config.options import Count, Odd
+from ghostkv.files.compiled import njit
 from ghostkv.selectors.base import Budget, Scene, Selection, Selector, read_best
 
 

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.config.options import Amount, Annotated, Field
+from ghostkv.files.compiled import njit
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector
 from ghostkv.selectors.estimates import log_mass
 from ghostkv.selectors.picking import ThresholdHistogram

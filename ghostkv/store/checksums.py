@@ -6,7 +6,8 @@ from __future__ import annotations
 import zlib
 
 import numpy as np
-from numba import njit
+
+from ghostkv.files.compiled import njit
 
 _POLYNOMIAL = 0xEDB88320
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from ghostkv.elimination.attention import ColdRange
 from ghostkv.elimination.compensation import LEFT, cold_means, tail_weights
 from ghostkv.elimination.grid import Grid, bin_row
 from ghostkv.elimination.sweep import lost_outputs
+from ghostkv.files.compiled import njit
 
 # Exact masses up to it count as nothing; denormal numbers are what a processor is slow at.
 _NOTHING = np.float32(1e-20)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from ghostkv.elimination.thresholds import conformal_index
+from ghostkv.files.compiled import njit
 
 # What may stand in for eliminated values; see `ghostkv.stages.calibrated.compensated_sweep`.
 COMPENSATIONS = ("none", "mean", "pages")

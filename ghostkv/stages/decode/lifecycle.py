@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from ghostkv.elimination.attention import ColdRange
+from ghostkv.files.compiled import njit
 
 NONE, HOT, WARM, GHOST, ARCHIVE = range(5)
 # By age: the most recent, nothing is re-heated. lru: read most recently. attention: most attention received of what

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Codec, Records
@@ -20,6 +19,7 @@ from ghostkv.codecs.base import Decoded
 from ghostkv.elimination.attention import cap, cold_range, scores, softmax
 from ghostkv.elimination.compensation import LEFT, cold_means, compensate, tail_weights
 from ghostkv.elimination.thresholds import kept_or_estimated, reference, statistic
+from ghostkv.files.compiled import njit
 from ghostkv.stages.decode.lifecycle import StepReads
 
 LOSSES = ("lost_mass", "output_error", "output_error_plain")

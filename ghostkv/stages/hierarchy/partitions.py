@@ -6,7 +6,8 @@ A partition decides how tight a cluster's bound is and never whether it holds, s
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from ghostkv.files.compiled import njit
 
 PARTITIONS = ("pages", "ball_tree", "kmeans")
 # Lloyd rounds after the ball tree, and the largest cluster that they may leave, in mean sizes.

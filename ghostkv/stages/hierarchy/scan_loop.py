@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from ghostkv.elimination.best import insert
 from ghostkv.elimination.cascade import cascade, count_missed, kth_certain, read_values
@@ -24,6 +23,7 @@ from ghostkv.elimination.ledger import (
     span_of,
     unite,
 )
+from ghostkv.files.compiled import njit
 
 # What a query did with a cluster: nothing, read its anchor, opened it.
 _UNSEEN, _ANCHOR, _OPEN = 0, 1, 2

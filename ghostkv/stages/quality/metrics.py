@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import numpy as np
-from numba import njit
+
+from ghostkv.files.compiled import njit
 
 # Written where a position has no next token: the text ends there.
 NO_TOKEN = -1

@@ -27,7 +27,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 
 from ghostkv.files.errors import ModelError
-from ghostkv.models.probe import attention_layers, find_cache, measurable_layers
+from ghostkv.models.probe import attention_layers, measurable_layers
+from ghostkv.models.watch import find_cache
 from ghostkv.runtime.policy import Policy
 from ghostkv.runtime.seat import Runtime, Seat, remember_cache
 from ghostkv.runtime.traffic import Traffic

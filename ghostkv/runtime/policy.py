@@ -11,7 +11,7 @@ import numpy as np
 
 from ghostkv.codecs.random_orthogonal import RandomOrthogonal
 from ghostkv.files.errors import ConfigError
-from ghostkv.models.probe import LayerShape
+from ghostkv.models.watch import LayerShape
 from ghostkv.runtime.deciders import Call, Decider, GhostDecider, GhostFrames, GhostState
 
 PREFILLS = ("dense", "sparse")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ghostkv.files.errors import ModelError
 from ghostkv.models.interface import ordinary_attention, refuse_foreign_terms
-from ghostkv.models.probe import LayerShape, find_cache
+from ghostkv.models.watch import LayerShape, find_cache
 from ghostkv.runtime.deciders import Call
 from ghostkv.runtime.ghost_cache import LayerMemory, ghost_layer, layer_of
 from ghostkv.runtime.policy import Policy

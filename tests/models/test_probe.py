@@ -28,7 +28,7 @@ def test_shapes_are_those_that_attention_is_handed():
 
 def test_only_layers_that_attend_over_their_own_cache_count():
     assert found("lfm2").keys() == {1, 3}
-    assert found("jamba").keys() == {1, 3}
+    assert found("olmo_hybrid").keys() == {3}
     # The last two layers of this Gemma 3n read the cache of earlier ones.
     assert found("gemma3n_text").keys() == {0, 1}
     # A capture is of one shape: layers with other heads or other widths stay dense.
@@ -51,6 +51,9 @@ def test_only_layers_that_attend_over_their_own_cache_count():
         ("moshi", "window"),
         ("doge", "mask"),
         ("xlnet", "XLNetLMHeadModel"),
+        # Recurrent layers that remember in themselves, and such that begin anew with every block.
+        ("recurrent_gemma", "over its cache"),
+        ("jamba", "over its cache"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(kind, said):
@@ -94,7 +97,7 @@ def test_a_model_is_probed_once(monkeypatch):
         calls.append(args[0])
         return ordinary_attention(*args, **kwargs)
 
-    monkeypatch.setattr("ghostkv.models.probe.ordinary_attention", counted)
+    monkeypatch.setattr("ghostkv.models.watch.ordinary_attention", counted)
     first = attention_layers(model)
     count = len(calls)
     assert count

@@ -22,7 +22,7 @@ from ghostkv.files.tables import write_rows
 from ghostkv.models.load import load_model
 from ghostkv.models.tokenizer import save_byte_tokenizer
 from ghostkv.runtime.ghost_attention import NAME, register, set_policy
-from ghostkv.runtime.measure import IDENTITY, measure_identity
+from ghostkv.runtime.measure import IDENTITY, check_identity, measure_identity
 from ghostkv.runtime.policy import identity_policy
 from ghostkv.sources.texts import TEXT_SCHEMA
 from ghostkv.stages.capture.jobs import CaptureText
@@ -67,7 +67,8 @@ def examine(kind: str, folder: Path) -> dict[str, Any]:
             _measure(found, source, folder)
         except (ConfigError, ModelError, CaptureError) as error:
             found.outcome, found.why = REFUSED, str(error).replace(str(folder), "...")
-            _refused_everywhere(source)
+            if found.stage != "identity":
+                _refused_everywhere(source)
     except _Wrong as error:
         found.outcome, found.why = WRONG, f"{error}; {found.why}"
     except Exception as error:  # what must not be found
@@ -109,6 +110,9 @@ def _measure(found: Found, source: Path, folder: Path) -> None:
     found.blocks, found.steps = (
         max(one[f"{way}_difference"] / one["bound"] * IDENTITY for one in seen) for way in ("block", "step")
     )
+    # What quality and retrieval ask before they measure.
+    for one in seen:
+        check_identity(one, model)
     if not max(found.blocks, found.steps) <= IDENTITY:
         raise _Wrong(f"identity: {found.blocks:.1e} in blocks, {found.steps:.1e} in steps")
     found.stage = "generate"

@@ -68,21 +68,27 @@ CONFIG = {
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory):
     """A run of the whole stage: tables by name, and what it was made from."""
-    from ghostkv.models.manifest import write_manifest
     from ghostkv.models.random import make_random
+
+    folder, whole = tmp_path_factory.mktemp("quality"), Run.resolve(CONFIG, "resources")
+    entry = {"architecture": "llama", "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "window": None,
+             "max_context": 512, "seed": 0}  # fmt: skip
+    (folder / "model").mkdir()
+    make_random(entry, folder / "model")
+    return run(folder, whole, captured(folder, whole))
+
+
+def captured(folder, whole):
+    """Captures and sketch of the model in a folder: what the stage's jobs read, by name."""
+    from ghostkv.models.manifest import write_manifest
     from ghostkv.stages.capture.text import capture_text
     from ghostkv.stages.sketch.layer import sketch_layer
 
-    folder, whole = tmp_path_factory.mktemp("quality"), Run.resolve(CONFIG, "resources")
     # The captures of this folder stand where the workflow has its own.
     vars(whole)["captures"] = tuple(
         replace(one, folder=str(folder / "capture" / one.text)) for one in whole.captures
     )
-    entry = {"architecture": "llama", "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "window": None,
-             "max_context": 512, "seed": 0}  # fmt: skip
     model = folder / "model"
-    model.mkdir()
-    make_random(entry, model)
     write_manifest(model, {"model": "tiny"})
     rows = [
         {"text": name, "domain": "prose", "role": text["role"],
@@ -99,7 +105,7 @@ def stage(tmp_path_factory):
         files = {name: str(folder / layer / name) for name in ("codecs", "records")}
         sketch_layer(SketchLayer.of(whole, layer=layer), {}, files)
         inputs["codecs"].append(files["codecs"])
-    return run(folder, whole, inputs)
+    return inputs
 
 
 def run(folder, whole, inputs, into="out"):
@@ -128,6 +134,34 @@ def test_identity_says_what_the_model_says(tables):
     assert rows["kl"].max() < 1e-8
     assert rows["agree"].all()
     assert of(tables["runs"], "identity")["bytes_ratio_gqa"][0] > 1
+
+
+def test_a_hybrid_is_measured_by_its_layers_that_attend(tmp_path):
+    from ghostkv.models.tokenizer import save_byte_tokenizer
+    from tests.survey.tiny import tiny_model
+
+    tiny_model("lfm2").save_pretrained(tmp_path / "model")
+    save_byte_tokenizer(tmp_path / "model", 512)
+    labels = ("identity", "ghost", "snapkv")
+    quality = CONFIG["quality"] | {
+        "policies": [one for one in POLICIES if one["label"] in labels],
+        "headline": dict.fromkeys(("identity", "mass"), "identity") | {"budget": "ghost", "peer": "snapkv"},
+    }
+    custom = {"source": "path", "path": str(tmp_path / "model")}
+    whole = Run.resolve(
+        CONFIG | {"model": {"name": "mine", "custom": custom}, "quality": quality}, "resources"
+    )
+    assert whole.layers == (1, 3)
+    inputs = captured(tmp_path, whole)
+    fit_thetas(FitThetas.of(whole), inputs, {"thetas": inputs["thetas"]})
+    outputs = {name: str(tmp_path / f"{name}.parquet") for name in QualityText.tables}
+    measure_text(QualityText.of(whole, text="prose_held_out_0"), inputs, outputs)
+    tables = {name: read_table(path) for name, path in outputs.items()}
+    assert of(tables["positions"], "identity")["kl"].max() < 1e-8
+    traffic = tables["traffic"].sort("policy", "layer")
+    assert traffic["layer"].to_list() == [1, 3] * 3
+    assert of(tables["runs"], "ghost")["bytes_ratio_gqa"][0] == pytest.approx(0.4, abs=0.1)
+    assert tables["ablation"]["first_layer"].to_list() == [1, 3]
 
 
 def test_identity_is_checked_from_the_start_and_after_the_context(tables):

@@ -50,7 +50,9 @@ class Runtime:
 def _first_visible(mask: Tensor, batch: int, tokens: int) -> np.ndarray:
     shown = _shown(mask, tokens)
     one = shown[:, 0].expand(batch, -1, -1)
-    first = one[:, -1].int().argmax(dim=-1)
+    last = one[:, -1]
+    # Of a prompt that is read in pieces, a row may begin with pieces that are nothing but padding.
+    first = torch.where(last.any(dim=-1), last.int().argmax(dim=-1), tokens)
     position = torch.arange(tokens - mask.shape[2], tokens)[None, :, None]
     slot = torch.arange(tokens)[None, None]
     expected = (slot <= position) & (slot >= first[:, None, None])

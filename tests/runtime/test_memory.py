@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,6 +130,21 @@ def test_a_prompt_is_the_same_in_any_number_of_pieces(model, policies, undisturb
             start += piece
     fed(model, BATCH[:, PROMPT : PROMPT + BEGUN], cache)
     assert (fed(model, rest(BATCH), cache)[0] - undisturbed[kind]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("prefill", ["dense", "sparse"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_may_begin_with_pieces_that_are_padding_alone(model, policies, kind, prefill):
+    set_policy(model, replace(policies[kind], prefill=prefill))
+    padding, ids = 9, BATCH[:2, :PROMPT].clone()
+    mask = torch.ones_like(ids)
+    ids[0, :padding] = mask[0, :padding] = 0
+    options = {"attention_mask": mask, "max_new_tokens": 5, "do_sample": False, "output_logits": True}
+    whole = model.generate(ids, return_dict_in_generate=True, **options)
+    # Two pieces, and a part of the third.
+    pieces = model.generate(ids, return_dict_in_generate=True, prefill_chunk_size=4, **options)
+    difference = torch.stack(whole.logits) - torch.stack(pieces.logits)
+    assert difference.abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("kind", KINDS)

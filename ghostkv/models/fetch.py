@@ -216,7 +216,8 @@ def _settle_tokenizer(folder: Path, name: str) -> None:
         if not (folder / "tokenizer.json").is_file() or _plain(made._tokenizer) != _plain(
             read_tokenizer(folder)
         ):
-            made.save_pretrained(folder)
+            # A list of templates would become a folder, and none of its files is the one that is used.
+            made.save_pretrained(folder, save_jinja_files=False)
     except Exception as error:  # transformers raises many kinds here
         advice = "Copy tokenizer.json from where the model comes from"
         if (folder / "tokenizer.model").is_file():

@@ -6,6 +6,7 @@ A folder that would be read otherwise than it says is refused here, before anyth
 from __future__ import annotations
 
 import json
+import math
 import re
 import stat
 from collections.abc import Mapping
@@ -112,18 +113,34 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ValueError(f"{', '.join(twice)} stands in it twice")
         return dict(pairs)
 
-    def finite(name: str) -> float:
-        raise ValueError(f"it holds {name}")
-
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once, parse_constant=finite)
+        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
         if not isinstance(found, dict):
             raise ValueError(f"it holds a {type(found).__name__}")
+        if endless := _endless(found):
+            raise ValueError(f"{endless} is not finite")
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"{path}: not a readable JSON object ({error}).\n  Copy the file again from where the model comes from."
         ) from error
     return found
+
+
+def _endless(value: Any, key: str = "") -> str | None:
+    """The first key whose number is not finite, also as transformers tags such; a limit may be infinite, which is none."""
+    if isinstance(value, dict) and list(value) == ["__float__"]:
+        value = float(value["__float__"])
+    if isinstance(value, float):
+        limitless = value == math.inf and key.endswith("_limit")
+        return None if math.isfinite(value) or limitless else key
+    inner = (
+        value.items()
+        if isinstance(value, dict)
+        else [(key, one) for one in value]
+        if isinstance(value, list)
+        else ()
+    )
+    return next(filter(None, (_endless(one, name) for name, one in inner)), None)
 
 
 def refuse_config(config: Mapping[str, Any], what: str) -> None:

@@ -29,6 +29,8 @@ _DEPTHS = ("num_hidden_layers", "decoder_layers", "num_decoder_layers", "n_layer
 _KINDS = ("layer_types", "layers_block_type")
 _ATTENTION = ("attention", "full_attention", "sliding_attention")
 _Entry = TypeVar("_Entry", bound=Section)
+# Of a random model, a twelfth or so of its numbers: beyond it, it takes more memory than machines have.
+_LARGEST = 1 << 31
 _RANDOM = {"layers": 2, "heads": 4, "head_dim": 16, "max_context": 4096, "seed": 0, "license": "none"}
 
 
@@ -129,7 +131,7 @@ def _entry(raw: Any, kind: type[_Entry], where: str) -> _Entry:
 def _with_shape(entry: ModelEntry) -> ModelEntry:
     if entry.source == "random":
         defaults = _RANDOM | {"kv_heads": entry.heads or 4}
-        return _filled(entry, defaults)
+        return _possible(_filled(entry, defaults))
     if entry.source == "path":
         entry = _filled(entry, _local_shape(entry))
         # What a file states has the ranges of what the config states.
@@ -141,6 +143,39 @@ def _with_shape(entry: ModelEntry) -> ModelEntry:
             f"config: model.custom.layers is missing, and nothing tells how many layers {entry.origin()} has "
             "before it is fetched.\n  Write: layers: 24   (num_hidden_layers in its config.json)"
         )
+    return entry
+
+
+def _possible(entry: ModelEntry) -> ModelEntry:
+    """A random model as it is, once it is known to be one that can be made."""
+    single, numbers = (
+        entry.architecture in ("gpt2", "gpt_neox"),
+        entry.layers * (entry.heads * entry.head_dim) ** 2,
+    )
+    faults = {
+        "kv_heads": (single and entry.kv_heads != entry.heads, "as many as heads", entry.heads),
+        "heads": (
+            entry.heads % entry.kv_heads,
+            f"a multiple of kv_heads: {entry.kv_heads}",
+            2 * entry.kv_heads,
+        ),
+        "head_dim": (
+            entry.head_dim % 2 and entry.architecture != "gpt2",
+            "an even number",
+            entry.head_dim + 1,
+        ),
+        "layers": (
+            numbers > _LARGEST,
+            f"fewer, or narrower heads: layers x width^2 of at most {_LARGEST:,}",
+            2,
+        ),
+    }
+    for key, (wrong, accepted, write) in faults.items():
+        if wrong:
+            raise ConfigError(
+                f"config: model.custom.{key} is {getattr(entry, key)} for random {entry.architecture}. Accepted: {accepted}.\n"
+                f"  Write: {key}: {write}"
+            )
     return entry
 
 

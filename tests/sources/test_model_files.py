@@ -213,3 +213,18 @@ def test_an_adapter_is_refused_because_its_weights_would_be_left_out(folder):
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(ModelError, match="adapter"):
         resolved(folder)
+
+
+@pytest.mark.parametrize(
+    "text", ["NaN", "Infinity", "-Infinity", "1e999", '{"__float__": "NaN"}', "[1, [-Infinity]]"]
+)
+def test_a_number_that_is_not_finite_is_refused_by_its_key(folder, text):
+    (folder / "config.json").write_text(json.dumps(CONFIG)[:-1] + f', "inner": {{"rms_norm_eps": {text}}}}}')
+    with pytest.raises(ModelError, match="rms_norm_eps"):
+        model_files(folder)
+
+
+@pytest.mark.parametrize("text", ["[0.0, Infinity]", '[0.0, {"__float__": "Infinity"}]'])
+def test_hybrids_may_say_that_a_limit_is_none(folder, text):
+    (folder / "config.json").write_text(json.dumps(CONFIG)[:-1] + f', "time_step_limit": {text}}}')
+    assert folder / "config.json" in model_files(folder)

@@ -114,6 +114,21 @@ def test_the_description_of_an_entry_is_no_parameter_of_the_fetch():
     assert "about" not in entry.plain()
 
 
+@pytest.mark.parametrize(
+    ("shape", "word"),
+    [
+        ({"heads": 3, "kv_heads": 2}, "heads: 4"),
+        ({"heads": 4, "kv_heads": 8}, "heads: 16"),
+        ({"head_dim": 15}, "head_dim: 16"),
+        ({"architecture": "gpt2", "heads": 4, "kv_heads": 2}, "kv_heads: 4"),
+        ({"layers": 1000, "heads": 1024, "head_dim": 1024}, "layers"),
+    ],
+)
+def test_a_random_model_that_cannot_be_made_is_refused_by_its_key(shape, word):
+    with pytest.raises(ConfigError, match=word):
+        resolve_model("mine", {"source": "random", "architecture": "llama", **shape}, MODELS)
+
+
 def test_a_random_model_gets_a_whole_shape_by_default():
     entry = resolve_model("mine", {"source": "random", "architecture": "gpt2", "heads": 6}, MODELS)
     assert (entry.layers, entry.heads, entry.kv_heads, entry.head_dim, entry.seed) == (2, 6, 6, 16, 0)

@@ -322,6 +322,20 @@ def test_what_the_tokenizers_config_adds_to_its_file_is_in_the_fetched_one(tmp_p
     assert load_tokenizer(fetched(tmp_path, {"source": "path", "path": str(own)})).encode(text) == ids
 
 
+def test_of_a_list_of_chat_templates_the_default_counts(tmp_path, tiny):
+    own = copied(tiny, tmp_path / "own")
+    config = json.loads((own / "tokenizer_config.json").read_text())
+    templates = [
+        {"name": "tool_use", "template": "tools {{ messages[0]['content'] }}"},
+        {"name": "default", "template": "<{{ messages[0]['content'] }}>"},
+    ]
+    extra = {"257": {"content": "<|extra|>", "special": True, "lstrip": False, "rstrip": False}}
+    config |= {"chat_template": templates, "added_tokens_decoder": extra}
+    (own / "tokenizer_config.json").write_text(json.dumps(config))
+    form = load_tokenizer(fetched(tmp_path, {"source": "path", "path": str(own)})).form()
+    assert (form.before, form.after) == ("<", ">")
+
+
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "config.json", "generation_config.json"])
 def test_code_of_a_repository_never_runs(tmp_path, tiny, file):
     own = copied(tiny, tmp_path / "own")

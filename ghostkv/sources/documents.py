@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from ghostkv.config.base import Place, Section
 from ghostkv.files.errors import ConfigError, TextError
 from ghostkv.sources.downloads import PipDownload, check_sha256, fetch_hub, fetch_wheel, members, read_member
-from ghostkv.sources.plain_text import control_in, decoded, read_plain, unmarked
+from ghostkv.sources.plain_text import control_in, decoded, read_plain, small, unmarked
 
 _NEEDS = {
     "wheel": {"package": "networkx==3.4.2", "sha256": "df5d...", "members": "'networkx/*.py'"},
@@ -107,7 +107,7 @@ def read_documents(
         names = members(wheel, source.members, source.exclude)
         files = {name: read_member(wheel, name) for name in names}
     elif source.kind == "files":
-        files = {name: Path(name).read_bytes() for name in source.local_files()}
+        files = {name: _local(name, source) for name in source.local_files()}
     else:
         files = {source.file: _hub_file(source).read_bytes()}
     documents: dict[str, Document] = {}
@@ -201,6 +201,16 @@ def _hub_file(source: TextSource) -> Path:
     return path
 
 
+def _local(name: str, source: TextSource) -> bytes:
+    try:
+        return small(Path(name)).read_bytes()
+    except (OSError, ValueError) as error:
+        raise TextError(
+            f"{source.origin()}: {name}, seen from {Path.cwd()}, cannot be read ({error}). Accepted: files that can be.\n"
+            "  Correct `path` in resources/texts.yaml, or leave the file out by it."
+        ) from error
+
+
 def _documents_in(name: str, raw: bytes, source: TextSource) -> Iterable[tuple[str, str]]:
     """Title and content of every document in one file."""
     try:
@@ -214,7 +224,7 @@ def _documents_in(name: str, raw: bytes, source: TextSource) -> Iterable[tuple[s
             ]
         rows = enumerate(_rows(name, raw, source.column))
         return [(f"{name}#{row}", text) for row, text in rows if text is not None]
-    except (UnicodeDecodeError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, pl.exceptions.PolarsError) as error:
         raise TextError(
             f"{source.origin()}: {name} is not of format {source.format} ({error!r}).\n"
             "  Correct `format` or `column` in resources/texts.yaml."

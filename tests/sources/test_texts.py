@@ -296,6 +296,20 @@ def test_a_source_without_documents_or_of_another_format_is_named(tmp_path):
         read_documents("d", TextSource(kind="files", path=str(tmp_path / "*.txt")), tmp_path)
 
 
+@pytest.mark.parametrize("form", ["rows", "squad"])
+def test_json_that_is_nested_beyond_reading_is_named(tmp_path, form):
+    (tmp_path / "a.json").write_text('{"data": ' + "[" * 100_000)
+    with pytest.raises(TextError, match=r"a\.json is not of format"):
+        read_documents("d", TextSource(kind="files", path=str(tmp_path / "*.json"), format=form), tmp_path)
+
+
+def test_a_file_of_a_domain_is_as_small_as_a_text_of_ones_own(tmp_path):
+    with (tmp_path / "a.txt").open("wb") as file:
+        file.truncate((1 << 28) + 1)
+    with pytest.raises(TextError, match=r"a\.txt.*bytes, more than"):
+        read_documents("d", TextSource(kind="files", path=str(tmp_path / "*.txt")), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("entry", "key"),
     [({"kind": "wheel"}, "package"), ({"kind": "files"}, "path"), ({"kind": "hub", "id": "a/b"}, "file")],
@@ -349,7 +363,7 @@ def hub_rows(tmp_path, monkeypatch, raw: bytes, kind: str) -> list[str]:
 
 
 def test_a_mark_at_the_start_is_taken_off_everywhere(tmp_path, monkeypatch):
-    (tmp_path / "mine.txt").write_text("\ufeffGrüße \ufeffhier", encoding="utf-8")
+    (tmp_path / "mine.txt").write_text("\ufeff\ufeffGrüße \ufeffhier", encoding="utf-8")
     assert read_own({"path": str(tmp_path / "mine.txt")})[0].content == "Grüße \ufeffhier"
     source = TextSource(kind="files", path=str(tmp_path / "*.txt"))
     assert read_documents("d", source, tmp_path)[0].content == "Grüße \ufeffhier"

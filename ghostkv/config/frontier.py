@@ -60,7 +60,10 @@ class Frontier(Section):
     """How much is eliminated, and what it costs."""
 
     sinks: Exact = setting(4, "First tokens, always kept exact.")
-    hot: Exact = setting(64, "Most recent tokens, always kept exact. All other keys are cold.", ge=1)
+    # Not `Exact`: of two least values of a key pydantic holds to the last.
+    hot: int = setting(
+        64, "Most recent tokens, always kept exact. All other keys are cold.", ge=1, le=1 << 20
+    )
     top_k: Count = setting(32, "The keys of largest exact score that must not be lost.")
     headline_start: Tokens = setting(2048, "Headline figures take queries from this position on.")
     rules: Rules = part(Rules)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter
 from ghostkv.captures.generated import draw
 from ghostkv.captures.generators import make
 from ghostkv.config.experiment import Config, load_config
+from ghostkv.config.messages import _models_in
 from ghostkv.config.selectors import _model, check_selector, selector_names
 from ghostkv.config.synthetic import _BOUNDS, PARAMETERS
 from ghostkv.config.words import marked
@@ -48,6 +49,23 @@ def test_every_number_and_list_has_bounds(model):
     assert unbounded(model.model_json_schema()) == []
 
 
+def doubly_bounded(model: type[BaseModel]) -> list[str]:
+    """Keys of a section, and of those within it, with two least or two greatest values, of which one does not count."""
+    found = []
+    for key, field in model.model_fields.items():
+        kinds = [type(one).__name__ for one in field.metadata]
+        found += [key] * any(sum(kind in pair for kind in kinds) > 1 for pair in (("Ge", "Gt"), ("Le", "Lt")))
+        found += [
+            f"{key}.{place}" for inner in _models_in(field.annotation) for place in doubly_bounded(inner)
+        ]
+    return found
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+def test_no_bound_hides_another(model):
+    assert doubly_bounded(model) == []
+
+
 def test_the_walk_finds_what_lacks_a_bound():
     class Loose(BaseModel):
         free: int = 1
@@ -65,6 +83,7 @@ FAULTS = {
     "frontier.rules.relative_topk.count": {"frontier": {"rules": {"relative_topk": {"start": -2, "stop": 1, "count": HUGE}}}},
     "decode.synthetic.steps": {"decode": {"synthetic": {"steps": 10**9}}},
     "quality.replicates": {"quality": {"replicates": 10**9}},
+    "frontier.hot": {"frontier": {"hot": 0}},
     "report.png_scale": {"report": {"png_scale": 1e9}},
     "capture.seed": {"capture": {"seed": -1}},
     "capture.threads": {"capture": {"threads": HUGE}},

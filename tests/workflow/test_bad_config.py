@@ -26,6 +26,22 @@ def test_a_bad_config_says_what_to_write(project, config, says):
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("dry", [["--dry-run"], []], ids=["dry", "run"])
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ("benchmark={tokens: 100000}", "benchmark.tokens is 100000"),
+        ("historical={passage_tokens: 10000}", "historical.passage_tokens is 10000"),
+    ],
+)
+def test_what_a_stage_refuses_is_refused_where_it_has_run_under_another_config(project, config, says, dry):
+    done = project.snakemake(*dry, "--config", config, check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert says in said
+    assert "Traceback" not in said
+
+
 def test_a_text_too_short_for_the_context_says_so(project):
     run = project.copied_run()
     done = run.snakemake("--config", "capture={tokens: 2048}", "--until", "assemble_texts", check=False)

@@ -5,6 +5,7 @@ import re
 import sys
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 # The package beside this Snakefile, whatever else is installed: for this process and for the scripts it starts.
 ROOT = str(workflow.basedir)
@@ -78,7 +79,13 @@ def asked(stage, files=()):
     """Inputs of a stage, and with them the check that it can run under this config, which comes before anything runs."""
 
     def found(wildcards):
-        refused(check_stage, RUN, stage)
+        try:
+            check_stage(RUN, stage)
+        except GhostKVError as error:
+            # An error of Snakemake's would mean that no rule makes the outputs, and where they lie already from a run of
+            # another config it would go on with those.
+            logger.error(str(error))
+            raise SystemExit(1) from None
         return files
 
     return found

@@ -83,10 +83,10 @@ class Measure(Section):
     )
     row_bytes: Counts = setting([64, 128, 256, 512, 1024, 4096], "Rows gathered; multiples of 8 bytes.")
     shares: Shares = setting([0.01, 0.03, 0.1, 0.3], "Shares of rows that a gather reads.", min_length=1)
-    block_kb: list[Kilobytes] = setting(
+    block_kb: Annotated[list[Kilobytes], once()] = setting(
         [4, 8, 16, 32, 64, 128, 256], "Sizes of direct reads, powers of two.", min_length=1, max_length=16
     )
-    depths: Annotated[list[Depth], Field(min_length=1, max_length=16)] = setting(
+    depths: Annotated[list[Depth], Field(min_length=1, max_length=16), once()] = setting(
         [1, 2, 4, 8], "Direct reads in flight, one thread each."
     )
     gather_mb: float = setting(

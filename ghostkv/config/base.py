@@ -26,9 +26,7 @@ Layers = Annotated[int, Field(ge=1, le=1000)]
 Heads = Annotated[int, Field(ge=1, le=1024)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
-Counts = Annotated[list[Count], Field(min_length=1, max_length=64)]
 Theta = Annotated[float, Field(ge=-1e6, le=1e6)]
-Shares = Annotated[list[Share], Field(max_length=16)]
 
 
 def _ascending(values: list) -> list:
@@ -56,6 +54,11 @@ def once(by: str | None = None) -> AfterValidator:
         return values
 
     return AfterValidator(check)
+
+
+# What is measured at a value twice counts twice in whatever is taken over rows.
+Counts = Annotated[list[Count], Field(min_length=1, max_length=64), once()]
+Shares = Annotated[list[Share], Field(max_length=16), once()]
 
 
 def plain_of(value: Any) -> Any:

@@ -59,7 +59,7 @@ class LearnedCodec(Section):
 class Calibrated(Section):
     """Thresholds calibrated for a stated risk, and what they achieve on held-out text."""
 
-    bytes: list[CodeBytes] = setting(
+    bytes: Annotated[list[CodeBytes], once()] = setting(
         [4, 10, 16],
         "Code bytes of frontier.headline.codec, beside the headline size. Sizes that sketch lacks are fitted here.",
         max_length=16,

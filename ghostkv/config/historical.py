@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ghostkv.config.base import Exact, GridEntry, Section, Seed, Share, setting
+from ghostkv.config.base import Exact, GridEntry, Section, Seed, Share, once, setting
 from ghostkv.config.options import Count, Width
 
 # The last four tokens of a prompt are its queries.
@@ -16,7 +16,7 @@ PromptTokens = Annotated[int, Field(ge=5, le=1 << 16)]
 class Historical(Section):
     """The predecessor's protocol, and its knobs one at a time."""
 
-    dimensions: list[Width] = setting(
+    dimensions: Annotated[list[Width], once()] = setting(
         [8, 16, 32], "Rows m of the Gaussian projection.", min_length=1, max_length=16
     )
     epsilon: float = setting(0.05, "The constant that stood for the sketch error.", ge=0, le=1e3)

@@ -66,7 +66,7 @@ class Ablation(Section):
 class Generation(Section):
     """Greedy continuations side by side."""
 
-    policies: list[str] = setting(
+    policies: Annotated[list[str], once()] = setting(
         ["ghost_029", "quest_016"], "Labels, beside the dense model.", max_length=64
     )
     tokens: int = setting(32, "Tokens to generate; 0 for none.", ge=0, le=1 << 16)

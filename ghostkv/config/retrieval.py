@@ -113,7 +113,7 @@ class Retrieval(Section):
         min_length=1,
         max_length=1000,
     )
-    depths: list[Depth] = setting(
+    depths: Annotated[list[Depth], once()] = setting(
         [0.05, 0.25, 0.5, 0.75, 0.95],
         "Depths of single needles, as shares of the haystack from 0 to 1.",
         min_length=1,

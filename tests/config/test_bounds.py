@@ -161,3 +161,29 @@ def test_no_fault_leaves_the_config_as_anything_but_the_labs_own_error():
         holder[key] = rng.choice(values)
         with suppress(ConfigError):
             load_config(marked(raw, raw) if rng.random() < 0.5 else raw)
+
+
+# Prompts may be as long as each other, and chunks of bits as wide; the rest only say where a policy is measured.
+AGAIN = ("prompt_tokens", "chunks", "tasks", "lengths", "levels", "shares")
+
+
+def lists(value: Any, path: tuple = ()) -> list[tuple]:
+    """Paths to all lists of a config that are not empty."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = [path] if isinstance(value, list) and value else []
+    return found + [place for key, part in parts for place in lists(part, (*path, key))]
+
+
+def test_what_is_listed_twice_would_count_twice():
+    config = Config().plain()
+    taken = []
+    for path in lists(config):
+        changed = copy.deepcopy(config)
+        found = changed
+        for key in path:
+            found = found[key]
+        found.insert(1, copy.deepcopy(found[0]))
+        with suppress(ConfigError):
+            load_config(changed)
+            taken.append(path)
+    assert [path for path in taken if path[-1] not in AGAIN] == []

@@ -23,6 +23,8 @@ from ghostkv.runtime.traffic import Traffic, dense_rows
 _HANDED = threading.local()
 # Deciders write into buffers of their own, so one call is decided at a time.
 _TURN = threading.RLock()
+# What is added to a score, at most, where a mask hides a key.
+_HIDES = -1e4
 
 
 def remember_cache(module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -58,7 +60,9 @@ def _first_visible(mask: Tensor, batch: int, tokens: int) -> np.ndarray:
     expected = (slot <= position) & (slot >= first[:, None, None])
     real = position[..., 0] >= first[:, None]
     alike = torch.equal(shown, shown[:, :1].expand_as(shown))
-    if not (alike and torch.equal(one & real[..., None], expected & real[..., None])):
+    # What is added to a score either leaves it or takes the key away; anything between is a bias.
+    bias = mask.dtype != torch.bool and ((mask != 0) & ~(mask <= _HIDES))[..., :tokens].any()
+    if bias or not (alike and torch.equal(one & real[..., None], expected & real[..., None])):
         raise ModelError(
             "decoding under elimination found an attention mask that is neither causal nor causal behind left "
             "padding. Accepted: unpadded prompts, or batches padded on the left.\n"

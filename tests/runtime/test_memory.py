@@ -147,6 +147,21 @@ def test_a_row_may_begin_with_pieces_that_are_padding_alone(model, policies, kin
     assert difference.abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("bias", [-0.5, 0.5, -100.0, float("nan")])
+@pytest.mark.parametrize("kind", ["ghost", "certified_mass"])
+def test_a_mask_that_biases_scores_is_no_padding(model, policies, kind, bias):
+    set_policy(model, policies[kind])
+    ids = BATCH[:1]
+    shown = torch.ones(THEN, PROMPT + BEGUN + THEN).tril(PROMPT + BEGUN).bool()[None, None]
+    mask = torch.zeros(shown.shape).masked_fill(~shown, torch.finfo(torch.float32).min)
+    expected = fed(model, rest(ids), begun(model, ids))[0]
+    with torch.inference_mode():
+        found = model(rest(ids), cache=begun(model, ids), attention_mask=mask).logits
+        assert (found - expected).abs().max() < 1e-4
+        with pytest.raises(ModelError, match="attention mask"):
+            model(rest(ids), cache=begun(model, ids), attention_mask=mask + bias)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_other_hands_did_to_a_cache_is_seen(model, policies, kind):
     """Another policy, other attention, or keys exchanged: records are written anew, observations are missed."""

@@ -20,7 +20,7 @@ for limit in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
 
 from ghostkv.files.errors import GhostKVError
 from ghostkv.files.processes import identity
-from ghostkv.report.jobs import benchmark_tables, report_tables, stage_tables
+from ghostkv.report.jobs import benchmark_tables, report_tables, shown_stages, stage_tables
 from ghostkv.stages.relations import check_stage
 from ghostkv.stages.run import Run, resources_of
 from workflow.locks import Claims
@@ -84,7 +84,11 @@ def asked(stage, files=()):
         except GhostKVError as error:
             # An error of Snakemake's would mean that no rule makes the outputs, and where they lie already from a run of
             # another config it would go on with those.
-            logger.error(str(error))
+            made = stage in shown_stages(RUN, ["frontier"])
+            cure = (
+                f"\n  Or remove results/{stage}, as a report shows the stages that have run." if made else ""
+            )
+            logger.error(f"{error}{cure}")
             raise SystemExit(1) from None
         return files
 

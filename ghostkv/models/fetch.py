@@ -220,7 +220,12 @@ def _settle_tokenizer(folder: Path, name: str) -> None:
             made.save_pretrained(folder, save_jinja_files=False)
     except Exception as error:  # transformers raises many kinds here
         advice = "Copy tokenizer.json from where the model comes from"
-        if (folder / "tokenizer.model").is_file():
+        if (folder / "tokenizer.json").is_file() and "auto_map" in _told(folder / "tokenizer_config.json"):
+            advice = (
+                "Its tokenizer_config.json names code, which is never run. Take auto_map and tokenizer_class out of a copy of "
+                "that file, and tokenizer.json is read as it is: custom: {source: path, path: /data/copy}"
+            )
+        elif (folder / "tokenizer.model").is_file():
             # What transformers names is the last of the packages that it tried.
             advice += ", or run once: pip install sentencepiece protobuf   (they read tokenizer.model)"
         raise ModelError(
@@ -249,6 +254,15 @@ def _refuse_larger_vocabulary(folder: Path, config: Any, name: str) -> None:
             f"model {name} has a tokenizer of {words} words and embeddings of {config.vocab_size}, so they are not of one "
             "model.\n  Copy tokenizer.json from where the model comes from."
         )
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """What a JSON file says; nothing where it is none."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _plain(tokenizer: Tokenizer) -> str:

@@ -305,6 +305,19 @@ def test_a_tokenizer_that_is_not_whole_is_refused_with_what_to_do(tmp_path, tiny
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
+def test_a_tokenizer_of_its_own_code_is_refused_and_its_plain_file_is_taken(tmp_path, tiny):
+    own = copied(tiny, tmp_path / "own")
+    config = json.loads((own / "tokenizer_config.json").read_text())
+    code = {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["own.OwnTokenizer", None]}}
+    (own / "tokenizer_config.json").write_text(json.dumps(config | code))
+    with pytest.raises(ModelError, match="Take auto_map and tokenizer_class out"):
+        fetched(tmp_path, {"source": "path", "path": str(own)})
+    del config["tokenizer_class"]
+    (own / "tokenizer_config.json").write_text(json.dumps(config))
+    folder = fetched(tmp_path, {"source": "path", "path": str(own)})
+    assert load_tokenizer(folder).encode("An owl.") == load_tokenizer(tiny).encode("An owl.")
+
+
 def test_what_the_tokenizers_config_adds_to_its_file_is_in_the_fetched_one(tmp_path, tiny):
     from transformers import AutoTokenizer
 

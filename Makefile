@@ -5,7 +5,7 @@
 #   make report     the report alone, and Snakemake's own self-contained one: results/report/snakemake.html
 #   make test       the whole test suite
 #   make kills      kill a small run at 50 random moments, and see that each is resumed: docs/reliability.md
-#   make damages  damage every artefact of a small run, and see that no job reads it unseen: docs/reliability.md
+#   make damages    damage every artefact of a small run, and see that no job reads it unseen: docs/reliability.md
 #   make survey     tiny models of every architecture through the lab: docs/architectures.md
 #   make lint       what CI checks besides the tests
 #   make clean      remove what the workflow made; keeps .venv and downloads

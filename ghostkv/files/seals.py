@@ -158,8 +158,13 @@ def _footer(file: pa.NativeFile) -> bytes:
 
 def _ends(footer: pq.FileMetaData, end: int) -> tuple[int, ...]:
     """Where the bytes end that count to each row group; there is one end at least."""
-    first = [footer.row_group(number).column(0) for number in range(1, footer.num_row_groups)]
-    return (*(one.dictionary_page_offset or one.data_page_offset for one in first), end)
+    ends = [end]
+    for number in range(footer.num_row_groups - 1, 0, -1):
+        group = footer.row_group(number)
+        first = group.column(0)
+        # A group without rows has no bytes, and says that it begins at 0.
+        ends.append((first.dictionary_page_offset or first.data_page_offset) if group.num_rows else ends[-1])
+    return tuple(reversed(ends))
 
 
 def _sha256(content: bytes) -> bytes:

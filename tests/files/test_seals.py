@@ -55,6 +55,24 @@ def test_a_flip_of_any_byte_is_refused(artefact):
             read(path)
 
 
+@pytest.mark.parametrize("parts", [(2, 0, 0, 1, 0), (0, 3), (0, 0), (0,), (1, 0, 2)])
+def test_parts_without_rows_lie_between_others(tmp_path, parts):
+    path, schema = tmp_path / "layer_00/x.parquet", SCHEMA.with_metadata(MAY_BE_EMPTY)
+    with ParquetAppender(path, schema, {}) as appender:
+        for part in parts:
+            appender.append({"name": ["one"] * part, "x": np.full(part, 0.5, np.float32)})
+    assert read_table(path, schema).height == sum(parts)
+    file = SealedParquet(path, schema)
+    assert tuple(file.group(number).num_rows for number in range(len(parts))) == parts
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        content = bytearray(whole)
+        content[place] ^= 1 << place % 8
+        path.write_bytes(content)
+        with pytest.raises(TableError):
+            read_table(path, schema)
+
+
 def test_a_file_that_is_cut_anywhere_or_longer_is_refused(artefact):
     path, read = artefact
     whole = path.read_bytes()

@@ -67,48 +67,73 @@ rule sketch:
 
 
 # A stage beyond the frontier comes with its chapter of the report and its figures in headline.json.
-rule synthetic:
+rule certificates:
     input:
-        stage_tables("synthetic").values(),
+        target("certificates"),
         rules.report.output,
 
 
-rule bandwidth:
+rule calibrated:
     input:
-        stage_tables("bandwidth").values(),
+        target("calibrated"),
+        rules.report.output,
+
+
+rule peers:
+    input:
+        target("peers"),
         rules.report.output,
 
 
 rule hierarchy:
     input:
-        stage_tables("hierarchy").values(),
+        target("hierarchy"),
         rules.report.output,
 
 
 rule decode:
     input:
-        stage_tables("decode").values(),
+        target("decode"),
+        rules.report.output,
+
+
+rule historical:
+    input:
+        target("historical"),
+        rules.report.output,
+
+
+rule synthetic:
+    input:
+        target("synthetic"),
+        rules.report.output,
+
+
+rule bandwidth:
+    input:
+        target("bandwidth"),
         rules.report.output,
 
 
 rule quality:
     input:
-        stage_tables("quality").values(),
+        target("quality"),
         rules.report.output,
 
 
 rule retrieval:
     input:
-        stage_tables("retrieval").values(),
-        rules.report.output,
-
-
-rule store:
-    input:
-        stage_tables("store").values(),
+        target("retrieval"),
         rules.report.output,
 
 
 rule benchmark:
     input:
-        benchmark_tables(RUN).values(),
+        target("benchmark"),
+        rules.report.output,
+
+
+rule store:
+    input:
+        target("store"),
+        rules.report.output,

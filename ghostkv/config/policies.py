@@ -10,7 +10,7 @@ from pydantic import Field, StrictBool, create_model, model_serializer, model_va
 from ghostkv.codecs.by_name import modules
 from ghostkv.config.base import CodeBytes, Exact, Layer, Section, Seed, Theta, setting
 from ghostkv.config.certificates import BudgetShare, LevelBits
-from ghostkv.config.frontier import Frontier
+from ghostkv.config.frontier import Frontier, Headline
 from ghostkv.config.peers import SelectorEntry
 from ghostkv.config.selectors import check_selector, selector_options
 from ghostkv.config.sketch import CodecName, Sketch
@@ -257,8 +257,24 @@ def check_fitted(where: str, entries: Iterable[PolicyOptions], sketch: Sketch, f
                 f"  Write: - {{name: {codec}, bytes: {sorted([*sizes.get(codec, []), size])}}}   "
                 "(under sketch.codecs, or leave the policy out)"
             )
+        if codec and sketch.compared_every > 1:
+            _check_every_layer(f"{where} {entry.name}", entry, frontier.headline)
         if isinstance(entry, CalibratedPolicy):
             _check_calibrated(f"{where} {entry.name}", entry, frontier)
+
+
+def _check_every_layer(place: str, entry: PolicyOptions, headline: Headline) -> None:
+    """A policy decodes in every layer; codecs that are there for comparison are not made in every layer."""
+    codec, size = entry.record
+    swept = isinstance(entry, CalibratedPolicy)
+    if codec != headline.codec or (swept and size != headline.bytes):
+        accepted = f"{headline.codec}, frontier.headline's" + (
+            f", at {headline.bytes} bytes" if swept else ""
+        )
+        raise ConfigError(
+            f"config: {place} reads {codec} at {size} bytes in every layer, and sketch.compared_every leaves layers "
+            f"without. Accepted: {accepted}; any other with compared_every: 1.\n  Write: compared_every: 1   (under sketch)"
+        )
 
 
 def _check_calibrated(place: str, entry: CalibratedPolicy, frontier: Frontier) -> None:

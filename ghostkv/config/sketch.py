@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from ghostkv.config.base import CodeBytes, Section, Seed, once, setting
+from ghostkv.config.base import CodeBytes, Layers, Section, Seed, once, setting
 from ghostkv.files.methods import methods
 
 # One file each in ghostkv/codecs.
@@ -39,5 +39,10 @@ class Sketch(Section):
         "bytes ratio.",
         min_length=1,
         max_length=32,
+    )
+    compared_every: Layers = setting(
+        3,
+        "Codecs beside frontier.headline.codec are there for comparison: they are sketched, and swept, in one layer in so "
+        "many. So are other sizes of it.",
     )
     seed: Seed = setting(0, "Seed of the random projections.")

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ghostkv.files.errors import ConfigError
 from ghostkv.files.jobs import Job
 from ghostkv.stages.bandwidth.jobs import MeasureMemory, ModelBandwidth
 from ghostkv.stages.benchmark.jobs import CaptureOverhead, SweepSpeed
@@ -23,25 +24,26 @@ from ghostkv.stages.run import Run
 from ghostkv.stages.store.jobs import TimeStore, TryStore
 from ghostkv.stages.synthetic.jobs import GatherSynthetic
 
-# Stages beyond the frontier, and who writes their tables; those of the second group ask the model or its trace, which
-# imported tensors do not have.
-_FROM_CAPTURES: Mapping[str, tuple[type[Job], ...]] = {
-    "synthetic": (GatherSynthetic,),
-    "bandwidth": (MeasureMemory, ModelBandwidth),
-    "store": (TryStore, TimeStore),
-}
-_FROM_THE_MODEL: Mapping[str, tuple[type[Job], ...]] = {
+# Who writes a stage's tables. Every report has the frontier; the stages beyond it are shown where they were asked for.
+_FRONTIER: tuple[type[Job], ...] = (GatherFrontier, SummariseHeads)
+BEYOND: Mapping[str, tuple[type[Job], ...]] = {
+    "certificates": (GatherCertificates,),
+    "calibrated": (GatherCalibrated,),
+    "peers": (GatherPeers,),
     "hierarchy": (GatherHierarchy,),
     "decode": (GatherDecode,),
     "quality": (GatherQuality, QualitySpeed),
     "retrieval": (GatherRetrieval,),
+    "historical": (HistoricalRun,),
+    "synthetic": (GatherSynthetic,),
+    "bandwidth": (MeasureMemory, ModelBandwidth),
+    "store": (TryStore, TimeStore),
+    "benchmark": (CaptureOverhead, SweepSpeed),
 }
-_ALWAYS: Mapping[str, tuple[type[Job], ...]] = {
-    "frontier": (GatherFrontier, SummariseHeads),
-    "certificates": (GatherCertificates,),
-    "calibrated": (GatherCalibrated,),
-    "peers": (GatherPeers,),
-}
+# These ask the model or its trace, which imported tensors do not have.
+_OF_THE_MODEL = (
+    GatherHierarchy, GatherDecode, GatherQuality, QualitySpeed, GatherRetrieval, HistoricalRun, CaptureOverhead,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class WriteReport(Job):
     ----------
     config : dict
         All of it but the numbers of threads.
+    compared_layers : tuple of int
+        Layers in which every codec was swept; codecs are held against each other in these alone.
+    impossible : tuple of str
+        Stages that imported tensors have no model for.
     """
 
     call = "ghostkv.report.stage.write_report"
@@ -62,24 +68,44 @@ class WriteReport(Job):
     table_rows: int
     config: dict[str, Any]
     layers: tuple[int, ...]
+    compared_layers: tuple[int, ...]
+    impossible: tuple[str, ...]
 
     @classmethod
     def of(cls, run: Run) -> WriteReport:
         config = run.config.plain()
         config["capture"] = run.config.capture.plain(without=("threads",))
-        return cls.taken(run, config=config)
+        impossible = [stage for stage in BEYOND if not stage_tables(run, stage)]
+        return cls.taken(run, config=config, impossible=impossible)
 
 
-def stage_tables(stage: str) -> dict[str, str]:
-    """Paths of a stage's tables by name."""
-    writers = (_ALWAYS | _FROM_CAPTURES | _FROM_THE_MODEL)[stage]
-    return {name: f"results/{stage}/{name}.parquet" for job in writers for name in job.tables}
+def stage_tables(run: Run, stage: str) -> dict[str, str]:
+    """Paths of a stage's tables by name; empty where imported tensors leave nothing of it to do."""
+    writers = _FRONTIER if stage == "frontier" else BEYOND[stage]
+    return {
+        name: f"results/{stage}/{name}.parquet"
+        for job in writers
+        if not (run.imports and job in _OF_THE_MODEL)
+        for name in job.tables
+    }
 
 
-def benchmark_tables(run: Run) -> dict[str, str]:
-    """Paths of what is timed; capture only where a model is captured."""
-    jobs = (SweepSpeed,) if run.imports else (CaptureOverhead, SweepSpeed)
-    return {name: f"results/benchmark/{name}.parquet" for job in jobs for name in job.tables}
+def asked_tables(run: Run, stage: str) -> list[str]:
+    """Paths of the tables of a stage that somebody asked for.
+
+    Raises
+    ------
+    ConfigError
+        The stage runs the model, and tensors are imported.
+    """
+    paths = list(stage_tables(run, stage).values())
+    if not paths:
+        raise ConfigError(
+            f"{stage}: it runs the model, and capture.import brings tensors without one. Accepted: "
+            f"{', '.join(stage for stage in BEYOND if stage_tables(run, stage))}.\n"
+            "  Write: a model and texts in place of capture.import, or ask for one of those stages"
+        )
+    return paths
 
 
 def shown_stages(run: Run, targets: Collection[str]) -> list[str]:
@@ -92,25 +118,19 @@ def shown_stages(run: Run, targets: Collection[str]) -> list[str]:
         What Snakemake was asked for; nothing, `all` and `results` are everything.
     """
     everything = not targets or {"all", "results"} & set(targets)
-    stages = [*_FROM_CAPTURES, *([] if run.imports else _FROM_THE_MODEL)]
-    return [
-        stage
-        for stage in stages
-        if everything or stage in targets or any(map(os.path.exists, stage_tables(stage).values()))
-    ]
+    made = {stage for stage in BEYOND if any(map(os.path.exists, stage_tables(run, stage).values()))}
+    return [stage for stage in BEYOND if everything or stage in made | set(targets)]
 
 
 def report_tables(run: Run, targets: Collection[str]) -> dict[str, str | list[str]]:
     """Every table that a report shows, by stage and name."""
     found: dict[str, str | list[str]] = {
         f"{stage}_{name}": path
-        for stage in (*_ALWAYS, *shown_stages(run, targets))
-        for name, path in stage_tables(stage).items()
+        for stage in ("frontier", *shown_stages(run, targets))
+        for name, path in stage_tables(run, stage).items()
     }
-    found |= {f"benchmark_{name}": path for name, path in benchmark_tables(run).items()}
     found["capture_layers"] = [f"{text.folder}/layers.parquet" for text in run.captures]
     if not run.imports:
-        found |= {f"historical_{name}": f"results/historical/{name}.parquet" for name in HistoricalRun.tables}
         found |= {
             "model_manifest": f"{run.model_folder}/manifest.json",
             "texts_texts": "results/texts/texts.parquet",

@@ -162,6 +162,17 @@ class Results:
         return self.is_record & self.is_rule
 
     @property
+    def is_compared(self) -> pl.Expr:
+        """Rows of the layers in which every codec was swept."""
+        return pl.col("layer").is_in(self.job.compared_layers)
+
+    @property
+    def compared_heads(self) -> int:
+        """Heads of those layers."""
+        rows = self.table("frontier.safe_points").filter(self.is_headline, self.is_compared)
+        return rows.height
+
+    @property
     def is_oracle(self) -> pl.Expr:
         """Rows of the exact scores under the headline rule."""
         return (pl.col("codec") == ORACLE) & self.is_rule

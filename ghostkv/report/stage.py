@@ -19,9 +19,8 @@ from ghostkv.report.results import Results
 if TYPE_CHECKING:
     from ghostkv.report.jobs import WriteReport
 
-# What imported tensors have no model for, and stages that a run may leave out; every other table must be there.
-_MODEL_STAGES = ("model", "texts", "historical", "benchmark.capture_overhead")
-EXTRA_STAGES = ("synthetic", "hierarchy", "decode", "store", "bandwidth", "quality", "retrieval")
+# Of stages that every report shows: these tables must be there.
+_ALWAYS = ("capture.", "frontier.")
 
 
 def write_report(
@@ -59,21 +58,19 @@ def _present(results: Results) -> tuple[list[Chapter], list[str]]:
     for chapter in CHAPTERS:
         lacking = [table for table in chapter.needs if not results.has(table)]
         for table in lacking:
-            if not table.startswith(_MODEL_STAGES + EXTRA_STAGES):
+            if table.startswith(_ALWAYS):
                 raise TableError(
                     f"report: chapter {chapter.name} needs the table {table}, which was not given.\n"
                     f"  Write: add {table.replace('.', '_', 1)} to `report_tables` in ghostkv/report/jobs.py"
                 )
-        if lacking and lacking[0].startswith(EXTRA_STAGES):
-            stage = lacking[0].partition(".")[0]
-            left_out.append(f"{chapter.title}: not run. `snakemake {stage}` runs it and shows it here.")
-        elif lacking:
-            left_out.append(
-                f"{chapter.title}: it runs the model, and imported tensors come without one "
-                f"({', '.join(lacking)})."
-            )
-        else:
+        if not lacking:
             present.append(chapter)
+            continue
+        stage = lacking[0].partition(".")[0]
+        why = f"not run. `snakemake {stage}` runs it and shows it here."
+        if stage in results.job.impossible:
+            why = f"it runs the model, and imported tensors come without one ({', '.join(lacking)})."
+        left_out.append(f"{chapter.title}: {why}")
     if not results.has_output:
         left_out.append("Output errors: no values were captured, so only softmax mass is known.")
     return present, left_out

@@ -143,6 +143,13 @@ def pooled_curve(results: Results, rows: pl.Expr, by: list[str]) -> pl.DataFrame
     )
 
 
+def among(results: Results) -> str:
+    """The heads that codecs are compared in."""
+    heads, layers = results.compared_heads, len(results.job.compared_layers)
+    every = "" if heads == results.heads else f" of {layers} of {len(results.job.layers)} layers"
+    return f"{heads} heads{every}"
+
+
 def codec_order(results: Results, present: pl.Series) -> list[str]:
     """The codecs of a column in the config's order, the oracle last."""
     listed = [codec["name"] for codec in results.config["sketch"]["codecs"]]

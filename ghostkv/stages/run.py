@@ -105,6 +105,21 @@ class Run:
             CodecSpec(codec.name, size) for codec in self.config.sketch.codecs for size in codec.bytes
         )
 
+    @property
+    def compared_layers(self) -> tuple[int, ...]:
+        """Layers in which every codec of `sketch` is sketched and swept."""
+        return self.layers[:: self.config.sketch.compared_every]
+
+    def sketched(self, layer: int) -> tuple[CodecSpec, ...]:
+        """Codecs that are sketched in a layer: all, or the headline's at all its sizes."""
+        name = self.config.frontier.headline.codec
+        return tuple(spec for spec in self.codecs if layer in self.compared_layers or spec.name == name)
+
+    def swept(self, layer: int) -> tuple[CodecSpec, ...]:
+        """Codecs that are swept in a layer: all, or the headline's at its size."""
+        headline = CodecSpec(self.config.frontier.headline.codec, self.config.frontier.headline.bytes)
+        return self.codecs if layer in self.compared_layers else (headline,)
+
     @cached_property
     def imports(self) -> dict[str, dict[str, Any]]:
         """Texts that no model reads, each with its folder of captured tensors."""

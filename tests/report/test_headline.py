@@ -9,8 +9,8 @@ from ghostkv.files.errors import TableError
 from ghostkv.files.io import write_table
 from ghostkv.report.chapters import CHAPTERS
 from ghostkv.report.document import Chapter, HeadlineFigure
+from ghostkv.report.jobs import BEYOND
 from ghostkv.report.results import Results
-from ghostkv.report.stage import EXTRA_STAGES
 from ghostkv.stages.frontier.summary_schemas import LAYER_HEAD_SCHEMA
 from tests.report.fixtures import headline, make_params, make_tables
 
@@ -123,7 +123,7 @@ def test_every_figure_that_was_asked_for_is_defined_and_drawn_from_a_table_of_it
 
 
 def test_the_stages_of_figures_that_were_asked_for_are_stages_of_the_report():
-    assert {name.partition(".")[0] for name in ASKED_OF_STAGES} <= set(EXTRA_STAGES)
+    assert {name.partition(".")[0] for name in ASKED_OF_STAGES} <= {"frontier", *BEYOND}
 
 
 def test_figures_that_were_asked_for_are_measured(figures):

@@ -16,9 +16,9 @@ from ghostkv.elimination.schemas import POINT_SCHEMA
 from ghostkv.files.errors import TableError
 from ghostkv.files.io import write_table
 from ghostkv.report.chapters import CHAPTERS
-from ghostkv.report.jobs import report_tables
+from ghostkv.report.jobs import BEYOND, report_tables
 from ghostkv.report.schemas import SCHEMAS
-from ghostkv.report.stage import EXTRA_STAGES, write_report
+from ghostkv.report.stage import write_report
 from tests.report.fixtures import make_params, make_tables
 
 
@@ -35,6 +35,10 @@ def _write(tables: dict, folder: Path, **report) -> Path:
     return folder
 
 
+# Stages that the made-up run was not asked for.
+MISSING = {"quality", "hierarchy", "decode", "store", "synthetic", "bandwidth", "retrieval"}
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
@@ -44,7 +48,9 @@ def report(tmp_path_factory):
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("imported")
-    return _write(make_tables(folder / "results", imported=True), folder / "report")
+    tables = make_tables(folder / "results", imported=True)
+    impossible = ("quality", "retrieval", "hierarchy", "decode", "historical")
+    return _write(tables, folder / "report", impossible=impossible)
 
 
 def _chapters(report: Path, form: str) -> dict[str, str]:
@@ -112,7 +118,7 @@ def test_every_table_has_a_caption_that_says_more_than_its_name(report):
 def test_all_sections_are_there_in_both_forms(report):
     html, markdown = (report / "report.html").read_text(), (report / "RESULTS.md").read_text()
     for chapter in CHAPTERS:
-        extra = chapter.name in EXTRA_STAGES
+        extra = chapter.name in MISSING
         assert (f'<section id="{chapter.name}">' in html) is not extra
         assert (f"## {chapter.title}\n" in markdown) is not extra
         # A stage that was not run is named with the command that runs it.
@@ -211,6 +217,25 @@ def test_imported_tensors_leave_out_what_needs_a_model_and_say_so(imported):
     figures = json.loads((imported / "headline.json").read_text())
     assert "capture.overhead_ratio" not in figures
     assert figures["frontier.safe_head_share"]["n"] == 8
+
+
+@pytest.fixture(scope="module")
+def frontier_alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("frontier")
+    tables = make_tables(folder / "results")
+    kept = {name: path for name, path in tables.items() if name.partition("_")[0] not in BEYOND}
+    return _write(kept, folder / "report")
+
+
+def test_the_frontier_alone_makes_a_report_that_names_every_other_stage(frontier_alone):
+    chapters = _chapters(frontier_alone, "html").keys()
+    asked = {
+        chapter.name for chapter in CHAPTERS if chapter.needs and chapter.needs[0].split(".")[0] in BEYOND
+    }
+    assert chapters - {"left-out"} == {chapter.name for chapter in CHAPTERS} - asked
+    text = (frontier_alone / "RESULTS.md").read_text()
+    assert all(f"`snakemake {stage}` runs it" in text for stage in BEYOND)
+    assert set(json.loads((frontier_alone / "headline.json").read_text())) >= {"frontier.safe_head_share"}
 
 
 def test_a_table_that_must_be_there_is_named_when_it_is_not(tmp_path):

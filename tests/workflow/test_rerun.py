@@ -44,7 +44,7 @@ EDIT = "from __future__ import annotations\nCHANGED = 1\n"
         (
             "ghostkv/report/stage.py",
             {"report"},
-            {"sweep_layer", "gather_frontier", "historical", "capture_text"},
+            {"sweep_layer", "gather_frontier", "run_historical", "capture_text"},
         ),
         ("ghostkv/stages/frontier/layer.py", {"sweep_layer", "report"}, {"sketch_layer", "capture_text"}),
         (
@@ -73,7 +73,7 @@ def test_a_table_of_the_frontier_reruns_what_derives_it_and_what_reads_it(projec
         ("capture={seed: 1}", {"capture_text", "sketch_layer"}, {"fetch_model", "assemble_texts"}),
         ("sketch={seed: 1}", {"sketch_layer", "sweep_layer"}, {"capture_text"}),
         ("frontier={sinks: 2}", {"sweep_layer", "report"}, {"sketch_layer", "capture_text"}),
-        ("report={title: Mine}", {"report"}, {"gather_frontier", "historical"}),
+        ("report={title: Mine}", {"report"}, {"gather_frontier", "run_historical"}),
     ],
     ids=["capture", "sketch", "frontier", "report"],
 )

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from ghostkv.report.stage import EXTRA_STAGES
+from ghostkv.report.jobs import BEYOND
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("stage", EXTRA_STAGES)
+@pytest.mark.parametrize("stage", BEYOND)
 def test_the_target_of_a_stage_asks_for_its_tables_and_the_report(stage):
     target = re.search(
         rf"^rule {stage}:\n    input:\n((?: +.*\n)+)", (ROOT / "Snakefile").read_text(), re.MULTILINE
     )
     wanted = [line.strip() for line in target[1].splitlines()]
-    assert wanted == [f'stage_tables("{stage}").values(),', "rules.report.output,"]
+    assert wanted == [f'target("{stage}"),', "rules.report.output,"]
 
 
 # Asked of the real Snakemake for two of them only: a dry run takes seconds.

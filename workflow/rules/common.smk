@@ -20,7 +20,7 @@ for limit in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
 
 from ghostkv.files.errors import GhostKVError
 from ghostkv.files.processes import identity
-from ghostkv.report.jobs import benchmark_tables, report_tables, shown_stages, stage_tables
+from ghostkv.report.jobs import asked_tables, report_tables, shown_stages
 from ghostkv.stages.relations import check_stage
 from ghostkv.stages.run import Run, resources_of
 from workflow.locks import Claims
@@ -73,6 +73,11 @@ def layer_tables(job, stage, layers=None):
     """The tables that a job leaves in each layer's folder of a stage, by name."""
     folder = f"results/{stage}/layers/layer_{{layer}}"
     return {name: per_layer(path, layers) for name, path in tables(job, folder).items()}
+
+
+def target(stage):
+    """The tables of a stage beyond the frontier, for the target of its name."""
+    return lambda wildcards: refused(asked_tables, RUN, stage)
 
 
 def asked(stage, files=()):

@@ -2,7 +2,7 @@
 from ghostkv.stages.historical.jobs import HistoricalRun
 
 
-rule historical:
+rule run_historical:
     input:
         **captures(),
         manifest=asked("historical", f"{RUN.model_folder}/manifest.json"),

@@ -23,7 +23,7 @@ from ghostkv.report.charts import (
 from ghostkv.report.document import Block, Chapter, Figure, HeadlineFigure, Prose, figures
 from ghostkv.report.expressions import in_words
 from ghostkv.report.results import ORACLE, Results
-from ghostkv.report.summaries import codec_order, pooled_curve
+from ghostkv.report.summaries import among, codec_order, pooled_curve
 from ghostkv.report.theme import WIDTH
 
 _PANEL = 258
@@ -46,9 +46,11 @@ def _reading(results: Results) -> str:
 
 
 def _headline_sizes(results: Results) -> pl.Expr:
-    """Every codec at the headline's code size, and the oracle."""
-    return results.is_rule & (
-        (pl.col("code_bytes") == results.headline["bytes"]) | (pl.col("codec") == ORACLE)
+    """Every codec at the headline's code size, and the oracle, in the layers that have all of them."""
+    return (
+        results.is_compared
+        & results.is_rule
+        & ((pl.col("code_bytes") == results.headline["bytes"]) | (pl.col("codec") == ORACLE))
     )
 
 
@@ -81,7 +83,7 @@ def _by_codec(results: Results) -> Figure:
         swept.drop("label"),
         f"Up and to the left is better. Each line is one codec with {results.headline['bytes']} bytes of "
         f"code and a residual byte, rule `{results.headline['rule']}`; each of its points is one theta for "
-        f"all heads alike, measured on held-out texts and pooled over {results.heads} heads. No threshold is "
+        f"all heads alike, measured on held-out texts and pooled over {among(results)}. No threshold is "
         "chosen here, so nothing depends on calibration. A FER below 0.01 % is drawn at 0.01 %. Lines that "
         "lie close differ by less than heads of one codec do (see the layers below).",
     )

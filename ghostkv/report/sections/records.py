@@ -11,7 +11,7 @@ from ghostkv.report.charts import apart, labels, logarithmic, quantity
 from ghostkv.report.document import Block, Chapter, Column, Figure, Table, aggregated
 from ghostkv.report.expressions import in_words, means, promised
 from ghostkv.report.results import ORACLE, Results
-from ghostkv.report.summaries import codec_order, promises
+from ghostkv.report.summaries import among, codec_order, promises
 from ghostkv.report.theme import MUTED, ORACLE_GREY, WIDTH, codec_colours, scale_of
 
 
@@ -22,7 +22,7 @@ def build(results: Results) -> Sequence[Block]:
 
 def _by_record_size(results: Results) -> Figure:
     promise = promises(results)[0]
-    table = results.table("frontier.layer_head").filter(results.is_rule, promise.rows)
+    table = results.table("frontier.layer_head").filter(results.is_compared, results.is_rule, promise.rows)
     columns = ["elimination", "fer", "dropped_mass_mean", "bytes_ratio", "bytes_ratio_gqa"]
     data = table.group_by("codec", "code_bytes", "record_bytes", maintain_order=True).agg(
         means(*columns), pl.len().alias("heads")
@@ -52,7 +52,7 @@ def _by_record_size(results: Results) -> Figure:
         chart,
         data.drop("label"),
         f"Lower is better. Thresholds are calibrated per head for {promise}; a dot "
-        f"is the mean bytes ratio over {results.heads} heads on held-out texts. "
+        f"is the mean bytes ratio over {among(results)} on held-out texts. "
         "More bytes per record make estimates sharper and leave fewer survivors, until the records "
         "themselves cost more than the survivors they save: a line's lowest dot is that codec's best size. "
         "The CSV has the measured loss of each dot, which may lie on either side of the target.",
@@ -87,14 +87,19 @@ def _rules_table(results: Results) -> Table:
 
 
 def _bounds_table(results: Results) -> Table:
+    compared = {
+        name: pl.col(name).filter(results.is_compared).cast(pl.Float64).mean()
+        for name in ("score_spread", "score_rmse", "margin_mean")
+    }
+    looseness = compared["margin_mean"] / compared["score_rmse"]
     columns = {
         "codec": Column("Codec"),
         "code_bytes": Column("Code bytes", "integer"),
         "record_bytes": Column("Record bytes", "integer"),
-        "score_spread": Column("Score SD", "number"),
-        "score_rmse": Column("Error", "number"),
-        "margin_mean": Column("Margin", "number"),
-        "looseness": Column("Margin / error", "factor", means("margin_mean") / means("score_rmse")),
+        "score_spread": Column("Score SD", "number", compared["score_spread"]),
+        "score_rmse": Column("Error", "number", compared["score_rmse"]),
+        "margin_mean": Column("Margin", "number", compared["margin_mean"]),
+        "looseness": Column("Margin / error", "factor", looseness),
         "pairs": Column("Pairs checked", "integer", pl.col("pairs").sum()),
         "violations": Column("Violations", "integer", pl.col("violations").sum()),
     }
@@ -104,7 +109,8 @@ def _bounds_table(results: Results) -> Table:
         "How well a record knows a score. The error is the root mean square of estimate minus exact score, "
         "in score units (the spread of the scores themselves is beside it); the margin is what "
         "Cauchy-Schwarz proves of it. A violation, an error above its margin, would be a fault of the lab: "
-        "it must be 0. A margin many times the error is sound but loose.",
+        "it must be 0, and all layers are counted. A margin many times the error is sound but loose. Errors and margins "
+        f"are means over {among(results)}.",
         data.with_columns(in_words("codec")),
         columns,
     )

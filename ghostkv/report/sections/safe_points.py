@@ -12,6 +12,7 @@ from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table
 from ghostkv.report.expressions import in_words
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import ORACLE, Results
+from ghostkv.report.summaries import among
 from ghostkv.report.theme import SEQUENTIAL, VERMILION, WIDTH, top_legend
 
 _VERDICTS = {
@@ -123,7 +124,7 @@ def _counts(results: Results) -> Table:
         "fer": Column("FER", "percent"),
         "bytes_ratio": Column("Bytes ratio", "ratio"),
     }
-    rows = results.table("frontier.safe_points").filter(results.is_rule)
+    rows = results.table("frontier.safe_points").filter(results.is_compared, results.is_rule)
     data = aggregated(rows, ["codec", "code_bytes"], columns).sort(
         pl.col("codec") == ORACLE, "safe", "elimination", descending=[False, True, True]
     )
@@ -131,8 +132,8 @@ def _counts(results: Results) -> Table:
         "safe_counts",
         f"Heads with a safe point, by codec and record size, rule `{results.headline['rule']}`. Hindsight is "
         "what the best possible choice of thresholds would give; the difference to the safe heads is the "
-        "price of choosing them beforehand. Elimination, FER and bytes ratio are means over all heads at the "
-        "chosen thresholds, safe or not.",
+        "price of choosing them beforehand. Elimination, FER and bytes ratio are means over the heads at the "
+        f"chosen thresholds, safe or not. Every codec was swept in {among(results)}.",
         data.with_columns(in_words("codec")),
         columns,
     )

@@ -39,13 +39,14 @@ class SweepLayer(Job):
 
     @classmethod
     def of(cls, run: Run, layer: str) -> SweepLayer:
-        frontier = run.config.frontier
+        frontier, codecs = run.config.frontier, run.swept(int(layer))
         return cls.taken(
             run,
             layer=layer,
+            codecs=codecs,
             grids=frontier.grids(),
             targets=losses(frontier.targets),
-            uses=modules(spec.name for spec in run.codecs),
+            uses=modules(spec.name for spec in codecs),
         )
 
 

@@ -45,14 +45,15 @@ class PeersLayer(Job):
     @classmethod
     def of(cls, run: Run, layer: str) -> PeersLayer:
         named = sorted({entry.name for entry in run.config.peers.selectors})
+        sketched = run.sketched(int(layer))
         return cls.taken(
             run,
             layer=layer,
             selectors=[entry.plain() for entry in run.config.peers.selectors],
-            sketched=run.codecs,
+            sketched=sketched,
             sketch_seed=run.config.sketch.seed,
             uses=(
-                *modules(spec.name for spec in run.codecs),
+                *modules(spec.name for spec in sketched),
                 *(f"ghostkv.selectors.{name}" for name in named),
             ),
         )

@@ -24,6 +24,11 @@ class SketchLayer(Job):
 
     @classmethod
     def of(cls, run: Run, layer: str) -> SketchLayer:
+        codecs = run.sketched(int(layer))
         return cls.taken(
-            run, layer=layer, seed=run.config.sketch.seed, uses=modules(s.name for s in run.codecs)
+            run,
+            layer=layer,
+            codecs=codecs,
+            seed=run.config.sketch.seed,
+            uses=modules(spec.name for spec in codecs),
         )

@@ -1,5 +1,6 @@
 # Each target sets up .venv on first use. `make frontier` is the experiment; everything else serves it.
 #
+#   make demo       a first look: half the context, one codec, a few layers: results/demo/report
 #   make frontier   fetch, capture, sketch, sweep, report: results/frontier and results/report
 #   make results    all stages: generated tensors, anchors, store, memory model, and the model itself under elimination
 #   make report     the report alone, and Snakemake's own self-contained one: results/report/snakemake.html
@@ -41,7 +42,10 @@ ifneq ($(shell mkdir -p "$(CACHE)" 2> /dev/null && test -w "$(CACHE)" && echo us
 export XDG_CACHE_HOME := $(CURDIR)/.snakemake/cache
 endif
 
-.PHONY: frontier results report test kills damages survey lint clean
+.PHONY: demo frontier results report test kills damages survey lint clean
+
+demo: $(READY)
+	@$(SNAKEMAKE) -- demo
 
 frontier: $(READY)
 	@$(SNAKEMAKE) -- frontier

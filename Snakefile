@@ -28,6 +28,7 @@ include: "workflow/rules/retrieval.smk"
 include: "workflow/rules/benchmark.smk"
 include: "workflow/rules/store.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/demo.smk"
 
 
 report: "workflow/report/workflow.rst"
@@ -49,6 +50,11 @@ rule frontier:
         rules.gather_frontier.output,
         rules.summarise_heads.output,
         rules.report.output,
+
+
+rule demo:
+    input:
+        rules.demo_report.output,
 
 
 rule capture:

@@ -9,6 +9,7 @@ from ghostkv.report.sections import (
     calibration,
     capture,
     context,
+    demo,
     frontier,
     historical,
     layers,
@@ -29,6 +30,7 @@ from ghostkv.report.sections.synthetic import section as synthetic
 
 CHAPTERS: tuple[Chapter, ...] = (
     answer.CHAPTER,
+    demo.CHAPTER,
     frontier.CHAPTER,
     records.CHAPTER,
     layers.CHAPTER,

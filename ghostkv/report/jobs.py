@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ghostkv.files.errors import ConfigError
@@ -14,6 +14,7 @@ from ghostkv.stages.benchmark.jobs import CaptureOverhead, SweepSpeed
 from ghostkv.stages.calibrated.jobs import GatherCalibrated
 from ghostkv.stages.certificates.jobs import GatherCertificates
 from ghostkv.stages.decode.jobs import GatherDecode
+from ghostkv.stages.demo.jobs import WriteOn, swept_layers
 from ghostkv.stages.frontier.jobs import GatherFrontier, SummariseHeads
 from ghostkv.stages.hierarchy.jobs import GatherHierarchy
 from ghostkv.stages.historical.jobs import HistoricalRun
@@ -79,11 +80,27 @@ class WriteReport(Job):
         return cls.taken(run, config=config, impossible=impossible)
 
 
+@dataclass(frozen=True)
+class DemoReport(WriteReport):
+    """The same of the demonstration, which sweeps some of the layers."""
+
+    @classmethod
+    def of(cls, run: Run) -> DemoReport:
+        layers = swept_layers(run)
+        return replace(super().of(run), layers=layers, compared_layers=layers)
+
+
+def demo_tables(run: Run) -> dict[str, str | list[str]]:
+    """Every table that the demonstration's report shows."""
+    own = {f"demo_{name}": f"{run.folder}/{name}.parquet" for name in WriteOn.tables}
+    return report_tables(run, ["demo"]) | own
+
+
 def stage_tables(run: Run, stage: str) -> dict[str, str]:
     """Paths of a stage's tables by name; empty where imported tensors leave nothing of it to do."""
     writers = _FRONTIER if stage == "frontier" else BEYOND[stage]
     return {
-        name: f"results/{stage}/{name}.parquet"
+        name: f"{run.folder}/{stage}/{name}.parquet"
         for job in writers
         if not (run.imports and job in _OF_THE_MODEL)
         for name in job.tables
@@ -133,6 +150,6 @@ def report_tables(run: Run, targets: Collection[str]) -> dict[str, str | list[st
     if not run.imports:
         found |= {
             "model_manifest": f"{run.model_folder}/manifest.json",
-            "texts_texts": "results/texts/texts.parquet",
+            "texts_texts": f"{run.folder}/texts/texts.parquet",
         }
     return found

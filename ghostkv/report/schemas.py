@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from ghostkv.captures.capture_files import LAYER_SCHEMA
+from ghostkv.runtime.writing import WRITING_SCHEMA
 from ghostkv.sources.texts import TEXT_SCHEMA
 from ghostkv.stages.bandwidth import schemas as bandwidth
 from ghostkv.stages.benchmark import schemas as benchmark
@@ -39,6 +40,7 @@ SCHEMAS: Mapping[str, Mapping[str, pa.Schema]] = {
     "capture": {"layers": LAYER_SCHEMA},
     "certificates": certificates.SCHEMAS,
     "decode": decode.SCHEMAS,
+    "demo": {"writing": WRITING_SCHEMA},
     "frontier": frontier.LAYER_SCHEMAS | frontier_summaries.SUMMARY_SCHEMAS,
     "hierarchy": hierarchy.SCHEMAS | hierarchy_summaries.SUMMARY_SCHEMAS,
     "historical": historical.SCHEMAS,

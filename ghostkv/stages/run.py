@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs.records import CodecSpec
 from ghostkv.config.base import Section
+from ghostkv.config.demo import demo_config
 from ghostkv.config.experiment import Config, load_config
 from ghostkv.config.words import marked
 from ghostkv.sources.documents import TextSource, local_files
@@ -35,6 +36,8 @@ class Run:
         The text of the trace by name, see `Config.trace_text`; empty where tensors are imported.
     sources : dict
         Domain -> where its documents are kept.
+    folder : str
+        Where its results lie.
     """
 
     config: Config
@@ -42,6 +45,7 @@ class Run:
     layers: tuple[int, ...]
     trace: dict[str, dict[str, Any]]
     sources: dict[str, TextSource]
+    folder: str = "results"
 
     @classmethod
     def resolve(
@@ -77,6 +81,18 @@ class Run:
         check_names(run.watched())
         return run
 
+    def demo(self) -> Run:
+        """The same run made small, of every layer, with results of its own; see `ghostkv.config.demo`."""
+        config = demo_config(self.config)
+        return replace(
+            self,
+            config=config,
+            layers=tuple(range(self.model.layers)),
+            trace={},
+            sources={name: self.sources[name] for name in config.texts.domains},
+            folder=f"{self.folder}/demo",
+        )
+
     @cached_property
     def texts(self) -> dict[str, dict[str, Any]]:
         """Every text of the run by name, see `Config.text_names`."""
@@ -86,7 +102,7 @@ class Run:
     def captures(self) -> tuple[CapturedText, ...]:
         """The capture of every text, in their order."""
         return tuple(
-            CapturedText(name, entry["domain"], entry["role"], f"results/capture/{name}")
+            CapturedText(name, entry["domain"], entry["role"], f"{self.folder}/capture/{name}")
             for name, entry in self.texts.items()
         )
 
@@ -94,7 +110,7 @@ class Run:
     def traces(self) -> tuple[CapturedText, ...]:
         """The capture of the long text; none where tensors are imported."""
         return tuple(
-            CapturedText(name, entry["domain"], "trace", "results/trace")
+            CapturedText(name, entry["domain"], "trace", f"{self.folder}/trace")
             for name, entry in self.trace.items()
         )
 

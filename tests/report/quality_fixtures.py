@@ -4,9 +4,9 @@ from ghostkv.config.experiment import Config
 from ghostkv.files.io import write_table
 from ghostkv.files.tables import table_of
 from ghostkv.report.results import Results
+from ghostkv.runtime.writing import WRITING_SCHEMA
 from ghostkv.stages.quality.schemas import (
     ABLATION_SCHEMA,
-    GENERATION_SCHEMA,
     IDENTITY_SCHEMA,
     POSITION_SCHEMA,
     SPEED_SCHEMA,
@@ -20,7 +20,7 @@ SCHEMAS = {
     "summary": SUMMARY_SCHEMA,
     "equal_bytes": EQUAL_BYTES_SCHEMA,
     "ablation": ABLATION_SCHEMA,
-    "generations": GENERATION_SCHEMA,
+    "generations": WRITING_SCHEMA,
     "speed": SPEED_SCHEMA,
 }
 START = 3840

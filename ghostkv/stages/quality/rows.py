@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from ghostkv.runtime.writing import write_beside
 from ghostkv.stages.quality.metrics import NO_TOKEN, Divergence, divergence
 
 if TYPE_CHECKING:
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from ghostkv.runtime.continuation import Continuation
     from ghostkv.stages.quality.jobs import QualityText
     from ghostkv.stages.quality.policies import Policies
-
-# Characters of the prompt that stand before a generated continuation.
-_PROMPT = 300
 
 
 class TextReader:
@@ -35,10 +33,6 @@ class TextReader:
     def words(self, ids: Sequence[int]) -> list[str]:
         """Each token as it is written."""
         return [self.tokenizer.decode([one]) for one in ids]
-
-    def text(self, ids: Sequence[int]) -> str:
-        """Tokens as one text."""
-        return self.tokenizer.decode(ids)
 
     def rows(self, logits: np.ndarray) -> list[dict]:
         """Rows of `POSITION_SCHEMA` but for text, domain and policy."""
@@ -78,24 +72,8 @@ def ablate(begun: Continuation, policies: Policies, reader: TextReader, job: Qua
 
 
 def generate(begun: Continuation, policies: Policies, reader: TextReader, job: QualityText) -> list[dict]:
-    """Greedy continuations of the same context, step by step: rows of `GENERATION_SCHEMA`."""
-    count, rows = job.generation.tokens, []
-    if not count:
-        return rows
-    prompt = reader.text(reader.ids[: begun.context + 1])[-_PROMPT:]
-    dense, _, seconds = begun.generate(begun.dense, count)
-    said = [("dense", dense, 1.0, seconds)]
-    for label in job.generation.policies:
-        ids, traffic, seconds = begun.generate(policies.make(label), count)
-        said.append((label, ids, traffic.summary()["bytes_ratio_gqa"], seconds))
-    for label, ids, ratio, seconds in said:
-        differs = [
-            number for number, (one, other) in enumerate(zip(ids, dense, strict=False)) if one != other
-        ]
-        rows.append(
-            {
-                "policy": label, "prompt": prompt, "output": reader.text(ids), "tokens": len(ids),
-                "same": differs[0] if differs else len(ids), "bytes_ratio_gqa": ratio, "seconds": seconds,
-            }
-        )  # fmt: skip
-    return rows
+    """Greedy continuations of the same context, step by step: rows of `WRITING_SCHEMA`."""
+    if not job.generation.tokens:
+        return []
+    chosen = map(policies.make, job.generation.policies)
+    return write_beside(begun, chosen, reader.tokenizer, job.generation.tokens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from ghostkv.files.seals import MAY_BE_EMPTY
+from ghostkv.runtime.writing import WRITING_SCHEMA
 
 _RUN = [("text", pa.string()), ("domain", pa.string()), ("policy", pa.string())]
 # One row a text, policy and position of the continuation.
@@ -83,18 +84,6 @@ ABLATION_SCHEMA = pa.schema(
     ],
     metadata=MAY_BE_EMPTY,
 )
-GENERATION_SCHEMA = pa.schema(
-    [
-        *_RUN,
-        ("prompt", pa.string()),  # its end
-        ("output", pa.string()),
-        ("tokens", pa.int32()),
-        ("same", pa.int32()),  # tokens before the first that differs from the dense model's
-        ("bytes_ratio_gqa", pa.float64()),
-        ("seconds", pa.float64()),
-    ],
-    metadata=MAY_BE_EMPTY,
-)
 SPEED_SCHEMA = pa.schema(
     [
         ("text", pa.string()),
@@ -116,5 +105,5 @@ TEXT_TABLES = {
     "traffic": TRAFFIC_SCHEMA,
     "runs": RUN_SCHEMA,
     "ablation": ABLATION_SCHEMA,
-    "generations": GENERATION_SCHEMA,
+    "generations": WRITING_SCHEMA.with_metadata(MAY_BE_EMPTY),
 }

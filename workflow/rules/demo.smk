@@ -1,0 +1,140 @@
+# A first look in a minute and a half: the frontier of a few layers, and a paragraph written under elimination.
+from ghostkv.report.jobs import DemoReport, demo_tables
+from ghostkv.stages.demo.jobs import WriteOn, swept_layers
+
+DEMO = RUN.demo()
+
+
+def demo_params(job):
+    """As `job_params`, of the demonstration."""
+    return lambda wildcards: job.of(DEMO, **dict(wildcards.items())).params()
+
+
+def demo_captures():
+    """As `captures`, of the demonstration."""
+    return {
+        kind: expand(f"results/demo/capture/{{text}}/{kind}.parquet", text=DEMO.texts)
+        for kind in capture_files()
+    }
+
+
+use rule assemble_texts as demo_texts with:
+    output:
+        texts="results/demo/texts/texts.parquet",
+    log:
+        "results/logs/demo/texts.log",
+    benchmark:
+        "results/logs/demo/texts.tsv"
+    params:
+        run=demo_params(AssembleTexts),
+
+
+use rule capture_text as demo_capture with:
+    input:
+        manifest=f"{RUN.model_folder}/manifest.json",
+        texts="results/demo/texts/texts.parquet",
+    output:
+        **{kind: f"results/demo/capture/{{text}}/{kind}.parquet" for kind in capture_files()},
+    log:
+        "results/logs/demo/capture_{text}.log",
+    benchmark:
+        "results/logs/demo/capture_{text}.tsv"
+    wildcard_constraints:
+        text=one_of(DEMO.texts),
+    threads: 1
+    params:
+        run=demo_params(CaptureText),
+
+
+use rule sketch_layer as demo_sketch with:
+    input:
+        **demo_captures(),
+    output:
+        codecs="results/demo/sketch/layer_{layer}/codecs.safetensors",
+        records="results/demo/sketch/layer_{layer}/records.parquet",
+    log:
+        "results/logs/demo/sketch_{layer}.log",
+    benchmark:
+        "results/logs/demo/sketch_{layer}.tsv"
+    params:
+        run=demo_params(SketchLayer),
+
+
+# The longest path once all layers are sketched: it starts before the sweeps.
+use rule gather_frontier as demo_writing with:
+    input:
+        **demo_captures(),
+        manifest=f"{RUN.model_folder}/manifest.json",
+        texts="results/demo/texts/texts.parquet",
+        codecs=per_layer("results/demo/sketch/layer_{layer}/codecs.safetensors", DEMO.layers),
+    output:
+        **tables(WriteOn, "results/demo"),
+    log:
+        "results/logs/demo/writing.log",
+    benchmark:
+        "results/logs/demo/writing.tsv"
+    priority: 10
+    resources:
+        mem_mb=3000,
+    params:
+        run=demo_params(WriteOn),
+
+
+use rule sweep_layer as demo_sweep with:
+    input:
+        **demo_captures(),
+        codecs="results/demo/sketch/layer_{layer}/codecs.safetensors",
+        records="results/demo/sketch/layer_{layer}/records.parquet",
+    output:
+        **tables(SweepLayer, "results/demo/frontier/layers/layer_{layer}"),
+    log:
+        "results/logs/demo/frontier_{layer}.log",
+    benchmark:
+        "results/logs/demo/frontier_{layer}.tsv"
+    params:
+        run=demo_params(SweepLayer),
+
+
+use rule gather_frontier as demo_gather with:
+    input:
+        **{
+            name: per_layer(path, swept_layers(DEMO))
+            for name, path in tables(SweepLayer, "results/demo/frontier/layers/layer_{layer}").items()
+        },
+    output:
+        **tables(GatherFrontier, "results/demo/frontier"),
+    log:
+        "results/logs/demo/gather.log",
+    benchmark:
+        "results/logs/demo/gather.tsv"
+    params:
+        run=demo_params(GatherFrontier),
+
+
+use rule summarise_heads as demo_heads with:
+    input:
+        points="results/demo/frontier/points.parquet",
+    output:
+        **tables(SummariseHeads, "results/demo/frontier"),
+    log:
+        "results/logs/demo/heads.log",
+    benchmark:
+        "results/logs/demo/heads.tsv"
+    params:
+        run=demo_params(SummariseHeads),
+
+
+use rule report as demo_report with:
+    input:
+        **demo_tables(DEMO),
+    output:
+        markdown="results/demo/report/RESULTS.md",
+        html="results/demo/report/report.html",
+        headline="results/demo/report/headline.json",
+        figures=directory("results/demo/report/figures"),
+    log:
+        "results/logs/demo/report.log",
+    benchmark:
+        "results/logs/demo/report.tsv"
+    params:
+        run=demo_params(DemoReport),

@@ -12,12 +12,14 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
 from snakemake.exceptions import LockException
 from snakemake_interface_logger_plugins.common import LogEvent
 
+from ghostkv.report.sentences import closing
 from workflow.failures import Shown, explain, interrupted
 
 # What Snakemake says at every run, and nobody acts on. Any other message is shown.
@@ -58,10 +60,19 @@ class Screen(logging.Handler):
         Whether finished jobs and stages are shown; what went wrong always is.
     hint : str
         What to add where Snakemake finds the folder locked.
+    pages : mapping of str to str
+        Rules that write a report, and the folder of it: a run that made one ends with its answer.
     """
 
-    def __init__(self, stream: TextIO = sys.stderr, steps: bool = True, hint: str = ""):
+    def __init__(
+        self,
+        stream: TextIO = sys.stderr,
+        steps: bool = True,
+        hint: str = "",
+        pages: Mapping[str, str] | None = None,
+    ):
         super().__init__()
+        self._pages, self._made = pages or {}, ""
         self._stream, self._steps, self._hint = stream, steps, hint
         self._drawn, self._height = steps and stream.isatty(), 0
         self._begun = time.monotonic()
@@ -87,7 +98,7 @@ class Screen(logging.Handler):
             self.handleError(record)
 
     def close(self) -> None:
-        """Say last why jobs failed."""
+        """Say last why jobs failed, or else what came out."""
         if self._over.is_set():
             return
         self._over.set()
@@ -100,6 +111,8 @@ class Screen(logging.Handler):
             else:
                 for job, end in self._failed:
                     self._write(f"\n{explain(job, end)}")
+            if self._made and self._steps and not self._failed:
+                self._write(f"\n{closing(self._made)}  ({_clock(time.monotonic() - self._begun)})")
         super().close()
 
     def _message(self, record: logging.LogRecord) -> None:
@@ -138,6 +151,7 @@ class Screen(logging.Handler):
     def _job_finished(self, record: logging.LogRecord) -> None:
         if job := self._jobs.pop(record.job_id, None):
             self._stages[job.rule].done += 1
+            self._made = self._pages.get(job.rule, self._made)
             self._finished.append(job)
 
     def _progress(self, record: logging.LogRecord) -> None:
@@ -215,7 +229,7 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def show(workflow: Any, hint: str) -> None:
+def show(workflow: Any, hint: str, pages: Mapping[str, str]) -> None:
     """Let a run that works be shown by a `Screen`; dry runs and those that ask for more keep Snakemake's own words."""
     settings = workflow.output_settings
     quiet = {str(kind) for kind in settings.quiet or ()}
@@ -225,4 +239,4 @@ def show(workflow: Any, hint: str) -> None:
     if asked or "all" in quiet or not own:
         return
     logger.removeHandler(own[0])
-    logger.addHandler(Screen(sys.stderr, "progress" not in quiet, hint))
+    logger.addHandler(Screen(sys.stderr, "progress" not in quiet, hint, pages))

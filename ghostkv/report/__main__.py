@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from ghostkv.files.errors import GhostKVError, TableError
 from ghostkv.files.io import write_text
 from ghostkv.report.numbers import FORMATS
+from ghostkv.report.sentences import filled
 
 BEGIN, END = "<!-- results: written by `python -m ghostkv.report` -->", "<!-- end of results -->"
 ANSWER_BEGIN, ANSWER_END = "<!-- answer: written by `python -m ghostkv.report` -->", "<!-- end of answer -->"
@@ -78,12 +78,7 @@ def results_block(figures: Mapping[str, Mapping]) -> str:
 def answer_block(figures: Mapping[str, Mapping]) -> str:
     """The README's first sentences, markers included."""
     lines = [ANSWER_BEGIN, ""]
-    for sentence in ANSWER:
-        names = re.findall(r"\{([\w.]+):(\w+)\}", sentence)
-        if all(name in figures for name, _ in names):
-            for name, kind in names:
-                sentence = sentence.replace(f"{{{name}:{kind}}}", FORMATS[kind](figures[name]["value"]))
-            lines.append(f"- {sentence}")
+    lines += [f"- {said}" for said in (filled(sentence, figures) for sentence in ANSWER) if said]
     return "\n".join([*lines, "", ANSWER_END])
 
 

@@ -87,7 +87,7 @@ class Run:
         return replace(
             self,
             config=config,
-            layers=tuple(range(self.model.layers)),
+            layers=tuple(self.model.attending()),
             trace={},
             sources={name: self.sources[name] for name in config.texts.domains},
             folder=f"{self.folder}/demo",

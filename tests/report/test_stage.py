@@ -231,7 +231,9 @@ def frontier_alone(tmp_path_factory):
 def test_the_frontier_alone_makes_a_report_that_names_every_other_stage(frontier_alone):
     chapters = _chapters(frontier_alone, "html").keys()
     asked = {
-        chapter.name for chapter in CHAPTERS if chapter.needs and chapter.needs[0].split(".")[0] in {*BEYOND, "demo"}
+        chapter.name
+        for chapter in CHAPTERS
+        if chapter.needs and chapter.needs[0].split(".")[0] in {*BEYOND, "demo"}
     }
     assert chapters - {"left-out"} == {chapter.name for chapter in CHAPTERS} - asked
     text = (frontier_alone / "RESULTS.md").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
 import shlex
@@ -62,6 +63,23 @@ def test_a_finished_job_says_which_it_was_and_how_many_are_done():
         ["1/3", "sweep_layer", "layer=04", "()"],
         ["2/3", "sweep_layer", "layer=03", "()"],
     ]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_run_that_made_a_report_ends_with_its_answer_and_its_page(tmp_path, broken):
+    figures = {"elimination_at_fer_1pct": 0.965, "bytes_ratio_gqa_at_fer_1pct": 0.129}
+    headline = {f"frontier.{name}": {"value": value} for name, value in figures.items()}
+    (tmp_path / "headline.json").write_text(json.dumps(headline))
+    screen = Screen(shown := io.StringIO(), pages={"sweep_layer": str(tmp_path)})
+    say(screen, LogEvent.RUN_INFO, stats={"sweep_layer": 1, "total": 1})
+    begin(screen, 7, "03")
+    finish(screen, 7, 1, 1)
+    if broken:
+        begin(screen, 8, "04")
+        fail(screen, 8, tmp_path / "none.log", "returned non-zero exit status 3")
+    screen.close()
+    *_, answer, page = shown.getvalue().splitlines()
+    assert ("96.5 %" in answer and page.startswith(f"{tmp_path}/report.html  (0:0")) is not broken
 
 
 def test_the_messages_of_failed_jobs_come_last(tmp_path):

@@ -31,7 +31,7 @@ os.environ |= {"GHOSTKV_RUN": json.dumps(identity())}
 CLAIMS = Claims()
 if workflow.is_main_process:
     CLAIMS.enter()
-    show(workflow, CLAIMS.advice())
+    show(workflow, CLAIMS.advice(), {"report": "results/report", "demo_report": "results/demo/report"})
 
 
 def refused(work, *arguments):

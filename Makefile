@@ -1,8 +1,8 @@
-# Each target sets up .venv on first use. `make frontier` is the experiment; everything else serves it.
+# Each target sets up .venv on first use. `make demo` is a first look, `make frontier` the experiment; everything else serves it.
 #
 #   make demo       a first look: half the context, one codec, a few layers: results/demo/report
 #   make frontier   fetch, capture, sketch, sweep, report: results/frontier and results/report
-#   make results    all stages: generated tensors, anchors, store, memory model, and the model itself under elimination
+#   make results    all stages: certificates, calibration, peers, memory model, and the model itself under elimination
 #   make report     the report alone, and Snakemake's own self-contained one: results/report/snakemake.html
 #   make test       the whole test suite
 #   make kills      kill a small run at 50 random moments, and see that each is resumed: docs/reliability.md

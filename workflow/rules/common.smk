@@ -75,9 +75,26 @@ def layer_tables(job, stage, layers=None):
     return {name: per_layer(path, layers) for name, path in tables(job, folder).items()}
 
 
+def ended(message):
+    """End the run with a message while its inputs are found.
+
+    An error of Snakemake's would mean that no rule makes the outputs, and where they lie already from a run of another config
+    it would go on with those.
+    """
+    logger.error(message)
+    raise SystemExit(1) from None
+
+
 def target(stage):
     """The tables of a stage beyond the frontier, for the target of its name."""
-    return lambda wildcards: refused(asked_tables, RUN, stage)
+
+    def found(wildcards):
+        try:
+            return asked_tables(RUN, stage)
+        except GhostKVError as error:
+            ended(str(error))
+
+    return found
 
 
 def asked(stage, files=()):
@@ -87,14 +104,11 @@ def asked(stage, files=()):
         try:
             check_stage(RUN, stage)
         except GhostKVError as error:
-            # An error of Snakemake's would mean that no rule makes the outputs, and where they lie already from a run of
-            # another config it would go on with those.
             made = stage in shown_stages(RUN, ["frontier"])
             cure = (
                 f"\n  Or remove results/{stage}, as a report shows the stages that have run." if made else ""
             )
-            logger.error(f"{error}{cure}")
-            raise SystemExit(1) from None
+            ended(f"{error}{cure}")
         return files
 
     return found

@@ -56,11 +56,11 @@ DECODED = {
     "DecodeGenerated",
     "HistoricalRun",
 }
-SEATED = {"FitThetas", "QualityText", "QualitySpeed", "RetrievalPlan", "RetrievalTask"}
+SEATED = {"FitThetas", "QualityText", "QualitySpeed", "RetrievalPlan", "RetrievalTask", "WriteOn"}
 CODED = {"SketchLayer", "SweepLayer", "PeersLayer", "MeasureGenerator"}
 EDITS = {
     "a table that a stage derives": ("stages.frontier.tables", {"SummariseHeads"}),
-    "its columns": ("stages.frontier.summary_schemas", {"SummariseHeads", "WriteReport"}),
+    "its columns": ("stages.frontier.summary_schemas", {"SummariseHeads", "WriteReport", "DemoReport"}),
     "a job": ("stages.certificates.layer", {"CertifyLayer"}),
     "the headline codec": ("codecs.transform_code", CODED | DECODED | SEATED),
     "a codec beside it": ("codecs.gaussian", CODED),
@@ -69,7 +69,7 @@ EDITS = {
     "a selector that the config does not name": ("selectors.loki", set()),
     "a policy that the config may name": ("config.policies", set()),
     "what runs for a policy": ("runtime.load_policy", SEATED),
-    "a section of the report": ("report.sections.capture", {"WriteReport"}),
+    "a section of the report": ("report.sections.capture", {"WriteReport", "DemoReport"}),
     "what a config may say": ("config.frontier", set()),
     "what a job depends on, which its params show": ("stages.frontier.jobs", set()),
 }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+from ghostkv.config.experiment import Config
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.jobs import Job
 from ghostkv.stages.bandwidth.jobs import MeasureMemory, ModelBandwidth
@@ -73,21 +74,34 @@ class WriteReport(Job):
     impossible: tuple[str, ...]
 
     @classmethod
-    def of(cls, run: Run) -> WriteReport:
+    def of(cls, run: Run, **given: Any) -> WriteReport:
         config = run.config.plain()
         config["capture"] = run.config.capture.plain(without=("threads",))
         impossible = [stage for stage in BEYOND if not stage_tables(run, stage)]
-        return cls.taken(run, config=config, impossible=impossible)
+        return cls.taken(run, config=config, impossible=impossible, **given)
 
 
 @dataclass(frozen=True)
 class DemoReport(WriteReport):
-    """The same of the demonstration, which sweeps some of the layers."""
+    """The same of the demonstration, which sweeps some of the layers.
+
+    Attributes
+    ----------
+    full : dict
+        Tokens, domains and number of codecs that a run reads where its config says nothing.
+    """
+
+    full: dict[str, Any]
 
     @classmethod
     def of(cls, run: Run) -> DemoReport:
-        layers = swept_layers(run)
-        return replace(super().of(run), layers=layers, compared_layers=layers)
+        layers, usual = swept_layers(run), Config()
+        full = {
+            "tokens": usual.capture.tokens,
+            "domains": list(usual.texts.domains),
+            "codecs": len(usual.sketch.codecs),
+        }
+        return super().of(run, layers=layers, compared_layers=layers, full=full)
 
 
 def demo_tables(run: Run) -> dict[str, str | list[str]]:

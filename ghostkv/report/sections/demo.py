@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ghostkv.config.experiment import Config
 from ghostkv.report.document import Block, Chapter, Column, Prose, Table, figures
 from ghostkv.report.numbers import counted, listed, percent
 from ghostkv.report.results import Results
@@ -53,15 +52,15 @@ def _beside(results: Results) -> Table:
 
 
 def _full_run(results: Results) -> str:
-    full, own = Config(), results.config
-    domains = [domain.replace("_", " ") for domain in full.texts.domains]
+    full, own = results.job.full, results.config
+    domains = [domain.replace("_", " ") for domain in full["domains"]]
     codecs = len(own["sketch"]["codecs"])
     return (
         f"**This is a first look.** It read {own['capture']['tokens']:,} tokens of "
         f"{counted(len(own['texts']['domains']), 'domain')}, and swept {counted(codecs, 'codec')} and the exact scores in "
-        f"{counted(len(results.job.layers), 'layer')}. `make frontier` reads {full.capture.tokens:,} tokens of "
+        f"{counted(len(results.job.layers), 'layer')}. `make frontier` reads {full['tokens']:,} tokens of "
         f"{counted(len(domains), 'domain')} ({listed(domains)}), sweeps every layer, and compares "
-        f"{len(full.sketch.codecs)} codecs. `make results` adds what can be proved, other methods at the same bytes, and "
+        f"{full['codecs']} codecs. `make results` adds what can be proved, other methods at the same bytes, and "
         "the model's own loss under elimination."
     )
 

@@ -61,7 +61,7 @@ class Damage:
         return f"{stage}: tables of a layer, text or the like" if folders else f"{stage}: tables"
 
 
-def planned(snakefile: Path, folder: Path, target: str) -> list[dict]:
+def planned(snakefile: Path, folder: Path, *targets: str) -> list[dict]:
     """The jobs of a run, as `planned_jobs.py` prints them."""
     command = [
         sys.executable,
@@ -69,7 +69,7 @@ def planned(snakefile: Path, folder: Path, target: str) -> list[dict]:
         snakefile,
         "tests/config/tiny.yaml",
         folder,
-        target,
+        *targets,
     ]
     said = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=True)
     return json.loads(said.stdout)

@@ -1,6 +1,6 @@
 """The jobs of a run as Snakemake plans them: rule, files by name, params and threads, as JSON on standard output.
 
-python tests/workflow/planned_jobs.py SNAKEFILE CONFIG FOLDER TARGET
+python tests/workflow/planned_jobs.py SNAKEFILE CONFIG FOLDER TARGET...
 """
 
 import contextlib
@@ -19,7 +19,7 @@ def plain(files):
     }
 
 
-def main(snakefile: str, config: str, folder: str, target: str) -> None:
+def main(snakefile: str, config: str, folder: str, *targets: str) -> None:
     with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api, contextlib.redirect_stdout(sys.stderr):
         workflow = api.workflow(
             ResourceSettings(cores=1),
@@ -27,7 +27,7 @@ def main(snakefile: str, config: str, folder: str, target: str) -> None:
             snakefile=Path(snakefile),
             workdir=Path(folder),
         )
-        planned = workflow.dag(DAGSettings(targets={target}, forceall=True))
+        planned = workflow.dag(DAGSettings(targets=set(targets), forceall=True))
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             planned.printrulegraph()
         found = [

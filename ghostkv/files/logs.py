@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 from ghostkv.files.errors import GhostKVError
 from ghostkv.files.processes import lives
+from ghostkv.files.usage import Usage
 
 # Each library has a pool of its own and reads its size once, when it is first imported.
 _POOLS = (
@@ -34,7 +35,8 @@ _POOLS = (
 def job(snakemake: Any) -> Iterator[None]:
     """Run a workflow script: threads as the rule states, all output into `snakemake.log[0]`.
 
-    Everything goes there: Python's streams, those of native libraries, warnings and tracebacks. A
+    What a job took that ended well stands beside the log (`ghostkv.files.usage`).
+    Everything else goes into the log: Python's streams, those of native libraries, warnings and tracebacks. A
     `GhostKVError` leaves its message alone, as that says what to do. Import what the job needs
     inside the block, after the pools are set.
 
@@ -56,6 +58,8 @@ def job(snakemake: Any) -> Iterator[None]:
         return
     path = Path(snakemake.log[0])
     path.parent.mkdir(parents=True, exist_ok=True)
+    usage = path.with_suffix(".tsv")
+    usage.unlink(missing_ok=True)
     with _log(path) as log, os.fdopen(os.dup(2), "w") as screen:
         for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
             stream.flush()
@@ -64,6 +68,7 @@ def job(snakemake: Any) -> Iterator[None]:
         logging.basicConfig(stream=log, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
         try:
             yield
+            Usage.so_far().write(usage)
         except BaseException as error:
             _say(_told(error), log, screen)
             raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1) from None

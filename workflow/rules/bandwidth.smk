@@ -14,8 +14,6 @@ use rule gather_frontier as survivor_patterns with:
         **tables(SurvivorPatterns, "results/bandwidth"),
     log:
         "results/logs/bandwidth/patterns.log",
-    benchmark:
-        "results/logs/bandwidth/patterns.tsv"
     resources:
         mem_mb=1500,
     params:
@@ -30,8 +28,6 @@ use rule gather_frontier as measure_memory with:
         **tables(MeasureMemory, "results/bandwidth"),
     log:
         "results/logs/bandwidth/measure.log",
-    benchmark:
-        "results/logs/bandwidth/measure.tsv"
     threads: workflow.cores
     resources:
         # The working set and a tenth as much beside it.
@@ -50,8 +46,6 @@ use rule gather_frontier as model_bandwidth with:
         **tables(ModelBandwidth, "results/bandwidth"),
     log:
         "results/logs/bandwidth/model.log",
-    benchmark:
-        "results/logs/bandwidth/model.tsv"
     resources:
         mem_mb=1000,
     params:

@@ -10,8 +10,6 @@ rule capture_overhead:
         **tables(CaptureOverhead, "results/benchmark"),
     log:
         "results/logs/benchmark/capture_overhead.log",
-    benchmark:
-        "results/logs/benchmark/capture_overhead.tsv"
     # Before the captures: then nothing waits for the cores to drain.
     priority: 20
     conda:
@@ -33,8 +31,6 @@ use rule capture_overhead as sweep_speed with:
         **tables(SweepSpeed, "results/benchmark"),
     log:
         "results/logs/benchmark/sweep_speed.log",
-    benchmark:
-        "results/logs/benchmark/sweep_speed.tsv"
     resources:
         # Peak 0.3 GB.
         mem_mb=1500,

@@ -10,8 +10,6 @@ use rule sweep_layer as calibrate_layer with:
         **tables(CalibrateLayer, "results/calibrated/layers/layer_{layer}"),
     log:
         "results/logs/calibrated/layer_{layer}.log",
-    benchmark:
-        "results/logs/calibrated/layer_{layer}.tsv"
     resources:
         mem_mb=2500,
     params:
@@ -25,8 +23,6 @@ use rule gather_frontier as gather_calibrated with:
         **tables(GatherCalibrated, "results/calibrated"),
     log:
         "results/logs/calibrated/gather.log",
-    benchmark:
-        "results/logs/calibrated/gather.tsv"
     resources:
         mem_mb=1500,
     params:

@@ -10,8 +10,6 @@ rule capture_text:
         **capture_files(),
     log:
         "results/logs/capture/{text}.log",
-    benchmark:
-        "results/logs/capture/{text}.tsv"
     wildcard_constraints:
         text=one_of(name for name in RUN.texts if name not in RUN.imports),
     # The forward passes are the longest path: start them before anything else.

@@ -10,8 +10,6 @@ use rule sweep_layer as certify_layer with:
         **tables(CertifyLayer, "results/certificates/layers/layer_{layer}"),
     log:
         "results/logs/certificates/layer_{layer}.log",
-    benchmark:
-        "results/logs/certificates/layer_{layer}.tsv"
     resources:
         mem_mb=2000,
     params:
@@ -25,8 +23,6 @@ use rule gather_frontier as gather_certificates with:
         **tables(GatherCertificates, "results/certificates"),
     log:
         "results/logs/certificates/gather.log",
-    benchmark:
-        "results/logs/certificates/gather.tsv"
     resources:
         mem_mb=1000,
     params:

@@ -20,6 +20,7 @@ for limit in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
 
 from ghostkv.files.errors import GhostKVError
 from ghostkv.files.processes import identity
+from ghostkv.files.usage import CORES
 from ghostkv.report.jobs import asked_tables, report_tables, shown_stages
 from ghostkv.stages.relations import check_stage
 from ghostkv.stages.run import Run, resources_of
@@ -27,7 +28,7 @@ from workflow.locks import Claims
 from workflow.screen import show
 
 # A job ends with the run that it belongs to, also when that is killed.
-os.environ |= {"GHOSTKV_RUN": json.dumps(identity())}
+os.environ |= {"GHOSTKV_RUN": json.dumps(identity()), CORES: str(workflow.cores or os.cpu_count())}
 CLAIMS = Claims()
 if workflow.is_main_process:
     CLAIMS.enter()

@@ -14,8 +14,6 @@ use rule sweep_layer as decode_layer with:
         **tables(DecodeLayer, "results/decode/layers/layer_{layer}"),
     log:
         "results/logs/decode/layer_{layer}.log",
-    benchmark:
-        "results/logs/decode/layer_{layer}.tsv"
     resources:
         mem_mb=1500,
     params:
@@ -29,8 +27,6 @@ use rule gather_frontier as decode_synthetic with:
         **GENERATED,
     log:
         "results/logs/decode/synthetic.log",
-    benchmark:
-        "results/logs/decode/synthetic.tsv"
     resources:
         mem_mb=1000,
     params:
@@ -44,8 +40,6 @@ use rule gather_frontier as gather_decode with:
         **tables(GatherDecode, "results/decode"),
     log:
         "results/logs/decode/gather.log",
-    benchmark:
-        "results/logs/decode/gather.tsv"
     resources:
         mem_mb=1000,
     params:

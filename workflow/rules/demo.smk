@@ -23,8 +23,6 @@ use rule assemble_texts as demo_texts with:
         texts="results/demo/texts/texts.parquet",
     log:
         "results/logs/demo/texts.log",
-    benchmark:
-        "results/logs/demo/texts.tsv"
     params:
         run=demo_params(AssembleTexts),
 
@@ -37,8 +35,6 @@ use rule capture_text as demo_capture with:
         **{kind: f"results/demo/capture/{{text}}/{kind}.parquet" for kind in capture_files()},
     log:
         "results/logs/demo/capture_{text}.log",
-    benchmark:
-        "results/logs/demo/capture_{text}.tsv"
     wildcard_constraints:
         text=one_of(DEMO.texts),
     threads: 1
@@ -54,8 +50,6 @@ use rule sketch_layer as demo_sketch with:
         records="results/demo/sketch/layer_{layer}/records.parquet",
     log:
         "results/logs/demo/sketch_{layer}.log",
-    benchmark:
-        "results/logs/demo/sketch_{layer}.tsv"
     params:
         run=demo_params(SketchLayer),
 
@@ -71,8 +65,6 @@ use rule gather_frontier as demo_writing with:
         **tables(WriteOn, "results/demo"),
     log:
         "results/logs/demo/writing.log",
-    benchmark:
-        "results/logs/demo/writing.tsv"
     priority: 10
     resources:
         mem_mb=3000,
@@ -89,8 +81,6 @@ use rule sweep_layer as demo_sweep with:
         **tables(SweepLayer, "results/demo/frontier/layers/layer_{layer}"),
     log:
         "results/logs/demo/frontier_{layer}.log",
-    benchmark:
-        "results/logs/demo/frontier_{layer}.tsv"
     params:
         run=demo_params(SweepLayer),
 
@@ -105,8 +95,6 @@ use rule gather_frontier as demo_gather with:
         **tables(GatherFrontier, "results/demo/frontier"),
     log:
         "results/logs/demo/gather.log",
-    benchmark:
-        "results/logs/demo/gather.tsv"
     params:
         run=demo_params(GatherFrontier),
 
@@ -118,8 +106,6 @@ use rule summarise_heads as demo_heads with:
         **tables(SummariseHeads, "results/demo/frontier"),
     log:
         "results/logs/demo/heads.log",
-    benchmark:
-        "results/logs/demo/heads.tsv"
     params:
         run=demo_params(SummariseHeads),
 
@@ -134,7 +120,5 @@ use rule report as demo_report with:
         figures=directory("results/demo/report/figures"),
     log:
         "results/logs/demo/report.log",
-    benchmark:
-        "results/logs/demo/report.tsv"
     params:
         run=demo_params(DemoReport),

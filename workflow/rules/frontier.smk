@@ -11,8 +11,6 @@ rule sweep_layer:
         **tables(SweepLayer, "results/frontier/layers/layer_{layer}"),
     log:
         "results/logs/frontier/layer_{layer}.log",
-    benchmark:
-        "results/logs/frontier/layer_{layer}.tsv"
     conda:
         "../../environment.yml"
     threads: 1
@@ -33,8 +31,6 @@ rule gather_frontier:
         **tables(GatherFrontier, "results/frontier"),
     log:
         "results/logs/frontier/gather.log",
-    benchmark:
-        "results/logs/frontier/gather.tsv"
     conda:
         "../../environment.yml"
     threads: 1
@@ -54,8 +50,6 @@ use rule gather_frontier as summarise_heads with:
         **tables(SummariseHeads, "results/frontier"),
     log:
         "results/logs/frontier/heads.log",
-    benchmark:
-        "results/logs/frontier/heads.tsv"
     resources:
         mem_mb=1000,
     params:

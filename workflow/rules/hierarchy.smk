@@ -10,8 +10,6 @@ use rule sweep_layer as hierarchy_layer with:
         **tables(HierarchyLayer, "results/hierarchy/layers/layer_{layer}"),
     log:
         "results/logs/hierarchy/layer_{layer}.log",
-    benchmark:
-        "results/logs/hierarchy/layer_{layer}.tsv"
     resources:
         mem_mb=2000,
     params:
@@ -25,8 +23,6 @@ use rule gather_frontier as gather_hierarchy with:
         **tables(GatherHierarchy, "results/hierarchy"),
     log:
         "results/logs/hierarchy/gather.log",
-    benchmark:
-        "results/logs/hierarchy/gather.tsv"
     resources:
         mem_mb=1000,
     params:

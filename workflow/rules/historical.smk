@@ -11,8 +11,6 @@ rule run_historical:
         **tables(HistoricalRun, "results/historical"),
     log:
         "results/logs/historical/historical.log",
-    benchmark:
-        "results/logs/historical/historical.tsv"
     # One long job: started last, it would keep the other cores waiting.
     priority: 5
     conda:

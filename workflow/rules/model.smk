@@ -9,8 +9,6 @@ rule fetch_model:
         manifest=f"{RUN.model_folder}/manifest.json",
     log:
         f"results/logs/model/{RUN.config.model.name}.log",
-    benchmark:
-        f"results/logs/model/{RUN.config.model.name}.tsv"
     conda:
         "../../environment.yml"
     threads: 1

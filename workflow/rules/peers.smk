@@ -10,8 +10,6 @@ use rule sweep_layer as peers_layer with:
         **tables(PeersLayer, "results/peers/layers/layer_{layer}"),
     log:
         "results/logs/peers/layer_{layer}.log",
-    benchmark:
-        "results/logs/peers/layer_{layer}.tsv"
     resources:
         mem_mb=2000,
     params:
@@ -25,8 +23,6 @@ use rule gather_frontier as gather_peers with:
         **tables(GatherPeers, "results/peers"),
     log:
         "results/logs/peers/gather.log",
-    benchmark:
-        "results/logs/peers/gather.tsv"
     resources:
         mem_mb=2000,
     params:

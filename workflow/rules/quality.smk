@@ -10,8 +10,6 @@ use rule gather_frontier as fit_quality with:
         **tables(FitThetas, "results/quality"),
     log:
         "results/logs/quality/fit.log",
-    benchmark:
-        "results/logs/quality/fit.tsv"
     resources:
         mem_mb=2000,
     params:
@@ -30,8 +28,6 @@ use rule gather_frontier as quality_text with:
         **tables(QualityText, "results/quality/texts/{text}"),
     log:
         "results/logs/quality/{text}.log",
-    benchmark:
-        "results/logs/quality/{text}.tsv"
     wildcard_constraints:
         text=one_of(RUN.texts_of("held_out")),
     threads: RUN.config.quality.threads
@@ -54,8 +50,6 @@ use rule gather_frontier as quality_speed with:
         **tables(QualitySpeed, "results/quality"),
     log:
         "results/logs/quality/speed.log",
-    benchmark:
-        "results/logs/quality/speed.tsv"
     # A timing shares the machine with nothing.
     threads: workflow.cores
     resources:
@@ -74,8 +68,6 @@ use rule gather_frontier as gather_quality with:
         **tables(GatherQuality, "results/quality"),
     log:
         "results/logs/quality/gather.log",
-    benchmark:
-        "results/logs/quality/gather.tsv"
     resources:
         mem_mb=2000,
     params:

@@ -34,8 +34,6 @@ rule report:
         ),
     log:
         "results/logs/report/report.log",
-    benchmark:
-        "results/logs/report/report.tsv"
     conda:
         "../../environment.yml"
     threads: 1

@@ -14,8 +14,6 @@ use rule gather_frontier as retrieval_plan with:
         **tables(RetrievalPlan, "results/retrieval"),
     log:
         "results/logs/retrieval/plan.log",
-    benchmark:
-        "results/logs/retrieval/plan.tsv"
     resources:
         mem_mb=2000,
     params:
@@ -34,8 +32,6 @@ use rule gather_frontier as retrieval_task with:
         **tables(RetrievalTask, "results/retrieval/tasks/{job}"),
     log:
         "results/logs/retrieval/{job}.log",
-    benchmark:
-        "results/logs/retrieval/{job}.tsv"
     wildcard_constraints:
         job=one_of(RUN.config.retrieval.jobs()),
     threads: RUN.config.retrieval.threads
@@ -53,8 +49,6 @@ use rule gather_frontier as gather_retrieval with:
         **tables(GatherRetrieval, "results/retrieval"),
     log:
         "results/logs/retrieval/gather.log",
-    benchmark:
-        "results/logs/retrieval/gather.tsv"
     resources:
         mem_mb=1000,
     params:

@@ -9,8 +9,6 @@ rule sketch_layer:
         **sketch_files(),
     log:
         "results/logs/sketch/layer_{layer}.log",
-    benchmark:
-        "results/logs/sketch/layer_{layer}.tsv"
     conda:
         "../../environment.yml"
     threads: 1

@@ -7,8 +7,6 @@ rule store_trials:
         **tables(TryStore, "results/store"),
     log:
         "results/logs/store/trials.log",
-    benchmark:
-        "results/logs/store/trials.tsv"
     conda:
         "../../environment.yml"
     threads: 1
@@ -26,8 +24,6 @@ use rule store_trials as store_speed with:
         **tables(TimeStore, "results/store"),
     log:
         "results/logs/store/speed.log",
-    benchmark:
-        "results/logs/store/speed.tsv"
     threads: workflow.cores
     resources:
         # Peak 0.5 GB.

@@ -11,8 +11,6 @@ rule synthetic_generator:
         **tables(MeasureGenerator, "results/synthetic/generators/{generator}"),
     log:
         "results/logs/synthetic/{generator}.log",
-    benchmark:
-        "results/logs/synthetic/{generator}.tsv"
     wildcard_constraints:
         generator=one_of(GENERATORS),
     conda:
@@ -36,8 +34,6 @@ use rule gather_frontier as gather_synthetic with:
         **tables(GatherSynthetic, "results/synthetic"),
     log:
         "results/logs/synthetic/gather.log",
-    benchmark:
-        "results/logs/synthetic/gather.tsv"
     resources:
         mem_mb=1000,
     params:

@@ -12,8 +12,6 @@ rule assemble_texts:
         texts="results/texts/texts.parquet",
     log:
         "results/logs/texts/texts.log",
-    benchmark:
-        "results/logs/texts/texts.tsv"
     conda:
         "../../environment.yml"
     threads: 1

@@ -10,8 +10,6 @@ rule trace_text:
         **trace_files(),
     log:
         "results/logs/trace/trace.log",
-    benchmark:
-        "results/logs/trace/trace.tsv"
     # A forward pass like those of the captures, and longer.
     priority: 11
     conda:

@@ -60,7 +60,9 @@ def read_usage(path: Path) -> Usage:
         The file is not such a table.
     """
     (row,) = csv.DictReader(path.read_text().splitlines(), delimiter="\t")
-    return Usage(**{field.name: (int if field.type == "int" else float)(row[field.name]) for field in fields(Usage)})
+    return Usage(
+        **{field.name: (int if field.type == "int" else float)(row[field.name]) for field in fields(Usage)}
+    )
 
 
 def idle_share(jobs: Iterable[Usage]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ from ghostkv.models.tokenizer import load_tokenizer, token_ids_of
 from ghostkv.sources.texts import text_row
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from ghostkv.captures.capture_files import LayerCapture
     from ghostkv.captures.recording import Recording
 
@@ -33,7 +36,7 @@ def record_text(
     model_folder, row = str(Path(inputs["manifest"]).parent), text_row(inputs["texts"], job.text)
     manifest = read_manifest(model_folder)
     token_ids = token_ids_of(load_tokenizer(model_folder), row["content"], job.tokens, job.text)
-    model = load_model(model_folder, job.dtype, threads)
+    model = _loaded(model_folder, job.dtype, threads)
     metadata = provenance.metadata(job.code) | {
         "model": manifest["model"],
         "weight_sha256": manifest["weight_sha256"],
@@ -53,3 +56,9 @@ def record_text(
             bar.update()
 
         record_attention(model, token_ids, positions, keep, job.layers, job.cache_dtype)
+
+
+@lru_cache(maxsize=1)
+def _loaded(folder: str, dtype: str, threads: int) -> PreTrainedModel:
+    """The model, once for all texts that a process records."""
+    return load_model(folder, dtype, threads)

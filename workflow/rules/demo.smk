@@ -1,4 +1,5 @@
 # A first look in a minute and a half: the frontier of a few layers, and a paragraph written under elimination.
+from ghostkv.files.jobs import together
 from ghostkv.report.jobs import DemoReport, demo_tables
 from ghostkv.stages.demo.jobs import WriteOn, swept_layers
 
@@ -18,6 +19,11 @@ def demo_captures():
     }
 
 
+def demo_sketches():
+    """As `sketch_files`, of the demonstration."""
+    return {kind: path.replace("results/", "results/demo/") for kind, path in sketch_files().items()}
+
+
 use rule assemble_texts as demo_texts with:
     output:
         texts="results/demo/texts/texts.parquet",
@@ -27,31 +33,30 @@ use rule assemble_texts as demo_texts with:
         run=demo_params(AssembleTexts),
 
 
+# One process reads the model once for all texts.
 use rule capture_text as demo_capture with:
     input:
         manifest=f"{RUN.model_folder}/manifest.json",
         texts="results/demo/texts/texts.parquet",
     output:
-        **{kind: f"results/demo/capture/{{text}}/{kind}.parquet" for kind in capture_files()},
+        **demo_captures(),
     log:
-        "results/logs/demo/capture_{text}.log",
-    wildcard_constraints:
-        text=one_of(DEMO.texts),
-    threads: 1
+        "results/logs/demo/capture.log",
+    threads: 2
     params:
-        run=demo_params(CaptureText),
+        run=together(CaptureText.of(DEMO, text) for text in DEMO.texts),
 
 
 use rule sketch_layer as demo_sketch with:
     input:
         **demo_captures(),
     output:
-        codecs="results/demo/sketch/layer_{layer}/codecs.safetensors",
-        records="results/demo/sketch/layer_{layer}/records.parquet",
+        **{name: per_layer(path, DEMO.layers) for name, path in demo_sketches().items()},
     log:
-        "results/logs/demo/sketch_{layer}.log",
+        "results/logs/demo/sketch.log",
+    threads: 2
     params:
-        run=demo_params(SketchLayer),
+        run=together(SketchLayer.of(DEMO, layer) for layer in DEMO.layer_names()),
 
 
 # The longest path once all layers are sketched: it starts before the sweeps.
@@ -60,7 +65,7 @@ use rule gather_frontier as demo_writing with:
         **demo_captures(),
         manifest=f"{RUN.model_folder}/manifest.json",
         texts="results/demo/texts/texts.parquet",
-        codecs=per_layer("results/demo/sketch/layer_{layer}/codecs.safetensors", DEMO.layers),
+        codecs=per_layer(demo_sketches()["codecs"], DEMO.layers),
     output:
         **tables(WriteOn, "results/demo"),
     log:
@@ -75,8 +80,7 @@ use rule gather_frontier as demo_writing with:
 use rule sweep_layer as demo_sweep with:
     input:
         **demo_captures(),
-        codecs="results/demo/sketch/layer_{layer}/codecs.safetensors",
-        records="results/demo/sketch/layer_{layer}/records.parquet",
+        **demo_sketches(),
     output:
         **tables(SweepLayer, "results/demo/frontier/layers/layer_{layer}"),
     log:

@@ -18,7 +18,6 @@ from typing import Any, TextIO
 
 from ghostkv.files.errors import GhostKVError
 from ghostkv.files.processes import lives
-from ghostkv.files.usage import Usage
 
 # Each library has a pool of its own and reads its size once, when it is first imported.
 _POOLS = (
@@ -68,6 +67,9 @@ def job(snakemake: Any) -> Iterator[None]:
         logging.basicConfig(stream=log, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
         try:
             yield
+            # Not above: it imports what sets up pools of threads.
+            from ghostkv.files.usage import Usage
+
             Usage.so_far().write(usage)
         except BaseException as error:
             _say(_told(error), log, screen)

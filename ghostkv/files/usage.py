@@ -11,6 +11,7 @@ import os
 import resource
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class Usage:
             begun=begun,
             s=time.time() - begun,
             cpu_time=sum(kind.ru_utime + kind.ru_stime for kind in kinds),
-            max_rss=max(kind.ru_maxrss for kind in kinds) / 1024,
+            max_rss=max(_peak(), kinds[1].ru_maxrss) / 1024,
             cores=int(os.environ.get(CORES, os.cpu_count() or 1)),
         )
 
@@ -51,18 +52,24 @@ class Usage:
         write_text("\t".join(asdict(self)) + "\n" + "\t".join(shown) + "\n", path)
 
 
-def read_usage(path: Path) -> Usage:
-    """Read what `Usage.write` wrote.
+def _peak() -> int:
+    """kB of memory that this process held at most; Linux counts those of its parent in, unless asked like this."""
+    with suppress(OSError, StopIteration):
+        with open("/proc/self/status") as status:
+            return int(next(line for line in status if line.startswith("VmHWM:")).split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-    Raises
-    ------
-    ValueError
-        The file is not such a table.
-    """
-    (row,) = csv.DictReader(path.read_text().splitlines(), delimiter="\t")
-    return Usage(
-        **{field.name: (int if field.type == "int" else float)(row[field.name]) for field in fields(Usage)}
-    )
+
+def read_usage(folder: Path) -> dict[str, list[Usage]]:
+    """What jobs took by stage, from logs with a folder for each; files that are no such table are left out."""
+    found: dict[str, list[Usage]] = {}
+    for path in sorted(folder.rglob("*.tsv")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            (row,) = csv.DictReader(path.read_text().splitlines(), delimiter="\t")
+            values = {field.name: int if field.type == "int" else float for field in fields(Usage)}
+            known = Usage(**{name: kind(row[name]) for name, kind in values.items()})
+            found.setdefault(path.parent.name, []).append(known)
+    return found
 
 
 def idle_share(jobs: Iterable[Usage]) -> float:

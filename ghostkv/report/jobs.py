@@ -60,6 +60,8 @@ class WriteReport(Job):
         Layers in which every codec was swept; codecs are held against each other in these alone.
     impossible : tuple of str
         Stages that imported tensors have no model for.
+    logs : str
+        Folder of the logs, beside which stands what each job took.
     """
 
     call = "ghostkv.report.stage.write_report"
@@ -72,13 +74,14 @@ class WriteReport(Job):
     layers: tuple[int, ...]
     compared_layers: tuple[int, ...]
     impossible: tuple[str, ...]
+    logs: str
 
     @classmethod
-    def of(cls, run: Run, **given: Any) -> WriteReport:
+    def of(cls, run: Run) -> WriteReport:
         config = run.config.plain()
         config["capture"] = run.config.capture.plain(without=("threads",))
         impossible = [stage for stage in BEYOND if not stage_tables(run, stage)]
-        return cls.taken(run, config=config, impossible=impossible, **given)
+        return cls.taken(run, config=config, impossible=impossible, logs=f"{run.folder}/logs")
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ class DemoReport(WriteReport):
             "domains": list(usual.texts.domains),
             "codecs": len(usual.sketch.codecs),
         }
-        return super().of(run, layers=layers, compared_layers=layers, full=full)
+        own = {"layers": layers, "compared_layers": layers, "full": full}
+        return cls(**vars(WriteReport.of(run)) | own)
 
 
 def demo_tables(run: Run) -> dict[str, str | list[str]]:

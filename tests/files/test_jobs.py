@@ -68,7 +68,9 @@ def test_every_stage_has_jobs_and_every_job_its_home():
     assert {cls.__module__ for cls in JOBS} == {f"ghostkv.stages.{stage}.jobs" for stage in stages} | {
         "ghostkv.report.jobs"
     }
-    assert len({cls.call for cls in JOBS}) == len(JOBS) > 20
+    # The report of the demonstration is a report.
+    own = [cls for cls in JOBS if "call" in vars(cls)]
+    assert len({cls.call for cls in own}) == len(own) > 20
 
 
 @every_job

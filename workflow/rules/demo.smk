@@ -28,7 +28,7 @@ use rule assemble_texts as demo_texts with:
     output:
         texts="results/demo/texts/texts.parquet",
     log:
-        "results/logs/demo/texts.log",
+        "results/demo/logs/demo/texts.log",
     params:
         run=demo_params(AssembleTexts),
 
@@ -41,7 +41,7 @@ use rule capture_text as demo_capture with:
     output:
         **demo_captures(),
     log:
-        "results/logs/demo/capture.log",
+        "results/demo/logs/demo/capture.log",
     threads: 2
     params:
         run=together(CaptureText.of(DEMO, text) for text in DEMO.texts),
@@ -53,7 +53,7 @@ use rule sketch_layer as demo_sketch with:
     output:
         **{name: per_layer(path, DEMO.layers) for name, path in demo_sketches().items()},
     log:
-        "results/logs/demo/sketch.log",
+        "results/demo/logs/demo/sketch.log",
     threads: 2
     params:
         run=together(SketchLayer.of(DEMO, layer) for layer in DEMO.layer_names()),
@@ -69,7 +69,7 @@ use rule gather_frontier as demo_writing with:
     output:
         **tables(WriteOn, "results/demo"),
     log:
-        "results/logs/demo/writing.log",
+        "results/demo/logs/demo/writing.log",
     priority: 10
     resources:
         mem_mb=3000,
@@ -84,7 +84,7 @@ use rule sweep_layer as demo_sweep with:
     output:
         **tables(SweepLayer, "results/demo/frontier/layers/layer_{layer}"),
     log:
-        "results/logs/demo/frontier_{layer}.log",
+        "results/demo/logs/demo/frontier_{layer}.log",
     params:
         run=demo_params(SweepLayer),
 
@@ -98,7 +98,7 @@ use rule gather_frontier as demo_gather with:
     output:
         **tables(GatherFrontier, "results/demo/frontier"),
     log:
-        "results/logs/demo/gather.log",
+        "results/demo/logs/demo/gather.log",
     params:
         run=demo_params(GatherFrontier),
 
@@ -109,7 +109,7 @@ use rule summarise_heads as demo_heads with:
     output:
         **tables(SummariseHeads, "results/demo/frontier"),
     log:
-        "results/logs/demo/heads.log",
+        "results/demo/logs/demo/heads.log",
     params:
         run=demo_params(SummariseHeads),
 
@@ -123,6 +123,6 @@ use rule report as demo_report with:
         headline="results/demo/report/headline.json",
         figures=directory("results/demo/report/figures"),
     log:
-        "results/logs/demo/report.log",
+        "results/demo/logs/demo/report.log",
     params:
         run=demo_params(DemoReport),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import polars as pl
 
 from ghostkv import __version__
+from ghostkv.files.usage import idle_share, read_usage
 from ghostkv.report.document import Block, Chapter, Column, Prose, Table
 from ghostkv.report.results import Results
 
@@ -19,7 +21,7 @@ def build(results: Results) -> Sequence[Block]:
     blocks: list[Block] = [Prose(_reading(results))]
     if results.has("texts.texts"):
         blocks.append(_texts(results))
-    return [*blocks, _tables(results)]
+    return [*blocks, *_costs(results), _tables(results)]
 
 
 def _reading(results: Results) -> str:
@@ -81,6 +83,43 @@ def _texts(results: Results) -> Table:
             },
         },
     )
+
+
+def _costs(results: Results) -> list[Block]:
+    """What every stage took of the machine; nothing where a report is made without the logs of its run."""
+    usage = read_usage(Path(results.job.logs))
+    if not usage:
+        return []
+    every = [job for jobs in usage.values() for job in jobs]
+    rows = [
+        {
+            "stage": stage,
+            "jobs": len(jobs),
+            "cpu": sum(job.cpu_time for job in jobs),
+            "longest": max(job.s for job in jobs),
+            "memory": max(job.max_rss for job in jobs),
+        }
+        for stage, jobs in usage.items()
+    ]
+    cores = " or ".join(sorted({str(job.cores) for job in every}))
+    said = (
+        f"{len(every)} jobs took {sum(job.cpu_time for job in every):,.0f} CPU seconds. While any of them ran, "
+        f"{idle_share(every):.0%} of the time of the {cores} cores was left idle."
+    )
+    table = Table(
+        "costs",
+        "What each stage took: CPU seconds of all its jobs, wall time of the longest, and the most memory that one held.",
+        pl.DataFrame(rows).sort("cpu", descending=True),
+        {
+            "stage": Column("Stage"),
+            "jobs": Column("Jobs", "integer"),
+            "cpu": Column("CPU seconds", "integer"),
+            "longest": Column("Longest job, seconds", "integer"),
+            "memory": Column("Memory, MB", "integer"),
+        },
+        sources=(),
+    )
+    return [Prose(said), table]
 
 
 def _tables(results: Results) -> Table:

@@ -54,9 +54,8 @@ class Usage:
 
 def _peak() -> int:
     """kB of memory that this process held at most; Linux counts those of its parent in, unless asked like this."""
-    with suppress(OSError, StopIteration):
-        with open("/proc/self/status") as status:
-            return int(next(line for line in status if line.startswith("VmHWM:")).split()[1])
+    with suppress(OSError, StopIteration), open("/proc/self/status") as status:
+        return int(next(line for line in status if line.startswith("VmHWM:")).split()[1])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 

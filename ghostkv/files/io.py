@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 from ghostkv.files.errors import TableError
 from ghostkv.files.seals import NAME, SealedParquet, name_of, seal_parquet
 
-# Vectors of fp16 or fp32 noise do not compress; dictionary and statistics would only cost time and bytes. Checksums of
-# pages are for other readers of Parquet: those of `ghostkv.files.seals` cover more.
-_PARQUET = {"compression": "zstd", "compression_level": 1, "store_schema": True, "write_page_checksum": True}
+# Checksums of pages are for other readers of Parquet: those of `ghostkv.files.seals` cover more.
+_PARQUET = {"store_schema": True, "write_page_checksum": True}
+_COMPRESSED = {"compression": "zstd", "compression_level": 1}
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def write_table(
         arrow = arrow.select(schema.names).cast(schema)
     arrow = arrow.replace_schema_metadata(_stored(metadata, path))
     with atomic_path(path) as temporary:
-        pq.write_table(arrow, temporary, **_PARQUET)
+        pq.write_table(arrow, temporary, **_PARQUET, **_COMPRESSED)
         seal_parquet(temporary)
 
 
@@ -126,11 +126,20 @@ class ParquetAppender:
         self._stack = ExitStack()
         self._temporary = self._stack.enter_context(atomic_path(self.path))
         self._stack.push(self._seal)
-        # The least and greatest component of all vectors help no reader and take a third of the writing.
-        scalars = [field.name for field in self.schema if not pa.types.is_fixed_size_list(field.type)]
+        # Vectors of noise hardly compress (14 % smaller, twice the time to read), and the least and greatest component of all
+        # of them help no reader.
+        vectors = [field.name for field in self.schema if pa.types.is_fixed_size_list(field.type)]
+        scalars = [name for name in self.schema.names if name not in vectors]
+        chosen = dict.fromkeys(scalars, "zstd") | {f"{name}.list.element": "none" for name in vectors}
         self._writer = self._stack.enter_context(
             pq.ParquetWriter(
-                self._temporary, self.schema, use_dictionary=False, write_statistics=scalars, **_PARQUET
+                self._temporary,
+                self.schema,
+                use_dictionary=False,
+                write_statistics=scalars,
+                compression=chosen,
+                compression_level=dict.fromkeys(scalars, 1),
+                **_PARQUET,
             )
         )
         return self

@@ -13,6 +13,8 @@ from ghostkv.captures.capture_files import LayerCapture
 
 # Recomputing twice for every query would cost a tenth of the forward pass.
 _STORAGE_STRIDE = 4
+# Queries that are recomputed at once.
+_BLOCK = 32
 
 
 def visible_keys(positions: Tensor, tokens: int, window: int) -> Tensor:
@@ -37,16 +39,20 @@ def recompute(capture: LayerCapture, keys: Tensor, values: Tensor) -> Tensor:
     Tensor of float32, shape [heads, queries, value_dim]
     """
     queries = torch.from_numpy(capture.queries) * capture.scale
-    hidden = ~visible_keys(torch.from_numpy(capture.positions), capture.tokens, capture.window)
-    grouped = queries.reshape(capture.kv_heads, -1, queries.shape[-1])
-    outputs = []
-    for q, k, v in zip(grouped, keys, values, strict=True):
-        scores = q @ k.float().T
-        if capture.softcap:
-            scores.div_(capture.softcap).tanh_().mul_(capture.softcap)
-        scores.view(capture.group, *hidden.shape).masked_fill_(hidden, -torch.inf)
-        outputs.append(torch.softmax(scores, dim=-1) @ v.float())
-    return torch.stack(outputs).reshape(capture.heads, len(hidden), -1)
+    positions = torch.from_numpy(capture.positions).long()
+    grouped = queries.reshape(capture.kv_heads, capture.group, len(positions), -1)
+    outputs = torch.empty(capture.kv_heads, capture.group, len(positions), values.shape[-1])
+    for h, (k, v) in enumerate(zip(keys, values, strict=True)):
+        k, v = k.float(), v.float()
+        for some in torch.arange(len(positions)).split(_BLOCK):
+            # Positions ascend, so no query of the block sees a key beyond its last one's.
+            last = int(positions[some[-1]]) + 1
+            scores = grouped[h, :, some] @ k[:last].T
+            if capture.softcap:
+                scores.div_(capture.softcap).tanh_().mul_(capture.softcap)
+            scores.masked_fill_(~visible_keys(positions[some], last, capture.window), -torch.inf)
+            outputs[h, :, some] = torch.softmax(scores, dim=-1) @ v[:last]
+    return outputs.reshape(capture.heads, len(positions), -1)
 
 
 def prove(capture: LayerCapture, keys: Tensor, values: Tensor, read_stored: bool) -> dict[str, float | int]:

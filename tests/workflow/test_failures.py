@@ -1,0 +1,72 @@
+"""A job of any stage that fails says why, and that is the last thing on the screen under the flags that make gives."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.conftest import Project
+from tests.workflow.damages import planned
+from tests.workflow.test_screen import make_flags
+
+ROOT = Path(__file__).parents[2]
+RUBBISH = "neither a table nor a model\n"
+# Two stages read nothing that the workflow made, so there is nothing to spoil: the store, and the model of the tiny run.
+STAGES = sorted(
+    {path.stem for path in (ROOT / "workflow/rules").glob("*.smk")} - {"common", "model", "store"}
+)
+
+
+@pytest.fixture(scope="module")
+def jobs(project) -> list[dict]:
+    """Every job of the workflow, with its files."""
+    return planned(project.root / "Snakefile", project.folder, "results", "demo")
+
+
+def stage_of(job: dict) -> str:
+    """The stage that a job's code belongs to; the demonstration uses that of others."""
+    if "each" in job["params"]:
+        return ""
+    home = job["params"]["job"].split(".")
+    return "report" if job["rule"] == "report" else home[-3]
+
+
+def files(named: dict) -> list[str]:
+    """The files of a job that the workflow makes."""
+    every = [path for one in named.values() for path in ([one] if isinstance(one, str) else one)]
+    return [path for path in every if path.startswith(("results/", "resources/"))]
+
+
+def spoil(run: Project, read: list[str], jobs: list[dict]) -> None:
+    """Put rubbish in the place of all that a job reads, and of what is not there yet, so that no other job is to run."""
+    now = time.time_ns()
+    made = [path for job in jobs if not job["rule"].endswith("report") for path in files(job["outputs"])]
+    for path in dict.fromkeys([*read, *made]):
+        file = run.folder / path
+        known = file.stat().st_mtime_ns if file.exists() else now
+        if path in read or not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(RUBBISH)
+            os.utime(file, ns=(known, known))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_message_of_a_failed_job_is_the_last_on_the_screen(project, jobs, stage):
+    run, job = (
+        project.copied_run(),
+        next(job for job in jobs if stage_of(job) == stage and files(job["inputs"])),
+    )
+    read = files(job["inputs"])
+    spoil(run, read, jobs)
+    forced = ["--rerun-triggers", "mtime", "--force", "--", files(job["outputs"])[0]]
+    done = run.snakemake(*make_flags(), *forced, check=False)
+    assert done.returncode == 1
+    head, _, message = done.stdout.rstrip().rpartition(" says:\n")
+    assert head.splitlines()[-1].startswith(f"{job['rule']} "), done.stdout
+    # It names one of the spoilt files, or the model's folder, and is no traceback.
+    assert any(path in message or str(Path(path).parent) in message for path in read), message
+    assert not re.search("Traceback|CalledProcessError", done.stdout)

@@ -99,6 +99,10 @@ def _policies() -> list[dict[str, Any]]:
     return lines
 
 
+# Tokens of context, over all contexts of a task.
+_SHORT = 2048
+
+
 class Retrieval(Section):
     """Questions of RULER on long contexts: context dense, question and answer under elimination."""
 
@@ -108,8 +112,8 @@ class Retrieval(Section):
     )
     tasks: Annotated[list[TaskEntry], once("job")] = setting(
         _tasks(),
-        "Tasks by length, a job each. The default asks for single needles at up to 4k tokens, and other tasks at 1k. "
-        "docs/retrieval.md has a full list for larger machines.",
+        "Tasks by length, a job each; those of no more than 2,048 tokens in all share one. The default asks for single "
+        "needles at up to 4k tokens, and other tasks at 1k. docs/retrieval.md has a full list for larger machines.",
         min_length=1,
         max_length=1000,
     )
@@ -157,3 +161,7 @@ class Retrieval(Section):
     def jobs(self) -> dict[str, TaskEntry]:
         """Every task by the name of its job."""
         return {entry.job: entry for entry in self.tasks}
+
+    def short_jobs(self) -> list[str]:
+        """Jobs that take hardly longer than loading the model does: one process does them all."""
+        return [job for job, entry in self.jobs().items() if entry.length * entry.contexts <= _SHORT]

@@ -151,7 +151,9 @@ def conformal_index(risk: np.ndarray, samples: int, target: float) -> int:
 def _insert_cold(estimates, start, stop, known):
     for g in range(known.shape[0]):
         for q in range(known.shape[1]):
-            known[g, q, start[q] : stop[q]] = estimates[g, q, start[q] : stop[q]]
+            # A loop: an assignment of slices also compiles the message that their shapes differ, two seconds of it.
+            for j in range(start[q], stop[q]):
+                known[g, q, j] = estimates[g, q, j]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -19,6 +19,7 @@ from typing import Any, TextIO
 from ghostkv.files.errors import GhostKVError
 from ghostkv.files.processes import lives
 
+_BEGUN = time.time()
 # Each library has a pool of its own and reads its size once, when it is first imported.
 _POOLS = (
     "OMP_NUM_THREADS",
@@ -70,7 +71,7 @@ def job(snakemake: Any) -> Iterator[None]:
             # Not above: it imports what sets up pools of threads.
             from ghostkv.files.usage import Usage
 
-            Usage.so_far().write(usage)
+            Usage.so_far(_BEGUN).write(usage)
         except BaseException as error:
             _say(_told(error), log, screen)
             raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1) from None

@@ -15,8 +15,6 @@ from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
-import psutil
-
 from ghostkv.files.io import write_text
 
 # Cores that a run may use, for its jobs; see workflow/rules/common.smk.
@@ -28,16 +26,15 @@ class Usage:
     """What one job took."""
 
     begun: float  # seconds since 1970
-    s: float  # seconds of wall time, from the start of its process
+    s: float  # seconds of wall time, from the start of its script
     cpu_time: float  # CPU seconds of the process and of those that it waited for
     max_rss: float  # MB of memory at most, of the largest of these processes
     cores: int  # of the run
 
     @classmethod
-    def so_far(cls) -> Usage:
-        """What this process has taken up to now."""
+    def so_far(cls, begun: float) -> Usage:
+        """What this process has taken up to now, since `begun`."""
         kinds = [resource.getrusage(kind) for kind in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        begun = psutil.Process().create_time()
         return cls(
             begun=begun,
             s=time.time() - begun,

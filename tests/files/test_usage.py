@@ -14,12 +14,13 @@ import sys, time
 from pathlib import Path
 from ghostkv.files.usage import Usage
 import numpy as np
+started = time.time()
 held = np.ones(25_000_000)
 begun = time.process_time()
 while time.process_time() < begun + 0.4:
     pass
 time.sleep(0.3)
-Usage.so_far().write(Path(sys.argv[1]))
+Usage.so_far(started).write(Path(sys.argv[1]))
 """
 
 
@@ -28,9 +29,9 @@ def test_cpu_time_wall_time_and_memory_are_those_of_the_process(tmp_path, monkey
     (tmp_path / "stage").mkdir()
     subprocess.run([sys.executable, "-c", SPEND, str(tmp_path / "stage" / "job.tsv")], check=True)
     ((used,),) = read_usage(tmp_path).values()
-    # The interpreter and its imports come on top.
-    assert 0.4 < used.cpu_time < used.s
-    assert used.s > used.cpu_time + 0.29
+    # The interpreter and its imports come on top of the CPU time.
+    assert used.cpu_time > 0.4
+    assert used.s > 0.7
     assert 200 < used.max_rss < 600  # MB; the array has 200
     assert used.cores == 7
 

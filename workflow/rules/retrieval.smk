@@ -1,5 +1,8 @@
 # Questions on long contexts: all prompts at once, then a job a task and length, which a killed run resumes from.
+from ghostkv.files.jobs import together
 from ghostkv.stages.retrieval.jobs import GatherRetrieval, RetrievalPlan, RetrievalTask, question_files
+
+SHORT = RUN.config.retrieval.short_jobs()
 
 
 use rule gather_frontier as retrieval_plan with:
@@ -33,13 +36,22 @@ use rule gather_frontier as retrieval_task with:
     log:
         "results/logs/retrieval/{job}.log",
     wildcard_constraints:
-        job=one_of(RUN.config.retrieval.jobs()),
+        job=one_of(job for job in RUN.config.retrieval.jobs() if job not in SHORT),
     threads: RUN.config.retrieval.threads
     resources:
         # Weights, and the cache of a context in float32: 46 MB for 1,024 tokens of the default model.
         mem_mb=3000,
     params:
         run=job_params(RetrievalTask),
+
+
+use rule retrieval_task as retrieval_short with:
+    output:
+        answers=expand("results/retrieval/tasks/{job}/answers.parquet", job=SHORT),
+    log:
+        "results/logs/retrieval/short.log",
+    params:
+        run=together(RetrievalTask.of(RUN, job) for job in SHORT),
 
 
 use rule gather_frontier as gather_retrieval with:

@@ -13,7 +13,7 @@ from ghostkv.stages.run import Run
 # Layers that are swept; all are sketched, as the model decodes with records in every one.
 _SWEPT = 6
 # Tokens that are written, of a context that ends as many before the end of the text.
-_TOKENS = 96
+_TOKENS = 72
 POLICY = GhostPolicy(label="ghost_030", ratio=0.3)
 
 

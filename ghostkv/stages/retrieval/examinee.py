@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from ghostkv.stages.retrieval.schemas import DENSE, SAMPLE_SCHEMA, THETA_SCHEMA
 from ghostkv.stages.retrieval.tasks.scoring import score
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from ghostkv.config.policies import SomePolicy
     from ghostkv.stages.retrieval.jobs import AskedPolicy, RetrievalTask
 
@@ -32,20 +35,17 @@ class Examinee:
 
     def __init__(self, job: RetrievalTask, inputs: Mapping[str, Any], threads: int):
         folder = str(Path(inputs["manifest"]).parent)
-        register()
-        self._model = load_model(folder, job.dtype, threads)
-        self._model.set_attn_implementation(NAME)
         self._tokenizer, self._job = load_tokenizer(folder), job
+        # Before anything is asked: with nothing eliminated, the model must say what it says by itself.
+        self._form = self._tokenizer.form()
+        sample = read_table(inputs["samples"], SAMPLE_SCHEMA).row(0, named=True)
+        prompt = [*self._context(sample), *self._question(sample)]
+        self._model = _checked(folder, job.dtype, threads, tuple(prompt[:_CHECKED]))
         layers = range(self._model.config.get_text_config().num_hidden_layers)
         sources = replace(Sources.read(job, inputs), layers=layers)
         self._reader = Reader(
             self._model, load_policy(job.dense, sources), _stops(self._model, self._tokenizer)
         )
-        self._form = self._tokenizer.form()
-        # Before anything is asked: with nothing eliminated, the model must say what it says by itself.
-        sample = read_table(inputs["samples"], SAMPLE_SCHEMA).row(0, named=True)
-        prompt = [*self._context(sample), *self._question(sample)]
-        check_identity(measure_identity(self._model, prompt[:_CHECKED]), self._model)
         thetas = dict(read_table(inputs["thetas"], THETA_SCHEMA).iter_rows())
         self._policies = [(asked, self._load(asked.policy, thetas, sources)) for asked in job.policies]
 
@@ -120,6 +120,16 @@ class Examinee:
 
     def _decode(self, tokens: list[int]) -> str:
         return self._tokenizer.decode(tokens, special=False)
+
+
+@lru_cache(maxsize=1)
+def _checked(folder: str, dtype: str, threads: int, prompt: tuple[int, ...]) -> PreTrainedModel:
+    """The model, loaded and checked once for all tasks that a process answers."""
+    register()
+    model = load_model(folder, dtype, threads)
+    model.set_attn_implementation(NAME)
+    check_identity(measure_identity(model, prompt), model)
+    return model
 
 
 def _stops(model: Any, tokenizer: ModelTokenizer) -> set[int]:

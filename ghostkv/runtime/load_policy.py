@@ -128,7 +128,9 @@ def load_policy(policy: SomePolicy, sources: Sources) -> Policy:
             deciders = {layer: OracleMass(policy.delta) for layer in active}
             certificate = f"dropped mass <= {policy.delta:g} for every query (exact scores)"
         case "selector":
-            deciders = {layer: _seated(policy, sources, layer) for layer in active}
+            # One layer decides at a time, so all share what they compute in.
+            space = Space()
+            deciders = {layer: _seated(policy, sources, layer, space) for layer in active}
     return Policy(
         _name(policy), deciders, dense, policy.sinks, policy.hot, policy.prefill, policy.shared, certificate
     )
@@ -197,7 +199,7 @@ def _nested(sources: Sources, layer: int, bits: tuple[float, ...]) -> list[Neste
     ]
 
 
-def _seated(policy: SelectorPolicy, sources: Sources, layer: int) -> Seated:
+def _seated(policy: SelectorPolicy, sources: Sources, layer: int, space: Space) -> Seated:
     """A selector of the peers list, fitted as the peers stage fits it."""
     name, selector = make({"name": policy.selector.name, **(policy.selector.model_extra or {})})
     size = getattr(selector, "code_bytes", None)
@@ -205,15 +207,15 @@ def _seated(policy: SelectorPolicy, sources: Sources, layer: int) -> Seated:
     codecs = {spec: sources.fitted(layer, *spec) for spec in reads}
     if type(selector).fit is Selector.fit:
         kv_heads = int(read_layers_table(sources.captures[0].folder)["kv_heads"][0])
-        return Seated(selector, [None] * kv_heads, policy.ratio, name, codecs)
+        return Seated(selector, [None] * kv_heads, policy.ratio, name, codecs, space)
     calibration, threshold = sources.texts("codec", layer), sources.texts("threshold", layer)
     exact = {"sinks": policy.sinks, "hot": policy.hot, "headline_start": sources.start}
     fitted = []
     for head in range(calibration[0].kv_heads):
         texts = [(capture, _encoded(codecs, capture, head)) for capture in threshold]
-        scenes = ThresholdScenes(texts, head, exact, [policy.ratio], Space())
+        scenes = ThresholdScenes(texts, head, exact, [policy.ratio], space)
         fitted.append(selector.fit(calibration_of(calibration, scenes, policy.seed)))
-    return Seated(selector, fitted, policy.ratio, name, codecs)
+    return Seated(selector, fitted, policy.ratio, name, codecs, space)
 
 
 def _encoded(codecs: Mapping, capture: LayerCapture, head: int) -> Callable:

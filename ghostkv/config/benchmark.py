@@ -11,7 +11,9 @@ from ghostkv.config.options import Count
 class Benchmark(Section):
     """What capture and sweep cost."""
 
-    tokens: Tokens = setting(1024, "Context of the capture overhead measurement.")
+    tokens: Tokens | None = setting(
+        None, "Context of the capture overhead measurement; null for capture.tokens."
+    )
     repeats: Repeats = setting(3, "Repeats of each timing; the median counts.")
     thetas: Counts = setting([19, 100, 1000], "Numbers of thetas that the sweep is timed at.")
     keys: Count = setting(4096, "Keys per query of the timed sweep.")

@@ -52,7 +52,10 @@ def recompute(capture: LayerCapture, keys: Tensor, values: Tensor) -> Tensor:
             scores = grouped[h, :, some] @ k[:last].T
             if capture.softcap:
                 scores.div_(capture.softcap).tanh_().mul_(capture.softcap)
-            scores.masked_fill_(~visible_keys(positions[some], last, capture.window), -torch.inf)
+            # Keys up to the block's first query are seen by all of it, unless the window has left them behind.
+            doubtful = 0 if capture.window else int(positions[some[0]])
+            hidden = ~visible_keys(positions[some], last, capture.window)[:, doubtful:]
+            scores[..., doubtful:].masked_fill_(hidden, -torch.inf)
             outputs[h, :, some] = torch.softmax(scores, dim=-1) @ v[:last]
     return outputs.reshape(capture.heads, len(positions), -1)
 

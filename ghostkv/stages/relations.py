@@ -28,7 +28,7 @@ def check_stage(run: Run, stage: str) -> None:
 
 
 def _benchmark_reads_a_text(run: Run) -> None:
-    _within_texts(run, "benchmark.tokens", run.config.benchmark.tokens)
+    _within_texts(run, "benchmark.tokens", run.config.benchmark.tokens or run.config.capture.tokens)
 
 
 def _prompts_are_cut_from_texts(run: Run) -> None:

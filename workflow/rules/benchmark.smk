@@ -1,4 +1,4 @@
-# What capture and sweep cost. A timing shares the machine with nothing, so each job takes every core.
+# What capture and sweep cost.
 from ghostkv.stages.benchmark.jobs import CaptureOverhead, SweepSpeed
 
 
@@ -10,11 +10,11 @@ rule capture_overhead:
         **tables(CaptureOverhead, "results/benchmark"),
     log:
         "results/logs/benchmark/capture_overhead.log",
-    # Before the captures: then nothing waits for the cores to drain.
     priority: 20
     conda:
         "../../environment.yml"
-    threads: workflow.cores
+    # As captures have, and as they beside others: both sides of the ratio take turns, so both meet the same machine.
+    threads: RUN.config.capture.threads
     resources:
         # Peak 1.2 GB at 4,096 tokens, as for a capture.
         mem_mb=2500,
@@ -31,6 +31,8 @@ use rule capture_overhead as sweep_speed with:
         **tables(SweepSpeed, "results/benchmark"),
     log:
         "results/logs/benchmark/sweep_speed.log",
+    # Milliseconds are timed: alone on the machine.
+    threads: workflow.cores
     resources:
         # Peak 0.3 GB.
         mem_mb=1500,

@@ -37,4 +37,5 @@ class CaptureOverhead(Job):
 
     @classmethod
     def of(cls, run: Run) -> CaptureOverhead:
-        return cls.taken(run, dtype=run.config.model.dtype)
+        tokens = run.config.benchmark.tokens or run.config.capture.tokens
+        return cls.taken(run, tokens=tokens, dtype=run.config.model.dtype)

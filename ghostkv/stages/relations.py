@@ -27,6 +27,14 @@ def check_stage(run: Run, stage: str) -> None:
         check(run)
 
 
+def _a_model_can_write(run: Run) -> None:
+    if run.imports:
+        raise ConfigError(
+            "demo: the model writes a paragraph, and capture.import brings tensors without a model. Accepted: a run of a "
+            "model.\n  Write: snakemake frontier   (or leave out capture.import)"
+        )
+
+
 def _benchmark_reads_a_text(run: Run) -> None:
     _within_texts(run, "benchmark.tokens", run.config.benchmark.tokens or run.config.capture.tokens)
 
@@ -128,6 +136,7 @@ def _policies(stage: str) -> Callable[[Run], None]:
 
 
 _CHECKS: dict[str, tuple[Callable[[Run], None], ...]] = {
+    "demo": (_a_model_can_write,),
     "benchmark": (_benchmark_reads_a_text,),
     "historical": (_prompts_are_cut_from_texts,),
     "synthetic": (_generated_contexts_have_cold_keys,),

@@ -82,7 +82,12 @@ class Run:
         return run
 
     def demo(self) -> Run:
-        """The same run made small, of every layer, with results of its own; see `ghostkv.config.demo`."""
+        """The same run made small, of every layer, with results of its own; see `ghostkv.config.demo`.
+
+        Imported tensors have no model to show, and their run stays as it is: `check_stage` refuses its demonstration.
+        """
+        if self.imports:
+            return self
         config = demo_config(self.config)
         return replace(
             self,

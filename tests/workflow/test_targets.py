@@ -27,4 +27,5 @@ def test_a_target_runs_its_stage_and_the_report_and_no_other_stage(project, stag
     rules = re.findall(
         r"^(?:rule|use rule \w+ as) (\w+)", (ROOT / f"workflow/rules/{stage}.smk").read_text(), re.MULTILINE
     )
-    assert project.planned("--", stage).keys() == {stage, "report", *rules}
+    # The tiny run has no long tasks.
+    assert project.planned("--", stage).keys() == {stage, "report", *rules} - {"retrieval_task"}

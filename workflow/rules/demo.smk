@@ -63,7 +63,7 @@ use rule sketch_layer as demo_sketch with:
 use rule gather_frontier as demo_writing with:
     input:
         **demo_captures(),
-        manifest=f"{RUN.model_folder}/manifest.json",
+        manifest=asked("demo", f"{RUN.model_folder}/manifest.json"),
         texts="results/demo/texts/texts.parquet",
         codecs=per_layer(demo_sketches()["codecs"], DEMO.layers),
     output:

@@ -21,8 +21,6 @@ from ghostkv.stages.retrieval.schemas import DENSE, SAMPLE_SCHEMA, THETA_SCHEMA
 from ghostkv.stages.retrieval.tasks.scoring import score
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from ghostkv.config.policies import SomePolicy
     from ghostkv.stages.retrieval.jobs import AskedPolicy, RetrievalTask
 
@@ -123,7 +121,7 @@ class Examinee:
 
 
 @lru_cache(maxsize=1)
-def _checked(folder: str, dtype: str, threads: int, prompt: tuple[int, ...]) -> PreTrainedModel:
+def _checked(folder: str, dtype: str, threads: int, prompt: tuple[int, ...]) -> Any:
     """The model, loaded and checked once for all tasks that a process answers."""
     register()
     model = load_model(folder, dtype, threads)

@@ -1,8 +1,36 @@
-"""GhostKV Lab. As good as empty on purpose: every stage depends on this file, so an import here would rerun them all."""
+"""GhostKV Lab: how much of a KV cache need never be read.
+
+    policy = ghostkv.fit(model, tokenizer, texts, bytes_ratio=0.25)
+    with ghostkv.elimination(model, policy) as traffic:
+        model.generate(...)
+
+As good as empty on purpose: every stage depends on this file, so an import here would rerun them all.
+"""
 
 import os
 
 __version__ = "0.1.0"
+# The public face, and where it is: imported when it is asked for.
+_FACE = {
+    "fit": "ghostkv.runtime.fitting",
+    "elimination": "ghostkv",
+    "load": "ghostkv.runtime.policy_files",
+    "frontier": "ghostkv.report.array_frontier",
+}
+__all__ = ["__version__", "elimination", "fit", "frontier", "load"]
+
+
+def __getattr__(name):
+    if name not in _FACE:
+        raise AttributeError(f"module 'ghostkv' has no attribute {name!r}; it has {', '.join(_FACE)}")
+    from importlib import import_module
+
+    # The room of that name, which can be called.
+    return (
+        import_module(f"ghostkv.{name}")
+        if _FACE[name] == "ghostkv"
+        else getattr(import_module(_FACE[name]), name)
+    )
 
 
 def _keep_compiled() -> None:

@@ -223,6 +223,38 @@ def choices(
     return found
 
 
+def calibrated_layer(
+    captures: Sequence[LayerCapture], codecs: Sequence[Codec], setting: Setting, metric: str, target: float
+) -> np.ndarray:
+    """Thetas of one layer's heads on the estimated log mass, calibrated as the frontier's are; float32 [heads].
+
+    Parameters
+    ----------
+    captures : sequence of LayerCapture
+        Threshold texts, with the queries that count.
+    codecs : sequence of Codec
+        One a KV head.
+    metric : str
+        `fer` or `dropped_mass`; its mean over exchangeable queries is at most `target`.
+
+    Returns
+    -------
+    ndarray
+        -inf for a head of which nothing may be eliminated.
+    """
+    rule, found = "relative_lse", []
+    for kv_head, codec in enumerate(codecs):
+        design, swept = Design(codec.name, codec.code_bytes, codec), []
+        for capture in captures:
+            view = view_group(capture, kv_head, setting, with_output=False)
+            known = estimate_group(view, design, codec.encode(capture.keys[kv_head]))
+            swept.append(sweep_rule(view, known, rule, setting))
+        risk, samples = mean_risk(swept, metric)
+        index = [conformal_index(head, samples, target) for head in risk]
+        found += [setting.grids[rule].theta[one] if one >= 0 else -np.inf for one in index]
+    return np.array(found, np.float32)
+
+
 def mean_risk(swept: Sequence[RuleSweep], metric: str) -> tuple[np.ndarray, int]:
     """Mean risk of each head over the queries of several texts, shape [group, thetas], and their number."""
     total = sum(one.rates[metric].sum(axis=1) for one in swept)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load, save
 
+from ghostkv.files.errors import TableError
 from ghostkv.files.io import atomic_path
 from ghostkv.files.seals import NAME, UNPROVED, check_name, damaged, name_of
 
@@ -21,17 +22,25 @@ _MARK = b"ghostkv-sha256:"
 _BLANK = _MARK + 64 * b"0"
 
 
-def save_tensors(tensors: Mapping[str, np.ndarray], path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Write arrays by name, atomically and with the same bytes for the same arrays."""
+def save_tensors(
+    tensors: Mapping[str, np.ndarray], path: str | Path, metadata: Mapping[str, str], name: str | None = None
+) -> None:
+    """Write arrays by name, atomically and with the same bytes for the same arrays.
+
+    Parameters
+    ----------
+    name : str, optional
+        What the file calls itself, where people may move and rename it; else its path says.
+    """
     # One entry: safetensors keeps several in a hash map, whose order differs from process to process.
-    entry = json.dumps({**metadata, NAME: name_of(path), "checksum": _BLANK.decode()}, sort_keys=True)
+    entry = json.dumps({**metadata, NAME: name or name_of(path), "checksum": _BLANK.decode()}, sort_keys=True)
     content = save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, {_ENTRY: entry})
     with atomic_path(path) as temporary:
         temporary.write_bytes(_sealed(content))
 
 
-def load_tensors(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays that `save_tensors` wrote.
+def load_tensors(path: str | Path, name: str | None = None) -> dict[str, np.ndarray]:
+    """The arrays that `save_tensors` wrote, under the same `name`.
 
     Raises
     ------
@@ -46,7 +55,11 @@ def load_tensors(path: str | Path) -> dict[str, np.ndarray]:
     if not mark or _sealed(before + _BLANK + after[64:]) != content:
         raise damaged(path, UNPROVED)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    check_name(json.loads(header["__metadata__"][_ENTRY])[NAME], path)
+    stated = json.loads(header["__metadata__"][_ENTRY])[NAME]
+    if name is None:
+        check_name(stated, path)
+    elif stated != name:
+        raise TableError(f"{path}: this is {stated}, not {name}.")
     return load(content)
 
 

@@ -140,6 +140,22 @@ def load_tokenizer(folder: str | Path) -> ModelTokenizer:
     return ModelTokenizer(Path(folder), read_tokenizer(folder))
 
 
+def tokenizer_of(tokenizer: PreTrainedTokenizerBase | ModelTokenizer) -> ModelTokenizer:
+    """A tokenizer of transformers as the lab has it. Raises ModelError for a slow one, which the library cannot read."""
+    if isinstance(tokenizer, ModelTokenizer):
+        return tokenizer
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is None:
+        raise ModelError(
+            f"{type(tokenizer).__name__} is no fast tokenizer. Accepted: those that the tokenizers library reads.\n"
+            "  Write: AutoTokenizer.from_pretrained(..., use_fast=True)"
+        )
+    own = Tokenizer.from_str(fast.to_str())
+    own.no_truncation()
+    own.no_padding()
+    return ModelTokenizer(Path(tokenizer.name_or_path or "."), own)
+
+
 def read_tokenizer(folder: str | Path) -> Tokenizer:
     """A folder's `tokenizer.json` as the library has it. Raises ModelError where it is not readable."""
     path = Path(folder) / "tokenizer.json"

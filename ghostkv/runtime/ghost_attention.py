@@ -129,6 +129,15 @@ def set_policy(model: PreTrainedModel, policy: Policy) -> Traffic:
     return runtime.traffic
 
 
+def unset_policy(model: PreTrainedModel) -> None:
+    """Undo `set_policy`: the model attends as before once it has another attention implementation."""
+    for module in model.modules():
+        seat = module.__dict__.pop(_SEAT, None)
+        if seat is not None:
+            seat.hook.remove()
+    model.__dict__.pop("generate", None)
+
+
 @contextmanager
 def dense_attention(model: PreTrainedModel, tokens: float = math.inf) -> Iterator[None]:
     """Run what this thread does inside densely and uncounted, whatever the policy says (to prefill in several calls, say).

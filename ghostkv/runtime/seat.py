@@ -35,7 +35,7 @@ class Runtime:
     """What the layers of a model share."""
 
     def __init__(self, policy: Policy):
-        self.policy, self.traffic = policy, Traffic()
+        self.policy, self.traffic = policy, Traffic(policy.certificate)
         self.dense: dict[int, float] = {}  # by thread, so many first tokens that are read densely
         self.warned = False
         self._mask: tuple[Tensor | None, np.ndarray] | None = None

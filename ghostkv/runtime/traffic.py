@@ -89,10 +89,40 @@ def dense_rows(visible: np.ndarray, group: int, pair: float) -> np.ndarray:
     return rows_of(visible, nothing, nothing, own, pair, nothing, nothing)
 
 
-class Traffic:
-    """Counts of decoded queries; layers that stay dense count in full, dense prefill does not count."""
+class Summary(dict):
+    """What was read, by name; printed, it is sentences, with what was promised."""
 
-    def __init__(self) -> None:
+    def __init__(self, read: Mapping[str, float], promise: str) -> None:
+        super().__init__(read)
+        self.promise = promise
+
+    def __repr__(self) -> str:
+        if not self["queries"]:
+            return "Nothing was decoded yet; a dense prefill does not count."
+        lines = [
+            f"Read: {self['bytes_ratio_gqa']:.1%} of the bytes of the full fp16 K and V, records included "
+            f"({self['bytes_ratio']:.1%} if each head read for itself).",
+            f"Never read: {self['elimination']:.1%} of the cold keys.",
+            f"Promised: {self.promise}.",
+        ]
+        if self[CERTIFIED] is not None:
+            lines.append(
+                f"Certified: no query dropped more than {self[CERTIFIED]:.2%} of its softmax mass; {self['violated']} violations."
+            )
+        return "\n".join(lines)
+
+
+class Traffic:
+    """Counts of decoded queries; layers that stay dense count in full, dense prefill does not count.
+
+    Attributes
+    ----------
+    promise : str
+        What the policy promises of what it does not read.
+    """
+
+    def __init__(self, promise: str = "nothing") -> None:
+        self.promise = promise
         self.reset()
 
     def reset(self) -> None:
@@ -130,7 +160,7 @@ class Traffic:
         """One row per position, all layers together: `position`, sums of `COLUMNS`, and the columns of `ratios`."""
         return ratios(self.queries().group_by("position").agg(pl.col(COLUMNS).sum()).sort("position"))
 
-    def summary(self) -> Mapping[str, float]:
+    def summary(self) -> Summary:
         """Over all layers and queries: `bytes_ratio_gqa`, `bytes_ratio`, `kept_fraction`, `elimination`, `queries`,
         `certified` (the largest) and `violated`.
 
@@ -140,11 +170,15 @@ class Traffic:
         queries = self.queries()
         row = ratios(queries.select(pl.col(COLUMNS).sum())).row(0, named=True)
         names = ("bytes_ratio_gqa", "bytes_ratio", "kept_fraction", "elimination")
-        return {name: float("nan") if row[name] is None else row[name] for name in names} | {
-            "queries": queries.height,
-            CERTIFIED: queries[CERTIFIED].max(),
-            "violated": int(row["violated"]),
-        }
+        return Summary(
+            {name: float("nan") if row[name] is None else row[name] for name in names}
+            | {
+                "queries": queries.height,
+                CERTIFIED: queries[CERTIFIED].max(),
+                "violated": int(row["violated"]),
+            },
+            self.promise,
+        )
 
 
 def ratios(counts: pl.DataFrame) -> pl.DataFrame:

@@ -1,0 +1,154 @@
+"""Fitted policies as one file, which other processes and machines load: no captures, no results folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ghostkv.codecs.nested import Nested
+from ghostkv.files.errors import ConfigError, TableError
+from ghostkv.files.tensors import load_tensors, save_tensors
+from ghostkv.runtime.certified import CertifiedMass
+from ghostkv.runtime.deciders import Decider, GhostDecider, GhostFrames
+from ghostkv.runtime.fused_attention import EstimateFrames
+from ghostkv.runtime.fused_records import RecordFrames
+from ghostkv.runtime.policy import Policy
+
+# What the file calls itself, wherever it lies.
+_NAME = "ghostkv policy"
+_OPTIONS = ("name", "dense_layers", "sinks", "hot", "prefill", "shared", "certificate")
+_NESTED = ("mean_", "encoder_", "decoder_", "metric_", "edges_", "order_", "rho_top_")
+
+
+@dataclass(frozen=True)
+class FittedPolicy(Policy):
+    """A policy of ghost records or of certified mass, which can be kept."""
+
+    def save(self, path: str | Path) -> None:
+        """Write it as one safetensors file, which `ghostkv.load` reads on any machine.
+
+        Raises
+        ------
+        ConfigError
+            It has deciders of another kind: a peer is named in a config.
+        """
+        tensors, kinds = {}, {}
+        for layer, decider in self.deciders.items():
+            kinds[layer], arrays = _packed(decider)
+            tensors |= {f"{layer}/{name}": array for name, array in arrays.items()}
+        about = {name: getattr(self, name) for name in _OPTIONS} | {"deciders": kinds}
+        tensors["policy"] = np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8)
+        save_tensors(tensors, path, {}, _NAME)
+
+
+def load(path: str | Path) -> FittedPolicy:
+    """Read what `FittedPolicy.save` wrote.
+
+    Raises
+    ------
+    TableError
+        The file is missing or damaged, or holds no policy.
+    """
+    tensors = load_tensors(path, _NAME)
+    about = json.loads(bytes(tensors.pop("policy")))
+    by_layer: dict[int, dict[str, np.ndarray]] = {}
+    for name, array in tensors.items():
+        layer, _, field = name.partition("/")
+        by_layer.setdefault(int(layer), {})[field] = array
+    kinds = {int(layer): kind for layer, kind in about.pop("deciders").items()}
+    unknown = {kind["kind"] for kind in kinds.values()} - {*_READERS}
+    if unknown:
+        raise TableError(f"{path}: deciders of kind {', '.join(sorted(unknown))}, which this version lacks.")
+    deciders = {layer: _READERS[kind["kind"]](kind, by_layer[layer]) for layer, kind in kinds.items()}
+    return FittedPolicy(deciders=deciders, **about | {"dense_layers": tuple(about["dense_layers"])})
+
+
+def _packed(decider: Decider) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What a decider is, and its arrays."""
+    if isinstance(decider, GhostDecider):
+        frames = decider.frames
+        kind = {
+            "kind": "ghost", "compensate": decider.compensate, "per_key": decider.per_key,
+            "record_bytes": frames.record_bytes,
+        }  # fmt: skip
+        arrays = frames.writing._asdict()
+        rows = _rows(arrays["metric"], arrays["encoder"], arrays["dims"])
+        if rows is not None:
+            del arrays["encoder"]
+            arrays["rows"] = rows
+        return kind, arrays | {"theta": decider.theta}
+    if isinstance(decider, CertifiedMass):
+        kind = {
+            "kind": "certified_mass", "delta": decider.delta, "shares": list(decider.shares),
+            "compensate": decider.compensate, "levels": list(decider.codecs[0].levels),
+        }  # fmt: skip
+        arrays = {
+            f"{head}/{name}": getattr(codec, name)
+            for head, codec in enumerate(decider.codecs)
+            for name in _NESTED
+        }
+        # Of depth d there are 2^d cells.
+        cells = {
+            f"{head}/cells": np.concatenate(
+                [depth[:, : 1 << d] for d, depth in enumerate(codec.centroids_)], axis=1
+            )
+            for head, codec in enumerate(decider.codecs)
+        }
+        return kind, arrays | cells
+    raise ConfigError(
+        f"policy: a decider of kind {decider.name} cannot be saved. Accepted: policies of ghost records and of certified mass, "
+        "as ghostkv.fit makes them; others are named in a config."
+    )
+
+
+def _rows(metric: np.ndarray, encoder: np.ndarray, dims: np.ndarray) -> np.ndarray | None:
+    """Which row of the metric each coordinate's encoder is, int16 [kv_heads, dims], -1 beyond; None if it is none.
+
+    The encoder of a query-aware frame is a part of its metric, which takes half of the file.
+    """
+    rows = np.full(encoder.shape[:2], -1, np.int16)
+    for head in range(len(metric)):
+        alike = (encoder[head, : dims[head], None] == metric[head][None]).all(axis=2)
+        if not alike.any(axis=1).all():
+            return None
+        rows[head, : dims[head]] = alike.argmax(axis=1)
+    return rows
+
+
+def _ghost(kind: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> GhostDecider:
+    theta, rows = arrays.pop("theta"), arrays.pop("rows", None)
+    if rows is not None:
+        heads = np.arange(len(rows))[:, None]
+        arrays["encoder"] = np.where(rows[..., None] >= 0, arrays["metric"][heads, rows], 0.0)
+    writing = RecordFrames(**arrays)
+    reading = EstimateFrames(
+        offset=writing.mean.astype(np.float32), decoder=writing.decoder.astype(np.float32), dims=writing.dims
+    )
+    return GhostDecider(
+        GhostFrames(writing, reading, kind["record_bytes"]), theta, kind["compensate"], kind["per_key"]
+    )
+
+
+def _certified(kind: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> CertifiedMass:
+    heads = 1 + max(int(name.partition("/")[0]) for name in arrays)
+    codecs = []
+    for head in range(heads):
+        codec = Nested.of(tuple(kind["levels"]))
+        for name in _NESTED:
+            setattr(codec, name, arrays[f"{head}/{name}"])
+        cells = arrays[f"{head}/cells"]
+        depths = (cells.shape[1] + 1).bit_length() - 1
+        codec.centroids_ = np.zeros((depths, len(cells), 1 << (depths - 1)), cells.dtype)
+        for depth in range(depths):
+            first = (1 << depth) - 1
+            codec.centroids_[depth, :, : 1 << depth] = cells[:, first : first + (1 << depth)]
+        codecs.append(codec)
+    return CertifiedMass(codecs, kind["delta"], tuple(kind["shares"]), kind["compensate"])
+
+
+_READERS = {"ghost": _ghost, "certified_mass": _certified}

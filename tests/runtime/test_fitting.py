@@ -1,0 +1,167 @@
+"""Three lines of Python: a policy fitted to a model at hand, in its seat and out of it again, kept in a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ghostkv
+from ghostkv.files.errors import ConfigError, TableError, TextError
+from ghostkv.models.tokenizer import ModelTokenizer, byte_tokenizer
+from ghostkv.runtime.certified import CertifiedMass
+from ghostkv.runtime.policy import identity_policy
+from tests.runtime.ghost_fixtures import tiny
+
+TOKENS = 384
+CONFIG = {"frontier": {"hot": 16, "top_k": 8}, "certificates": {"probes": 8}}
+
+
+def text(seed: int, length: int = TOKENS + 50) -> str:
+    letters = np.random.default_rng(seed).integers(97, 123, length)
+    return "".join(map(chr, letters))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny(vocab_size=300, max_position_embeddings=1024)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return ModelTokenizer(Path("."), byte_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def policy(model, tokenizer):
+    return ghostkv.fit(model, tokenizer, [text(0), text(1)], bytes_ratio=0.5, tokens=TOKENS, config=CONFIG)
+
+
+def ids(seed: int = 5, tokens: int = 300) -> torch.Tensor:
+    return torch.tensor([ModelTokenizer(Path("."), byte_tokenizer()).encode(text(seed, tokens))])
+
+
+def generated(model, **options) -> list[int]:
+    return model.generate(ids(), max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)[
+        0
+    ].tolist()
+
+
+def test_the_ratio_that_is_asked_for_is_what_is_read(model, policy):
+    with ghostkv.elimination(model, policy) as traffic, torch.inference_mode():
+        cache = model(ids(6, TOKENS)[:, : TOKENS // 2], use_cache=True).past_key_values
+        model(ids(6, TOKENS)[:, TOKENS // 2 :], past_key_values=cache)
+    read = traffic.summary()
+    assert read["bytes_ratio_gqa"] == pytest.approx(0.5, abs=0.05)
+    assert read["queries"] == 2 * (TOKENS // 2)
+    assert repr(read).startswith(f"Read: {read['bytes_ratio_gqa']:.1%} of the bytes")
+
+
+def test_afterwards_the_model_is_what_it_was(model, policy):
+    before, own = generated(model), model.config._attn_implementation
+    with ghostkv.elimination(model, policy) as traffic:
+        during = generated(model)
+    assert traffic.summary()["queries"] > 0
+    assert generated(model) == before
+    assert model.config._attn_implementation == own
+    assert "generate" not in vars(model)
+    assert not any("_ghostkv_seat" in vars(module) for module in model.modules())
+    with pytest.raises(RuntimeError), ghostkv.elimination(model, policy):
+        raise RuntimeError
+    assert model.config._attn_implementation == own
+    assert len(during) == len(before)
+
+
+def test_a_policy_that_eliminates_nothing_says_what_the_model_says(model):
+    with ghostkv.elimination(model, identity_policy(model.config)):
+        assert generated(model) == generated(model)
+        said = generated(model)
+    assert said == generated(model)
+
+
+@pytest.mark.parametrize("asked", [{"bytes_ratio": 0.5}, {"certificate": 0.05}, {"target_fer": 0.05}])
+def test_a_saved_policy_decides_the_same(model, tokenizer, tmp_path, asked):
+    fitted = ghostkv.fit(model, tokenizer, [text(0), text(1)], tokens=TOKENS, config=CONFIG, **asked)
+    fitted.save(tmp_path / "policy.safetensors")
+    # Under any name, anywhere.
+    moved = (tmp_path / "policy.safetensors").rename(tmp_path / "mine.bin")
+    loaded = ghostkv.load(moved)
+    found = []
+    for one in (fitted, loaded):
+        with ghostkv.elimination(model, one) as traffic, torch.inference_mode():
+            cache = model(ids(7)[:, :200], use_cache=True).past_key_values
+            found.append((model(ids(7)[:, 200:], past_key_values=cache).logits, traffic.queries()))
+    (one, read), (other, same) = found
+    assert torch.equal(one, other)
+    assert read.equals(same)
+    assert loaded.certificate == fitted.certificate
+    again = tmp_path / "again.safetensors"
+    loaded.save(again)
+    assert again.read_bytes() == moved.read_bytes()
+
+
+def test_a_certificate_holds_for_every_query(model, tokenizer):
+    fitted = ghostkv.fit(model, tokenizer, [text(0), text(1)], tokens=TOKENS, config=CONFIG, certificate=0.05)
+    assert all(isinstance(one, CertifiedMass) for one in fitted.deciders.values())
+    with ghostkv.elimination(model, fitted) as traffic, torch.inference_mode():
+        cache = model(ids(8)[:, :200], use_cache=True).past_key_values
+        model(ids(8)[:, 200:], past_key_values=cache)
+    read = traffic.summary()
+    assert 0 < read["certified"] <= 0.05
+    assert read["violated"] == 0
+    assert "0 violations" in repr(read)
+
+
+def test_a_target_that_no_number_of_queries_can_promise_is_refused(model, tokenizer):
+    with pytest.raises(ConfigError, match=r"target_fer=0\.0001"):
+        ghostkv.fit(model, tokenizer, [text(0), text(1)], tokens=TOKENS, config=CONFIG, target_fer=0.0001)
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "message"),
+    [
+        ([text(0), text(1)], {}, "nothing is asked for"),
+        ([text(0), text(1)], {"bytes_ratio": 0.3, "certificate": 0.1}, "bytes_ratio=0.3, certificate=0.1"),
+        ([text(0), text(1)], {"bytes_ratio": 25}, "bytes_ratio=25"),
+        ([text(0)], {"bytes_ratio": 0.3}, "texts are given for codec"),
+        ({"codec": [text(0)], "held_out": [text(1)]}, {"bytes_ratio": 0.3}, "codec, held_out"),
+        ([text(0), text(1, 80)], {"bytes_ratio": 0.3}, "threshold_0 has 80 tokens"),
+        ([text(0), text(1)], {"bytes_ratio": 0.3, "tokens": 900}, "tokens=4"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_fitted_is_refused_with_what_to_write(model, tokenizer, texts, options, message):
+    with pytest.raises((ConfigError, TextError), match=message):
+        ghostkv.fit(model, tokenizer, texts, **options)
+
+
+def test_a_damaged_policy_file_is_refused(policy, tmp_path):
+    path = tmp_path / "policy.safetensors"
+    policy.save(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(TableError, match=r"policy\.safetensors"):
+        ghostkv.load(path)
+
+
+def test_the_frontier_of_arrays_is_a_frame_and_a_chart():
+    rng = np.random.default_rng(0)
+    keys = rng.normal(size=(2, 512, 16)) * np.linspace(2, 0.1, 16)
+    queries, values = rng.normal(size=(4, 200, 16)), rng.normal(size=(2, 512, 16))
+    table, chart = ghostkv.frontier(queries, keys, values, config=CONFIG)
+    assert set(table["codec"]) == {"exact", "transform_code"}
+    assert table["head"].n_unique() == 4
+    # Of the last 200 tokens every other one is measured.
+    assert table["queries"].unique().to_list() == [100]
+    lines = table.sort("theta").group_by("codec", "head", maintain_order=True)
+    assert all(line["elimination"].is_sorted() and line["fer"].is_sorted() for _, line in lines)
+    lossless = (
+        table.filter(table["fer"] == 0).group_by("codec").agg(best="elimination").to_dict(as_series=False)
+    )
+    best = {name: max(found) for name, found in zip(lossless["codec"], lossless["best"], strict=True)}
+    assert best["exact"] >= best["transform_code"] > 0
+    drawn = json.loads(chart.to_json())
+    assert drawn["mark"]["type"] == "line"

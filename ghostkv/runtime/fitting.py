@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -201,10 +202,12 @@ class _Fitting:
             frames[layer] = GhostFrames.of(codecs)
             thetas[layer] = calibrated_layer(captures, codecs, setting, "fer", target)
         if not any(np.isfinite(found).any() for found in thetas.values()):
-            queries = sum(len(capture.positions) for capture in captures)
+            each = len(captures[0].positions)
             raise ConfigError(
-                f"fit: target_fer={target:g} cannot be promised from {queries} queries a head. Accepted: "
-                f"{1 / (queries + 1):.2g} or more, where some heads allow it.\n  Write: more or longer threshold texts"
+                f"fit: target_fer={target:g} cannot be promised from {each * len(captures)} queries a head: it takes "
+                f"{math.ceil(1 / target) - 1} at least, and a text gives {each}. Accepted: more threshold texts, or a larger "
+                f'target.\n  Write: texts={{"codec": [...], "threshold": [...]}} with {math.ceil(1 / target / each)} or more '
+                "threshold texts"
             )
         return ghost_policy(
             frames, thetas, sources.heads, name="calibrated", sinks=frontier.sinks, hot=frontier.hot,

@@ -10,27 +10,27 @@ As good as empty on purpose: every stage depends on this file, so an import here
 import os
 
 __version__ = "0.1.0"
-# The public face, and where it is: imported when it is asked for.
+# The public face, and the room and module where it is: imported when it is asked for. No whole names of modules, which would
+# make them a part of every job's fingerprint.
 _FACE = {
-    "fit": "ghostkv.runtime.fitting",
-    "elimination": "ghostkv",
-    "load": "ghostkv.runtime.policy_files",
-    "frontier": "ghostkv.report.array_frontier",
+    "fit": ("runtime", "fitting"),
+    "elimination": ("runtime", "eliminating"),
+    "load": ("runtime", "policy_files"),
+    "frontier": ("report", "array_frontier"),
 }
 __all__ = ["__version__", "elimination", "fit", "frontier", "load"]
+
+
+def _face(name):
+    from importlib import import_module
+
+    return getattr(import_module(".".join((__name__, *_FACE[name]))), name)
 
 
 def __getattr__(name):
     if name not in _FACE:
         raise AttributeError(f"module 'ghostkv' has no attribute {name!r}; it has {', '.join(_FACE)}")
-    from importlib import import_module
-
-    # The room of that name, which can be called.
-    return (
-        import_module(f"ghostkv.{name}")
-        if _FACE[name] == "ghostkv"
-        else getattr(import_module(_FACE[name]), name)
-    )
+    return _face(name)
 
 
 def _keep_compiled() -> None:

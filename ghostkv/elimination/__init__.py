@@ -1,17 +1,17 @@
 """The mathematics: exact attention, thresholds, sweeps, metrics, bounds, certificates, intervals.
 
-`ghostkv.elimination(model, policy)` is `ghostkv.runtime.eliminating.elimination`: the room has the name that the verb has.
+Python puts a room that was imported where `ghostkv.elimination`, the verb, would be: called, the room is the verb.
 """
 
 import sys
 from types import ModuleType
 
+import ghostkv
+
 
 class _Room(ModuleType):
     def __call__(self, *args, **kwargs):
-        from importlib import import_module
-
-        return import_module("ghostkv.runtime.eliminating").elimination(*args, **kwargs)
+        return ghostkv._face("elimination")(*args, **kwargs)
 
 
 sys.modules[__name__].__class__ = _Room

@@ -101,7 +101,7 @@ def fit(
     chosen, ids = _lengths(tokenizer_of(tokenizer), dealt, tokens, load_config(dict(config or {})))
     with tempfile.TemporaryDirectory(prefix="ghostkv_") as folder:
         fitting = _Fitting(model, chosen, [], Path(folder))
-        fitting.record(dealt, ids)
+        fitting.capture(dealt, ids)
         return FittedPolicy(**vars(fitting.policy(**asked)))
 
 
@@ -153,20 +153,20 @@ class _Fitting:
     captures: list[CapturedText]
     folder: Path
 
-    def record(self, dealt: Mapping[str, tuple[str, str]], ids: Mapping[str, list[int]]) -> None:
+    def capture(self, dealt: Mapping[str, tuple[str, str]], ids: Mapping[str, list[int]]) -> None:
         """Capture every text, its proof included."""
-        capture, self.layers = self.config.capture, list(measurable_layers(self.model))
+        asked, self.layers = self.config.capture, list(measurable_layers(self.model))
         with progress(total=len(dealt) * len(self.layers), desc="capture", unit="layer") as bar:
             for name, (role, _) in dealt.items():
                 text = CapturedText(name, "", role, str(self.folder / name))
-                with ProvenWriter(Path(text.folder), {"text": name}, capture.tolerance) as writer:
+                with ProvenWriter(Path(text.folder), {"text": name}, asked.tolerance) as writer:
 
                     def keep(layer, proof, writer=writer):
                         writer.append(layer, proof)
                         bar.update()
 
-                    positions = sample_positions(capture.query_bands, name, capture.seed)
-                    record_attention(self.model, ids[name], positions, keep, self.layers, capture.cache_dtype)
+                    positions = sample_positions(asked.query_bands, name, asked.seed)
+                    record_attention(self.model, ids[name], positions, keep, self.layers, asked.cache_dtype)
                 self.captures.append(text)
 
     def policy(

@@ -84,10 +84,10 @@ class Run:
     def demo(self) -> Run:
         """The same run made small, of every layer, with results of its own; see `ghostkv.config.demo`.
 
-        Imported tensors have no model to show, and their run stays as it is: `check_stage` refuses its demonstration.
+        Imported tensors have no model to show, and their config stays as it is: `check_stage` refuses the demonstration.
         """
         if self.imports:
-            return self
+            return replace(self, folder=f"{self.folder}/demo")
         config = demo_config(self.config)
         return replace(
             self,

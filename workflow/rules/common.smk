@@ -53,6 +53,8 @@ if re.search(r"""[\s'"\\`$&;|<>()*?!#~]""", sys.executable):
 RESOURCES = resources_of(ROOT)
 RUN = refused(Run.resolve, config, RESOURCES, workflow.config_settings.config)
 config.update(RUN.config.plain())
+# The same made small; its rules are in demo.smk.
+DEMO = RUN.demo()
 
 
 def job_params(job):
@@ -146,6 +148,24 @@ def sketch_files():
         "codecs": "results/sketch/layer_{layer}/codecs.safetensors",
         "records": "results/sketch/layer_{layer}/records.parquet",
     }
+
+
+def demo_params(job):
+    """As `job_params`, of the demonstration."""
+    return lambda wildcards: job.of(DEMO, **dict(wildcards.items())).params()
+
+
+def demo_captures():
+    """As `captures`, of the demonstration."""
+    return {
+        kind: expand(f"results/demo/capture/{{text}}/{kind}.parquet", text=DEMO.texts)
+        for kind in capture_files()
+    }
+
+
+def demo_sketches():
+    """As `sketch_files`, of the demonstration."""
+    return {kind: path.replace("results/", "results/demo/") for kind, path in sketch_files().items()}
 
 
 wildcard_constraints:

@@ -3,26 +3,6 @@ from ghostkv.files.jobs import together
 from ghostkv.report.jobs import DemoReport, demo_tables
 from ghostkv.stages.demo.jobs import WriteOn, swept_layers
 
-DEMO = RUN.demo()
-
-
-def demo_params(job):
-    """As `job_params`, of the demonstration."""
-    return lambda wildcards: job.of(DEMO, **dict(wildcards.items())).params()
-
-
-def demo_captures():
-    """As `captures`, of the demonstration."""
-    return {
-        kind: expand(f"results/demo/capture/{{text}}/{kind}.parquet", text=DEMO.texts)
-        for kind in capture_files()
-    }
-
-
-def demo_sketches():
-    """As `sketch_files`, of the demonstration."""
-    return {kind: path.replace("results/", "results/demo/") for kind, path in sketch_files().items()}
-
 
 use rule assemble_texts as demo_texts with:
     output:

@@ -27,6 +27,9 @@ class Grid(NamedTuple):
     # uint32 [cells]; for each cell of an even partition of [theta[0], theta[-1]], a bin that is not above any
     # statistic's bin in that cell
     table: np.ndarray
+    edge: (
+        np.ndarray
+    )  # float32 [cells]; the threshold that a statistic of the cell must reach to be in a later bin
     inverse: np.float32  # cells per unit of the statistic
     corrections: int  # how many thresholds a cell's guess can be short by
 
@@ -50,10 +53,12 @@ class Grid(NamedTuple):
         bins = np.searchsorted(theta.astype(np.float64), edges, "right")
         bins[0] = 0
         table = bins[:cells]
+        padded = np.append(theta, np.float32(np.inf))
         return cls(
             theta,
-            np.append(theta, np.float32(np.inf)),
+            padded,
             table.astype(np.uint32),
+            padded[table],
             np.float32(cells / span),
             int((bins[3:] - table).max()),
         )
@@ -69,17 +74,19 @@ def bin_row(statistic, grid, guess, bins):
     guess, bins : ndarray of uint32, shape [keys]
         Scratch, and where the bins go.
     """
-    padded, table = grid.padded, grid.table
+    padded, table, edge = grid.padded, grid.table, grid.edge
     low, top = padded[0], np.float32(table.size - 1)
     last = np.uint32(padded.size - 1)
     for j in range(statistic.size):
         cell = (statistic[j] - low) * grid.inverse
         cell = cell if cell > np.float32(0) else np.float32(0)
         guess[j] = np.uint32(np.int32(cell if cell < top else top))
+    # Both look-ups depend on the cell alone, so neither waits for the other.
     for j in range(statistic.size):
-        bins[j] = table[np.uint64(guess[j])]
-    for _ in range(grid.corrections):
+        cell = np.uint64(guess[j])
+        # An infinite statistic passes the infinite padding too, hence the cap.
+        bins[j] = min(table[cell] + np.uint32(edge[cell] <= statistic[j]), last)
+    for _ in range(grid.corrections - 1):
         for j in range(statistic.size):
             found = bins[j]
-            # An infinite statistic passes the infinite padding too, hence the cap.
             bins[j] = min(found + np.uint32(padded[np.uint64(found)] <= statistic[j]), last)

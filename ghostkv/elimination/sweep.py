@@ -61,8 +61,8 @@ def sweep(
     group, queries, _ = statistic.shape
     thetas = len(grid.theta)
     counted = _Counted(
-        counts=np.zeros((4, group, queries, thetas + 1), np.int32),
-        masses=np.zeros((group, queries, thetas + 1)),
+        counts=np.empty((4, group, queries, thetas + 1), np.int32),
+        masses=np.empty((group, queries, thetas + 1)),
         union=np.zeros((queries, thetas + 1), np.int32),
         error=np.zeros((group, queries, thetas) if values is not None else (1, 1, 0), np.float32),
     )
@@ -113,33 +113,41 @@ class _Counted(NamedTuple):
 
 
 # Unsigned indices: see `ghostkv.elimination.grid`.
-# What a key with these flags adds to the packed counters: (1, top-k) and (95 % mass, 99 % mass).
+# Four counters share a word, 16 bits each: keys, and those of them that are flagged top-k, 95 % and 99 % mass. What a key
+# with given flags adds to it:
 _FLAGS = np.arange(256, dtype=np.uint64)
-_LANES = np.stack(
-    [
-        np.uint64(1) | ((_FLAGS & TOP_K) // TOP_K) << np.uint64(32),
-        (_FLAGS & MASS_95) // MASS_95 | ((_FLAGS & MASS_99) // MASS_99) << np.uint64(32),
-    ],
-    axis=1,
+_LANES = np.uint64(1) | sum(
+    (_FLAGS & flag) // flag << np.uint64(16 * lane) for lane, flag in enumerate((TOP_K, MASS_95, MASS_99), 1)
 )
+# So many keys fill no counter.
+_BLOCK = 0xFFFF
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _histogram_row(bins, mass, needed, lanes, packed, counts, masses):
-    """Running counts of a row by bin; two counters share a word: a key costs two additions and no branch."""
-    packed[: masses.size] = 0
-    for j in range(bins.size):
-        place, flags = np.uint64(bins[j]), np.uint64(needed[j])
-        packed[place, 0] += lanes[flags, 0]
-        packed[place, 1] += lanes[flags, 1]
-        masses[place] += mass[j]
-    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
-    first, second, total = np.uint64(0), np.uint64(0), 0.0
-    for place in range(masses.size):
-        first, second, total = first + packed[place, 0], second + packed[place, 1], total + masses[place]
-        counts[0, place], counts[1, place] = first & low, first >> half
-        counts[2, place], counts[3, place] = second & low, second >> half
-        masses[place] = total
+def _histogram_row(bins, mass, needed, lanes, packed, summed, counts, masses):
+    """Running counts and masses of a row by bin: a key costs two additions and no branch; `packed`, `summed` are scratch."""
+    summed[:] = 0.0
+    low = np.uint64(0xFFFF)
+    for begin in range(0, max(1, bins.size), _BLOCK):
+        block = slice(begin, begin + _BLOCK)
+        places, share, flags = bins[block], mass[block], needed[block]
+        packed[:] = 0
+        for j in range(places.size):
+            place = np.uint64(places[j])
+            packed[place] += lanes[np.uint64(flags[j])]
+            summed[place] += share[j]
+        keys, dropped = np.uint64(0), 0.0
+        for place in range(packed.size):
+            keys, dropped = keys + packed[place], dropped + summed[place]
+            packed[place], masses[place] = keys, dropped
+        for lane in range(4):
+            shift, count = np.uint64(16 * lane), counts[lane]
+            if begin:
+                for place in range(packed.size):
+                    count[place] += packed[place] >> shift & low
+            else:
+                for place in range(packed.size):
+                    count[place] = packed[place] >> shift & low
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
@@ -194,7 +202,7 @@ def _count(keys, values, outputs, grid, counted):
     thetas = counted.error.shape[2]
     guess, bins, highest = np.empty(count, np.uint32), np.empty(count, np.uint32), np.empty(count, np.uint32)
     lost = np.empty((thetas + 1, values.shape[1]), np.float32)
-    packed = np.empty((counted.masses.shape[2], 2), np.uint64)
+    packed, summed = np.empty(counted.masses.shape[2], np.uint64), np.empty(counted.masses.shape[2])
     for query in range(queries):
         cold = slice(keys.start[query], keys.stop[query])
         size = max(keys.stop[query] - keys.start[query], 0)
@@ -209,6 +217,7 @@ def _count(keys, values, outputs, grid, counted):
                 keys.needed[head, query, cold],
                 _LANES,
                 packed,
+                summed,
                 counted.counts[:, head, query],
                 masses,
             )

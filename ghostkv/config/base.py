@@ -132,3 +132,8 @@ class GridEntry(Section):
     count: int = setting(
         ..., "Number of values. The cost of a sweep hardly grows with it; its tables do.", ge=1, le=10_000
     )
+
+
+def losses(targets: Section) -> dict[str, tuple[float, ...]]:
+    """Loss -> how much of it thresholds are chosen for."""
+    return {loss: tuple(found) for loss, found in targets.plain().items()}

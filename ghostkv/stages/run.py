@@ -11,7 +11,6 @@ from typing import Any
 
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs.records import CodecSpec
-from ghostkv.config.base import Section
 from ghostkv.config.demo import demo_config
 from ghostkv.config.experiment import Config, load_config
 from ghostkv.config.words import marked
@@ -192,11 +191,6 @@ class Run:
             return [file for text in self.imports for file in self.imported_files(text)]
         questions = [] if (data := self.config.retrieval.data) == "ruler" else [data]
         return [*self.own_files(), *questions, *self.model.local_files()]
-
-
-def losses(targets: Section) -> dict[str, tuple[float, ...]]:
-    """Loss -> how much of it thresholds are chosen for."""
-    return {loss: tuple(found) for loss, found in targets.plain().items()}
 
 
 def resources_of(root: str | Path) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ghostkv.files.jobs import Job
-from ghostkv.stages.run import Run
+
+if TYPE_CHECKING:
+    from ghostkv.stages.run import Run
 
 
 @dataclass(frozen=True)

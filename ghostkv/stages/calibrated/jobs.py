@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs.by_name import modules
 from ghostkv.codecs.records import CodecSpec
-from ghostkv.config.base import GridEntry
+from ghostkv.config.base import GridEntry, losses
 from ghostkv.config.calibrated import LearnedCodec
 from ghostkv.files.jobs import Job
 from ghostkv.stages.calibrated.schemas import LAYER_SCHEMAS
 from ghostkv.stages.calibrated.summary_schemas import SUMMARY_SCHEMAS
-from ghostkv.stages.run import Run, losses
+
+if TYPE_CHECKING:
+    from ghostkv.stages.run import Run
 
 
 @dataclass(frozen=True)

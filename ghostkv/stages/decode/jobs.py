@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ghostkv.codecs.by_name import modules
 from ghostkv.config.base import GridEntry
 from ghostkv.config.frontier import Headline, Safe
 from ghostkv.files.jobs import Job
 from ghostkv.stages.decode.schemas import SCHEMAS
-from ghostkv.stages.run import Run
+
+if TYPE_CHECKING:
+    from ghostkv.stages.run import Run
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.config.policies import GhostPolicy, modules_of
 from ghostkv.config.resolved import resolve
 from ghostkv.files.jobs import Job
-from ghostkv.stages.run import Run
+
+if TYPE_CHECKING:
+    from ghostkv.stages.run import Run
 
 # Layers that are swept; all are sketched, as the model decodes with records in every one.
 _SWEPT = 6

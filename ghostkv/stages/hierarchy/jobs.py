@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.config.hierarchy import IndexEntry
 from ghostkv.files.jobs import Job
 from ghostkv.stages.hierarchy.schemas import SCHEMAS
 from ghostkv.stages.hierarchy.summary_schemas import SUMMARY_SCHEMAS
-from ghostkv.stages.run import Run
+
+if TYPE_CHECKING:
+    from ghostkv.stages.run import Run
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ghostkv.files.jobs import Job
 from ghostkv.sources.entries import ModelEntry
-from ghostkv.stages.run import Run
+
+if TYPE_CHECKING:
+    from ghostkv.stages.run import Run
 
 
 @dataclass(frozen=True)

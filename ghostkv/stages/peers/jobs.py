@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs.by_name import modules
@@ -11,7 +11,9 @@ from ghostkv.codecs.records import CodecSpec
 from ghostkv.files.jobs import Job
 from ghostkv.stages.peers.schemas import LAYER_SCHEMAS
 from ghostkv.stages.peers.summary_schemas import SUMMARY_SCHEMAS
-from ghostkv.stages.run import Run
+
+if TYPE_CHECKING:
+    from ghostkv.stages.run import Run
 
 
 @dataclass(frozen=True)

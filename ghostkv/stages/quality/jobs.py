@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.config.policies import GhostPolicy, SomePolicy, modules_of
@@ -13,7 +13,9 @@ from ghostkv.files.jobs import Job
 from ghostkv.stages.quality.families import family_of
 from ghostkv.stages.quality.schemas import TEXT_TABLES
 from ghostkv.stages.quality.summary_schemas import SUMMARY_TABLES
-from ghostkv.stages.run import Run
+
+if TYPE_CHECKING:
+    from ghostkv.stages.run import Run
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.config.policies import FullPolicy, GhostPolicy, SomePolicy, modules_of
@@ -12,7 +12,9 @@ from ghostkv.config.resolved import resolve
 from ghostkv.config.retrieval import TaskEntry
 from ghostkv.files.jobs import Job
 from ghostkv.stages.retrieval.schemas import DENSE
-from ghostkv.stages.run import Run
+
+if TYPE_CHECKING:
+    from ghostkv.stages.run import Run
 
 
 def question_files(run: Run) -> list[str]:

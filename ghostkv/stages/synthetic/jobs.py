@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ghostkv.codecs.by_name import modules
 from ghostkv.codecs.records import CodecSpec
-from ghostkv.config.base import GridEntry
+from ghostkv.config.base import GridEntry, losses
 from ghostkv.config.frontier import Safe
 from ghostkv.config.synthetic import AuditEntry, DecodeEntry, TradeoffEntry
 from ghostkv.files.jobs import Job
-from ghostkv.stages.run import Run, losses
 from ghostkv.stages.synthetic.schemas import SCHEMAS
 from ghostkv.stages.synthetic.summary_schemas import SUMMARY_SCHEMAS
+
+if TYPE_CHECKING:
+    from ghostkv.stages.run import Run
 
 
 @dataclass(frozen=True)

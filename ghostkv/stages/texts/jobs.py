@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ghostkv.files.jobs import Job
 from ghostkv.sources.documents import TextSource
-from ghostkv.stages.run import Run
+
+if TYPE_CHECKING:
+    from ghostkv.stages.run import Run
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import resource
+import subprocess
 import time
 from pathlib import Path
 
@@ -16,9 +19,8 @@ from tests.workflow.test_screen import make_flags
 ROOT = Path(__file__).parents[2]
 RUBBISH = "neither a table nor a model\n"
 # Two stages read nothing that the workflow made, so there is nothing to spoil: the store, and the model of the tiny run.
-STAGES = sorted(
-    {path.stem for path in (ROOT / "workflow/rules").glob("*.smk")} - {"common", "model", "store"}
-)
+UNREADING = ["model", "store"]
+STAGES = sorted({path.stem for path in (ROOT / "workflow/rules").glob("*.smk")} - {"common", *UNREADING})
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +67,32 @@ def test_the_message_of_a_failed_job_is_the_last_on_the_screen(project, jobs, st
     forced = ["--rerun-triggers", "mtime", "--force", "--", files(job["outputs"])[0]]
     done = run.snakemake(*make_flags(), *forced, check=False)
     assert done.returncode == 1
-    head, _, message = done.stdout.rstrip().rpartition(" says:\n")
-    assert head.splitlines()[-1].startswith(f"{job['rule']} "), done.stdout
-    # It names one of the spoilt files, or the model's folder, and is no traceback.
+    message = last_message(job, done.stdout)
+    # It names one of the spoilt files, or the model's folder.
     assert any(path in message or str(Path(path).parent) in message for path in read), message
-    assert not re.search("Traceback|CalledProcessError", done.stdout)
+
+
+def last_message(job: dict, screen: str) -> str:
+    """What the screen ends with: what the job said, which is no traceback."""
+    head, _, message = screen.rstrip().rpartition(" says:\n")
+    assert head.splitlines()[-1].startswith(f"{job['rule']} "), screen
+    assert not re.search("Traceback|CalledProcessError", screen)
+    return message
+
+
+@pytest.mark.parametrize("stage", UNREADING)
+def test_a_stage_that_reads_nothing_says_so_when_the_disk_takes_no_more(project, jobs, stage):
+    run, job = project.copied_run(), next(job for job in jobs if stage_of(job) == stage)
+    forced = ["--rerun-triggers", "mtime", "--force", "--", files(job["outputs"])[0]]
+    done = subprocess.run(
+        run.command(*make_flags(), *forced),
+        cwd=run.root,
+        capture_output=True,
+        text=True,
+        check=False,
+        # Room for Snakemake's own files, and for none of a store or a model.
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (32 << 10, 32 << 10)),
+    )
+    assert done.returncode == 1
+    message = last_message(job, done.stdout + done.stderr)
+    assert os.strerror(errno.EFBIG) in message

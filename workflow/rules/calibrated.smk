@@ -10,6 +10,7 @@ use rule sweep_layer as calibrate_layer with:
         **tables(CalibrateLayer, "results/calibrated/layers/layer_{layer}"),
     log:
         "results/logs/calibrated/layer_{layer}.log",
+    priority: -1
     resources:
         mem_mb=2500,
     params:

@@ -10,6 +10,7 @@ use rule sweep_layer as certify_layer with:
         **tables(CertifyLayer, "results/certificates/layers/layer_{layer}"),
     log:
         "results/logs/certificates/layer_{layer}.log",
+    priority: -1
     resources:
         mem_mb=2000,
     params:

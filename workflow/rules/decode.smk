@@ -14,6 +14,7 @@ use rule sweep_layer as decode_layer with:
         **tables(DecodeLayer, "results/decode/layers/layer_{layer}"),
     log:
         "results/logs/decode/layer_{layer}.log",
+    priority: -1
     resources:
         mem_mb=1500,
     params:

@@ -2,7 +2,8 @@
 from ghostkv.stages.frontier.jobs import GatherFrontier, SummariseHeads, SweepLayer
 
 
-# The body of every rule that works layer by layer; the stages after this one state what differs.
+# The body of every rule that works layer by layer; the stages after this one state what differs. Their priority is lower:
+# quality and retrieval wait for this one and have the longest jobs, beside which and after which short ones fill the cores.
 rule sweep_layer:
     input:
         **captures(),

@@ -10,6 +10,7 @@ use rule sweep_layer as hierarchy_layer with:
         **tables(HierarchyLayer, "results/hierarchy/layers/layer_{layer}"),
     log:
         "results/logs/hierarchy/layer_{layer}.log",
+    priority: -1
     resources:
         mem_mb=2000,
     params:

@@ -10,6 +10,7 @@ use rule sweep_layer as peers_layer with:
         **tables(PeersLayer, "results/peers/layers/layer_{layer}"),
     log:
         "results/logs/peers/layer_{layer}.log",
+    priority: -1
     resources:
         mem_mb=2000,
     params:

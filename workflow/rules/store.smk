@@ -7,6 +7,7 @@ rule store_trials:
         **tables(TryStore, "results/store"),
     log:
         "results/logs/store/trials.log",
+    priority: -1
     conda:
         "../../environment.yml"
     threads: 1

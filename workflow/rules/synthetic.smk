@@ -13,6 +13,7 @@ rule synthetic_generator:
         "results/logs/synthetic/{generator}.log",
     wildcard_constraints:
         generator=one_of(GENERATORS),
+    priority: -1
     conda:
         "../../environment.yml"
     threads: 1

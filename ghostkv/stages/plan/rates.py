@@ -1,0 +1,3 @@
+REFERENCE = {}
+RATES = {}
+DISK = {}

@@ -26,7 +26,9 @@ class CustomModel(Section):
         None,
         "For source hub: the model's config.json, or a GGUF file of it, which states the shape before anything is fetched.",
     )
-    layers: Layers | None = setting(None, "Number of layers. Read from a local folder's config.json, or from shape.")
+    layers: Layers | None = setting(
+        None, "Number of layers. Read from a local folder's config.json, or from shape."
+    )
     attention_layers: list[Layer] | None = setting(
         None,
         "Layers that attend, where not all do, counted from 0. Read from a local folder's config.json.",

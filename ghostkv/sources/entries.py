@@ -68,7 +68,9 @@ class ModelEntry(Section):
         default=None, exclude=True, description="config.json or GGUF file that states the shape, for hub."
     )
     parameters: int | None = Field(default=None, exclude=True, ge=1, description="Numbers of its weights.")
-    download_mb: float | None = Field(default=None, exclude=True, ge=0, description="MB that a fetch downloads.")
+    download_mb: float | None = Field(
+        default=None, exclude=True, ge=0, description="MB that a fetch downloads."
+    )
     max_context: int | None = Field(default=None, ge=1, le=1 << 40, description="Longest context in tokens.")
     window: Tokens | None = Field(
         default=None, description="Sliding window in tokens, for random mistral and gemma2."

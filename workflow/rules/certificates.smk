@@ -11,7 +11,7 @@ use rule sweep_layer as certify_layer with:
     log:
         "results/logs/certificates/layer_{layer}.log",
     resources:
-        mem_mb=2000,
+        **needs("certify_layer"),
     params:
         run=job_params(CertifyLayer),
 
@@ -24,6 +24,6 @@ use rule gather_frontier as gather_certificates with:
     log:
         "results/logs/certificates/gather.log",
     resources:
-        mem_mb=1000,
+        **needs("gather_certificates"),
     params:
         run=job_params(GatherCertificates),

@@ -11,7 +11,7 @@ use rule sweep_layer as hierarchy_layer with:
     log:
         "results/logs/hierarchy/layer_{layer}.log",
     resources:
-        mem_mb=2000,
+        **needs("hierarchy_layer"),
     params:
         run=job_params(HierarchyLayer),
 
@@ -24,6 +24,6 @@ use rule gather_frontier as gather_hierarchy with:
     log:
         "results/logs/hierarchy/gather.log",
     resources:
-        mem_mb=1000,
+        **needs("gather_hierarchy"),
     params:
         run=job_params(GatherHierarchy),

@@ -15,7 +15,9 @@ from ghostkv.config.words import read_yaml
 from ghostkv.files.errors import ConfigError, GhostKVError
 from ghostkv.sources.model_size import size_of
 from ghostkv.stages.plan import rates
-from ghostkv.stages.plan.fit import FinishedRun, fitted, write_rates
+from ghostkv.stages.plan.finished import FinishedRun
+from ghostkv.stages.plan.fit import fitted, write_rates
+from ghostkv.stages.plan.machine import measure_machine
 from ghostkv.stages.plan.workload import Workload
 from ghostkv.stages.run import Run, resources_of
 
@@ -38,16 +40,15 @@ def finished_run(named: str) -> FinishedRun:
 
 def main(arguments: list[str] | None = None) -> None:
     """Write `rates.py`."""
-    parser = argparse.ArgumentParser(prog="python -m ghostkv.stages.plan", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m ghostkv.stages.plan", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("runs", nargs="+", metavar="RESULTS=CONFIG")
     chosen = parser.parse_args(arguments)
     try:
         found, disk = fitted([finished_run(run) for run in chosen.runs])
     except GhostKVError as error:
         parser.error(str(error))
-    # Only here: it reads the rates that are about to be written.
-    from ghostkv.stages.plan.machine import measure_machine
-
     reference = {name: float(f"{value:.4g}") for name, value in measure_machine().items()}
     lacking = {rule: known for rule, known in rates.RATES.items() if rule not in found}
     write_rates(lacking | found, rates.DISK | disk, reference, Path(rates.__file__))

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ghostkv.sources.model_size import size_of
 from ghostkv.stages.plan import layer_work, model_work
 from ghostkv.stages.plan.rates import RATES
 from ghostkv.stages.plan.terms import COMPUTED, START, Terms
@@ -113,7 +112,7 @@ def asked(work: Workload, rule: str, each: Iterable[Mapping[str, str]] = ({},)) 
     With margins, as the scheduler's machines were not measured: memory 1.2 times what the formulas say, time 4 times the CPU
     seconds of one thread and at least 10 minutes.
     """
-    cost = cost_of(work, rule, list(each))
+    cost = cost_of(work, rule, each)
     return {
         "mem_mb": math.ceil(_MEMORY_MARGIN * 1000 * cost.memory_gb),
         "runtime": max(_LEAST_MINUTES, math.ceil(_TIME_MARGIN * cost.cpu_seconds / 60)),
@@ -122,13 +121,12 @@ def asked(work: Workload, rule: str, each: Iterable[Mapping[str, str]] = ({},)) 
 
 def workload(run: Run) -> Workload:
     """A run as a plan sees it, of a model that may not be here yet."""
-    size = size_of(run.model, run.model_folder)
-    return Workload(run.config, run.layers, size, run.model.max_context)
+    return Workload(run.config, run.layers, run.size, run.model.max_context)
 
 
-def planned_jobs(work: Workload, imports: Iterable[str] = ()) -> list[PlannedJob]:
+def planned_jobs(work: Workload) -> list[PlannedJob]:
     """Every job of a run of all stages, in their order; of imported tensors those that need no model."""
-    config, imported = work.config, set(imports)
+    config = work.config
     texts, layers = config.text_names(), [f"{layer:02d}" for layer in work.layers]
     held_out = [name for name, entry in texts.items() if entry["role"] == "held_out"]
     short = config.retrieval.short_jobs()
@@ -159,8 +157,11 @@ def planned_jobs(work: Workload, imports: Iterable[str] = ()) -> list[PlannedJob
         one("quality", "quality_speed", "speed"),
         one("quality", "gather_quality"),
         one("retrieval", "retrieval_plan", "plan"),
-        *each("retrieval", "retrieval_task", "job", (job for job in config.retrieval.jobs() if job not in short)),
-        *[PlannedJob("retrieval", "short", "retrieval_task", tuple({"job": job} for job in short))] * bool(short),
+        *each(
+            "retrieval", "retrieval_task", "job", (job for job in config.retrieval.jobs() if job not in short)
+        ),
+        *[PlannedJob("retrieval", "short", "retrieval_task", tuple({"job": job} for job in short))]
+        * bool(short),
         one("retrieval", "gather_retrieval"),
         one("benchmark", "capture_overhead", "capture_overhead"),
     ]
@@ -185,17 +186,18 @@ def planned_jobs(work: Workload, imports: Iterable[str] = ()) -> list[PlannedJob
         one("store", "store_speed", "speed"),
         one("report", "report", "report"),
     ]
-    read = each("capture", "import_tensors", "text", imported)
-    found = [*read, *of_tensors] if imported else [*of_the_model, *of_tensors]
+    read = each("capture", "import_tensors", "text", texts)
+    found = [*read, *of_tensors] if config.capture.import_ else [*of_the_model, *of_tensors]
     order = list(type(config).model_fields)
     return sorted(found, key=lambda job: order.index(job.stage))
 
 
-def resources(work: Workload, rule: str, each: Iterable[Mapping[str, Any]] | None = None) -> dict[str, Any]:
+def resources(work: Workload, rule: str, each: Iterable[Mapping[str, str]] | None = None) -> dict[str, Any]:
     """`asked` as Snakemake takes it: functions of a rule's wildcards, or fixed for a process that does several jobs."""
     if each is not None:
-        return asked(work, rule, list(each))
-    return {
-        name: lambda wildcards, name=name: asked(work, rule, [dict(wildcards.items())])[name]
-        for name in ("mem_mb", "runtime")
-    }
+        return asked(work, rule, each)
+
+    def of_wildcards(name: str) -> Any:
+        return lambda wildcards: asked(work, rule, [dict(wildcards.items())])[name]
+
+    return {name: of_wildcards(name) for name in ("mem_mb", "runtime")}

@@ -51,14 +51,21 @@ def disk_terms(work: Workload, stage: str) -> dict[str, float]:
         steps = work.trace[1] / config.decode.bin
         found = {"rows": min(config.decode.layers, layers) * size.heads * steps / 1e6}
     elif stage == "bandwidth":
-        found = {"indices": config.bandwidth.measure.patterns * min(config.bandwidth.measure.layers, layers) * work.tokens / GIGA}
+        found = {
+            "indices": config.bandwidth.measure.patterns
+            * min(config.bandwidth.measure.layers, layers)
+            * work.tokens
+            / GIGA
+        }
     elif stage == "synthetic":
         made = config.synthetic
         found = {"rows": len(made.generators) * made.decode.draws * made.decode.steps / 1e6}
         found |= {"generators": len(made.generators) * made.tradeoff.draws / 1e3}
     elif stage == "quality":
         quality = config.quality
-        found = {"rows": held_out * sum(one.positions or quality.continuation for one in quality.policies) / 1e6}
+        found = {
+            "rows": held_out * sum(one.positions or quality.continuation for one in quality.policies) / 1e6
+        }
     elif stage == "retrieval":
         retrieval = config.retrieval
         prompts = sum(one.length * one.contexts for one in retrieval.tasks) / GIGA

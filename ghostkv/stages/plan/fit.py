@@ -8,23 +8,22 @@ from __future__ import annotations
 import pprint
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.optimize import lsq_linear
 
 from ghostkv.files.io import write_text
-from ghostkv.files.usage import Usage, usage_by_log
-from ghostkv.stages.plan.costs import PlannedJob, planned_jobs, rates_name
+from ghostkv.stages.plan.costs import rates_name
 from ghostkv.stages.plan.disk import disk_terms
-from ghostkv.stages.plan.workload import Workload
+from ghostkv.stages.plan.finished import FinishedRun, sizes_on_disk
 
 _HEAD = '''"""Written by `python -m ghostkv.stages.plan`, fitted on finished runs; see docs/large.md. Do not edit.
 
 RATES: by rule, CPU seconds and GB of memory a unit of each term (`ghostkv/stages/plan/terms.py`). DISK: by stage, GB a unit
 of each term. REFERENCE: what the machine of those runs was measured at (`ghostkv/stages/plan/machine.py`).
 """
+# fmt: off
 
 '''
 
@@ -38,26 +37,15 @@ _DISK = {"captured": (1.0, 1.1), "weights": (1.0, 1.1)}
 _SHARED = ("weights", "matmul", "attention")
 
 
-@dataclass(frozen=True)
-class FinishedRun:
-    """A finished run: what it had to do, what its jobs took, and where its results lie."""
-
-    work: Workload
-    results: Path
-
-    def jobs(self) -> list[tuple[PlannedJob, Usage]]:
-        """The jobs that left a log, with what they took."""
-        took = usage_by_log(self.results / "logs")
-        return [(job, took[job.stage, job.log]) for job in planned_jobs(self.work) if (job.stage, job.log) in took]
-
-
 def fitted(runs: Sequence[FinishedRun]) -> tuple[dict, dict]:
     """`RATES` and `DISK` of these runs."""
     seen = [(rates_name(job.rule), job.terms(run.work), usage) for run in runs for job, usage in run.jobs()]
     cpu = _least([(rule, terms.cpu, usage.cpu_time) for rule, terms, usage in seen], _CPU, _SHARED)
     memory = _least([(rule, terms.memory, usage.max_rss / 1000) for rule, terms, usage in seen], _MEMORY)
     left = [
-        (stage, disk_terms(run.work, stage), size) for run in runs for stage, size in sizes_on_disk(run).items()
+        (stage, disk_terms(run.work, stage), size)
+        for run in runs
+        for stage, size in sizes_on_disk(run).items()
     ]
     rates = {rule: {"cpu": cpu[rule], "memory": memory[rule]} for rule in sorted(cpu)}
     return rates, dict(sorted(_least(left, _DISK).items()))
@@ -108,25 +96,10 @@ def _least(
     }  # fmt: skip
 
 
-def sizes_on_disk(run: FinishedRun) -> dict[str, float]:
-    """GB of each stage's files."""
-    folders = {folder.name: folder for folder in run.results.iterdir() if folder.is_dir()}
-    model = run.results.parent / "resources/models" / run.work.config.model.name
-    folders |= {"model": model} if model.is_dir() else {}
-    return {
-        stage: size
-        for stage, folder in folders.items()
-        if stage in type(run.work.config).model_fields and (size := folder_gb(folder))
-    }
-
-
-def folder_gb(folder: Path) -> float:
-    """GB of all files of a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e9
-
-
 def write_rates(rates: Mapping, disk: Mapping, reference: Mapping[str, float], path: Path) -> None:
     """Write `rates.py` anew."""
     parts = {"REFERENCE": dict(reference), "RATES": rates, "DISK": disk}
-    body = "\n".join(f"{name} = {pprint.pformat(value, width=110, sort_dicts=False)}" for name, value in parts.items())
+    body = "\n".join(
+        f"{name} = {pprint.pformat(value, width=110, sort_dicts=False)}" for name, value in parts.items()
+    )
     write_text(_HEAD + body + "\n", path)

@@ -114,7 +114,9 @@ def hierarchy_layer(work: Workload, layer: str) -> Terms:
     scanned = work.texts["held_out"] * 1.75 * work.tokens * hierarchy.queries / 2 * 2
     scanned += (work.texts["threshold"] + indexes / 2) * work.tokens * hierarchy.queries
     scanned += trace * hierarchy.queries * (3 + every * indexes)
-    built = work.texts["held_out"] * 1.75 * work.tokens * 2 + work.tokens * (indexes + work.texts["threshold"])
+    built = work.texts["held_out"] * 1.75 * work.tokens * 2 + work.tokens * (
+        indexes + work.texts["threshold"]
+    )
     built += trace * (3 + every * indexes)
     held = (work.texts["codec"] + work.measured) * work.kv(work.tokens) + work.kv(trace)
     return Terms(
@@ -178,7 +180,9 @@ def survivor_patterns(work: Workload) -> Terms:
 def measure_memory(work: Workload) -> Terms:
     measure = work.config.bandwidth.measure
     moved = (measure.memory_mb + measure.file_mb) * measure.rounds * len(measure.row_bytes) / 1e3
-    timed = measure.rounds * measure.repeats * len(measure.shares) * len(measure.row_bytes) * measure.gather_mb
+    timed = (
+        measure.rounds * measure.repeats * len(measure.shares) * len(measure.row_bytes) * measure.gather_mb
+    )
     return Terms({"moved": moved, "timed": timed / 1e3}, {"held": measure.memory_mb / 1e3})
 
 

@@ -64,7 +64,10 @@ def fit_quality(work: Workload) -> Terms:
 def _positions(work: Workload) -> int:
     """Positions that are decoded under policies, one after the other or side by side."""
     quality = work.config.quality
-    whole = {one.label: min(one.positions or quality.continuation, quality.continuation) for one in quality.policies}
+    whole = {
+        one.label: min(one.positions or quality.continuation, quality.continuation)
+        for one in quality.policies
+    }
     ablation, bands = quality.ablation, -(-work.size.layers // quality.ablation.band)
     ablated = min(ablation.positions, quality.continuation) * bands if ablation.policy else 0
     return sum(whole.values()) + ablated + 3 * quality.generation.tokens * len(quality.generation.policies)

@@ -33,12 +33,14 @@ class Terms:
     @classmethod
     def together(cls, parts: Iterable[Terms]) -> Terms:
         """Several jobs done one after the other in one process, which starts once and holds the largest."""
-        parts = list(parts)
+        parts = list(parts) or [cls()]
         cpu: dict[str, float] = {}
         for part in parts:
             for name, value in part.cpu.items():
                 cpu[name] = cpu.get(name, 0.0) + value
         # A model is loaded once for all of them.
         once = {name: max(part.cpu.get(name, 0.0) for part in parts) for name in (START, "weights")}
-        memory = {name: max(part.memory.get(name, 0.0) for part in parts) for part in parts for name in part.memory}
+        memory = {
+            name: max(part.memory.get(name, 0.0) for part in parts) for part in parts for name in part.memory
+        }
         return cls(cpu | {name: value for name, value in once.items() if name in cpu}, memory)

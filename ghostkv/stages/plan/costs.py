@@ -29,8 +29,11 @@ _ALIKE = {
     "compare_plan": _SMALL, "plan": _SMALL, "retrieval_short": "retrieval_task", "demo_texts": "assemble_texts",
     "demo_capture": "capture_text", "demo_sketch": "sketch_layer", "demo_sweep": "sweep_layer",
 }  # fmt: skip
-# Rates of rules that no run was fitted on: those of the rule that does the like.
-_LIKE = {"demo_writing": "quality_speed", "import_tensors": "sketch_layer"}
+# Rules whose rates are those of another, as they do the like: what was measured of either says something of both.
+_LIKE = {
+    "trace_text": "capture_text", "capture_overhead": "capture_text", "demo_writing": "quality_speed",
+    "import_tensors": "sketch_layer",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

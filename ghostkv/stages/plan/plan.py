@@ -71,12 +71,14 @@ def warnings(rows: Sequence[Mapping[str, Any]], disk: float, memory: float, fold
             f"{largest['stage']} ({_gb(largest['disk_gb'])} GB). Put results on another disk (a link), or write fewer "
             "capture.layers, texts or tokens."
         )
-    for row in rows:
-        if row["memory_gb"] > _SPARE * memory:
-            found.append(
-                f"MEMORY IS SHORT: a job of {row['stage']} holds {_gb(row['memory_gb'])} GB, and {_gb(memory)} GB are there. "
-                "Leave the stage out, write fewer tokens, or run it where there is more (plan.memory_gb)."
-            )
+    large = [
+        f"{row['stage']} ({_gb(row['memory_gb'])} GB)" for row in rows if row["memory_gb"] > _SPARE * memory
+    ]
+    if large:
+        found.append(
+            f"MEMORY IS SHORT: {_gb(memory)} GB are there, and a job holds more of {', '.join(large)}. Leave such a stage out, "
+            "write fewer tokens, or run it where there is more (plan.memory_gb states how much)."
+        )
     return found
 
 

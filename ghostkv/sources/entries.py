@@ -67,9 +67,15 @@ class ModelEntry(Section):
     shape: Place | None = Field(
         default=None, exclude=True, description="config.json or GGUF file that states the shape, for hub."
     )
-    parameters: int | None = Field(default=None, exclude=True, ge=1, description="Numbers of its weights.")
+    parameters: int | None = Field(
+        default=None, exclude=True, ge=1, le=1 << 50, description="Numbers of its weights."
+    )
+    active: int | None = Field(
+        default=None, exclude=True, ge=1, le=1 << 50,
+        description="Those of them that a token is multiplied with in its layers: without embeddings.",
+    )  # fmt: skip
     download_mb: float | None = Field(
-        default=None, exclude=True, ge=0, description="MB that a fetch downloads."
+        default=None, exclude=True, ge=0, le=1e9, description="MB that a fetch downloads."
     )
     max_context: int | None = Field(default=None, ge=1, le=1 << 40, description="Longest context in tokens.")
     window: Tokens | None = Field(

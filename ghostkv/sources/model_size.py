@@ -72,23 +72,22 @@ class ModelSize:
     assumed: tuple[str, ...] = field(default=())
 
 
-def size_of(entry: ModelEntry, folder: str | Path) -> ModelSize:
+def size_of(entry: ModelEntry, folder: str | Path | None = None) -> ModelSize:
     """The size of a model.
 
     Parameters
     ----------
     entry : ModelEntry
         With its number of layers.
-    folder : str or Path
-        Where the fetched model lies, or will.
+    folder : str or Path, optional
+        Where the fetched model lies, or will; without it, the size is what was known before a fetch.
 
     Raises
     ------
     ModelError
         A file that should state the shape is no `config.json` and no GGUF file.
     """
-    folder = Path(folder)
-    if (folder / "config.json").is_file():
+    if folder is not None and Path(folder, "config.json").is_file():
         return fetched_size(folder)
     quantised = entry.source == "wheel"
     if entry.source == "random":
@@ -99,7 +98,7 @@ def size_of(entry: ModelEntry, folder: str | Path) -> ModelSize:
         quantised = path.suffix == ".gguf"
         found = _of_gguf(path) if quantised else _of_config(_config_of(path))
     else:
-        found = {"parameters": entry.parameters}
+        found = {"parameters": entry.parameters, "active": entry.active}
     stated = {name: getattr(entry, name) for name in ("layers", "heads", "kv_heads", "head_dim")}
     known = {name: value for name, value in (stated | found).items() if value is not None}
     size = _sized(known)

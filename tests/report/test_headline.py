@@ -133,6 +133,11 @@ def test_figures_that_were_asked_for_are_measured(figures):
     assert all(figure.keys() == {"value", "unit", "n", "source"} for figure in figures.values())
 
 
+def test_the_worst_ratio_of_a_plan_is_that_of_the_worse_side(figures):
+    # The fixtures plan half of what was measured, once and a half as much, and as much.
+    assert (figures["plan.worst_ratio"]["value"], figures["plan.worst_ratio"]["n"]) == (2.0, 3)
+
+
 def test_a_target_that_no_row_answers_is_null_and_not_missing(tmp_path):
     tables = make_tables(tmp_path)
     points = pl.read_parquet(tables["frontier_layer_head"]).filter(pl.col("target") > 0.02)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from ghostkv.config.experiment import Config
 from ghostkv.config.words import read_yaml
-from ghostkv.stages.plan.costs import planned_jobs, workload
+from ghostkv.stages.plan.planning import planned_jobs, workload
 from ghostkv.stages.run import Run
 from tests.workflow.conftest import ROOT
 
@@ -40,6 +40,6 @@ def test_the_tiny_run_is_as_its_plan_says(project):
 
 def test_every_job_of_the_plan_has_its_log(project):
     work = workload(Run.resolve(read_yaml(ROOT / "tests/config/tiny.yaml"), ROOT / "resources"))
-    planned = {(job.stage, job.log) for job in planned_jobs(work)}
+    planned = {(job.stage, log) for job in planned_jobs(work) for log in job.logs}
     logs = {(path.parent.name, path.stem) for path in (project.folder / "results/logs").glob("*/*.tsv")}
     assert {log for log in logs if log[0] != "plan"} <= planned

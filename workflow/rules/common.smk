@@ -22,7 +22,7 @@ from ghostkv.files.errors import GhostKVError
 from ghostkv.files.processes import identity
 from ghostkv.files.usage import CORES
 from ghostkv.report.jobs import asked_tables, report_tables, shown_stages
-from ghostkv.stages.plan.costs import resources, workload
+from ghostkv.stages.plan.planning import resources, workload
 from ghostkv.stages.relations import check_stage
 from ghostkv.stages.run import Run, resources_of
 from workflow.locks import Claims

@@ -15,8 +15,7 @@ from ghostkv.config.words import read_yaml
 from ghostkv.files.errors import ConfigError, GhostKVError
 from ghostkv.sources.model_size import size_of
 from ghostkv.stages.plan import rates
-from ghostkv.stages.plan.finished import FinishedRun
-from ghostkv.stages.plan.fit import fitted, write_rates
+from ghostkv.stages.plan.fit import FinishedRun, fitted, write_rates
 from ghostkv.stages.plan.machine import measure_machine
 from ghostkv.stages.plan.workload import Workload
 from ghostkv.stages.run import Run, resources_of

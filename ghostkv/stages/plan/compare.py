@@ -6,16 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ghostkv.config.experiment import load_config
 from ghostkv.files.provenance import metadata
 from ghostkv.files.tables import write_rows
-from ghostkv.sources.model_size import fetched_size
-from ghostkv.stages.plan.costs import Speeds
-from ghostkv.stages.plan.disk import disk_gb
-from ghostkv.stages.plan.finished import FinishedRun, sizes_on_disk
+from ghostkv.stages.plan.costs import Speeds, cost_of, disk_gb
+from ghostkv.stages.plan.finished import ended_jobs, sizes_on_disk
 from ghostkv.stages.plan.machine import measure_machine, speeds_of
 from ghostkv.stages.plan.schemas import COMPARED_SCHEMA
-from ghostkv.stages.plan.workload import Workload
 
 if TYPE_CHECKING:
     from ghostkv.stages.plan.jobs import ComparePlan
@@ -26,20 +22,17 @@ _UNFINISHED = "report"
 
 def compare_plan(job: ComparePlan, inputs: Mapping[str, Any], outputs: Mapping[str, str]) -> None:
     """Write the plan's CPU seconds and memory beside those of the jobs that left a log, and its disk beside the files."""
-    config = load_config(job.config)
-    size = job.size or fetched_size(Path(inputs["model_manifest"]).parent)
-    run = FinishedRun(Workload(config, job.layers, size, job.max_context), Path(job.folder))
-    rows = compared_rows(run, speeds_of(measure_machine()))
-    write_rows(rows, outputs["compared"], COMPARED_SCHEMA, metadata(job.code, model=config.model.name))
+    rows = compared_rows(job, speeds_of(measure_machine()))
+    write_rows(rows, outputs["compared"], COMPARED_SCHEMA, metadata(job.code, model=job.model))
 
 
-def compared_rows(run: FinishedRun, speeds: Speeds) -> list[dict[str, Any]]:
+def compared_rows(job: ComparePlan, speeds: Speeds) -> list[dict[str, Any]]:
     """Rows of `COMPARED_SCHEMA`; disk only of stages whose jobs all left a log."""
-    ended, left = run.jobs(), sizes_on_disk(run)
-    planned = run.planned()
+    ended = ended_jobs(job.jobs, Path(job.folder))
+    left = sizes_on_disk(job.disk, Path(job.folder), job.model)
     rows = []
-    for stage in dict.fromkeys(job.stage for job, _ in ended if job.stage != _UNFINISHED):
-        costs = [(job.cost(run.work, speeds), usage) for job, usage in ended if job.stage == stage]
+    for stage in dict.fromkeys(one.stage for one, _ in ended if one.stage != _UNFINISHED):
+        costs = [(cost_of(one.rates, one.terms, speeds), usage) for one, usage in ended if one.stage == stage]
         pairs = {
             "cpu_seconds": (
                 sum(cost.cpu_seconds for cost, _ in costs),
@@ -50,8 +43,8 @@ def compared_rows(run: FinishedRun, speeds: Speeds) -> list[dict[str, Any]]:
                 max(usage.max_rss for _, usage in costs) / 1000,
             ),
         }
-        if stage in left and len(costs) == sum(job.stage == stage for job in planned):
-            pairs["disk_gb"] = (disk_gb(run.work, stage), left[stage])
+        if stage in left and len(costs) == sum(len(one.logs) for one in job.jobs if one.stage == stage):
+            pairs["disk_gb"] = (disk_gb(stage, job.disk[stage]), left[stage])
         rows += [
             {"stage": stage, "quantity": quantity, "jobs": len(costs), "planned": guess, "measured": found}
             | {"ratio": guess / found}

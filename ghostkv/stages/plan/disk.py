@@ -1,8 +1,7 @@
-"""What the stages leave on disk. Captures and the trace are exact; tables are rows times a rate that was fitted."""
+"""What the disk of each stage grows with: of captures the bytes themselves, of tables their rows."""
 
 from __future__ import annotations
 
-from ghostkv.stages.plan.rates import DISK
 from ghostkv.stages.plan.terms import START
 from ghostkv.stages.plan.workload import GIGA, Workload
 
@@ -77,8 +76,3 @@ def disk_terms(work: Workload, stage: str) -> dict[str, float]:
     elif stage == "report":
         found = {"png": config.report.png_scale**2, "heads": heads}
     return {START: 1.0, **found}
-
-
-def disk_gb(work: Workload, stage: str) -> float:
-    """GB that a stage leaves in `results/{stage}`; of the model, in `resources/models`."""
-    return sum(DISK[stage].get(name, 0.0) * value for name, value in disk_terms(work, stage).items())

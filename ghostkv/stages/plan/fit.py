@@ -8,15 +8,17 @@ from __future__ import annotations
 import pprint
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.optimize import lsq_linear
 
 from ghostkv.files.io import write_text
-from ghostkv.stages.plan.costs import rates_name
 from ghostkv.stages.plan.disk import disk_terms
-from ghostkv.stages.plan.finished import FinishedRun, sizes_on_disk
+from ghostkv.stages.plan.finished import ended_jobs, sizes_on_disk
+from ghostkv.stages.plan.planning import planned_jobs
+from ghostkv.stages.plan.workload import Workload
 
 _HEAD = '''"""Written by `python -m ghostkv.stages.plan`, fitted on finished runs; see docs/large.md. Do not edit.
 
@@ -37,15 +39,25 @@ _DISK = {"captured": (1.0, 1.1), "weights": (1.0, 1.1)}
 _SHARED = ("weights", "matmul", "attention")
 
 
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run: what it had to do, and where its results lie."""
+
+    work: Workload
+    results: Path
+
+
 def fitted(runs: Sequence[FinishedRun]) -> tuple[dict, dict]:
     """`RATES` and `DISK` of these runs."""
-    seen = [(rates_name(job.rule), job.terms(run.work), usage) for run in runs for job, usage in run.jobs()]
-    cpu = _least([(rule, terms.cpu, usage.cpu_time) for rule, terms, usage in seen], _CPU, _SHARED)
-    memory = _least([(rule, terms.memory, usage.max_rss / 1000) for rule, terms, usage in seen], _MEMORY)
+    seen = [one for run in runs for one in ended_jobs(planned_jobs(run.work), run.results)]
+    cpu = _least([(job.rates, job.terms.cpu, usage.cpu_time) for job, usage in seen], _CPU, _SHARED)
+    memory = _least([(job.rates, job.terms.memory, usage.max_rss / 1000) for job, usage in seen], _MEMORY)
     left = [
         (stage, disk_terms(run.work, stage), size)
         for run in runs
-        for stage, size in sizes_on_disk(run).items()
+        for stage, size in sizes_on_disk(
+            type(run.work.config).model_fields, run.results, run.work.config.model.name
+        ).items()
     ]
     rates = {rule: {"cpu": cpu[rule], "memory": memory[rule]} for rule in sorted(cpu)}
     return rates, dict(sorted(_least(left, _DISK).items()))

@@ -8,15 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ghostkv.config.experiment import load_config
 from ghostkv.files.io import write_text
 from ghostkv.files.provenance import metadata
 from ghostkv.files.tables import write_rows
-from ghostkv.stages.plan.costs import PlannedJob, Speeds, planned_jobs
-from ghostkv.stages.plan.disk import disk_gb
+from ghostkv.stages.plan.costs import Speeds, cost_of, disk_gb
+from ghostkv.stages.plan.finished import sizes_on_disk
 from ghostkv.stages.plan.machine import measure_machine, speeds_of
 from ghostkv.stages.plan.schemas import PLAN_SCHEMA
-from ghostkv.stages.plan.workload import Workload
 
 if TYPE_CHECKING:
     from ghostkv.stages.plan.jobs import PlanRun
@@ -27,33 +25,33 @@ _SPARE = 0.95
 
 def plan_run(job: PlanRun, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Write the plan as a table, and beside it as a text to read."""
-    config = load_config(job.config)
-    work = Workload(config, job.layers, job.size, job.max_context)
     speeds = speeds_of(measure_machine())
-    rows = stage_rows(work, planned_jobs(work), speeds, job.downloads)
-    write_rows(rows, outputs["plan"], PLAN_SCHEMA, metadata(job.code, model=config.model.name))
-    warned = warnings(rows, _free_disk(job, config.plan.disk_gb), _memory(config.plan.memory_gb), job.folder)
-    write_text("\n".join([*_lines(rows), "", *_said(work, speeds), *warned]) + "\n", outputs["text"])
+    rows = stage_rows(job, speeds)
+    write_rows(rows, outputs["plan"], PLAN_SCHEMA, metadata(job.code, model=job.model))
+    warned = warnings(rows, _free_disk(job), _memory(job), job.folder)
+    write_text("\n".join([*_lines(rows), "", *_said(job, speeds), *warned]) + "\n", outputs["text"])
 
 
-def stage_rows(
-    work: Workload, jobs: Sequence[PlannedJob], speeds: Speeds, downloads: Mapping[str, float]
-) -> list[dict[str, Any]]:
+def stage_rows(job: PlanRun, speeds: Speeds) -> list[dict[str, Any]]:
     """A row of `PLAN_SCHEMA` for each stage, in their order."""
-    fetched = {"model": work.size.download_bytes / 1e9}
-    missing = [name for name in downloads if not _is_here(name)]
-    fetched["texts"] = sum(downloads[name] for name in missing) / 1e3
+    missing = [name for name in job.downloads if not _is_here(name)]
+    fetched = {
+        "model": job.size.download_bytes / 1e9,
+        "texts": sum(job.downloads[name] for name in missing) / 1e3,
+    }
     rows = []
-    for stage in dict.fromkeys(job.stage for job in jobs):
-        costs = [job.cost(work, speeds) for job in jobs if job.stage == stage]
+    for stage in dict.fromkeys(one.stage for one in job.jobs):
+        costs = [
+            (cost_of(one.rates, one.terms, speeds), len(one.logs)) for one in job.jobs if one.stage == stage
+        ]
         rows.append(
             {
                 "stage": stage,
-                "jobs": len(costs),
-                "cpu_seconds": sum(cost.cpu_seconds for cost in costs),
-                "longest_cpu_seconds": max(cost.cpu_seconds for cost in costs),
-                "memory_gb": max(cost.memory_gb for cost in costs),
-                "disk_gb": disk_gb(work, stage),
+                "jobs": sum(count for _, count in costs),
+                "cpu_seconds": sum(cost.cpu_seconds * count for cost, count in costs),
+                "longest_cpu_seconds": max(cost.cpu_seconds for cost, _ in costs),
+                "memory_gb": max(cost.memory_gb for cost, _ in costs),
+                "disk_gb": disk_gb(stage, job.disk[stage]),
                 "download_gb": fetched.get(stage, 0.0),
             }
         )
@@ -88,19 +86,18 @@ def _is_here(name: str) -> bool:
     return any(Path("resources/downloads").glob(f"{stem}-*"))
 
 
-def _free_disk(job: PlanRun, stated: float | None) -> float:
-    """GB that results may take: what is free beside what an earlier run left, which is written over."""
-    if stated is not None:
-        return stated
+def _free_disk(job: PlanRun) -> float:
+    """GB that a run may take: what is free beside what an earlier one left, which is written over."""
+    if job.disk_gb is not None:
+        return job.disk_gb
     folder = Path(job.folder)
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0
-    return (shutil.disk_usage(there).free + held) / 1e9
+    return shutil.disk_usage(there).free / 1e9 + sum(sizes_on_disk(job.disk, folder, job.model).values())
 
 
-def _memory(stated: float | None) -> float:
+def _memory(job: PlanRun) -> float:
     """GB of this machine's memory, or those that the config states."""
-    return stated or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return job.memory_gb or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
 
 
 def _lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -118,21 +115,19 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _said(work: Workload, speeds: Speeds) -> list[str]:
+def _said(job: PlanRun, speeds: Speeds) -> list[str]:
     """What the numbers stand for."""
-    size, tokens = work.size, max(work.tokens, work.trace[0])
+    size = job.size
     said = [
-        f"{work.config.model.name}: {size.layers} layers, {size.heads} heads, {size.kv_heads} KV heads, head_dim "
-        f"{size.head_dim}, {size.parameters / 1e9:.2f} billion parameters; texts of {work.tokens:,} tokens.",
-        f"CPU hours of this machine, whose starts, products of matrices and passes over memory take {speeds.start:.2f}, "
-        f"{speeds.compute:.2f} and {speeds.memory:.2f} times as long as on the one that the rates come from. Memory is that of "
-        "one job, at most.",
+        f"{job.model}: {size.layers} layers, {size.heads} heads, {size.kv_heads} KV heads, head_dim {size.head_dim}, "
+        f"{size.parameters / 1e9:.2f} billion parameters; texts of {job.tokens:,} tokens.",
+        f"CPU hours are this machine's: a start, a product of matrices and a pass over memory take {speeds.start:.2f}, "
+        f"{speeds.compute:.2f} and {speeds.memory:.2f} times as long here as where the rates were fitted. Memory is that of one job.",
     ]
-    if not work.config.capture.import_:
-        held = work.weights + work.cache(tokens)
+    if job.held_gb:
         said.append(
-            f"On a GPU the weights and a cache of {tokens:,} tokens alone take {_gb(held)} GB of its memory. How long the model's "
-            "jobs take there is not measured."
+            f"On a GPU, weights and a cache of {job.longest:,} tokens take {_gb(job.held_gb)} GB of its memory, and what is "
+            "computed comes on top. How long the model's jobs take there is not measured."
         )
     if size.assumed:
         said.append(

@@ -44,3 +44,24 @@ class Terms:
             name: max(part.memory.get(name, 0.0) for part in parts) for part in parts for name in part.memory
         }
         return cls(cpu | {name: value for name, value in once.items() if name in cpu}, memory)
+
+
+@dataclass(frozen=True)
+class PlannedJobs:
+    """Processes of a stage that do the same.
+
+    Attributes
+    ----------
+    stage : str
+    rates : str
+        Under which name of `RATES` their rates stand.
+    logs : tuple of str
+        One a process, which is `logs/{stage}/{log}.log`.
+    terms : Terms
+        What each of them does.
+    """
+
+    stage: str
+    rates: str
+    logs: tuple[str, ...]
+    terms: Terms

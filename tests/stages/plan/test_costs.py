@@ -11,8 +11,10 @@ import yaml
 
 from ghostkv.config.experiment import Config, load_config
 from ghostkv.sources.model_size import ModelSize
-from ghostkv.stages.plan.costs import Speeds, asked, cost_of, planned_jobs, rates_name, terms_of
-from ghostkv.stages.plan.disk import disk_gb
+from ghostkv.stages.plan.costs import Cost, Speeds, disk_gb
+from ghostkv.stages.plan.costs import cost_of as cost_of_terms
+from ghostkv.stages.plan.disk import disk_terms
+from ghostkv.stages.plan.planning import asked, planned_jobs, rates_name, terms_of
 from ghostkv.stages.plan.rates import DISK, RATES
 from ghostkv.stages.plan.terms import Terms
 from ghostkv.stages.plan.workload import Workload
@@ -22,8 +24,8 @@ SIZE = ModelSize(
     layers=4, heads=8, kv_heads=2, head_dim=64, width=512, parameters=40_000_000, active=20_000_000,
     stored_bytes=80_000_000,
 )  # fmt: skip
-# Of generated tensors, the store and this machine: neither texts nor model say how large they are.
-OF_THEIR_OWN = {"synthetic", "store", "bandwidth", "texts", "model"}
+# Of generated tensors, the store, this machine and a page: the length of texts does not say how long they take.
+OF_THEIR_OWN = {"synthetic", "store", "bandwidth", "texts", "model", "report"}
 
 
 def work(tokens: int = 1024, layers: int = 4, size: ModelSize = SIZE, **sections) -> Workload:
@@ -39,16 +41,24 @@ def work(tokens: int = 1024, layers: int = 4, size: ModelSize = SIZE, **sections
     return Workload(config, tuple(range(layers)), replace(size, layers=layers))
 
 
+def cost_of(one: Workload, rule: str, each=({},), **speeds) -> Cost:
+    return cost_of_terms(rates_name(rule), terms_of(one, rule, each), **speeds)
+
+
+def disk(one: Workload, stage: str) -> float:
+    return disk_gb(stage, disk_terms(one, stage))
+
+
 def by_stage(one: Workload) -> dict[str, tuple[float, float, float]]:
     """CPU seconds, GB of memory and GB of disk of each stage."""
     found: dict[str, list] = {}
     for job in planned_jobs(one):
-        found.setdefault(job.stage, []).append(job.cost(one))
+        found.setdefault(job.stage, []).extend([cost_of_terms(job.rates, job.terms)] * len(job.logs))
     return {
         stage: (
             sum(cost.cpu_seconds for cost in costs),
             max(cost.memory_gb for cost in costs),
-            disk_gb(one, stage),
+            disk(one, stage),
         )
         for stage, costs in found.items()
     }
@@ -85,7 +95,7 @@ def test_a_job_holds_at_least_the_weights_of_its_model_and_its_cache():
 def test_a_capture_takes_what_its_numbers_take_on_disk():
     one = work()
     numbers = 2 * 1024 * 2 * 64 * 4 * 2 + 2 * 64 * 8 * 64 * 4 * 4
-    assert disk_gb(one, "capture") == pytest.approx(9 * numbers / 1e9, rel=0.1)
+    assert disk(one, "capture") == pytest.approx(9 * numbers / 1e9, rel=0.1)
 
 
 def test_one_process_for_several_jobs_starts_and_loads_once_and_holds_the_largest():
@@ -125,17 +135,17 @@ def test_imported_tensors_have_no_job_that_runs_a_model():
         {"folder": f"/{role}", "domain": "mine", "role": role} for role in ("codec", "threshold", "held_out")
     ]
     capture = {"tokens": 1024, "import": folders, "query_bands": [{"start": 512, "stop": 1024, "count": 64}]}
-    rules = {job.rule for job in planned_jobs(work(capture=capture))}
-    assert {"import_tensors", "sweep_layer"} <= rules
-    assert not rules & {"fetch_model", "trace_text", "quality_text", "hierarchy_layer", "run_historical"}
+    stages = {job.stage for job in planned_jobs(work(capture=capture))}
+    assert {"capture", "sketch", "frontier"} <= stages
+    assert not stages & {"model", "texts", "trace", "quality", "retrieval", "hierarchy", "historical"}
 
 
 def test_every_rule_and_stage_has_rates_and_they_are_of_its_own_terms():
     one = work()
     for job in planned_jobs(one):
-        rates, terms = RATES[rates_name(job.rule)], job.terms(one)
-        assert rates["cpu"].keys() <= terms.cpu.keys(), job.rule
-        assert rates["memory"].keys() <= terms.memory.keys(), job.rule
+        rates = RATES[job.rates]
+        assert rates["cpu"].keys() <= job.terms.cpu.keys(), job.rates
+        assert rates["memory"].keys() <= job.terms.memory.keys(), job.rates
         assert job.stage in DISK
 
 

@@ -29,7 +29,10 @@ def disk_terms(work: Workload, stage: str) -> dict[str, float]:
     elif stage == "model":
         found = {"weights": size.stored_bytes / GIGA}
     elif stage == "texts":
-        found = {"tokens": ((work.texts["codec"] + measured) * work.tokens + work.trace[0]) / GIGA}
+        read = ((work.texts["codec"] + measured) * work.tokens + work.trace[0]) / GIGA
+        # Texts of listed domains name the documents that they are made of.
+        listed = sum(entry["custom"] is None for entry in config.text_names().values())
+        found = {"tokens": read, "listed": listed / GIGA}
     elif stage == "sketch":
         sizes = [one for layer in work.layers for one in work.sketched(layer)]
         # A byte of residual norm beside the code.
@@ -48,7 +51,8 @@ def disk_terms(work: Workload, stage: str) -> dict[str, float]:
         found = {"rows": heads * held_out}
     elif stage == "decode":
         steps = work.trace[1] / config.decode.bin
-        found = {"rows": min(config.decode.layers, layers) * size.heads * steps / 1e6}
+        lived = min(config.decode.layers, layers) * size.heads
+        found = {"rows": lived * steps / 1e6, "heads": lived / 1e6}
     elif stage == "bandwidth":
         found = {
             "indices": config.bandwidth.measure.patterns

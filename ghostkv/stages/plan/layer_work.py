@@ -11,7 +11,9 @@ _BOUNDS = 4
 
 def assemble_texts(work: Workload) -> Terms:
     read = (work.texts["codec"] + work.measured) * work.tokens + work.trace[0]
-    return Terms({"tokens": read / 1e6}, {"tokens": max(work.tokens, work.trace[0]) / 1e6})
+    domains = float(len(work.config.texts.domains))
+    memory = {"tokens": max(work.tokens, work.trace[0]) / 1e6, "domains": min(domains, 1.0)}
+    return Terms({"tokens": read / 1e6, "domains": domains}, memory)
 
 
 def import_tensors(work: Workload, text: str = "") -> Terms:
@@ -24,15 +26,26 @@ def sketch_layer(work: Workload, layer: str) -> Terms:
     coded = work.kv(work.tokens) * (work.texts["codec"] + work.measured) * len(sizes)
     written = work.tokens * work.size.kv_heads * sum(sizes) / GIGA
     held = (work.texts["codec"] + 1) * work.kv(work.tokens)
-    return Terms({"coded": coded}, {"kv": held, "written": written})
+    return Terms({"coded": coded, "fitted": _fitted(work, len(sizes))}, {"kv": held, "written": written})
+
+
+def _fitted(work: Workload, designs: int) -> float:
+    """Numbers of the frames that a layer's designs are fitted with, one a KV head, in millions."""
+    return designs * work.size.kv_heads * work.size.head_dim**2 / 1e6
 
 
 def sweep_layer(work: Workload, layer: str) -> Terms:
     pairs = work.pairs(work.late_queries, work.tokens)
     whole = work.texts["held_out"] * work.pairs(work.queries, work.tokens)
     designs = work.swept(int(layer))
+    thetas = sum(grid.count for grid in work.config.frontier.grids().values())
+    counted = work.measured * work.late_queries * work.size.heads * thetas * designs
     return Terms(
-        {"pairs": work.measured * pairs * designs * work.rules, "bands": 2 * whole},
+        {
+            "pairs": work.measured * pairs * designs * work.rules,
+            "bands": 2 * whole,
+            "counted": counted / GIGA,
+        },
         {
             "kv": work.measured * work.kv(work.tokens),
             "pairs": work.measured * work.pairs(work.late_queries, work.tokens, work.group)
@@ -68,7 +81,11 @@ def certify_layer(work: Workload, layer: str) -> Terms:
     one = work.texts["held_out"] * work.pairs(work.late_queries, work.tokens)
     compared = (len(certificates.bounds) + 2) / certificates.compared_every
     return Terms(
-        {"pairs": one * levels * (1 + len(certificates.deltas)), "compared": one * compared},
+        {
+            "pairs": one * levels * (1 + len(certificates.deltas)),
+            "compared": one * compared,
+            "fitted": _fitted(work, levels),
+        },
         {
             "kv": (work.texts["codec"] + work.texts["held_out"]) * work.kv(work.tokens),
             "pairs": _BOUNDS * levels * work.pairs(work.late_queries, work.tokens, work.group),
@@ -86,7 +103,7 @@ def calibrate_layer(work: Workload, layer: str) -> Terms:
     steps = trains * learned.steps * work.size.kv_heads
     trained = steps * learned.queries * learned.keys * work.size.head_dim / GIGA
     return Terms(
-        {"pairs": pairs * sizes * rules, "trained": trained},
+        {"pairs": pairs * sizes * rules, "trained": trained, "fitted": _fitted(work, sizes)},
         {
             "kv": (work.texts["codec"] + work.measured) * work.kv(work.tokens),
             "pairs": work.measured * work.pairs(work.late_queries, work.tokens, work.group),
@@ -96,9 +113,9 @@ def calibrate_layer(work: Workload, layer: str) -> Terms:
 
 
 def peers_layer(work: Workload, layer: str) -> Terms:
-    pairs = work.pairs(work.late_queries, work.tokens)
+    pairs, selectors = work.pairs(work.late_queries, work.tokens), len(work.config.peers.selectors)
     return Terms(
-        {"pairs": work.measured * pairs * len(work.config.peers.selectors)},
+        {"pairs": work.measured * pairs * selectors, "fitted": _fitted(work, selectors)},
         {
             "kv": (work.texts["codec"] + work.measured) * work.kv(work.tokens),
             "pairs": work.measured * work.pairs(work.late_queries, work.tokens, work.group),
@@ -120,7 +137,11 @@ def hierarchy_layer(work: Workload, layer: str) -> Terms:
     built += trace * (3 + every * indexes)
     held = (work.texts["codec"] + work.measured) * work.kv(work.tokens) + work.kv(trace)
     return Terms(
-        {"pairs": scanned * work.size.heads / GIGA, "built": work.kv(round(built))},
+        {
+            "pairs": scanned * work.size.heads / GIGA,
+            "built": work.kv(round(built)),
+            "fitted": _fitted(work, indexes),
+        },
         {
             "kv": held,
             "pairs": _BOUNDS * levels * work.pairs(hierarchy.queries, max(trace, work.tokens), work.group),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ghostkv.files.provenance import metadata
 from ghostkv.files.tables import write_rows
 from ghostkv.stages.plan.costs import Speeds, cost_of, disk_gb
-from ghostkv.stages.plan.finished import ended_jobs, sizes_on_disk
+from ghostkv.stages.plan.finished import complete_stages, ended_jobs, sizes_on_disk
 from ghostkv.stages.plan.machine import measure_machine, speeds_of
 from ghostkv.stages.plan.schemas import COMPARED_SCHEMA
 
@@ -29,7 +29,7 @@ def compare_plan(job: ComparePlan, inputs: Mapping[str, Any], outputs: Mapping[s
 def compared_rows(job: ComparePlan, speeds: Speeds) -> list[dict[str, Any]]:
     """Rows of `COMPARED_SCHEMA`; disk only of stages whose jobs all left a log."""
     ended = ended_jobs(job.jobs, Path(job.folder))
-    left = sizes_on_disk(job.disk, Path(job.folder), job.model)
+    left = sizes_on_disk(complete_stages(job.jobs, Path(job.folder)), Path(job.folder), job.model)
     rows = []
     for stage in dict.fromkeys(one.stage for one, _ in ended if one.stage != _UNFINISHED):
         costs = [(cost_of(one.rates, one.terms, speeds), usage) for one, usage in ended if one.stage == stage]
@@ -43,7 +43,7 @@ def compared_rows(job: ComparePlan, speeds: Speeds) -> list[dict[str, Any]]:
                 max(usage.max_rss for _, usage in costs) / 1000,
             ),
         }
-        if stage in left and len(costs) == sum(len(one.logs) for one in job.jobs if one.stage == stage):
+        if stage in left:
             pairs["disk_gb"] = (disk_gb(stage, job.disk[stage]), left[stage])
         rows += [
             {"stage": stage, "quantity": quantity, "jobs": len(costs), "planned": guess, "measured": found}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ghostkv.files.usage import Usage, usage_by_log
@@ -13,6 +13,13 @@ def ended_jobs(jobs: Iterable[PlannedJobs], results: Path) -> list[tuple[Planned
     """Each process that left a log, with what it took."""
     took = usage_by_log(results / "logs")
     return [(job, took[job.stage, log]) for job in jobs for log in job.logs if (job.stage, log) in took]
+
+
+def complete_stages(jobs: Sequence[PlannedJobs], results: Path) -> list[str]:
+    """Stages of which every process left a log: what they leave on disk is all there."""
+    took = usage_by_log(results / "logs")
+    lacking = {job.stage for job in jobs for log in job.logs if (job.stage, log) not in took}
+    return [stage for stage in dict.fromkeys(job.stage for job in jobs) if stage not in lacking]
 
 
 def sizes_on_disk(stages: Iterable[str], results: Path, model: str) -> dict[str, float]:

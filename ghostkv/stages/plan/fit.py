@@ -16,7 +16,7 @@ from scipy.optimize import lsq_linear
 
 from ghostkv.files.io import write_text
 from ghostkv.stages.plan.disk import disk_terms
-from ghostkv.stages.plan.finished import ended_jobs, sizes_on_disk
+from ghostkv.stages.plan.finished import complete_stages, ended_jobs, sizes_on_disk
 from ghostkv.stages.plan.planning import planned_jobs
 from ghostkv.stages.plan.workload import Workload
 
@@ -49,14 +49,15 @@ class FinishedRun:
 
 def fitted(runs: Sequence[FinishedRun]) -> tuple[dict, dict]:
     """`RATES` and `DISK` of these runs."""
-    seen = [one for run in runs for one in ended_jobs(planned_jobs(run.work), run.results)]
+    planned = [(run, planned_jobs(run.work)) for run in runs]
+    seen = [one for run, jobs in planned for one in ended_jobs(jobs, run.results)]
     cpu = _least([(job.rates, job.terms.cpu, usage.cpu_time) for job, usage in seen], _CPU, _SHARED)
     memory = _least([(job.rates, job.terms.memory, usage.max_rss / 1000) for job, usage in seen], _MEMORY)
     left = [
         (stage, disk_terms(run.work, stage), size)
-        for run in runs
+        for run, jobs in planned
         for stage, size in sizes_on_disk(
-            type(run.work.config).model_fields, run.results, run.work.config.model.name
+            complete_stages(jobs, run.results), run.results, run.work.config.model.name
         ).items()
     ]
     rates = {rule: {"cpu": cpu[rule], "memory": memory[rule]} for rule in sorted(cpu)}

@@ -32,7 +32,7 @@ of each term. REFERENCE: what the machine of those runs was measured at (`ghostk
 
 # What arithmetic knows of rates. A process that runs a model holds its weights and its cache at least once; K and V are read as
 # float16 and worked with as float32.
-_MEMORY = {"weights": (1.0, 3.0), "cache": (1.0, 2.0), "kv": (2.0, 12.0)}
+_MEMORY = {"weights": (1.0, 3.0), "cache": (1.0, 4.0), "kv": (2.0, 12.0)}
 _CPU = {"start": (0.4, np.inf)}
 _DISK = {"captured": (1.0, 1.1), "weights": (1.0, 1.1)}
 # A product of matrices takes as long in one rule as in another.

@@ -82,7 +82,7 @@ def _decoded(work: Workload, context: int, positions: int, caches: int = 1) -> T
             "attention": work.attention(context),
             "pairs": pairs,
         },
-        {"weights": work.weights, "cache": caches * work.cache(context), "hidden": work.hidden(context)},
+        {"weights": work.weights, "cache": caches * work.cache(context)},
     )
 
 
@@ -146,7 +146,7 @@ def retrieval_task(work: Workload, job: str) -> Terms:
             "attention": read * work.attention(entry.length),
             "pairs": work.pairs(round(asked * _ASKED), entry.length) * work.size.layers,
         },
-        {"weights": work.weights, "cache": work.cache(entry.length), "hidden": work.hidden(entry.length)},
+        {"weights": work.weights, "cache": work.cache(entry.length)},
     )
 
 

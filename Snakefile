@@ -27,6 +27,7 @@ include: "workflow/rules/quality.smk"
 include: "workflow/rules/retrieval.smk"
 include: "workflow/rules/benchmark.smk"
 include: "workflow/rules/store.smk"
+include: "workflow/rules/plan.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/demo.smk"
 

@@ -61,7 +61,7 @@ class Screen(logging.Handler):
     hint : str
         What to add where Snakemake finds the folder locked.
     pages : mapping of str to str
-        Rules that write a report, and the folder of it: a run that made one ends with its answer.
+        Rules that write what a run ends with: the folder of a report, or a text.
     """
 
     def __init__(

@@ -21,6 +21,7 @@ from ghostkv.config.historical import Historical
 from ghostkv.config.messages import explain
 from ghostkv.config.model import Model
 from ghostkv.config.peers import Peers
+from ghostkv.config.plan import Plan
 from ghostkv.config.policies import check_dense_layers, check_fitted
 from ghostkv.config.quality import Quality
 from ghostkv.config.report import Report
@@ -60,6 +61,7 @@ class Config(Section):
     store: Store = part(Store)
     quality: Quality = part(Quality)
     retrieval: Retrieval = part(Retrieval)
+    plan: Plan = part(Plan)
     report: Report = part(Report)
 
     def text_names(self) -> dict[str, dict[str, Any]]:

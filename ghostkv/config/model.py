@@ -22,7 +22,13 @@ class CustomModel(Section):
     revision: str | None = setting(None, "Hub commit, tag or branch. Pin a commit to repeat a run.")
     path: Place | None = setting(None, "Folder or GGUF file, for source path.")
     architecture: Literal["llama", "gpt2"] | None = setting(None, "For source random.")
-    layers: Layers | None = setting(None, "Number of layers. Read from a local folder's config.json.")
+    shape: Place | None = setting(
+        None,
+        "For source hub: the model's config.json, or a GGUF file of it, which states the shape before anything is fetched.",
+    )
+    layers: Layers | None = setting(
+        None, "Number of layers. Read from a local folder's config.json, or from shape."
+    )
     attention_layers: list[Layer] | None = setting(
         None,
         "Layers that attend, where not all do, counted from 0. Read from a local folder's config.json.",
@@ -45,6 +51,11 @@ class CustomModel(Section):
             raise ConfigError(
                 f"config: model.custom.{needs} is missing, and source: {self.source} needs it.\n"
                 f"  Write: model: {{name: mine, custom: {{source: {self.source}, {needs}: {example}}}}}"
+            )
+        if self.shape is not None and self.source != "hub":
+            raise ConfigError(
+                f"config: model.custom.shape is set, and source: {self.source} states its shape by itself. Accepted: shape "
+                "beside source: hub.\n  Remove shape"
             )
         return self
 

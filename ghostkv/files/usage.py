@@ -56,15 +56,23 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def read_usage(folder: Path) -> dict[str, list[Usage]]:
-    """What jobs took by stage, from logs with a folder for each; files that are no such table are left out."""
-    found: dict[str, list[Usage]] = {}
+def usage_by_log(folder: Path) -> dict[tuple[str, str], Usage]:
+    """What jobs took by stage and name of the log; files that are no such table are left out."""
+    found: dict[tuple[str, str], Usage] = {}
     for path in sorted(folder.rglob("*.tsv")):
         with suppress(OSError, ValueError, KeyError, TypeError):
             (row,) = csv.DictReader(path.read_text().splitlines(), delimiter="\t")
             values = {field.name: int if field.type == "int" else float for field in fields(Usage)}
             known = Usage(**{name: kind(row[name]) for name, kind in values.items()})
-            found.setdefault(path.parent.name, []).append(known)
+            found[path.parent.name, path.stem] = known
+    return found
+
+
+def read_usage(folder: Path) -> dict[str, list[Usage]]:
+    """What jobs took by stage, from logs with a folder for each."""
+    found: dict[str, list[Usage]] = {}
+    for (stage, _), usage in usage_by_log(folder).items():
+        found.setdefault(stage, []).append(usage)
     return found
 
 

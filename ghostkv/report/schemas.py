@@ -22,6 +22,7 @@ from ghostkv.stages.hierarchy import summary_schemas as hierarchy_summaries
 from ghostkv.stages.historical import schemas as historical
 from ghostkv.stages.peers import schemas as peers
 from ghostkv.stages.peers import summary_schemas as peers_summaries
+from ghostkv.stages.plan import schemas as plan
 from ghostkv.stages.quality import schemas as quality
 from ghostkv.stages.quality import summary_schemas as quality_summaries
 from ghostkv.stages.retrieval import schemas as retrieval
@@ -45,6 +46,7 @@ SCHEMAS: Mapping[str, Mapping[str, pa.Schema]] = {
     "hierarchy": hierarchy.SCHEMAS | hierarchy_summaries.SUMMARY_SCHEMAS,
     "historical": historical.SCHEMAS,
     "peers": peers.LAYER_SCHEMAS | peers_summaries.SUMMARY_SCHEMAS,
+    "plan": plan.COMPARED_SCHEMAS,
     "quality": quality.TEXT_TABLES | quality_summaries.SUMMARY_TABLES | {"speed": quality.SPEED_SCHEMA},
     "retrieval": {
         "answers": retrieval.ANSWER_SCHEMA,

@@ -28,8 +28,10 @@ def filled(sentence: str, figures: Mapping[str, Mapping]) -> str | None:
     return sentence
 
 
-def closing(folder: str) -> str:
-    """What a run says last of the report in a folder: its answer in a sentence, if it has one, and its page."""
-    figures = json.loads(Path(folder, "headline.json").read_text(encoding="utf-8"))
+def closing(made: str) -> str:
+    """What a run says last: of a text all of it; of the report in a folder its answer in a sentence, if any, and its page."""
+    if made.endswith(".txt"):
+        return Path(made).read_text(encoding="utf-8")
+    figures = json.loads(Path(made, "headline.json").read_text(encoding="utf-8"))
     said = next(filter(None, (filled(sentence, figures) for sentence in _CLOSING)), None)
-    return "\n".join(filter(None, (said, f"{folder}/report.html")))
+    return "\n".join(filter(None, (said, f"{made}/report.html")))

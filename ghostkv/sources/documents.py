@@ -59,6 +59,10 @@ class TextSource(Section):
     format: Literal["text", "squad", "rows"] = Field(default="text", description="What a document is.")
     column: str = Field(default="text", description="Column or key that holds the text, for rows.")
     license: str = Field(default="not stated", description="Licence of the documents.")
+    # A plan alone reads it, so it is no part of what texts depend on.
+    download_mb: float = Field(
+        default=0.0, ge=0, le=1e9, exclude=True, description="MB that a fetch downloads."
+    )
 
     @model_validator(mode="after")
     def _kind_has_its_keys(self) -> TextSource:

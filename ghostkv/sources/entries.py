@@ -63,6 +63,20 @@ class ModelEntry(Section):
     heads: Heads | None = Field(default=None, description="Query heads per layer.")
     kv_heads: Heads | None = Field(default=None, description="Key-value heads per layer.")
     head_dim: Width | None = Field(default=None, description="Width of a head.")
+    # A plan alone reads these, so they are no part of what a fetch depends on.
+    shape: Place | None = Field(
+        default=None, exclude=True, description="config.json or GGUF file that states the shape, for hub."
+    )
+    parameters: int | None = Field(
+        default=None, exclude=True, ge=1, le=1 << 50, description="Numbers of its weights."
+    )
+    active: int | None = Field(
+        default=None, exclude=True, ge=1, le=1 << 50,
+        description="Those of them that a token is multiplied with in its layers: without embeddings.",
+    )  # fmt: skip
+    download_mb: float | None = Field(
+        default=None, exclude=True, ge=0, le=1e9, description="MB that a fetch downloads."
+    )
     max_context: int | None = Field(default=None, ge=1, le=1 << 40, description="Longest context in tokens.")
     window: Tokens | None = Field(
         default=None, description="Sliding window in tokens, for random mistral and gemma2."

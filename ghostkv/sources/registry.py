@@ -138,10 +138,12 @@ def _with_shape(entry: ModelEntry) -> ModelEntry:
         entry = _entry(
             entry.plain(), ModelEntry, f"config: model.custom.path: {entry.path} states a shape that"
         )
+    if entry.shape is not None:
+        entry = _filled(entry, _stated_shape(Path(entry.shape)))
     if entry.layers is None:
         raise ConfigError(
             f"config: model.custom.layers is missing, and nothing tells how many layers {entry.origin()} has "
-            "before it is fetched.\n  Write: layers: 24   (num_hidden_layers in its config.json)"
+            "before it is fetched.\n  Write: layers: 24   (num_hidden_layers in its config.json), or shape: config.json"
         )
     return entry
 
@@ -183,6 +185,16 @@ def _filled(entry: ModelEntry, values: Mapping[str, Any]) -> ModelEntry:
     return entry.model_copy(
         update={key: value for key, value in values.items() if getattr(entry, key) is None}
     )
+
+
+def _stated_shape(path: Path) -> dict[str, Any]:
+    """The shape that a file of the hub's form, or a GGUF header, states of a model that is not here."""
+    if not path.is_file():
+        raise ModelError(
+            f"config: model.custom.shape is {path}, and there is no such file, seen from {Path.cwd()}. Accepted: the model's "
+            "config.json, or a GGUF file of it.\n  Write: shape: /data/models/mine/config.json"
+        )
+    return gguf_shape(path) if path.suffix == ".gguf" else shape_of(read_json(path))
 
 
 def _local_shape(entry: ModelEntry) -> dict[str, int]:

@@ -16,6 +16,7 @@ from ghostkv.config.experiment import Config, load_config
 from ghostkv.config.words import marked
 from ghostkv.sources.documents import TextSource, local_files
 from ghostkv.sources.entries import ModelEntry
+from ghostkv.sources.model_size import ModelSize, size_of
 from ghostkv.sources.registry import check_domains, read_sources, resolve_model
 from ghostkv.stages.checks import check_files, check_model, check_names, check_positions, check_sources
 
@@ -158,6 +159,24 @@ class Run:
     def model_folder(self) -> str:
         """Where the fetched model lies."""
         return f"resources/models/{self.config.model.name}"
+
+    @cached_property
+    def size(self) -> ModelSize:
+        """How large the model is, which may not be here yet; of imported tensors their own shape.
+
+        Raises
+        ------
+        ModelError
+            A file that should state the shape does not.
+        """
+        if not self.imports:
+            return size_of(self.model, self.model_folder)
+        # Only here, as it brings NumPy.
+        from ghostkv.stages.capture.tensor_import import StatedShape, layers_in
+
+        first = StatedShape.of(layers_in(next(iter(self.imports.values()))["folder"])[self.layers[0]])
+        shape = {"layers": len(self.layers), "heads": first.heads, "kv_heads": first.kv_heads}
+        return ModelSize(**shape, head_dim=first.head_dim, width=first.heads * first.head_dim)
 
     def layer_names(self, layers: tuple[int, ...] | None = None) -> list[str]:
         """Layers as file names have them."""

@@ -26,6 +26,7 @@ from ghostkv.stages.frontier.summary_schemas import LAYER_HEAD_SCHEMA, SAFE_SCHE
 from ghostkv.stages.frontier.tables import layer_head, safe_points
 from ghostkv.stages.historical.schemas import COMPARISON_SCHEMA
 from ghostkv.stages.historical.schemas import SWEEP_SCHEMA as HISTORICAL_SWEEP_SCHEMA
+from ghostkv.stages.plan.schemas import COMPARED_SCHEMA
 from tests.report.calibrated_fixtures import calibrated_tables
 from tests.report.certificates_fixtures import certificate_tables
 from tests.report.peers_fixtures import peer_tables
@@ -227,6 +228,26 @@ def text_rows() -> list[dict]:
     ]  # fmt: skip
 
 
+def compared_rows() -> list[dict]:
+    """A plan that is right about one stage, and of another says too much memory and too little CPU."""
+    planned = {
+        ("capture", "cpu_seconds"): 10.0,
+        ("frontier", "cpu_seconds"): 5.0,
+        ("frontier", "memory_gb"): 15.0,
+    }
+    return [
+        {
+            "stage": stage,
+            "quantity": quantity,
+            "jobs": 2,
+            "planned": value,
+            "measured": 10.0,
+            "ratio": value / 10,
+        }
+        for (stage, quantity), value in planned.items()
+    ]
+
+
 def make_tables(
     folder: Path, imported: bool = False, error: float = 1e-6, speedup: float = 80.0, overhead: float = 1.2
 ) -> dict[str, str | list[str]]:
@@ -257,6 +278,7 @@ def make_tables(
     for name, (rows, schema) in certificate_tables(LAYERS, HEADS, DOMAINS, has_values).items():
         tables[f"certificates_{name}"] = _write(folder, f"certificates/{name}", rows, schema)
     tables |= peer_tables(folder / "peers", DOMAINS, has_values)
+    tables["plan_compared"] = _write(folder, "plan/compared", compared_rows(), COMPARED_SCHEMA)
     return tables if imported else tables | _of_a_model(folder, overhead)
 
 

@@ -99,6 +99,7 @@ ASKED = {
 }
 ASKED_OF_STAGES = {
     "hierarchy.violations",
+    "plan.worst_ratio",
     "hierarchy.heads_reading_under_half_at_8k",
     "bandwidth.bytes_error",
     "bandwidth.time_error_median",
@@ -123,12 +124,18 @@ def test_every_figure_that_was_asked_for_is_defined_and_drawn_from_a_table_of_it
 
 
 def test_the_stages_of_figures_that_were_asked_for_are_stages_of_the_report():
-    assert {name.partition(".")[0] for name in ASKED_OF_STAGES} <= {"frontier", *BEYOND}
+    # The plan's is of every report.
+    assert {name.partition(".")[0] for name in ASKED_OF_STAGES} <= {"frontier", "plan", *BEYOND}
 
 
 def test_figures_that_were_asked_for_are_measured(figures):
     assert figures.keys() >= ASKED
     assert all(figure.keys() == {"value", "unit", "n", "source"} for figure in figures.values())
+
+
+def test_the_worst_ratio_of_a_plan_is_that_of_the_worse_side(figures):
+    # The fixtures plan half of what was measured, once and a half as much, and as much.
+    assert (figures["plan.worst_ratio"]["value"], figures["plan.worst_ratio"]["n"]) == (2.0, 3)
 
 
 def test_a_target_that_no_row_answers_is_null_and_not_missing(tmp_path):

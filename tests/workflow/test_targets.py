@@ -28,4 +28,6 @@ def test_a_target_runs_its_stage_and_the_report_and_no_other_stage(project, stag
         r"^(?:rule|use rule \w+ as) (\w+)", (ROOT / f"workflow/rules/{stage}.smk").read_text(), re.MULTILINE
     )
     # The tiny run has no long tasks.
-    assert project.planned("--", stage).keys() == {stage, "report", *rules} - {"retrieval_task"}
+    assert project.planned("--", stage).keys() == {stage, "compare_plan", "report", *rules} - {
+        "retrieval_task"
+    }

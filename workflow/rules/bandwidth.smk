@@ -15,7 +15,7 @@ use rule gather_frontier as survivor_patterns with:
     log:
         "results/logs/bandwidth/patterns.log",
     resources:
-        mem_mb=1500,
+        **needs("survivor_patterns"),
     params:
         run=job_params(SurvivorPatterns),
 
@@ -30,8 +30,7 @@ use rule gather_frontier as measure_memory with:
         "results/logs/bandwidth/measure.log",
     threads: workflow.cores
     resources:
-        # The working set and a tenth as much beside it.
-        mem_mb=500 + 2 * RUN.config.bandwidth.measure.memory_mb,
+        **needs("measure_memory"),
     params:
         run=job_params(MeasureMemory),
 
@@ -47,6 +46,6 @@ use rule gather_frontier as model_bandwidth with:
     log:
         "results/logs/bandwidth/model.log",
     resources:
-        mem_mb=1000,
+        **needs("model_bandwidth"),
     params:
         run=job_params(ModelBandwidth),

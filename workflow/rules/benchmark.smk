@@ -16,8 +16,7 @@ rule capture_overhead:
     # As captures have, and as they beside others: both sides of the ratio take turns, so both meet the same machine.
     threads: RUN.config.capture.threads
     resources:
-        # Peak 1.2 GB at 4,096 tokens, as for a capture.
-        mem_mb=2500,
+        **needs("capture_overhead"),
     params:
         run=job_params(CaptureOverhead),
     script:
@@ -34,7 +33,6 @@ use rule capture_overhead as sweep_speed with:
     # Milliseconds are timed: alone on the machine.
     threads: workflow.cores
     resources:
-        # Peak 0.3 GB.
-        mem_mb=1500,
+        **needs("sweep_speed"),
     params:
         run=job_params(SweepSpeed),

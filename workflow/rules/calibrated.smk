@@ -12,7 +12,7 @@ use rule sweep_layer as calibrate_layer with:
         "results/logs/calibrated/layer_{layer}.log",
     priority: -1
     resources:
-        mem_mb=2500,
+        **needs("calibrate_layer"),
     params:
         run=job_params(CalibrateLayer),
 
@@ -25,6 +25,6 @@ use rule gather_frontier as gather_calibrated with:
     log:
         "results/logs/calibrated/gather.log",
     resources:
-        mem_mb=1500,
+        **needs("gather_calibrated"),
     params:
         run=job_params(GatherCalibrated),

@@ -18,9 +18,7 @@ rule capture_text:
         "../../environment.yml"
     threads: RUN.config.capture.threads
     resources:
-        # Peak 1.4 GB at 4,096 tokens: weights, and the proof of one layer. A larger model needs
-        # its weights on top: --set-resources capture_text:mem_mb=32000
-        mem_mb=2000,
+        **needs("capture_text"),
     params:
         run=job_params(CaptureText),
     script:
@@ -35,7 +33,6 @@ use rule capture_text as import_tensors with:
     priority: 0
     threads: 1
     resources:
-        # One layer at a time.
-        mem_mb=2000,
+        **needs("import_tensors"),
     params:
         run=job_params(ImportTensors),

@@ -12,7 +12,7 @@ use rule sweep_layer as certify_layer with:
         "results/logs/certificates/layer_{layer}.log",
     priority: -1
     resources:
-        mem_mb=2000,
+        **needs("certify_layer"),
     params:
         run=job_params(CertifyLayer),
 
@@ -25,6 +25,6 @@ use rule gather_frontier as gather_certificates with:
     log:
         "results/logs/certificates/gather.log",
     resources:
-        mem_mb=1000,
+        **needs("gather_certificates"),
     params:
         run=job_params(GatherCertificates),

@@ -22,6 +22,7 @@ from ghostkv.files.errors import GhostKVError
 from ghostkv.files.processes import identity
 from ghostkv.files.usage import CORES
 from ghostkv.report.jobs import asked_tables, report_tables, shown_stages
+from ghostkv.stages.plan.planning import resources, workload
 from ghostkv.stages.relations import check_stage
 from ghostkv.stages.run import Run, resources_of
 from workflow.locks import Claims
@@ -32,7 +33,8 @@ os.environ |= {"GHOSTKV_RUN": json.dumps(identity()), CORES: str(workflow.cores 
 CLAIMS = Claims()
 if workflow.is_main_process:
     CLAIMS.enter()
-    show(workflow, CLAIMS.advice(), {"report": "results/report", "demo_report": "results/demo/report"})
+    ends = {"report": "results/report", "demo_report": "results/demo/report", "plan": "results/plan/plan.txt"}
+    show(workflow, CLAIMS.advice(), ends)
 
 
 def refused(work, *arguments):
@@ -55,6 +57,18 @@ RUN = refused(Run.resolve, config, RESOURCES, workflow.config_settings.config)
 config.update(RUN.config.plain())
 # The same made small; its rules are in demo.smk.
 DEMO = RUN.demo()
+# What they have to do, which says what their jobs take.
+WORK, DEMO_WORK = (refused(workload, run) for run in (RUN, DEMO))
+
+
+def needs(rule, each=None):
+    """Memory and time of a rule's jobs, by the formulas of a plan; of a process that does several, by wildcards of each."""
+    return resources(WORK, rule, each)
+
+
+def demo_needs(rule, each=None):
+    """As `needs`, of the demonstration."""
+    return resources(DEMO_WORK, rule, each)
 
 
 def job_params(job):

@@ -16,7 +16,7 @@ use rule sweep_layer as decode_layer with:
         "results/logs/decode/layer_{layer}.log",
     priority: -1
     resources:
-        mem_mb=1500,
+        **needs("decode_layer"),
     params:
         run=job_params(DecodeLayer),
 
@@ -29,7 +29,7 @@ use rule gather_frontier as decode_synthetic with:
     log:
         "results/logs/decode/synthetic.log",
     resources:
-        mem_mb=1000,
+        **needs("decode_synthetic"),
     params:
         run=job_params(DecodeGenerated),
 
@@ -42,6 +42,6 @@ use rule gather_frontier as gather_decode with:
     log:
         "results/logs/decode/gather.log",
     resources:
-        mem_mb=1000,
+        **needs("gather_decode"),
     params:
         run=job_params(GatherDecode),

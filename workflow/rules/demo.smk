@@ -9,6 +9,8 @@ use rule assemble_texts as demo_texts with:
         texts="results/demo/texts/texts.parquet",
     log:
         "results/demo/logs/demo/texts.log",
+    resources:
+        **demo_needs("demo_texts"),
     params:
         run=demo_params(AssembleTexts),
 
@@ -23,6 +25,8 @@ use rule capture_text as demo_capture with:
     log:
         "results/demo/logs/demo/capture.log",
     threads: 2
+    resources:
+        **demo_needs("demo_capture", [{"text": text} for text in DEMO.texts]),
     params:
         run=together(CaptureText.of(DEMO, text) for text in DEMO.texts),
 
@@ -35,6 +39,8 @@ use rule sketch_layer as demo_sketch with:
     log:
         "results/demo/logs/demo/sketch.log",
     threads: 2
+    resources:
+        **demo_needs("demo_sketch", [{"layer": layer} for layer in DEMO.layer_names()]),
     params:
         run=together(SketchLayer.of(DEMO, layer) for layer in DEMO.layer_names()),
 
@@ -52,7 +58,7 @@ use rule gather_frontier as demo_writing with:
         "results/demo/logs/demo/writing.log",
     priority: 10
     resources:
-        mem_mb=3000,
+        **demo_needs("demo_writing"),
     params:
         run=demo_params(WriteOn),
 
@@ -65,6 +71,8 @@ use rule sweep_layer as demo_sweep with:
         **tables(SweepLayer, "results/demo/frontier/layers/layer_{layer}"),
     log:
         "results/demo/logs/demo/frontier_{layer}.log",
+    resources:
+        **demo_needs("demo_sweep"),
     params:
         run=demo_params(SweepLayer),
 
@@ -79,6 +87,8 @@ use rule gather_frontier as demo_gather with:
         **tables(GatherFrontier, "results/demo/frontier"),
     log:
         "results/demo/logs/demo/gather.log",
+    resources:
+        **demo_needs("demo_gather"),
     params:
         run=demo_params(GatherFrontier),
 
@@ -90,6 +100,8 @@ use rule summarise_heads as demo_heads with:
         **tables(SummariseHeads, "results/demo/frontier"),
     log:
         "results/demo/logs/demo/heads.log",
+    resources:
+        **demo_needs("demo_heads"),
     params:
         run=demo_params(SummariseHeads),
 
@@ -104,5 +116,7 @@ use rule report as demo_report with:
         figures=directory("results/demo/report/figures"),
     log:
         "results/demo/logs/demo/report.log",
+    resources:
+        **demo_needs("demo_report"),
     params:
         run=demo_params(DemoReport),

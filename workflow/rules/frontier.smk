@@ -16,8 +16,7 @@ rule sweep_layer:
         "../../environment.yml"
     threads: 1
     resources:
-        # Peak 0.8 GB at 4,096 tokens, and grows with them.
-        mem_mb=2000,
+        **needs("sweep_layer"),
     params:
         run=job_params(SweepLayer),
     script:
@@ -36,7 +35,7 @@ rule gather_frontier:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=3000,
+        **needs("gather_frontier"),
     params:
         run=job_params(GatherFrontier),
     script:
@@ -52,6 +51,6 @@ use rule gather_frontier as summarise_heads with:
     log:
         "results/logs/frontier/heads.log",
     resources:
-        mem_mb=1000,
+        **needs("summarise_heads"),
     params:
         run=job_params(SummariseHeads),

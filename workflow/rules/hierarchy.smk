@@ -12,7 +12,7 @@ use rule sweep_layer as hierarchy_layer with:
         "results/logs/hierarchy/layer_{layer}.log",
     priority: -1
     resources:
-        mem_mb=2000,
+        **needs("hierarchy_layer"),
     params:
         run=job_params(HierarchyLayer),
 
@@ -25,6 +25,6 @@ use rule gather_frontier as gather_hierarchy with:
     log:
         "results/logs/hierarchy/gather.log",
     resources:
-        mem_mb=1000,
+        **needs("gather_hierarchy"),
     params:
         run=job_params(GatherHierarchy),

@@ -17,8 +17,7 @@ rule run_historical:
         "../../environment.yml"
     threads: 1
     resources:
-        # Peak 1.1 GB: the model, then one layer of the captures.
-        mem_mb=2500,
+        **needs("run_historical"),
     params:
         run=job_params(HistoricalRun),
     script:

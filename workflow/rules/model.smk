@@ -13,8 +13,7 @@ rule fetch_model:
         "../../environment.yml"
     threads: 1
     resources:
-        # Peak 1.5 GB for the default model, which is loaded once to check it; a larger one needs its weights on top.
-        mem_mb=2500,
+        **needs("fetch_model"),
     params:
         run=job_params(FetchModel),
     script:

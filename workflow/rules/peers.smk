@@ -12,7 +12,7 @@ use rule sweep_layer as peers_layer with:
         "results/logs/peers/layer_{layer}.log",
     priority: -1
     resources:
-        mem_mb=2000,
+        **needs("peers_layer"),
     params:
         run=job_params(PeersLayer),
 
@@ -25,6 +25,6 @@ use rule gather_frontier as gather_peers with:
     log:
         "results/logs/peers/gather.log",
     resources:
-        mem_mb=2000,
+        **needs("gather_peers"),
     params:
         run=job_params(GatherPeers),

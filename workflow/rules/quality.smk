@@ -11,7 +11,7 @@ use rule gather_frontier as fit_quality with:
     log:
         "results/logs/quality/fit.log",
     resources:
-        mem_mb=2000,
+        **needs("fit_quality"),
     params:
         run=job_params(FitThetas),
 
@@ -32,8 +32,7 @@ use rule gather_frontier as quality_text with:
         text=one_of(RUN.texts_of("held_out")),
     threads: RUN.config.quality.threads
     resources:
-        # Weights, one cache of 4,096 tokens, logits of the continuation, nested records of all layers.
-        mem_mb=5000,
+        **needs("quality_text"),
     params:
         run=job_params(QualityText),
 
@@ -53,7 +52,7 @@ use rule gather_frontier as quality_speed with:
     # A timing shares the machine with nothing.
     threads: workflow.cores
     resources:
-        mem_mb=3000,
+        **needs("quality_speed"),
     params:
         run=job_params(QualitySpeed),
 
@@ -69,6 +68,6 @@ use rule gather_frontier as gather_quality with:
     log:
         "results/logs/quality/gather.log",
     resources:
-        mem_mb=2000,
+        **needs("gather_quality"),
     params:
         run=job_params(GatherQuality),

@@ -6,6 +6,7 @@ rule report:
     input:
         # Called once the targets are known, which decide what stages beyond the frontier belong to the report.
         unpack(lambda wildcards: report_tables(RUN, workflow.dag_settings.targets)),
+        **{f"plan_{name}": file for name, file in tables(ComparePlan, "results/plan").items()},
     output:
         markdown=report(
             "results/report/RESULTS.md",
@@ -38,7 +39,7 @@ rule report:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=2000,
+        **needs("report"),
     params:
         run=job_params(WriteReport),
     script:

@@ -18,7 +18,7 @@ use rule gather_frontier as retrieval_plan with:
     log:
         "results/logs/retrieval/plan.log",
     resources:
-        mem_mb=2000,
+        **needs("retrieval_plan"),
     params:
         run=job_params(RetrievalPlan),
 
@@ -39,8 +39,7 @@ use rule gather_frontier as retrieval_task with:
         job=one_of(job for job in RUN.config.retrieval.jobs() if job not in SHORT),
     threads: RUN.config.retrieval.threads
     resources:
-        # Weights, and the cache of a context in float32: 46 MB for 1,024 tokens of the default model.
-        mem_mb=3000,
+        **needs("retrieval_task"),
     params:
         run=job_params(RetrievalTask),
 
@@ -50,6 +49,8 @@ use rule retrieval_task as retrieval_short with:
         answers=expand("results/retrieval/tasks/{job}/answers.parquet", job=SHORT),
     log:
         "results/logs/retrieval/short.log",
+    resources:
+        **needs("retrieval_short", [{"job": job} for job in SHORT]),
     params:
         run=together(RetrievalTask.of(RUN, job) for job in SHORT),
 
@@ -62,6 +63,6 @@ use rule gather_frontier as gather_retrieval with:
     log:
         "results/logs/retrieval/gather.log",
     resources:
-        mem_mb=1000,
+        **needs("gather_retrieval"),
     params:
         run=job_params(GatherRetrieval),

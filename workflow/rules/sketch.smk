@@ -13,8 +13,7 @@ rule sketch_layer:
         "../../environment.yml"
     threads: 1
     resources:
-        # Peak 0.25 GB at 4,096 tokens.
-        mem_mb=2000,
+        **needs("sketch_layer"),
     params:
         run=job_params(SketchLayer),
     script:

@@ -12,8 +12,7 @@ rule store_trials:
         "../../environment.yml"
     threads: 1
     resources:
-        # Peak 0.3 GB.
-        mem_mb=1000,
+        **needs("store_trials"),
     params:
         run=job_params(TryStore),
     script:
@@ -27,7 +26,6 @@ use rule store_trials as store_speed with:
         "results/logs/store/speed.log",
     threads: workflow.cores
     resources:
-        # Peak 0.5 GB.
-        mem_mb=1500,
+        **needs("store_speed"),
     params:
         run=job_params(TimeStore),

@@ -18,7 +18,7 @@ rule synthetic_generator:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=1000,
+        **needs("synthetic_generator"),
     params:
         run=job_params(MeasureGenerator),
     script:
@@ -36,6 +36,6 @@ use rule gather_frontier as gather_synthetic with:
     log:
         "results/logs/synthetic/gather.log",
     resources:
-        mem_mb=1000,
+        **needs("gather_synthetic"),
     params:
         run=job_params(GatherSynthetic),

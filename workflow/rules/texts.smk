@@ -16,8 +16,7 @@ rule assemble_texts:
         "../../environment.yml"
     threads: 1
     resources:
-        # Peak 0.2 GB. A text is read as far as the longest one asked for takes: 2 kB a token at most.
-        mem_mb=1000 + RUN.longest // 500,
+        **needs("assemble_texts"),
     params:
         run=job_params(AssembleTexts),
     script:

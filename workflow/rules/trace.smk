@@ -16,8 +16,7 @@ rule trace_text:
         "../../environment.yml"
     threads: RUN.config.trace.threads
     resources:
-        # Peak 2 GB at 8,192 tokens.
-        mem_mb=3000,
+        **needs("trace_text"),
     params:
         run=job_params(TraceText),
     script:

@@ -9,7 +9,7 @@ import polars as pl
 
 from ghostkv import __version__
 from ghostkv.files.usage import idle_share, read_usage
-from ghostkv.report.document import Block, Chapter, Column, Prose, Table
+from ghostkv.report.document import Block, Chapter, Column, Prose, Table, figures
 from ghostkv.report.results import Results
 
 # Enough of a checksum to compare by eye; tables and manifest have all of it.
@@ -21,7 +21,8 @@ def build(results: Results) -> Sequence[Block]:
     blocks: list[Block] = [Prose(_reading(results))]
     if results.has("texts.texts"):
         blocks.append(_texts(results))
-    return [*blocks, *_costs(results), _tables(results)]
+    planned = [_planned(results)] if results.has("plan.compared") else []
+    return [*blocks, *_costs(results), *planned, _tables(results)]
 
 
 def _reading(results: Results) -> str:
@@ -122,6 +123,29 @@ def _costs(results: Results) -> list[Block]:
     return [Prose(said), table]
 
 
+def _planned(results: Results) -> Table:
+    """What was planned of each stage beside what was measured."""
+    rows = results.table("plan.compared")
+    about = {
+        "cpu_seconds": ("CPU seconds", "integer"),
+        "memory_gb": ("Memory, GB", "number"),
+        "disk_gb": ("Disk, GB", "number"),
+    }
+    columns, shown = {"stage": Column("Stage")}, rows.select(pl.col("stage").unique(maintain_order=True))
+    for quantity, (label, kind) in about.items():
+        own = rows.filter(pl.col("quantity") == quantity)
+        named = {name: f"{quantity}_{name}" for name in ("planned", "measured")}
+        shown = shown.join(own.select("stage", *named).rename(named), on="stage", how="left")
+        columns |= {name: Column(f"{label}, {what}", kind) for what, name in named.items()}
+    return Table(
+        "planned",
+        "What formulas say of each stage (`snakemake plan`, at the speed that this machine was measured at) beside what its jobs "
+        "took: CPU seconds of all jobs that left a log, memory of the largest, and its files, where all of its jobs ended.",
+        shown,
+        columns,
+    )
+
+
 def _tables(results: Results) -> Table:
     rows = []
     for name in results.names():
@@ -151,4 +175,18 @@ def _tables(results: Results) -> Table:
     )
 
 
-CHAPTER = Chapter("provenance", "Provenance", build)
+CHAPTER = Chapter(
+    "provenance",
+    "Provenance",
+    build,
+    headline=figures(
+        "plan.compared",
+        "self",
+        {
+            "plan.worst_ratio": (
+                "planned over measured, the worse side",
+                "max(CASE WHEN ratio < 1 THEN 1 / ratio ELSE ratio END)",
+            )
+        },
+    ),
+)

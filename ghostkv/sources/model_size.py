@@ -1,0 +1,178 @@
+"""How large a model is, without fetching or loading it: what a plan of memory, time and disk is made from.
+
+The first of these that is there states it: the fetched model's `config.json`; that of a local folder, or the header of a GGUF
+file; the file that `model.custom.shape` names; the entry of the model. What none of them states is assumed, and named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from ghostkv.sources.entries import ModelEntry
+from ghostkv.sources.gguf_header import gguf_shape, read_gguf_header
+from ghostkv.sources.model_files import read_json
+
+# Where nothing states a shape: that of models of seven or eight billion parameters.
+_ASSUMED = {"heads": 32, "kv_heads": 8, "head_dim": 128, "vocabulary": 128256}
+# Words of the byte tokenizer of untrained models, and their feed-forward width over their width.
+_BYTES, _RANDOM_RATIO = 257, 2
+# Feed-forward width over width, where nothing states it, and bytes of a weight in a repository of the hub.
+_RATIO, _HUB_BYTES = 3.5, 2
+# What configs call the same thing.
+_NAMES = {
+    "heads": ("num_attention_heads", "n_head", "n_heads"),
+    "kv_heads": ("num_key_value_heads", "num_kv_heads"),
+    "width": ("hidden_size", "n_embd", "d_model"),
+    "inner": ("intermediate_size", "n_inner", "ffn_dim"),
+    "vocabulary": ("vocab_size",),
+    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
+    "chosen": ("num_experts_per_tok", "moe_top_k"),
+    "expert_inner": ("moe_intermediate_size",),
+}
+# Architectures whose feed-forward layers have no gate: two matrices, not three.
+_UNGATED = ("gpt2", "gpt_neox", "opt", "phi", "bloom", "gptj", "gpt_neo", "falcon")
+# Tensors of a GGUF file that no token is multiplied with in a layer.
+_EMBEDDINGS = ("token_embd.weight", "output.weight")
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What of a model decides its cost.
+
+    Attributes
+    ----------
+    layers, heads, kv_heads, head_dim, width
+        Its shape; `width` is that of its hidden states.
+    parameters : int
+        All of them.
+    active : int
+        Those that a token is multiplied with in every layer: embeddings left out, and experts that are not chosen.
+    stored_bytes : int
+        Its weights on disk, as the lab keeps them.
+    download_bytes : int
+        What is fetched for it; 0 where it is on this machine already.
+    assumed : tuple of str
+        What nothing states, and what was taken for it.
+    """
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    width: int
+    parameters: int = 0
+    active: int = 0
+    stored_bytes: int = 0
+    download_bytes: int = 0
+    assumed: tuple[str, ...] = field(default=())
+
+
+def size_of(entry: ModelEntry, folder: str | Path | None = None) -> ModelSize:
+    """The size of a model.
+
+    Parameters
+    ----------
+    entry : ModelEntry
+        With its number of layers.
+    folder : str or Path, optional
+        Where the fetched model lies, or will; without it, the size is what was known before a fetch.
+
+    Raises
+    ------
+    ModelError
+        A file that should state the shape is no `config.json` and no GGUF file.
+    """
+    if folder is not None and Path(folder, "config.json").is_file():
+        return fetched_size(folder)
+    quantised = entry.source == "wheel"
+    if entry.source == "random":
+        found = {"vocabulary": _BYTES, "inner": _RANDOM_RATIO * entry.heads * entry.head_dim}
+        found |= {"gated": entry.architecture not in _UNGATED}
+    elif place := entry.path or entry.shape:
+        path = Path(place)
+        quantised = path.suffix == ".gguf"
+        found = _of_gguf(path) if quantised else _of_config(_config_of(path))
+    else:
+        found = {"parameters": entry.parameters, "active": entry.active}
+    stated = {name: getattr(entry, name) for name in ("layers", "heads", "kv_heads", "head_dim")}
+    known = {name: value for name, value in (stated | found).items() if value is not None}
+    size = _sized(known)
+    # A GGUF file and untrained weights are kept as float32; others as they are published.
+    stored = (4 if quantised or entry.source == "random" else _HUB_BYTES) * size["parameters"]
+    fetched = round(entry.download_mb * 1e6) if entry.download_mb else _HUB_BYTES * size["parameters"]
+    return ModelSize(
+        **size, stored_bytes=stored, download_bytes=fetched if entry.source in ("wheel", "hub") else 0
+    )
+
+
+def fetched_size(folder: str | Path) -> ModelSize:
+    """The size of a model that was fetched; raises ModelError where its `config.json` is none."""
+    size = _sized(_of_config(_config_of(Path(folder))))
+    weights = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+    return ModelSize(**size, stored_bytes=weights, download_bytes=0)
+
+
+def _config_of(path: Path) -> Mapping[str, Any]:
+    return read_json(path / "config.json" if path.is_dir() else path)
+
+
+def _of_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a `config.json` states, by the names of this module."""
+    inner = config.get("text_config")
+    config = inner if isinstance(inner, dict) else config
+
+    def first(names: tuple[str, ...]) -> int | None:
+        return next((config[name] for name in names if type(config.get(name)) is int), None)
+
+    found = {name: first(names) for name, names in _NAMES.items()}
+    found["kv_heads"] = found["kv_heads"] or found["heads"]
+    found["head_dim"] = config.get("head_dim") or _quotient(found["width"], found["heads"])
+    found["tied"] = config.get("tie_word_embeddings") is not False
+    found["gated"] = config.get("model_type") not in _UNGATED
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _of_gguf(path: Path) -> dict[str, Any]:
+    """What the header of a GGUF file states; the weights are not read."""
+    shapes = read_gguf_header(path).shapes
+    numbers = {name: prod(shape) for name, shape in shapes.items()}
+    found = gguf_shape(path) | {"parameters": sum(numbers.values())}
+    found["active"] = found["parameters"] - sum(numbers.get(name, 0) for name in _EMBEDDINGS)
+    if embedding := shapes.get(_EMBEDDINGS[0]):
+        found |= {"width": embedding[0], "vocabulary": embedding[1]}
+    return {name: value for name, value in found.items() if name not in ("max_context", "attention_layers")}
+
+
+def _quotient(width: int | None, heads: int | None) -> int | None:
+    return width // heads if width and heads else None
+
+
+def _sized(known: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `ModelSize` that the model itself decides."""
+    whole = known | {name: value for name, value in _ASSUMED.items() if name not in known}
+    heads, kv_heads, head_dim = (whole[name] for name in ("heads", "kv_heads", "head_dim"))
+    width = whole.get("width") or heads * head_dim
+    inner = whole.get("inner") or int(_RATIO * width)
+    attention = width * head_dim * 2 * (heads + kv_heads)
+    matrices = 3 if whole.get("gated", True) else 2
+    experts, chosen = whole.get("experts") or 1, whole.get("chosen") or 1
+    forward = matrices * width * (whole.get("expert_inner", inner) if experts > 1 else inner)
+    embedding = whole["vocabulary"] * width * (1 if whole.get("tied", False) else 2)
+    body = whole["layers"] * (attention + experts * forward)
+    parameters = whole.get("parameters") or body + embedding
+    active = whole.get("active") or whole["layers"] * (attention + min(chosen, experts) * forward)
+    lacking = [
+        name
+        for name in _ASSUMED
+        if name not in known and not (name == "vocabulary" and "parameters" in known)
+    ]
+    return {
+        "layers": whole["layers"], "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "width": width,
+        "parameters": parameters, "active": min(active, parameters),
+        "assumed": tuple(f"{name}: {_ASSUMED[name]}" for name in lacking),
+    }  # fmt: skip

@@ -1,0 +1,239 @@
+"""What the jobs do that run no model: a layer at a time, generated tensors, this machine's memory, the store, the report."""
+
+from __future__ import annotations
+
+from ghostkv.stages.plan.terms import Terms
+from ghostkv.stages.plan.workload import GIGA, Workload
+
+# Bounds of a nested record are kept for all of its levels, lower and upper, with the powers of both.
+_BOUNDS = 4
+
+
+def assemble_texts(work: Workload) -> Terms:
+    read = (work.texts["codec"] + work.measured) * work.tokens + work.trace[0]
+    domains = float(len(work.config.texts.domains))
+    memory = {"tokens": max(work.tokens, work.trace[0]) / 1e6, "domains": min(domains, 1.0)}
+    return Terms({"tokens": read / 1e6, "domains": domains}, memory)
+
+
+def import_tensors(work: Workload, text: str = "") -> Terms:
+    kv = work.kv(work.tokens)
+    return Terms({"kv": len(work.layers) * kv, "pairs": work.pairs(work.queries, work.tokens)}, {"kv": kv})
+
+
+def sketch_layer(work: Workload, layer: str) -> Terms:
+    sizes = work.sketched(int(layer))
+    coded = work.kv(work.tokens) * (work.texts["codec"] + work.measured) * len(sizes)
+    written = work.tokens * work.size.kv_heads * sum(sizes) / GIGA
+    held = (work.texts["codec"] + 1) * work.kv(work.tokens)
+    return Terms({"coded": coded, "fitted": _fitted(work, len(sizes))}, {"kv": held, "written": written})
+
+
+def _fitted(work: Workload, designs: int) -> float:
+    """Numbers of the frames that a layer's designs are fitted with, one a KV head, in millions."""
+    return designs * work.size.kv_heads * work.size.head_dim**2 / 1e6
+
+
+def sweep_layer(work: Workload, layer: str) -> Terms:
+    pairs = work.pairs(work.late_queries, work.tokens)
+    whole = work.texts["held_out"] * work.pairs(work.queries, work.tokens)
+    designs = work.swept(int(layer))
+    thetas = sum(grid.count for grid in work.config.frontier.grids().values())
+    counted = work.measured * work.late_queries * work.size.heads * thetas * designs
+    return Terms(
+        {
+            "pairs": work.measured * pairs * designs * work.rules,
+            "bands": 2 * whole,
+            "counted": counted / GIGA,
+        },
+        {
+            "kv": work.measured * work.kv(work.tokens),
+            "pairs": work.measured * work.pairs(work.late_queries, work.tokens, work.group)
+            + work.texts["held_out"] * work.pairs(work.queries, work.tokens, work.group),
+        },
+    )
+
+
+def _rows(work: Workload) -> float:
+    """Rows of the sweep's tables, in millions."""
+    designs = sum(work.swept(layer) for layer in work.layers)
+    thetas = sum(grid.count for grid in work.config.frontier.grids().values()) / 4
+    return designs * work.size.heads * work.measured * thetas / 1e6
+
+
+def gather(work: Workload) -> Terms:
+    return Terms({"rows": _rows(work)}, {"rows": _rows(work)})
+
+
+def summarise_heads(work: Workload) -> Terms:
+    return gather(work)
+
+
+def small_gather(work: Workload) -> Terms:
+    """Of stages whose tables have few rows."""
+    heads = len(work.layers) * work.size.heads * work.texts["held_out"] / 1e3
+    return Terms({"heads": heads}, {"heads": heads})
+
+
+def certify_layer(work: Workload, layer: str) -> Terms:
+    certificates = work.config.certificates
+    levels = len(certificates.levels)
+    one = work.texts["held_out"] * work.pairs(work.late_queries, work.tokens)
+    compared = (len(certificates.bounds) + 2) / certificates.compared_every
+    return Terms(
+        {
+            "pairs": one * levels * (1 + len(certificates.deltas)),
+            "compared": one * compared,
+            "fitted": _fitted(work, levels),
+        },
+        {
+            "kv": (work.texts["codec"] + work.texts["held_out"]) * work.kv(work.tokens),
+            "pairs": _BOUNDS * levels * work.pairs(work.late_queries, work.tokens, work.group),
+        },
+    )
+
+
+def calibrate_layer(work: Workload, layer: str) -> Terms:
+    calibrated, headline = work.config.calibrated, work.config.frontier.headline
+    sizes = len({headline.bytes, *calibrated.bytes})
+    rules = len({headline.rule, *calibrated.rules})
+    pairs = work.measured * work.pairs(work.late_queries, work.tokens)
+    learned = calibrated.learned
+    trains = learned.every is not None and int(layer) % learned.every == 0
+    steps = trains * learned.steps * work.size.kv_heads
+    trained = steps * learned.queries * learned.keys * work.size.head_dim / GIGA
+    return Terms(
+        {"pairs": pairs * sizes * rules, "trained": trained, "fitted": _fitted(work, sizes)},
+        {
+            "kv": (work.texts["codec"] + work.measured) * work.kv(work.tokens),
+            "pairs": work.measured * work.pairs(work.late_queries, work.tokens, work.group),
+            "trains": float(trains),
+        },
+    )
+
+
+def peers_layer(work: Workload, layer: str) -> Terms:
+    pairs, selectors = work.pairs(work.late_queries, work.tokens), len(work.config.peers.selectors)
+    return Terms(
+        {"pairs": work.measured * pairs * selectors, "fitted": _fitted(work, selectors)},
+        {
+            "kv": (work.texts["codec"] + work.measured) * work.kv(work.tokens),
+            "pairs": work.measured * work.pairs(work.late_queries, work.tokens, work.group),
+        },
+    )
+
+
+def hierarchy_layer(work: Workload, layer: str) -> Terms:
+    hierarchy, trace = work.config.hierarchy, work.trace[0]
+    every = int(layer) % hierarchy.compare_every == 0
+    indexes, levels = len(hierarchy.indexes), len(work.config.certificates.levels)
+    # Held-out texts are looked at at three lengths; threshold texts once, all indexes on the first.
+    scanned = work.texts["held_out"] * 1.75 * work.tokens * hierarchy.queries / 2 * 2
+    scanned += (work.texts["threshold"] + indexes / 2) * work.tokens * hierarchy.queries
+    scanned += trace * hierarchy.queries * (3 + every * indexes)
+    built = work.texts["held_out"] * 1.75 * work.tokens * 2 + work.tokens * (
+        indexes + work.texts["threshold"]
+    )
+    built += trace * (3 + every * indexes)
+    held = (work.texts["codec"] + work.measured) * work.kv(work.tokens) + work.kv(trace)
+    return Terms(
+        {
+            "pairs": scanned * work.size.heads / GIGA,
+            "built": work.kv(round(built)),
+            "fitted": _fitted(work, indexes),
+        },
+        {
+            "kv": held,
+            "pairs": _BOUNDS * levels * work.pairs(hierarchy.queries, max(trace, work.tokens), work.group),
+            "every": float(every) * work.kv(trace),
+        },
+    )
+
+
+def _decode(tokens: int, steps: int, heads: int, kv_heads: int, budgets: float) -> dict[str, float]:
+    return {"pairs": steps * tokens * heads / GIGA, "lived": steps * tokens * kv_heads * budgets / GIGA}
+
+
+def decode_layer(work: Workload, layer: str) -> Terms:
+    tokens, steps = work.trace
+    decode, size = work.config.decode, work.size
+    chosen = spread(work.layers, decode.layers)
+    budgets = 1 + len(decode.budgets) * min(decode.budget_heads, size.kv_heads) / size.kv_heads
+    cpu = _decode(tokens, steps, size.heads, size.kv_heads, budgets)
+    stored = int(layer) == chosen[len(chosen) // 2]
+    return Terms(
+        cpu | {"stored": stored * steps * size.kv_heads * tokens / GIGA},
+        {"kv": work.kv(tokens), "pairs": steps * tokens * size.kv_heads / GIGA},
+    )
+
+
+def decode_synthetic(work: Workload) -> Terms:
+    made, decode = work.config.decode.synthetic, work.config.decode
+    cpu = _decode(made.tokens, made.steps, made.group, 1, 1 + len(decode.budgets))
+    cpu = {name: value * len(made.generators) for name, value in cpu.items()}
+    return Terms(cpu, {"pairs": made.group * made.steps * made.tokens / GIGA})
+
+
+def synthetic_generator(work: Workload, generator: str = "") -> Terms:
+    made = work.config.synthetic
+    designs = sum(len(codec.bytes) for codec in made.codecs)
+    sizes = max(len(codec.bytes) for codec in made.codecs)
+    audit = made.audit.draws * made.audit.queries * made.tokens * designs
+    traded = made.tokens * designs + sum(made.tradeoff.contexts) * sizes
+    trade = made.tradeoff.draws * made.tradeoff.queries * traded
+    decode = made.decode.draws * made.decode.steps * (made.decode.start + made.decode.steps / 2)
+    longest = max(made.tokens, *made.tradeoff.contexts)
+    return Terms(
+        {"pairs": made.group * (audit + trade) / GIGA, "decoded": made.group * decode / GIGA},
+        {"pairs": made.group * max(made.tradeoff.queries, made.audit.queries) * longest / GIGA},
+    )
+
+
+def survivor_patterns(work: Workload) -> Terms:
+    layers = min(work.config.bandwidth.measure.layers, len(work.layers))
+    pairs = work.texts["held_out"] * work.pairs(work.queries, work.tokens)
+    return Terms(
+        {"pairs": layers * pairs},
+        {"kv": work.kv(work.tokens), "pairs": work.pairs(work.queries, work.tokens, work.group)},
+    )
+
+
+def measure_memory(work: Workload) -> Terms:
+    measure = work.config.bandwidth.measure
+    moved = (measure.memory_mb + measure.file_mb) * measure.rounds * len(measure.row_bytes) / 1e3
+    timed = (
+        measure.rounds * measure.repeats * len(measure.shares) * len(measure.row_bytes) * measure.gather_mb
+    )
+    return Terms({"moved": moved, "timed": timed / 1e3}, {"held": measure.memory_mb / 1e3})
+
+
+def model_bandwidth(work: Workload) -> Terms:
+    return Terms({"contexts": float(len(work.config.bandwidth.contexts))})
+
+
+def sweep_speed(work: Workload) -> Terms:
+    benchmark = work.config.benchmark
+    pairs = benchmark.queries * benchmark.keys / GIGA
+    return Terms({"pairs": pairs * benchmark.repeats * len(benchmark.thetas)}, {"pairs": pairs})
+
+
+def store_trials(work: Workload) -> Terms:
+    store = work.config.store
+    return Terms({"kills": (store.kill_points + store.kill_delays) / 1e3, "damaged": store.corruptions / 1e3})
+
+
+def store_speed(work: Workload) -> Terms:
+    store = work.config.store
+    held = store.gather_tokens * store.kv_heads * store.head_dim * 2 / GIGA
+    appended = store.append_tokens * store.append_layers * len(store.append_batches) * store.repeats / 1e6
+    return Terms({"kv": held * store.repeats, "appended": appended}, {"kv": held})
+
+
+def report(work: Workload) -> Terms:
+    return gather(work)
+
+
+def spread(layers: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """So many of the layers, evenly spaced, as `Run.spread_layers` has them."""
+    count = min(count, len(layers))
+    return tuple(layers[step * (len(layers) - 1) // max(1, count - 1)] for step in range(count))

@@ -1,0 +1,168 @@
+"""What the jobs that run the model do: forward passes, decoding under policies, questions."""
+
+from __future__ import annotations
+
+from ghostkv.config.quality import QualityEntry
+from ghostkv.config.retrieval import TaskEntry
+from ghostkv.stages.plan.terms import Terms
+from ghostkv.stages.plan.workload import GIGA, Workload
+
+# Tokens of a question with its answer, about: what a policy reads of a prompt beside the dense context.
+_ASKED = 64
+# Tokens that the demonstration writes, twice.
+_WRITTEN = 128
+
+
+def fetch_model(work: Workload) -> Terms:
+    # One look at every weight, in the type that they are kept in; the model is loaded once to be checked.
+    return Terms({"weights": work.size.parameters / GIGA}, {"weights": work.size.stored_bytes / GIGA})
+
+
+def _forward(work: Workload, tokens: int, queries: int, times: float = 1.0) -> Terms:
+    """Passes over a text, recorded and proved at the sampled queries."""
+    proof = work.attention(tokens, min(queries, 512))
+    return Terms(
+        {
+            "weights": work.weights,
+            "matmul": times * work.matmul(tokens),
+            "attention": times * (work.attention(tokens) + proof),
+        },
+        {"weights": work.weights, "hidden": work.hidden(tokens)},
+    )
+
+
+def capture_text(work: Workload, text: str = "") -> Terms:
+    return _forward(work, work.tokens, work.queries)
+
+
+def trace_text(work: Workload) -> Terms:
+    return _forward(work, *work.trace)
+
+
+def capture_overhead(work: Workload) -> Terms:
+    benchmark = work.config.benchmark
+    # A first pair warms up.
+    return _forward(work, benchmark.tokens or work.tokens, work.queries, 2 * benchmark.repeats + 2)
+
+
+def _fit(work: Workload) -> Terms:
+    """Thresholds of policies, over all layers of the threshold texts."""
+    pairs = work.texts["threshold"] * work.pairs(work.late_queries, work.tokens)
+    return Terms(
+        {"pairs": len(work.layers) * pairs},
+        {
+            "kv": work.texts["threshold"] * work.kv(work.tokens),
+            "pairs": work.pairs(work.late_queries, work.tokens, work.group),
+        },
+    )
+
+
+def fit_quality(work: Workload) -> Terms:
+    return _fit(work)
+
+
+def _positions(work: Workload) -> int:
+    """Positions that are decoded under policies, one after the other or side by side."""
+    quality = work.config.quality
+    whole = {
+        one.label: min(one.positions or quality.continuation, quality.continuation)
+        for one in quality.policies
+    }
+    ablation, bands = quality.ablation, -(-work.size.layers // quality.ablation.band)
+    ablated = min(ablation.positions, quality.continuation) * bands if ablation.policy else 0
+    return sum(whole.values()) + ablated + 3 * quality.generation.tokens * len(quality.generation.policies)
+
+
+def _decoded(work: Workload, context: int, positions: int, caches: int = 1) -> Terms:
+    pairs = work.pairs(positions, context) * work.size.layers
+    return Terms(
+        {
+            "weights": work.weights,
+            "matmul": work.matmul(context + positions),
+            "attention": work.attention(context),
+            "pairs": pairs,
+        },
+        {"weights": work.weights, "cache": caches * work.cache(context)},
+    )
+
+
+def quality_text(work: Workload, text: str = "") -> Terms:
+    return _decoded(work, work.tokens, _positions(work), 2)
+
+
+def quality_speed(work: Workload) -> Terms:
+    return _decoded(work, work.tokens, 2 * work.config.quality.slowdown_steps, 3)
+
+
+def demo_writing(work: Workload) -> Terms:
+    """As `quality_speed`, of the demonstration."""
+    return _decoded(work, work.tokens, 2 * _WRITTEN, 3)
+
+
+def gather_quality(work: Workload) -> Terms:
+    quality = work.config.quality
+    rows = work.texts["held_out"] * sum(one.positions or quality.continuation for one in quality.policies)
+    return Terms({"draws": quality.replicates * rows / GIGA}, {"rows": rows / 1e6})
+
+
+def retrieval_plan(work: Workload) -> Terms:
+    terms = _fit(work)
+    prompts = sum(_contexts(work, entry) * entry.length for entry in work.config.retrieval.tasks)
+    return Terms({**terms.cpu, "prompts": prompts / 1e6}, terms.memory)
+
+
+def _contexts(work: Workload, entry: TaskEntry) -> int:
+    """Questions of a task: a needle a depth, or those that share a context."""
+    if entry.task.startswith("niah_single"):
+        return entry.contexts * len(work.config.retrieval.depths)
+    return entry.contexts * (4 if entry.task.startswith("niah_multikey") else 1)
+
+
+def _read(work: Workload, entry: TaskEntry) -> float:
+    """Contexts that are read as a whole, about: one with its needle higher up shares what stands before it."""
+    if not entry.task.startswith("niah_single"):
+        return float(entry.contexts)
+    depths = sorted(work.config.retrieval.depths, reverse=True)
+    return entry.contexts * (1 + sum(1 - depth for depth in depths[1:]))
+
+
+def _observing(policies: list[QualityEntry]) -> int:
+    """Policies that read a context for themselves, as they look on while it is read."""
+    named = (getattr(getattr(one, "selector", None), "name", "") for one in policies)
+    return sum(name in ("snapkv", "h2o") for name in named)
+
+
+def retrieval_task(work: Workload, job: str) -> Terms:
+    retrieval, entry = work.config.retrieval, work.config.retrieval.jobs()[job]
+    policies = [one for one in retrieval.policies if one.answers(entry)]
+    questions, read = _contexts(work, entry), _read(work, entry)
+    read += _observing(policies) * questions / max(1, entry.contexts)
+    asked = sum(questions * min(1.0, (one.contexts or entry.contexts) / entry.contexts) for one in policies)
+    tokens = read * entry.length + (1 + asked) * _ASKED
+    return Terms(
+        {
+            "weights": work.weights,
+            "matmul": work.matmul(round(tokens)),
+            "attention": read * work.attention(entry.length),
+            "pairs": work.pairs(round(asked * _ASKED), entry.length) * work.size.layers,
+        },
+        {"weights": work.weights, "cache": work.cache(entry.length)},
+    )
+
+
+def run_historical(work: Workload) -> Terms:
+    historical = work.config.historical
+    read = historical.passage_tokens + historical.prompts * max(historical.prompt_tokens)
+    pairs = (work.texts["held_out"] * work.tokens + historical.passage_tokens) * historical.long_queries
+    return Terms(
+        {
+            "weights": work.weights,
+            "matmul": work.matmul(read),
+            "pairs": pairs * work.size.heads * len(work.layers) / GIGA,
+        },
+        {
+            "weights": work.weights,
+            "kv": (work.texts["held_out"] + work.texts["codec"]) * work.kv(work.tokens),
+            "rebuilt": work.kv(historical.passage_tokens, len(work.layers)),
+        },
+    )

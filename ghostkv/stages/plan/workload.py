@@ -1,0 +1,133 @@
+"""What a run has to do, in numbers: the quantities that every formula of a plan is made of.
+
+Functions of the config and of the model's size alone, so that they are the same before a run and after it. Snakemake reads
+them for every job: nothing slow is imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from ghostkv.config.experiment import Config
+from ghostkv.sources.model_size import ModelSize
+
+# Formulas count in billions: of multiplications, of bytes, of pairs of a query and a key.
+GIGA = 1e9
+# The roles of texts that thresholds are chosen on, or that are measured.
+_MEASURED = ("threshold", "held_out")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A run as a plan sees it.
+
+    Attributes
+    ----------
+    config : Config
+    layers : tuple of int
+        Layers to measure.
+    size : ModelSize
+    max_context : int or None
+        Longest context that the model takes.
+    """
+
+    config: Config
+    layers: tuple[int, ...]
+    size: ModelSize
+    max_context: int | None = None
+
+    @cached_property
+    def texts(self) -> dict[str, int]:
+        """Texts by role."""
+        found = dict.fromkeys(("codec", *_MEASURED), 0)
+        for entry in self.config.text_names().values():
+            found[entry["role"]] += 1
+        return found
+
+    @property
+    def measured(self) -> int:
+        """Texts of the roles threshold and held_out."""
+        return sum(self.texts[role] for role in _MEASURED)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of context per text."""
+        return self.config.capture.tokens
+
+    @cached_property
+    def trace(self) -> tuple[int, int]:
+        """Tokens and steps of the trace; nothing where tensors are imported."""
+        for entry in self.config.trace_text(self.max_context).values():
+            return entry["tokens"], entry["steps"]
+        return 0, 0
+
+    @cached_property
+    def queries(self) -> int:
+        """Queries per head and text."""
+        return sum(band.count for band in self.config.capture.query_bands)
+
+    @cached_property
+    def late_queries(self) -> int:
+        """Those of them at or beyond `frontier.headline_start`, about."""
+        start = self.config.frontier.headline_start
+        shares = [
+            (band.count, (band.stop - max(band.start, start)) / (band.stop - band.start))
+            for band in self.config.capture.query_bands
+        ]
+        return round(sum(count * min(1.0, max(0.0, share)) for count, share in shares))
+
+    @property
+    def group(self) -> int:
+        """Query heads to a KV head."""
+        return max(1, self.size.heads // self.size.kv_heads)
+
+    def kv(self, tokens: int, layers: int = 1) -> float:
+        """Keys and values of so many tokens, in billions of numbers."""
+        return 2 * tokens * self.size.kv_heads * self.size.head_dim * layers / GIGA
+
+    def pairs(self, queries: int, tokens: int, heads: int | None = None) -> float:
+        """(query, key) pairs of a layer, in billions; of one group where `heads` says so."""
+        return queries * tokens * (self.size.heads if heads is None else heads) / GIGA
+
+    def matmul(self, tokens: int) -> float:
+        """Multiplications of so many tokens with the weights of all layers, in billions."""
+        return self.size.active * tokens / GIGA
+
+    def attention(self, tokens: int, queries: int | None = None) -> float:
+        """Multiplications of all layers' attention, q.k and mass.v, in billions; of all tokens, or of the last `queries`."""
+        asked = tokens / 2 if queries is None else queries
+        return 2 * asked * tokens * self.size.head_dim * self.size.heads * self.size.layers / GIGA
+
+    @property
+    def weights(self) -> float:
+        """GB of weights as the forward pass holds them."""
+        return self.size.parameters * (4 if self.config.model.dtype == "float32" else 2) / GIGA
+
+    def hidden(self, tokens: int) -> float:
+        """GB of one hidden state of so many tokens, as float32."""
+        return 4 * tokens * self.size.width / GIGA
+
+    def cache(self, tokens: int) -> float:
+        """GB of a KV cache of all layers."""
+        held = 4 if self.config.model.dtype == "float32" else 2
+        return held * self.kv(tokens, self.size.layers)
+
+    def compared(self, layer: int) -> bool:
+        """Whether every codec is sketched and swept in a layer."""
+        return layer in self.layers[:: self.config.sketch.compared_every]
+
+    def sketched(self, layer: int) -> list[int]:
+        """Bytes of code of each codec that is sketched in a layer."""
+        name = self.config.frontier.headline.codec
+        codecs = [codec for codec in self.config.sketch.codecs if self.compared(layer) or codec.name == name]
+        return [size for codec in codecs for size in codec.bytes]
+
+    def swept(self, layer: int) -> int:
+        """Designs that are swept in a layer, the oracle among them."""
+        return 1 + (len(self.sketched(layer)) if self.compared(layer) else 1)
+
+    @property
+    def rules(self) -> int:
+        """Threshold rules that are swept."""
+        return len(self.config.frontier.grids())

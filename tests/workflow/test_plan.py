@@ -30,9 +30,9 @@ def test_the_tiny_run_is_as_its_plan_says(project):
     rows = pq.read_table(project.folder / "results/plan/compared.parquet").to_pylist()
     assert {"capture", "sketch", "frontier", "peers"} <= {row["stage"] for row in rows}
     for row in rows:
-        worse = max(row["ratio"], 1 / row["ratio"])
-        # Seconds of such a run are starts, and of a fresh clone the compiling of loops.
-        assert worse < (6 if row["quantity"] == "cpu_seconds" else 1.5), row
+        # A fresh clone compiles loops as well, which no plan counts and which is most of what a run this small takes.
+        least = 0.1 if row["quantity"] == "cpu_seconds" else 1 / 1.5
+        assert least < row["ratio"] < 1.5, row
     figure = json.loads((project.folder / "results/report/headline.json").read_text())["plan.worst_ratio"]
     assert figure["value"] >= 1
     assert figure["n"] == len(rows)

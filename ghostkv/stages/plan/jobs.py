@@ -29,7 +29,7 @@ class Planned(Job):
     disk : dict
         Stage -> what its disk grows with.
     model : str
-        Name of the model.
+        Its name.
     folder : str
         Where results lie, or will.
     """
@@ -43,7 +43,7 @@ class Planned(Job):
 def _planned(run: Run, work: Workload) -> dict:
     jobs = tuple(planned_jobs(work))
     disk = {stage: disk_terms(work, stage) for stage in dict.fromkeys(job.stage for job in jobs)}
-    return {"jobs": jobs, "disk": disk, "model": run.config.model.name}
+    return {"jobs": jobs, "disk": disk, "model": "imported tensors" if run.imports else run.config.model.name}
 
 
 @dataclass(frozen=True)

@@ -118,9 +118,10 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _said(job: PlanRun, speeds: Speeds) -> list[str]:
     """What the numbers stand for."""
     size = job.size
+    parameters = f"{size.parameters / 1e9:.2f} billion parameters, " if size.parameters else ""
     said = [
         f"{job.model}: {size.layers} layers, {size.heads} heads, {size.kv_heads} KV heads, head_dim {size.head_dim}, "
-        f"{size.parameters / 1e9:.2f} billion parameters; texts of {job.tokens:,} tokens.",
+        f"{parameters}texts of {job.tokens:,} tokens.",
         f"CPU hours are this machine's: a start, a product of matrices and a pass over memory take {speeds.start:.2f}, "
         f"{speeds.compute:.2f} and {speeds.memory:.2f} times as long here as where the rates were fitted. Memory is that of one job.",
     ]

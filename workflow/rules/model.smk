@@ -3,6 +3,8 @@ from ghostkv.stages.model.jobs import FetchModel
 
 
 rule fetch_model:
+    # Computing nodes of a cluster may have no network.
+    localrule: True
     input:
         files=RUN.model.local_files(),
     output:

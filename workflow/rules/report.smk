@@ -3,6 +3,8 @@ from ghostkv.report.jobs import WriteReport
 
 
 rule report:
+    # A job on a cluster does not know the targets.
+    localrule: True
     input:
         # Called once the targets are known, which decide what stages beyond the frontier belong to the report.
         unpack(lambda wildcards: report_tables(RUN, workflow.dag_settings.targets)),

@@ -6,6 +6,8 @@ SHORT = RUN.config.retrieval.short_jobs()
 
 
 use rule gather_frontier as retrieval_plan with:
+    # Fetches the questions, and computing nodes of a cluster may have no network.
+    localrule: True
     input:
         **captures(),
         manifest=f"{RUN.model_folder}/manifest.json",

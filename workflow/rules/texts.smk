@@ -3,6 +3,8 @@ from ghostkv.stages.texts.jobs import AssembleTexts
 
 
 rule assemble_texts:
+    # Computing nodes of a cluster may have no network.
+    localrule: True
     input:
         manifest=f"{RUN.model_folder}/manifest.json",
         own=RUN.own_files(),

@@ -1,0 +1,153 @@
+"""The tiny workflow on a Slurm of one node as a user would run it, held against a local run: tests/cluster/run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.cluster.slurm import Cluster
+from tests.workflow.conftest import copy_project
+from tests.workflow.kills import TIMED_TABLES, differences, leftovers
+
+ROOT = Path(__file__).parents[2]
+TINY = ["--configfile", str(ROOT / "tests/config/tiny.yaml")]
+LIMIT = 1800  # seconds of a run
+
+
+class Runs:
+    """Runs of a copy of the project, each in a folder of its own."""
+
+    def __init__(self, cluster: Cluster):
+        self.cluster = cluster
+        self.base = cluster.folder / "runs"
+        self.project = copy_project(self.base / "project", self.base / "local")
+
+    def local(self) -> Path:
+        folder = self.base / "local"
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--cores",
+            "2",
+            *TINY,
+            "--directory",
+            str(folder),
+            "results",
+        ]
+        subprocess.run(command, cwd=self.project.root, check=True, capture_output=True, timeout=LIMIT)
+        return folder
+
+    def start(self, folder: Path, target: str) -> subprocess.Popen:
+        """A run on the cluster; what it says goes into said.txt of its folder."""
+        folder.mkdir(exist_ok=True)
+        if not (folder / "tests").exists():
+            (folder / "tests").symlink_to(ROOT / "tests")
+        command = [str(self.cluster.folder / "venv/bin/python"), "-m", "snakemake"]
+        command += ["--workflow-profile", "workflow/profiles/slurm", "--cores", "2", "--slurm-no-account"]
+        # There is no accounting; and nobody else asks this controller anything.
+        command += ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "2"]
+        with open(folder / "said.txt", "a") as said:
+            return subprocess.Popen(
+                [*command, *TINY, "--directory", str(folder), target],
+                cwd=self.project.root,
+                env=os.environ | {"PATH": self.cluster.path()},
+                stdout=said,
+                stderr=subprocess.STDOUT,
+            )
+
+    def whole(self, folder: Path, target: str) -> None:
+        """A run that nothing disturbs."""
+        begun = time.monotonic()
+        end(self.start(folder, target), folder)
+        print(f"through Slurm: {counts(folder)}, {time.monotonic() - begun:.0f} s", flush=True)
+
+    def disturbed(self, folder: Path) -> None:
+        """A run whose Snakemake is killed while it captures, and whose node dies while it sweeps."""
+        run = self.start(folder, "frontier")
+        wait_for(run, folder, "results/logs/capture/*.log")
+        run.kill()
+        run.wait()
+        orphans = self.cluster.jobs("RUNNING")
+        run = self.start(folder, "frontier")
+        wait_for(run, folder, "results/texts/texts.parquet")
+        print(
+            f"Snakemake killed; {orphans} of its jobs went on without it, and the same command was given again",
+            flush=True,
+        )
+        wait_for(run, folder, "results/logs/sketch/*.log")
+        lost = self.cluster.kill_node()
+        print(f"node killed, and with it {lost} processes of jobs", flush=True)
+        self.cluster.wait_for_death()
+        self.cluster.start_node()
+        print("node back", flush=True)
+        end(run, folder)
+        print(f"the run went on and ended: {counts(folder)} in all", flush=True)
+
+
+def end(run: subprocess.Popen, folder: Path) -> None:
+    if run.wait(timeout=LIMIT):
+        sys.exit(f"a run on the cluster failed:\n{(folder / 'said.txt').read_text()}")
+
+
+def wait_for(run: subprocess.Popen, folder: Path, pattern: str) -> None:
+    """Until a run has a file, which it must have before it ends."""
+    while not any(folder.glob(pattern)):
+        if run.poll() is not None:
+            sys.exit(f"no {pattern} when the run ended:\n{(folder / 'said.txt').read_text()}")
+        time.sleep(0.1)
+
+
+def counts(folder: Path) -> str:
+    said = (folder / "said.txt").read_text()
+    jobs = sum(map(int, re.findall(r"^(\d+) jobs?:", said, re.MULTILINE)))
+    return f"{jobs} jobs in {said.count('submitted with SLURM jobid')} submissions and where Snakemake ran"
+
+
+def compare(local: Path, folder: Path, part: bool) -> list[str]:
+    """What differs from the local run: tables, timings left out, and headline figures; of a part, the tables that it has."""
+    tables = {str(path.relative_to(folder / "results")) for path in folder.glob("results/**/*.parquet")}
+    found = differences(local, folder)
+    if part:
+        found = [one for one in found if one.partition(":")[0] in tables]
+    same = [name for name in tables if not TIMED_TABLES.search(name)]
+    print(f"{len(same)} tables compared with the local run's: {len(found)} differ", flush=True)
+    left = [f"left: {name}" for name in leftovers(folder)]
+    return [f"{folder.name}: {one}" for one in found + left]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="where tests/cluster/run --set-up put what it takes"
+    )
+    parser.add_argument(
+        "--against", type=Path, help="a finished local run; then only the frontier is run on the cluster"
+    )
+    asked = parser.parse_args()
+    with Cluster(asked.folder.absolute()) as cluster:
+        runs = Runs(cluster)
+        print(
+            cluster.says("sinfo", "--version"),
+            cluster.says("sinfo", "-ho", "%D node, %c CPUs, %m MB"),
+            sep=", ",
+        )
+        if asked.against:
+            runs.whole(runs.base / "frontier", "results/frontier/points.parquet")
+            faults = compare(asked.against, runs.base / "frontier", part=True)
+        else:
+            local = runs.local()
+            runs.whole(runs.base / "results", "results")
+            faults = compare(local, runs.base / "results", part=False)
+            runs.disturbed(runs.base / "disturbed")
+            faults += compare(local, runs.base / "disturbed", part=True)
+    sys.exit("\n".join(faults) or None)
+
+
+if __name__ == "__main__":
+    main()

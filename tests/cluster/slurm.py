@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -39,6 +41,7 @@ SchedulerParameters=batch_sched_delay=1,sched_interval=2
 # A node that does not answer is down after so many seconds, and up again when it answers.
 SlurmdTimeout=10
 ReturnToService=2
+MinJobAge=3600
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory={memory}
 PartitionName=cpu Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
@@ -79,36 +82,42 @@ class Cluster:
         munge = self.folder / "munge"
         names = ("socket", "pid-file", "log-file", "seed-file")
         options = [f"--{name}={munge}/{name.removesuffix('-file')}" for name in names]
-        self._run("usr/sbin/munged", f"--key-file={self.folder}/munge.key", *options)
-        self._run("usr/sbin/slurmctld-wlm")
-        self.start_node()
-        self._wait_for("idle")
+        try:
+            self._run("usr/sbin/munged", f"--key-file={self.folder}/munge.key", *options)
+            self._run("usr/sbin/slurmctld-wlm")
+            self.start_node()
+            self._wait_for("idle")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.kill_node()
-        for pid in ("slurmctld.pid", "munge/pid"):
-            self._process(pid).terminate()
+        for process in self._daemons("slurmctld", "munged"):
+            process.kill()
 
     def start_node(self) -> None:
+        (self.folder / "spool").mkdir()
         self._run("usr/sbin/slurmd-wlm", "-d", str(self._root / "usr/sbin/slurmstepd-wlm"))
 
     def kill_node(self) -> int:
         """SIGKILL to all that runs on the node, as if its power went; how many processes of jobs that were."""
-        daemons = [one for one in psutil.process_iter(["exe"]) if self._is(one, "slurmstepd")]
-        jobs = [child for one in daemons for child in one.children(recursive=True)]
-        dying = [self._process("slurmd.pid"), *daemons, *jobs]
+        steps = self._daemons("slurmstepd")
+        jobs = [child for one in steps for child in one.children(recursive=True)]
+        dying = [*self._daemons("slurmd"), *steps, *jobs]
         for process in dying:
-            try:
+            with suppress(psutil.NoSuchProcess):
                 process.kill()
-            except psutil.NoSuchProcess:
-                continue
         psutil.wait_procs(dying, timeout=10)
+        # It was in the memory of the node. Slurm 22.05 holds a job back of which a node that comes back has kept the script.
+        shutil.rmtree(self.folder / "spool", ignore_errors=True)
         return len(jobs)
 
-    def jobs(self, state: str) -> int:
-        """How many jobs are in a state."""
-        return self.says("squeue", "-ho", "%T").count(state)
+    def states(self) -> dict[str, str]:
+        """The state of every job, also of those that have ended."""
+        said = self.says("squeue", "--states=all", "-ho", "%i %T")
+        return dict(line.split() for line in said.splitlines())
 
     def says(self, *command: str) -> str:
         """What a client prints."""
@@ -135,7 +144,7 @@ class Cluster:
             time.sleep(0.5)
 
     def _configure(self) -> None:
-        for name in ("munge", "state", "spool", "clients"):
+        for name in ("munge", "state", "clients"):
             (self.folder / name).mkdir(exist_ok=True)
         # Munge wants its socket to be within everybody's reach, and its key within nobody's.
         self.folder.chmod(0o755)
@@ -163,9 +172,7 @@ class Cluster:
         """Start a daemon, which returns once it is ready to be asked."""
         subprocess.run([self._root / program, *arguments], env=self._environment, check=True)
 
-    def _process(self, pid: str) -> psutil.Process:
-        return psutil.Process(int((self.folder / pid).read_text()))
-
-    def _is(self, process: psutil.Process, name: str) -> bool:
-        exe = process.info["exe"] or ""
-        return exe.startswith(str(self._root)) and name in exe
+    def _daemons(self, *names: str) -> list[psutil.Process]:
+        """The processes of this folder's programs of these names, as Debian calls them."""
+        programs = {str(self._root / f"usr/sbin/{name}{end}") for name in names for end in ("", "-wlm")}
+        return [one for one in psutil.process_iter(["exe"]) if one.info["exe"] in programs]

@@ -3,14 +3,14 @@ from ghostkv.stages.model.jobs import FetchModel
 
 
 rule fetch_model:
-    # Computing nodes of a cluster may have no network.
-    localrule: True
     input:
         files=RUN.model.local_files(),
     output:
         manifest=f"{RUN.model_folder}/manifest.json",
     log:
         f"results/logs/model/{RUN.config.model.name}.log",
+    # Computing nodes of a cluster may have no network.
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1

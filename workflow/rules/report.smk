@@ -3,8 +3,6 @@ from ghostkv.report.jobs import WriteReport
 
 
 rule report:
-    # A job on a cluster does not know the targets.
-    localrule: True
     input:
         # Called once the targets are known, which decide what stages beyond the frontier belong to the report.
         unpack(lambda wildcards: report_tables(RUN, workflow.dag_settings.targets)),
@@ -36,6 +34,8 @@ rule report:
         ),
     log:
         "results/logs/report/report.log",
+    # A job on a cluster does not know the targets.
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1

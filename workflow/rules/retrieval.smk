@@ -6,8 +6,6 @@ SHORT = RUN.config.retrieval.short_jobs()
 
 
 use rule gather_frontier as retrieval_plan with:
-    # Fetches the questions, and computing nodes of a cluster may have no network.
-    localrule: True
     input:
         **captures(),
         manifest=f"{RUN.model_folder}/manifest.json",
@@ -19,6 +17,8 @@ use rule gather_frontier as retrieval_plan with:
         **tables(RetrievalPlan, "results/retrieval"),
     log:
         "results/logs/retrieval/plan.log",
+    # Fetches the questions, and computing nodes of a cluster may have no network.
+    localrule: True
     resources:
         mem_mb=2000,
     params:

@@ -3,8 +3,6 @@ from ghostkv.stages.texts.jobs import AssembleTexts
 
 
 rule assemble_texts:
-    # Computing nodes of a cluster may have no network.
-    localrule: True
     input:
         manifest=f"{RUN.model_folder}/manifest.json",
         own=RUN.own_files(),
@@ -14,6 +12,8 @@ rule assemble_texts:
         texts="results/texts/texts.parquet",
     log:
         "results/logs/texts/texts.log",
+    # Computing nodes of a cluster may have no network.
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1

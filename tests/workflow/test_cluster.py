@@ -29,7 +29,10 @@ def profile(copy):
 
 @pytest.fixture(scope="module")
 def sent(copy, profile, tmp_path_factory):
-    """What a dry run of everything says, with all of the profile that Snakemake knows without the plugin."""
+    """What a dry run of everything says, with all of the profile that Snakemake knows without the plugin.
+
+    It fails where a group needs what is made elsewhere of what it makes itself.
+    """
     known = {key: value for key, value in profile.items() if key != "executor" and "slurm-" not in key}
     folder = tmp_path_factory.mktemp("profile")
     (folder / "profile.yaml").write_text(yaml.safe_dump(known))
@@ -82,20 +85,3 @@ def test_what_takes_all_cores_has_a_machine_of_its_own(sent):
     timed = {rule for rule, text in described(sent) if f"threads: {CORES}\n" in text}
     assert timed == {rule for rule, text in described(sent) if "slurm_extra=--exclusive" in text}
     assert timed == {"measure_memory", "quality_speed", "store_speed", "sweep_speed"}
-
-
-def test_groups_depend_on_each_other_in_no_circle(jobs, profile):
-    """Snakemake would wait for ever. A group is taken as one, as its components may be joined in any way."""
-    name = {job["rule"]: profile["groups"].get(job["rule"], job["rule"]) for job in jobs}
-
-    def paths(files):
-        return {path for found in files.values() for path in ([found] if isinstance(found, str) else found)}
-
-    makers = {path: name[job["rule"]] for job in jobs for path in paths(job["outputs"])}
-    needs = {name[job["rule"]]: set() for job in jobs}
-    for job in jobs:
-        needs[name[job["rule"]]] |= {makers[path] for path in paths(job["inputs"]) if path in makers}
-    ready = set()
-    while more := {one for one in needs.keys() - ready if needs[one] - {one} <= ready}:
-        ready |= more
-    assert needs.keys() - ready == set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +27,15 @@ class Runs:
         self.cluster = cluster
         self.base = cluster.folder / "runs"
         self.project = copy_project(self.base / "project", self.base / "local")
+        self.started: list[subprocess.Popen] = []
+
+    def __enter__(self) -> Runs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for run in self.started:
+            run.kill()
+            run.wait()
 
     def local(self) -> Path:
         folder = self.base / "local"
@@ -49,23 +59,24 @@ class Runs:
         if not (folder / "tests").exists():
             (folder / "tests").symlink_to(ROOT / "tests")
         command = [str(self.cluster.folder / "venv/bin/python"), "-m", "snakemake"]
-        command += ["--workflow-profile", "workflow/profiles/slurm", "--cores", "2", "--slurm-no-account"]
+        command += ["--workflow-profile", "workflow/profiles/slurm", "--cores", "2"]
         # There is no accounting; and nobody else asks this controller anything.
         command += ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "2"]
         with open(folder / "said.txt", "a") as said:
-            return subprocess.Popen(
+            run = subprocess.Popen(
                 [*command, *TINY, "--directory", str(folder), target],
                 cwd=self.project.root,
                 env=os.environ | {"PATH": self.cluster.path()},
                 stdout=said,
                 stderr=subprocess.STDOUT,
             )
+        self.started.append(run)
+        return run
 
     def whole(self, folder: Path, target: str) -> None:
         """A run that nothing disturbs."""
-        begun = time.monotonic()
         end(self.start(folder, target), folder)
-        print(f"through Slurm: {counts(folder)}, {time.monotonic() - begun:.0f} s", flush=True)
+        print(f"through Slurm: {counts(folder)}", flush=True)
 
     def disturbed(self, folder: Path) -> list[str]:
         """A run whose Snakemake is killed while it captures, and whose node dies while it sketches: what went wrong."""
@@ -128,13 +139,11 @@ def main() -> None:
         "--against", type=Path, help="a finished local run; then only the frontier is run on the cluster"
     )
     asked = parser.parse_args()
-    with Cluster(asked.folder.absolute()) as cluster:
-        runs = Runs(cluster)
-        print(
-            cluster.says("sinfo", "--version"),
-            cluster.says("sinfo", "-ho", "%D node, %c CPUs, %m MB"),
-            sep=", ",
-        )
+    # As on Ctrl-C, so that nothing is left at work.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
+    with Cluster(asked.folder.absolute()) as cluster, Runs(cluster) as runs:
+        size = cluster.says("sinfo", "-ho", "%D node, %c CPUs, %m MB")
+        print(cluster.says("sinfo", "--version"), size, sep=", ", flush=True)
         if asked.against:
             runs.whole(runs.base / "frontier", "results/frontier/points.parquet")
             faults = compare(asked.against, runs.base / "frontier", part=True)

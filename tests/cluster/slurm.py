@@ -145,10 +145,12 @@ class Cluster:
 
     def _configure(self) -> None:
         for name in ("munge", "state", "clients"):
-            (self.folder / name).mkdir(exist_ok=True)
+            shutil.rmtree(self.folder / name, ignore_errors=True)  # of an earlier trial
+            (self.folder / name).mkdir()
         # Munge wants its socket to be within everybody's reach, and its key within nobody's.
         self.folder.chmod(0o755)
         key = self.folder / "munge.key"
+        key.unlink(missing_ok=True)
         key.write_bytes(secrets.token_bytes(1024))
         key.chmod(0o400)
         (self.folder / "slurm.conf").write_text(

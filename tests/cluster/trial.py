@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ class Runs:
     def __init__(self, cluster: Cluster):
         self.cluster = cluster
         self.base = cluster.folder / "runs"
+        shutil.rmtree(self.base, ignore_errors=True)  # of an earlier trial
         self.project = copy_project(self.base / "project", self.base / "local")
         self.started: list[subprocess.Popen] = []
 

@@ -7,6 +7,7 @@
 #   make test       the whole test suite
 #   make kills      kill a small run at 50 random moments, and see that each is resumed: docs/reliability.md
 #   make damages    damage every artefact of a small run, and see that no job reads it unseen: docs/reliability.md
+#   make cluster    the tiny workflow on a Slurm of one node, from Debian's packages: docs/cluster.md
 #   make survey     tiny models of every architecture through the lab: docs/architectures.md
 #   make lint       what CI checks besides the tests
 #   make clean      remove what the workflow made; keeps .venv and downloads
@@ -42,7 +43,7 @@ ifneq ($(shell mkdir -p "$(CACHE)" 2> /dev/null && test -w "$(CACHE)" && echo us
 export XDG_CACHE_HOME := $(CURDIR)/.snakemake/cache
 endif
 
-.PHONY: demo frontier results report test kills damages survey lint clean
+.PHONY: demo frontier results report test kills damages cluster survey lint clean
 
 demo: $(READY)
 	@$(SNAKEMAKE) -- demo
@@ -65,6 +66,9 @@ kills: $(READY)
 
 damages: $(READY)
 	@$(BIN)/python -m tests.workflow.damages
+
+cluster: $(READY)
+	@tests/cluster/run
 
 survey: $(READY)
 	@$(BIN)/python -m tests.survey

@@ -46,6 +46,12 @@ class Shown:
         return int(said[0][1]) / 100 if said and said[0] else None
 
 
+def named(rule: str, logs: list[str], said: list[str]) -> bool:
+    """Whether what a submission to a cluster said, in its own logs, names this job of it as one that failed."""
+    error = re.compile(rf"^ *Error in rule {rule}:\n(?: .*\n)*? +log: (.+?) \(check log", re.MULTILINE)
+    return any(found in logs for log in said for found in error.findall("\n".join(_tail(log, _TAIL))))
+
+
 def explain(job: Shown, end: str) -> str:
     """Why a job failed: what its log says, or what ended it before it could say anything.
 

@@ -2,6 +2,8 @@
 
 Snakemake writes no name on its locks. So each run writes down who it is, what locks stood there before it, and which ones it
 took. While another run lives, or may live on another machine, a run touches no lock.
+
+On a cluster the jobs of a killed run go on. They see that it is dead by its claim, which the next run takes away.
 """
 
 from __future__ import annotations
@@ -10,7 +12,10 @@ import atexit
 import json
 import os
 import platform
+import signal
 import sys
+import threading
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +25,8 @@ from ghostkv.files.io import atomic_path
 from ghostkv.files.processes import identity, lives
 
 STATE = Path(".snakemake")
+# The path of the claim of the run that a job on another machine belongs to.
+_CLAIM = "GHOSTKV_CLAIM"
 
 
 @dataclass
@@ -60,6 +67,7 @@ class Claims:
             self._own.before = sorted(_locks().values())
             # Before looking at the others: of two runs that start together, at least one then sees the other.
             self._write()
+            os.environ[_CLAIM] = str(self._path)
             atexit.register(self._leave, os.getpid())
             self._remove_dead()
             self._own.before = sorted(_locks().values())
@@ -109,6 +117,24 @@ class Claims:
         if os.getpid() == process:  # and not a fork of it
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)
+
+
+def end_with_claim(pause: float = 2) -> bool:
+    """Let this process end, and so its job, once the claim of the run that it belongs to is gone.
+
+    Returns False where that is so already. A run that could write no claim has none to look for.
+    """
+    claim = Path(os.environ.get(_CLAIM, "/"))
+
+    def watch() -> None:
+        while claim.exists():
+            time.sleep(pause)
+        # Without a word: Snakemake would remove the outputs of its job, which another one may write by now.
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if here := claim.exists():
+        threading.Thread(target=watch, daemon=True).start()
+    return here
 
 
 def _locks() -> dict[str, str]:

@@ -20,7 +20,7 @@ from snakemake.exceptions import LockException
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from ghostkv.report.sentences import closing
-from workflow.failures import Shown, explain, interrupted
+from workflow.failures import Shown, explain, interrupted, named
 
 # What Snakemake says at every run, and nobody acts on. Any other message is shown.
 _NOISE = (
@@ -36,7 +36,7 @@ _NOISE = (
     "Using shell",
 )
 _NOISY = {LogEvent.WORKFLOW_STARTED, LogEvent.RESOURCES_INFO, LogEvent.SHELLCMD, LogEvent.JOB_STARTED}
-_NOISY |= {LogEvent.DEBUG_DAG, LogEvent.RULEGRAPH, LogEvent.GROUP_INFO, LogEvent.GROUP_ERROR}
+_NOISY |= {LogEvent.DEBUG_DAG, LogEvent.RULEGRAPH, LogEvent.GROUP_INFO}
 _BAR = 16
 
 
@@ -82,6 +82,8 @@ class Screen(logging.Handler):
         self._failed: list[tuple[Shown, str]] = []
         # Snakemake says in one message how a script ended and in the next of its thread which job that was.
         self._ended: dict[int | None, str] = {}
+        # Jobs of groups that failed as one, of which Snakemake tells once more one by one.
+        self._grouped: set[int] = set()
         self._over = threading.Event()
         self._clock = threading.Thread(target=self._tick, daemon=True)
         if self._drawn:
@@ -165,10 +167,32 @@ class Screen(logging.Handler):
                 self._write(f"{so_far:>8}  {number:>{width}}/{record.total}  {job}  ({spent})")
         self._finished.clear()
 
+    def _group_error(self, record: logging.LogRecord) -> None:
+        """Of jobs that were submitted as one, those that its log names have failed; where it names none, all of them."""
+        logs = [log for log in record.aux_logs if log]
+        jobs = [
+            self._popped(found["jobid"], found["rule_name"], found["log"]) for found in record.job_error_info
+        ]
+        self._grouped |= {found["jobid"] for found in record.job_error_info}
+        failed = [job for job in jobs if named(job.rule, job.logs, logs)] or [
+            Shown(f"group {record.groupid}", {}, [], None)
+        ]
+        for job in failed:
+            job.logs += logs
+            self._fail(job, "")
+
     def _job_error(self, record: logging.LogRecord) -> None:
-        job = self._jobs.pop(record.jobid, None) or Shown(record.rule_name, {}, [], None)
-        job.logs = list(record.log or ())
-        end = self._ended.pop(record.thread, "")
+        if record.jobid in self._grouped:
+            return
+        job = self._popped(record.jobid, record.rule_name, record.log)
+        self._fail(job, self._ended.pop(record.thread, ""))
+
+    def _popped(self, number: int, rule: str, logs: list[str] | None) -> Shown:
+        job = self._jobs.pop(number, None) or Shown(rule, {}, [], None)
+        job.logs = list(logs or ())
+        return job
+
+    def _fail(self, job: Shown, end: str) -> None:
         self._failed.append((job, end))
         if not interrupted(end):
             rest = f"; {len(self._jobs)} of those at work end first" if self._jobs else ""

@@ -29,7 +29,7 @@ class Usage:
     s: float  # seconds of wall time, from the start of its script
     cpu_time: float  # CPU seconds of the process and of those that it waited for
     max_rss: float  # MB of memory at most, of the largest of these processes
-    cores: int  # of the run
+    cores: int  # of the run; 0 on a cluster
 
     @classmethod
     def so_far(cls, begun: float) -> Usage:

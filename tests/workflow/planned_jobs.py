@@ -1,4 +1,4 @@
-"""The jobs of a run as Snakemake plans them: rule, files by name, params and threads, as JSON on standard output.
+"""The jobs of a run as Snakemake plans them: rule, files by name, params, threads, and whether they run where it does; as JSON.
 
 python tests/workflow/planned_jobs.py SNAKEFILE CONFIG FOLDER TARGET...
 """
@@ -37,6 +37,7 @@ def main(snakefile: str, config: str, folder: str, *targets: str) -> None:
                 "outputs": plain(job.output),
                 "params": dict(job.params.run),
                 "threads": job.threads,
+                "local": job.rule.name in workflow._workflow._localrules,
             }
             for job in workflow._workflow.dag.jobs
             if hasattr(job.params, "run")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from ghostkv.files.processes import identity
 from workflow.locks import Claim, Claims, _locks
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(identity() is None, reason="this system does not say who a process is")
 
 
@@ -117,6 +119,23 @@ def test_who_unlocks_says_that_no_run_lives(folder, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["snakemake", "--unlock"])
     entered()
     assert not (folder / ".snakemake/runs/elsewhere.json").exists()
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["when it goes", "where it is gone"])
+def test_a_job_on_another_machine_ends_with_its_runs_claim(folder, there):
+    claims = entered()
+    if not there:
+        claims._leave(identity()["pid"])
+    code = "from workflow.locks import end_with_claim as end; print(end(0.1), flush=True); input()"
+    job = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert job.stdout.readline() == f"{there}\n".encode()
+    assert job.poll() is None
+    if there:
+        claims._leave(identity()["pid"])
+        assert job.wait(60) == -signal.SIGKILL
+    job.communicate()
 
 
 def test_two_runs_at_once_the_second_is_refused_and_a_dry_run_takes_no_lock_away(project):

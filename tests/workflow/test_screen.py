@@ -123,6 +123,37 @@ def test_a_job_without_memory_names_what_it_states_and_how_to_state_more(tmp_pat
     assert "--set-resources sweep_layer:mem_mb=4000" in shown.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("said", "failed"),
+    [
+        ("", ["group layers failed; {slurm} says:", "srun: error"]),
+        ("04", ["sweep_layer layer=04 failed; {log} says:", "Write"]),
+    ],
+    ids=["its node died", "a job of it failed"],
+)
+def test_of_jobs_submitted_as_one_those_failed_that_its_log_names(tmp_path, said, failed):
+    logs = {layer: tmp_path / f"layer_{layer}.log" for layer in ("03", "04")}
+    logs["04"].write_text("Write\n" if said else "")
+    blocks = (
+        f"    Error in rule sweep_layer:\n        jobid: 0\n        log: {logs['04']} (check log file(s))\n"
+    )
+    (slurm := tmp_path / "7.log").write_text((blocks if said else "") + "srun: error\n")
+    screen = Screen(shown := io.StringIO())
+    for number, layer in enumerate(logs):
+        begin(screen, number, layer, logs[layer])
+    jobs = [
+        {"jobid": n, "rule_name": "sweep_layer", "log": [str(log)]} for n, log in enumerate(logs.values())
+    ]
+    say(screen, LogEvent.GROUP_ERROR, groupid="layers", aux_logs=[str(slurm)], job_error_info=jobs)
+    for job in jobs:
+        say(screen, LogEvent.JOB_ERROR, **job)
+    screen.close()
+    _, *last = shown.getvalue().split("\n\n")
+    assert [text.splitlines() for text in last] == [
+        [one.format(slurm=slurm, log=logs["04"]) for one in failed]
+    ]
+
+
 def test_of_several_logs_the_first_that_says_something_is_shown(tmp_path):
     (tmp_path / "job.log").touch()
     (tmp_path / "slurm.log").write_text("Write: sinks: 4\n")

@@ -25,16 +25,19 @@ from ghostkv.report.jobs import asked_tables, report_tables, shown_stages
 from ghostkv.stages.plan.planning import resources, workload
 from ghostkv.stages.relations import check_stage
 from ghostkv.stages.run import Run, resources_of
-from workflow.locks import Claims
+from workflow.locks import Claims, end_with_claim
 from workflow.screen import show
 
-# A job ends with the run that it belongs to, also when that is killed.
-os.environ |= {"GHOSTKV_RUN": json.dumps(identity()), CORES: str(workflow.cores or os.cpu_count())}
+# A job ends with the Snakemake that started it, also when that is killed. The cores of a cluster are no run's.
+CORES_OF_RUN = 0 if workflow.remote_exec else workflow.cores or os.cpu_count()
+os.environ |= {"GHOSTKV_RUN": json.dumps(identity()), CORES: str(CORES_OF_RUN)}
 CLAIMS = Claims()
 if workflow.is_main_process:
     CLAIMS.enter()
     ends = {"report": "results/report", "demo_report": "results/demo/report", "plan": "results/plan/plan.txt"}
     show(workflow, CLAIMS.advice(), ends)
+elif workflow.remote_exec and not end_with_claim():
+    raise WorkflowError("The run that this job belongs to has ended.")
 
 
 def refused(work, *arguments):

@@ -9,6 +9,7 @@ use rule assemble_texts as demo_texts with:
         texts="results/demo/texts/texts.parquet",
     log:
         "results/demo/logs/demo/texts.log",
+    localrule: True
     resources:
         **demo_needs("demo_texts"),
     params:
@@ -116,6 +117,7 @@ use rule report as demo_report with:
         figures=directory("results/demo/report/figures"),
     log:
         "results/demo/logs/demo/report.log",
+    localrule: True
     resources:
         **demo_needs("demo_report"),
     params:

@@ -9,6 +9,8 @@ rule fetch_model:
         manifest=f"{RUN.model_folder}/manifest.json",
     log:
         f"results/logs/model/{RUN.config.model.name}.log",
+    # Computing nodes of a cluster may have no network.
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1

@@ -35,6 +35,8 @@ rule report:
         ),
     log:
         "results/logs/report/report.log",
+    # A job on a cluster does not know the targets.
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1

@@ -17,6 +17,8 @@ use rule gather_frontier as retrieval_plan with:
         **tables(RetrievalPlan, "results/retrieval"),
     log:
         "results/logs/retrieval/plan.log",
+    # Fetches the questions, and computing nodes of a cluster may have no network.
+    localrule: True
     resources:
         **needs("retrieval_plan"),
     params:

@@ -12,6 +12,8 @@ rule assemble_texts:
         texts="results/texts/texts.parquet",
     log:
         "results/logs/texts/texts.log",
+    # Computing nodes of a cluster may have no network.
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1

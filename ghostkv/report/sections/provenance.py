@@ -102,11 +102,12 @@ def _costs(results: Results) -> list[Block]:
         }
         for stage, jobs in usage.items()
     ]
-    cores = " or ".join(sorted({str(job.cores) for job in every}))
-    said = (
-        f"{len(every)} jobs took {sum(job.cpu_time for job in every):,.0f} CPU seconds. While any of them ran, "
-        f"{idle_share(every):.0%} of the time of the {cores} cores was left idle."
-    )
+    said = f"{len(every)} jobs took {sum(job.cpu_time for job in every):,.0f} CPU seconds."
+    if all(job.cores for job in every):
+        cores = " or ".join(sorted({str(job.cores) for job in every}))
+        said += (
+            f" While any of them ran, {idle_share(every):.0%} of the time of the {cores} cores was left idle."
+        )
     table = Table(
         "costs",
         "What each stage took: CPU seconds of all its jobs, wall time of the longest, and the most memory that one held.",

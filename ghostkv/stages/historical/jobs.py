@@ -8,7 +8,6 @@ from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.config.base import GridEntry
 from ghostkv.files.jobs import Job
 from ghostkv.stages.historical.schemas import SCHEMAS
-from ghostkv.stages.run import Run
 
 
 @dataclass(frozen=True)
@@ -22,6 +21,7 @@ class HistoricalRun(Job):
     captures: tuple[CapturedText, ...]
     layers: tuple[int, ...]
     dtype: str
+    device: str
     dimensions: tuple[int, ...]
     epsilon: float
     sigma: float
@@ -36,7 +36,3 @@ class HistoricalRun(Job):
     fer: float
     elimination: float
     seed: int
-
-    @classmethod
-    def of(cls, run: Run) -> HistoricalRun:
-        return cls.taken(run, dtype=run.config.model.dtype)

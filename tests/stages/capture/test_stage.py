@@ -35,6 +35,8 @@ PARAMS = {
     "cache_dtype": "float16",
     "seed": 0,
     "dtype": "float32",
+    "device": "cpu",
+    "chunk": None,
     "code": "abc",
 }
 ENTRY = {"source": "random", "layers": 2, "heads": 4, "head_dim": 16, "max_context": 1024, "seed": 0}

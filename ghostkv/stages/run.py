@@ -161,6 +161,11 @@ class Run:
         return self.config.model.device
 
     @property
+    def gpus(self) -> int:
+        """GPUs that a job takes which runs the model."""
+        return int(self.device != "cpu" and not self.imports)
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest text that is read."""
         return max(self.config.capture.tokens, *(entry["tokens"] for entry in self.trace.values()), 0)

@@ -18,6 +18,7 @@ rule capture_overhead:
     resources:
         # Peak 1.2 GB at 4,096 tokens, as for a capture.
         mem_mb=2500,
+        gpu=RUN.gpus,
     params:
         run=job_params(CaptureOverhead),
     script:

@@ -21,6 +21,7 @@ rule capture_text:
         # Peak 1.4 GB at 4,096 tokens: weights, and the proof of one layer. A larger model needs
         # its weights on top: --set-resources capture_text:mem_mb=32000
         mem_mb=2000,
+        gpu=RUN.gpus,
     params:
         run=job_params(CaptureText),
     script:

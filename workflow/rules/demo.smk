@@ -53,6 +53,7 @@ use rule gather_frontier as demo_writing with:
     priority: 10
     resources:
         mem_mb=3000,
+        gpu=RUN.gpus,
     params:
         run=demo_params(WriteOn),
 

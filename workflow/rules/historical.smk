@@ -19,6 +19,7 @@ rule run_historical:
     resources:
         # Peak 1.1 GB: the model, then one layer of the captures.
         mem_mb=2500,
+        gpu=RUN.gpus,
     params:
         run=job_params(HistoricalRun),
     script:

@@ -34,6 +34,7 @@ use rule gather_frontier as quality_text with:
     resources:
         # Weights, one cache of 4,096 tokens, logits of the continuation, nested records of all layers.
         mem_mb=5000,
+        gpu=RUN.gpus,
     params:
         run=job_params(QualityText),
 

@@ -41,6 +41,7 @@ use rule gather_frontier as retrieval_task with:
     resources:
         # Weights, and the cache of a context in float32: 46 MB for 1,024 tokens of the default model.
         mem_mb=3000,
+        gpu=RUN.gpus,
     params:
         run=job_params(RetrievalTask),
 

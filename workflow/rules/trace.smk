@@ -18,6 +18,7 @@ rule trace_text:
     resources:
         # Peak 2 GB at 8,192 tokens.
         mem_mb=3000,
+        gpu=RUN.gpus,
     params:
         run=job_params(TraceText),
     script:

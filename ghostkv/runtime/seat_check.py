@@ -54,8 +54,8 @@ class SeatCheck:
         )  # fmt: skip
         true, _ = recompute(call, key[0], value[0])
         error = (found[0].transpose(0, 1) - true).norm(dim=-1) / true.norm(dim=-1).clamp_min(1e-30)
-        # In this order what is not a number stays.
-        self.worst = max(float(error.max()), self.worst)
+        # Not max, which forgets what is not a number.
+        self.worst = float(np.maximum(self.worst, float(error.max())))
         return found.to(query.dtype)
 
 

@@ -44,6 +44,10 @@ LAYER_SCHEMA = pa.schema(
         ("layer_relative_error", pa.float64()),  # Frobenius over all compared (head, query) outputs
         ("exact_relative_error", pa.float64()),  # worst with K and V as attention read them: the hook's view
         ("storage_relative_error", pa.float64()),  # worst change of an output by rounding K and V to fp16
+        (
+            "unexplained_relative_error",
+            pa.float64(),
+        ),  # worst beyond what rounding in the model's dtype explains
         ("recomputed", pa.int32()),  # (head, query) outputs compared
     ]
 )

@@ -61,18 +61,18 @@ class ProvenWriter:
         )
 
     def _check(self, layer: int, proof: Mapping[str, float | int | None]) -> None:
-        error = proof["max_relative_error"]
+        error = proof["unexplained_relative_error"]
         # "not <=" so that a NaN fails too.
         if self._tolerance is not None and not error <= self._tolerance:
             raise CaptureError(
                 f"layer {layer}: attention recomputed from the capture differs from the model's own output "
-                f"by {error:.2e} relative in its worst query (mean {proof['mean_relative_error']:.2e}), "
-                f"above capture.tolerance: {self._tolerance:g}. From K and V as attention read them it is "
+                f"by {proof['max_relative_error']:.2e} relative in its worst query (mean {proof['mean_relative_error']:.2e}), "
+                f"{error:.2e} of which rounding in the model's dtype does not explain, above capture.tolerance: "
+                f"{self._tolerance:g}. From K and V as attention read them the difference is "
                 f"{proof['exact_relative_error']:.2e}; rounding them to float16 changes the output by "
                 f"{proof['storage_relative_error']:.2e}.\n"
-                "  If that rounding is the cause, write: cache_dtype: float16. If model.dtype is float16 or "
-                "bfloat16, its own attention is rounded as much: write dtype: float32 under model, or "
-                "tolerance: 1e-2 under capture"
+                "  If that rounding is the cause, write: cache_dtype: float16. If it is not, and model.dtype is float16 or "
+                "bfloat16, the attention rounds more than its weights and output: write dtype: float32 under model"
             )
 
     def __exit__(self, kind, error, trace) -> None:

@@ -17,5 +17,7 @@ class Recording(Job):
     # Of the model's numbers; `cache_dtype` says what K and V are rounded to, see config
     # `capture.cache_dtype`.
     dtype: str
+    device: str  # where they are computed, as config `model.device` says it
     cache_dtype: str
-    tolerance: float  # largest relative error of attention recomputed from the file
+    tolerance: float  # largest unexplained relative error of attention recomputed from the file
+    chunk: int | None  # tokens that are read at once

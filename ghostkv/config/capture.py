@@ -49,7 +49,8 @@ class Capture(Section):
     )
     tolerance: float = setting(
         1e-3,
-        "Largest relative error of attention recomputed from the file. A capture above it fails.",
+        "Largest relative error of attention recomputed from the file, beyond what rounding in model.dtype explains. A capture "
+        "above it fails.",
         gt=0,
         le=1,
     )
@@ -58,6 +59,12 @@ class Capture(Section):
         "float16: attention reads K and V rounded to float16, as a server with a float16 cache does. The file then holds "
         "exactly what attention read. model: only the file is rounded. The rounding then counts against `tolerance`, "
         "which needs about 1e-2.",
+    )
+    chunk: Tokens | None = setting(
+        None,
+        "Tokens of a text, and of the trace, that are read at once, over a cache; null for all. Chunks take less memory for "
+        "activations, and some for the cache.",
+        examples=[2048],
     )
     threads: Threads = setting(1, "Threads of one forward pass. Texts run side by side.")
     seed: Seed = setting(0, "Seed of the sampled positions.")

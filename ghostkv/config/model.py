@@ -72,6 +72,12 @@ class Model(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = setting(
         "float32", "Type of the forward pass. K and V are stored as float16 whatever it is."
     )
+    device: str = setting(
+        "cpu",
+        "Where the model runs: cpu, cuda, cuda:1, or auto, which is CUDA where there is any. What is done with its queries, keys "
+        "and values beyond the forward pass is done on the CPU.",
+        pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$",
+    )
     custom: CustomModel | None = setting(
         None,
         "A model that resources/models.yaml does not list, for instance {source: hub, id: Qwen/Qwen2.5-0.5B, revision: "

@@ -14,9 +14,16 @@ from transformers import PreTrainedModel
 
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.files.errors import CaptureError, ConfigError, GhostKVError
-from ghostkv.models.interface import attention_through, ordinary_attention, refuse_foreign_terms
+from ghostkv.models.devices import described
+from ghostkv.models.interface import (
+    attention_through,
+    keeps_scores,
+    ordinary_attention,
+    refuse_foreign_terms,
+)
 from ghostkv.models.probe import attention_layers
-from ghostkv.models.proof import prove, visible_keys
+from ghostkv.models.proof import Rounding, prove, visible_keys
+from ghostkv.models.reading import read_text
 
 CACHE_DTYPES = ("float16", "model")
 logger = logging.getLogger(__name__)
@@ -29,11 +36,12 @@ def record_attention(
     receive: Callable[[LayerCapture, dict[str, float]], None],
     layers: Sequence[int] | None = None,
     cache_dtype: str = "float16",
+    chunk: int | None = None,
 ) -> None:
     """Run `model` once over `token_ids` and hand every layer's attention to `receive` as soon as it has run.
 
-    Only the base model runs, without its language-model head and without a KV cache, so memory holds one
-    layer at a time.
+    Only the base model runs, without its language-model head, on whatever device it is. What is handed over lies in host
+    memory, a layer at a time. In chunks, the model's device also holds the cache, and the host all layers' sampled queries.
 
     Parameters
     ----------
@@ -45,11 +53,13 @@ def record_attention(
         "float16": attention reads K and V rounded to float16, as it does in a server with a float16 KV cache,
         so the file holds exactly what attention read. "model": attention reads them in the model's own dtype
         and only the file is rounded.
+    chunk : int, optional
+        Tokens that are read at once, over a cache; by default the whole text, without one.
 
     Raises
     ------
     ConfigError
-        A layer that the model lacks, or an unknown cache dtype.
+        A layer that the model lacks, an unknown cache dtype, or chunks for a model that reads them otherwise than the text.
     CaptureError
         The model does not dispatch through the attention interface, adds terms to attention that q, k and v
         do not carry, or produces values that float16 cannot hold.
@@ -60,15 +70,21 @@ def record_attention(
             "  Write: cache_dtype: float16"
         )
     wanted = _recordable(model, layers)
+    ids = torch.as_tensor(np.asarray(token_ids, dtype=np.int64), device=model.device)[None]
     recorder = _Recorder(
-        torch.tensor(np.asarray(positions, np.int64)), frozenset(wanted), cache_dtype, receive
+        torch.tensor(np.asarray(positions, np.int64)), ids.shape[1], frozenset(wanted), cache_dtype, receive
     )
-    ids = torch.as_tensor(np.asarray(token_ids, dtype=np.int64))[None]
-    with torch.inference_mode(), attention_through(model, recorder.attend):
+    with attention_through(model, recorder.attend):
         try:
-            model.base_model(ids, use_cache=False)
+            read_text(model, ids, chunk)
         except (GhostKVError, MemoryError):
             raise
+        except torch.OutOfMemoryError as error:
+            raise CaptureError(
+                f"{type(model).__name__}: {ids.shape[1]} tokens, {chunk or ids.shape[1]} at once, do not fit the memory of "
+                f"{described(model.device)}.\n  Write: chunk: {max((chunk or ids.shape[1]) // 4, 1)}   (or another number, "
+                "under capture)"
+            ) from error
         except Exception as error:  # what a model raises by itself is of no kind
             raise CaptureError(
                 f"{type(model).__name__}: its own forward pass fails on {ids.shape[1]} tokens ({type(error).__name__}: "
@@ -103,11 +119,12 @@ def _recordable(model: PreTrainedModel, layers: Sequence[int] | None) -> list[in
 @dataclass
 class _Recorder:
     positions: Tensor
+    tokens: int
     wanted: frozenset[int]
     cache_dtype: str
     receive: Callable[[LayerCapture, dict[str, float]], None]
-    seen: set[int] = field(default_factory=set)
-    _calls: int = 0
+    # By layer, the sampled queries and outputs of the chunks so far, in host memory.
+    _sampled: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
 
     def attend(
         self,
@@ -118,9 +135,7 @@ class _Recorder:
         attention_mask: Tensor | None,
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
-        layer = getattr(module, "layer_idx", None)
-        layer = self._calls if layer is None else layer
-        self._calls += 1
+        layer = module.layer_idx
         if layer not in self.wanted:
             return ordinary_attention(module, query, key, value, attention_mask, **kwargs), None
         refuse_foreign_terms(layer, kwargs)
@@ -129,36 +144,41 @@ class _Recorder:
         if self.cache_dtype == "float16":
             seen_key, seen_value = stored_key.to(key.dtype), stored_value.to(value.dtype)
         output = ordinary_attention(module, query, seen_key, seen_value, attention_mask, **kwargs)
-        capture = self._capture(module, layer, query, stored_key, stored_value, output, kwargs)
-        _check_mask(attention_mask, self.positions, capture)
-        proof = prove(capture, key[0], value[0], read_stored=self.cache_dtype == "float16")
-        self.seen.add(layer)
-        self.receive(capture, proof)
+        self._sample(
+            layer, query, output, attention_mask, key.shape[2], int(kwargs.get("sliding_window") or 0)
+        )
+        # Over a cache the last chunk's attention is handed the keys and values of all.
+        if key.shape[2] == self.tokens:
+            capture = self._capture(layer, query.shape[-1], stored_key, stored_value, kwargs)
+            rounding = Rounding.of(query.dtype, keeps_scores(module, kwargs.get("softcap")))
+            read_stored = self.cache_dtype == "float16"
+            self.receive(capture, prove(capture, key[0], value[0], read_stored, rounding))
         return output, None
 
-    def _capture(
-        self,
-        module: nn.Module,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        output: Tensor,
-        kwargs: dict,
-    ) -> LayerCapture:
-        queries = query[0][:, self.positions].float()
-        outputs = output[0][self.positions].transpose(0, 1).float()
+    def _sample(
+        self, layer: int, query: Tensor, output: Tensor, mask: Tensor | None, tokens: int, window: int
+    ) -> None:
+        """Keep what is wanted of a chunk that ends with the first `tokens` tokens of the text."""
+        past = tokens - query.shape[2]
+        own = self.positions[(self.positions >= past) & (self.positions < tokens)].to(query.device)
+        queries = query[0][:, own - past].float()
+        outputs = output[0][own - past].transpose(0, 1).float()
         for name, tensor in (("query", queries), ("attention output", outputs)):
             _refuse_non_finite(tensor, name, layer)
+        _check_mask(mask, own, past, tokens, window, layer)
+        self._sampled.setdefault(layer, []).append((queries.cpu(), outputs.cpu()))
+
+    def _capture(self, layer: int, width: int, key: Tensor, value: Tensor, kwargs: dict) -> LayerCapture:
+        queries, outputs = (torch.cat(parts, dim=1) for parts in zip(*self._sampled.pop(layer), strict=True))
         scale = kwargs.get("scaling")
         return LayerCapture(
             layer=layer,
-            keys=key[0].contiguous().numpy(),
-            values=value[0].contiguous().numpy(),
+            keys=key[0].contiguous().cpu().numpy(),
+            values=value[0].contiguous().cpu().numpy(),
             queries=queries.contiguous().numpy(),
             outputs=outputs.contiguous().numpy(),
             positions=self.positions.numpy().astype(np.int32),
-            scale=float(query.shape[-1] ** -0.5 if scale is None else scale),
+            scale=float(width**-0.5 if scale is None else scale),
             window=int(kwargs.get("sliding_window") or 0),
             softcap=float(kwargs.get("softcap") or 0.0),
         )
@@ -189,16 +209,18 @@ def _refuse_non_finite(tensor: Tensor, name: str, layer: int) -> None:
         )
 
 
-def _check_mask(mask: Tensor | None, positions: Tensor, capture: LayerCapture) -> None:
+def _check_mask(
+    mask: Tensor | None, positions: Tensor, past: int, tokens: int, window: int, layer: int
+) -> None:
     """Refuse a mask other than causal, or causal within the layer's window: position and window must tell it all."""
     if mask is None:
         return
-    rows = mask[0, :, positions, : capture.tokens]
+    rows = mask[0, :, positions - past, :tokens]
     shown = rows if rows.dtype == torch.bool else rows == 0
-    if not torch.equal(shown, visible_keys(positions, capture.tokens, capture.window)[None].expand_as(shown)):
+    if not torch.equal(shown, visible_keys(positions, tokens, window)[None].expand_as(shown)):
         raise CaptureError(
-            f"layer {capture.layer}: its mask is neither causal nor a sliding window of "
-            f"{capture.window or 'any number of'} tokens (chunked or prefix attention?). Accepted: global "
+            f"layer {layer}: its mask is neither causal nor a sliding window of "
+            f"{window or 'any number of'} tokens (chunked or prefix attention?). Accepted: global "
             "and sliding-window causal layers.\n"
-            f"  Write: layers: [...] without {capture.layer}"
+            f"  Write: layers: [...] without {layer}"
         )

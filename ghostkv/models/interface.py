@@ -119,7 +119,7 @@ def ordinary_attention(
         Neither takes what this attention is told.
     """
     name = type(module).__name__
-    if kwargs.get("softcap") is None and _runs_sdpa(type(module).__module__):
+    if keeps_scores(module, kwargs.get("softcap")):
         refuse_foreign_terms(getattr(module, "layer_idx", name), kwargs, _SDPA)
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0]
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
@@ -130,6 +130,11 @@ def ordinary_attention(
         )
     refuse_foreign_terms(getattr(module, "layer_idx", name), kwargs, _EAGER | {*signature(eager).parameters})
     return _eager_in_blocks(eager, module, query, key, value, mask, **kwargs)
+
+
+def keeps_scores(module: nn.Module, softcap: float | None) -> bool:
+    """Whether `ordinary_attention` is SDPA, whose scores stay in float32; eager attention rounds them to the model's dtype."""
+    return softcap is None and _runs_sdpa(type(module).__module__)
 
 
 def own_implementation(model: PreTrainedModel, *others: str) -> str:
@@ -185,8 +190,11 @@ def _added(query: Tensor, key: Tensor, mask: Tensor | None, rows: slice, causal:
         if shown.dtype != torch.bool:
             return shown
     elif causal:
-        shown = torch.arange(key.shape[2])[None] <= torch.arange(rows.start, rows.stop)[:, None]
+        places = torch.arange(key.shape[2], device=query.device)
+        shown = places[None] <= torch.arange(rows.start, rows.stop, device=query.device)[:, None]
     else:
         return None
-    added = torch.zeros(shown.shape, dtype=query.dtype).masked_fill_(~shown, torch.finfo(query.dtype).min)
+    added = torch.zeros(shown.shape, dtype=query.dtype, device=query.device).masked_fill_(
+        ~shown, torch.finfo(query.dtype).min
+    )
     return added if added.dim() == 4 else added[None, None]

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def load_model(folder: str | Path, dtype: str = "float32", threads: int = 1) -> PreTrainedModel:
+def load_model(
+    folder: str | Path, dtype: str = "float32", threads: int = 1, device: str = "cpu"
+) -> PreTrainedModel:
     """Load a causal language model for inference.
 
     Parameters
@@ -28,12 +30,16 @@ def load_model(folder: str | Path, dtype: str = "float32", threads: int = 1) -> 
         Local folder with `config.json` and safetensors weights. Nothing is fetched and no remote code is run.
     threads : int
         torch threads of this process, from now on.
+    device : str
+        Where the weights go, as `model.device` says it.
 
     Raises
     ------
     ModelError
         The folder, the dtype or the weights are not what transformers can load; a file is not as it was fetched; the
-        weights are not those that `config.json` describes, or not finite.
+        weights are not those that `config.json` describes, not finite, or more than the device holds.
+    ConfigError
+        This machine has no such device.
     """
     if dtype not in DTYPES:
         raise ModelError(
@@ -43,8 +49,18 @@ def load_model(folder: str | Path, dtype: str = "float32", threads: int = 1) -> 
     verify(folder)
     import torch
 
+    from ghostkv.models.devices import described, device_of
+
     torch.set_num_threads(threads)
-    return open_model(folder, dtype)
+    place = device_of(device)
+    model = open_model(folder, dtype)
+    try:
+        return model.to(place)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"{folder}: its {model.get_memory_footprint() / 1e9:.3g} GB of weights in {dtype} do not fit the free memory of "
+            f"{described(place)}.\n  Write: device: cpu   (under model), or dtype: bfloat16 where that is not what they are"
+        ) from error
 
 
 def open_model(folder: Path, dtype: str = "auto") -> PreTrainedModel:

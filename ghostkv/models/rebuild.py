@@ -35,7 +35,7 @@ def rebuilt_and_true(
     dict
         By layer, (rebuilt, true): captures without values, keys in float32.
     """
-    pair = _Pair(torch.tensor(np.asarray(positions, np.int64)), frozenset(layers))
+    pair = _Pair(torch.tensor(np.asarray(positions, np.int64), device=model.device), frozenset(layers))
     with ExitStack() as stack, torch.inference_mode():
         stack.enter_context(attention_through(model, pair.attend))
         for parent in model.base_model.modules():
@@ -46,7 +46,7 @@ def rebuilt_and_true(
                 ):
                     for handle in pair.watch(parent, module):
                         stack.callback(handle.remove)
-        ids = torch.as_tensor(np.asarray(token_ids, np.int64))[None]
+        ids = torch.as_tensor(np.asarray(token_ids, np.int64), device=model.device)[None]
         model.base_model(ids, use_cache=False)
     return {layer: (pair.rebuilt[layer], pair.true[layer]) for layer in sorted(pair.true)}
 
@@ -102,11 +102,11 @@ class _Pair:
         scale = kwargs.get("scaling")
         return LayerCapture(
             layer=layer,
-            keys=key[0].float().contiguous().numpy(),
+            keys=key[0].float().contiguous().cpu().numpy(),
             values=None,
-            queries=query[0][:, self.positions].float().contiguous().numpy(),
+            queries=query[0][:, self.positions].float().contiguous().cpu().numpy(),
             outputs=None,
-            positions=self.positions.numpy().astype(np.int32),
+            positions=self.positions.cpu().numpy().astype(np.int32),
             scale=float(query.shape[-1] ** -0.5 if scale is None else scale),
             window=int(kwargs.get("sliding_window") or 0),
             softcap=float(kwargs.get("softcap") or 0.0),

@@ -13,6 +13,7 @@ from ghostkv.captures.proven_writer import ProvenWriter
 from ghostkv.files import provenance
 from ghostkv.files.progress import progress
 from ghostkv.models.capture import record_attention
+from ghostkv.models.devices import described
 from ghostkv.models.load import load_model
 from ghostkv.models.manifest import read_manifest
 from ghostkv.models.tokenizer import load_tokenizer, token_ids_of
@@ -36,7 +37,7 @@ def record_text(
     model_folder, row = str(Path(inputs["manifest"]).parent), text_row(inputs["texts"], job.text)
     manifest = read_manifest(model_folder)
     token_ids = token_ids_of(load_tokenizer(model_folder), row["content"], job.tokens, job.text)
-    model = _loaded(model_folder, job.dtype, threads)
+    model = _loaded(model_folder, job.dtype, threads, job.device)
     metadata = provenance.metadata(job.code) | {
         "model": manifest["model"],
         "weight_sha256": manifest["weight_sha256"],
@@ -45,6 +46,8 @@ def record_text(
         "domain": row["domain"],
         "role": row["role"],
         "cache_dtype": job.cache_dtype,
+        "dtype": job.dtype,
+        "device": described(model.device),
     }
     with (
         ProvenWriter(Path(outputs["kv"]).parent, metadata, job.tolerance) as writer,
@@ -55,10 +58,10 @@ def record_text(
             writer.append(capture, proof)
             bar.update()
 
-        record_attention(model, token_ids, positions, keep, job.layers, job.cache_dtype)
+        record_attention(model, token_ids, positions, keep, job.layers, job.cache_dtype, job.chunk)
 
 
 @lru_cache(maxsize=1)
-def _loaded(folder: str, dtype: str, threads: int) -> PreTrainedModel:
+def _loaded(folder: str, dtype: str, threads: int, device: str) -> PreTrainedModel:
     """The model, once for all texts that a process records."""
-    return load_model(folder, dtype, threads)
+    return load_model(folder, dtype, threads, device)

@@ -107,7 +107,10 @@ class Watch:
         rows = mask[0, :, :, :tokens]
         shown = rows if rows.dtype == torch.bool else rows == 0
         if not torch.equal(
-            shown, visible_keys(torch.arange(tokens - new, tokens), tokens, window).expand_as(shown)
+            shown,
+            visible_keys(torch.arange(tokens - new, tokens, device=shown.device), tokens, window).expand_as(
+                shown
+            ),
         ):
             raise CaptureError(
                 "its mask is neither causal nor a sliding window, or adds a bias to the scores"

@@ -80,7 +80,7 @@ class Reader:
                 # A policy that looks back over the whole prompt gets it in one piece.
                 piece = len(ids) if own else _PIECE
                 for start in range(shared, len(ids), piece):
-                    block = torch.tensor([ids[start : min(start + piece, len(ids))]])
+                    block = self._ids(ids[start : min(start + piece, len(ids))])
                     self.model.base_model(block, cache=held.cache, use_cache=True)
         held.ids, held.aside = ids, kept_aside(held.cache)
         return len(ids) - shared
@@ -119,7 +119,7 @@ class Reader:
         while not ended:
             fed = guess[: min(limit - len(said), longest)]
             traffic.reset()
-            hidden = self.model.base_model(torch.tensor([feed + fed]), cache=held.cache, use_cache=True)[0]
+            hidden = self.model.base_model(self._ids(feed + fed), cache=held.cache, use_cache=True)[0]
             forwards += 1
             chosen = self.model.get_output_embeddings()(hidden[0, len(feed) - 1 :]).argmax(-1).tolist()
             right = _shared(chosen, fed)
@@ -139,6 +139,9 @@ class Reader:
         held.crop(len(held.ids))
         sums = pl.concat(read).select(pl.col(COLUMNS).sum()).row(0, named=True)
         return Answer(said, sums, forwards)
+
+    def _ids(self, tokens: Sequence[int]) -> torch.Tensor:
+        return torch.tensor([tokens], device=self.model.device)
 
 
 @dataclass

@@ -43,7 +43,7 @@ class Continuation:
     _seen: dict[int, LayerMemory] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self._tokens = torch.as_tensor(np.asarray(self.ids, np.int64))[None]
+        self._tokens = torch.as_tensor(np.asarray(self.ids, np.int64), device=self.model.device)[None]
         register()
         self._own = own_implementation(self.model, NAME)
         self.model.set_attn_implementation(NAME)
@@ -80,7 +80,7 @@ class Continuation:
             )
         seconds = time.process_time() - begin
         self._restore()
-        return Continued(out.logits[0].float().numpy(), traffic, seconds)
+        return Continued(out.logits[0].float().cpu().numpy(), traffic, seconds)
 
     def own(self) -> np.ndarray:
         """Logits of the whole continuation by the model's own attention, float32 of shape [positions, vocabulary]."""
@@ -91,7 +91,7 @@ class Continuation:
         finally:
             self.model.set_attn_implementation(NAME)
             self._restore()
-        return out.logits[0].float().numpy()
+        return out.logits[0].float().cpu().numpy()
 
     def generate(self, policy: Policy, tokens: int) -> tuple[list[int], Traffic, float]:
         """Greedy continuation of the context, one token at a time; new ids, what was read, and seconds."""

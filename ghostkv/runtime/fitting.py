@@ -23,7 +23,7 @@ from ghostkv.config.policies import CertifiedMassPolicy, GhostPolicy
 from ghostkv.config.resolved import resolve
 from ghostkv.config.shorter import shorter
 from ghostkv.elimination.frontier import Setting, calibrated_layer
-from ghostkv.files.errors import ConfigError, ModelError, TextError
+from ghostkv.files.errors import ConfigError, TextError
 from ghostkv.files.progress import progress
 from ghostkv.models.capture import record_attention
 from ghostkv.models.probe import measurable_layers
@@ -92,10 +92,6 @@ def fit(
         raise ConfigError(
             f"fit: {', '.join(f'{name}={asked[name]}' for name in given) or 'nothing'} is asked for. Accepted: one of "
             f"{', '.join(asked)}, a share between 0 and 1.\n  Write: ghostkv.fit(model, tokenizer, texts, bytes_ratio=0.25)"
-        )
-    if model.device.type != "cpu":
-        raise ModelError(
-            f'fit: the model is on {model.device}, and policies are fitted on the CPU.\n  Write: model.to("cpu")'
         )
     dealt = _dealt(texts)
     chosen, ids = _lengths(tokenizer_of(tokenizer), dealt, tokens, load_config(dict(config or {})))
@@ -166,7 +162,9 @@ class _Fitting:
                         bar.update()
 
                     positions = sample_positions(asked.query_bands, name, asked.seed)
-                    record_attention(self.model, ids[name], positions, keep, self.layers, asked.cache_dtype)
+                    record_attention(
+                        self.model, ids[name], positions, keep, self.layers, asked.cache_dtype, asked.chunk
+                    )
                 self.captures.append(text)
 
     def policy(

@@ -192,8 +192,12 @@ def _attend(
     return seat.attend(module, query, key, value, attention_mask, **kwargs), None
 
 
+def seats(model: PreTrainedModel) -> Iterator[Seat]:
+    """The seats of a model's layers; none before it has a policy."""
+    return (module.__dict__[_SEAT] for module in model.modules() if _SEAT in module.__dict__)
+
+
 def _runtime(model: PreTrainedModel) -> Runtime:
-    for module in model.modules():
-        if _SEAT in module.__dict__:
-            return module.__dict__[_SEAT].runtime
+    for seat in seats(model):
+        return seat.runtime
     raise ModelError("the model has no policy yet.\n  Write: set_policy(model, policy)")

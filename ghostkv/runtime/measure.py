@@ -22,8 +22,11 @@ from ghostkv.runtime import deciders
 from ghostkv.runtime.ghost_attention import NAME, register, set_policy
 from ghostkv.runtime.policy import Policy, identity_policy
 from ghostkv.runtime.rewind import cut_back, kept_aside
+from ghostkv.runtime.seat_check import checked_seats
 
 IDENTITY = 1e-4  # of the largest logit
+# Of the norm of one head's attention output, as capture.tolerance is by default.
+ATTENTION = 1e-3
 # Logits of the prefill that are compared.
 _PREFILLED = 64
 
@@ -53,10 +56,11 @@ def measure_identity(
         `prefill_difference` (of the last tokens of the context), `block_difference` (all tokens after it at once) and
         `step_difference` (one by one), each to the model's own attention run the same way; `own_difference`, between
         the model's own two ways, for scale; `max_logit_difference`, the largest of the first three; `bound`, which all
-        four must keep; `tokens`, `steps`, `context`.
+        four must keep; `attention_difference`, the largest of any head's output to attention recomputed in float32, relative
+        to its norm, which `ATTENTION` bounds in every dtype; `tokens`, `steps`, `context`.
     """
     model = _loaded(model, threads)
-    tokens, context = _split(ids, context)
+    tokens, context = _split(ids, context, model.device)
     policy = policy or identity_policy(model.config)
     seen = []
     with torch.inference_mode(), _own_attention(model):
@@ -86,7 +90,9 @@ def compare_decoding(
     -----
     A number of the size of the largest logit is rounded by up to half of eps of it, about twice a layer. Roundings of
     either sign add up as the root of their number: 16 eps are enough for 128 layers. In float32 they are 2e-6; the bound
-    is 1e-4 of the largest logit, and of 1 where all logits are smaller.
+    is 1e-4 of the largest logit, and of 1 where all logits are smaller. In bfloat16 they are an eighth of the largest logit,
+    which tells no key that is left out. That is why the outputs of attention are compared too, layer by layer and in float32:
+    decisions are made in float32 whatever the dtype, and no layer's rounding comes on top of another's.
     """
     steps, aside = min(steps, tokens.shape[1] - context), kept_aside(cache)
 
@@ -100,7 +106,8 @@ def compare_decoding(
     with torch.inference_mode(), _own_attention(model):
         own_block, own_steps = logits()
         _seat(model, policy)
-        block, single = logits()
+        with checked_seats(model) as check:
+            block, single = logits()
     found = {
         "block_difference": float((block - own_block).abs().max()),
         "step_difference": float((single - own_steps).abs().max()),
@@ -113,6 +120,7 @@ def compare_decoding(
         # What rounding itself leaves open: the model's own attention, one token at a time and all at once.
         "own_difference": float((own_steps - own_block[:, :steps]).abs().max()),
         "bound": bound,
+        "attention_difference": check.worst,
         "tokens": tokens.shape[1] - context,
         "steps": steps,
         "context": context,
@@ -129,13 +137,15 @@ def check_identity(found: Mapping[str, float | int], model: PreTrainedModel) -> 
     """
     names = ("prefill_difference", "block_difference", "step_difference", "own_difference")
     differences = {name: found[name] for name in names if name in found}
-    if not all(one <= found["bound"] for one in differences.values()):
+    attention = found["attention_difference"]
+    if not (all(one <= found["bound"] for one in differences.values()) and attention <= ATTENTION):
         said = ", ".join(f"{name} {one:.3g}" for name, one in differences.items())
         raise ModelError(
             f"{type(model).__name__} under an identity policy, which eliminates nothing, does not say what it says by itself: "
             f"{said} (logits, after {found['context']} tokens). Own: its own attention, one token at a time and all at once. "
-            f"Accepted: at most {found['bound']:.3g}. What this model says under elimination would not be its own answer, so "
-            "nothing is measured.\n  Write: model: {name: smollm2-135m-instruct}, or another whose attention is softmax of q.k"
+            f"Accepted: at most {found['bound']:.3g}. Of a head's output, attention_difference {attention:.3g} (relative to its "
+            f"norm, in float32). Accepted: at most {ATTENTION:g}. What this model says under elimination would not be its own "
+            "answer, so nothing is measured.\n  Write: model: {name: smollm2-135m-instruct}, or another whose attention is softmax of q.k"
         )
 
 
@@ -159,7 +169,12 @@ def measure_slowdown(
         gather, softmax: one kernel), and `rest` (the model itself, and what surrounds the kernels).
     """
     model = _loaded(model, threads)
-    tokens, context = _split(ids, len(ids) - steps - 2)
+    if model.device.type != "cpu":
+        raise ModelError(
+            f"measure_slowdown: the model is on {model.device}, and what decides runs on the CPU, so that the two times would be "
+            'of different machines. Accepted: a model on the CPU.\n  Write: model.to("cpu")'
+        )
+    tokens, context = _split(ids, len(ids) - steps - 2, model.device)
     register()
     with torch.inference_mode(), _own_attention(model):
         own = model.config._attn_implementation
@@ -235,8 +250,8 @@ def _loaded(model: str | Path | PreTrainedModel, threads: int) -> PreTrainedMode
     return model if isinstance(model, PreTrainedModel) else load_model(model, threads=threads)
 
 
-def _split(ids: Sequence[int], context: int | None) -> tuple[torch.Tensor, int]:
-    tokens = torch.as_tensor(np.asarray(ids, dtype=np.int64).reshape(1, -1))
+def _split(ids: Sequence[int], context: int | None, device: torch.device) -> tuple[torch.Tensor, int]:
+    tokens = torch.as_tensor(np.asarray(ids, dtype=np.int64).reshape(1, -1), device=device)
     context = 3 * tokens.shape[1] // 4 if context is None else context
     if not 0 < context < tokens.shape[1]:
         raise ConfigError(

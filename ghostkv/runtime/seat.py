@@ -50,6 +50,7 @@ class Runtime:
 
 
 def _first_visible(mask: Tensor, batch: int, tokens: int) -> np.ndarray:
+    mask = mask.cpu()
     shown = _shown(mask, tokens)
     one = shown[:, 0].expand(batch, -1, -1)
     last = one[:, -1]
@@ -128,7 +129,7 @@ class Seat:
             decided, rows = decider.attend(memory.state, call)
             memory.saw(call)
             runtime.traffic.add(self.layer, call.past, rows)
-        decided = torch.from_numpy(decided).to(query.dtype)
+        decided = torch.from_numpy(decided).to(query.device, query.dtype)
         return decided if output is None else torch.cat([output[:, :split], decided], dim=1)
 
     def _dense_tokens(self, past: int) -> float:
@@ -170,11 +171,6 @@ class Seat:
                 "decoding under elimination has no gradients. Accepted: inference.\n"
                 "  Write: with torch.inference_mode(): model(...)"
             )
-        if query.device.type != "cpu":
-            raise ModelError(
-                f"the reference path of GhostKV runs on the CPU; the model is on {query.device}.\n"
-                '  Write: model.to("cpu")'
-            )
         policy, scale = self.runtime.policy, kwargs.get("scaling")
         return Call(
             _array(query), _array(key), _array(value),
@@ -191,7 +187,7 @@ def _dense(
     batch, heads, new, _ = query.shape
     kv_heads, tokens = key.shape[1], key.shape[2]
     if sliding and mask is not None:
-        visible = _shown(mask, tokens)[:, 0, -new:].sum(dim=-1).expand(batch, -1).numpy()
+        visible = _shown(mask, tokens)[:, 0, -new:].sum(dim=-1).expand(batch, -1).cpu().numpy()
     else:
         first = runtime.first_visible(None if sliding else mask, batch, tokens)
         visible = np.maximum(np.arange(tokens - new, tokens)[None] + 1 - first[:, None], 0)
@@ -200,4 +196,5 @@ def _dense(
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.to(torch.float32).contiguous().numpy()
+    # Decisions are made on the CPU, wherever the model is, and in float32.
+    return tensor.to("cpu", torch.float32).contiguous().numpy()

@@ -70,6 +70,16 @@ def check_model(
     return sorted(wanted)
 
 
+def check_device(config: Config) -> None:
+    """Refuse a `model.device`, by a `ConfigError`, that this machine does not have."""
+    # Imported tensors have no model; and torch takes seconds to import, where there is nothing to ask it.
+    if config.capture.import_ or config.model.device in ("cpu", "auto"):
+        return
+    from ghostkv.models.devices import device_of
+
+    device_of(config.model.device)
+
+
 def check_widths(config: Config, head_dim: int | None) -> None:
     """Refuse options of selectors and codecs, by a `ConfigError`, that keys of this width do not have.
 

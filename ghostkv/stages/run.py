@@ -151,6 +151,21 @@ class Run:
         )
 
     @property
+    def dtype(self) -> str:
+        """Type of the forward pass."""
+        return self.config.model.dtype
+
+    @property
+    def device(self) -> str:
+        """Where the model runs, as the config says it."""
+        return self.config.model.device
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that a job takes which runs the model."""
+        return int(self.device != "cpu" and not self.imports)
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest text that is read."""
         return max(self.config.capture.tokens, *(entry["tokens"] for entry in self.trace.values()), 0)

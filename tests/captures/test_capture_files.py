@@ -20,6 +20,7 @@ PROOF = {
     "layer_relative_error": 1e-7,
     "exact_relative_error": 1e-6,
     "storage_relative_error": 1e-3,
+    "unexplained_relative_error": 1e-6,
     "recomputed": 12,
 }
 

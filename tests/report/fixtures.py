@@ -195,6 +195,7 @@ def layer_rows(proven: bool, error: float) -> list[dict]:
             "kv_heads": KV_HEADS, "head_dim": 64, "value_dim": 64 if proven else 0, "tokens": 2048,
             "max_relative_error": error * (1 + layer), "mean_relative_error": error / 10,
             "layer_relative_error": error / 5, "exact_relative_error": error, "storage_relative_error": 5e-3,
+            "unexplained_relative_error": error * (1 + layer),
             "recomputed": 640 if proven else 0,
         }
         for layer in LAYERS

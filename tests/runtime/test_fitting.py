@@ -115,6 +115,25 @@ def test_a_certificate_holds_for_every_query(model, tokenizer):
     assert "0 violations" in repr(read)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("asked", [{"bytes_ratio": 0.5}, {"certificate": 0.05}])
+def test_a_model_of_16_bits_is_fitted_and_decodes(tokenizer, dtype, asked):
+    model = tiny(vocab_size=300, max_position_embeddings=1024).to(dtype)
+    fitted = ghostkv.fit(model, tokenizer, [text(0), text(1)], tokens=TOKENS, config=CONFIG, **asked)
+    with ghostkv.elimination(model, fitted) as traffic, torch.inference_mode():
+        cache = model(ids(6, TOKENS)[:, : TOKENS // 2], use_cache=True).past_key_values
+        logits = model(ids(6, TOKENS)[:, TOKENS // 2 :], past_key_values=cache).logits
+        read = traffic.summary()
+        assert len(generated(model)) == len(ids()[0]) + 12
+    assert logits.dtype == dtype
+    assert torch.isfinite(logits).all()
+    if "bytes_ratio" in asked:
+        assert read["bytes_ratio_gqa"] == pytest.approx(0.5, abs=0.06)
+    else:
+        assert 0 < read["certified"] <= 0.05
+        assert read["violated"] == 0
+
+
 def test_a_target_that_no_number_of_queries_can_promise_is_refused(model, tokenizer):
     with pytest.raises(ConfigError, match=r"target_fer=0\.0001"):
         ghostkv.fit(model, tokenizer, [text(0), text(1)], tokens=TOKENS, config=CONFIG, target_fer=0.0001)

@@ -367,7 +367,7 @@ def test_identity_is_refused_beyond_its_bound_and_where_it_is_no_number(way):
     fine = dict.fromkeys(
         ("prefill_difference", "block_difference", "step_difference", "own_difference"), 1e-5
     )
-    fine |= {"bound": 1e-4, "context": 3}
+    fine |= {"bound": 1e-4, "context": 3, "attention_difference": 1e-3}
     check_identity(fine, model)
     for wrong in (1.01e-4, float("nan")):
         with pytest.raises(ModelError, match=f"{way}_difference {wrong:.3g}"):

@@ -28,6 +28,7 @@ PROOF = dict.fromkeys(
         "layer_relative_error",
         "exact_relative_error",
         "storage_relative_error",
+        "unexplained_relative_error",
     ),
     0.0,
 ) | {"recomputed": 1}

@@ -12,6 +12,11 @@ FAULTS = {
     "trace": ("trace={path: nope.txt}", ["trace.path: nope.txt", "no such file"]),
     "questions": ("retrieval={data: nope}", ["retrieval.data is nope", "no such folder"]),
     "bound": ("quality={replicates: 1000000000}", ["quality.replicates is 1000000000", "100000"]),
+    "device": ("model={device: gpu}", ["model.device", "gpu", "Write: device: cpu"]),
+    "a device that is not there": (
+        "model={device: cuda:99}",
+        ["model.device is cuda:99", "Accepted: auto, cpu"],
+    ),
     "cold keys": ("frontier={hot: 64}", ["query_bands[0].start is 64", "Write: start: 76"]),
 }
 

@@ -17,6 +17,7 @@ rule capture_overhead:
     threads: RUN.config.capture.threads
     resources:
         **needs("capture_overhead"),
+        gpu=RUN.gpus,
     params:
         run=job_params(CaptureOverhead),
     script:

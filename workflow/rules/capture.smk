@@ -19,6 +19,7 @@ rule capture_text:
     threads: RUN.config.capture.threads
     resources:
         **needs("capture_text"),
+        gpu=RUN.gpus,
     params:
         run=job_params(CaptureText),
     script:

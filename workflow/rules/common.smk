@@ -22,6 +22,7 @@ from ghostkv.files.errors import GhostKVError
 from ghostkv.files.processes import identity
 from ghostkv.files.usage import CORES
 from ghostkv.report.jobs import asked_tables, report_tables, shown_stages
+from ghostkv.stages.checks import check_device
 from ghostkv.stages.plan.planning import resources, workload
 from ghostkv.stages.relations import check_stage
 from ghostkv.stages.run import Run, resources_of
@@ -58,6 +59,9 @@ if re.search(r"""[\s'"\\`$&;|<>()*?!#~]""", sys.executable):
 RESOURCES = resources_of(ROOT)
 RUN = refused(Run.resolve, config, RESOURCES, workflow.config_settings.config)
 config.update(RUN.config.plain())
+# Jobs of a cluster run on machines of other devices, and look for themselves.
+if workflow.is_main_process and workflow.local_exec:
+    refused(check_device, RUN.config)
 # The same made small; its rules are in demo.smk.
 DEMO = RUN.demo()
 # What they have to do, which says what their jobs take.

@@ -60,6 +60,7 @@ use rule gather_frontier as demo_writing with:
     priority: 10
     resources:
         **demo_needs("demo_writing"),
+        gpu=RUN.gpus,
     params:
         run=demo_params(WriteOn),
 

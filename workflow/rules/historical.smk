@@ -18,6 +18,7 @@ rule run_historical:
     threads: 1
     resources:
         **needs("run_historical"),
+        gpu=RUN.gpus,
     params:
         run=job_params(HistoricalRun),
     script:

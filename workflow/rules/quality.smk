@@ -33,6 +33,7 @@ use rule gather_frontier as quality_text with:
     threads: RUN.config.quality.threads
     resources:
         **needs("quality_text"),
+        gpu=RUN.gpus,
     params:
         run=job_params(QualityText),
 

@@ -42,6 +42,7 @@ use rule gather_frontier as retrieval_task with:
     threads: RUN.config.retrieval.threads
     resources:
         **needs("retrieval_task"),
+        gpu=RUN.gpus,
     params:
         run=job_params(RetrievalTask),
 

@@ -17,6 +17,7 @@ rule trace_text:
     threads: RUN.config.trace.threads
     resources:
         **needs("trace_text"),
+        gpu=RUN.gpus,
     params:
         run=job_params(TraceText),
     script:

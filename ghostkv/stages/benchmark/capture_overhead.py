@@ -35,10 +35,10 @@ def capture_overhead(
     model_folder = str(Path(inputs["manifest"]).parent)
     row = read_texts(inputs["texts"]).row(0, named=True)
     token_ids = token_ids_of(load_tokenizer(model_folder), row["content"], tokens, row["text"])
-    model = load_model(model_folder, job.dtype, threads)
+    model = load_model(model_folder, job.dtype, threads, job.device)
     count = max(int(tokens * _QUERY_SHARE), 1)
     positions = np.linspace(tokens // 16, tokens - 1, count).astype(np.int32)
     folder = Path(output).parent
     folder.mkdir(parents=True, exist_ok=True)
-    rows = time_pairs(model, token_ids, positions, job.repeats, folder)
+    rows = time_pairs(model, token_ids, positions, job.repeats, folder, job.chunk)
     write_rows(rows, output, OVERHEAD_SCHEMA, provenance.metadata(job.code, text=row["text"]))

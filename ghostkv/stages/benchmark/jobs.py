@@ -37,8 +37,10 @@ class CaptureOverhead(Job):
     tokens: int
     repeats: int
     dtype: str
+    device: str
+    chunk: int | None
 
     @classmethod
     def of(cls, run: Run) -> CaptureOverhead:
         tokens = run.config.benchmark.tokens or run.config.capture.tokens
-        return cls.taken(run, tokens=tokens, dtype=run.config.model.dtype)
+        return cls.taken(run, tokens=tokens, chunk=run.config.capture.chunk)

@@ -25,7 +25,7 @@ class CaptureText(Recording):
 
     @classmethod
     def of(cls, run: Run, text: str) -> CaptureText:
-        return cls.taken(run, text=text, layers=run.layers, dtype=run.config.model.dtype)
+        return cls.taken(run, text=text, layers=run.layers)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,13 @@ class ImportedLayer:
         values = None if self.values is None else self.values.astype(np.float16)
         queries = self.queries[:, positions].astype(np.float32)
         proof = dict.fromkeys(
-            ("max_relative_error", "mean_relative_error", "layer_relative_error", "exact_relative_error")
+            (
+                "max_relative_error",
+                "mean_relative_error",
+                "layer_relative_error",
+                "exact_relative_error",
+                "unexplained_relative_error",
+            )
         ) | {"storage_relative_error": None, "recomputed": 0}
         outputs = None
         if values is not None:

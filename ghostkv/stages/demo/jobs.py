@@ -39,6 +39,7 @@ class WriteOn(Job):
     context: int
     tokens: int
     dtype: str
+    device: str
     policy: GhostPolicy
 
     @classmethod
@@ -49,7 +50,6 @@ class WriteOn(Job):
             text=run.texts_of("held_out")[0],
             context=run.config.capture.tokens - _TOKENS,
             tokens=_TOKENS,
-            dtype=run.config.model.dtype,
             policy=resolve(POLICY, run.config),
             uses=modules_of([POLICY]),
         )

@@ -26,7 +26,7 @@ def write_on(job: WriteOn, inputs: Mapping[str, Any], outputs: Mapping[str, str]
     folder = str(Path(inputs["manifest"]).parent)
     row, tokenizer = text_row(inputs["texts"], job.text), load_tokenizer(folder)
     ids = token_ids_of(tokenizer, row["content"], job.context + 1, job.text)
-    begun = Continuation(load_model(folder, job.dtype, threads), ids, job.context)
+    begun = Continuation(load_model(folder, job.dtype, threads, job.device), ids, job.context)
     policy = load_policy(job.policy, Sources.read(job, inputs))
     rows = write_beside(begun, [policy], tokenizer, job.tokens)
     who = {"text": job.text, "domain": row["domain"]}

@@ -25,6 +25,7 @@ class HistoricalRun(Job):
     captures: tuple[CapturedText, ...]
     layers: tuple[int, ...]
     dtype: str
+    device: str
     dimensions: tuple[int, ...]
     epsilon: float
     sigma: float
@@ -39,7 +40,3 @@ class HistoricalRun(Job):
     fer: float
     elimination: float
     seed: int
-
-    @classmethod
-    def of(cls, run: Run) -> HistoricalRun:
-        return cls.taken(run, dtype=run.config.model.dtype)

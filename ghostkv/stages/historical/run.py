@@ -128,7 +128,7 @@ def _run_model(
     tokenizer = load_tokenizer(model_folder)
     rows = {row["text"]: row["content"] for row in read_texts(inputs["texts"]).iter_rows(named=True)}
     ids = {name: tokenizer.encode(rows[name]) for name in names}
-    model = load_model(model_folder, job.dtype, threads)
+    model = load_model(model_folder, job.dtype, threads, job.device)
     prompts = []
     for prompt in cut_prompts(ids, job.prompt_tokens, job.prompts, tokenizer.start):
         last = np.arange(len(prompt) - _QUERIES_PER_PROMPT, len(prompt))

@@ -64,9 +64,8 @@ def _parts(run: Run) -> dict[str, Any]:
     return {"model_layers": run.model.attending(), "start": run.config.frontier.headline_start}
 
 
-def _lengths(run: Run) -> dict[str, Any]:
-    context = run.config.capture.tokens - run.config.quality.continuation
-    return {"context": context, "dtype": run.config.model.dtype}
+def _context(run: Run) -> int:
+    return run.config.capture.tokens - run.config.quality.continuation
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,7 @@ class QualityText(FittedJob):
     context: int
     continuation: int
     dtype: str
+    device: str
     ablation: Ablation
     generation: Generation
 
@@ -104,12 +104,12 @@ class QualityText(FittedJob):
     def of(cls, run: Run, text: str) -> QualityText:
         policies = [DecodedPolicy.of(run, entry) for entry in run.config.quality.policies]
         used = modules_of(one.policy for one in policies)
-        return cls.taken(run, **_parts(run), **_lengths(run), text=text, policies=policies, uses=used)
+        return cls.taken(run, **_parts(run), context=_context(run), text=text, policies=policies, uses=used)
 
 
 @dataclass(frozen=True)
 class QualitySpeed(FittedJob):
-    """The headline policy, timed on one text."""
+    """The headline policy, timed on one text; on the CPU, where the code that decides runs."""
 
     call = "ghostkv.stages.quality.speed.time_decode"
     tables = ("speed",)
@@ -128,7 +128,7 @@ class QualitySpeed(FittedJob):
         return cls.taken(
             run,
             **_parts(run),
-            **_lengths(run),
+            context=_context(run),
             text=next(iter(run.texts_of("held_out")), ""),
             policy=resolve(entry, run.config),
             steps=quality.slowdown_steps,

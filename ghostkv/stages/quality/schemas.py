@@ -70,6 +70,8 @@ IDENTITY_SCHEMA = pa.schema(
         ("step_difference", pa.float64()),
         ("own_difference", pa.float64()),  # the model's own attention: one by one against at once
         ("bound", pa.float64()),  # a run that exceeds it in any of these ends there
+        # Worst head and query: of an attention output to one recomputed in float32, relative to its norm. Bound: 1e-3
+        ("attention_difference", pa.float64()),
     ]
 )
 ABLATION_SCHEMA = pa.schema(

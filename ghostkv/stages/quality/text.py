@@ -46,7 +46,7 @@ def measure_text(
     row, tokenizer = text_row(inputs["texts"], job.text), load_tokenizer(folder)
     ids = token_ids(tokenizer, row["content"], job)
     policies = Policies([one.policy for one in job.policies], inputs["thetas"], sources_of(job, inputs))
-    model = load_model(folder, job.dtype, threads)
+    model = load_model(folder, job.dtype, threads, job.device)
     # Before anything is measured: from the text's beginning, prefill included, and after the whole context.
     checked = [measure_identity(model, ids[:_CHECKED])]
     check_identity(checked[0], model)

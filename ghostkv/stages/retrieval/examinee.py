@@ -38,7 +38,7 @@ class Examinee:
         self._form = self._tokenizer.form()
         sample = read_table(inputs["samples"], SAMPLE_SCHEMA).row(0, named=True)
         prompt = [*self._context(sample), *self._question(sample)]
-        self._model = _checked(folder, job.dtype, threads, tuple(prompt[:_CHECKED]))
+        self._model = _checked(folder, job.dtype, threads, job.device, tuple(prompt[:_CHECKED]))
         layers = range(self._model.config.get_text_config().num_hidden_layers)
         sources = replace(Sources.read(job, inputs), layers=layers)
         self._reader = Reader(
@@ -121,10 +121,10 @@ class Examinee:
 
 
 @lru_cache(maxsize=1)
-def _checked(folder: str, dtype: str, threads: int, prompt: tuple[int, ...]) -> Any:
+def _checked(folder: str, dtype: str, threads: int, device: str, prompt: tuple[int, ...]) -> Any:
     """The model, loaded and checked once for all tasks that a process answers."""
     register()
-    model = load_model(folder, dtype, threads)
+    model = load_model(folder, dtype, threads, device)
     model.set_attn_implementation(NAME)
     check_identity(measure_identity(model, prompt), model)
     return model

@@ -84,6 +84,7 @@ class RetrievalTask(Job):
     slack: int
     prefill: Literal["dense", "sparse"]
     dtype: str
+    device: str
     captures: tuple[CapturedText, ...]
     layers: tuple[int, ...]
     start: int
@@ -105,7 +106,6 @@ class RetrievalTask(Job):
             name=job,
             dense=resolve(FullPolicy(label=DENSE), run.config, prefill=retrieval.prefill),
             policies=policies,
-            dtype=run.config.model.dtype,
             start=run.config.frontier.headline_start,
             uses=modules_of(entries),
         )

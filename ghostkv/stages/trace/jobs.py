@@ -24,4 +24,4 @@ class TraceText(Recording):
     def of(cls, run: Run) -> TraceText:
         ((name, entry),) = run.trace.items()
         own = {"text": name, "tokens": entry["tokens"], "steps": entry["steps"]}
-        return cls.taken(run, layers=run.layers, dtype=run.config.model.dtype, **own)
+        return cls.taken(run, layers=run.layers, **own)

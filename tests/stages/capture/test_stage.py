@@ -18,7 +18,7 @@ pytest.importorskip("torch")
 from ghostkv.captures.capture_files import capture_metadata, read_layer, read_layers_table  # noqa: E402
 from ghostkv.captures.positions import sample_positions  # noqa: E402
 from ghostkv.config.capture import QueryBand  # noqa: E402
-from ghostkv.files.errors import CaptureError, ModelError, TextError  # noqa: E402
+from ghostkv.files.errors import CaptureError, ConfigError, ModelError, TextError  # noqa: E402
 from ghostkv.stages.capture.jobs import CaptureText  # noqa: E402
 from ghostkv.stages.capture.text import capture_text  # noqa: E402
 from ghostkv.stages.model.fetch import fetch_model  # noqa: E402
@@ -35,6 +35,8 @@ PARAMS = {
     "cache_dtype": "float16",
     "seed": 0,
     "dtype": "float32",
+    "device": "cpu",
+    "chunk": None,
     "code": "abc",
 }
 ENTRY = {"source": "random", "layers": 2, "heads": 4, "head_dim": 16, "max_context": 1024, "seed": 0}
@@ -106,6 +108,23 @@ def test_every_file_says_where_it_comes_from(place, tmp_path):
         assert stored["fingerprint"] == "abc"
         assert stored["package_version"]
     assert capture_metadata(tmp_path)["cache_dtype"] == "float16"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("chunk", [None, 48])
+def test_a_capture_of_any_type_in_any_pieces_is_proved_and_says_what_it_is(place, tmp_path, dtype, chunk):
+    layers = read_layers_table(run(place, tmp_path, dtype=dtype, chunk=chunk))
+    unit = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}[dtype]
+    assert unit / 2 < layers["max_relative_error"].max() < max(16 * unit, 1e-4)
+    assert layers["unexplained_relative_error"].max() < 1e-4
+    found = capture_metadata(tmp_path)
+    assert (found["dtype"], found["device"]) == (dtype, "cpu")
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(place, tmp_path):
+    with pytest.raises(ConfigError, match="model.device is cuda:99"):
+        run(place, tmp_path, device="cuda:99")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_same_capture_twice_gives_the_same_bytes(place, tmp_path):

@@ -221,6 +221,7 @@ PARAMS = {
     "seed": 0,
     "layers": [0, 1],
     "dtype": "float32",
+    "device": "cpu",
     "code": "abc",
 }
 
@@ -251,7 +252,7 @@ def place(request, tmp_path_factory) -> Path:
     ]
     write_texts(rows, folder / "texts.parquet")
     params = {"tokens": 256, "layers": [0, 1], "query_bands": BANDS, "tolerance": 1e-3, "seed": 0}
-    params |= {"dtype": "float32", "cache_dtype": "float16"}
+    params |= {"dtype": "float32", "device": "cpu", "chunk": None, "cache_dtype": "float16"}
     for row in rows:
         outputs = {
             name: str(folder / row["text"] / f"{name}.parquet") for name in ("kv", "queries", "layers")

@@ -26,6 +26,8 @@ PARAMS = {
     "tokens": 128,
     "layers": [0, 1],
     "dtype": "float32",
+    "device": "cpu",
+    "chunk": None,
     "tolerance": 1e-3,
     "cache_dtype": "float16",
     "code": "abc",

@@ -13,6 +13,7 @@ from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs import Codec, Records
 from ghostkv.elimination.frontier import Design, Estimates, GroupView, Setting, estimate_group, view_group
 from ghostkv.elimination.grid import Grid
+from ghostkv.elimination.metrics import bound_errors
 from ghostkv.elimination.summaries import bound_columns
 from ghostkv.files.tables import Tables
 from ghostkv.stages.calibrated.compensated_sweep import Tail, tail
@@ -110,7 +111,7 @@ class CalibratedGroup:
         for text, view in self.views.items():
             estimates[text] = estimate_group(view, design, codec.encode(view.capture.keys[self.kv_head]))
             named = self._keys(design) | {"text": text.text, "domain": text.domain}
-            self.tables.add("learned", named | about, bound_columns(view, estimates[text]))
+            self.tables.add("learned", named | about, bound_columns(_errors(view, estimates[text])))
         return estimates
 
     def _tail(self, view: GroupView, estimates: Estimates) -> Tail | None:
@@ -243,6 +244,10 @@ class CalibratedGroup:
             out = self.scratch.setdefault(shape, np.zeros(shape, np.float32))
             found[text] = group_curves(one, offset, grid, out)
         return found
+
+
+def _errors(view: GroupView, known: Estimates) -> tuple[float, ...]:
+    return bound_errors(view.exact.scores, known.scores, known.weight, known.radius, view.visible)
 
 
 def _held_out(curves: _Curves) -> list[tuple[CapturedText, Curves]]:

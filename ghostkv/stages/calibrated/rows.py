@@ -60,7 +60,7 @@ def group_curves(own: Curves, offset: np.ndarray, grid: Grid, out: np.ndarray) -
     group_statistic(own.swept.statistic, offset.astype(np.float32), start, stop, out)
     counts = sweep(out, view.exact.mass, view.exact.needed, start, stop, grid)
     rates = per_query(counts, view.relevant, view.visible)
-    swept = RuleSweep(out, counts, rates)
+    swept = RuleSweep(out, offset, counts, rates)
     return Curves(view, swept, grid, {name: rates[name] for name in ("fer", "dropped_mass")})
 
 

@@ -15,16 +15,12 @@ from ghostkv.codecs.records import load_codecs, read_records
 from ghostkv.elimination.frontier import (
     Choice,
     Design,
-    GroupView,
-    RuleSweep,
     Setting,
     choices,
-    estimate_group,
-    sweep_rule,
-    view_group,
 )
 from ghostkv.elimination.grid import Grid
 from ghostkv.elimination.summaries import bound_columns, point_queries, summarise, sweep_columns
+from ghostkv.elimination.text_view import TextSweep, TextView
 from ghostkv.files.progress import progress
 from ghostkv.files.tables import Tables
 from ghostkv.stages.frontier.schemas import LAYER_SCHEMAS
@@ -53,7 +49,7 @@ def sweep_layer(job: SweepLayer, inputs: Mapping[str, str], outputs: Mapping[str
     tables = Tables(LAYER_SCHEMAS)
     for kv_head in progress(range(loaded[measured[0]].kv_heads), desc=f"layer {job.layer}", unit="KV head"):
         views = {
-            text: view_group(
+            text: TextView.of(
                 from_position(capture, text, job.headline_start),
                 kv_head,
                 setting,
@@ -78,11 +74,11 @@ class _Group:
 
     tables: Tables
     kv_head: int
-    views: Mapping[CapturedText, GroupView]  # headline queries
+    views: Mapping[CapturedText, TextView]  # headline queries
     loaded: Mapping[CapturedText, LayerCapture]  # all queries
     setting: Setting
     job: SweepLayer
-    all_positions: dict[CapturedText, GroupView] = field(default_factory=dict)
+    all_positions: dict[CapturedText, TextView] = field(default_factory=dict)
 
     def sweep(self, design: Design, records: Mapping[CapturedText, Records | None]) -> None:
         """Every rule of one design: sweep rows, chosen points, context bands, soundness of the margins."""
@@ -93,15 +89,15 @@ class _Group:
             "code_bytes": design.code_bytes,
             "record_bytes": design.record_bytes,
         }
-        known = {text: estimate_group(view, design, records[text]) for text, view in self.views.items()}
-        if design.codec is not None:
-            for text, view in self.views.items():
+        found_by_text, with_errors = {}, design.codec is not None
+        for text, view in self.views.items():
+            known = view.estimate(design, records[text])
+            found_by_text[text], errors = known.sweep(list(self.setting.grids), with_errors)
+            if with_errors:
                 named = keys | {"text": text.text, "domain": text.domain}
-                self.tables.add("bounds", named, bound_columns(view, known[text]))
+                self.tables.add("bounds", named, bound_columns(errors))
         for rule, grid in self.setting.grids.items():
-            swept = {
-                text: sweep_rule(view, known[text], rule, self.setting) for text, view in self.views.items()
-            }
+            swept = {text: rules[rule] for text, rules in found_by_text.items()}
             for text, one in swept.items():
                 self._add_sweep(keys | {"rule": rule}, text, one, design, grid)
             by_role = {
@@ -124,7 +120,7 @@ class _Group:
         return np.arange(self.kv_head * group, (self.kv_head + 1) * group)
 
     def _add_sweep(
-        self, keys: Mapping, text: CapturedText, swept: RuleSweep, design: Design, grid: Grid
+        self, keys: Mapping, text: CapturedText, swept: TextSweep, design: Design, grid: Grid
     ) -> None:
         every = slice(None, None, _SWEEP_EVERY)
         columns = sweep_columns(self.views[text], swept, design, every)
@@ -137,7 +133,7 @@ class _Group:
         self,
         keys: Mapping,
         text: CapturedText,
-        swept: RuleSweep,
+        swept: TextSweep,
         design: Design,
         found: Sequence[Choice],
         grid: Grid,
@@ -166,9 +162,10 @@ class _Group:
                 continue
             cold = from_position(capture, text, self.setting.sinks + self.setting.hot)
             if text not in self.all_positions:
-                self.all_positions[text] = view_group(cold, self.kv_head, self.setting, True)
+                self.all_positions[text] = TextView.of(cold, self.kv_head, self.setting, True)
             view = self.all_positions[text]
-            swept = sweep_rule(view, estimate_group(view, design, records[text]), keys["rule"], self.setting)
+            rules, _ = view.estimate(design, records[text]).sweep([keys["rule"]])
+            swept = rules[keys["rule"]]
             queries = point_queries(view, swept, design, index, grid, [True] * len(found))
             named = _choice_columns(found, index, self._heads(), grid)
             named.pop("method")
@@ -195,6 +192,6 @@ def _choice_columns(found: Sequence[Choice], index: np.ndarray, heads: np.ndarra
     return named | {"theta": theta, "head": np.repeat(heads, len(found))}
 
 
-def _about(text: CapturedText, swept: RuleSweep) -> dict[str, str | int]:
+def _about(text: CapturedText, swept: TextSweep) -> dict[str, str | int]:
     queries = swept.counts.mass.shape[1]
     return {"text": text.text, "domain": text.domain, "role": text.role, "queries": queries}

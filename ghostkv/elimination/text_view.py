@@ -1,0 +1,166 @@
+"""One KV head on a text of any length, its queries block by block: memory is bounded by the block, not by the text.
+
+What is kept of all queries is what a block leaves of each: counts at every threshold, and the few numbers from which the block is
+made again. A text of one block is made once and kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ghostkv.captures.capture_files import LayerCapture
+from ghostkv.codecs import Decoded, Records
+from ghostkv.elimination.attention import ColdRange, cold_range, scores
+from ghostkv.elimination.frontier import (
+    Design,
+    Estimates,
+    GroupView,
+    Setting,
+    estimate_decoded,
+    oracle_margins,
+    score_decoded,
+    sweep_rule,
+    view_group,
+)
+from ghostkv.elimination.metrics import bound_errors, per_query
+from ghostkv.elimination.sweep import Sweep
+from ghostkv.elimination.thresholds import statistic, union_survivors
+from ghostkv.files.blocks import query_blocks
+
+
+@dataclass(frozen=True)
+class TextView:
+    """One KV head on one text."""
+
+    capture: LayerCapture  # with the chosen queries only
+    kv_head: int
+    setting: Setting
+    with_output: bool
+    visible: ColdRange  # of all queries
+    relevant: dict[str, np.ndarray]  # [group, queries]
+    blocks: tuple[slice, ...]
+    cuts: tuple[np.ndarray, ...]  # one a block, see `ExactAttention.cuts`
+    whole: GroupView | None  # where there is one block
+
+    @classmethod
+    def of(cls, capture: LayerCapture, kv_head: int, setting: Setting, with_output: bool) -> TextView:
+        """Go through all blocks once; `with_output` as for `view_group`."""
+        blocks = tuple(query_blocks(len(capture.positions), capture.group, capture.tokens))
+        relevant, cuts = [], []
+        for block in blocks:
+            view = view_group(capture.at(block), kv_head, setting, with_output and len(blocks) == 1)
+            relevant.append(view.relevant)
+            cuts.append(view.exact.cuts)
+        return cls(
+            capture,
+            kv_head,
+            setting,
+            with_output,
+            cold_range(capture.positions, capture.first_visible(), setting.sinks, setting.hot),
+            {name: np.concatenate([one[name] for one in relevant], axis=1) for name in relevant[0]},
+            blocks,
+            tuple(cuts),
+            view if len(blocks) == 1 else None,
+        )
+
+    def __iter__(self) -> Iterator[GroupView]:
+        """The blocks, each valid until the next."""
+        if self.whole is not None:
+            yield self.whole
+            return
+        for block, cuts in zip(self.blocks, self.cuts, strict=True):
+            yield view_group(self.capture.at(block), self.kv_head, self.setting, self.with_output, cuts)
+
+    @property
+    def value_dim(self) -> int:
+        """0 where values were not captured, or are not asked for."""
+        values = self.capture.values
+        return 0 if values is None or not self.with_output else values.shape[2]
+
+    def estimate(self, design: Design, records: Records | None) -> TextEstimates:
+        """What a design knows of the text; valid until the next design where there is one block."""
+        decoded = None if design.codec is None else design.codec.decode(records)
+        whole = None if self.whole is None else estimate_decoded(self.whole, design, decoded)
+        return TextEstimates(self, design, decoded, whole)
+
+
+@dataclass(frozen=True)
+class TextEstimates:
+    """What a design knows about the cold keys of a text."""
+
+    view: TextView
+    design: Design
+    decoded: Decoded | None
+    whole: Estimates | None
+
+    def __iter__(self) -> Iterator[tuple[GroupView, Estimates]]:
+        """The blocks, each valid until the next."""
+        for view in self.view:
+            yield view, self.whole or estimate_decoded(view, self.design, self.decoded)
+
+    def sweep(
+        self, rules: Sequence[str], with_errors: bool = False
+    ) -> tuple[dict[str, TextSweep], tuple[float, ...]]:
+        """Every threshold of every rule; and, where asked for, the sums of `bound_errors` over all queries."""
+        counts: dict[str, list[Sweep]] = {rule: [] for rule in rules}
+        origins: dict[str, list[np.ndarray]] = {rule: [] for rule in rules}
+        errors = []
+        for view, known in self:
+            if with_errors:
+                errors.append(
+                    bound_errors(view.exact.scores, known.scores, known.weight, known.radius, view.visible)
+                )
+            for rule in rules:
+                found = sweep_rule(view, known, rule, self.view.setting)
+                counts[rule].append(found.counts)
+                origins[rule].append(found.origin)
+        swept = {rule: self._joined(rule, counts[rule], origins[rule]) for rule in rules}
+        return swept, tuple(map(sum, zip(*errors, strict=True)))
+
+    def _joined(self, rule: str, counts: Sequence[Sweep], origins: Sequence[np.ndarray]) -> TextSweep:
+        joined = Sweep.joined(counts)
+        rates = per_query(joined, self.view.relevant, self.view.visible)
+        return TextSweep(self, rule, tuple(origins), joined, rates)
+
+    def scored(self, number: int) -> tuple[LayerCapture, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """A block's queries, and scores, weight and radius of `Estimates`; exact attention is left out."""
+        capture = self.view.capture.at(self.view.blocks[number])
+        if self.whole is not None:
+            return capture, (self.whole.scores, self.whole.weight, self.whole.radius)
+        out = np.empty((capture.group, len(capture.positions), capture.tokens), np.float32)
+        if self.decoded is not None:
+            return capture, score_decoded(capture, self.view.kv_head, self.design.codec, self.decoded, out)
+        keys = capture.keys[self.view.kv_head].astype(np.float32)
+        scores(capture.group_queries(self.view.kv_head), keys, capture.scale, capture.softcap, out=out)
+        return capture, (out, *oracle_margins(out.shape))
+
+
+@dataclass(frozen=True)
+class TextSweep:
+    """A design under one rule on a text."""
+
+    estimates: TextEstimates
+    rule: str
+    origins: tuple[np.ndarray, ...]  # one a block, as of `RuleSweep`
+    counts: Sweep
+    rates: dict[str, np.ndarray]
+
+    def union(self, thetas: Mapping[int, np.ndarray], visible: ColdRange) -> dict[int, np.ndarray]:
+        """As `RuleSweep.union`, of all queries; statistics are made again."""
+        found: dict[int, list[np.ndarray]] = {choice: [] for choice in thetas}
+        for number, block in enumerate(self.estimates.view.blocks if thetas else ()):
+            _, (known, weight, radius) = self.estimates.scored(number)
+            seen = visible.at(block)
+            compared = statistic(
+                self.rule, known, self.origins[number], weight, radius, seen, self._space(known)
+            )
+            for choice, theta in thetas.items():
+                found[choice].append(union_survivors(compared, theta, seen.start, seen.stop))
+        return {choice: np.concatenate(blocks) for choice, blocks in found.items()}
+
+    def _space(self, known: np.ndarray) -> np.ndarray:
+        whole = self.estimates.view.whole
+        return np.empty_like(known) if whole is None else whole.workspace.statistic

@@ -96,29 +96,9 @@ class TextEstimates:
     decoded: Decoded | None
     whole: Estimates | None
 
-    def __iter__(self) -> Iterator[tuple[GroupView, Estimates]]:
-        """The blocks, each valid until the next."""
-        for view in self.view:
-            yield view, self.whole or estimate_decoded(view, self.design, self.decoded)
-
-    def sweep(
-        self, rules: Sequence[str], with_errors: bool = False
-    ) -> tuple[dict[str, TextSweep], tuple[float, ...]]:
-        """Every threshold of every rule; and, where asked for, the sums of `bound_errors` over all queries."""
-        counts: dict[str, list[Sweep]] = {rule: [] for rule in rules}
-        origins: dict[str, list[np.ndarray]] = {rule: [] for rule in rules}
-        errors = []
-        for view, known in self:
-            if with_errors:
-                errors.append(
-                    bound_errors(view.exact.scores, known.scores, known.weight, known.radius, view.visible)
-                )
-            for rule in rules:
-                found = sweep_rule(view, known, rule, self.view.setting)
-                counts[rule].append(found.counts)
-                origins[rule].append(found.origin)
-        swept = {rule: self._joined(rule, counts[rule], origins[rule]) for rule in rules}
-        return swept, tuple(map(sum, zip(*errors, strict=True)))
+    def on(self, view: GroupView) -> Estimates:
+        """Those of a block."""
+        return self.whole or estimate_decoded(view, self.design, self.decoded)
 
     def _joined(self, rule: str, counts: Sequence[Sweep], origins: Sequence[np.ndarray]) -> TextSweep:
         joined = Sweep.joined(counts)
@@ -136,6 +116,36 @@ class TextEstimates:
         keys = capture.keys[self.view.kv_head].astype(np.float32)
         scores(capture.group_queries(self.view.kv_head), keys, capture.scale, capture.softcap, out=out)
         return capture, (out, *oracle_margins(out.shape))
+
+
+def sweep_text(
+    designs: Sequence[TextEstimates], rules: Sequence[str]
+) -> list[tuple[dict[str, TextSweep], tuple[float, ...]]]:
+    """Every threshold of every rule, for some designs on one text; and the sums of `bound_errors` of each.
+
+    Each block of the text is made once. A text of one block takes one design at a time.
+    """
+    counts = [{rule: [] for rule in rules} for _ in designs]
+    origins = [{rule: [] for rule in rules} for _ in designs]
+    errors = [[] for _ in designs]
+    for view in designs[0].view:
+        for number, design in enumerate(designs):
+            known = design.on(view)
+            if design.decoded is not None:
+                errors[number].append(
+                    bound_errors(view.exact.scores, known.scores, known.weight, known.radius, view.visible)
+                )
+            for rule in rules:
+                found = sweep_rule(view, known, rule, design.view.setting)
+                counts[number][rule].append(found.counts)
+                origins[number][rule].append(found.origin)
+    return [
+        (
+            {rule: design._joined(rule, counts[number][rule], origins[number][rule]) for rule in rules},
+            tuple(map(sum, zip(*errors[number], strict=True))),
+        )
+        for number, design in enumerate(designs)
+    ]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from ghostkv.elimination.frontier import (
 )
 from ghostkv.elimination.grid import Grid
 from ghostkv.elimination.summaries import bound_columns, point_queries, summarise, sweep_columns
-from ghostkv.elimination.text_view import TextSweep, TextView
+from ghostkv.elimination.text_view import TextSweep, TextView, sweep_text
 from ghostkv.files.progress import progress
 from ghostkv.files.tables import Tables
 from ghostkv.stages.frontier.schemas import LAYER_SCHEMAS
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # One theta of the grid in so many goes into sweep.parquet; thresholds are chosen on the full grid.
 _SWEEP_EVERY = 4
+# Designs that go through a block of a long text together.
+_TOGETHER = 6
 ORACLE = Design("exact", 0, None)
 
 
@@ -58,10 +60,11 @@ def sweep_layer(job: SweepLayer, inputs: Mapping[str, str], outputs: Mapping[str
             for text, capture in loaded.items()
         }
         group = _Group(tables, kv_head, views, loaded, setting, job)
-        group.sweep(ORACLE, {text: None for text in measured})
+        designs = [(ORACLE, {text: None for text in measured})]
         for spec in job.codecs:
             design = Design(spec.name, spec.code_bytes, fitted[spec, kv_head])
-            group.sweep(design, {text: records[text][spec][kv_head] for text in measured})
+            designs.append((design, {text: records[text][spec][kv_head] for text in measured}))
+        group.sweep_all(designs)
         print(
             f"layer {job.layer}: KV head {kv_head} swept, {len(job.codecs)} codecs and the oracle", flush=True
         )
@@ -80,8 +83,26 @@ class _Group:
     job: SweepLayer
     all_positions: dict[CapturedText, TextView] = field(default_factory=dict)
 
-    def sweep(self, design: Design, records: Mapping[CapturedText, Records | None]) -> None:
-        """Every rule of one design: sweep rows, chosen points, context bands, soundness of the margins."""
+    def sweep_all(self, designs: Sequence[tuple[Design, Mapping[CapturedText, Records | None]]]) -> None:
+        """Every design; several at once where a text has several blocks, so that each is made fewer times."""
+        together = _TOGETHER if any(view.whole is None for view in self.views.values()) else 1
+        rules = list(self.setting.grids)
+        for first in range(0, len(designs), together):
+            some = designs[first : first + together]
+            swept = {
+                text: sweep_text([view.estimate(design, records[text]) for design, records in some], rules)
+                for text, view in self.views.items()
+            }
+            for number, (design, records) in enumerate(some):
+                self._add(design, records, {text: found[number] for text, found in swept.items()})
+
+    def _add(
+        self,
+        design: Design,
+        records: Mapping[CapturedText, Records | None],
+        found_by_text: Mapping[CapturedText, tuple],
+    ) -> None:
+        """Rows of one design: sweep rows, chosen points, context bands, soundness of the margins."""
         keys = {
             "layer": self.job.layer,
             "kv_head": self.kv_head,
@@ -89,15 +110,12 @@ class _Group:
             "code_bytes": design.code_bytes,
             "record_bytes": design.record_bytes,
         }
-        found_by_text, with_errors = {}, design.codec is not None
-        for text, view in self.views.items():
-            known = view.estimate(design, records[text])
-            found_by_text[text], errors = known.sweep(list(self.setting.grids), with_errors)
-            if with_errors:
+        for text, (_, errors) in found_by_text.items():
+            if design is not ORACLE:
                 named = keys | {"text": text.text, "domain": text.domain}
                 self.tables.add("bounds", named, bound_columns(errors))
         for rule, grid in self.setting.grids.items():
-            swept = {text: rules[rule] for text, rules in found_by_text.items()}
+            swept = {text: rules[rule] for text, (rules, _) in found_by_text.items()}
             for text, one in swept.items():
                 self._add_sweep(keys | {"rule": rule}, text, one, design, grid)
             by_role = {
@@ -164,7 +182,7 @@ class _Group:
             if text not in self.all_positions:
                 self.all_positions[text] = TextView.of(cold, self.kv_head, self.setting, True)
             view = self.all_positions[text]
-            rules, _ = view.estimate(design, records[text]).sweep([keys["rule"]])
+            ((rules, _),) = sweep_text([view.estimate(design, records[text])], [keys["rule"]])
             swept = rules[keys["rule"]]
             queries = point_queries(view, swept, design, index, grid, [True] * len(found))
             named = _choice_columns(found, index, self._heads(), grid)

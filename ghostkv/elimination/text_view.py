@@ -7,7 +7,7 @@ made again. A text of one block is made once and kept.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ghostkv.elimination.frontier import (
     Design,
     Estimates,
     GroupView,
+    RuleSweep,
     Setting,
     estimate_decoded,
     oracle_margins,
@@ -100,10 +101,15 @@ class TextEstimates:
         """Those of a block."""
         return self.whole or estimate_decoded(view, self.design, self.decoded)
 
-    def _joined(self, rule: str, counts: Sequence[Sweep], origins: Sequence[np.ndarray]) -> TextSweep:
-        joined = Sweep.joined(counts)
-        rates = per_query(joined, self.view.relevant, self.view.visible)
-        return TextSweep(self, rule, tuple(origins), joined, rates)
+    def errors(self) -> tuple[float, ...]:
+        """The sums of `bound_errors` over all queries."""
+        return added([errors_of(view, self.on(view)) for view in self.view])
+
+    def joined(self, rule: str, blocks: Sequence[RuleSweep]) -> TextSweep:
+        """The sweeps of all blocks under one rule."""
+        counts = Sweep.joined([block.counts for block in blocks])
+        rates = per_query(counts, self.view.relevant, self.view.visible)
+        return TextSweep(self, rule, tuple(block.origin for block in blocks), counts, rates)
 
     def scored(self, number: int) -> tuple[LayerCapture, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """A block's queries, and scores, weight and radius of `Estimates`; exact attention is left out."""
@@ -125,27 +131,31 @@ def sweep_text(
 
     Each block of the text is made once. A text of one block takes one design at a time.
     """
-    counts = [{rule: [] for rule in rules} for _ in designs]
-    origins = [{rule: [] for rule in rules} for _ in designs]
+    found = [{rule: [] for rule in rules} for _ in designs]
     errors = [[] for _ in designs]
     for view in designs[0].view:
         for number, design in enumerate(designs):
             known = design.on(view)
             if design.decoded is not None:
-                errors[number].append(
-                    bound_errors(view.exact.scores, known.scores, known.weight, known.radius, view.visible)
-                )
+                errors[number].append(errors_of(view, known))
             for rule in rules:
-                found = sweep_rule(view, known, rule, design.view.setting)
-                counts[number][rule].append(found.counts)
-                origins[number][rule].append(found.origin)
+                # Without its statistic, which the next rule writes over and the next block need not outlive.
+                swept = sweep_rule(view, known, rule, design.view.setting)
+                found[number][rule].append(replace(swept, statistic=None))
     return [
-        (
-            {rule: design._joined(rule, counts[number][rule], origins[number][rule]) for rule in rules},
-            tuple(map(sum, zip(*errors[number], strict=True))),
-        )
+        ({rule: design.joined(rule, found[number][rule]) for rule in rules}, added(errors[number]))
         for number, design in enumerate(designs)
     ]
+
+
+def errors_of(view: GroupView, known: Estimates) -> tuple[float, ...]:
+    """`bound_errors` of a block."""
+    return bound_errors(view.exact.scores, known.scores, known.weight, known.radius, view.visible)
+
+
+def added(errors: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
+    """The sums of several blocks."""
+    return tuple(map(sum, zip(*errors, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -170,6 +180,24 @@ class TextSweep:
             for choice, theta in thetas.items():
                 found[choice].append(union_survivors(compared, theta, seen.start, seen.stop))
         return {choice: np.concatenate(blocks) for choice, blocks in found.items()}
+
+    def blocks(self) -> Iterator[tuple[GroupView, np.ndarray]]:
+        """Exact attention and the statistic of each block, valid until the next; statistics are made again."""
+        for number, view in enumerate(self.estimates.view):
+            known = self.estimates.on(view)
+            out = view.workspace.statistic
+            yield (
+                view,
+                statistic(
+                    self.rule,
+                    known.scores,
+                    self.origins[number],
+                    known.weight,
+                    known.radius,
+                    view.visible,
+                    out,
+                ),
+            )
 
     def _space(self, known: np.ndarray) -> np.ndarray:
         whole = self.estimates.view.whole

@@ -15,7 +15,7 @@ rule sweep_layer:
         "../../environment.yml"
     threads: 1
     resources:
-        # Peak 0.8 GB at 4,096 tokens, and grows with them.
+        # Peak 0.9 GB at 4,096 tokens; see docs/performance.md, Long contexts.
         mem_mb=2000,
     params:
         run=job_params(SweepLayer),

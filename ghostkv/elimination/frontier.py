@@ -181,7 +181,7 @@ def score_decoded(
 class RuleSweep:
     """A design under one rule on one view; its statistic is valid until the view's next rule."""
 
-    statistic: np.ndarray | None  # None where it was let go
+    statistic: np.ndarray | None  # None where only counts were kept
     origin: np.ndarray  # float32 [group, queries]; what the statistic is measured from
     counts: Sweep
     rates: dict[str, np.ndarray]

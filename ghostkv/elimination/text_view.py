@@ -111,17 +111,17 @@ class TextEstimates:
         rates = per_query(counts, self.view.relevant, self.view.visible)
         return TextSweep(self, rule, tuple(block.origin for block in blocks), counts, rates)
 
-    def scored(self, number: int) -> tuple[LayerCapture, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """A block's queries, and scores, weight and radius of `Estimates`; exact attention is left out."""
-        capture = self.view.capture.at(self.view.blocks[number])
+    def scored(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scores, weight and radius of a block's `Estimates`, without exact attention."""
         if self.whole is not None:
-            return capture, (self.whole.scores, self.whole.weight, self.whole.radius)
+            return self.whole.scores, self.whole.weight, self.whole.radius
+        capture = self.view.capture.at(self.view.blocks[number])
         out = np.empty((capture.group, len(capture.positions), capture.tokens), np.float32)
         if self.decoded is not None:
-            return capture, score_decoded(capture, self.view.kv_head, self.design.codec, self.decoded, out)
+            return score_decoded(capture, self.view.kv_head, self.design.codec, self.decoded, out)
         keys = capture.keys[self.view.kv_head].astype(np.float32)
         scores(capture.group_queries(self.view.kv_head), keys, capture.scale, capture.softcap, out=out)
-        return capture, (out, *oracle_margins(out.shape))
+        return out, *oracle_margins(out.shape)
 
 
 def sweep_text(
@@ -139,13 +139,16 @@ def sweep_text(
             if design.decoded is not None:
                 errors[number].append(errors_of(view, known))
             for rule in rules:
-                # Without its statistic, which the next rule writes over and the next block need not outlive.
-                swept = sweep_rule(view, known, rule, design.view.setting)
-                found[number][rule].append(replace(swept, statistic=None))
+                found[number][rule].append(counted(sweep_rule(view, known, rule, design.view.setting)))
     return [
         ({rule: design.joined(rule, found[number][rule]) for rule in rules}, added(errors[number]))
         for number, design in enumerate(designs)
     ]
+
+
+def counted(swept: RuleSweep) -> RuleSweep:
+    """What is kept of a block: not its statistic, which the next rule overwrites, nor rates, which follow from counts."""
+    return replace(swept, statistic=None, rates={})
 
 
 def errors_of(view: GroupView, known: Estimates) -> tuple[float, ...]:
@@ -172,7 +175,7 @@ class TextSweep:
         """As `RuleSweep.union`, of all queries; statistics are made again."""
         found: dict[int, list[np.ndarray]] = {choice: [] for choice in thetas}
         for number, block in enumerate(self.estimates.view.blocks if thetas else ()):
-            _, (known, weight, radius) = self.estimates.scored(number)
+            known, weight, radius = self.estimates.scored(number)
             seen = visible.at(block)
             compared = statistic(
                 self.rule, known, self.origins[number], weight, radius, seen, self._space(known)
@@ -185,19 +188,16 @@ class TextSweep:
         """Exact attention and the statistic of each block, valid until the next; statistics are made again."""
         for number, view in enumerate(self.estimates.view):
             known = self.estimates.on(view)
-            out = view.workspace.statistic
-            yield (
-                view,
-                statistic(
-                    self.rule,
-                    known.scores,
-                    self.origins[number],
-                    known.weight,
-                    known.radius,
-                    view.visible,
-                    out,
-                ),
+            compared = statistic(
+                self.rule,
+                known.scores,
+                self.origins[number],
+                known.weight,
+                known.radius,
+                view.visible,
+                view.workspace.statistic,
             )
+            yield view, compared
 
     def _space(self, known: np.ndarray) -> np.ndarray:
         whole = self.estimates.view.whole

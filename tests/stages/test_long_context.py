@@ -13,6 +13,8 @@ from ghostkv.captures.generators import make
 from ghostkv.codecs.records import CodecSpec
 from ghostkv.files import blocks
 from ghostkv.files.io import read_table
+from ghostkv.stages.calibrated.jobs import CalibrateLayer
+from ghostkv.stages.calibrated.layer import calibrate_layer
 from ghostkv.stages.certificates.jobs import CertifyLayer
 from ghostkv.stages.certificates.layer import certify_layer
 from ghostkv.stages.frontier.jobs import SweepLayer
@@ -34,8 +36,14 @@ CONFIG = {
         "headline": {"codec": "transform_code", "bytes": 4, "rule": "relative_topk"},
     },
     "certificates": {"bounds": ["page_box", "cluster_ball"], "compared_every": 4, "deltas": [0.05]},
+    # Without a layer that trains a frame, which takes torch and its memory.
+    "calibrated": {"bytes": [8], "bands": [64, 256, 8192], "page": 16, "learned": {"every": None}},
 }  # fmt: skip
-STAGES = {"frontier": (SweepLayer, sweep_layer), "certificates": (CertifyLayer, certify_layer)}
+STAGES = {
+    "frontier": (SweepLayer, sweep_layer),
+    "certificates": (CertifyLayer, certify_layer),
+    "calibrated": (CalibrateLayer, calibrate_layer),
+}
 
 
 def written(folder, tokens, queries):

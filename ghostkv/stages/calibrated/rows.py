@@ -12,7 +12,7 @@ from ghostkv.elimination.grid import Grid
 from ghostkv.elimination.metrics import per_query
 from ghostkv.elimination.summaries import point_queries, summarise
 from ghostkv.elimination.sweep import Sweep, sweep
-from ghostkv.elimination.text_view import TextEstimates, TextSweep, TextView
+from ghostkv.elimination.text_view import TextEstimates, TextSweep, TextView, counted
 from ghostkv.stages.calibrated.compensated_sweep import OutputErrors, output_errors, tail
 from ghostkv.stages.calibrated.conformal import CalibratedThresholds, Goal, group_statistic
 
@@ -43,7 +43,7 @@ def head_curves(estimates: TextEstimates, rule: str, page: int | None) -> Curves
         swept = sweep_rule(plain, known, rule, estimates.view.setting)
         if page is not None and view.values is not None:
             errors.append(_output_errors(view, known, swept, grid, page))
-        blocks.append(replace(swept, statistic=None))
+        blocks.append(counted(swept))
     joined = estimates.joined(rule, blocks)
     risks = {name: joined.rates[name] for name in ("fer", "dropped_mass")}
     for name in ("none", "mean", "pages") if errors else ():

@@ -18,6 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 from ghostkv.codecs.quantiser import UniformQuantiser
+from ghostkv.files.blocks import row_blocks
 from ghostkv.files.errors import TableError
 
 # rho is one byte: 0..254 count steps, 255 says "larger than that" and makes the bound infinite.
@@ -144,6 +145,12 @@ class Codec:
 
     def encode(self, keys: np.ndarray) -> Records:
         """Write ghost records of finite keys as the cache holds them, float16 or wider, shape [keys, head_dim]."""
+        blocks = [self._encode(keys[rows]) for rows in row_blocks(len(keys))]
+        if len(blocks) == 1:
+            return blocks[0]
+        return Records(*(np.concatenate([getattr(one, name) for one in blocks]) for name in ("code", "rho")))
+
+    def _encode(self, keys: np.ndarray) -> Records:
         keys = np.asarray(keys, np.float64)
         codes = self.quantiser_.quantise((keys - self.mean_) @ self.encoder_.T)
         steps = np.ceil(self._residual(keys, codes) * FRAME_SLACK / self.rho_step_)

@@ -120,10 +120,16 @@ class ExactAttention:
     # uint8 [group, queries, keys]; flags `TOP_K`, `MASS_95`, `MASS_99`: the exact top-k keys, and the fewest keys
     # that hold 95 % / 99 % of the mass
     needed: np.ndarray
+    cuts: np.ndarray  # float32 [2, group, queries]; the least masses that are flagged `MASS_95` and `MASS_99`
 
 
 def exact_attention(
-    capture: LayerCapture, kv_head: int, keys: np.ndarray, visible: ColdRange, top_k: int
+    capture: LayerCapture,
+    kv_head: int,
+    keys: np.ndarray,
+    visible: ColdRange,
+    top_k: int,
+    cuts: np.ndarray | None = None,
 ) -> ExactAttention:
     """Exact attention of every head that reads `kv_head`.
 
@@ -133,10 +139,16 @@ def exact_attention(
         The KV head's keys, widened once by the caller.
     top_k : int
         How many keys count as relevant; all visible ones where there are fewer.
+    cuts : ndarray of float32, shape [2, group, queries], optional
+        `ExactAttention.cuts` of an earlier call, so that masses need not be sorted again.
     """
     logits = scores(capture.group_queries(kv_head), keys, capture.scale, capture.softcap, visible)
     mass, lse = softmax(logits)
-    return ExactAttention(logits, mass, lse.astype(np.float32), _needed(logits, mass, visible, top_k))
+    needed = np.zeros(logits.shape, np.uint8)
+    flag_best(logits, visible.first, visible.last, top_k, TOP_K, needed)
+    cuts = _mass_cuts(np.sort(mass, axis=-1)) if cuts is None else cuts
+    _flag_mass(mass, cuts, visible.last, needed)
+    return ExactAttention(logits, mass, lse.astype(np.float32), needed, cuts)
 
 
 def softmax(
@@ -155,13 +167,6 @@ def softmax(
     total = mass.sum(axis=-1, keepdims=True, dtype=dtype)
     mass /= total.astype(mass.dtype)
     return mass, (peak + np.log(total))[..., 0]
-
-
-def _needed(logits: np.ndarray, mass: np.ndarray, visible: ColdRange, top_k: int) -> np.ndarray:
-    needed = np.zeros(logits.shape, np.uint8)
-    flag_best(logits, visible.first, visible.last, top_k, TOP_K, needed)
-    _flag_mass(mass, np.sort(mass, axis=-1), visible.last, needed)
-    return needed
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz"})
@@ -224,19 +229,30 @@ def flag_best(logits, start, stop, k, flag, flags):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _flag_mass(mass, ascending, last, needed):
-    """Mark the fewest keys that hold 95 % and 99 % of mass."""
-    for g in range(mass.shape[0]):
-        for q in range(mass.shape[1]):
-            total, rank = 0.0, mass.shape[2]
+def _mass_cuts(ascending):
+    """The least mass among the fewest keys that hold 95 % and 99 % of it, float32 [2, group, queries]."""
+    group, queries, keys = ascending.shape
+    cuts = np.empty((2, group, queries), np.float32)
+    for g in range(group):
+        for q in range(queries):
+            total, rank = 0.0, keys
             while total < 0.95 and rank > 0:
                 rank -= 1
                 total += ascending[g, q, rank]
-            cut_95 = ascending[g, q, rank]
+            cuts[0, g, q] = ascending[g, q, rank]
             while total < 0.99 and rank > 0:
                 rank -= 1
                 total += ascending[g, q, rank]
-            cut_99 = ascending[g, q, rank]
+            cuts[1, g, q] = ascending[g, q, rank]
+    return cuts
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _flag_mass(mass, cuts, last, needed):
+    """Mark the fewest keys that hold 95 % and 99 % of mass."""
+    for g in range(mass.shape[0]):
+        for q in range(mass.shape[1]):
+            cut_95, cut_99 = cuts[0, g, q], cuts[1, g, q]
             for j in range(last[q]):
                 p = mass[g, q, j]
                 if p >= cut_95 and p > 0:

@@ -14,12 +14,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture
-from ghostkv.codecs import Codec, Records
+from ghostkv.codecs import Codec, Decoded, Records
 from ghostkv.elimination.attention import ColdRange, ExactAttention, cap, cold_range, exact_attention
 from ghostkv.elimination.grid import Grid
 from ghostkv.elimination.metrics import per_query, relevant_counts
 from ghostkv.elimination.sweep import Sweep, sweep
-from ghostkv.elimination.thresholds import conformal_index, kept_or_estimated, reference, statistic
+from ghostkv.elimination.thresholds import (
+    conformal_index,
+    kept_or_estimated,
+    reference,
+    statistic,
+    union_survivors,
+)
 
 if TYPE_CHECKING:
     from ghostkv.config.base import GridEntry
@@ -89,11 +95,16 @@ class GroupView:
         return 0 if self.values is None else self.values.shape[1]
 
 
-def view_group(capture: LayerCapture, kv_head: int, setting: Setting, with_output: bool) -> GroupView:
-    """Exact attention of one KV head's group; `with_output` False skips values (calibration needs none)."""
+def view_group(
+    capture: LayerCapture, kv_head: int, setting: Setting, with_output: bool, cuts: np.ndarray | None = None
+) -> GroupView:
+    """Exact attention of one KV head's group; `with_output` False skips values (calibration needs none).
+
+    `cuts` are those of `exact_attention`.
+    """
     visible = cold_range(capture.positions, capture.first_visible(), setting.sinks, setting.hot)
     exact = exact_attention(
-        capture, kv_head, capture.keys[kv_head].astype(np.float32), visible, setting.top_k
+        capture, kv_head, capture.keys[kv_head].astype(np.float32), visible, setting.top_k, cuts
     )
     values = outputs = None
     if with_output and capture.values is not None:
@@ -138,29 +149,49 @@ class Estimates:
 
 def estimate_group(view: GroupView, design: Design, records: Records | None) -> Estimates:
     """Score every key of a view from its ghost record."""
-    shape = view.exact.scores.shape
-    if design.codec is None:
-        weight, radius = np.full(shape[:2], ORACLE_MARGIN, np.float32), np.ones(shape[2], np.float32)
-        return Estimates(view.exact.scores, weight, radius, view.exact.scores)
-    capture, decoded = view.capture, design.codec.decode(records)
-    projected = design.codec.project(view.queries.reshape(-1, view.queries.shape[-1]))
-    space = view.workspace
-    flat = space.estimates.reshape(-1, shape[2])
-    estimates = cap(design.codec.estimate(projected, decoded, capture.scale, flat), capture.softcap).reshape(
-        shape
-    )
-    weight = projected.weight(capture.scale).reshape(shape[:2])
-    known = kept_or_estimated(estimates, view.exact.scores, view.visible, space.known)
-    return Estimates(estimates, weight, decoded.radius, known)
+    return estimate_decoded(view, design, None if design.codec is None else design.codec.decode(records))
+
+
+def estimate_decoded(view: GroupView, design: Design, decoded: Decoded | None) -> Estimates:
+    """Score every key of a view from its record as the codec reads it; None for the oracle."""
+    if decoded is None:
+        exact = view.exact.scores
+        return Estimates(exact, *oracle_margins(exact.shape), exact)
+    scored = score_decoded(view.capture, view.kv_head, design.codec, decoded, view.workspace.estimates)
+    known = kept_or_estimated(scored[0], view.exact.scores, view.visible, view.workspace.known)
+    return Estimates(*scored, known)
+
+
+def oracle_margins(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """`Estimates.weight` and `radius` of the oracle."""
+    return np.full(shape[:2], ORACLE_MARGIN, np.float32), np.ones(shape[2], np.float32)
+
+
+def score_decoded(
+    capture: LayerCapture, kv_head: int, codec: Codec, decoded: Decoded, out: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`Estimates.scores`, written to `out`, `weight` and `radius` of a capture's queries."""
+    queries = capture.group_queries(kv_head)
+    projected = codec.project(queries.reshape(-1, queries.shape[-1]))
+    codec.estimate(projected, decoded, capture.scale, out.reshape(-1, out.shape[2]))
+    return cap(out, capture.softcap), projected.weight(capture.scale).reshape(out.shape[:2]), decoded.radius
 
 
 @dataclass(frozen=True)
 class RuleSweep:
     """A design under one rule on one view; its statistic is valid until the view's next rule."""
 
-    statistic: np.ndarray
+    statistic: np.ndarray | None  # None where only counts were kept
+    origin: np.ndarray  # float32 [group, queries]; what the statistic is measured from
     counts: Sweep
     rates: dict[str, np.ndarray]
+
+    def union(self, thetas: Mapping[int, np.ndarray], visible: ColdRange) -> dict[int, np.ndarray]:
+        """Cold keys that a head of the group keeps under each choice's thetas [group]; int64 [queries]."""
+        return {
+            choice: union_survivors(self.statistic, theta, visible.start, visible.stop)
+            for choice, theta in thetas.items()
+        }
 
 
 def sweep_rule(view: GroupView, estimates: Estimates, rule: str, setting: Setting) -> RuleSweep:
@@ -185,7 +216,7 @@ def sweep_rule(view: GroupView, estimates: Estimates, rule: str, setting: Settin
         view.values,
         view.outputs,
     )
-    return RuleSweep(compared, counts, per_query(counts, view.relevant, view.visible))
+    return RuleSweep(compared, origin, counts, per_query(counts, view.relevant, view.visible))
 
 
 @dataclass(frozen=True)

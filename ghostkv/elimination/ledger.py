@@ -104,6 +104,21 @@ class Outcome(NamedTuple):
         kinds = {"kept": bool, "levels": np.uint8}
         return cls(*(np.zeros(shapes.get(name, shape[:2]), kinds.get(name, float)) for name in cls._fields))
 
+    def light(self) -> Outcome:
+        """Without what was decided of each key, which is as large as all scores: `kept` and `levels` have no keys."""
+        return self._replace(kept=self.kept[..., :0].copy(), levels=self.levels[..., :0].copy())
+
+    @classmethod
+    def joined(cls, blocks: Sequence[Outcome]) -> Outcome:
+        """Consecutive queries, one block after the other; their outcomes are `light` or have the same keys."""
+        by_group = ("group_nested", "group_additive")
+        return cls(
+            *(
+                np.concatenate([getattr(block, name) for block in blocks], axis=int(name not in by_group))
+                for name in cls._fields
+            )
+        )
+
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def empty_ledger(keys):

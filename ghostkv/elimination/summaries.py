@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from ghostkv.elimination.frontier import Design, Estimates, GroupView, RuleSweep
+from ghostkv.captures.capture_files import LayerCapture
+from ghostkv.elimination.attention import ColdRange
+from ghostkv.elimination.frontier import Design
 from ghostkv.elimination.grid import Grid
-from ghostkv.elimination.metrics import bound_errors, bytes_ratio, upper_quantile
-from ghostkv.elimination.thresholds import union_survivors
+from ghostkv.elimination.metrics import bytes_ratio, upper_quantile
+from ghostkv.elimination.sweep import Sweep
 
 # Metrics that are a mean over queries of a per-query rate.
 MEANS = ("elimination", "fer", "dropped_mass", "lost_95", "lost_99")
 
 
-def sweep_columns(view: GroupView, swept: RuleSweep, design: Design, thetas: slice) -> dict[str, np.ndarray]:
+class Measured(Protocol):
+    """What summaries ask of a view, be it of some queries (`GroupView`) or of a text in blocks (`TextView`)."""
+
+    capture: LayerCapture
+    visible: ColdRange
+    relevant: dict[str, np.ndarray]
+
+    @property
+    def value_dim(self) -> int:
+        """Width of a value; 0 where there are none."""
+
+
+class Swept(Protocol):
+    """What summaries ask of a sweep, likewise (`RuleSweep`, `TextSweep`)."""
+
+    counts: Sweep
+    rates: dict[str, np.ndarray]
+
+    def union(self, thetas: Mapping[int, np.ndarray], visible: ColdRange) -> dict[int, np.ndarray]:
+        """Cold keys that a head of the group keeps under each choice's thetas [group]; int64 [queries]."""
+
+
+def sweep_columns(view: Measured, swept: Swept, design: Design, thetas: slice) -> dict[str, np.ndarray]:
     """Means, tails and bytes over a view's queries; every array has shape [group, thetas]."""
     queries = {name: swept.rates[name][..., thetas] for name in MEANS}
     queries["false"] = swept.counts.false[..., thetas]
@@ -30,7 +55,7 @@ def sweep_columns(view: GroupView, swept: RuleSweep, design: Design, thetas: sli
 
 
 def point_queries(
-    view: GroupView, swept: RuleSweep, design: Design, index: np.ndarray, grid: Grid, united: Sequence[bool]
+    view: Measured, swept: Swept, design: Design, index: np.ndarray, grid: Grid, united: Sequence[bool]
 ) -> dict[str, np.ndarray]:
     """Per-query metrics at chosen thresholds, a threshold per head and choice.
 
@@ -59,14 +84,14 @@ def point_queries(
     queries["bytes_ratio"] = _ratio(view, kept, design)
     theta = np.where(index >= 0, grid.theta[np.maximum(index, 0)], -np.inf).astype(np.float32)
     queries["bytes_ratio_gqa"] = np.full(kept.shape, np.nan)
-    for choice in np.flatnonzero(united):
-        union = union_survivors(swept.statistic, theta[:, choice], view.visible.start, view.visible.stop)
+    unions = swept.union({choice: theta[:, choice] for choice in np.flatnonzero(united)}, view.visible)
+    for choice, union in unions.items():
         queries["bytes_ratio_gqa"][..., choice] = _ratio(view, union[:, None], design)[:, 0]
     return queries
 
 
 def summarise(
-    view: GroupView, queries: Mapping[str, np.ndarray], chosen: np.ndarray | slice = slice(None)
+    view: Measured, queries: Mapping[str, np.ndarray], chosen: np.ndarray | slice = slice(None)
 ) -> dict[str, np.ndarray]:
     """Means and tails over the chosen queries of arrays [group, queries, ...], as arrays [group, ...]."""
     picked = {name: values[:, chosen] for name, values in queries.items()}
@@ -85,11 +110,9 @@ def summarise(
     return columns
 
 
-def bound_columns(view: GroupView, estimates: Estimates) -> dict[str, float]:
-    """How far a codec's estimates are off on a view, and whether any error exceeds its margin."""
-    pairs, violations, squared, margins, total, total_squared = bound_errors(
-        view.exact.scores, estimates.scores, estimates.weight, estimates.radius, view.visible
-    )
+def bound_columns(errors: Sequence[float]) -> dict[str, float]:
+    """How far a codec's estimates are off, and whether any error exceeds its margin, from what `bound_errors` returns."""
+    pairs, violations, squared, margins, total, total_squared = errors
     count = max(pairs, 1)
     return {
         "pairs": pairs,
@@ -100,5 +123,5 @@ def bound_columns(view: GroupView, estimates: Estimates) -> dict[str, float]:
     }
 
 
-def _ratio(view: GroupView, kept: np.ndarray, design: Design) -> np.ndarray:
+def _ratio(view: Measured, kept: np.ndarray, design: Design) -> np.ndarray:
     return bytes_ratio(view.visible, kept, design.record_bytes, view.capture.keys.shape[2], view.value_dim)

@@ -9,7 +9,8 @@ thresholds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,20 @@ class Sweep:
     error: np.ndarray | None
     # int32 [queries, thetas]; cold keys that at least one head of the group keeps when all use the same threshold
     survivors_union: np.ndarray
+
+    @classmethod
+    def joined(cls, blocks: Sequence[Sweep]) -> Sweep:
+        """Consecutive queries, one block after the other."""
+        if len(blocks) == 1:
+            return blocks[0]
+        found = {
+            field.name: np.concatenate(
+                [getattr(block, field.name) for block in blocks], axis=int(field.name != "survivors_union")
+            )
+            for field in fields(cls)
+            if getattr(blocks[0], field.name) is not None
+        }
+        return cls(**{"error": None} | found)
 
 
 def sweep(

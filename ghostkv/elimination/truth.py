@@ -10,6 +10,7 @@ import numpy as np
 from ghostkv.elimination.attention import ColdRange, kth_largest, softmax
 from ghostkv.elimination.bounds import score_slack
 from ghostkv.elimination.compensation import cold_means
+from ghostkv.files.blocks import row_blocks
 
 
 class Truth(NamedTuple):
@@ -51,7 +52,7 @@ class Truth(NamedTuple):
             As `ghostkv.elimination.attention.scores` gives them, with `visible`.
         values : ndarray, shape [keys, value_dim], or None
         """
-        norms = np.linalg.norm(keys.astype(np.float64), axis=1)
+        norms = _norms(keys)
         flat = queries.reshape(-1, queries.shape[-1])
         slack = score_slack(flat, norms, scale, flat.shape[1]).reshape(scores.shape)
         mass = scores.astype(np.float64)
@@ -72,20 +73,26 @@ class Truth(NamedTuple):
             visible=visible,
         )
 
-    def every(self, step: int) -> Truth:
-        """Every `step`-th query alone."""
+    def at(self, queries: slice) -> Truth:
+        """Some of the queries."""
         rows = {
-            name: np.ascontiguousarray(getattr(self, name)[:, ::step])
+            name: np.ascontiguousarray(getattr(self, name)[:, queries])
             for name in ("scores", "low", "high", "mass", "lse", "tau", "outputs")
         }
-        rows |= {name: np.ascontiguousarray(getattr(self, name)[::step]) for name in ("largest", "means")}
-        return self._replace(visible=self.visible.at(np.arange(0, len(self.visible.last), step)), **rows)
+        rows |= {name: np.ascontiguousarray(getattr(self, name)[queries]) for name in ("largest", "means")}
+        return self._replace(visible=self.visible.at(queries), **rows)
 
 
 def _largest_norms(values: np.ndarray, visible: ColdRange) -> np.ndarray:
     """The largest ``||v||`` of each query's cold keys, float64 [queries]; 0 where none is cold."""
-    norms = np.linalg.norm(values.astype(np.float64), axis=1)
-    return np.where(visible.mask(len(values)), norms, 0.0).max(axis=-1)
+    return np.where(visible.mask(len(values)), _norms(values), 0.0).max(axis=-1)
+
+
+def _norms(rows: np.ndarray) -> np.ndarray:
+    """``||row||``, float64 [rows]."""
+    return np.concatenate(
+        [np.linalg.norm(rows[block].astype(np.float64), axis=1) for block in row_blocks(len(rows))]
+    )
 
 
 def oracle_topk(truth: Truth) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,11 +11,11 @@ import numpy as np
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs import Codec, Records
-from ghostkv.elimination.frontier import Design, Estimates, GroupView, Setting, estimate_group, view_group
+from ghostkv.elimination.frontier import Design, Setting
 from ghostkv.elimination.grid import Grid
 from ghostkv.elimination.summaries import bound_columns
+from ghostkv.elimination.text_view import TextEstimates, TextView
 from ghostkv.files.tables import Tables
-from ghostkv.stages.calibrated.compensated_sweep import Tail, tail
 from ghostkv.stages.calibrated.conformal import (
     CalibratedThresholds,
     Goal,
@@ -56,36 +56,26 @@ class CalibratedGroup:
 
     tables: Tables
     kv_head: int
-    views: Mapping[CapturedText, GroupView]  # headline queries
+    views: Mapping[CapturedText, TextView]  # headline queries
     loaded: Mapping[CapturedText, LayerCapture]  # all queries
     setting: Setting
     job: CalibrateLayer
-    scratch: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)
 
     def measure(self, design: Design, records: Mapping[CapturedText, Records], headline: bool) -> None:
         """Every rule and goal of one design; the headline design in all its aspects."""
-        estimates = {text: estimate_group(view, design, records[text]) for text, view in self.views.items()}
-        stand_in = dict.fromkeys(self.views)
-        early = {}
-        if headline:
-            stand_in = {text: self._tail(view, estimates[text]) for text, view in self.views.items()}
-            early = self._early(design, records)
+        estimates = {text: view.estimate(design, records[text]) for text, view in self.views.items()}
+        early = self._early(design, records) if headline else {}
+        page = self.job.page if headline else None
         for rule in self.setting.grids:
             keys = self._keys(design) | {"rule": rule}
-            curves = {
-                text: head_curves(view, estimates[text], rule, self.setting, stand_in[text])
-                for text, view in self.views.items()
-            }
+            curves = {text: head_curves(known, rule, page) for text, known in estimates.items()}
             found = self._calibrate(curves)
             if found:
                 self._add_points(keys | {"decision": "head"}, design, curves, found)
             if headline and found:
                 self._add_texts(keys, curves, found)
                 self._add_bands(keys, design, curves, found)
-                before = {
-                    text: head_curves(view, known, rule, self.setting, instead)
-                    for text, (view, known, instead) in early.items()
-                }
+                before = {text: head_curves(known, rule, page) for text, known in early.items()}
                 self._add_bands(keys, design, before, found)
             if headline:
                 self._add_cross_domain(keys, curves)
@@ -98,25 +88,17 @@ class CalibratedGroup:
         estimates = self._add_bounds(trained, about)
         design = Design(trained.name, trained.code_bytes, trained)
         for rule in self.setting.grids:
-            curves = {
-                text: head_curves(view, estimates[text], rule, self.setting, None)
-                for text, view in self.views.items()
-            }
+            curves = {text: head_curves(known, rule, None) for text, known in estimates.items()}
             keys = self._keys(design) | {"rule": rule, "decision": "head"}
             self._add_points(keys, design, curves, self._calibrate(curves))
 
-    def _add_bounds(self, codec: Codec, about: Mapping) -> dict[CapturedText, Estimates]:
+    def _add_bounds(self, codec: Codec, about: Mapping) -> dict[CapturedText, TextEstimates]:
         design, estimates = Design(codec.name, codec.code_bytes, codec), {}
         for text, view in self.views.items():
-            estimates[text] = estimate_group(view, design, codec.encode(view.capture.keys[self.kv_head]))
+            estimates[text] = view.estimate(design, codec.encode(view.capture.keys[self.kv_head]))
             named = self._keys(design) | {"text": text.text, "domain": text.domain}
-            self.tables.add("learned", named | about, bound_columns(view, estimates[text]))
+            self.tables.add("learned", named | about, bound_columns(estimates[text].errors()))
         return estimates
-
-    def _tail(self, view: GroupView, estimates: Estimates) -> Tail | None:
-        if view.values is None:
-            return None
-        return tail(estimates.scores, view.exact.lse, view.values, view.visible, self.job.page)
 
     def _calibrate(self, curves: _Curves) -> list[CalibratedThresholds]:
         risks = next(iter(curves.values())).risks
@@ -167,7 +149,9 @@ class CalibratedGroup:
                     about["cold_keys"] = float(one.view.visible.cold[inside].mean())
                     self.tables.add("bands", {**keys, **about}, point_columns(one, queries, inside) | named)
 
-    def _early(self, design: Design, records: Mapping[CapturedText, Records]) -> dict:
+    def _early(
+        self, design: Design, records: Mapping[CapturedText, Records]
+    ) -> dict[CapturedText, TextEstimates]:
         """Held-out queries before the headline ones, on no more keys than they see."""
         start = max(self.job.bands[0], self.setting.sinks + self.setting.hot)
         stop = self.job.headline_start
@@ -175,9 +159,8 @@ class CalibratedGroup:
         for text, capture in self.loaded.items():
             wanted = (capture.positions >= start) & (capture.positions < stop)
             if text.role == "held_out" and wanted.any():
-                view = view_group(capture.at(wanted, stop), self.kv_head, self.setting, True)
-                known = estimate_group(view, design, records[text][:stop])
-                found[text] = (view, known, self._tail(view, known))
+                view = TextView.of(capture.at(wanted, stop), self.kv_head, self.setting, True)
+                found[text] = view.estimate(design, records[text][:stop])
         return found
 
     def _add_cross_domain(self, keys: Mapping, curves: _Curves) -> None:
@@ -236,13 +219,7 @@ class CalibratedGroup:
         self._add_points({**keys, "decision": "group_offset"}, design, moved, [shift], shared=True)
 
     def _shared(self, curves: _Curves, offset: np.ndarray, grid: Grid) -> dict[CapturedText, Curves]:
-        found = {}
-        for text, one in curves.items():
-            shape = one.swept.statistic.shape
-            # Only the counts are used after this, so the texts take turns with one buffer.
-            out = self.scratch.setdefault(shape, np.zeros(shape, np.float32))
-            found[text] = group_curves(one, offset, grid, out)
-        return found
+        return {text: group_curves(one, offset, grid) for text, one in curves.items()}
 
 
 def _held_out(curves: _Curves) -> list[tuple[CapturedText, Curves]]:

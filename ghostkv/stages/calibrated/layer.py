@@ -13,7 +13,8 @@ from ghostkv.codecs import Codec, Records
 from ghostkv.codecs.fitting import fit_codecs
 from ghostkv.codecs.learned import Learned
 from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
-from ghostkv.elimination.frontier import Design, Setting, view_group
+from ghostkv.elimination.frontier import Design, Setting
+from ghostkv.elimination.text_view import TextView
 from ghostkv.files.io import stable_seed
 from ghostkv.files.progress import progress
 from ghostkv.files.tables import Tables
@@ -39,7 +40,7 @@ def calibrate_layer(job: CalibrateLayer, inputs: Mapping[str, str], outputs: Map
     learned = _train(job, fitted)
     tables, setting = Tables(LAYER_SCHEMAS), Setting.of(job.sinks, job.hot, job.top_k, job.grids)
     for kv_head in progress(range(loaded[measured[0]].kv_heads), desc=f"layer {job.layer}", unit="KV head"):
-        views = {text: view_group(capture, kv_head, setting, True) for text, capture in late.items()}
+        views = {text: TextView.of(capture, kv_head, setting, True) for text, capture in late.items()}
         group = CalibratedGroup(tables, kv_head, views, loaded, setting, job)
         for spec in job.sizes:
             design = Design(spec.name, spec.code_bytes, fitted[spec, kv_head])

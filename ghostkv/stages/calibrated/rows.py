@@ -7,43 +7,62 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ghostkv.elimination.frontier import Design, Estimates, GroupView, RuleSweep, Setting, sweep_rule
+from ghostkv.elimination.frontier import Design, Estimates, GroupView, RuleSweep, sweep_rule
 from ghostkv.elimination.grid import Grid
 from ghostkv.elimination.metrics import per_query
 from ghostkv.elimination.summaries import point_queries, summarise
-from ghostkv.elimination.sweep import sweep
-from ghostkv.stages.calibrated.compensated_sweep import Tail, output_errors
+from ghostkv.elimination.sweep import Sweep, sweep
+from ghostkv.elimination.text_view import TextEstimates, TextSweep, TextView, counted
+from ghostkv.stages.calibrated.compensated_sweep import OutputErrors, output_errors, tail
 from ghostkv.stages.calibrated.conformal import CalibratedThresholds, Goal, group_statistic
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Every threshold of one decision on one view."""
+    """Every threshold of one decision on one text."""
 
-    view: GroupView
-    swept: RuleSweep  # its statistic is valid until the view's next rule
+    view: TextView
+    swept: TextSweep
     grid: Grid
     risks: dict[str, np.ndarray]  # shape [group, queries, thetas]: by `Goal.risk`
 
 
-def head_curves(
-    view: GroupView, estimates: Estimates, rule: str, setting: Setting, stand_in: Tail | None
-) -> Curves:
-    """Curves of each head's own decision; with `stand_in`, output errors with and without compensation."""
-    # Output errors of both kinds come from one pass of their own, so the sweep needs no values.
-    swept = sweep_rule(replace(view, values=None, outputs=None), estimates, rule, setting)
-    risks = {name: swept.rates[name] for name in ("fer", "dropped_mass")}
-    grid = setting.grids[rule]
-    if stand_in is not None:
-        errors = output_errors(
-            swept.statistic, view.exact.mass, stand_in, view.visible, grid, view.values, view.outputs
-        )
-        found = {"none": errors.none, "mean": errors.mean, "pages": errors.pages}
-        risks |= {f"output_error_{name}": error for name, error in found.items() if error is not None}
-    return Curves(view, swept, grid, risks)
+def head_curves(estimates: TextEstimates, rule: str, page: int | None) -> Curves:
+    """Curves of each head's own decision.
+
+    Parameters
+    ----------
+    page : int or None
+        Keys per page mean of the output errors with compensation, 0 for none; None leaves all output errors out.
+    """
+    grid, blocks, errors = estimates.view.setting.grids[rule], [], []
+    for view in estimates.view:
+        known = estimates.on(view)
+        # Output errors of both kinds come from one pass of their own, so the sweep needs no values.
+        plain = replace(view, values=None, outputs=None)
+        swept = sweep_rule(plain, known, rule, estimates.view.setting)
+        if page is not None and view.values is not None:
+            errors.append(_output_errors(view, known, swept, grid, page))
+        blocks.append(counted(swept))
+    joined = estimates.joined(rule, blocks)
+    risks = {name: joined.rates[name] for name in ("fer", "dropped_mass")}
+    for name in ("none", "mean", "pages") if errors else ():
+        found = [getattr(one, name) for one in errors]
+        if found[0] is not None:
+            risks[f"output_error_{name}"] = np.concatenate(found, axis=1) if len(found) > 1 else found[0]
+    return Curves(estimates.view, joined, grid, risks)
 
 
-def group_curves(own: Curves, offset: np.ndarray, grid: Grid, out: np.ndarray) -> Curves:
+def _output_errors(
+    view: GroupView, known: Estimates, swept: RuleSweep, grid: Grid, page: int
+) -> OutputErrors:
+    stand_in = tail(known.scores, view.exact.lse, view.values, view.visible, page)
+    return output_errors(
+        swept.statistic, view.exact.mass, stand_in, view.visible, grid, view.values, view.outputs
+    )
+
+
+def group_curves(own: Curves, offset: np.ndarray, grid: Grid) -> Curves:
     """Curves of a decision that the group takes together.
 
     Parameters
@@ -52,16 +71,17 @@ def group_curves(own: Curves, offset: np.ndarray, grid: Grid, out: np.ndarray) -
         The heads' own.
     offset : ndarray of float32, shape [group]
         What each head's statistic is measured from.
-    out : ndarray of float32, shape [group, queries, keys]
-        Where the shared statistic goes.
     """
-    view = own.view
-    start, stop = view.visible.start, view.visible.stop
-    group_statistic(own.swept.statistic, offset.astype(np.float32), start, stop, out)
-    counts = sweep(out, view.exact.mass, view.exact.needed, start, stop, grid)
-    rates = per_query(counts, view.relevant, view.visible)
-    swept = RuleSweep(out, counts, rates)
-    return Curves(view, swept, grid, {name: rates[name] for name in ("fer", "dropped_mass")})
+    counts = []
+    for view, compared in own.swept.blocks():
+        start, stop = view.visible.start, view.visible.stop
+        out = np.empty_like(compared)
+        group_statistic(compared, offset.astype(np.float32), start, stop, out)
+        counts.append(sweep(out, view.exact.mass, view.exact.needed, start, stop, grid))
+    joined = Sweep.joined(counts)
+    rates = per_query(joined, own.view.relevant, own.view.visible)
+    swept = replace(own.swept, counts=joined, rates=rates)
+    return Curves(own.view, swept, grid, {name: rates[name] for name in ("fer", "dropped_mass")})
 
 
 def thetas(grid: Grid, index: np.ndarray) -> np.ndarray:
@@ -113,7 +133,7 @@ _ERRORS = {
 }
 
 
-def compensation_ratio(view: GroupView, goal: Goal, page: int) -> np.ndarray:
+def compensation_ratio(view: TextView, goal: Goal, page: int) -> np.ndarray:
     """Bytes that compensation reads over those of the full cache, shape [queries].
 
     The running mean is one fp16 vector per KV head whatever the context, half a survivor; page means are one

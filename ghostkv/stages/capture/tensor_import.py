@@ -16,6 +16,7 @@ import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.elimination.attention import cold_range, scores
+from ghostkv.files.blocks import query_blocks
 from ghostkv.files.errors import CaptureError
 from ghostkv.stages.capture.tensor_files import SUFFIXES, TensorFile, opened
 
@@ -276,11 +277,12 @@ def _attend(
 ) -> np.ndarray:
     """Causal attention of shape [heads, queries, value_dim], float32, one KV head at a time."""
     visible = cold_range(positions, np.zeros_like(positions), sinks=0, hot=0)
-    outputs = []
-    for q, k, v in zip(
-        queries.reshape(len(keys), -1, len(positions), queries.shape[-1]), keys, values, strict=True
-    ):
-        logits = scores(q, k.astype(np.float32), scale, visible=visible)
-        weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        outputs.append((weights @ v.astype(np.float32)) / weights.sum(axis=-1, keepdims=True))
-    return np.concatenate(outputs)
+    outputs = np.empty((*queries.shape[:2], values.shape[-1]), np.float32)
+    group = len(queries) // len(keys)
+    for head, (k, v) in enumerate(zip(keys, values, strict=True)):
+        k, v, own = k.astype(np.float32), v.astype(np.float32), slice(head * group, (head + 1) * group)
+        for block in query_blocks(len(positions), group, len(k)):
+            logits = scores(queries[own, block], k, scale, visible=visible.at(block))
+            weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+            outputs[own, block] = (weights @ v) / weights.sum(axis=-1, keepdims=True)
+    return outputs

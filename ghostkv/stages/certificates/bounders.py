@@ -10,6 +10,9 @@ import numpy as np
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.elimination.bounds import Bounds, from_estimates, score_slack
 
+# Keys that are clustered together: consecutive ones.
+_CLUSTERED = 8192
+
 
 @dataclass
 class LowBit:
@@ -179,9 +182,25 @@ def _angles(dot: np.ndarray, product: np.ndarray) -> np.ndarray:
 
 
 def _lloyd(points: np.ndarray, mean_size: int, rounds: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A few rounds of Lloyd's algorithm; any assignment gives sound bounds, a better one tighter ones."""
+    """A few rounds of Lloyd's algorithm; any assignment gives sound bounds, a better one tighter ones.
+
+    Keys that lie far apart in the text share no cluster: distances of all keys from all centroids would be quadratic.
+    """
+    rng, centres, owners, before = np.random.default_rng(seed), [], [], 0
+    for start in range(0, len(points), _CLUSTERED):
+        centre, owner = _lloyd_block(points[start : start + _CLUSTERED], mean_size, rounds, rng)
+        centres.append(centre)
+        owners.append(owner + before)
+        before += len(centre)
+    # Centroids are stored as float16; radii are measured around what is stored.
+    return np.concatenate(centres).astype(np.float16).astype(np.float64), np.concatenate(owners)
+
+
+def _lloyd_block(
+    points: np.ndarray, mean_size: int, rounds: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     count = max(1, len(points) // mean_size)
-    centre = points[np.random.default_rng(seed).choice(len(points), count, replace=False)].astype(np.float32)
+    centre = points[rng.choice(len(points), count, replace=False)].astype(np.float32)
     for step in range(rounds + 1):
         owner = np.argmax(points @ centre.T - 0.5 * (centre**2).sum(axis=1), axis=1)
         if step < rounds:
@@ -191,5 +210,4 @@ def _lloyd(points: np.ndarray, mean_size: int, rounds: int, seed: int) -> tuple[
             centre = np.where(size[:, None] > 0, total / np.maximum(size, 1)[:, None], centre).astype(
                 np.float32
             )
-    # Centroids are stored as float16; radii are measured around what is stored.
-    return centre.astype(np.float16).astype(np.float64), owner
+    return centre, owner

@@ -10,7 +10,7 @@ import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture, read_layer
 from ghostkv.captures.captured_texts import by_role, from_position, sketch_metadata
-from ghostkv.codecs.nested import Nested, level_bytes
+from ghostkv.codecs.nested import Nested, NestedRecords, level_bytes
 from ghostkv.codecs.records import load_codecs
 from ghostkv.elimination.attention import ColdRange, cap, cold_range, scores
 from ghostkv.elimination.bounds import Bounder, CodecBounds, count_violations
@@ -19,10 +19,12 @@ from ghostkv.elimination.ledger import Costs
 from ghostkv.elimination.nested_bounds import read_levels
 from ghostkv.elimination.powers import Powers
 from ghostkv.elimination.truth import Truth, oracle_mass, oracle_topk
+from ghostkv.files.blocks import query_blocks
 from ghostkv.files.buffers import Space
 from ghostkv.files.io import stable_seed
 from ghostkv.files.progress import progress
 from ghostkv.stages.certificates.bounders import Clusters, LowBit, PageBoxes
+from ghostkv.stages.certificates.findings import Findings, Proved
 from ghostkv.stages.certificates.schemas import NESTED
 from ghostkv.stages.certificates.tables import CertificateTables
 
@@ -64,18 +66,35 @@ def certify_layer(job: CertifyLayer, inputs: Mapping[str, str], outputs: Mapping
         others += _peers(job.bounds, keys, stable_seed(job.seed, job.layer, kv_head))
         for text, capture in measured.items():
             about = {"layer": job.layer, "kv_head": kv_head, "text": text.text, "domain": text.domain}
-            view = _view(capture, kv_head, job)
-            _cascade(tables, about, view, codec, job, space)
-            few = view.every(job.compared_every)
-            for bounder in others:
-                _one_level(tables, about, few, bounder, job, space)
+            _certify(capture, kv_head, codec, others, job, space).write(tables, about)
         print(f"layer {job.layer}: KV head {kv_head} certified, {len(measured)} texts", flush=True)
     tables.write(outputs, sketch_metadata(job.captures, job.code))
 
 
+def _certify(
+    capture: LayerCapture,
+    kv_head: int,
+    codec: Nested,
+    others: Sequence[Bounder],
+    job: CertifyLayer,
+    space: Space,
+) -> Findings:
+    """One KV head on one text: its keys are indexed once, and its queries are taken block by block."""
+    keys, found = capture.keys[kv_head], Findings()
+    records, written = codec.encode(keys), [bounder.write(keys) for bounder in others]
+    for block in query_blocks(len(capture.positions), capture.group, capture.tokens):
+        view = _view(capture.at(block), kv_head, job)
+        _cascade(found, view, codec, records, job, space)
+        # Of all queries, whatever the blocks.
+        few = view.at(slice(-block.start % job.compared_every, None, job.compared_every))
+        for bounder in written if few.queries.shape[1] else ():
+            _one_level(found, few, bounder, job, space)
+    return found
+
+
 @dataclass(frozen=True)
 class _View:
-    """One KV head on one text."""
+    """Some queries of one KV head on one text."""
 
     capture: LayerCapture
     keys: np.ndarray
@@ -86,9 +105,9 @@ class _View:
     def visible(self) -> ColdRange:
         return self.truth.visible
 
-    def every(self, step: int) -> _View:
-        """Every `step`-th query alone."""
-        return replace(self, queries=self.queries[:, ::step], truth=self.truth.every(step))
+    def at(self, queries: slice) -> _View:
+        """Some of them."""
+        return replace(self, queries=self.queries[:, queries], truth=self.truth.at(queries))
 
     @property
     def flat(self) -> np.ndarray:
@@ -112,42 +131,45 @@ def _view(capture: LayerCapture, kv_head: int, job: CertifyLayer) -> _View:
 
 
 def _cascade(
-    tables: CertificateTables, about: Mapping, view: _View, codec: Nested, job: CertifyLayer, space: Space
+    found: Findings, view: _View, codec: Nested, records: NestedRecords, job: CertifyLayer, space: Space
 ) -> None:
     """Both certificates of the nested record, in both storages."""
-    keys, capture, shape = about | {"design": NESTED}, view.capture, view.truth.scores.shape
+    capture, shape = view.capture, view.truth.scores.shape
     levels = len(codec.levels)
     lower, upper = space.of("lower", (levels, *shape)), space.of("upper", (levels, *shape))
-    estimates, records = space.of("estimates", shape), codec.encode(view.keys)
     levels_read = read_levels(
-        codec, records, view.queries, capture.scale, capture.softcap, (lower, upper), estimates
+        codec,
+        records,
+        view.queries,
+        capture.scale,
+        capture.softcap,
+        (lower, upper),
+        space.of("estimates", shape),
     )
     for level, _ in enumerate(levels_read):
         counted = count_violations(
             view.truth.scores, lower[level], upper[level], view.visible.start, view.visible.stop
         )
-        tables.add_check(keys, "margin", *counted, level=level + 1)
+        found.add_check(NESTED, level + 1, *counted)
     value_dim = view.truth.values.shape[1]
     costs = Costs.of(codec.level_bytes[:-1], codec.level_bytes.sum(), codec.encoder_.shape[1], value_dim)
-    facts = {"record_bytes": float(codec.level_bytes[:-1].sum())}
     probes = [job.probes, *[0] * (levels - 2)]
     outcome = certify_topk(lower, upper, view.truth, costs, probes, job.top_k)
-    oracle = oracle_topk(view.truth)
-    _add(tables, keys, facts | {"certificate": "topk", "target": 0.0}, outcome, oracle, view, STORAGES)
+    proved = Proved(NESTED, float(codec.level_bytes[:-1].sum()), STORAGES, "topk", 0.0)
+    found.add_outcome(proved, outcome, oracle_topk(view.truth), view.visible.cold, view.norms)
     powers = Powers.of(lower, upper, view.truth, space.of("powers", (2, levels, *shape)))
     for delta, oracle in zip(job.deltas, oracle_mass(view.truth, job.deltas), strict=True):
         outcome = certify_mass(lower, upper, powers, view.truth, costs, job.shares, delta)
-        _add(tables, keys, facts | {"certificate": "mass", "target": delta}, outcome, oracle, view, STORAGES)
+        proved = replace(proved, certificate="mass", target=delta)
+        found.add_outcome(proved, outcome, oracle, view.visible.cold, view.norms)
 
 
-def _one_level(
-    tables: CertificateTables, about: Mapping, view: _View, bounder: Bounder, job: CertifyLayer, space: Space
-) -> None:
+def _one_level(found: Findings, view: _View, bounder: Bounder, job: CertifyLayer, space: Space) -> None:
     """The same certificates from any single bound, with K in float16 beside its index."""
-    keys, shape, truth = about | {"design": bounder.name}, view.truth.scores.shape, view.truth
-    found = bounder.write(view.keys).bounds(view.flat, view.capture.scale)
+    shape, truth = view.truth.scores.shape, view.truth
+    bounds = bounder.bounds(view.flat, view.capture.scale)
     lower, upper = space.of("lower", (2, *shape)), space.of("upper", (2, *shape))
-    lower[0], upper[0] = found.lower.reshape(shape), found.upper.reshape(shape)
+    lower[0], upper[0] = bounds.lower.reshape(shape), bounds.upper.reshape(shape)
     if view.capture.softcap:
         # float32 tanh is within 8 units of roundoff of a value that is at most the cap.
         slack = np.float32(view.capture.softcap * 2.0**-20)
@@ -155,25 +177,17 @@ def _one_level(
         upper[0] = cap(upper[0], view.capture.softcap) + slack
     lower[1], upper[1] = truth.low, truth.high
     counted = count_violations(truth.scores, lower[0], upper[0], view.visible.start, view.visible.stop)
-    tables.add_check(keys, "margin", *counted, level=1)
+    found.add_check(bounder.name, 1, *counted)
     width = view.keys.shape[1]
     costs = Costs.of([bounder.record_bytes], bounder.record_bytes, width, truth.values.shape[1])
-    facts = {"record_bytes": bounder.record_bytes}
     outcome = certify_topk(lower, upper, truth, costs, [job.probes], job.top_k)
-    oracle = oracle_topk(truth)
-    _add(tables, keys, facts | {"certificate": "topk", "target": 0.0}, outcome, oracle, view, ("additive",))
+    proved = Proved(bounder.name, bounder.record_bytes, ("additive",), "topk", 0.0)
+    found.add_outcome(proved, outcome, oracle_topk(truth), view.visible.cold, view.norms)
     powers = Powers.of(lower, upper, truth, space.of("powers", (2, 2, *shape)))
     delta = job.deltas[0]
     outcome = certify_mass(lower, upper, powers, truth, costs, job.shares[-1:], delta)
-    oracle = oracle_mass(truth, [delta])[0]
-    _add(tables, keys, facts | {"certificate": "mass", "target": delta}, outcome, oracle, view, ("additive",))
-
-
-def _add(
-    tables: CertificateTables, keys: Mapping, facts: Mapping, outcome, oracle, view: _View, storages
-) -> None:
-    for storage in storages:
-        tables.add_outcome(keys, facts | {"storage": storage}, outcome, oracle, view.visible.cold, view.norms)
+    proved = replace(proved, certificate="mass", target=delta)
+    found.add_outcome(proved, outcome, oracle_mass(truth, [delta])[0], view.visible.cold, view.norms)
 
 
 def _peers(bounds: Sequence[str], keys: np.ndarray, seed: int) -> list[Bounder]:

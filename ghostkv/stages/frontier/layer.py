@@ -15,16 +15,12 @@ from ghostkv.codecs.records import load_codecs, read_records
 from ghostkv.elimination.frontier import (
     Choice,
     Design,
-    GroupView,
-    RuleSweep,
     Setting,
     choices,
-    estimate_group,
-    sweep_rule,
-    view_group,
 )
 from ghostkv.elimination.grid import Grid
 from ghostkv.elimination.summaries import bound_columns, point_queries, summarise, sweep_columns
+from ghostkv.elimination.text_view import TextSweep, TextView, sweep_text
 from ghostkv.files.progress import progress
 from ghostkv.files.tables import Tables
 from ghostkv.stages.frontier.schemas import LAYER_SCHEMAS
@@ -34,6 +30,8 @@ if TYPE_CHECKING:
 
 # One theta of the grid in so many goes into sweep.parquet; thresholds are chosen on the full grid.
 _SWEEP_EVERY = 4
+# Designs that go through a block of a long text together.
+_TOGETHER = 6
 ORACLE = Design("exact", 0, None)
 
 
@@ -53,7 +51,7 @@ def sweep_layer(job: SweepLayer, inputs: Mapping[str, str], outputs: Mapping[str
     tables = Tables(LAYER_SCHEMAS)
     for kv_head in progress(range(loaded[measured[0]].kv_heads), desc=f"layer {job.layer}", unit="KV head"):
         views = {
-            text: view_group(
+            text: TextView.of(
                 from_position(capture, text, job.headline_start),
                 kv_head,
                 setting,
@@ -62,10 +60,11 @@ def sweep_layer(job: SweepLayer, inputs: Mapping[str, str], outputs: Mapping[str
             for text, capture in loaded.items()
         }
         group = _Group(tables, kv_head, views, loaded, setting, job)
-        group.sweep(ORACLE, {text: None for text in measured})
+        designs = [(ORACLE, {text: None for text in measured})]
         for spec in job.codecs:
             design = Design(spec.name, spec.code_bytes, fitted[spec, kv_head])
-            group.sweep(design, {text: records[text][spec][kv_head] for text in measured})
+            designs.append((design, {text: records[text][spec][kv_head] for text in measured}))
+        group.sweep_all(designs)
         print(
             f"layer {job.layer}: KV head {kv_head} swept, {len(job.codecs)} codecs and the oracle", flush=True
         )
@@ -78,14 +77,32 @@ class _Group:
 
     tables: Tables
     kv_head: int
-    views: Mapping[CapturedText, GroupView]  # headline queries
+    views: Mapping[CapturedText, TextView]  # headline queries
     loaded: Mapping[CapturedText, LayerCapture]  # all queries
     setting: Setting
     job: SweepLayer
-    all_positions: dict[CapturedText, GroupView] = field(default_factory=dict)
+    all_positions: dict[CapturedText, TextView] = field(default_factory=dict)
 
-    def sweep(self, design: Design, records: Mapping[CapturedText, Records | None]) -> None:
-        """Every rule of one design: sweep rows, chosen points, context bands, soundness of the margins."""
+    def sweep_all(self, designs: Sequence[tuple[Design, Mapping[CapturedText, Records | None]]]) -> None:
+        """Every design; several at once where a text has several blocks, so that each is made fewer times."""
+        together = _TOGETHER if any(view.whole is None for view in self.views.values()) else 1
+        rules = list(self.setting.grids)
+        for first in range(0, len(designs), together):
+            some = designs[first : first + together]
+            swept = {
+                text: sweep_text([view.estimate(design, records[text]) for design, records in some], rules)
+                for text, view in self.views.items()
+            }
+            for number, (design, records) in enumerate(some):
+                self._add(design, records, {text: found[number] for text, found in swept.items()})
+
+    def _add(
+        self,
+        design: Design,
+        records: Mapping[CapturedText, Records | None],
+        found_by_text: Mapping[CapturedText, tuple],
+    ) -> None:
+        """Rows of one design: sweep rows, chosen points, context bands, soundness of the margins."""
         keys = {
             "layer": self.job.layer,
             "kv_head": self.kv_head,
@@ -93,15 +110,12 @@ class _Group:
             "code_bytes": design.code_bytes,
             "record_bytes": design.record_bytes,
         }
-        known = {text: estimate_group(view, design, records[text]) for text, view in self.views.items()}
-        if design.codec is not None:
-            for text, view in self.views.items():
+        for text, (_, errors) in found_by_text.items():
+            if design is not ORACLE:
                 named = keys | {"text": text.text, "domain": text.domain}
-                self.tables.add("bounds", named, bound_columns(view, known[text]))
+                self.tables.add("bounds", named, bound_columns(errors))
         for rule, grid in self.setting.grids.items():
-            swept = {
-                text: sweep_rule(view, known[text], rule, self.setting) for text, view in self.views.items()
-            }
+            swept = {text: rules[rule] for text, (rules, _) in found_by_text.items()}
             for text, one in swept.items():
                 self._add_sweep(keys | {"rule": rule}, text, one, design, grid)
             by_role = {
@@ -124,7 +138,7 @@ class _Group:
         return np.arange(self.kv_head * group, (self.kv_head + 1) * group)
 
     def _add_sweep(
-        self, keys: Mapping, text: CapturedText, swept: RuleSweep, design: Design, grid: Grid
+        self, keys: Mapping, text: CapturedText, swept: TextSweep, design: Design, grid: Grid
     ) -> None:
         every = slice(None, None, _SWEEP_EVERY)
         columns = sweep_columns(self.views[text], swept, design, every)
@@ -137,7 +151,7 @@ class _Group:
         self,
         keys: Mapping,
         text: CapturedText,
-        swept: RuleSweep,
+        swept: TextSweep,
         design: Design,
         found: Sequence[Choice],
         grid: Grid,
@@ -166,9 +180,10 @@ class _Group:
                 continue
             cold = from_position(capture, text, self.setting.sinks + self.setting.hot)
             if text not in self.all_positions:
-                self.all_positions[text] = view_group(cold, self.kv_head, self.setting, True)
+                self.all_positions[text] = TextView.of(cold, self.kv_head, self.setting, True)
             view = self.all_positions[text]
-            swept = sweep_rule(view, estimate_group(view, design, records[text]), keys["rule"], self.setting)
+            ((rules, _),) = sweep_text([view.estimate(design, records[text])], [keys["rule"]])
+            swept = rules[keys["rule"]]
             queries = point_queries(view, swept, design, index, grid, [True] * len(found))
             named = _choice_columns(found, index, self._heads(), grid)
             named.pop("method")
@@ -195,6 +210,6 @@ def _choice_columns(found: Sequence[Choice], index: np.ndarray, heads: np.ndarra
     return named | {"theta": theta, "head": np.repeat(heads, len(found))}
 
 
-def _about(text: CapturedText, swept: RuleSweep) -> dict[str, str | int]:
+def _about(text: CapturedText, swept: TextSweep) -> dict[str, str | int]:
     queries = swept.counts.mass.shape[1]
     return {"text": text.text, "domain": text.domain, "role": text.role, "queries": queries}

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.config.base import GridEntry
 from ghostkv.files.jobs import Job
 from ghostkv.stages.historical.schemas import SCHEMAS
-
-if TYPE_CHECKING:
-    from ghostkv.stages.run import Run
 
 
 @dataclass(frozen=True)

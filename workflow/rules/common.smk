@@ -21,7 +21,7 @@ for limit in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
 from ghostkv.files.errors import GhostKVError
 from ghostkv.files.processes import identity
 from ghostkv.files.usage import CORES
-from ghostkv.report.jobs import asked_tables, report_tables, shown_stages
+from ghostkv.report.jobs import asked_tables, left_out, report_tables, shown_stages
 from ghostkv.stages.relations import check_stage
 from ghostkv.stages.run import Run, resources_of
 from workflow.locks import Claims
@@ -176,5 +176,7 @@ wildcard_constraints:
 # They add up until the scheduler takes half a core. Jobs that are processes on this machine need no such limit.
 onstart:
     CLAIMS.took(workflow)
+    if lacking := left_out(RUN, workflow.dag_settings.targets):
+        logger.warning(lacking)
     if workflow.local_exec:
         workflow.scheduler.job_rate_limiter = None

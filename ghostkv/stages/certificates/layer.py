@@ -63,13 +63,15 @@ def certify_layer(job: CertifyLayer, inputs: Mapping[str, str], outputs: Mapping
         others: list[Bounder] = [CodecBounds(fitted[spec, kv_head]) for spec in job.compared]
         others += _peers(job.bounds, keys, stable_seed(job.seed, job.layer, kv_head))
         for text, capture in measured.items():
-            about = {"layer": job.layer, "kv_head": kv_head, "text": text.text, "domain": text.domain}
+            about = {"layer": job.layer, "kv_head": capture.kv_numbers[kv_head]}
+            about |= {"text": text.text, "domain": text.domain}
             view = _view(capture, kv_head, job)
             _cascade(tables, about, view, codec, job, space)
             few = view.every(job.compared_every)
             for bounder in others:
                 _one_level(tables, about, few, bounder, job, space)
-        print(f"layer {job.layer}: KV head {kv_head} certified, {len(measured)} texts", flush=True)
+        number = calibration[0].kv_numbers[kv_head]
+        print(f"layer {job.layer}: KV head {number} certified, {len(measured)} texts", flush=True)
     tables.write(outputs, sketch_metadata(job.captures, job.code))
 
 
@@ -78,6 +80,7 @@ class _View:
     """One KV head on one text."""
 
     capture: LayerCapture
+    heads: np.ndarray  # numbers of the heads that read it
     keys: np.ndarray
     queries: np.ndarray
     truth: Truth
@@ -108,7 +111,7 @@ def _view(capture: LayerCapture, kv_head: int, job: CertifyLayer) -> _View:
     logits = scores(queries, keys.astype(np.float32), capture.scale, capture.softcap, visible)
     values = None if capture.values is None else capture.values[kv_head]
     truth = Truth.of(queries, keys, logits, values, visible, capture.scale, job.top_k)
-    return _View(capture, keys, queries, truth)
+    return _View(capture, capture.heads_of(kv_head), keys, queries, truth)
 
 
 def _cascade(
@@ -173,7 +176,8 @@ def _add(
     tables: CertificateTables, keys: Mapping, facts: Mapping, outcome, oracle, view: _View, storages
 ) -> None:
     for storage in storages:
-        tables.add_outcome(keys, facts | {"storage": storage}, outcome, oracle, view.visible.cold, view.norms)
+        about = facts | {"storage": storage}
+        tables.add_outcome(keys, view.heads, about, outcome, oracle, view.visible.cold, view.norms)
 
 
 def _peers(bounds: Sequence[str], keys: np.ndarray, seed: int) -> list[Bounder]:

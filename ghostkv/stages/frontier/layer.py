@@ -66,8 +66,9 @@ def sweep_layer(job: SweepLayer, inputs: Mapping[str, str], outputs: Mapping[str
         for spec in job.codecs:
             design = Design(spec.name, spec.code_bytes, fitted[spec, kv_head])
             group.sweep(design, {text: records[text][spec][kv_head] for text in measured})
+        number = loaded[measured[0]].kv_numbers[kv_head]
         print(
-            f"layer {job.layer}: KV head {kv_head} swept, {len(job.codecs)} codecs and the oracle", flush=True
+            f"layer {job.layer}: KV head {number} swept, {len(job.codecs)} codecs and the oracle", flush=True
         )
     tables.write(outputs, sketch_metadata(job.captures, job.code))
 
@@ -88,7 +89,7 @@ class _Group:
         """Every rule of one design: sweep rows, chosen points, context bands, soundness of the margins."""
         keys = {
             "layer": self.job.layer,
-            "kv_head": self.kv_head,
+            "kv_head": self._capture.kv_numbers[self.kv_head],
             "codec": design.name,
             "code_bytes": design.code_bytes,
             "record_bytes": design.record_bytes,
@@ -120,8 +121,11 @@ class _Group:
         return (design.name, design.code_bytes) == (headline.codec, headline.bytes)
 
     def _heads(self) -> np.ndarray:
-        group = next(iter(self.views.values())).capture.group
-        return np.arange(self.kv_head * group, (self.kv_head + 1) * group)
+        return self._capture.heads_of(self.kv_head)
+
+    @property
+    def _capture(self) -> LayerCapture:
+        return next(iter(self.loaded.values()))
 
     def _add_sweep(
         self, keys: Mapping, text: CapturedText, swept: RuleSweep, design: Design, grid: Grid

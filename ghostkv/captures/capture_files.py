@@ -84,6 +84,12 @@ class LayerCapture:
     scale: float  # score = scale * (q . k)
     window: int = 0  # sliding window in tokens, 0 for global attention
     softcap: float = 0.0  # logit soft cap, 0 for none
+    # int16 [heads]: the model's own numbers of the heads, ascending; from 0 on unless only some of them were captured
+    numbers: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.numbers is None:
+            object.__setattr__(self, "numbers", np.arange(self.heads, dtype=np.int16))
 
     @property
     def kv_heads(self) -> int:
@@ -102,8 +108,17 @@ class LayerCapture:
     def tokens(self) -> int:
         return self.keys.shape[1]
 
+    @property
+    def kv_numbers(self) -> np.ndarray:
+        """Numbers of the KV heads, int16 [kv_heads]. One whose head was captured alone bears the number of that head."""
+        return self.numbers[:: self.group] // self.group
+
+    def heads_of(self, kv_head: int) -> np.ndarray:
+        """Numbers of the heads that read the `kv_head`-th KV head, int16 [group]."""
+        return self.numbers[kv_head * self.group : (kv_head + 1) * self.group]
+
     def group_queries(self, kv_head: int) -> np.ndarray:
-        """Queries of the heads that read `kv_head`, shape [group, queries, head_dim]."""
+        """Queries of the heads that read the `kv_head`-th KV head, shape [group, queries, head_dim]."""
         return self.queries[kv_head * self.group : (kv_head + 1) * self.group]
 
     def first_visible(self) -> np.ndarray:
@@ -127,7 +142,7 @@ class LayerCapture:
                 "0 or more, both finite.\n  Write: scale: 0.125, which is 1 / sqrt(head_dim) where that is 64"
             )
         arrays = {"keys": self.keys, "values": self.values, "queries": self.queries, "outputs": self.outputs}
-        refuse_unfit(where, arrays, self.positions)
+        refuse_unfit(where, arrays, self.positions, {"head": self.numbers, "KV head": self.kv_numbers})
 
     def at(self, queries: np.ndarray | slice, tokens: int | None = None) -> LayerCapture:
         """Some of the queries (a mask, indices or a slice), with the first `tokens` keys where that is given."""
@@ -169,14 +184,14 @@ class CaptureWriter:
         heads, queries, _ = capture.queries.shape
         kv = {
             "layer": np.full(kv_heads * tokens, capture.layer, np.int16),
-            "kv_head": np.repeat(np.arange(kv_heads, dtype=np.int16), tokens),
+            "kv_head": np.repeat(capture.kv_numbers, tokens),
             "position": np.tile(np.arange(tokens, dtype=np.int32), kv_heads),
             "key": fixed_list(capture.keys.reshape(-1, head_dim)),
         }
         rows = {
             "layer": np.full(heads * queries, capture.layer, np.int16),
-            "head": np.repeat(np.arange(heads, dtype=np.int16), queries),
-            "kv_head": np.repeat(np.arange(heads, dtype=np.int16) // capture.group, queries),
+            "head": np.repeat(capture.numbers, queries),
+            "kv_head": np.repeat(np.repeat(capture.kv_numbers, capture.group), queries),
             "position": np.tile(capture.positions.astype(np.int32), heads),
             "query": fixed_list(capture.queries.reshape(-1, head_dim)),
         }
@@ -256,6 +271,7 @@ def read_layer(folder: str | Path, layer: int) -> LayerCapture:
         scale=row["scale"],
         window=row["window"],
         softcap=row["softcap"],
+        numbers=queries["head"].to_numpy()[:: queries.num_rows // heads],
     )
     found.refuse_unfit(folder)
     return found

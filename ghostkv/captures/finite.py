@@ -12,7 +12,12 @@ from ghostkv.files.errors import CaptureError
 LARGEST = 1e15
 
 
-def refuse_unfit(where: str, arrays: Mapping[str, np.ndarray | None], positions: np.ndarray) -> None:
+def refuse_unfit(
+    where: str,
+    arrays: Mapping[str, np.ndarray | None],
+    positions: np.ndarray,
+    numbers: Mapping[str, np.ndarray],
+) -> None:
     """Refuse what is not a number, infinite or beyond `LARGEST`.
 
     Parameters
@@ -22,6 +27,8 @@ def refuse_unfit(where: str, arrays: Mapping[str, np.ndarray | None], positions:
     arrays : mapping
         keys, values, queries, outputs of shape [heads, places, width]; a place of the last two is a query.
     positions : ndarray of int, shape [queries]
+    numbers : mapping
+        `head` and `KV head`: what they are called, ndarray of int, shape [heads].
 
     Raises
     ------
@@ -33,8 +40,9 @@ def refuse_unfit(where: str, arrays: Mapping[str, np.ndarray | None], positions:
             continue
         head, place, entry = (int(index[0]) for index in np.nonzero(found))
         of_kv = name in ("keys", "values")
+        owner = "KV head" if of_kv else "head"
         raise CaptureError(
-            f"{where}, {'KV head' if of_kv else 'head'} {head}: the {name} hold {array[head, place, entry]:g} at position "
+            f"{where}, {owner} {numbers[owner][head]}: the {name} hold {array[head, place, entry]:g} at position "
             f"{place if of_kv else int(positions[place])}. Accepted: finite numbers, keys and values of at most 65504 (float16), "
             f"others of at most {LARGEST:g}.\n  Write: dtype: float32 under model where the model overflows, or layers: [...] under "
             "capture without this layer. Tensors of your own: correct them"

@@ -39,7 +39,7 @@ def record_schema(chosen: Sequence[CodecSpec]) -> pa.Schema:
 def save_codecs(
     fitted: Mapping[tuple[CodecSpec, int], Codec], path: str | Path, metadata: Mapping[str, str]
 ) -> None:
-    """Write fitted codecs, keyed by (spec, KV head), as one safetensors file."""
+    """Write fitted codecs, keyed by (spec, KV head counted from 0), as one safetensors file."""
     tensors = {
         f"{spec.key}/{kv_head}/{name}": array
         for (spec, kv_head), codec in fitted.items()
@@ -80,13 +80,14 @@ class RecordWriter(ParquetAppender):
     def __init__(self, path: str | Path, chosen: Sequence[CodecSpec], metadata: Mapping[str, str]):
         super().__init__(path, record_schema(chosen), metadata)
 
-    def add(self, text: str, tokens: int, written: Mapping[CodecSpec, list[Records]]) -> None:
-        """Append a text's records; `written` holds for each spec one `Records` per KV head."""
-        kv_heads = len(next(iter(written.values())))
+    def add(
+        self, text: str, kv_numbers: np.ndarray, tokens: int, written: Mapping[CodecSpec, list[Records]]
+    ) -> None:
+        """Append a text's records; `written` holds for each spec one `Records` per KV head, which bear these numbers."""
         columns = {
-            "text": pa.array([text] * (kv_heads * tokens), pa.string()),
-            "kv_head": np.repeat(np.arange(kv_heads, dtype=np.int16), tokens),
-            "position": np.tile(np.arange(tokens, dtype=np.int32), kv_heads),
+            "text": pa.array([text] * (len(kv_numbers) * tokens), pa.string()),
+            "kv_head": np.repeat(kv_numbers, tokens),
+            "position": np.tile(np.arange(tokens, dtype=np.int32), len(kv_numbers)),
         }
         for spec, heads in written.items():
             code = np.concatenate([records.code for records in heads])
@@ -111,7 +112,7 @@ def read_records(path: str | Path, text: str, chosen: Sequence[CodecSpec]) -> di
         # A row group holds one text.
         if file.footer.row_group(group).column(0).statistics.min == text:
             table = file.group(group, columns.names)
-            return _unpack(table, table["kv_head"][-1].as_py() + 1, chosen)
+            return _unpack(table, len(table["kv_head"].unique()), chosen)
     raise damaged(path, f"it has no records of text {text!r}")
 
 

@@ -71,7 +71,8 @@ class Capture(Section):
     import_: list[ImportedTensors] | None = setting(
         None,
         "Folders of captured tensors in place of a model and texts: [{folder: /data/qkv, domain: mine, role: held_out}], "
-        "and one for every other role.",
+        "and one for every other role. More threshold queries are drawn of them than query_bands says, where the least of "
+        "frontier.targets takes more.",
         alias="import",
         max_length=10_000,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from ghostkv.config.bandwidth import Bandwidth
 from ghostkv.config.base import Section, part
 from ghostkv.config.benchmark import Benchmark
 from ghostkv.config.calibrated import Calibrated
-from ghostkv.config.capture import Capture
+from ghostkv.config.capture import Capture, QueryBand
 from ghostkv.config.certificates import Certificates
 from ghostkv.config.decode import Decode
 from ghostkv.config.frontier import Frontier
@@ -36,6 +37,8 @@ from ghostkv.files.errors import ConfigError
 
 # The default config has a thousand values, five deep.
 _MOST_VALUES, _DEEPEST = 100_000, 32
+# A threshold that is chosen on n queries spends 1 / (n + 1) of its target on the promise: here a quarter.
+_QUERIES_BY_TARGET = 4.0
 
 __all__ = ["Config", "load_config", "read_config"]
 
@@ -85,6 +88,27 @@ class Config(Section):
             number = sum(entry["domain"] == domain and entry["role"] == role for entry in names.values())
             names[f"{domain}_{role}_{number}"] = {"domain": domain, "role": role, "custom": custom}
         return names
+
+    def query_bands(self, role: str) -> list[QueryBand]:
+        """Where the queries of a role's texts are sampled.
+
+        Imported tensors hold every query. Where the folders whose thresholds are chosen on them would have too few for the
+        least target of the frontier, more are drawn: every band's count grows alike, as far as the band goes.
+        """
+        bands = self.capture.query_bands
+        folders = [one for one in self.capture.import_ or [] if one.role == role]
+        if role != "threshold" or not folders:
+            return bands
+        start, targets = self.frontier.headline_start, self.frontier.targets.plain().values()
+        late = sum(
+            band.count * max(band.stop - max(band.start, start), 0) / (band.stop - band.start)
+            for band in bands
+        )
+        grown = max(1.0, _QUERIES_BY_TARGET / min(map(min, filter(None, targets))) / (len(folders) * late))
+        return [
+            band.model_copy(update={"count": min(math.ceil(grown * band.count), band.stop - band.start)})
+            for band in bands
+        ]
 
     def trace_text(self, max_context: int | None = None) -> dict[str, dict[str, Any]]:
         """The text of the trace by name, with its `tokens` and `steps`; empty where tensors are imported.

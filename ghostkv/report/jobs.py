@@ -157,6 +157,17 @@ def shown_stages(run: Run, targets: Collection[str]) -> list[str]:
     return [stage for stage in BEYOND if everything or stage in made | set(targets)]
 
 
+def left_out(run: Run, targets: Collection[str]) -> str:
+    """What a run of these targets leaves out because imported tensors have no model, in a sentence; else nothing."""
+    stages = [stage for stage in shown_stages(run, targets) if not stage_tables(run, stage)]
+    if not stages:
+        return ""
+    return (
+        f"Left out: {', '.join(stages)}, trace, demo and the overhead of capture in benchmark, because they run the model, and "
+        "capture.import brings tensors without one."
+    )
+
+
 def report_tables(run: Run, targets: Collection[str]) -> dict[str, str | list[str]]:
     """Every table that a report shows, by stage and name."""
     found: dict[str, str | list[str]] = {

@@ -71,8 +71,10 @@ def _present(results: Results) -> tuple[list[Chapter], list[str]]:
             continue
         why = f"not run. `snakemake {stage}` runs it and shows it here."
         if stage in results.job.impossible:
-            why = f"it runs the model, and imported tensors come without one ({', '.join(lacking)})."
+            why = "it runs the model, and imported tensors come without one."
         left_out.append(f"{chapter.title}: {why}")
+    if results.job.impossible:
+        left_out.append("The trace, the demonstration and the overhead of capture: they run the model too.")
     if not results.has_output:
         left_out.append("Output errors: no values were captured, so only softmax mass is known.")
     return present, left_out

@@ -22,7 +22,6 @@ from ghostkv.runtime.policy import Policy
 # What the file calls itself, wherever it lies.
 _NAME = "ghostkv policy"
 _OPTIONS = ("name", "dense_layers", "sinks", "hot", "prefill", "shared", "certificate")
-_NESTED = ("mean_", "encoder_", "decoder_", "metric_", "edges_", "order_", "rho_top_")
 
 
 @dataclass(frozen=True)
@@ -52,18 +51,26 @@ def load(path: str | Path) -> FittedPolicy:
     Raises
     ------
     TableError
-        The file is missing or damaged, or holds no policy.
+        The file is missing or damaged, holds no policy, or one of another version.
     """
     tensors = load_tensors(path, _NAME)
+    try:
+        return _policy(tensors)
+    except (KeyError, ValueError, TypeError) as error:
+        raise TableError(
+            f"{path}: another version of ghostkv wrote this policy ({type(error).__name__}: {error}). Accepted: files of this "
+            "version.\n  Fit the policy again and save it"
+        ) from error
+
+
+def _policy(tensors: dict[str, np.ndarray]) -> FittedPolicy:
+    """The policy of a file's tensors. What a file of another version lacks is a KeyError, ValueError or TypeError."""
     about = json.loads(bytes(tensors.pop("policy")))
     by_layer: dict[int, dict[str, np.ndarray]] = {}
     for name, array in tensors.items():
         layer, _, field = name.partition("/")
         by_layer.setdefault(int(layer), {})[field] = array
     kinds = {int(layer): kind for layer, kind in about.pop("deciders").items()}
-    unknown = {kind["kind"] for kind in kinds.values()} - {*_READERS}
-    if unknown:
-        raise TableError(f"{path}: deciders of kind {', '.join(sorted(unknown))}, which this version lacks.")
     deciders = {layer: _READERS[kind["kind"]](kind, by_layer[layer]) for layer, kind in kinds.items()}
     return FittedPolicy(deciders=deciders, **about | {"dense_layers": tuple(about["dense_layers"])})
 
@@ -87,19 +94,9 @@ def _packed(decider: Decider) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             "kind": "certified_mass", "delta": decider.delta, "shares": list(decider.shares),
             "compensate": decider.compensate, "levels": list(decider.codecs[0].levels),
         }  # fmt: skip
-        arrays = {
-            f"{head}/{name}": getattr(codec, name)
-            for head, codec in enumerate(decider.codecs)
-            for name in _NESTED
-        }
-        # Of depth d there are 2^d cells.
-        cells = {
-            f"{head}/cells": np.concatenate(
-                [depth[:, : 1 << d] for d, depth in enumerate(codec.centroids_)], axis=1
-            )
-            for head, codec in enumerate(decider.codecs)
-        }
-        return kind, arrays | cells
+        # All KV heads of a layer in one array: a file names fewer.
+        each = [codec.arrays() for codec in decider.codecs]
+        return kind, {name: np.stack([arrays[name] for arrays in each]) for name in each[0]}
     raise ConfigError(
         f"policy: a decider of kind {decider.name} cannot be saved. Accepted: policies of ghost records and of certified mass, "
         "as ghostkv.fit makes them; others are named in a config."
@@ -135,19 +132,11 @@ def _ghost(kind: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> GhostDecid
 
 
 def _certified(kind: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> CertifiedMass:
-    heads = 1 + max(int(name.partition("/")[0]) for name in arrays)
-    codecs = []
-    for head in range(heads):
-        codec = Nested.of(tuple(kind["levels"]))
-        for name in _NESTED:
-            setattr(codec, name, arrays[f"{head}/{name}"])
-        cells = arrays[f"{head}/cells"]
-        depths = (cells.shape[1] + 1).bit_length() - 1
-        codec.centroids_ = np.zeros((depths, len(cells), 1 << (depths - 1)), cells.dtype)
-        for depth in range(depths):
-            first = (1 << depth) - 1
-            codec.centroids_[depth, :, : 1 << depth] = cells[:, first : first + (1 << depth)]
-        codecs.append(codec)
+    heads = range(len(arrays["mean"]))
+    levels = tuple(kind["levels"])
+    codecs = [
+        Nested.of(levels).load({name: stacked[head] for name, stacked in arrays.items()}) for head in heads
+    ]
     return CertifiedMass(codecs, kind["delta"], tuple(kind["shares"]), kind["compensate"])
 
 

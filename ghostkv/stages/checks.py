@@ -120,7 +120,7 @@ def check_positions(config: Config) -> None:
     from ghostkv.captures.positions import sample_positions
 
     for text, entry in config.text_names().items():
-        last = int(sample_positions(bands, text, config.capture.seed).max())
+        last = int(sample_positions(config.query_bands(entry["role"]), text, config.capture.seed).max())
         if entry["role"] != "codec" and last < start:
             raise ConfigError(
                 f"config: frontier.headline_start is {start}, but the last query of {text} that capture.query_bands draw "

@@ -35,6 +35,14 @@ def _a_model_can_write(run: Run) -> None:
         )
 
 
+def _a_model_can_be_traced(run: Run) -> None:
+    if run.imports:
+        raise ConfigError(
+            "trace: the model reads a long text, and capture.import brings tensors without a model. Accepted: a run of a "
+            "model.\n  Write: snakemake capture   (or leave out capture.import)"
+        )
+
+
 def _benchmark_reads_a_text(run: Run) -> None:
     _within_texts(run, "benchmark.tokens", run.config.benchmark.tokens or run.config.capture.tokens)
 
@@ -137,6 +145,7 @@ def _policies(stage: str) -> Callable[[Run], None]:
 
 _CHECKS: dict[str, tuple[Callable[[Run], None], ...]] = {
     "demo": (_a_model_can_write,),
+    "trace": (_a_model_can_be_traced,),
     "benchmark": (_benchmark_reads_a_text,),
     "historical": (_prompts_are_cut_from_texts,),
     "synthetic": (_generated_contexts_have_cold_keys,),

@@ -25,7 +25,7 @@ def codec():
 
 def test_levels_are_prefixes_of_one_path(codec):
     keys = tensors(1)[0]
-    codes = codec._codes((keys - codec.mean_) @ codec.encoder_.T)
+    codes = codec.tree_.codes((keys - codec.mean_) @ codec.encoder_.T)
     records = codec.encode(keys)
     assert [plane.shape[1] for plane in records.planes] == list(LEVELS)
     before = np.zeros(WIDTH, int)
@@ -36,7 +36,7 @@ def test_levels_are_prefixes_of_one_path(codec):
         # A level alone gives the same coordinates as the first bits of the whole path.
         cut = (codes >> (16 - depth)) << (16 - depth)
         assert np.array_equal(
-            codec.decode(records, level).coordinates, codec._rebuild(cut.astype(np.uint16), level)
+            codec.decode(records, level).coordinates, codec.tree_.rebuild(cut.astype(np.uint16), depth)
         )
         before = depth
     assert (before == 16).all()
@@ -107,6 +107,41 @@ def test_same_calibration_gives_the_same_bytes(codec):
     again = Nested.of(LEVELS).fit(*tensors()).encode(keys)
     for mine, theirs in zip(codec.encode(keys).planes, again.planes, strict=True):
         assert np.array_equal(mine, theirs)
+
+
+def test_what_is_kept_of_it_is_small_and_gives_the_same_codec(codec):
+    arrays = codec.arrays()
+    # Of every coordinate a float32 row of the encoder, 129 borders of 2 bytes and 255 places of one.
+    assert sum(array.nbytes for array in arrays.values()) < WIDTH * (4 * WIDTH + 129 * 2 + 255 + 6 * 8) + 500
+    again, keys = Nested.of(LEVELS).load(arrays), tensors(1)[0]
+    for name in ("mean_", "encoder_", "decoder_", "metric_", "order_", "rho_top_"):
+        assert np.array_equal(getattr(again, name), getattr(codec, name)), name
+    ours, theirs = codec.encode(keys), again.encode(keys)
+    assert np.array_equal(ours.rho, theirs.rho)
+    for level in range(len(LEVELS)):
+        assert np.array_equal(ours.planes[level], theirs.planes[level])
+        one, other = codec.decode(ours, level), again.decode(theirs, level)
+        assert np.array_equal(one.coordinates, other.coordinates)
+        assert np.array_equal(one.radius, other.radius)
+
+
+def test_encoder_and_decoder_are_inverse(codec):
+    for one, other in ((codec.encoder_, codec.decoder_), (codec.decoder_, codec.encoder_)):
+        assert np.abs(one @ other - np.eye(WIDTH)).max() < 1e-12
+
+
+def test_a_cell_stands_for_the_mean_of_its_keys(codec):
+    keys = tensors()[0]
+    coordinates = (keys - codec.mean_) @ codec.encoder_.T
+    codes = codec.tree_.codes(coordinates)
+    for depth in range(5):
+        cells = codes >> (16 - depth) if depth else np.zeros_like(codes)
+        rebuilt = codec.tree_.rebuild(codes, np.full(WIDTH, depth))
+        for i in range(WIDTH):
+            span = np.ptp(coordinates[:, i])
+            for cell in np.unique(cells[:, i]):
+                inside = cells[:, i] == cell
+                assert abs(rebuilt[inside, i][0] - coordinates[inside, i].mean()) < 2 * span / 256
 
 
 def test_records_of_other_levels_and_too_many_bits_are_refused(codec):

@@ -100,6 +100,22 @@ def test_imported_tensors_stand_in_place_of_texts():
     assert list(config.text_names()) == ["mine_codec_0", "mine_threshold_0", "mine_held_out_0"]
 
 
+def test_threshold_folders_together_have_queries_enough_for_the_least_target():
+    """Four times 1/target from the headline's start on; other roles, and models, as the config says."""
+    for folders, late in ((1, 400), (2, 200), (5, 96)):
+        more = [TENSORS[1] | {"folder": f"/data/{number}"} for number in range(folders - 1)]
+        config = load_config({"capture": {"import": [*TENSORS, *more]}})
+        bands = config.query_bands("threshold")
+        assert bands[-1].count == late
+        assert config.query_bands("held_out") == load_config({}).query_bands("threshold")
+    assert [band.count for band in load_config({}).query_bands("threshold")] == [16, 16, 32, 96]
+    # No band has more queries than positions.
+    bands = [{"start": 100, "stop": 164, "count": 8}, {"start": 164, "stop": 256, "count": 8}]
+    raw = {"tokens": 256, "query_bands": bands, "import": TENSORS}
+    config = load_config({"capture": raw, "frontier": {"headline_start": 164, "hot": 16}})
+    assert [band.count for band in config.query_bands("threshold")] == [64, 92]
+
+
 FAULTS = {
     # name: (config, what the message must say: key, value, accepted, fix)
     "unknown section": ({"captrue": {}}, ["captrue", "model, texts, capture", "Write: capture:"]),

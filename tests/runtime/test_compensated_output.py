@@ -164,7 +164,8 @@ def test_first_estimates_that_are_far_off_do_not_reach_the_output(factor):
         head = Head(seed)
         codec = Nested.of(LEVELS).fit(*head.calibration(factor))
         # Every cell of the first level stands for something else than its keys.
-        codec.centroids_[:3] += np.random.default_rng(seed).normal(size=codec.centroids_[:3].shape) * 30
+        cells = codec.tree_.centroids[:3]
+        cells += np.random.default_rng(seed).normal(size=cells.shape) * 30
         out, rows = certified(codec, 0.05, head, False)
         error = np.linalg.norm(out - head.outputs[:, 0], axis=-1)
         worst = max(worst, (error / np.linalg.norm(head.values, axis=1).max()).max())

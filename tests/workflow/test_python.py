@@ -51,7 +51,7 @@ def numbers(decider) -> list[np.ndarray]:
     if decider.name == "ghost":
         return [*decider.frames.writing, *decider.frames.reading, decider.theta]
     return [
-        getattr(codec, name)
+        array
         for codec in decider.codecs
-        for name in ("mean_", "metric_", "edges_", "centroids_", "order_", "rho_top_")
+        for array in (*codec.arrays().values(), codec.decoder_, codec.tree_.centroids)
     ]

@@ -21,7 +21,7 @@ for limit in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
 from ghostkv.files.errors import GhostKVError
 from ghostkv.files.processes import identity
 from ghostkv.files.usage import CORES
-from ghostkv.report.jobs import asked_tables, report_tables, shown_stages
+from ghostkv.report.jobs import asked_tables, left_out, report_tables, shown_stages
 from ghostkv.stages.checks import check_device
 from ghostkv.stages.plan.planning import resources, workload
 from ghostkv.stages.relations import check_stage
@@ -197,5 +197,7 @@ wildcard_constraints:
 # They add up until the scheduler takes half a core. Jobs that are processes on this machine need no such limit.
 onstart:
     CLAIMS.took(workflow)
+    if lacking := left_out(RUN, workflow.dag_settings.targets):
+        logger.warning(lacking)
     if workflow.local_exec:
         workflow.scheduler.job_rate_limiter = None

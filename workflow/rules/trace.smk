@@ -4,7 +4,7 @@ from ghostkv.stages.trace.jobs import TraceText
 
 rule trace_text:
     input:
-        manifest=f"{RUN.model_folder}/manifest.json",
+        manifest=asked("trace", f"{RUN.model_folder}/manifest.json"),
         texts="results/texts/texts.parquet",
     output:
         **trace_files(),

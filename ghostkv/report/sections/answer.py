@@ -45,7 +45,12 @@ def _opening(results: Results) -> str:
     count, share = int(safe["safe"].sum()), safe["safe"].mean()
     model = results.manifest().get("model", "this model")
     if safe["theta"].is_null().all():
-        answer = "This run cannot tell: it has too few threshold queries to promise anything."
+        rules = results.frontier["safe"]
+        answer = (
+            "This run cannot tell: it has too few threshold queries to promise anything."
+            if _too_few(results, rules["fer"] * rules["margin"])
+            else "Not with this design: no threshold of the grid loses so little."
+        )
     elif count == safe.height:
         answer = "Yes, in every head."
     else:
@@ -64,10 +69,15 @@ def _numbers(results: Results, promise: Promise) -> str:
     point, oracle = operating_point(results, promise), operating_point(results, promise, oracle=True)
     if point["theta"].is_null().all():
         queries = calibration_queries(results)
+        why = (
+            f"{queries} threshold queries a head can promise no loss below {percent(1 / (queries + 1))}; longer or more "
+            "threshold texts can."
+            if _too_few(results, promise.target)
+            else f"Their {queries} threshold queries would be enough, but they lose more at every theta of the grid."
+        )
         return (
             f"**With thresholds calibrated for {promise}** nothing is "
-            f"eliminated, for no threshold qualifies on any head. {queries} threshold queries a head can promise "
-            f"no loss below {percent(1 / (queries + 1))}; longer or more threshold texts can."
+            f"eliminated, for no threshold qualifies on any head. {why}"
         )
     loss = promise.achieved
     low, lossy = worst(point, ELIMINATION), worst(point, loss)
@@ -83,6 +93,11 @@ def _numbers(results: Results, promise: Promise) -> str:
     )
     more = _price_of_fer(results, point) if promise.metric == "fer" else _better_rule(results, promise, point)
     return text + more
+
+
+def _too_few(results: Results, target: float) -> bool:
+    """Whether no threshold at all could promise a loss this small, whatever the keys are."""
+    return 1 / (calibration_queries(results) + 1) > target
 
 
 def _price_of_fer(results: Results, point: pl.DataFrame) -> str:

@@ -46,7 +46,8 @@ def survivor_patterns(
                 )
                 survived = _survived(view, known, job.headline.rule, setting, thetas[layer])
                 every = max(1, len(texts) * capture.kv_heads * len(capture.positions) // job.patterns)
-                about = {"layer": layer, "kv_head": kv_head, "text": text.text, "domain": text.domain}
+                about = {"layer": layer, "kv_head": capture.kv_numbers[kv_head], "text": text.text}
+                about |= {"domain": text.domain}
                 for query in range(len(capture.positions) - 1, -1, -every):
                     if not view.visible.cold[query]:
                         break

@@ -108,15 +108,18 @@ class CalibratedGroup:
     def _keys(self, design: Design) -> dict:
         return {
             "layer": self.job.layer,
-            "kv_head": self.kv_head,
+            "kv_head": self._capture.kv_numbers[self.kv_head],
             "codec": design.name,
             "code_bytes": design.code_bytes,
             "record_bytes": design.record_bytes,
         }
 
     def _heads(self) -> np.ndarray:
-        group = next(iter(self.views.values())).capture.group
-        return np.arange(self.kv_head * group, (self.kv_head + 1) * group)
+        return self._capture.heads_of(self.kv_head)
+
+    @property
+    def _capture(self) -> LayerCapture:
+        return next(iter(self.loaded.values()))
 
     def _add_points(
         self, keys: Mapping, design: Design, curves: _Curves, found: _Found, shared: bool = False

@@ -49,7 +49,8 @@ def calibrate_layer(job: CalibrateLayer, inputs: Mapping[str, str], outputs: Map
             )
         if learned:
             group.compare(fitted[job.sizes[0], kv_head], *learned[kv_head])
-        print(f"layer {job.layer}: KV head {kv_head} calibrated", flush=True)
+        number = loaded[measured[0]].kv_numbers[kv_head]
+        print(f"layer {job.layer}: KV head {number} calibrated", flush=True)
     tables.write(outputs, sketch_metadata(job.captures, job.code))
 
 

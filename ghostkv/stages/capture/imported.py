@@ -12,7 +12,7 @@ from ghostkv.captures.proven_writer import ProvenWriter
 from ghostkv.files import provenance
 from ghostkv.files.errors import CaptureError
 from ghostkv.files.io import sha256_file
-from ghostkv.stages.capture.tensor_import import heads_in, layers_in, load_layer
+from ghostkv.stages.capture.tensor_import import layers_in, load_layer
 
 if TYPE_CHECKING:
     from ghostkv.stages.capture.jobs import ImportTensors
@@ -36,9 +36,6 @@ def import_tensors(job: ImportTensors, inputs: Mapping[str, object], outputs: Ma
         "role": job.role,
         "cache_dtype": "float16",
     }
-    # A capture counts heads from 0; these are the model's own numbers.
-    if heads := heads_in(found):
-        metadata["imported_heads"] = ",".join(map(str, heads))
     with ProvenWriter(folder, metadata, tolerance=None) as writer:
         for layer in sorted(job.layers):
             tensors = load_layer(found, layer)

@@ -53,4 +53,6 @@ class ImportTensors(Job):
 
     @classmethod
     def of(cls, run: Run, text: str) -> ImportTensors:
-        return cls.taken(run, text=text, layers=run.layers, **run.imports[text])
+        folder = run.imports[text]
+        bands = run.config.query_bands(folder["role"])
+        return cls.taken(run, text=text, layers=run.layers, query_bands=bands, **folder)

@@ -41,6 +41,7 @@ class ImportedLayer:
     queries: np.ndarray  # [heads, tokens, head_dim]
     keys: np.ndarray  # [kv_heads, tokens, head_dim]
     values: np.ndarray | None  # [kv_heads, tokens, value_dim]
+    numbers: np.ndarray | None = None  # [heads]; where each head has a file of its own
 
     def first(self, tokens: int) -> ImportedLayer:
         """The first `tokens` tokens; under causal attention they know nothing of the rest."""
@@ -77,8 +78,9 @@ class ImportedLayer:
             change = np.linalg.norm(outputs - unrounded, axis=-1)
             size = np.maximum(np.linalg.norm(unrounded, axis=-1), np.finfo(np.float32).tiny)
             proof["storage_relative_error"] = float((change / size).max())
+        own = {"scale": scale, "numbers": self.numbers}
         return LayerCapture(
-            self.layer, keys, values, queries, outputs, positions.astype(np.int32), scale
+            self.layer, keys, values, queries, outputs, positions.astype(np.int32), **own
         ), proof
 
 
@@ -112,7 +114,7 @@ def layers_in(folder: str | Path) -> dict[int, list[Part]]:
 def heads_in(found: Mapping[int, list[Part]]) -> list[int]:
     """Numbers of the heads that have files of their own, ascending; none where a file holds all heads of a layer.
 
-    Some heads of a model are enough. A capture counts them from 0, in this order.
+    Some heads of a model are enough.
     """
     return sorted({part.head for parts in found.values() for part in parts if part.head is not None})
 
@@ -192,11 +194,14 @@ def load_layer(found: Mapping[int, list[Part]], layer: int) -> ImportedLayer:
                 f"{part.path}: holds {shapes}, but {first_part.path.name} holds {wanted}. "
                 "Accepted: the same tensors and shapes [tokens, head_dim] for all heads of a layer."
             )
-    return _layer(layer, {key: np.concatenate([tensor[key] for _, tensor in pairs]) for key in first})
+    numbers = np.array([part.head for part, _ in pairs], np.int16)
+    return _layer(
+        layer, {key: np.concatenate([tensor[key] for _, tensor in pairs]) for key in first}, numbers
+    )
 
 
-def _layer(layer: int, tensors: Mapping[str, np.ndarray]) -> ImportedLayer:
-    return ImportedLayer(layer, tensors["q"], tensors["k"], tensors.get("v"))
+def _layer(layer: int, tensors: Mapping[str, np.ndarray], numbers: np.ndarray | None = None) -> ImportedLayer:
+    return ImportedLayer(layer, tensors["q"], tensors["k"], tensors.get("v"), numbers)
 
 
 def _read(part: Part) -> dict[str, np.ndarray]:

@@ -53,16 +53,18 @@ class Findings:
         blocks = self.outcomes.setdefault(proved.design, {}).setdefault(proved, [])
         blocks.append(_Judged(outcome.light(), oracle, cold, norms))
 
-    def write(self, tables: CertificateTables, about: Mapping) -> None:
-        """Add the rows of all blocks together; `about` holds layer, kv_head, text and domain."""
+    def write(self, tables: CertificateTables, about: Mapping, heads: np.ndarray) -> None:
+        """Add the rows of all blocks together, with numbers of heads [group]; `about` holds layer, kv_head, text, domain."""
         for design, levels in self.checks.items():
             keys = {**about, "design": design}
             for level, counted in levels.items():
                 tables.add_check(keys, "margin", *counted, level=level)
             for proved, blocks in self.outcomes[design].items():
-                self._write_outcome(tables, keys, proved, blocks)
+                self._write_outcome(tables, keys, heads, proved, blocks)
 
-    def _write_outcome(self, tables, keys: Mapping, proved: Proved, blocks: list[_Judged]) -> None:
+    def _write_outcome(
+        self, tables, keys: Mapping, heads: np.ndarray, proved: Proved, blocks: list[_Judged]
+    ) -> None:
         outcome = Outcome.joined([block.outcome for block in blocks])
         oracle, norms = (
             np.concatenate([getattr(block, name) for block in blocks], axis=1) for name in ("oracle", "norms")
@@ -70,4 +72,4 @@ class Findings:
         cold = np.concatenate([block.cold for block in blocks])
         facts = {name: getattr(proved, name) for name in ("record_bytes", "certificate", "target")}
         for storage in proved.storages:
-            tables.add_outcome(keys, {**facts, "storage": storage}, outcome, oracle, cold, norms)
+            tables.add_outcome(keys, heads, {**facts, "storage": storage}, outcome, oracle, cold, norms)

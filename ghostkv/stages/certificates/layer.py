@@ -65,9 +65,11 @@ def certify_layer(job: CertifyLayer, inputs: Mapping[str, str], outputs: Mapping
         others: list[Bounder] = [CodecBounds(fitted[spec, kv_head]) for spec in job.compared]
         others += _peers(job.bounds, keys, stable_seed(job.seed, job.layer, kv_head))
         for text, capture in measured.items():
-            about = {"layer": job.layer, "kv_head": kv_head, "text": text.text, "domain": text.domain}
-            _certify(capture, kv_head, codec, others, job, space).write(tables, about)
-        print(f"layer {job.layer}: KV head {kv_head} certified, {len(measured)} texts", flush=True)
+            number = capture.kv_numbers[kv_head]
+            about = {"layer": job.layer, "kv_head": number, "text": text.text, "domain": text.domain}
+            found = _certify(capture, kv_head, codec, others, job, space)
+            found.write(tables, about, capture.heads_of(kv_head))
+        print(f"layer {job.layer}: KV head {number} certified, {len(measured)} texts", flush=True)
     tables.write(outputs, sketch_metadata(job.captures, job.code))
 
 

@@ -31,6 +31,7 @@ class CertificateTables(Tables):
     def add_outcome(
         self,
         keys: Mapping,
+        heads: np.ndarray,
         facts: Mapping,
         outcome: Outcome,
         oracle: np.ndarray,
@@ -43,6 +44,7 @@ class CertificateTables(Tables):
         ----------
         keys : mapping
             layer, kv_head, text, domain, design.
+        heads : ndarray of int, shape [group]
         facts : mapping
             `certificate`, `target`, `storage`, `record_bytes`.
         oracle : ndarray, shape [group, queries]
@@ -63,11 +65,11 @@ class CertificateTables(Tables):
         ratio = {"nested": outcome.bytes_nested, "additive": outcome.bytes_additive}[storage].mean(axis=1)
         ratio_gqa = {"nested": outcome.group_nested, "additive": outcome.group_additive}[storage].mean()
         with_output = mass and norms.size > 0
-        for g in range(group):
+        for g, head in enumerate(heads):
             row = {
                 **keys,
                 **facts,
-                "head": keys["kv_head"] * group + g,
+                "head": head,
                 "queries": queries,
                 "elimination": outcome.elimination[g].mean(),
                 "values_unread": outcome.values_unread[g].mean(),

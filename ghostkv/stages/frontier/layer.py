@@ -65,8 +65,9 @@ def sweep_layer(job: SweepLayer, inputs: Mapping[str, str], outputs: Mapping[str
             design = Design(spec.name, spec.code_bytes, fitted[spec, kv_head])
             designs.append((design, {text: records[text][spec][kv_head] for text in measured}))
         group.sweep_all(designs)
+        number = loaded[measured[0]].kv_numbers[kv_head]
         print(
-            f"layer {job.layer}: KV head {kv_head} swept, {len(job.codecs)} codecs and the oracle", flush=True
+            f"layer {job.layer}: KV head {number} swept, {len(job.codecs)} codecs and the oracle", flush=True
         )
     tables.write(outputs, sketch_metadata(job.captures, job.code))
 
@@ -105,7 +106,7 @@ class _Group:
         """Rows of one design: sweep rows, chosen points, context bands, soundness of the margins."""
         keys = {
             "layer": self.job.layer,
-            "kv_head": self.kv_head,
+            "kv_head": self._capture.kv_numbers[self.kv_head],
             "codec": design.name,
             "code_bytes": design.code_bytes,
             "record_bytes": design.record_bytes,
@@ -134,8 +135,11 @@ class _Group:
         return (design.name, design.code_bytes) == (headline.codec, headline.bytes)
 
     def _heads(self) -> np.ndarray:
-        group = next(iter(self.views.values())).capture.group
-        return np.arange(self.kv_head * group, (self.kv_head + 1) * group)
+        return self._capture.heads_of(self.kv_head)
+
+    @property
+    def _capture(self) -> LayerCapture:
+        return next(iter(self.loaded.values()))
 
     def _add_sweep(
         self, keys: Mapping, text: CapturedText, swept: TextSweep, design: Design, grid: Grid

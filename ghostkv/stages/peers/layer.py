@@ -58,16 +58,18 @@ def measure_layer(job: PeersLayer, inputs: Mapping[str, str], outputs: Mapping[s
             scene, truth = view(capture, kv_head, exact, group.records(text), space)
             budget = budget_of(capture, scene.visible, job.ratios)
             keys = {"layer": job.layer, "text": text.text, "domain": text.domain, "queries": scene.shape[1]}
-            heads = np.arange(kv_head * capture.group, (kv_head + 1) * capture.group)
             for (name, selector), state in zip(chosen, fitted, strict=True):
                 selection = selector.select(state, for_selector(selector, scene, truth), budget)
                 queries = evaluate(selection, scene, truth, budget)
                 who = {"selector": name, "variant": selector.variant, "kind": selector.kind}
-                about = {**keys, **who, "kv_head": kv_head}
-                rows = head_rows(about, heads, queries, job.ratios, selection.feasible)
+                about = {**keys, **who, "kv_head": capture.kv_numbers[kv_head]}
+                rows = head_rows(about, capture.heads_of(kv_head), queries, job.ratios, selection.feasible)
                 tables.add_rows("peers", rows)
                 found.setdefault((text, name, selector), []).append((queries, selection.feasible))
-        print(f"layer {job.layer}: KV head {kv_head}, {len(chosen)} selectors measured", flush=True)
+        print(
+            f"layer {job.layer}: KV head {some.kv_numbers[kv_head]}, {len(chosen)} selectors measured",
+            flush=True,
+        )
     tables.add_rows("layers", _pooled(found, job.layer, some, job.ratios))
     tables.write(outputs, sketch_metadata(texts, job.code))
 

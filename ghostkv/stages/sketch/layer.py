@@ -41,5 +41,5 @@ def sketch_layer(job: SketchLayer, inputs: Mapping[str, Sequence[str]], outputs:
                 spec: [fitted[spec, head].encode(capture.keys[head]) for head in range(capture.kv_heads)]
                 for spec in chosen
             }
-            writer.add(text.text, capture.tokens, written)
+            writer.add(text.text, capture.kv_numbers, capture.tokens, written)
             print(f"layer {layer}: records of {text.text} written", flush=True)

@@ -10,10 +10,11 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import safetensors.numpy
 
-from ghostkv.captures.capture_files import capture_metadata, read_layer, read_layers_table
+from ghostkv.captures.capture_files import read_layer, read_layers_table
 from ghostkv.files.errors import CaptureError
 from ghostkv.stages.capture.imported import import_tensors
 from ghostkv.stages.capture.jobs import ImportTensors
@@ -271,8 +272,10 @@ def test_some_heads_of_a_model_are_enough(source, tmp_path):
             own = {"layer_idx": np.int64(layer), "head_idx": np.int64(head), "model_id": np.array("gpt2")}
             write(source / f"gpt2_{layer}_{head}.npz", q=q, k=tensor(dtype=np.float16), **own)
     out = run(source, tmp_path / "out", layers=(0, 4))
-    assert read_layer(out, 4).queries[:, 0, 0].tolist() == [0, 4, 8]
-    assert capture_metadata(out)["imported_heads"] == "0,4,8"
+    found = read_layer(out, 4)
+    assert found.queries[:, 0, 0].tolist() == found.numbers.tolist() == found.kv_numbers.tolist() == [0, 4, 8]
+    for name, column in (("queries", "head"), ("queries", "kv_head"), ("kv", "kv_head")):
+        assert pl.read_parquet(out / f"{name}.parquet")[column].unique().sort().to_list() == [0, 4, 8]
 
 
 def test_a_head_twice_names_both_files(source):

@@ -17,6 +17,7 @@ from ghostkv.elimination import frontier
 from ghostkv.elimination.frontier import Design, GroupView, Setting
 from ghostkv.elimination.grid import Grid
 from ghostkv.elimination.summaries import bound_columns
+from ghostkv.elimination.text_view import errors_of
 from ghostkv.stages.synthetic import expectations as expect
 from ghostkv.stages.synthetic.codec_expectations import estimate_law
 from ghostkv.stages.synthetic.measures import ColdScores
@@ -96,7 +97,7 @@ class Audit:
         if isinstance(self.generator, Needles):
             kind = "approximate"  # planted keys are not independent of the queries
         yield "squared_error", None, float(error / power), expected, kind
-        bounds = bound_columns(view, known)
+        bounds = bound_columns(errors_of(view, known))
         yield "violations", None, float(bounds["violations"]), None, None
 
     def _is_normal(self) -> bool:

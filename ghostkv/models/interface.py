@@ -20,7 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from ghostkv.files.errors import CaptureError
+from ghostkv.files.errors import CaptureError, ModelError
 
 # Not "ghostkv", which is the name under which a model decodes with elimination (ghost_attention.py).
 NAME = "ghostkv_capture"
@@ -35,6 +35,27 @@ _IDLE = {
 _SDPA = {"scaling", "dropout", "is_causal", "position_bias"}
 # Learned sinks are handed over and kept in the module, where eager attention takes them from.
 _EAGER = {"s_aux"}
+
+
+def refuse_no_model(model: object, verb: str) -> None:
+    """Refuse what is no model of transformers, or a compiled one, whose graphs hold the attention that they were compiled with.
+
+    Raises
+    ------
+    ModelError
+        With what to write.
+    """
+    inner = getattr(model, "_orig_mod", None)
+    if isinstance(inner, PreTrainedModel) or getattr(model, "_compiled_call_impl", None) is not None:
+        raise ModelError(
+            f"{verb}: the model is compiled, and what is compiled attends as it did then. Accepted: models that are not.\n"
+            "  Write: model._orig_mod in place of torch.compile(model); load the model again after model.compile()"
+        )
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(
+            f"{verb}: the model is of type {type(model).__name__}. Accepted: a causal language model of transformers.\n"
+            "  Write: model = AutoModelForCausalLM.from_pretrained(folder)"
+        )
 
 
 def refuse_foreign_terms(

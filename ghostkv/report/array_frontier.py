@@ -86,9 +86,27 @@ def frontier(
     return table, _chart(table)
 
 
+def _array(given: Any, name: str) -> np.ndarray:
+    """An array, also of a tensor of torch."""
+    if hasattr(given, "detach"):
+        # NumPy knows no bfloat16, and a tensor no way out of a graph.
+        given = given.detach().cpu()
+        given = given if given.is_complex() else given.float()
+    try:
+        found = np.asarray(given)
+        if found.dtype.kind not in "fiub":
+            raise TypeError(f"of {found.dtype}")
+        return found
+    except (TypeError, ValueError) as error:
+        raise CaptureError(
+            f"frontier: {name} are no array of real numbers ({error}). Accepted: arrays and tensors of floats.\n"
+            f"  Write: {name}=np.asarray(..., np.float32)"
+        ) from None
+
+
 def _capture(queries, keys, values, positions, scale, window, softcap) -> LayerCapture:
-    queries, keys = np.asarray(queries, np.float32), np.asarray(keys)
-    values = None if values is None else np.asarray(values)
+    queries, keys = _array(queries, "queries").astype(np.float32), _array(keys, "keys")
+    values = None if values is None else _array(values, "values")
     shapes = f"queries {queries.shape}, keys {keys.shape}" + (
         "" if values is None else f", values {values.shape}"
     )
@@ -105,7 +123,8 @@ def _capture(queries, keys, values, positions, scale, window, softcap) -> LayerC
     count, tokens = queries.shape[1], keys.shape[1]
     positions = np.arange(tokens - count, tokens) if positions is None else np.asarray(positions)
     if (
-        positions.shape != (count,)
+        not count
+        or positions.shape != (count,)
         or (np.diff(positions) <= 0).any()
         or positions[0] < 0
         or positions[-1] >= tokens

@@ -133,7 +133,7 @@ def refuse_misfit(where: str, fitted: Sequence[int], found: Sequence[int]) -> No
         raise ConfigError(
             f"{where}: the policy was fitted for {fitted[0]} heads, {fitted[1]} KV heads and head_dim {fitted[2]}; what "
             f"attends has {found[0]}, {found[1]} and {found[2]}. Accepted: codecs and thetas of this very model.\n"
-            "  Rerun capture and sketch with this model, then load_policy again."
+            "  Fit it with this model: ghostkv.fit, or capture and sketch of the workflow."
         )
 
 

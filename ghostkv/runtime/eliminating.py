@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
+from weakref import WeakSet
 
 from transformers import PreTrainedModel
 
-from ghostkv.models.interface import own_implementation
+from ghostkv.files.errors import ConfigError, ModelError
+from ghostkv.models.interface import own_implementation, refuse_no_model
 from ghostkv.runtime.ghost_attention import NAME, register, set_policy, unset_policy
 from ghostkv.runtime.policy import Policy
 from ghostkv.runtime.traffic import Traffic
+
+# Models that decode under a policy now; a second one would take the first one's place, and leave none when it closes.
+_TAKEN: WeakSet[PreTrainedModel] = WeakSet()
+_TURN = Lock()
 
 
 @contextmanager
@@ -33,15 +40,30 @@ def elimination(model: PreTrainedModel, policy: Policy) -> Iterator[Traffic]:
     Raises
     ------
     ModelError
-        The model does not send its attention through transformers' attention interface.
+        It is no model of transformers, is compiled, decodes under a policy already, or does not send its attention through
+        transformers' attention interface.
     ConfigError
         The policy was fitted for a model of another shape.
     """
+    refuse_no_model(model, "elimination")
+    if not isinstance(policy, Policy):
+        raise ConfigError(
+            f"elimination: the policy is of type {type(policy).__name__}. Accepted: what ghostkv.fit or ghostkv.load returns.\n"
+            '  Write: ghostkv.elimination(model, ghostkv.load("policy.safetensors"))'
+        )
     register()
     before = own_implementation(model, NAME)
-    model.set_attn_implementation(NAME)
+    with _TURN:
+        if model in _TAKEN:
+            raise ModelError(
+                "elimination: the model decodes under a policy already. Accepted: one at a time.\n"
+                "  Write: close the other `with` first, or take copy.deepcopy(model) before it opens"
+            )
+        _TAKEN.add(model)
     try:
+        model.set_attn_implementation(NAME)
         yield set_policy(model, policy)
     finally:
         unset_policy(model)
         model.set_attn_implementation(before)
+        _TAKEN.discard(model)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ghostkv.elimination.frontier import Setting, calibrated_layer
 from ghostkv.files.errors import ConfigError, TextError
 from ghostkv.files.progress import progress
 from ghostkv.models.capture import record_attention
+from ghostkv.models.interface import refuse_no_model
 from ghostkv.models.probe import measurable_layers
 from ghostkv.models.tokenizer import ModelTokenizer, tokenizer_of
 from ghostkv.runtime.deciders import GhostFrames
@@ -88,10 +90,21 @@ def fit(
     """
     asked = {"bytes_ratio": bytes_ratio, "certificate": certificate, "target_fer": target_fer}
     given = [name for name, value in asked.items() if value is not None]
-    if len(given) != 1 or not 0 < asked[given[0]] < 1:
+    share = asked[given[0]] if len(given) == 1 else None
+    if not isinstance(share, Real) or isinstance(share, bool) or not 0 < share < 1:
         raise ConfigError(
             f"fit: {', '.join(f'{name}={asked[name]}' for name in given) or 'nothing'} is asked for. Accepted: one of "
             f"{', '.join(asked)}, a share between 0 and 1.\n  Write: ghostkv.fit(model, tokenizer, texts, bytes_ratio=0.25)"
+        )
+    refuse_no_model(model, "fit")
+    if tokens is not None and (not isinstance(tokens, Integral) or tokens < _LEAST):
+        raise ConfigError(
+            f"fit: tokens={tokens!r}. Accepted: a whole number of {_LEAST} or more, or None.\n  Write: tokens=2048"
+        )
+    if not isinstance(config, Mapping | None):
+        raise ConfigError(
+            f"fit: config is of type {type(config).__name__}. Accepted: sections that differ from the default.\n"
+            '  Write: config={"frontier": {"hot": 128}}'
         )
     dealt = _dealt(texts)
     chosen, ids = _lengths(tokenizer_of(tokenizer), dealt, tokens, load_config(dict(config or {})))
@@ -104,17 +117,27 @@ def fit(
 def _dealt(texts: Texts) -> dict[str, tuple[str, str]]:
     """Name -> role and text."""
     if not isinstance(texts, Mapping):
-        texts = {role: list(texts)[turn :: len(ROLES)] for turn, role in enumerate(ROLES)}
-    if sorted(texts) != sorted(ROLES) or not all(texts.values()):
+        # A string is a sequence too, of letters.
+        every = [] if isinstance(texts, str | bytes) or not isinstance(texts, Iterable) else list(texts)
+        texts = {role: every[turn :: len(ROLES)] for turn, role in enumerate(ROLES)}
+    if {*texts} != {*ROLES} or not all(isinstance(ones, Sized) and len(ones) for ones in texts.values()):
         raise ConfigError(
-            f"fit: texts are given for {', '.join(role for role in texts if texts[role]) or 'no role'}. Accepted: at least one "
+            f"fit: texts are given for {', '.join(str(role) for role in texts if texts[role]) or 'no role'}. Accepted: at least one "
             "that codecs are fitted on, and at least one that thresholds are chosen on.\n"
             '  Write: texts=[first, second], or texts={"codec": [...], "threshold": [...]}'
         )
     found = {}
     for role, ones in texts.items():
+        ones = [ones] if isinstance(ones, str | bytes) else ones
         named = ones if isinstance(ones, Mapping) else {f"{role}_{i}": text for i, text in enumerate(ones)}
-        found |= {name: (role, text) for name, text in named.items()}
+        for name, text in named.items():
+            if not isinstance(name, str) or not isinstance(text, str) or name in found:
+                what = "is named twice" if name in found else f"is of type {type(text).__name__}"
+                raise ConfigError(
+                    f"fit: text {name!r} {what}. Accepted: strings, each under a name of its own, if under any.\n"
+                    '  Write: texts={"codec": {"first": ...}, "threshold": {"second": ...}}'
+                )
+            found[name] = (role, text)
     return found
 
 
@@ -153,8 +176,8 @@ class _Fitting:
         """Capture every text, its proof included."""
         asked, self.layers = self.config.capture, list(measurable_layers(self.model))
         with progress(total=len(dealt) * len(self.layers), desc="capture", unit="layer") as bar:
-            for name, (role, _) in dealt.items():
-                text = CapturedText(name, "", role, str(self.folder / name))
+            for number, (name, (role, _)) in enumerate(dealt.items()):
+                text = CapturedText(name, "", role, str(self.folder / f"text_{number}"))
                 with ProvenWriter(Path(text.folder), {"text": name}, asked.tolerance) as writer:
 
                     def keep(layer, proof, writer=writer):

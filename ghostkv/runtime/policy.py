@@ -63,14 +63,20 @@ class Policy:
         Raises
         ------
         ConfigError
-            A layer has neither decider nor a place in `dense_layers`, the model lacks a layer of `dense_layers`, or a decider
-            was fitted for other heads.
+            A layer has neither decider nor a place in `dense_layers`, the model lacks a layer that the policy has, or a
+            decider was fitted for other heads.
         """
         foreign = [layer for layer in self.dense_layers if layer >= count]
         if foreign:
             raise ConfigError(
                 f"policy {self.name}: dense_layers names {foreign}, and the model has {count} layers. Accepted: 0 to {count - 1}.\n"
                 f"  Write: dense_layers: {sorted({*self.dense_layers} - {*foreign})}"
+            )
+        beyond = sorted(layer for layer in self.deciders if layer >= count)
+        if beyond:
+            raise ConfigError(
+                f"policy {self.name}: it was fitted for layers {beyond} too, and the model has {count} layers. Accepted: the model "
+                "that it was fitted for.\n  Write: policy = ghostkv.fit(model, tokenizer, texts, bytes_ratio=0.3)"
             )
         free = {layer: shape for layer, shape in layers.items() if not shape.barred}
         lacking = [layer for layer in free if layer not in self.deciders and layer not in self.dense_layers]

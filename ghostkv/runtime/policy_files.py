@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ class FittedPolicy(Policy):
         Raises
         ------
         ConfigError
-            It has deciders of another kind: a peer is named in a config.
+            It has deciders of another kind: a peer is named in a config. Or `path` names no file.
         """
+        _refuse_no_path(path, "save")
         tensors, kinds = {}, {}
         for layer, decider in self.deciders.items():
             kinds[layer], arrays = _packed(decider)
@@ -52,8 +54,17 @@ def load(path: str | Path) -> FittedPolicy:
     ------
     TableError
         The file is missing or damaged, holds no policy, or one of another version.
+    ConfigError
+        `path` names no file.
     """
-    tensors = load_tensors(path, _NAME)
+    _refuse_no_path(path, "load")
+    try:
+        tensors = load_tensors(path, _NAME)
+    except TableError as error:
+        # No rule makes this file anew, and what was named by mistake is not to be removed.
+        raise TableError(
+            f"{str(error).splitlines()[0]}\n  Write: policy.save(path) again, or the path of a file that it wrote"
+        ) from None
     try:
         return _policy(tensors)
     except (KeyError, ValueError, TypeError) as error:
@@ -73,6 +84,14 @@ def _policy(tensors: dict[str, np.ndarray]) -> FittedPolicy:
     kinds = {int(layer): kind for layer, kind in about.pop("deciders").items()}
     deciders = {layer: _READERS[kind["kind"]](kind, by_layer[layer]) for layer, kind in kinds.items()}
     return FittedPolicy(deciders=deciders, **about | {"dense_layers": tuple(about["dense_layers"])})
+
+
+def _refuse_no_path(path: Any, verb: str) -> None:
+    if not isinstance(path, str | PathLike) or Path(path).is_dir():
+        raise ConfigError(
+            f"{verb}: {path!r} is no path of a file. Accepted: one such as policy.safetensors.\n"
+            f'  Write: {"policy" if verb == "save" else "ghostkv"}.{verb}("policy.safetensors")'
+        )
 
 
 def _packed(decider: Decider) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import ghostkv
-from ghostkv.files.errors import ConfigError, TableError, TextError
+from ghostkv.files.errors import CaptureError, ConfigError, ModelError, TableError, TextError
+from ghostkv.files.tensors import save_tensors
 from ghostkv.models.tokenizer import ModelTokenizer, byte_tokenizer
 from ghostkv.runtime.certified import CertifiedMass
 from ghostkv.runtime.policy import identity_policy
@@ -149,11 +150,113 @@ def test_a_target_that_no_number_of_queries_can_promise_is_refused(model, tokeni
         ({"codec": [text(0)], "held_out": [text(1)]}, {"bytes_ratio": 0.3}, "codec, held_out"),
         ([text(0), text(1, 80)], {"bytes_ratio": 0.3}, "threshold_0 has 80 tokens"),
         ([text(0), text(1)], {"bytes_ratio": 0.3, "tokens": 900}, "tokens=4"),
+        ([text(0), text(1)], {"bytes_ratio": "0.3"}, "bytes_ratio=0.3"),
+        ([text(0), text(1)], {"bytes_ratio": 0.3, "tokens": "384"}, "tokens='384'"),
+        ([text(0), text(1)], {"bytes_ratio": 0.3, "tokens": 0}, "tokens=0"),
+        ([text(0), text(1)], {"bytes_ratio": 0.3, "config": "frontier"}, "config is of type str"),
+        (text(0), {"bytes_ratio": 0.3}, "no role"),
+        (None, {"bytes_ratio": 0.3}, "no role"),
+        ([1, 2], {"bytes_ratio": 0.3}, "of type int"),
+        ([b"a", b"b"], {"bytes_ratio": 0.3}, "of type bytes"),
+        ({"codec": {"a": text(0)}, "threshold": {"a": text(1)}}, {"bytes_ratio": 0.3}, "named twice"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_fitted_is_refused_with_what_to_write(model, tokenizer, texts, options, message):
     with pytest.raises((ConfigError, TextError), match=message):
         ghostkv.fit(model, tokenizer, texts, **options)
+
+
+@pytest.mark.parametrize("verb", ["fit", "elimination"])
+def test_what_is_no_model_is_refused_and_a_compiled_one_too(model, tokenizer, policy, verb):
+    def asked(given):
+        if verb == "fit":
+            ghostkv.fit(given, tokenizer, [text(0), text(1)], bytes_ratio=0.5)
+        else:
+            with ghostkv.elimination(given, policy):
+                pass
+
+    for given, says in (("gpt2", "of type str"), (None, "NoneType"), (tokenizer, "ModelTokenizer")):
+        with pytest.raises(ModelError, match=says):
+            asked(given)
+    in_place = tiny(vocab_size=300, max_position_embeddings=1024)
+    in_place.compile(backend="eager")
+    for given in (torch.compile(model, backend="eager"), in_place):
+        with pytest.raises(ModelError, match="is compiled"):
+            asked(given)
+
+
+def test_what_is_no_policy_leaves_the_model_as_it_was(model):
+    own = model.config._attn_implementation
+    for given in (None, "policy.safetensors", {}):
+        with (
+            pytest.raises(ConfigError, match="elimination: the policy is of type"),
+            ghostkv.elimination(model, given),
+        ):
+            pass
+    assert model.config._attn_implementation == own
+
+
+def test_a_model_takes_one_policy_at_a_time(model, policy):
+    with ghostkv.elimination(model, policy) as outer:
+        with pytest.raises(ModelError, match="already"), ghostkv.elimination(model, policy):
+            pass
+        generated(model)
+    assert outer.summary()["queries"] > 0
+    with ghostkv.elimination(model, policy) as again:
+        generated(model)
+    assert again.summary()["queries"] == outer.summary()["queries"]
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_model_of_other_layers_is_refused_and_left_as_it_was(policy, layers):
+    other = tiny(vocab_size=300, max_position_embeddings=1024, num_hidden_layers=layers)
+    own, before = other.config._attn_implementation, generated(other)
+    with pytest.raises(ConfigError, match=r"layers \["), ghostkv.elimination(other, policy):
+        pass
+    assert other.config._attn_implementation == own
+    assert generated(other) == before
+
+
+def test_names_of_texts_are_no_paths(model, tokenizer, policy, tmp_path):
+    texts = {"codec": {"../../codec_0": text(0)}, "threshold": {"a/b": text(1)}}
+    named = ghostkv.fit(model, tokenizer, texts, bytes_ratio=0.5, tokens=TOKENS, config=CONFIG)
+    assert named.deciders.keys() == policy.deciders.keys()
+
+
+@pytest.mark.parametrize("given", [None, 3, ".", b"policy"])
+def test_what_is_no_path_is_refused(policy, given):
+    for verb in (policy.save, ghostkv.load):
+        with pytest.raises(ConfigError, match="is no path of a file"):
+            verb(given)
+
+
+def test_a_file_named_by_mistake_is_not_to_be_removed(tmp_path):
+    """Such as the weights of the model."""
+    for content in (b"", b"text", b"ghostkv-sha256:" + 64 * b"0"):
+        (tmp_path / "model.safetensors").write_bytes(content)
+        with pytest.raises(TableError) as refused:
+            ghostkv.load(tmp_path / "model.safetensors")
+        assert "rm " not in str(refused.value)
+
+
+def test_a_policy_of_another_version_is_refused(tmp_path):
+    about = {"deciders": {"0": {"kind": "certified_mass", "levels": [2]}}, "dense_layers": []}
+    tensors = {"policy": np.frombuffer(json.dumps(about).encode(), np.uint8), "0/0/mean_": np.zeros(4)}
+    save_tensors(tensors, tmp_path / "policy.safetensors", {}, "ghostkv policy")
+    with pytest.raises(TableError, match="another version"):
+        ghostkv.load(tmp_path / "policy.safetensors")
+
+
+def test_arrays_of_any_library_and_no_others_have_a_frontier():
+    rng = np.random.default_rng(0)
+    queries, keys = rng.normal(size=(4, 100, 16)).astype(np.float32), rng.normal(size=(2, 256, 16))
+    wanted, _ = ghostkv.frontier(queries, keys.astype(np.float16), config=CONFIG)
+    tensors = torch.tensor(queries, requires_grad=True), torch.tensor(keys.astype(np.float16))
+    assert ghostkv.frontier(*tensors, config=CONFIG)[0].equals(wanted)
+    ghostkv.frontier(*(tensor.bfloat16() for tensor in tensors), config=CONFIG)
+    for given in ("keys", queries * 1j, torch.tensor(queries) * 1j, queries[:, :0], [[1], [1, 2]]):
+        with pytest.raises(CaptureError):
+            ghostkv.frontier(given, keys, config=CONFIG)
 
 
 def test_a_damaged_policy_file_is_refused(policy, tmp_path):

@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 from ghostkv.files.errors import ConfigError
 from ghostkv.models.probe import new_cache
 
-# Rotations whose frequencies follow from the length of what has been read so far.
-_BY_LENGTH = ("dynamic", "longrope")
+# Rotations whose frequencies follow from the length of what has been read, and from where on.
+_BY_LENGTH = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
 
 
 @torch.inference_mode()
@@ -45,8 +45,11 @@ def _refuse_rotation_by_length(model: PreTrainedModel, tokens: int) -> None:
     found = getattr(text, "rope_parameters", None) or {}
     # One for all layers, or one for each type of them.
     for one in (found, *(inner for inner in found.values() if isinstance(inner, dict))):
-        trained = one.get("original_max_position_embeddings") or text.max_position_embeddings
-        if one.get("rope_type") in _BY_LENGTH and tokens > trained:
+        key = _BY_LENGTH.get(one.get("rope_type"))
+        if key is None:
+            continue
+        trained = one.get(key) or getattr(text, key)
+        if tokens > trained:
             raise ConfigError(
                 f"config: capture.chunk: {type(model).__name__} rotates keys by the length of the text (rope_type: "
                 f"{one['rope_type']}) beyond {trained} tokens, so that chunks of {tokens} tokens are not read as the whole is. "

@@ -157,9 +157,11 @@ FACTORS = {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
 @pytest.mark.parametrize("kind", ["longrope", "dynamic"])
 @pytest.mark.parametrize("trained", [64, 96])
 def test_a_rotation_that_depends_on_the_length_is_not_read_in_chunks(kind, trained):
-    rope = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": trained}
-    rope |= FACTORS if kind == "longrope" else {}
-    more = {"max_position_embeddings": trained if kind == "dynamic" else 512, "rope_parameters": rope}
+    rope = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0}
+    if kind == "longrope":
+        more = {"rope_parameters": rope | FACTORS, "original_max_position_embeddings": trained}
+    else:
+        more = {"rope_parameters": rope, "max_position_embeddings": trained}
     model = to_capture("phi3" if kind == "longrope" else "llama", **more)
     whole = captured(model)
     if trained == 64:

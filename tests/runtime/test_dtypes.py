@@ -60,13 +60,15 @@ def test_a_key_that_is_never_read_is_noticed_in_any_type(lost, dtype, key):
         check_identity(found, model)
 
 
-def test_logits_of_bfloat16_alone_would_not_tell(lost):
+def test_logits_of_bfloat16_alone_do_not_tell_every_key(lost):
     """What the bound on logits lets through, which is why attention is compared too."""
-    model, differences = tiny().to(torch.bfloat16), []
-    lost(40)
+    model = tiny().to(torch.bfloat16)
+    lost(57)
     found = measure_identity(model, text()[0].tolist())
-    differences = [found[f"{way}_difference"] for way in ("prefill", "block", "step", "own")]
-    assert max(differences) <= found["bound"]
+    assert (
+        max(found[f"{way}_difference"] for way in ("prefill", "block", "step", "own")) < 0.7 * found["bound"]
+    )
+    assert found["attention_difference"] > 100 * ATTENTION
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -6,7 +6,7 @@ import ast
 import inspect
 import json
 import textwrap
-from dataclasses import MISSING, fields, replace
+from dataclasses import MISSING, fields
 from importlib import import_module
 
 import numpy as np
@@ -86,7 +86,8 @@ def test_a_job_comes_back_from_its_params(build, cls):
     job, params = build(cls), build(cls).params()
     assert named(params.pop("job")) is cls
     read = cls.read(json.loads(json.dumps(params)))
-    assert read == replace(job, code=params["code"])
+    assert read.code == params["code"] != job.code
+    # By what they hold of them: sizes that a plan alone reads stay out of params.
     assert read.params() == job.params()
 
 

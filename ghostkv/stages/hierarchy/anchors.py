@@ -103,7 +103,8 @@ def write(codec: Nested, keys: np.ndarray, owner: np.ndarray, bound: str) -> Anc
         return Anchors(**{**empty, "centre": middle, "half": half, "longest": nothing, "key_norm": norm})
     size = np.bincount(owner, minlength=count)[:, None]
     middle = np.add.reduceat(points[order], starts, axis=0) / size if bound != "box" else (low + high) / 2
-    centre = codec._rebuild(codec._codes(middle), CENTRE_LEVEL).astype(np.float64)
+    tree = codec.tree_
+    centre = tree.rebuild(tree.codes(middle), codec.depths(CENTRE_LEVEL)).astype(np.float64)
     away = points - centre[owner]
     found = {**empty, "centre": centre, "longest": nothing, "key_norm": norm}
     if bound == "cone":

@@ -17,6 +17,8 @@ from ghostkv.stages.plan.workload import Workload
 if TYPE_CHECKING:
     from ghostkv.stages.run import Run
 
+_ASKED = time.time_ns()
+
 
 @dataclass(frozen=True)
 class Planned(Job):
@@ -88,7 +90,7 @@ class PlanRun(Planned):
             tokens=work.tokens,
             held_gb=0.0 if run.imports else work.weights + work.cache(run.longest),
             downloads={source.package or source.id: source.download_mb for source in run.sources.values()},
-            asked=time.time_ns(),
+            asked=_ASKED,
         )
 
 

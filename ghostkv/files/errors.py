@@ -5,6 +5,11 @@ is accepted and what to write instead. The workflow prints that message alone; a
 the lab itself.
 """
 
+import errno
+
+# By which a disk says that it takes no more.
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
 
 class GhostKVError(Exception):
     """Base of all errors whose message is meant for the user."""

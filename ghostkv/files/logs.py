@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -16,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from ghostkv.files.errors import GhostKVError
+from ghostkv.files.errors import DISK_FULL, GhostKVError
 from ghostkv.files.processes import lives
 
 _BEGUN = time.time()
@@ -97,7 +96,7 @@ def _told(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "Interrupted."
     # Libraries of other languages raise errors of their own, which quote the system's.
-    if any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
+    if any(os.strerror(code) in str(error) for code in DISK_FULL):
         return f"{error}\nNothing half-written is left. Free some space; the same command resumes the run."
     return traceback.format_exc()
 

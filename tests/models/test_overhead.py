@@ -23,7 +23,7 @@ def test_pairs_are_timed_and_nothing_is_left(tmp_path):
     fetch_model(job, {}, {"manifest": inputs["manifest"]})
     write_texts([{"text": "a", "content": "words of a text " * 40}], inputs["texts"])
     output = tmp_path / "out" / "capture_overhead.parquet"
-    job = CaptureOverhead(tokens=128, repeats=2, dtype="float32", code="x")
+    job = CaptureOverhead(tokens=128, repeats=2, dtype="float32", device="cpu", chunk=None, code="x")
     capture_overhead(job, inputs, {"capture_overhead": str(output)})
     table = pl.read_parquet(output)
     assert table.columns == OVERHEAD_SCHEMA.names

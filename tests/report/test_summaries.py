@@ -41,11 +41,16 @@ def test_a_pooled_curve_weighs_queries_alike_and_leaves_threshold_texts_out(resu
         assert elimination == pytest.approx((at["elimination"] * at["queries"]).sum() / at["queries"].sum())
 
 
-def test_a_run_with_too_few_threshold_queries_says_that_it_cannot_tell(tmp_path):
-    tables = make_tables(tmp_path)
+@pytest.mark.parametrize(
+    ("fer", "says"),
+    [(0.001, "**This run cannot tell"), (0.05, "**Not with this design: no threshold of the grid")],
+)
+def test_without_a_threshold_a_run_says_whether_its_queries_or_its_grid_are_to_blame(tmp_path, fer, says):
+    tables, params = make_tables(tmp_path), make_params()
     for name in ("safe_points", "layer_head"):
         frame = pl.read_parquet(tables[f"frontier_{name}"]).with_columns(theta=pl.lit(None, pl.Float32))
         write_table(frame, tables[f"frontier_{name}"], SCHEMAS["frontier"][name])
-    prose = answer.build(Results(tables, make_params()))[0].text
-    assert prose.startswith("**This run cannot tell")
+    params.config["frontier"]["safe"]["fer"] = fer
+    prose = answer.build(Results(tables, params))[0].text
+    assert prose.startswith(says)
     assert "96 threshold queries a head can promise no loss below 1.0 %" in prose

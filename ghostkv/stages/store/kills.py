@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ghostkv.files.errors import StoreError
+from ghostkv.files.errors import DISK_FULL, StoreError
 from ghostkv.files.io import stable_seed
 from ghostkv.stages.store.workload import Contents, batches
 from ghostkv.store import GhostStore
@@ -151,6 +151,8 @@ class Trials:
             time.sleep(delay)
             os.kill(child, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status in DISK_FULL:
+            raise OSError(status, os.strerror(status), str(folder))
         expected = 0 if limit is None and delay is None else -signal.SIGKILL
         if status != expected:
             raise RuntimeError(
@@ -162,7 +164,8 @@ class Trials:
 def fork(work: Callable[[], None]) -> int:
     """Run `work` in a forked child, which has NumPy and compiled code already; its process id.
 
-    The child ends without running anything of its parent's: no buffers, no exit handlers.
+    The child ends without running anything of its parent's: no buffers, no exit handlers. Where the disk took no more, its
+    status says why, by the number of the error.
     """
     child = os.fork()
     if child:
@@ -170,8 +173,11 @@ def fork(work: Callable[[], None]) -> int:
     try:
         work()
         os._exit(0)
-    except BaseException:
+    except BaseException as error:
         traceback.print_exc()
+        number = getattr(error.__cause__ or error, "errno", None)
+        if number in DISK_FULL:
+            os._exit(number)
     os._exit(3)
 
 

@@ -19,15 +19,17 @@ def fetch_model(work: Workload) -> Terms:
 
 
 def _forward(work: Workload, tokens: int, queries: int, times: float = 1.0) -> Terms:
-    """Passes over a text, recorded and proved at the sampled queries."""
+    """Passes over a text, recorded and proved at the sampled queries; in chunks, over a cache."""
     proof = work.attention(tokens, min(queries, 512))
+    chunk = work.config.capture.chunk
+    cache = work.cache(tokens) if chunk else 0.0
     return Terms(
         {
             "weights": work.weights,
             "matmul": times * work.matmul(tokens),
             "attention": times * (work.attention(tokens) + proof),
         },
-        {"weights": work.weights, "hidden": work.hidden(tokens)},
+        {"weights": work.weights + cache, "hidden": work.hidden(min(tokens, chunk or tokens))},
     )
 
 

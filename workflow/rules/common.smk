@@ -59,8 +59,8 @@ if re.search(r"""[\s'"\\`$&;|<>()*?!#~]""", sys.executable):
 RESOURCES = resources_of(ROOT)
 RUN = refused(Run.resolve, config, RESOURCES, workflow.config_settings.config)
 config.update(RUN.config.plain())
-# Jobs of a cluster run on machines of other devices, and look for themselves. A plan may be of such a machine.
-if workflow.is_main_process and workflow.local_exec and set(workflow.dag_settings.targets) != {"plan"}:
+# Jobs of a cluster run on machines of other devices, and look for themselves.
+if workflow.is_main_process and workflow.local_exec:
     refused(check_device, RUN.config)
 # The same made small; its rules are in demo.smk.
 DEMO = RUN.demo()

@@ -45,6 +45,10 @@ def measure_layer(job: PeersLayer, inputs: Mapping[str, str], outputs: Mapping[s
     chosen = [make(entry) for entry in job.selectors]
     loaded = {text: read_layer(text.folder, job.layer) for text in texts}
     roles = by_role(texts, "codec", "threshold", "held_out")
+    # Selectors hold every pair of a text's queries and keys, so imported texts of many threshold queries are thinned.
+    most = max(len(loaded[text].positions) for text in roles["held_out"])
+    for text in roles["threshold"]:
+        loaded[text] = loaded[text].at(slice(None, None, -(-len(loaded[text].positions) // most)))
     for text in measured_texts(texts):
         from_position(loaded[text], text, job.headline_start)  # raises where none lies there
     ghosts = _GhostRecords(loaded, roles["codec"], inputs, job)

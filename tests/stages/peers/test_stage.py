@@ -250,3 +250,21 @@ def test_a_capture_that_is_not_finite_is_refused_by_layer_and_head(captures, tmp
     with pytest.raises(CaptureError, match="layer 0, KV head 1: the keys hold (nan|inf) at position 44"):
         measure_layer(PeersLayer.read(PARAMS | {"captures": spoiled, "layer": 0}), sketch, outputs)
     assert not list(tmp_path.glob("*.parquet"))
+
+
+def test_of_a_threshold_text_no_more_queries_are_held_than_of_a_held_out_text(
+    captures, tmp_path, monkeypatch
+):
+    def thinned(*roles):
+        def read(folder, layer):
+            capture = read_layer(folder, layer)
+            return capture.at(slice(None, None, 2)) if any(role in folder for role in roles) else capture
+
+        return read
+
+    found = []
+    for roles in (("held_out",), ("held_out", "threshold")):
+        monkeypatch.setattr("ghostkv.stages.peers.layer.read_layer", thinned(*roles))
+        (folder := tmp_path / roles[-1]).mkdir()
+        found.append(run(captures, folder, layers=(0,))["peers"])
+    assert found[0].equals(found[1])

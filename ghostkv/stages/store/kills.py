@@ -174,10 +174,10 @@ def fork(work: Callable[[], None]) -> int:
         work()
         os._exit(0)
     except BaseException as error:
-        traceback.print_exc()
         number = getattr(error.__cause__ or error, "errno", None)
         if number in DISK_FULL:
             os._exit(number)
+        traceback.print_exc()
     os._exit(3)
 
 

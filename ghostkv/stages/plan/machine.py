@@ -14,7 +14,7 @@ from ghostkv.stages.plan.rates import REFERENCE
 
 # What the jobs' starts are made of, without anything of the lab's own.
 _START = "import numpy, polars, pyarrow.parquet, pydantic, scipy.linalg"
-# A product that caches hold, and a pass over arrays that they do not; the medians of five.
+# A product that caches hold, and a pass over arrays that they do not; the least of 20, which other programs disturb least.
 _PROBE = """
 import json, time
 import numpy as np
@@ -23,11 +23,11 @@ numbers, written = np.zeros((2, 8 << 20), np.float32)
 def timed(work):
     work()
     taken = []
-    for _ in range(5):
+    for _ in range(20):
         begun = time.process_time()
         work()
         taken.append(time.process_time() - begun)
-    return sorted(taken)[2]
+    return min(taken)
 compute, memory = timed(lambda: left @ right), timed(lambda: np.add(numbers, 1.0, out=written))
 print(json.dumps({"compute": compute, "memory": memory}))
 """

@@ -5,7 +5,7 @@ of each term. REFERENCE: what the machine of those runs was measured at (`ghostk
 """
 # fmt: off
 
-REFERENCE = {'start': 0.4658, 'compute': 0.009573, 'memory': 0.002871}
+REFERENCE = {'start': 0.4402, 'compute': 0.008691, 'memory': 0.00143}
 RATES = {'capture_overhead': {'cpu': {'start': 4.441, 'weights': 17.22, 'matmul': 0.01936, 'attention': 0.02411},
                       'memory': {'start': 0.4866, 'weights': 1.155, 'hidden': 29.52}},
  'trace_text': {'cpu': {'start': 4.637, 'weights': 17.22, 'matmul': 0.01936, 'attention': 0.02411},

@@ -82,7 +82,16 @@ def output_bound(
     return np.maximum(nothing_lost, dropped * largest + np.linalg.norm((m - t) * read + t * means, axis=-1))
 
 
-def cold_means(values: np.ndarray, visible: ColdRange, page: int = 0) -> np.ndarray:
+def running_sums(values: np.ndarray) -> np.ndarray:
+    """Sum of V over all keys before each, and over all; float64 [tokens + 1, value_dim]."""
+    total = np.zeros((len(values) + 1, values.shape[1]))
+    np.cumsum(values, axis=0, dtype=np.float64, out=total[1:])
+    return total
+
+
+def cold_means(
+    values: np.ndarray, visible: ColdRange, page: int = 0, total: np.ndarray | None = None
+) -> np.ndarray:
     """Mean of V over the cold keys that each query has behind it, whole or by page.
 
     Parameters
@@ -90,14 +99,15 @@ def cold_means(values: np.ndarray, visible: ColdRange, page: int = 0) -> np.ndar
     values : ndarray of float32, shape [tokens, value_dim]
     page : int
         Keys per page, counted from token 0; 0 for one running mean.
+    total : ndarray, optional
+        `running_sums` of `values`, where they are known.
 
     Returns
     -------
     ndarray of float32, shape [queries, pages, value_dim]
         Pages without a cold key are zero.
     """
-    total = np.zeros((len(values) + 1, values.shape[1]))
-    np.cumsum(values, axis=0, dtype=np.float64, out=total[1:])
+    total = running_sums(values) if total is None else total
     size = page or len(values)
     edges = np.arange(-(-len(values) // size)) * size
     low = np.maximum(edges[None, :], visible.start[:, None])

@@ -26,6 +26,7 @@ from ghostkv.elimination.thresholds import (
     statistic,
     union_survivors,
 )
+from ghostkv.elimination.wide_text import WideText
 
 if TYPE_CHECKING:
     from ghostkv.config.base import GridEntry
@@ -79,7 +80,7 @@ class GroupView:
     visible: ColdRange
     exact: ExactAttention
     relevant: dict[str, np.ndarray]  # [group, queries]
-    values: np.ndarray | None  # float32 [tokens, value_dim]
+    wide: WideText
     # float32 [group, queries, value_dim]; exact outputs, recomputed from the stored K and V so that elimination is
     # all that an output error measures
     outputs: np.ndarray | None
@@ -91,33 +92,38 @@ class GroupView:
         return self.capture.group_queries(self.kv_head)
 
     @property
+    def values(self) -> np.ndarray | None:
+        """float32, shape [tokens, value_dim]."""
+        return self.wide.values
+
+    @property
     def value_dim(self) -> int:
         return 0 if self.values is None else self.values.shape[1]
 
 
 def view_group(
-    capture: LayerCapture, kv_head: int, setting: Setting, with_output: bool, cuts: np.ndarray | None = None
+    capture: LayerCapture,
+    kv_head: int,
+    setting: Setting,
+    with_output: bool,
+    cuts: np.ndarray | None = None,
+    wide: WideText | None = None,
 ) -> GroupView:
     """Exact attention of one KV head's group; `with_output` False skips values (calibration needs none).
 
-    `cuts` are those of `exact_attention`.
+    `cuts` are those of `exact_attention`; `wide` is the whole text, where that is known.
     """
     visible = cold_range(capture.positions, capture.first_visible(), setting.sinks, setting.hot)
-    exact = exact_attention(
-        capture, kv_head, capture.keys[kv_head].astype(np.float32), visible, setting.top_k, cuts
-    )
-    values = outputs = None
-    if with_output and capture.values is not None:
-        values = capture.values[kv_head].astype(np.float32)
-        outputs = exact.mass @ values
+    wide = WideText.of(capture, kv_head, with_output) if wide is None else wide
+    exact = exact_attention(capture, kv_head, wide.keys, visible, setting.top_k, cuts)
     return GroupView(
         capture,
         kv_head,
         visible,
         exact,
         relevant_counts(exact.needed, visible),
-        values,
-        outputs,
+        wide,
+        None if wide.values is None else exact.mass @ wide.values,
         Workspace.of(exact.scores.shape),
     )
 

@@ -29,6 +29,7 @@ from ghostkv.elimination.frontier import (
 from ghostkv.elimination.metrics import bound_errors, per_query
 from ghostkv.elimination.sweep import Sweep
 from ghostkv.elimination.thresholds import statistic, union_survivors
+from ghostkv.elimination.wide_text import WideText
 from ghostkv.files.blocks import query_blocks
 
 
@@ -44,6 +45,7 @@ class TextView:
     relevant: dict[str, np.ndarray]  # [group, queries]
     blocks: tuple[slice, ...]
     cuts: tuple[np.ndarray, ...]  # one a block, see `ExactAttention.cuts`
+    wide: WideText
     whole: GroupView | None  # where there is one block
 
     @classmethod
@@ -51,8 +53,11 @@ class TextView:
         """Go through all blocks once; `with_output` as for `view_group`."""
         blocks = tuple(query_blocks(len(capture.positions), capture.group, capture.tokens))
         relevant, cuts = [], []
+        wide = WideText.of(capture, kv_head, with_output)
+        # Outputs wait until a block is made again.
+        first = wide if len(blocks) == 1 else replace(wide, values=None)
         for block in blocks:
-            view = view_group(capture.at(block), kv_head, setting, with_output and len(blocks) == 1)
+            view = view_group(capture.at(block), kv_head, setting, with_output, wide=first)
             relevant.append(view.relevant)
             cuts.append(view.exact.cuts)
         return cls(
@@ -64,6 +69,7 @@ class TextView:
             {name: np.concatenate([one[name] for one in relevant], axis=1) for name in relevant[0]},
             blocks,
             tuple(cuts),
+            wide,
             view if len(blocks) == 1 else None,
         )
 
@@ -73,7 +79,8 @@ class TextView:
             yield self.whole
             return
         for block, cuts in zip(self.blocks, self.cuts, strict=True):
-            yield view_group(self.capture.at(block), self.kv_head, self.setting, self.with_output, cuts)
+            block = self.capture.at(block)
+            yield view_group(block, self.kv_head, self.setting, self.with_output, cuts, self.wide)
 
     @property
     def value_dim(self) -> int:
@@ -119,8 +126,8 @@ class TextEstimates:
         out = np.empty((capture.group, len(capture.positions), capture.tokens), np.float32)
         if self.decoded is not None:
             return score_decoded(capture, self.view.kv_head, self.design.codec, self.decoded, out)
-        keys = capture.keys[self.view.kv_head].astype(np.float32)
-        scores(capture.group_queries(self.view.kv_head), keys, capture.scale, capture.softcap, out=out)
+        queries = capture.group_queries(self.view.kv_head)
+        scores(queries, self.view.wide.keys, capture.scale, capture.softcap, out=out)
         return out, *oracle_margins(out.shape)
 
 

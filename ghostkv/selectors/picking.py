@@ -11,6 +11,9 @@ import numpy as np
 
 from ghostkv.files.compiled import njit
 
+# Factor and increment of a linear congruential generator modulo 2^64 (Knuth, MMIX).
+_LCG = np.uint64(6364136223846793005), np.uint64(1442695040888963407)
+
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def pick_top(priority, counts, start, stop, reads):
@@ -119,12 +122,20 @@ def sum_left(reads, mass, start, stop, share):
 def _keep_largest(work, size, k):
     """Move the `k` largest of the first `size` entries to the front; returns the smallest of them.
 
-    Quickselect with the median of three as pivot. Every step swaps and only the boundary's step depends on
-    the comparison, so that there is no branch to mispredict.
+    Quickselect with the median of three as pivot, of places that no order of the entries foresees: what the first, middle and
+    last say of an ascending row, such as priority by recency, takes quadratic time. Every step swaps and only the boundary's step
+    depends on the comparison, so that there is no branch to mispredict.
     """
     low, high = 0, size
+    state = np.uint64(1)
     while high - low > 1:
-        a, b, c = work[low], work[(low + high) // 2], work[high - 1]
+        wide = np.uint64(high - low)
+        state = state * _LCG[0] + _LCG[1]
+        a = work[low + np.int64((state >> np.uint64(33)) % wide)]
+        state = state * _LCG[0] + _LCG[1]
+        b = work[low + np.int64((state >> np.uint64(33)) % wide)]
+        state = state * _LCG[0] + _LCG[1]
+        c = work[low + np.int64((state >> np.uint64(33)) % wide)]
         pivot = max(min(a, b), min(max(a, b), c))
         above = low
         for j in range(low, high):

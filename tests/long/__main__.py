@@ -28,7 +28,6 @@ TABLES = {
     "certificates": "certificates",
     "calibrated": "calibrated",
     "peers": "peers",
-    "hierarchy": "heads",
 }
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ghostkv.elimination.attention import ColdRange
-from ghostkv.elimination.compensation import LEFT, cold_means, tail_weights
+from ghostkv.elimination.compensation import LEFT, cold_means, running_sums, tail_weights
 from ghostkv.elimination.grid import Grid, bin_row
 from ghostkv.elimination.sweep import lost_outputs
 from ghostkv.files.compiled import njit
@@ -60,6 +60,7 @@ def tail(
     visible: ColdRange,
     page: int = 0,
     out: np.ndarray | None = None,
+    total: np.ndarray | None = None,
 ) -> Tail:
     """Prepare what stands in for eliminated keys.
 
@@ -75,10 +76,13 @@ def tail(
         Keys per page mean; 0 for none.
     out : ndarray of float32, shape [group, queries, keys], optional
         Where to write the weights.
+    total : ndarray, optional
+        `running_sums` of `values`, where they are known.
     """
     weight = tail_weights(estimates, lse, out)
-    mean = cold_means(values, visible)
-    pages = cold_means(values, visible, page) if page else mean[:, :0]
+    total = running_sums(values) if total is None else total
+    mean = cold_means(values, visible, total=total)
+    pages = cold_means(values, visible, page, total) if page else mean[:, :0]
     return Tail(weight=weight, mean=mean[:, 0], pages=pages, page=page)
 
 

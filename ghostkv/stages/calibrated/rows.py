@@ -39,7 +39,7 @@ def head_curves(estimates: TextEstimates, rule: str, page: int | None) -> Curves
     for view in estimates.view:
         known = estimates.on(view)
         # Output errors of both kinds come from one pass of their own, so the sweep needs no values.
-        plain = replace(view, values=None, outputs=None)
+        plain = replace(view, wide=replace(view.wide, values=None), outputs=None)
         swept = sweep_rule(plain, known, rule, estimates.view.setting)
         if page is not None and view.values is not None:
             errors.append(_output_errors(view, known, swept, grid, page))
@@ -56,7 +56,7 @@ def head_curves(estimates: TextEstimates, rule: str, page: int | None) -> Curves
 def _output_errors(
     view: GroupView, known: Estimates, swept: RuleSweep, grid: Grid, page: int
 ) -> OutputErrors:
-    stand_in = tail(known.scores, view.exact.lse, view.values, view.visible, page)
+    stand_in = tail(known.scores, view.exact.lse, view.values, view.visible, page, total=view.wide.sums)
     return output_errors(
         swept.statistic, view.exact.mass, stand_in, view.visible, grid, view.values, view.outputs
     )

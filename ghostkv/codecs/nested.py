@@ -12,7 +12,7 @@ the stored key itself ("nested" storage), of which a survivor reads only the rem
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -154,6 +154,10 @@ class Nested(Whitened):
         rho = np.append(self._rho_scale(level), np.inf)[records.rho[:, level]] * FRAME_SLACK
         radius = rho + self._rounding(np.linalg.norm(coordinates.astype(np.float64), axis=1), rho)
         return Decoded(coordinates, round_up(radius))
+
+    def decode_levels(self, records: NestedRecords) -> Iterator[Decoded]:
+        """Read records back up to each level in turn; raises as `decode`."""
+        return (self.decode(records, level) for level in range(len(self.levels)))
 
     def _rho_scale(self, level: int) -> np.ndarray:
         return self.rho_top_[level] * _RHO_GROWTH ** np.arange(-RHO_MAX, 1.0)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from ghostkv.codecs.base import Decoded
-from ghostkv.codecs.nested import Nested, NestedRecords
+from ghostkv.codecs.nested import Nested
 from ghostkv.elimination.attention import cap
 from ghostkv.elimination.bounds import TINY
 from ghostkv.files.compiled import njit
@@ -15,7 +15,7 @@ from ghostkv.files.compiled import njit
 
 def read_levels(
     codec: Nested,
-    records: NestedRecords,
+    levels: Iterable[Decoded],
     queries: np.ndarray,
     scale: float,
     softcap: float,
@@ -26,6 +26,8 @@ def read_levels(
 
     Parameters
     ----------
+    levels : iterable of Decoded
+        The records as each level of the codec reads them, as `Nested.decode_levels` gives them.
     queries : ndarray of float32, shape [..., head_dim]
     bounds : pair of ndarray of float32, shape [levels, ..., keys]
         Lower and upper, filled one level at each step.
@@ -37,8 +39,7 @@ def read_levels(
     projected = codec.project(flat)
     weight = projected.weight(scale)
     known = np.full(estimates.shape, -np.inf, np.float32), np.full(estimates.shape, np.inf, np.float32)
-    for level in range(len(codec.levels)):
-        decoded = codec.decode(records, level)
+    for level, decoded in enumerate(levels):
         cap(codec.estimate(projected, decoded, scale, estimates), softcap)
         found = tuple(side[level].reshape(estimates.shape) for side in bounds)
         _narrow(estimates, weight, decoded.radius, *known, *found)

@@ -104,7 +104,8 @@ class CertifiedMass(Decider):
         shape = (*view.queries.shape[:2], keys)
         bounds = np.empty((2, len(codec.levels), *shape), np.float32)
         estimates = np.empty(shape, np.float32)
-        for _ in read_levels(codec, records, view.queries, view.scale, view.softcap, bounds, estimates):
+        levels = codec.decode_levels(records)
+        for _ in read_levels(codec, levels, view.queries, view.scale, view.softcap, bounds, estimates):
             pass
         scores = view.scores()
         truth = Truth.of(view.queries, view.keys, scores, view.values, view.visible, view.scale, 1)

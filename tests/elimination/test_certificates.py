@@ -93,7 +93,9 @@ class Case:
         shape = (len(codec.levels), *self.exact.shape)
         lower, upper = np.empty(shape, np.float32), np.empty(shape, np.float32)
         records, estimates = codec.encode(self.keys), np.empty(self.exact.shape, np.float32)
-        for _ in read_levels(codec, records, self.queries, SCALE, 0.0, (lower, upper), estimates):
+        for _ in read_levels(
+            codec, codec.decode_levels(records), self.queries, SCALE, 0.0, (lower, upper), estimates
+        ):
             pass
         return lower, upper
 

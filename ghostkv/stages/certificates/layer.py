@@ -10,7 +10,8 @@ import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture, read_layer
 from ghostkv.captures.captured_texts import by_role, from_position, sketch_metadata
-from ghostkv.codecs.nested import Nested, NestedRecords, level_bytes
+from ghostkv.codecs.base import Decoded
+from ghostkv.codecs.nested import Nested, level_bytes
 from ghostkv.codecs.records import load_codecs
 from ghostkv.elimination.attention import ColdRange, cap, cold_range, scores
 from ghostkv.elimination.bounds import Bounder, CodecBounds, count_violations
@@ -83,10 +84,12 @@ def _certify(
 ) -> Findings:
     """One KV head on one text: its keys are indexed once, and its queries are taken block by block."""
     keys, found = capture.keys[kv_head], Findings()
-    records, written = codec.encode(keys), [bounder.write(keys) for bounder in others]
+    # Decoded once for all blocks of queries: float32 [keys, head_dim] a level.
+    levels = list(codec.decode_levels(codec.encode(keys)))
+    written = [bounder.write(keys) for bounder in others]
     for block in query_blocks(len(capture.positions), capture.group, capture.tokens):
         view = _view(capture.at(block), kv_head, job)
-        _cascade(found, view, codec, records, job, space)
+        _cascade(found, view, codec, levels, job, space)
         # Of all queries, whatever the blocks.
         few = view.at(slice(-block.start % job.compared_every, None, job.compared_every))
         for bounder in written if few.queries.shape[1] else ():
@@ -133,7 +136,7 @@ def _view(capture: LayerCapture, kv_head: int, job: CertifyLayer) -> _View:
 
 
 def _cascade(
-    found: Findings, view: _View, codec: Nested, records: NestedRecords, job: CertifyLayer, space: Space
+    found: Findings, view: _View, codec: Nested, decoded: Sequence[Decoded], job: CertifyLayer, space: Space
 ) -> None:
     """Both certificates of the nested record, in both storages."""
     capture, shape = view.capture, view.truth.scores.shape
@@ -141,7 +144,7 @@ def _cascade(
     lower, upper = space.of("lower", (levels, *shape)), space.of("upper", (levels, *shape))
     levels_read = read_levels(
         codec,
-        records,
+        decoded,
         view.queries,
         capture.scale,
         capture.softcap,

@@ -106,7 +106,13 @@ def _record_bounds(
     lower, upper = space.of("lower", (levels, *shape)), space.of("upper", (levels, *shape))
     estimates, records = space.of("estimates", shape), codec.encode(keys)
     for last in read_levels(
-        codec, records, queries, capture.scale, capture.softcap, (lower, upper), estimates
+        codec,
+        codec.decode_levels(records),
+        queries,
+        capture.scale,
+        capture.softcap,
+        (lower, upper),
+        estimates,
     ):
         escaped = ~np.isfinite(last.radius)
     return lower, upper, escaped

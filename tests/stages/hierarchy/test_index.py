@@ -160,7 +160,9 @@ def make_view(seed, tokens=160, queries=7, kind="plain", window=0):
     logits = scores(asked, keys.astype(np.float32), 0.5, visible=visible)
     truth = Truth.of(asked, keys, logits, None, visible, 0.5, TOP_K)
     lower, upper = bounds = np.empty((2, len(LEVELS), 2, queries, tokens), np.float32)
-    for _ in read_levels(codec(), codec().encode(keys), asked, 0.5, 0.0, bounds, np.empty_like(lower[0])):
+    for _ in read_levels(
+        codec(), codec().decode_levels(codec().encode(keys)), asked, 0.5, 0.0, bounds, np.empty_like(lower[0])
+    ):
         pass
     costs = Costs.of(codec().level_bytes[:-1], codec().level_bytes.sum(), WIDTH, 0)
     return LateView(keys, asked, lower, upper, truth, costs, 0.5, 0.0, int(visible.stop.min()))

@@ -32,6 +32,8 @@ _RHO_KEYS = 4096
 UNIT_ROUNDOFF = 2.0**-24
 # Relative slack of what is fitted in float64 and used in float32 (z, ||W^-T q||, rho steps).
 FRAME_SLACK = 1.0 + 2.0**-18
+# Roundings beside those of a dot product's own terms: the scale, offset, a soft cap and the final sum take less.
+_SPARE = 20
 # Products below the smallest float32 vanish; no score that matters is this small.
 _UNDERFLOW = 2.0**-100
 
@@ -56,9 +58,12 @@ class Decoded:
     """Records ready to be scored."""
 
     coordinates: np.ndarray  # float32 [keys, dims]; ``y_hat``
-    # float32 [keys]; ``rho`` in key units plus the rounding slack of scoring in float32; infinite where the record
-    # cannot bound
+    # float32 [keys]; ``rho`` in key units plus what float32 rounds of the estimate; infinite where the record cannot bound
     radius: np.ndarray
+    longest: float  # what ``||k||`` is at most, of keys of finite radius
+
+    def __getitem__(self, index: slice) -> Decoded:
+        return Decoded(self.coordinates[index], self.radius[index], self.longest)
 
 
 @dataclass(frozen=True)
@@ -68,10 +73,17 @@ class ProjectedQueries:
     offset: np.ndarray  # float32 [queries]; ``q . mu``
     coordinates: np.ndarray  # float32 [queries, dims]; ``z = D^T q``
     norm: np.ndarray  # float32 [queries]; ``||W^-T q||``, rounded up
+    rounding: (
+        np.ndarray
+    )  # float32 [queries]; what float32 may round of ``q.k`` for a key of length 1, rounded up
 
     def weight(self, scale: float) -> np.ndarray:
         """What a key's radius is multiplied by to be the margin of its score: ``|scale| ||W^-T q||``, float32 [queries]."""
         return self.norm * np.float32(abs(scale))
+
+    def slack(self, scale: float, decoded: Decoded) -> np.ndarray:
+        """What a float32 evaluation of any key's score may be off, float32 [queries]; it belongs into every margin."""
+        return round_up(self.rounding.astype(np.float64) * (abs(scale) * decoded.longest))
 
 
 @dataclass
@@ -158,7 +170,7 @@ class Codec:
         return Records(self.quantiser_.pack(codes, self.code_bytes), rho)
 
     def decode(self, records: Records) -> Decoded:
-        """Read records back; the radius carries the rounding slack derived in docs/methods.md.
+        """Read records back; the radius carries what float32 rounds of estimates, derived in docs/certificates.md.
 
         Raises
         ------
@@ -172,22 +184,23 @@ class Codec:
             )
         coordinates = self.quantiser_.dequantise(self.quantiser_.unpack(records.code))
         rho = np.where(records.rho == 255, np.inf, records.rho * (self.rho_step_ * FRAME_SLACK))
-        radius = rho + self._rounding(np.linalg.norm(coordinates.astype(np.float64), axis=1), rho)
-        return Decoded(coordinates, round_up(radius))
+        return self._decoded(coordinates, rho)
 
-    def _rounding(self, code_norm: np.ndarray, rho: np.ndarray) -> np.ndarray:
-        """Float32 error of score and estimate together, in units of ``||W^-T q||``.
+    def _decoded(self, coordinates: np.ndarray, rho: np.ndarray) -> Decoded:
+        """Coordinates as scored, and their residual norms with the slack of rounding.
 
-        A float32 dot product of n terms errs by at most n u sum|a_i b_i| <= n u ||a|| ||b||; ||q|| <= ||W||_2
-        ||W^-T q||, and
-        ||k|| <= ||mu|| + ||D||_2 ||y_hat|| + ||W^-1||_2 rho.
+        A float32 dot product of n terms errs by at most ``n u ||a|| ||b||``; ``||z|| <= ||W D||_2 ||W^-T q||``, ``|q.mu| <=
+        ||W mu|| ||W^-T q||``, and ``||k|| <= ||mu|| + ||D||_2 ||y_hat|| + ||W^-1||_2 rho``.
         """
-        dims = self.metric_.shape[0] + self.decoder_.shape[1] + 8
-        spread = np.linalg.norm(self.metric_, 2)
+        code_norm = np.linalg.norm(coordinates.astype(np.float64), axis=1)
+        spread = np.linalg.norm(self.metric_ @ self.decoder_, 2)
+        terms = (coordinates.shape[1] + _SPARE) * spread * code_norm
+        rounding = UNIT_ROUNDOFF * (terms + _SPARE * np.linalg.norm(self.metric_ @ self.mean_)) + _UNDERFLOW
         shrink = np.linalg.norm(np.linalg.inv(self.metric_), 2)
-        mean, gain = np.linalg.norm(self.mean_), np.linalg.norm(self.decoder_, 2)
-        key_norm = mean + gain * code_norm + shrink * rho
-        return dims * UNIT_ROUNDOFF * spread * (key_norm + mean + gain * code_norm) + _UNDERFLOW
+        gain, bounded = np.linalg.norm(self.decoder_, 2), np.isfinite(rho)
+        beyond = (gain * code_norm[bounded] + shrink * rho[bounded]).max(initial=0.0)
+        longest = float(np.linalg.norm(self.mean_) + beyond)
+        return Decoded(coordinates, round_up(rho + rounding), longest)
 
     def project(self, queries: np.ndarray) -> ProjectedQueries:
         """See queries of shape [queries, head_dim] from the codec's frame."""
@@ -197,7 +210,13 @@ class Codec:
             (queries @ self.mean_).astype(np.float32),
             (queries @ self.decoder_).astype(np.float32),
             round_up(np.linalg.norm(dual, axis=1) * FRAME_SLACK + _UNDERFLOW),
+            round_up(np.linalg.norm(queries, axis=1) * (UNIT_ROUNDOFF * (queries.shape[1] + _SPARE))),
         )
+
+    def margins(self, queries: ProjectedQueries, decoded: Decoded, scale: float) -> np.ndarray:
+        """What no score is further from its estimate than, float32, shape [queries, keys]."""
+        slack = queries.slack(scale, decoded)[:, None] + np.float32(_UNDERFLOW)
+        return queries.weight(scale)[:, None] * decoded.radius + slack
 
     def estimate(
         self, queries: ProjectedQueries, decoded: Decoded, scale: float, out: np.ndarray | None = None

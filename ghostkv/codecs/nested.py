@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from ghostkv.codecs.base import ELEMENT_BYTES, FRAME_SLACK, RHO_BYTES, RHO_MAX, Decoded, round_up
+from ghostkv.codecs.base import ELEMENT_BYTES, FRAME_SLACK, RHO_BYTES, RHO_MAX, Decoded
 from ghostkv.codecs.cell_tree import CODE_BITS, CellTree
 from ghostkv.codecs.whitened import Whitened
 from ghostkv.files.compiled import njit
@@ -152,8 +152,7 @@ class Nested(Whitened):
         _unpack(np.concatenate(records.planes[: level + 1], axis=1), self.order_, codes)
         coordinates = self.tree_.rebuild(codes, self.depths(level))
         rho = np.append(self._rho_scale(level), np.inf)[records.rho[:, level]] * FRAME_SLACK
-        radius = rho + self._rounding(np.linalg.norm(coordinates.astype(np.float64), axis=1), rho)
-        return Decoded(coordinates, round_up(radius))
+        return self._decoded(coordinates, rho)
 
     def decode_levels(self, records: NestedRecords) -> Iterator[Decoded]:
         """Read records back up to each level in turn; raises as `decode`."""

@@ -89,7 +89,7 @@ class CodecBounds:
     def bounds(self, queries: np.ndarray, scale: float) -> Bounds:
         projected = self.codec.project(queries)
         estimates = self.codec.estimate(projected, self.decoded_, scale)
-        return from_estimates(estimates, np.outer(projected.weight(scale), self.decoded_.radius) + TINY)
+        return from_estimates(estimates, self.codec.margins(projected, self.decoded_, scale))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

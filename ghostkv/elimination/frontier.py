@@ -15,9 +15,10 @@ import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Codec, Decoded, Records
-from ghostkv.elimination.attention import ColdRange, ExactAttention, cap, cold_range, exact_attention
+from ghostkv.elimination.attention import ColdRange, ExactAttention, cold_range, exact_attention
 from ghostkv.elimination.grid import Grid
 from ghostkv.elimination.metrics import per_query, relevant_counts
+from ghostkv.elimination.record_scores import oracle_margins, score_decoded
 from ghostkv.elimination.sweep import Sweep, sweep
 from ghostkv.elimination.thresholds import (
     conformal_index,
@@ -31,10 +32,6 @@ from ghostkv.elimination.wide_text import WideText
 if TYPE_CHECKING:
     from ghostkv.config.base import GridEntry
     from ghostkv.config.frontier import Safe
-
-# The oracle has no margin; `relative_topk` divides by one, so the oracle's theta counts in steps of 4 score
-# units, which lets a grid made for margins reach as far down.
-ORACLE_MARGIN = 4.0
 
 
 @dataclass(frozen=True)
@@ -147,8 +144,9 @@ class Estimates:
 
     scores: np.ndarray  # float32 [group, queries, keys]
     weight: np.ndarray  # float32 [group, queries]
-    # float32 [keys]; the margin of a pair is ``weight * radius``; the oracle's is `ORACLE_MARGIN`
+    # float32 [keys]; the margin of a pair is ``weight * radius + slack``; the oracle's is `ORACLE_MARGIN`
     radius: np.ndarray
+    slack: np.ndarray  # float32 [group, queries]
     # float32 [group, queries, keys]; estimates of cold keys beside exact scores of the others
     known: np.ndarray
 
@@ -166,21 +164,6 @@ def estimate_decoded(view: GroupView, design: Design, decoded: Decoded | None) -
     scored = score_decoded(view.capture, view.kv_head, design.codec, decoded, view.workspace.estimates)
     known = kept_or_estimated(scored[0], view.exact.scores, view.visible, view.workspace.known)
     return Estimates(*scored, known)
-
-
-def oracle_margins(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """`Estimates.weight` and `radius` of the oracle."""
-    return np.full(shape[:2], ORACLE_MARGIN, np.float32), np.ones(shape[2], np.float32)
-
-
-def score_decoded(
-    capture: LayerCapture, kv_head: int, codec: Codec, decoded: Decoded, out: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`Estimates.scores`, written to `out`, `weight` and `radius` of a capture's queries."""
-    queries = capture.group_queries(kv_head)
-    projected = codec.project(queries.reshape(-1, queries.shape[-1]))
-    codec.estimate(projected, decoded, capture.scale, out.reshape(-1, out.shape[2]))
-    return cap(out, capture.softcap), projected.weight(capture.scale).reshape(out.shape[:2]), decoded.radius
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def upper_quantile(values: np.ndarray, share: float, axis: int) -> np.ndarray:
 
 # Sums may be reordered, but infinities mean something here.
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def bound_errors(exact, estimates, weight, radius, visible):
+def bound_errors(exact, estimates, weight, radius, slack, visible):
     """How good a codec's estimate is and whether its margin holds, over the cold keys.
 
     Parameters
@@ -75,6 +75,8 @@ def bound_errors(exact, estimates, weight, radius, visible):
     exact, estimates : ndarray of float32, shape [group, queries, keys]
     weight : ndarray of float32, shape [group, queries]
     radius : ndarray of float32, shape [keys]
+    slack : ndarray of float32, shape [group, queries]
+        The margin of a pair is ``weight * radius + slack``.
 
     Returns
     -------
@@ -86,13 +88,13 @@ def bound_errors(exact, estimates, weight, radius, visible):
     squared, margins, total, total_squared = 0.0, 0.0, 0.0, 0.0
     for g in range(exact.shape[0]):
         for q in range(exact.shape[1]):
-            w, cold = weight[g, q], slice(visible.start[q], visible.stop[q])
+            w, rounded, cold = weight[g, q], slack[g, q], slice(visible.start[q], visible.stop[q])
             truth, guess, reach = exact[g, q, cold], estimates[g, q, cold], radius[cold]
             pairs += truth.size
             for j in range(truth.size):
                 score = np.float64(truth[j])
                 error = score - np.float64(guess[j])
-                margin = w * reach[j]
+                margin = w * reach[j] + rounded
                 # "not <=", so that what is not a number counts.
                 violations += not (abs(error) <= margin)
                 squared += error * error

@@ -42,14 +42,14 @@ def read_levels(
     for level, decoded in enumerate(levels):
         cap(codec.estimate(projected, decoded, scale, estimates), softcap)
         found = tuple(side[level].reshape(estimates.shape) for side in bounds)
-        _narrow(estimates, weight, decoded.radius, *known, *found)
+        _narrow(estimates, weight, decoded.radius, projected.slack(scale, decoded), *known, *found)
         known = found
         yield decoded
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _narrow(estimates, weight, radius, lower, upper, new_lower, new_upper):
-    """Intersect known bounds with ``estimate -+ weight * radius``.
+def _narrow(estimates, weight, radius, slack, lower, upper, new_lower, new_upper):
+    """Intersect known bounds with ``estimate -+ (weight * radius + slack)``.
 
     Parameters
     ----------
@@ -59,8 +59,9 @@ def _narrow(estimates, weight, radius, lower, upper, new_lower, new_upper):
         Where the result goes. Not a number counts as no bound.
     """
     for query in range(estimates.shape[0]):
+        rounded = slack[query] + TINY
         for key in range(estimates.shape[1]):
-            margin, estimate = weight[query] * radius[key] + TINY, estimates[query, key]
+            margin, estimate = weight[query] * radius[key] + rounded, estimates[query, key]
             low, high = estimate - margin, estimate + margin
             new_lower[query, key] = low if low > lower[query, key] else lower[query, key]
             new_upper[query, key] = high if high < upper[query, key] else upper[query, key]

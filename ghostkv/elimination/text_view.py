@@ -21,12 +21,11 @@ from ghostkv.elimination.frontier import (
     RuleSweep,
     Setting,
     estimate_decoded,
-    oracle_margins,
-    score_decoded,
     sweep_rule,
     view_group,
 )
 from ghostkv.elimination.metrics import bound_errors, per_query
+from ghostkv.elimination.record_scores import oracle_margins, score_decoded
 from ghostkv.elimination.sweep import Sweep
 from ghostkv.elimination.thresholds import statistic, union_survivors
 from ghostkv.elimination.wide_text import WideText
@@ -125,10 +124,10 @@ class TextEstimates:
         capture = self.view.capture.at(self.view.blocks[number])
         out = np.empty((capture.group, len(capture.positions), capture.tokens), np.float32)
         if self.decoded is not None:
-            return score_decoded(capture, self.view.kv_head, self.design.codec, self.decoded, out)
+            return score_decoded(capture, self.view.kv_head, self.design.codec, self.decoded, out)[:3]
         queries = capture.group_queries(self.view.kv_head)
         scores(queries, self.view.wide.keys, capture.scale, capture.softcap, out=out)
-        return out, *oracle_margins(out.shape)
+        return out, *oracle_margins(out.shape)[:2]
 
 
 def sweep_text(
@@ -160,7 +159,9 @@ def counted(swept: RuleSweep) -> RuleSweep:
 
 def errors_of(view: GroupView, known: Estimates) -> tuple[float, ...]:
     """`bound_errors` of a block."""
-    return bound_errors(view.exact.scores, known.scores, known.weight, known.radius, view.visible)
+    return bound_errors(
+        view.exact.scores, known.scores, known.weight, known.radius, known.slack, view.visible
+    )
 
 
 def added(errors: Sequence[tuple[float, ...]]) -> tuple[float, ...]:

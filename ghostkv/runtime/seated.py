@@ -55,7 +55,7 @@ class SeatState:
         self.seen = self.base if tokens == self.base_tokens else self.seen.before(tokens)
         for key, found in self.decoded.items():
             left = max(tokens - int(self.first[key[0]]), 0)
-            self.decoded[key] = Decoded(found.coordinates[:left], found.radius[:left])
+            self.decoded[key] = found[:left]
 
     def select(self, rows: np.ndarray) -> None:
         """Go on with these rows of the batch."""
@@ -206,9 +206,10 @@ class Seated(Decider):
                     new = Decoded(
                         np.concatenate([found.coordinates, new.coordinates]),
                         np.concatenate([found.radius, new.radius]),
+                        max(found.longest, new.longest),
                     )
                 state.decoded[key] = found = new
-            return codec, Decoded(found.coordinates[: len(keys)], found.radius[: len(keys)])
+            return codec, found[: len(keys)]
 
         return of
 

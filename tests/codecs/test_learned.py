@@ -41,7 +41,7 @@ def test_margins_hold_in_any_invertible_frame(seed, spread, magnitude, query_mag
     exact = (queries * np.float32(0.25)) @ keys.astype(np.float32).T
     projected = codec.project(queries)
     gap = np.abs(exact.astype(float) - codec.estimate(projected, decoded, 0.25))
-    margin = (projected.norm * np.float32(0.25))[:, None] * decoded.radius
+    margin = codec.margins(projected, decoded, 0.25)
     assert (gap[np.isfinite(margin)] <= margin[np.isfinite(margin)]).all()
 
 

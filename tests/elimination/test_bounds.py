@@ -27,7 +27,7 @@ def worst_excess(codec, keys, queries, scale=0.25):
     exact = (queries * np.float32(scale)) @ keys.astype(np.float32).T
     decoded, projected = codec.decode(codec.encode(keys)), codec.project(queries)
     estimate = codec.estimate(projected, decoded, scale)
-    margin = (projected.norm * np.float32(scale))[:, None] * decoded.radius
+    margin = codec.margins(projected, decoded, scale)
     with np.errstate(invalid="ignore"):
         excess = np.abs(exact.astype(np.float64) - estimate) - margin
     return np.nanmax(np.where(np.isinf(margin), -np.inf, excess))

@@ -51,7 +51,9 @@ def test_a_broken_margin_is_counted():
     radius = np.array([1, 1, 1, 1, np.inf, 1], np.float32)
     weight = np.full((1, 1), 0.4, np.float32)
     visible = ColdRange(first=np.array([0]), last=np.array([6]), start=np.array([0]), stop=np.array([5]))
-    pairs, violations, squared, margins, *_ = bound_errors(exact, estimates, weight, radius, visible)
+    pairs, violations, squared, margins, *_ = bound_errors(
+        exact, estimates, weight, radius, np.zeros((1, 1), np.float32), visible
+    )
     assert (pairs, violations) == (5, 3)
     assert np.isclose(squared, 0.25 + 0.25 + 4 + 0.01)
     assert np.isclose(margins, 4 * 0.4)

@@ -31,14 +31,16 @@ def test_a_bound_or_score_that_is_no_number_is_a_violation(where):
     assert count_violations(*arrays.values(), *cold) == (6, 1)
 
 
-@pytest.mark.parametrize("where", ["exact", "estimates", "weight", "radius"])
+@pytest.mark.parametrize("where", ["exact", "estimates", "weight", "radius", "slack"])
 def test_an_error_or_margin_that_is_no_number_is_a_violation(where):
     shape = (1, 1, 8)
     arrays = {"exact": np.zeros(shape, np.float32), "estimates": np.full(shape, 0.5, np.float32)}
     arrays |= {"weight": np.ones(shape[:2], np.float32), "radius": np.ones(8, np.float32)}
+    arrays["slack"] = np.zeros(shape[:2], np.float32)
     assert bound_errors(*arrays.values(), VISIBLE)[:2] == (6, 0)
-    arrays[where][..., 0 if where == "weight" else 3] = np.nan
-    assert bound_errors(*arrays.values(), VISIBLE)[1] == (6 if where == "weight" else 1)
+    of_all = where in ("weight", "slack")
+    arrays[where][..., 0 if of_all else 3] = np.nan
+    assert bound_errors(*arrays.values(), VISIBLE)[1] == (6 if of_all else 1)
 
 
 def test_a_certificate_over_scores_that_are_no_numbers_is_violated():
@@ -156,7 +158,12 @@ def test_a_capture_of_negative_scale_is_swept_with_its_margins():
     exact = (layer.queries @ layer.keys[0].astype(np.float32).T * np.float32(-0.3)).astype(np.float32)
     estimates = codec.estimate(projected, decoded, -0.3)[None]
     pairs, violations, *_ = bound_errors(
-        exact, estimates, projected.weight(-0.3)[None], decoded.radius, visible
+        exact,
+        estimates,
+        projected.weight(-0.3)[None],
+        decoded.radius,
+        projected.slack(-0.3, decoded)[None],
+        visible,
     )
     assert pairs > 100
     assert violations == 0

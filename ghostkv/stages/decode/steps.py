@@ -15,7 +15,6 @@ import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import Codec, Records
-from ghostkv.codecs.base import Decoded
 from ghostkv.elimination.attention import cap, cold_range, scores, softmax
 from ghostkv.elimination.compensation import LEFT, cold_means, compensate, tail_weights
 from ghostkv.elimination.thresholds import kept_or_estimated, reference, statistic
@@ -87,7 +86,7 @@ def decide(
         flat = queries[:, rows].reshape(-1, keys.shape[1])
         scores(flat, keys[: shape[2]], capture.scale, capture.softcap, seen, exact.reshape(-1, shape[2]))
         projected = codec.project(flat)
-        shorter = Decoded(decoded.coordinates[: shape[2]], decoded.radius[: shape[2]])
+        shorter = decoded[: shape[2]]
         codec.estimate(projected, shorter, capture.scale, out=guessed.reshape(-1, shape[2]))
         cap(guessed, capture.softcap)
         kept_or_estimated(guessed, exact, seen, out=known)

@@ -113,7 +113,7 @@ def see(
 
 def _coded(codec: Codec, queries: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     decoded, projected = codec.decode(codec.encode(keys)), codec.project(queries)
-    return codec.estimate(projected, decoded, 1.0), projected.norm[:, None] * decoded.radius
+    return codec.estimate(projected, decoded, 1.0), codec.margins(projected, decoded, 1.0)
 
 
 def _clusters(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from ghostkv.codecs.records import CodecSpec
 from ghostkv.elimination import frontier
 from ghostkv.elimination.frontier import Design, GroupView, Setting
 from ghostkv.elimination.grid import Grid
+from ghostkv.elimination.record_scores import ORACLE_MARGIN
 from ghostkv.elimination.summaries import bound_columns
 from ghostkv.elimination.text_view import errors_of
 from ghostkv.stages.synthetic import expectations as expect
@@ -135,7 +136,7 @@ class Audit:
             np.einsum("gqi,ij,gqj->gq", view.queries, world.key_covariance, view.queries)
         )
         thetas = _THETAS * float(np.sqrt((spread**2).mean()))
-        grid = Grid.of(thetas + frontier.ORACLE_MARGIN)
+        grid = Grid.of(thetas + ORACLE_MARGIN)
         setting = Setting(self.setting.sinks, self.setting.hot, self.setting.top_k, {"absolute": grid})
         swept = frontier.sweep_rule(view, frontier.estimate_group(view, ORACLE, None), "absolute", setting)
         below = below_thetas(generator, world, view, thetas, spread)

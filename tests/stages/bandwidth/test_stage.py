@@ -92,7 +92,7 @@ def test_survivors_are_of_any_head_cold_and_not_below_theta():
     view = SimpleNamespace(visible=visible, kv_head=1, capture=SimpleNamespace(group=2))
 
     def found(thetas, radius=radius):
-        known = Estimates(scores, weight, radius, scores)
+        known = Estimates(scores, weight, radius, np.zeros_like(weight), scores)
         theta = np.array([0, 0, *thetas], np.float32)
         return np.flatnonzero(_survived(view, known, "absolute", Setting(1, 2, 2, {}), theta)[0]).tolist()
 

@@ -56,6 +56,7 @@ def certify_mass(
     costs: Costs,
     shares: Sequence[float],
     delta: float,
+    together: bool = False,
 ) -> Outcome:
     """Eliminate as many keys as certainly hold at most a share `delta` of the mass.
 
@@ -64,9 +65,13 @@ def certify_mass(
     lower, upper : ndarray of float32, shape [levels + 1, group, queries, keys]
     shares : sequence of float, length levels
         Share of the budget that keys stopped at or before each level may take.
+    together : bool
+        Whether the heads of the group leave out the same keys, each within its own budget. Each by itself leaves out more, but
+        a key is read if any head of the group reads it.
     """
     outcome = Outcome.empty(truth.scores.shape, truth.values.shape[1])
-    mass_loop(lower, upper, powers, truth, MassRule(delta, np.asarray(shares, np.float64), costs), outcome)
+    rule = MassRule(delta, np.asarray(shares, np.float64), costs)
+    mass_loop(lower, upper, powers, truth, rule, together, outcome)
     if truth.values.shape[1]:
         _bound_output(truth, outcome)
     return outcome

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from ghostkv.elimination.truth import Truth
-from ghostkv.files.compiled import njit
 
 # Relative error of exp(x - top) in float32 for x - top > -87 (2^-24 * 87 from the subtraction, 3 ulp from exp), and
 # what any term below that can be; the sums themselves are float64. Derived in docs/certificates.md.
@@ -56,12 +55,3 @@ class Powers(NamedTuple):
             below = np.exp(lower[-1] - top[..., None]) * np.float32(1.0 - EXP_SLACK)
             kept = np.exp(low - top[..., None].astype(np.float64)).sum(axis=-1) * (1.0 - 2.0**-30)
         return cls(top=top, above=above, middle=middle, below=below, kept=kept)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def powers_of(powers, head, query):
-    """The `Powers` of one head and query."""
-    return Powers(
-        powers.top[head, query], powers.above[:, head, query], powers.middle[:, head, query],
-        powers.below[head, query], powers.kept[head, query],
-    )  # fmt: skip

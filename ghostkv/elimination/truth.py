@@ -103,10 +103,19 @@ def oracle_topk(truth: Truth) -> np.ndarray:
     )
 
 
-def oracle_mass(truth: Truth, deltas: Sequence[float]) -> np.ndarray:
-    """Largest elimination of exact scores that drops at most each delta, shape [deltas, group, queries]."""
+def oracle_mass(truth: Truth, deltas: Sequence[float], together: bool = False) -> np.ndarray:
+    """Elimination of exact scores that drops at most each delta, shape [deltas, group, queries].
+
+    It is the largest of each head; of heads that leave out the same keys (`together`), what lowest first of the largest
+    mass in any head gives.
+    """
     inside = truth.visible.mask(truth.mass.shape[-1])
-    ascending = np.sort(np.where(inside, truth.mass, np.inf).astype(np.float32), axis=-1)
-    total = np.cumsum(ascending, axis=-1, dtype=np.float64)
+    mass = np.where(inside, truth.mass, np.inf).astype(np.float32)
+    if together:
+        order = np.argsort(mass.max(axis=0), axis=-1, kind="stable")
+        total = np.cumsum(np.take_along_axis(mass, order[None], axis=-1), axis=-1, dtype=np.float64)
+        total = np.broadcast_to(total.max(axis=0), total.shape)
+    else:
+        total = np.cumsum(np.sort(mass, axis=-1), axis=-1, dtype=np.float64)
     cold = np.maximum(truth.visible.cold, 1)
     return np.stack([(total <= delta).sum(axis=-1) / cold for delta in deltas])

@@ -29,7 +29,7 @@ ANSWER = (
     "{frontier.elimination_at_fer_1pct:percent} unread and read {frontier.bytes_ratio_gqa_at_fer_1pct:percent} of the "
     "bytes, but what they leave unread holds {frontier.dropped_mass_at_fer_1pct:percent} of the softmax mass.",
     "**The price of losing little mass:** to prove for every query that at most 5 % of it is lost, a step reads "
-    "{certificates.mass_5pct.bytes_ratio_gqa:percent} of the bytes, and thresholds calibrated for 1 % on average read "
+    "{certificates.mass_5pct.group.bytes_ratio_gqa:percent} of the bytes, and thresholds calibrated for 1 % on average read "
     "{frontier.bytes_ratio_gqa_at_dropped_mass_1pct:percent}.",
 )
 _MASS = "Elimination with thresholds calibrated for dropped mass ≤ 1 %"
@@ -41,6 +41,7 @@ ROWS = (
     ("the bytes ratio there, GQA-true", "certificates.topk.bytes_ratio_gqa", "ratio"),
     (_CERTIFIED, "certificates.mass_5pct.elimination", "percent"),
     ("the bytes ratio there, GQA-true", "certificates.mass_5pct.bytes_ratio_gqa", "ratio"),
+    ("the same where the heads of a group decide together", "certificates.mass_5pct.group.bytes_ratio_gqa", "ratio"),
     ("Checks of certificates against exact attention", "certificates.checks", "integer"),
     ("violations among them", "certificates.violations", "integer"),
     ("Heads with a safe point on held-out text", "frontier.safe_head_share", "percent"),

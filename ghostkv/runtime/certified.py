@@ -113,7 +113,7 @@ class CertifiedMass(Decider):
             codec.level_bytes[:-1], codec.level_bytes.sum(), view.keys.shape[1], view.values.shape[1]
         )
         powers = Powers.of(*bounds, truth)
-        outcome = certify_mass(*bounds, powers, truth, costs, self.shares, self.delta)
+        outcome = certify_mass(*bounds, powers, truth, costs, self.shares, self.delta, together=True)
         _middle(*bounds, outcome.levels, estimates)
         return outcome, truth, estimates
 

@@ -167,8 +167,10 @@ def test_a_cascade_never_loses_a_top_key_nor_more_mass_than_it_certifies(
     case.assert_bounds_hold(lower, upper)
     case.assert_topk_holds(certify_topk(lower, upper, case.truth, case.costs, (8, 0, 0), TOP_K))
     powers = Powers.of(lower, upper, case.truth)
-    outcome = certify_mass(lower, upper, powers, case.truth, case.costs, SHARES, delta)
-    case.assert_mass_holds(outcome, delta, (lower, upper))
+    for together in (False, True):
+        outcome = certify_mass(lower, upper, powers, case.truth, case.costs, SHARES, delta, together)
+        case.assert_mass_holds(outcome, delta, (lower, upper))
+    assert (outcome.kept == outcome.kept[:1])[np.isfinite(case.exact)].all()
 
 
 @pytest.mark.parametrize("name", ["low_bit", "page_box", "cluster_ball", "cluster_cone", "transform_code"])
@@ -209,6 +211,44 @@ def test_on_keys_like_the_calibration_the_cascade_is_nearly_as_good_as_exact_sco
     oracle = oracle_mass(case.truth, [0.1])[0]
     assert (mass.values_unread <= oracle + 1e-12).all()
     assert mass.values_unread.mean() > 0.8 * oracle.mean()
+
+
+def test_heads_that_decide_together_read_less_than_the_union_of_what_each_would_read():
+    # Attention that is spread out, where each head leaves out other keys.
+    case = Case(make_keys("gaussian", 3), make_queries("gaussian", 3, 0.03))
+    lower, upper = case.nested_bounds(fitted("right"))
+    powers = Powers.of(lower, upper, case.truth)
+    apart, together = (
+        certify_mass(lower, upper, powers, case.truth, case.costs, SHARES, 0.1, each)
+        for each in (False, True)
+    )
+    assert together.group_nested.mean() < 0.95 * apart.group_nested.mean()
+    # Nothing is read of one head alone, so what a head reads is what its group reads.
+    assert together.bytes_nested == pytest.approx(np.broadcast_to(together.group_nested, (GROUP, 4)))
+    assert together.group_additive == pytest.approx(together.bytes_additive[0])
+
+
+def test_a_shared_decision_over_exact_scores_is_that_of_the_literal_greedy():
+    """Lowest first of the largest mass in any head, as long as no head loses more than delta."""
+    case, *_ = usual()
+    bounds = np.stack([case.truth.scores, case.truth.scores])
+    found = certify_mass(
+        bounds, bounds, Powers.of(bounds, bounds, case.truth), case.truth, case.costs, (1.0,), 0.1, True
+    )
+    ceiling = oracle_mass(case.truth, [0.1], together=True)[0]
+    mass = np.exp(case.exact - case.exact.max(axis=-1, keepdims=True))
+    mass /= mass.sum(axis=-1, keepdims=True)
+    for query in range(4):
+        cold = np.arange(case.visible.start[query], case.visible.stop[query])
+        spent, count = np.zeros(GROUP), 0
+        for key in sorted(cold, key=lambda key: mass[:, query, key].max()):
+            spent += mass[:, query, key]
+            if spent.max() > 0.1:
+                break
+            count += 1
+        assert ceiling[:, query] == pytest.approx(count / len(cold))
+        # A key beyond the first that does not fit may still fit; keys of one bin, a sixteenth apart, go in order of place.
+        assert abs(found.values_unread[0, query] * len(cold) - count) <= 0.05 * count + 2
 
 
 def test_bounds_that_know_nothing_eliminate_nothing():

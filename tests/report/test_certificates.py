@@ -42,6 +42,10 @@ def test_headline_pools_the_nested_cascade_alone(results):
     assert figures["certificates.mass_5pct.elimination_but_densest"] == pytest.approx(0.88)
     assert figures["certificates.mass_5pct.bytes_ratio_but_densest"] == pytest.approx(0.19)
     assert figures["certificates.mass_1pct.tightness"] == pytest.approx(0.75 / 0.80)
+    # Of groups that decide, beside heads that do: less is left out, and less is read.
+    assert figures["certificates.mass_5pct.group.elimination"] == pytest.approx(0.8 * 0.66)
+    gqa = [figures[f"certificates.mass_5pct.{name}bytes_ratio_gqa"] for name in ("", "group.")]
+    assert gqa == pytest.approx([1.3 * 0.285, 1.2 * 0.285])
     assert figures["certificates.violations"] == 0
 
 

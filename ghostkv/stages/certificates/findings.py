@@ -20,6 +20,7 @@ class Proved:
     storages: tuple[str, ...]  # of K, each with an account of its own
     certificate: str  # topk or mass
     target: float  # dropped mass that no query may exceed; 0 for topk
+    decision: str = "head"  # who chooses what is left out: each head by itself, or its group
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Findings:
             np.concatenate([getattr(block, name) for block in blocks], axis=1) for name in ("oracle", "norms")
         )
         cold = np.concatenate([block.cold for block in blocks])
-        facts = {name: getattr(proved, name) for name in ("record_bytes", "certificate", "target")}
+        facts = {
+            name: getattr(proved, name) for name in ("record_bytes", "certificate", "target", "decision")
+        }
         for storage in proved.storages:
             tables.add_outcome(keys, heads, {**facts, "storage": storage}, outcome, oracle, cold, norms)

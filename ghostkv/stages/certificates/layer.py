@@ -163,10 +163,13 @@ def _cascade(
     proved = Proved(NESTED, float(codec.level_bytes[:-1].sum()), STORAGES, "topk", 0.0)
     found.add_outcome(proved, outcome, oracle_topk(view.truth), view.visible.cold, view.norms)
     powers = Powers.of(lower, upper, view.truth, space.of("powers", (2, levels, *shape)))
-    for delta, oracle in zip(job.deltas, oracle_mass(view.truth, job.deltas), strict=True):
-        outcome = certify_mass(lower, upper, powers, view.truth, costs, job.shares, delta)
-        proved = replace(proved, certificate="mass", target=delta)
-        found.add_outcome(proved, outcome, oracle, view.visible.cold, view.norms)
+    for decision in ("head", "group"):
+        together = decision == "group"
+        oracles = oracle_mass(view.truth, job.deltas, together)
+        for delta, oracle in zip(job.deltas, oracles, strict=True):
+            outcome = certify_mass(lower, upper, powers, view.truth, costs, job.shares, delta, together)
+            proved = replace(proved, certificate="mass", target=delta, decision=decision)
+            found.add_outcome(proved, outcome, oracle, view.visible.cold, view.norms)
 
 
 def _one_level(found: Findings, view: _View, bounder: Bounder, job: CertifyLayer, space: Space) -> None:

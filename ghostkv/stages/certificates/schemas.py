@@ -19,6 +19,8 @@ CERTIFICATE_SCHEMA = pa.schema(
         ("record_bytes", pa.float32()),  # all levels of the cascade
         ("certificate", pa.string()),  # topk or mass
         ("target", pa.float32()),  # dropped mass; 0 for topk, whose FER is 0
+        # head: each leaves out what it may; group: its heads leave out the same keys, each within its own target
+        ("decision", pa.string()),
         ("text", pa.string()),
         ("domain", pa.string()),
         ("queries", pa.int32()),

@@ -46,7 +46,7 @@ class CertificateTables(Tables):
             layer, kv_head, text, domain, design.
         heads : ndarray of int, shape [group]
         facts : mapping
-            `certificate`, `target`, `storage`, `record_bytes`.
+            `certificate`, `target`, `decision`, `storage`, `record_bytes`.
         oracle : ndarray, shape [group, queries]
             Elimination of exact scores.
         cold : ndarray, shape [queries]
@@ -96,10 +96,13 @@ class CertificateTables(Tables):
                 self.add_check(keys, "output", broken.size, np.count_nonzero(broken))
 
 
-def held(frame: pl.DataFrame, storage: str, certificate: str, target: float = 0.0) -> pl.DataFrame:
+def held(
+    frame: pl.DataFrame, storage: str, certificate: str, target: float = 0.0, decision: str = "head"
+) -> pl.DataFrame:
     """Rows of the cascade at one target."""
     return frame.filter(
         (pl.col("design") == NESTED)
+        & (pl.col("decision") == decision)
         & (pl.col("storage") == storage)
         & (pl.col("certificate") == certificate)
         & ((pl.col("target") - target).abs() < 1e-6)

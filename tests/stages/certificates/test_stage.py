@@ -74,8 +74,8 @@ def test_every_design_has_both_certificates_and_the_cascade_all_targets(tables):
         "nested", "transform_code_4", "low_bit_4", "page_box", "cluster_ball", "cluster_cone"
     }  # fmt: skip
     nested = frame.filter(pl.col("design") == "nested")
-    # layers, heads, storages, and the top-k beside two masses
-    assert nested.height == 2 * 4 * 2 * 3
+    # layers, heads, storages; the top-k beside two masses, each decided by heads and by groups
+    assert nested.height == 2 * 4 * 2 * (1 + 2 * 2)
     assert frame.filter(pl.col("design") != "nested").height == 2 * 4 * 5 * 2
     assert (frame.filter(pl.col("design") != "nested")["storage"] == "additive").all()
 

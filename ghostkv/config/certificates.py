@@ -27,7 +27,7 @@ class Certificates(Section):
         max_length=16,
     )
     shares: list[BudgetShare] = setting(
-        [0.03, 0.08, 0.16, 0.32, 0.6, 0.97],
+        [0.002, 0.01, 0.03, 0.1, 0.35, 0.97],
         "Share of the dropped-mass budget that may be spent up to each level.",
         max_length=16,
     )

@@ -149,7 +149,7 @@ class CertifiedMassPolicy(PolicyOptions):
         None,
         "Share of delta spent up to each level; null for certificates.shares.",
         max_length=16,
-        examples=[[0.03, 0.08, 0.16, 0.32, 0.6, 0.97]],
+        examples=[[0.002, 0.01, 0.03, 0.1, 0.35, 0.97]],
     )
     kind: ClassVar[str] = "certified"
 

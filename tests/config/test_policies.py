@@ -130,7 +130,7 @@ def test_the_default_config_decides_what_the_literals_decided():
     frontier, certificates = Frontier(), Certificates()
     assert (frontier.sinks, frontier.hot, Config().peers.seed) == (4, 64, 0)
     assert certificates.levels == [1, 1, 1, 1, 2, 2]
-    assert certificates.shares == [0.03, 0.08, 0.16, 0.32, 0.6, 0.97]
+    assert certificates.shares == [0.002, 0.01, 0.03, 0.1, 0.35, 0.97]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from ghostkv.stages.certificates.schemas import CERTIFICATE_SCHEMA, CHECK_SCHEMA
+from ghostkv.stages.certificates.schemas import CERTIFICATE_SCHEMA, CHECK_SCHEMA, CONTEXT_SCHEMA
 
 # Oracle elimination, certified elimination and bytes ratio of the cascade by target; 0 is the top-k.
 RATES = {
@@ -17,7 +17,7 @@ RATES = {
 
 def certificate_tables(layers, heads, domains, has_values=True, violations=0) -> dict[str, tuple]:
     """Rows and schema of each table; layer 0 is denser than the others."""
-    rows, checks = [], []
+    rows, contexts, checks = [], [], []
     designs = (("nested", "nested"), ("nested", "additive"), ("page_box", "additive"))
     for layer, head, domain, (design, storage) in itertools.product(layers, heads, domains, designs):
         about = {"layer": layer, "kv_head": head // 2, "text": f"{domain}_held_out_0", "domain": domain}
@@ -42,7 +42,12 @@ def certificate_tables(layers, heads, domains, has_values=True, violations=0) ->
             row |= {"certificate": "mass" if mass else "topk", "target": target}
             row |= {"elimination": certified * sparse * weak, "values_unread": certified * sparse}
             row |= {"oracle_elimination": oracle * sparse, "bytes_ratio": ratio / sparse + extra}
-            row |= {"bytes_ratio_gqa": united * ratio / sparse, "fallback": 0.0, "checks": 10, "violations": 0}
+            row |= {
+                "bytes_ratio_gqa": united * ratio / sparse,
+                "fallback": 0.0,
+                "checks": 10,
+                "violations": 0,
+            }
             row |= {"dropped_mass_mean": 0.6 * target, "dropped_mass_max": 0.9 * target} if mass else {}
             row |= {"certified_mass_mean": target} if mass else {}
             row |= (
@@ -50,9 +55,14 @@ def certificate_tables(layers, heads, domains, has_values=True, violations=0) ->
                 if mass and has_values
                 else {}
             )
+            if design == storage == "nested":
+                band = {"window": 0, "band_start": 2048, "band_stop": 4096, "cold_keys": 3000.0}
+                contexts.append({field.name: (row | band).get(field.name) for field in CONTEXT_SCHEMA})
             rows.append({field.name: row.get(field.name) for field in CERTIFICATE_SCHEMA})
         for what in ("margin", "topk", "mass", *(["output"] if has_values else [])):
             broken = violations if what == "margin" and layer == head == 0 else 0
             check = about | {"design": design, "what": what, "level": 1 if what == "margin" else None}
             checks.append(check | {"checks": 1000, "violations": broken})
-    return {"certificates": (rows, CERTIFICATE_SCHEMA), "checks": (checks, CHECK_SCHEMA)}
+    return {
+        "certificates": (rows, CERTIFICATE_SCHEMA), "context": (contexts, CONTEXT_SCHEMA), "checks": (checks, CHECK_SCHEMA)
+    }  # fmt: skip

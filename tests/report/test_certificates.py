@@ -46,6 +46,9 @@ def test_headline_pools_the_nested_cascade_alone(results):
     assert figures["certificates.mass_5pct.group.elimination"] == pytest.approx(0.8 * 0.66)
     gqa = [figures[f"certificates.mass_5pct.{name}bytes_ratio_gqa"] for name in ("", "group.")]
     assert gqa == pytest.approx([1.3 * 0.285, 1.2 * 0.285])
+    assert figures["context.longest_tokens"] == 4096
+    assert figures["context.topk_elimination_at_longest"] == pytest.approx(0.97)
+    assert figures["context.mass_1pct_bytes_gqa_at_longest"] == pytest.approx(1.2 * 0.3 * 1.5)
     assert figures["certificates.violations"] == 0
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.elimination.ledger import Outcome
+from ghostkv.stages.certificates.schemas import NESTED
 from ghostkv.stages.certificates.tables import CertificateTables
+
+if TYPE_CHECKING:
+    from ghostkv.config.capture import QueryBand
 
 
 @dataclass(frozen=True)
@@ -54,18 +60,40 @@ class Findings:
         blocks = self.outcomes.setdefault(proved.design, {}).setdefault(proved, [])
         blocks.append(_Judged(outcome.light(), oracle, cold, norms))
 
-    def write(self, tables: CertificateTables, about: Mapping, heads: np.ndarray) -> None:
-        """Add the rows of all blocks together, with numbers of heads [group]; `about` holds layer, kv_head, text, domain."""
+    def write(
+        self, tables: CertificateTables, about: Mapping, capture: LayerCapture, bands: Sequence[QueryBand]
+    ) -> None:
+        """Add the rows of all blocks together; `about` holds layer, kv_head, text, domain.
+
+        Parameters
+        ----------
+        capture : LayerCapture
+            With the queries of all blocks.
+        bands : sequence of QueryBand
+            Positions that are also reported apart.
+        """
+        heads = capture.heads_of(list(capture.kv_numbers).index(about["kv_head"]))
+        inside = {
+            (band.start, band.stop): (capture.positions >= band.start) & (capture.positions < band.stop)
+            for band in bands
+        }
         for design, levels in self.checks.items():
             keys = {**about, "design": design}
             for level, counted in levels.items():
                 tables.add_check(keys, "margin", *counted, level=level)
             for proved, blocks in self.outcomes[design].items():
-                self._write_outcome(tables, keys, heads, proved, blocks)
+                judged = self._write_outcome(tables, keys, heads, proved, blocks)
+                for (start, stop), some in inside.items() if design == NESTED else ():
+                    if some.any():
+                        facts = {
+                            name: getattr(proved, name) for name in ("certificate", "target", "decision")
+                        }
+                        where = {"window": capture.window, "band_start": start, "band_stop": stop}
+                        tables.add_context({**about, **facts, **where}, heads, *judged, some)
 
     def _write_outcome(
         self, tables, keys: Mapping, heads: np.ndarray, proved: Proved, blocks: list[_Judged]
-    ) -> None:
+    ) -> tuple[Outcome, np.ndarray, np.ndarray]:
         outcome = Outcome.joined([block.outcome for block in blocks])
         oracle, norms = (
             np.concatenate([getattr(block, name) for block in blocks], axis=1) for name in ("oracle", "norms")
@@ -76,3 +104,4 @@ class Findings:
         }
         for storage in proved.storages:
             tables.add_outcome(keys, heads, {**facts, "storage": storage}, outcome, oracle, cold, norms)
+        return outcome, oracle, cold

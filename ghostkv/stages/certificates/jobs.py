@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs.by_name import modules
 from ghostkv.codecs.records import CodecSpec
+from ghostkv.config.capture import QueryBand
 from ghostkv.files.jobs import Job
 from ghostkv.stages.certificates.schemas import SCHEMAS
 
@@ -27,7 +28,7 @@ class CertifyLayer(Job):
 
     call = "ghostkv.stages.certificates.layer.certify_layer"
     tables = tuple(SCHEMAS)
-    sections = ("frontier", "certificates")
+    sections = ("frontier", "certificates", "capture")
 
     layer: int
     captures: tuple[CapturedText, ...]
@@ -42,6 +43,7 @@ class CertifyLayer(Job):
     bounds: tuple[str, ...]
     compared: tuple[CodecSpec, ...]
     compared_every: int
+    query_bands: tuple[QueryBand, ...]
     seed: int
 
     @classmethod

@@ -69,7 +69,7 @@ def certify_layer(job: CertifyLayer, inputs: Mapping[str, str], outputs: Mapping
             number = capture.kv_numbers[kv_head]
             about = {"layer": job.layer, "kv_head": number, "text": text.text, "domain": text.domain}
             found = _certify(capture, kv_head, codec, others, job, space)
-            found.write(tables, about, capture.heads_of(kv_head))
+            found.write(tables, about, capture, job.query_bands)
         print(f"layer {job.layer}: KV head {number} certified, {len(measured)} texts", flush=True)
     tables.write(outputs, sketch_metadata(job.captures, job.code))
 

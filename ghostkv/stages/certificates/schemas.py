@@ -40,6 +40,29 @@ CERTIFICATE_SCHEMA = pa.schema(
         ("violations", pa.int64()),
     ]
 )
+# The cascade in nested storage by the queries' position, which is their context.
+CONTEXT_SCHEMA = pa.schema(
+    [
+        ("layer", pa.int16()),
+        ("window", pa.int32()),  # keys that the layer sees; 0 for all
+        ("head", pa.int16()),
+        ("kv_head", pa.int16()),
+        ("certificate", pa.string()),  # these three as above
+        ("target", pa.float32()),
+        ("decision", pa.string()),
+        ("text", pa.string()),
+        ("domain", pa.string()),
+        ("band_start", pa.int32()),
+        ("band_stop", pa.int32()),
+        ("queries", pa.int32()),
+        ("cold_keys", pa.float32()),
+        ("elimination", pa.float32()),  # these five as above
+        ("values_unread", pa.float32()),
+        ("oracle_elimination", pa.float32()),
+        ("bytes_ratio", pa.float32()),
+        ("bytes_ratio_gqa", pa.float32()),
+    ]
+)
 CHECK_SCHEMA = pa.schema(
     [
         ("layer", pa.int16()),
@@ -55,4 +78,4 @@ CHECK_SCHEMA = pa.schema(
         ("violations", pa.int64()),
     ]
 )
-SCHEMAS = {"certificates": CERTIFICATE_SCHEMA, "checks": CHECK_SCHEMA}
+SCHEMAS = {"certificates": CERTIFICATE_SCHEMA, "context": CONTEXT_SCHEMA, "checks": CHECK_SCHEMA}

@@ -95,6 +95,26 @@ class CertificateTables(Tables):
                 broken = ~(outcome.error <= outcome.error_bound * (1 + _NORM_SLACK) + _NORM_SLACK * norms)
                 self.add_check(keys, "output", broken.size, np.count_nonzero(broken))
 
+    def add_context(
+        self,
+        keys: Mapping,
+        heads: np.ndarray,
+        outcome: Outcome,
+        oracle: np.ndarray,
+        cold: np.ndarray,
+        inside: np.ndarray,
+    ) -> None:
+        """One row a head for the queries of a band, nested storage; parameters as for `add_outcome`, `inside` is bool [queries]."""
+        by_head = {
+            "elimination": outcome.elimination, "values_unread": outcome.values_unread, "oracle_elimination": oracle,
+            "bytes_ratio": outcome.bytes_nested,
+        }  # fmt: skip
+        about = {**keys, "queries": int(inside.sum()), "cold_keys": cold[inside].mean()}
+        about["bytes_ratio_gqa"] = outcome.group_nested[inside].mean()
+        for g, head in enumerate(heads):
+            means = {name: values[g, inside].mean() for name, values in by_head.items()}
+            self.add_rows("context", [{**about, "head": head, **means}])
+
 
 def held(
     frame: pl.DataFrame, storage: str, certificate: str, target: float = 0.0, decision: str = "head"

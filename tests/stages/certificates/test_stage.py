@@ -26,6 +26,9 @@ CONFIG = {
         "headline_start": START,
         "headline": {"codec": "transform_code", "bytes": 4},
     },
+    "capture": {
+        "query_bands": [{"start": START, "stop": 190, "count": 1}, {"start": 190, "stop": 4096, "count": 1}]
+    },
     "certificates": {"probes": 8, "compared_every": 2, "deltas": [0.2, 0.05]},
 }
 TABLES = CertifyLayer.tables
@@ -68,6 +71,27 @@ def test_no_check_fails_and_every_pair_and_level_is_checked(captures, tables):
     assert set(checks["what"]) == {"margin", "topk", "mass", "output"}
 
 
+def test_bands_of_positions_add_up_to_what_all_queries_say(tables):
+    nested = tables["certificates"].filter(design="nested", storage="nested")
+    keys = ["layer", "head", "text", "certificate", "target", "decision"]
+    pooled = (
+        tables["context"]
+        .group_by(keys)
+        .agg(
+            pl.col("queries").sum(),
+            *(
+                (pl.col(name) * pl.col("queries")).sum() / pl.col("queries").sum()
+                for name in ("elimination", "bytes_ratio_gqa")
+            ),
+        )
+    )
+    both = nested.join(pooled, on=keys, suffix="_banded")
+    assert both.height == nested.height == pooled.height == tables["context"].height / 2
+    assert (both["queries"] == both["queries_banded"]).all()
+    for name in ("elimination", "bytes_ratio_gqa"):
+        assert both[name].to_numpy() == pytest.approx(both[f"{name}_banded"].to_numpy(), rel=1e-5)
+
+
 def test_every_design_has_both_certificates_and_the_cascade_all_targets(tables):
     frame = tables["certificates"]
     assert set(frame["design"]) == {
@@ -83,7 +107,9 @@ def test_every_design_has_both_certificates_and_the_cascade_all_targets(tables):
 def test_rates_are_consistent(tables):
     frame = tables["certificates"]
     assert (frame["elimination"] <= frame["values_unread"] + 1e-6).all()
-    assert (frame["values_unread"] <= frame["oracle_elimination"] + 1e-6).all()
+    # The shared choice is greedy with exact scores too, and may be a little luckier with others.
+    luck = np.where(frame["decision"] == "group", 0.01, 1e-6)
+    assert (frame["values_unread"].to_numpy() <= frame["oracle_elimination"].to_numpy() + luck).all()
     mass = frame.filter(pl.col("certificate") == "mass")
     assert (mass["dropped_mass_max"] <= mass["target"]).all()
     assert (mass["dropped_mass_mean"] <= mass["certified_mass_mean"] + 1e-6).all()

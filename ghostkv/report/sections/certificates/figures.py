@@ -8,7 +8,7 @@ import polars as pl
 
 from ghostkv.report.charts import layer_panels
 from ghostkv.report.document import Figure
-from ghostkv.report.expressions import weighted
+from ghostkv.report.expressions import most, weighted
 from ghostkv.report.numbers import percent
 from ghostkv.stages.certificates.tables import held
 
@@ -50,3 +50,14 @@ def mass_figure(frame: pl.DataFrame, delta: float) -> Figure:
         "low, attention itself is spread out; the distance from dot to tick is what the proof costs. The elimination "
         "axis need not start at zero.",
     )
+
+
+def promise() -> pl.Expr:
+    """What a row promises, in words."""
+    topk = pl.when(pl.col("certificate") == "topk").then(pl.lit("top-k, FER = 0"))
+    return topk.otherwise(pl.format("dropped mass {}", most("target"))).alias("promise")
+
+
+def mean(column: str) -> str:
+    """SQL: a column's mean over queries."""
+    return f"SUM(CAST({column} AS DOUBLE) * queries) / SUM(queries)"

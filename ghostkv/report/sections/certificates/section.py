@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import polars as pl
 
 from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table, figures
-from ghostkv.report.expressions import in_words, most, near
+from ghostkv.report.expressions import in_words, near
 from ghostkv.report.numbers import integer, percent
 from ghostkv.report.results import Results
-from ghostkv.report.sections.certificates.figures import mass_figure, pooled, pooled_heads
+from ghostkv.report.sections.certificates.contexts import CONTEXT, CONTEXT_HEADLINE, contexts
+from ghostkv.report.sections.certificates.figures import mass_figure, mean, pooled, pooled_heads, promise
 from ghostkv.stages.certificates.schemas import NESTED
 from ghostkv.stages.certificates.tables import held
 
@@ -33,6 +34,7 @@ def build(results: Results) -> Sequence[Block]:
         *blocks,
         _layers(frame, deltas[0]),
         _domains(frame, deltas),
+        contexts(results),
         _designs(frame, deltas[0]),
         _checks(results),
     ]
@@ -61,11 +63,6 @@ def _reading(results: Results, frame: pl.DataFrame) -> str:
     )
 
 
-def _promise() -> pl.Expr:
-    topk = pl.when(pl.col("certificate") == "topk").then(pl.lit("top-k, FER = 0"))
-    return topk.otherwise(pl.format("dropped mass {}", most("target"))).alias("promise")
-
-
 def _summary(frame: pl.DataFrame) -> Table:
     nested = frame.filter(pl.col("design") == NESTED)
     data = pooled(nested, ["certificate", "target", "storage", "decision"]).sort(
@@ -80,7 +77,7 @@ def _summary(frame: pl.DataFrame) -> Table:
         "the arithmetic allows at most, the dropped mass what it was; the output error is that of the compensated output, "
         "relative, mean over queries, beside its certified bound. GQA-true counts levels, K and V once a group. Where the "
         "group decides, its heads leave out the same keys, each within its own target; exact scores then decide so too.",
-        data.with_columns(_promise()),
+        data.with_columns(promise()),
         {
             "promise": Column("Certificate"),
             "storage": Column("K stored"),
@@ -134,7 +131,7 @@ def _domains(frame: pl.DataFrame, deltas: Sequence[float]) -> Table:
         "certificates_domains",
         "The same by domain, nested storage: one held-out text or more each, so differences between domains are "
         "differences between a few documents.",
-        data.with_columns(_promise()),
+        data.with_columns(promise()),
         {
             "promise": Column("Certificate"),
             "domain": Column("Domain"),
@@ -201,14 +198,10 @@ def _checks(results: Results) -> Table:
     )
 
 
-def _mean(column: str) -> str:
-    return f"SUM(CAST({column} AS DOUBLE) * queries) / SUM(queries)"
-
-
 def _figures(name: str, rows: str, *wanted: str) -> tuple[HeadlineFigure, ...]:
     """Figures of the cascade in nested storage, over the rows of one promise."""
-    values = {"elimination": ("share", _mean("elimination")), "tightness": ("ratio", _TIGHTNESS)}
-    values |= {ratio: ("ratio", _mean(ratio)) for ratio in ("bytes_ratio", "bytes_ratio_gqa")}
+    values = {"elimination": ("share", mean("elimination")), "tightness": ("ratio", _TIGHTNESS)}
+    values |= {ratio: ("ratio", mean(ratio)) for ratio in ("bytes_ratio", "bytes_ratio_gqa")}
     shown = {f"certificates.{name.format(value)}": values[value] for value in wanted}
     return figures(TABLE, f"self WHERE {rows}", shown)
 
@@ -241,6 +234,9 @@ HEADLINE = (
             f"{name}.group.{{}}", f"{rows} 'group'", "elimination", "bytes_ratio_gqa", "tightness"
         )
     ),
+    *CONTEXT_HEADLINE,
 )
 
-CHAPTER = Chapter("certificates", "What can be proved", build, needs=(TABLE, CHECKS), headline=HEADLINE)
+CHAPTER = Chapter(
+    "certificates", "What can be proved", build, needs=(TABLE, CONTEXT, CHECKS), headline=HEADLINE
+)

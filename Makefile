@@ -3,6 +3,7 @@
 #   make demo       a first look: half the context, one codec, a few layers: results/demo/report
 #   make frontier   fetch, capture, sketch, sweep, report: results/frontier and results/report
 #   make results    all stages: certificates, calibration, peers, memory model, and the model itself under elimination
+#   make long       Gemma 3 270M to 32,768 tokens, under its own terms: results/long/results/report (docs/long.md)
 #   make report     the report alone, and Snakemake's own self-contained one: results/report/snakemake.html
 #   make test       the whole test suite
 #   make kills      kill a small run at 50 random moments, and see that each is resumed: docs/reliability.md
@@ -43,7 +44,7 @@ ifneq ($(shell mkdir -p "$(CACHE)" 2> /dev/null && test -w "$(CACHE)" && echo us
 export XDG_CACHE_HOME := $(CURDIR)/.snakemake/cache
 endif
 
-.PHONY: demo frontier results report test kills damages cluster survey lint clean
+.PHONY: demo frontier results long report test kills damages cluster survey lint clean
 
 demo: $(READY)
 	@$(SNAKEMAKE) -- demo
@@ -53,6 +54,11 @@ frontier: $(READY)
 
 results: $(READY)
 	@$(SNAKEMAKE) -- results
+
+# An experiment beside the first one: a folder of its own, where the fetched models and texts are the same ones.
+long: $(READY)
+	@mkdir -p results/long && ln -sfn ../../resources results/long/resources
+	@$(SNAKEMAKE) --directory results/long --configfile resources/configs/long.yaml -- frontier certificates calibrated
 
 report: $(READY)
 	@$(SNAKEMAKE) -- report

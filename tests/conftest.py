@@ -46,16 +46,18 @@ def _make_wheel(folder: Path, files: dict[str, str], name: str = "tiny_texts", v
 
 
 class _StubPip:
-    """Stands for pip: copies a wheel, and counts."""
+    """Stands for pip with an index of some wheels: copies the one that is asked for, and counts."""
 
-    def __init__(self, wheel: Path | None):
-        self.wheel, self.calls = wheel, 0
+    def __init__(self, *wheels: Path):
+        self.wheels, self.calls = wheels, 0
 
     def __call__(self, package: str, folder: Path) -> None:
         self.calls += 1
-        if self.wheel is None:
+        start = package.partition("==")[0].replace("-", "_") + "-"
+        found = [wheel for wheel in self.wheels if wheel.name.startswith(start)]
+        if not found:
             raise RuntimeError("ERROR: No matching distribution found")
-        (folder / self.wheel.name).write_bytes(self.wheel.read_bytes())
+        (folder / found[0].name).write_bytes(found[0].read_bytes())
 
 
 @pytest.fixture(scope="session")
@@ -66,5 +68,5 @@ def make_wheel():
 
 @pytest.fixture(scope="session")
 def stub_pip():
-    """`stub_pip(wheel or None)` stands for pip: it copies the wheel, or fails; `.calls` counts."""
+    """`stub_pip(*wheels)` stands for pip: it copies the wheel that is asked for, or fails; `.calls` counts."""
     return _StubPip

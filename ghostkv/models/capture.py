@@ -41,7 +41,8 @@ def record_attention(
     """Run `model` once over `token_ids` and hand every layer's attention to `receive` as soon as it has run.
 
     Only the base model runs, without its language-model head, on whatever device it is. What is handed over lies in host
-    memory, a layer at a time. In chunks, the model's device also holds the cache, and the host all layers' sampled queries.
+    memory, a layer at a time. In chunks, the model's device also holds the cache, all keys and values of sliding layers that are
+    recorded, and the host all layers' sampled queries.
 
     Parameters
     ----------
@@ -117,14 +118,24 @@ def _recordable(model: PreTrainedModel, layers: Sequence[int] | None) -> list[in
 
 
 @dataclass
+class _LayerSoFar:
+    """What has been read of a layer, a chunk at a time."""
+
+    tokens: int = 0
+    # Sampled queries and outputs, in host memory.
+    sampled: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    # Of a layer whose window slides, keys and values: its cache forgets those that are out of sight.
+    sliding: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+
+@dataclass
 class _Recorder:
     positions: Tensor
     tokens: int
     wanted: frozenset[int]
     cache_dtype: str
     receive: Callable[[LayerCapture, dict[str, float]], None]
-    # By layer, the sampled queries and outputs of the chunks so far, in host memory.
-    _sampled: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+    _so_far: dict[int, _LayerSoFar] = field(default_factory=dict)
 
     def attend(
         self,
@@ -139,42 +150,55 @@ class _Recorder:
         if layer not in self.wanted:
             return ordinary_attention(module, query, key, value, attention_mask, **kwargs), None
         refuse_foreign_terms(layer, kwargs)
-        stored_key, stored_value = _to_float16(key, "key", layer), _to_float16(value, "value", layer)
         seen_key, seen_value = key, value
         if self.cache_dtype == "float16":
-            seen_key, seen_value = stored_key.to(key.dtype), stored_value.to(value.dtype)
+            seen_key = _to_float16(key, "key", layer).to(key.dtype)
+            seen_value = _to_float16(value, "value", layer).to(value.dtype)
         output = ordinary_attention(module, query, seen_key, seen_value, attention_mask, **kwargs)
-        self._sample(
-            layer, query, output, attention_mask, key.shape[2], int(kwargs.get("sliding_window") or 0)
-        )
-        # Over a cache the last chunk's attention is handed the keys and values of all.
-        if key.shape[2] == self.tokens:
-            capture = self._capture(layer, query.shape[-1], stored_key, stored_value, kwargs)
+        so_far, new = self._so_far.setdefault(layer, _LayerSoFar()), query.shape[2]
+        so_far.tokens += new
+        window = int(kwargs.get("sliding_window") or 0)
+        self._sample(so_far, query, output, attention_mask, key.shape[2], window, layer)
+        if window:
+            so_far.sliding.append((key[:, :, -new:].clone(), value[:, :, -new:].clone()))
+        if so_far.tokens == self.tokens:
+            if window:
+                key, value = (torch.cat(parts, dim=2) for parts in zip(*so_far.sliding, strict=True))
+            capture = self._capture(layer, query.shape[-1], key, value, kwargs)
             rounding = Rounding.of(query.dtype, keeps_scores(module, kwargs.get("softcap")))
             read_stored = self.cache_dtype == "float16"
             self.receive(capture, prove(capture, key[0], value[0], read_stored, rounding))
         return output, None
 
     def _sample(
-        self, layer: int, query: Tensor, output: Tensor, mask: Tensor | None, tokens: int, window: int
+        self,
+        so_far: _LayerSoFar,
+        query: Tensor,
+        output: Tensor,
+        mask: Tensor | None,
+        keys: int,
+        window: int,
+        layer: int,
     ) -> None:
-        """Keep what is wanted of a chunk that ends with the first `tokens` tokens of the text."""
-        past = tokens - query.shape[2]
-        own = self.positions[(self.positions >= past) & (self.positions < tokens)].to(query.device)
+        """Keep what is wanted of a chunk, whose attention is handed the last `keys` keys of the text so far."""
+        past = so_far.tokens - query.shape[2]
+        own = self.positions[(self.positions >= past) & (self.positions < so_far.tokens)].to(query.device)
         queries = query[0][:, own - past].float()
         outputs = output[0][own - past].transpose(0, 1).float()
         for name, tensor in (("query", queries), ("attention output", outputs)):
             _refuse_non_finite(tensor, name, layer)
-        _check_mask(mask, own, past, tokens, window, layer)
-        self._sampled.setdefault(layer, []).append((queries.cpu(), outputs.cpu()))
+        if mask is not None:
+            _check_mask(mask[0, :, own - past, :keys], own, so_far.tokens, window, layer)
+        so_far.sampled.append((queries.cpu(), outputs.cpu()))
 
     def _capture(self, layer: int, width: int, key: Tensor, value: Tensor, kwargs: dict) -> LayerCapture:
-        queries, outputs = (torch.cat(parts, dim=1) for parts in zip(*self._sampled.pop(layer), strict=True))
+        sampled = self._so_far.pop(layer).sampled
+        queries, outputs = (torch.cat(parts, dim=1) for parts in zip(*sampled, strict=True))
         scale = kwargs.get("scaling")
         return LayerCapture(
             layer=layer,
-            keys=key[0].contiguous().cpu().numpy(),
-            values=value[0].contiguous().cpu().numpy(),
+            keys=_to_float16(key, "key", layer)[0].contiguous().cpu().numpy(),
+            values=_to_float16(value, "value", layer)[0].contiguous().cpu().numpy(),
             queries=queries.contiguous().numpy(),
             outputs=outputs.contiguous().numpy(),
             positions=self.positions.numpy().astype(np.int32),
@@ -209,14 +233,13 @@ def _refuse_non_finite(tensor: Tensor, name: str, layer: int) -> None:
         )
 
 
-def _check_mask(
-    mask: Tensor | None, positions: Tensor, past: int, tokens: int, window: int, layer: int
-) -> None:
-    """Refuse a mask other than causal, or causal within the layer's window: position and window must tell it all."""
-    if mask is None:
-        return
-    rows = mask[0, :, positions - past, :tokens]
+def _check_mask(rows: Tensor, positions: Tensor, tokens: int, window: int, layer: int) -> None:
+    """Refuse a mask other than causal, or causal within the layer's window: position and window must tell it all.
+
+    `rows` are those of the positions, over the last keys of a text of `tokens`; those before are out of sight.
+    """
     shown = rows if rows.dtype == torch.bool else rows == 0
+    shown = nn.functional.pad(shown, (tokens - shown.shape[-1], 0))
     if not torch.equal(shown, visible_keys(positions, tokens, window)[None].expand_as(shown)):
         raise CaptureError(
             f"layer {layer}: its mask is neither causal nor a sliding window of "

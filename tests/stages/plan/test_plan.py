@@ -24,6 +24,7 @@ from ghostkv.stages.run import Run
 
 ROOT = Path(__file__).parents[3]
 LARGE = ROOT / "resources/configs/llama-3.1-8b-128k.yaml"
+LONG = ROOT / "resources/configs/long.yaml"
 
 
 def run_of(config: Path, monkeypatch, **sections) -> Run:
@@ -37,6 +38,17 @@ def planned(run: Run, folder: Path) -> tuple[pl.DataFrame, str]:
     outputs = {"plan": str(folder / "plan.parquet"), "text": str(folder / "plan.txt")}
     plan_run(job, {}, outputs)
     return pl.read_parquet(outputs["plan"]), (folder / "plan.txt").read_text()
+
+
+def test_the_long_run_asks_for_all_that_its_model_takes(monkeypatch):
+    run = run_of(LONG, monkeypatch)
+    bands = run.config.capture.query_bands
+    assert run.longest == run.model.max_context == bands[-1].stop == 32768
+    # Every length is measured by certificates too, which take late queries alone.
+    assert run.config.frontier.headline_start == bands[0].start
+    assert [band.stop for band in bands] == [4096, 8192, 16384, 32768]
+    edges = run.config.calibrated.bands
+    assert {(band.start, band.stop) for band in bands} <= {*zip(edges, edges[1:], strict=False)}
 
 
 def test_a_model_that_is_not_here_is_planned_from_its_config(tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def test_the_same_params_give_the_same_bytes(stage):
 
 def test_a_second_run_needs_no_download(stage, stub_pip):
     stage()
-    pip = stub_pip(None)
+    pip = stub_pip()
     stage("b.parquet", pip)
     assert pip.calls == 0
 

@@ -38,6 +38,8 @@ def check_selector(entry: Mapping[str, Any], where: str) -> None:
         if key not in known.model_fields:
             near = _near(key, known.model_fields)
             fix = f"Did you mean `{near}`? Write: {near}: {given[key]}" if near else "Remove it."
+            if key in options.IN_BYTES and "bits" in known.model_fields:
+                fix = options.write_bits(key, given[key])
             raise ConfigError(
                 f"config: {where} has {name} with {key}: {given[key]}, which it does not have. "
                 f"Accepted: {', '.join(known.model_fields) or 'none'}.\n  {fix}"

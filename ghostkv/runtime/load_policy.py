@@ -206,7 +206,7 @@ def _nested(sources: Sources, layer: int, bits: tuple[float, ...]) -> list[Neste
 def _seated(policy: SelectorPolicy, sources: Sources, layer: int, space: Space) -> Seated:
     """A selector of the peers list, fitted as the peers stage fits it."""
     name, selector = make({"name": policy.selector.name, **(policy.selector.model_extra or {})})
-    read = selector.record(sources.head_dim)
+    read = selector.record_spec(sources.head_dim)
     codecs = {} if read is None else {read: sources.fitted(layer, CodecSpec(*read))}
     if type(selector).fit is Selector.fit:
         kv_heads = int(read_layers_table(sources.captures[0].folder)["kv_heads"][0])

@@ -45,7 +45,7 @@ class Ghost(Selector):
     page: Whole = 0  # keys per mean of V; 0 for one running mean
     depth: Amount = 1.0  # size of the token bucket, in queries
 
-    def record(self, head_dim: int) -> tuple[str, int]:
+    def record_spec(self, head_dim: int) -> tuple[str, int]:
         return TransformCode.name, code_bytes(self.bits, head_dim)
 
     def fit(self, calibration: Calibration) -> Any:
@@ -73,7 +73,7 @@ class Ghost(Selector):
         return Selection(scene.take(statistic, counts), feasible, index, tail=tail, page=self.page)
 
     def _index(self, scene: Scene, budget: Budget) -> np.ndarray:
-        codec, _ = scene.records(*self.record(scene.keys.shape[1]))
+        codec, _ = scene.records(*self.record_spec(scene.keys.shape[1]))
         index = scene.visible.cold * float(codec.record_bytes)
         if self.page and self.compensate:
             value_bytes = budget.pair_bytes - ELEMENT_BYTES * scene.keys.shape[1]
@@ -85,7 +85,7 @@ class Ghost(Selector):
 
     def _log_mass(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         """Estimated log mass of cold keys, and their estimated scores."""
-        codec, decoded = scene.records(*self.record(scene.keys.shape[1]))
+        codec, decoded = scene.records(*self.record_spec(scene.keys.shape[1]))
         estimates = scene.empty()
         projected = codec.project(scene.queries.reshape(-1, scene.queries.shape[2]))
         codec.estimate(projected, decoded, scene.scale, estimates.reshape(-1, scene.shape[2]))

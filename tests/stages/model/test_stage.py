@@ -133,7 +133,7 @@ def test_a_hub_model_takes_only_the_weights_that_its_index_names(tmp_path, tiny,
     (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
     asked = []
     monkeypatch.setattr(fetch, "fetch_hub", lambda *args, **rest: asked.append(args) or snapshot)
-    custom = {"source": "hub", "id": "a/b", "revision": "abc", "layers": 2}
+    custom = {"source": "hub", "id": "a/b", "revision": "abc", "layers": 2, "head_dim": 16}
     folder = fetched(tmp_path, custom)
     assert asked[1] == ("a/b", "abc", sorted(parts))
     assert sorted(file.name for file in folder.glob("*.safetensors")) == sorted(parts)
@@ -180,7 +180,7 @@ def test_reading_a_gguf_once_leaves_the_library_as_it_was(tmp_path, tiny_gguf):
 
 def wheel_entry(wheel, gguf, **changed):
     entry = {"source": "wheel", "package": "tiny-model==1.0", "package_sha256": sha256_file(wheel)}
-    return entry | {"member": "m/tiny.gguf", "sha256": sha256_file(gguf), "layers": 2} | changed
+    return entry | {"member": "m/tiny.gguf", "sha256": sha256_file(gguf), "layers": 2, "head_dim": 16} | changed
 
 
 @pytest.fixture

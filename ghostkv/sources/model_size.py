@@ -26,6 +26,7 @@ _RATIO, _HUB_BYTES = 3.5, 2
 _NAMES = {
     "heads": ("num_attention_heads", "n_head", "n_heads", "decoder_attention_heads", "attention_heads"),
     "kv_heads": ("num_key_value_heads", "num_kv_heads"),
+    "head_dim": ("global_head_dim", "head_dim"),
     "width": ("hidden_size", "n_embd", "d_model", "emb_dim"),
     "inner": ("intermediate_size", "n_inner", "ffn_dim"),
     "vocabulary": ("vocab_size",),
@@ -134,9 +135,15 @@ def _of_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def head_dim_of(config: Mapping[str, Any]) -> int | None:
-    """Width of a head as a `config.json` of a language model states it, or as its width and heads imply; None where neither."""
-    stated = config.get("head_dim")
-    return stated if type(stated) is int else _quotient(_stated(config, "width"), _stated(config, "heads"))
+    """Width of a head as a `config.json` of a language model states it, or as its width and heads imply; None where neither.
+
+    Where layers with a sliding window have another width, it is that of the others, which are measured first of all.
+    """
+    kinds, own = config.get("layer_types"), config.get("per_layer_config")
+    if isinstance(kinds, list) and isinstance(own, dict) and "full_attention" in kinds:
+        of_layer = own.get(str(kinds.index("full_attention")))
+        config = {**config, **(of_layer if isinstance(of_layer, dict) else {})}
+    return _stated(config, "head_dim") or _quotient(_stated(config, "width"), _stated(config, "heads"))
 
 
 def _stated(config: Mapping[str, Any], name: str) -> int | None:

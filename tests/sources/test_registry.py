@@ -153,6 +153,14 @@ def test_a_local_folder_tells_its_own_shape(tmp_path):
     [
         ({"head_dim": 32, "hidden_size": 64, "num_attention_heads": 4}, 32),
         ({"head_dim": None, "hidden_size": 64, "num_attention_heads": 4}, 16),
+        ({"head_dim": 16, "global_head_dim": 32}, 32),
+        (
+            {
+                "layer_types": ["sliding_attention", "full_attention"],
+                "per_layer_config": {"1": {"head_dim": 32}},
+            },
+            32,
+        ),
         ({"head_dim": None, "n_embd": 64, "n_head": 2}, 32),
         ({"head_dim": None, "text_config": {"n_layer": 3, "d_model": 64, "n_heads": 1}}, 64),
     ],

@@ -180,7 +180,9 @@ def test_reading_a_gguf_once_leaves_the_library_as_it_was(tmp_path, tiny_gguf):
 
 def wheel_entry(wheel, gguf, **changed):
     entry = {"source": "wheel", "package": "tiny-model==1.0", "package_sha256": sha256_file(wheel)}
-    return entry | {"member": "m/tiny.gguf", "sha256": sha256_file(gguf), "layers": 2, "head_dim": 16} | changed
+    return (
+        entry | {"member": "m/tiny.gguf", "sha256": sha256_file(gguf), "layers": 2, "head_dim": 16} | changed
+    )
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ _BYTES, _RANDOM_RATIO = 257, 2
 _RATIO, _HUB_BYTES = 3.5, 2
 # What configs call the same thing.
 _NAMES = {
-    "heads": ("num_attention_heads", "n_head", "n_heads", "decoder_attention_heads", "attention_heads"),
+    "heads": ("num_attention_heads", "n_head", "n_heads", "decoder_attention_heads", "num_heads"),
     "kv_heads": ("num_key_value_heads", "num_kv_heads"),
     "head_dim": ("global_head_dim", "head_dim"),
     "width": ("hidden_size", "n_embd", "d_model", "emb_dim"),

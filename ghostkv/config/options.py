@@ -20,9 +20,8 @@ def _odd(value: int) -> int:
 
 @dataclass(frozen=True)
 class PerKey:
-    """Of an option that only a key's width bounds: at most so many a coordinate; `divides`: a divisor of the width."""
+    """Of an option that only a key's width bounds: at most one a coordinate; `divides`: a divisor of the width."""
 
-    most: int = 1
     divides: bool = False
 
 

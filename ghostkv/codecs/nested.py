@@ -19,6 +19,7 @@ import numpy as np
 
 from ghostkv.codecs.base import ELEMENT_BYTES, FRAME_SLACK, RHO_BYTES, RHO_MAX, Decoded
 from ghostkv.codecs.cell_tree import CODE_BITS, CellTree
+from ghostkv.codecs.sizes import code_bytes
 from ghostkv.codecs.whitened import Whitened
 from ghostkv.files.compiled import njit
 from ghostkv.files.errors import TableError
@@ -229,6 +230,6 @@ def level_bytes(bits: Sequence[float], head_dim: int) -> tuple[int, ...]:
 
     With all residual bytes the record is as long as the float16 key, so that it can be stored in its place.
     """
-    levels = [max(1, round(each * head_dim / 8)) for each in bits]
+    levels = [code_bytes(each, head_dim) for each in bits]
     rest = ELEMENT_BYTES * head_dim - sum(levels) - RHO_BYTES * (len(levels) + 1)
     return (*levels, max(1, rest))

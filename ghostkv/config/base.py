@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from ghostkv.config.options import CodeBytes as CodeBytes
+from ghostkv.config.options import CodeBits as CodeBits
 from ghostkv.config.options import Count
 from ghostkv.config.words import read_words
 from ghostkv.files.errors import ConfigError

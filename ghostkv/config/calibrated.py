@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from ghostkv.config.base import (
     Ascending,
-    CodeBytes,
+    CodeBits,
     Layers,
     Section,
     Seed,
@@ -59,9 +59,9 @@ class LearnedCodec(Section):
 class Calibrated(Section):
     """Thresholds calibrated for a stated risk, and what they achieve on held-out text."""
 
-    bytes: Annotated[list[CodeBytes], once()] = setting(
-        [4, 10, 16],
-        "Code bytes of frontier.headline.codec, beside the headline size. Sizes that sketch lacks are fitted here.",
+    bits: Annotated[list[CodeBits], once()] = setting(
+        [0.5, 1.25, 2.0],
+        "Sizes of frontier.headline.codec in bits a coordinate, beside the headline's. Those that sketch lacks are fitted here.",
         max_length=16,
     )
     rules: Annotated[list[RuleName], once()] = setting(

@@ -24,7 +24,7 @@ def demo_config(config: Config) -> Config:
         | {
             "texts": texts,
             "capture": plain["capture"] | {"layers": "all"},
-            "sketch": plain["sketch"] | {"codecs": [{"name": headline.codec, "bytes": [headline.bytes]}]},
+            "sketch": plain["sketch"] | {"codecs": [{"name": headline.codec, "bits": [headline.bits]}]},
             "report": plain["report"] | {"title": f"{config.report.title}: a first look"},
         }
     )

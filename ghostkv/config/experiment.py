@@ -215,16 +215,16 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _headline_codec_is_sketched(self) -> Config:
-        headline, sizes = self.frontier.headline, {codec.name: codec.bytes for codec in self.sketch.codecs}
-        if headline.bytes not in sizes.get(headline.codec, []):
+        headline, sizes = self.frontier.headline, {codec.name: codec.bits for codec in self.sketch.codecs}
+        if headline.bits not in sizes.get(headline.codec, []):
             name = headline.codec if headline.codec in sizes else next(iter(sizes))
             accepted = "; ".join(
-                f"{codec} at {', '.join(map(str, bytes_))}" for codec, bytes_ in sizes.items()
+                f"{codec} at {', '.join(f'{one:g}' for one in bits)}" for codec, bits in sizes.items()
             )
             raise ConfigError(
-                f"config: frontier.headline is {headline.codec} at {headline.bytes} bytes, which "
+                f"config: frontier.headline is {headline.codec} at {headline.bits:g} bits a coordinate, which "
                 f"sketch.codecs does not make. "
-                f"Accepted: {accepted}.\n  Write: headline: {{codec: {name}, bytes: {sizes[name][0]}}}"
+                f"Accepted: {accepted}.\n  Write: headline: {{codec: {name}, bits: {sizes[name][0]:g}}}"
             )
         return self
 

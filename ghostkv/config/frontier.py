@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from ghostkv.config.base import CodeBytes, Exact, GridEntry, Section, Share, Shares, Tokens, part, setting
+from ghostkv.config.base import CodeBits, Exact, GridEntry, Section, Share, Shares, Tokens, part, setting
 from ghostkv.config.options import Count
 from ghostkv.config.sketch import CodecName
 from ghostkv.files.errors import ConfigError
@@ -52,7 +52,7 @@ class Headline(Section):
     """The one design that the report leads with."""
 
     codec: CodecName = setting("transform_code", "A codec of sketch.codecs.")
-    bytes: CodeBytes = setting(8, "One of its record sizes.")
+    bits: CodeBits = setting(1.0, "One of its record sizes, in bits a coordinate.")
     rule: RuleName = setting("relative_topk", "One of frontier.rules.")
 
 

@@ -12,13 +12,17 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from ghostkv.config.base import plain_of
+from ghostkv.config.options import IN_BYTES, write_bits
 from ghostkv.config.words import flow
 
 
 def explain(error: ValidationError, root: type[BaseModel], where: str) -> str:
     """One paragraph per faulty key: key, value, what is accepted, what to write."""
     paragraphs: dict[tuple, str] = {}
+    told = {fault["loc"] for fault in error.errors(include_url=False)}
     for fault in error.errors(include_url=False):
+        if any((*fault["loc"][:-1], old) in told for old in IN_BYTES if fault["loc"][-1:] == ("bits",)):
+            continue  # it is missing because it stands there under its old name
         keys, owner, field = _walk(root, fault["loc"])
         paragraphs.setdefault(keys, _paragraph(where, keys, owner, field, fault))
     # A key that takes this or that reports once per branch: the branch that got furthest was meant.
@@ -38,6 +42,8 @@ def _paragraph(
         accepted = _names(owner)
         near = difflib.get_close_matches(str(keys[-1]), accepted, n=1, cutoff=0.5)
         section = _dotted(keys[:-1]) or "the top level"
+        if keys[-1] in IN_BYTES and "bits" in accepted:
+            return f"{where}: {key} is not a key (value {value}). {write_bits(keys[-1], fault['input'])}"
         fix = f"  Did you mean `{near[0]}`? Write: {near[0]}: {value}" if near else "  Remove the line."
         return (
             f"{where}: {key} is not a key (value {value}). Accepted keys of {section}: "

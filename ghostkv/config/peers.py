@@ -55,9 +55,9 @@ class Peers(Section):
             {"name": "magicpig", "bits": 7, "tables": 128},
             {"name": "magicpig", "bits": 8, "tables": 128},
             {"name": "token_picker", "chunks": [2, 2, 4, 4], "slack": 0.2},
-            {"name": "ghost", "code_bytes": 8},
-            {"name": "ghost", "code_bytes": 4},
-            {"name": "ghost", "code_bytes": 8, "compensate": False},
+            {"name": "ghost", "bits": 1.0},
+            {"name": "ghost", "bits": 0.5},
+            {"name": "ghost", "bits": 1.0, "compensate": False},
         ),
         "Selectors and their hyperparameters, a file of ghostkv/selectors each. A peer counts as beaten where all of its "
         "entries are. Peers are held against the first of our own.",

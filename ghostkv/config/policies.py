@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union
 from pydantic import Field, StrictBool, create_model, model_serializer, model_validator
 
 from ghostkv.codecs.by_name import modules
-from ghostkv.config.base import CodeBytes, Exact, Layer, Section, Seed, Theta, setting
+from ghostkv.config.base import CodeBits, Exact, Layer, Section, Seed, Theta, setting
 from ghostkv.config.certificates import BudgetShare, LevelBits
 from ghostkv.config.frontier import Frontier, Headline
 from ghostkv.config.peers import SelectorEntry
@@ -55,8 +55,8 @@ class PolicyOptions(Section):
         return next((value for value in values if value is not None), None)
 
     @property
-    def record(self) -> tuple[str, int] | None:
-        """Codec and bytes of the ghost records that it reads, of sketch.codecs."""
+    def record(self) -> tuple[str, float] | None:
+        """Codec and bits a coordinate of the ghost records that it reads, of sketch.codecs."""
         return None
 
     @model_serializer(mode="wrap")
@@ -71,11 +71,11 @@ class RecordPolicy(PolicyOptions):
     """What policies that read ghost records take besides."""
 
     codec: CodecName = setting("transform_code", "A codec of sketch.codecs.")
-    code_bytes: CodeBytes = setting(8, "One of its record sizes.")
+    bits: CodeBits = setting(1.0, "One of its record sizes, in bits a coordinate.")
 
     @property
-    def record(self) -> tuple[str, int]:
-        return self.codec, self.code_bytes
+    def record(self) -> tuple[str, float]:
+        return self.codec, self.bits
 
 
 class FullPolicy(PolicyOptions):
@@ -198,9 +198,11 @@ class SelectorPolicy(PolicyOptions):
         return "oracle" if name.startswith("oracle") else "ours" if name == "ghost" else "peer"
 
     @property
-    def record(self) -> tuple[str, int] | None:
-        size = (selector_options(self.selector.name) | self.selector.plain()).get("code_bytes")
-        return None if size is None else ("transform_code", size)
+    def record(self) -> tuple[str, float] | None:
+        if self.kind != "ours":
+            return None
+        options = selector_options(self.selector.name) | self.selector.plain()
+        return "transform_code", options["bits"]
 
 
 SEATED = (
@@ -247,14 +249,14 @@ def check_dense_layers(where: str, entries: Iterable[PolicyOptions], layers: int
 
 def check_fitted(where: str, entries: Iterable[PolicyOptions], sketch: Sketch, frontier: Frontier) -> None:
     """Refuse, by a `ConfigError`, policies whose records or thresholds no earlier stage makes, before those run for hours."""
-    sizes = {codec.name: codec.bytes for codec in sketch.codecs}
+    sizes = {codec.name: codec.bits for codec in sketch.codecs}
     for entry in entries:
         codec, size = entry.record or (None, None)
         if codec and size not in sizes.get(codec, []):
             raise ConfigError(
-                f"config: {where} {entry.name} reads records of {codec} at {size} bytes, which sketch.codecs does not "
-                f"make. Accepted: {'; '.join(f'{name} at {bytes_}' for name, bytes_ in sizes.items())}.\n"
-                f"  Write: - {{name: {codec}, bytes: {sorted([*sizes.get(codec, []), size])}}}   "
+                f"config: {where} {entry.name} reads records of {codec} at {size:g} bits a coordinate, which sketch.codecs does not "
+                f"make. Accepted: {'; '.join(f'{name} at {bits}' for name, bits in sizes.items())}.\n"
+                f"  Write: - {{name: {codec}, bits: {sorted([*sizes.get(codec, []), size])}}}   "
                 "(under sketch.codecs, or leave the policy out)"
             )
         if codec and sketch.compared_every > 1:
@@ -267,12 +269,12 @@ def _check_every_layer(place: str, entry: PolicyOptions, headline: Headline) -> 
     """A policy decodes in every layer; codecs that are there for comparison are not made in every layer."""
     codec, size = entry.record
     swept = isinstance(entry, CalibratedPolicy)
-    if codec != headline.codec or (swept and size != headline.bytes):
+    if codec != headline.codec or (swept and size != headline.bits):
         accepted = f"{headline.codec}, frontier.headline's" + (
-            f", at {headline.bytes} bytes" if swept else ""
+            f", at {headline.bits:g} bits" if swept else ""
         )
         raise ConfigError(
-            f"config: {place} reads {codec} at {size} bytes in every layer, and sketch.compared_every leaves layers "
+            f"config: {place} reads {codec} at {size:g} bits a coordinate in every layer, and sketch.compared_every leaves layers "
             f"without. Accepted: {accepted}; any other with compared_every: 1.\n  Write: compared_every: 1   (under sketch)"
         )
 

@@ -38,6 +38,8 @@ def check_selector(entry: Mapping[str, Any], where: str) -> None:
         if key not in known.model_fields:
             near = _near(key, known.model_fields)
             fix = f"Did you mean `{near}`? Write: {near}: {given[key]}" if near else "Remove it."
+            if key in options.IN_BYTES and "bits" in known.model_fields:
+                fix = options.write_bits(key, given[key])
             raise ConfigError(
                 f"config: {where} has {name} with {key}: {given[key]}, which it does not have. "
                 f"Accepted: {', '.join(known.model_fields) or 'none'}.\n  {fix}"
@@ -57,15 +59,11 @@ def check_width(entry: Mapping[str, Any], where: str, head_dim: int) -> None:
     for option, field in _model(entry["name"]).model_fields.items():
         value = entry.get(option, field.default)
         for rule in (one for one in field.metadata if isinstance(one, PerKey)):
-            if value > rule.most * head_dim or (rule.divides and head_dim % value):
-                fits = [
-                    n
-                    for n in range(min(value, rule.most * head_dim), 0, -1)
-                    if not (rule.divides and head_dim % n)
-                ]
+            if value > head_dim or (rule.divides and head_dim % value):
+                fits = [n for n in range(min(value, head_dim), 0, -1) if not (rule.divides and head_dim % n)]
                 raise ConfigError(
                     f"config: {where} has {entry['name']} with {option}: {value}, but keys have head_dim: {head_dim}. "
-                    f"Accepted: {'a divisor of it' if rule.divides else f'at most {rule.most * head_dim}'}.\n"
+                    f"Accepted: {'a divisor of it' if rule.divides else f'at most {head_dim}'}.\n"
                     f"  Write: {option}: {fits[0]}"
                 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from ghostkv.config.base import CodeBytes, Layers, Section, Seed, once, setting
+from ghostkv.config.base import CodeBits, Layers, Section, Seed, once, setting
 from ghostkv.files.methods import methods
 
 # One file each in ghostkv/codecs.
@@ -15,12 +15,12 @@ class CodecEntry(Section):
     """One codec at several record sizes."""
 
     name: CodecName = setting(..., "A file of ghostkv/codecs, without .py.")
-    bytes: Annotated[list[CodeBytes], once()] = setting(
+    bits: Annotated[list[CodeBits], once()] = setting(
         ...,
-        "Bytes of the code of one key, one record each.",
+        "Bits a coordinate of the code of one key, one record each.",
         min_length=1,
         max_length=32,
-        examples=[[8, 16, 32]],
+        examples=[[1.0, 2.0, 4.0]],
     )
 
 
@@ -29,14 +29,14 @@ class Sketch(Section):
 
     codecs: Annotated[list[CodecEntry], once("name")] = setting(
         [
-            CodecEntry(name="gaussian", bytes=[8, 16, 32]),
-            CodecEntry(name="random_orthogonal", bytes=[8, 16, 32]),
-            CodecEntry(name="pca", bytes=[8, 16, 32]),
-            CodecEntry(name="whitened", bytes=[8, 16, 32]),
-            CodecEntry(name="transform_code", bytes=[4, 8, 16, 32]),
+            CodecEntry(name="gaussian", bits=[1.0, 2.0, 4.0]),
+            CodecEntry(name="random_orthogonal", bits=[1.0, 2.0, 4.0]),
+            CodecEntry(name="pca", bits=[1.0, 2.0, 4.0]),
+            CodecEntry(name="whitened", bits=[1.0, 2.0, 4.0]),
+            CodecEntry(name="transform_code", bits=[0.5, 1.0, 2.0, 4.0]),
         ],
-        "Codecs and the bytes of code that each keeps per key. Norms and residuals come on top and are counted in every "
-        "bytes ratio.",
+        "Codecs and the bits a coordinate that the code of a key takes: 1 is 8 bytes at head_dim 64, and 16 at 128, rounded to a "
+        "whole byte. One byte of residual norm comes on top and is counted in every bytes ratio.",
         min_length=1,
         max_length=32,
     )

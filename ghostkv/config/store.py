@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from ghostkv.config.base import (
-    CodeBytes,
+    CodeBits,
     Counts,
     Heads,
     Layers,
@@ -25,7 +25,9 @@ class Store(Section):
 
     kv_heads: Heads = setting(3, "KV heads of the stores that are tried.")
     head_dim: Width = setting(64, "Width of a key, and of a value.")
-    record_bytes: CodeBytes = setting(9, "Bytes of a ghost record.")
+    bits: CodeBits = setting(
+        1.0, "Bits a coordinate of a ghost record; one byte of residual norm comes on top."
+    )
     seed: Seed = setting(0, "Seed of contents, kill points, damage and survivors.")
     kill_points: Count = setting(
         100, "SIGKILLs at a random byte of what is appended, each on a store of its own."

@@ -146,8 +146,8 @@ class Synthetic(Section):
         max_length=64,
     )
     codecs: Annotated[list[CodecEntry], once("name")] = setting(
-        [CodecEntry(name=name, bytes=[4, 8, 16, 32]) for name in _CODECS],
-        "Codecs and their bytes of code; frontier.headline is added where it lacks.",
+        [CodecEntry(name=name, bits=[0.5, 1.0, 2.0, 4.0]) for name in _CODECS],
+        "Codecs and their bits a coordinate; frontier.headline is added where it lacks.",
         min_length=1,
         max_length=32,
     )

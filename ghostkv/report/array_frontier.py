@@ -11,6 +11,7 @@ import polars as pl
 
 from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs import by_name
+from ghostkv.codecs.sizes import code_bytes
 from ghostkv.config.experiment import load_config
 from ghostkv.elimination.frontier import Design, Setting, estimate_group, sweep_rule, view_group
 from ghostkv.elimination.summaries import sweep_columns
@@ -145,13 +146,14 @@ def _sweep(
     capture: LayerCapture, fitting: LayerCapture, kv_head: int, setting: Setting, chosen
 ) -> pl.DataFrame:
     headline, rule = chosen.headline, chosen.headline.rule
-    codec = by_name.make(headline.codec, headline.bytes, stable_seed(0, kv_head, headline.codec))
+    size = code_bytes(headline.bits, capture.keys.shape[2])
+    codec = by_name.make(headline.codec, size, stable_seed(0, kv_head, headline.codec))
     codec.fit(fitting.keys[kv_head], fitting.group_queries(kv_head).reshape(-1, capture.keys.shape[2]))
     view = view_group(capture, kv_head, setting, with_output=True)
     frames = []
     for design, records in (
         (Design(ORACLE, 0, None), None),
-        (Design(headline.codec, headline.bytes, codec), codec.encode(capture.keys[kv_head])),
+        (Design(headline.codec, size, codec), codec.encode(capture.keys[kv_head])),
     ):
         swept = sweep_rule(view, estimate_group(view, design, records), rule, setting)
         columns = sweep_columns(view, swept, design, slice(None))

@@ -56,7 +56,7 @@ def measure(results: Results, chapters: Iterable[Chapter]) -> dict[str, Headline
 
 
 def _measure(results: Results, figure: HeadlineFigure) -> HeadlineValue:
-    query = " ".join(figure.query.format(**results.headline).split())
+    query = " ".join(figure.query.format(**results.headline, fer_bytes=results.fer_bytes).split())
     path = results.path(figure.table)
     frames = {"self": results.table(figure.table)}
     try:

@@ -56,6 +56,8 @@ class WriteReport(Job):
     ----------
     config : dict
         All of it but the numbers of threads.
+    head_dim : int
+        Width of the keys that were measured.
     compared_layers : tuple of int
         Layers in which every codec was swept; codecs are held against each other in these alone.
     impossible : tuple of str
@@ -72,6 +74,7 @@ class WriteReport(Job):
     table_rows: int
     config: dict[str, Any]
     layers: tuple[int, ...]
+    head_dim: int
     compared_layers: tuple[int, ...]
     impossible: tuple[str, ...]
     logs: str
@@ -81,7 +84,8 @@ class WriteReport(Job):
         config = run.config.plain()
         config["capture"] = run.config.capture.plain(without=("threads",))
         impossible = [stage for stage in BEYOND if not stage_tables(run, stage)]
-        return cls.taken(run, config=config, impossible=impossible, logs=f"{run.folder}/logs")
+        shown = {"config": config, "head_dim": run.key_width, "logs": f"{run.folder}/logs"}
+        return cls.taken(run, **shown, impossible=impossible)
 
 
 @dataclass(frozen=True)

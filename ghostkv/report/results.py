@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from ghostkv.codecs.sizes import code_bytes
 from ghostkv.files.errors import TableError
 from ghostkv.files.seals import SealedParquet, damaged
 from ghostkv.models.manifest import read_manifest
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ghostkv.report.jobs import WriteReport
 
 ORACLE = "exact"
+# The size that figures of calibrated FER are quoted at: chosen on other texts than those of a run, see docs/calibrated.md.
+FER_BITS = 1.25
 
 
 class Results:
@@ -138,13 +141,32 @@ class Results:
 
     @property
     def headline(self) -> dict[str, Any]:
-        """`codec`, `bytes` and `rule` of the design that the report leads with."""
-        return self.frontier["headline"]
+        """`codec`, `bits` a coordinate, `bytes` of code and `rule` of the design that the report leads with."""
+        headline = self.frontier["headline"]
+        return headline | {"bytes": self.bytes_of(headline["bits"])}
+
+    @property
+    def fer_bytes(self) -> int:
+        """Bytes of code that figures of calibrated FER are quoted at."""
+        return self.bytes_of(FER_BITS)
+
+    def bytes_of(self, bits: float, head_dim: int | None = None) -> int:
+        """Bytes of code at so many bits a coordinate: of the measured keys, where no width is given."""
+        return code_bytes(bits, head_dim or self.job.head_dim)
+
+    def size(self, bits: float, head_dim: int | None = None) -> str:
+        """A size in words: `1 bit a coordinate (8 bytes)`."""
+        unit = "bit" if bits == 1 else "bits"
+        return f"{bits:g} {unit} a coordinate ({self.bytes_of(bits, head_dim)} bytes)"
 
     @property
     def design(self) -> str:
         """That design in words."""
-        return f"{self.headline['bytes']}-byte {words(self.headline['codec'])}"
+        return self.design_at(self.job.head_dim)
+
+    def design_at(self, head_dim: int) -> str:
+        """That design in words, for keys of another width."""
+        return f"{words(self.headline['codec'])} of {self.size(self.headline['bits'], head_dim)}"
 
     @property
     def is_rule(self) -> pl.Expr:
@@ -154,7 +176,12 @@ class Results:
     @property
     def is_record(self) -> pl.Expr:
         """Rows of the headline codec at its size, under any rule."""
-        return (pl.col("codec") == self.headline["codec"]) & (pl.col("code_bytes") == self.headline["bytes"])
+        return self.is_record_at(self.job.head_dim)
+
+    def is_record_at(self, head_dim: int) -> pl.Expr:
+        """The same of keys of another width."""
+        size = self.bytes_of(self.headline["bits"], head_dim)
+        return (pl.col("codec") == self.headline["codec"]) & (pl.col("code_bytes") == size)
 
     @property
     def is_headline(self) -> pl.Expr:

@@ -19,6 +19,7 @@ from ghostkv.captures.positions import sample_positions
 from ghostkv.captures.proven_writer import ProvenWriter
 from ghostkv.codecs.fitting import fit_codecs
 from ghostkv.codecs.records import CodecSpec, save_codecs
+from ghostkv.codecs.sizes import code_bytes
 from ghostkv.config.experiment import Config, load_config
 from ghostkv.config.policies import CertifiedMassPolicy, GhostPolicy
 from ghostkv.config.resolved import resolve
@@ -30,6 +31,7 @@ from ghostkv.models.capture import record_attention
 from ghostkv.models.interface import refuse_no_model
 from ghostkv.models.probe import measurable_layers
 from ghostkv.models.tokenizer import ModelTokenizer, tokenizer_of
+from ghostkv.models.watch import LayerShape
 from ghostkv.runtime.deciders import GhostFrames
 from ghostkv.runtime.load_policy import Sources, load_policy
 from ghostkv.runtime.policy import Policy, ghost_policy
@@ -197,7 +199,7 @@ class _Fitting:
             asked = CertifiedMassPolicy(label="certified_mass", delta=certificate, levels=None, shares=None)
             return load_policy(resolve(asked, self.config), self._sources({}))
         headline = self.config.frontier.headline
-        spec, codecs = CodecSpec(headline.codec, headline.bytes), {}
+        spec, codecs = CodecSpec(headline.codec, code_bytes(headline.bits, self._shape.head_dim)), {}
         for layer in progress(self.layers, desc="codecs", unit="layer"):
             calibration = [read_layer(text.folder, layer) for text in self._texts("codec")]
             fitted = fit_codecs(calibration, [spec], layer, self.config.sketch.seed)
@@ -205,7 +207,7 @@ class _Fitting:
             save_codecs(fitted, codecs[layer], {})
         sources = self._sources(codecs)
         if bytes_ratio is not None:
-            asked = GhostPolicy(label="ghost", ratio=bytes_ratio, codec=spec.name, code_bytes=spec.code_bytes)
+            asked = GhostPolicy(label="ghost", ratio=bytes_ratio, codec=headline.codec, bits=headline.bits)
             return load_policy(resolve(asked, self.config), sources)
         return self._calibrated(sources, spec, target_fer)
 
@@ -215,7 +217,7 @@ class _Fitting:
         setting = Setting.of(frontier.sinks, frontier.hot, frontier.top_k, grids)
         frames, thetas = {}, {}
         for layer in progress(self.layers, desc="thresholds", unit="layer"):
-            codecs = sources.fitted(layer, spec.name, spec.code_bytes)
+            codecs = sources.fitted(layer, spec)
             captures = [
                 from_position(read_layer(text.folder, layer), text, frontier.headline_start)
                 for text in self._texts("threshold")
@@ -239,7 +241,9 @@ class _Fitting:
         return [text for text in self.captures if text.role == role]
 
     def _sources(self, codecs: Mapping[int, Path]) -> Sources:
-        heads = next(iter(measurable_layers(self.model).values())).heads
-        return Sources(
-            self.layers, heads, codecs, tuple(self.captures), None, self.config.frontier.headline_start
-        )
+        captures, start = tuple(self.captures), self.config.frontier.headline_start
+        return Sources(self.layers, self._shape.heads, self._shape.head_dim, codecs, captures, None, start)
+
+    @property
+    def _shape(self) -> LayerShape:
+        return next(iter(measurable_layers(self.model).values()))

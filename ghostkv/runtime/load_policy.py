@@ -14,7 +14,7 @@ from ghostkv.captures.capture_files import LayerCapture, read_layer, read_layers
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs.nested import Nested, level_bytes
 from ghostkv.codecs.records import CodecSpec, load_codecs
-from ghostkv.codecs.transform_code import TransformCode
+from ghostkv.codecs.sizes import code_bytes
 from ghostkv.elimination.thresholds import calibrated_thetas
 from ghostkv.files.buffers import Space
 from ghostkv.files.errors import ConfigError
@@ -43,6 +43,7 @@ class Sources:
 
     layers: Sequence[int]  # all layers of the model
     heads: int
+    head_dim: int
     # Layer -> ``codecs.safetensors`` of the sketch stage
     codecs: Mapping[int, str | Path] = field(default_factory=dict)
     captures: Sequence[CapturedText] = ()  # those of roles `codec` and `threshold` are read
@@ -52,9 +53,10 @@ class Sources:
     @classmethod
     def read(cls, job: Any, inputs: Mapping[str, Any]) -> Sources:
         """What a job names in `layers`, `captures` and `start`, and its input files `codecs` and `points`."""
-        heads = int(read_layers_table(job.captures[0].folder)["heads"][0])
+        described = read_layers_table(job.captures[0].folder)
+        shape = int(described["heads"][0]), int(described["head_dim"][0])
         codecs = dict(zip(job.layers, inputs["codecs"], strict=True))
-        return cls(job.layers, heads, codecs, job.captures, inputs.get("points"), job.start)
+        return cls(job.layers, *shape, codecs, job.captures, inputs.get("points"), job.start)
 
     @classmethod
     def of(cls, results: str | Path, start: int = 0) -> Sources:
@@ -72,15 +74,19 @@ class Sources:
         layers = described["layer"].to_list()
         codecs = {layer: results / f"sketch/layer_{layer:02d}/codecs.safetensors" for layer in layers}
         points = results / "frontier/points.parquet"
-        return cls(layers, int(described["heads"][0]), codecs, captures, points, start)
+        shape = int(described["heads"][0]), int(described["head_dim"][0])
+        return cls(layers, *shape, codecs, captures, points, start)
 
-    def fitted(self, layer: int, name: str, code_bytes: int) -> list[Any]:
+    def spec(self, policy: RecordPolicy) -> CodecSpec:
+        """The codec of a policy's records at its size."""
+        return CodecSpec(policy.codec, code_bytes(policy.bits, self.head_dim))
+
+    def fitted(self, layer: int, spec: CodecSpec) -> list[Any]:
         """The sketch stage's fitted codec of each KV head."""
         if layer not in self.codecs:
             raise ConfigError(
                 f"policy: no sketch of layer {layer}, and ghost records need its codecs. Run: snakemake frontier"
             )
-        spec = CodecSpec(name, code_bytes)
         found = load_codecs(Path(self.codecs[layer]), [spec])
         return [found[spec, head] for head in range(len(found))]
 
@@ -115,7 +121,7 @@ def load_policy(policy: SomePolicy, sources: Sources) -> Policy:
             deciders = _ghosts(policy, sources, active, theta, policy.compensate, per_key=True)
         case "calibrated":
             goal = "relative_lse", policy.target_metric, policy.target
-            thetas = calibrated_thetas(sources.points, CodecSpec(policy.codec, policy.code_bytes), *goal)
+            thetas = calibrated_thetas(sources.points, sources.spec(policy), *goal)
             deciders = _ghosts(policy, sources, active, thetas, policy.compensate)
             certificate = f"calibrated: mean {policy.target_metric} <= {policy.target:g}, on average over exchangeable queries"
         case "certified_mass":
@@ -154,34 +160,32 @@ def fit_budgets(policies: Sequence[GhostPolicy], sources: Sources) -> list[float
     """The theta of every policy that names a bytes ratio; those that read the same records are fitted together."""
     alike: dict[tuple, list[float]] = {}
     for policy in policies:
-        alike.setdefault(_reads(policy), []).append(policy.ratio)
+        alike.setdefault(_reads(policy, sources), []).append(policy.ratio)
     found = {}
-    for (codec, size, dense, sinks, hot), ratios in alike.items():
+    for (spec, dense, sinks, hot), ratios in alike.items():
         layers = (
             (
                 sources.texts("threshold", layer),
-                None if layer in dense else sources.fitted(layer, codec, size),
+                None if layer in dense else sources.fitted(layer, spec),
             )
             for layer in sources.layers
         )
         # Bytes are GQA-true whether heads share survivors or not: the union is read.
-        found[codec, size, dense, sinks, hot] = fit_theta(
+        found[spec, dense, sinks, hot] = fit_theta(
             layers, sorted(set(ratios)), sinks=sinks, hot=hot, start=sources.start
         )
-    return [found[_reads(policy)][policy.ratio] for policy in policies]
+    return [found[_reads(policy, sources)][policy.ratio] for policy in policies]
 
 
-def _reads(policy: GhostPolicy) -> tuple:
-    return policy.codec, policy.code_bytes, policy.dense_layers, policy.sinks, policy.hot
+def _reads(policy: GhostPolicy, sources: Sources) -> tuple:
+    return sources.spec(policy), policy.dense_layers, policy.sinks, policy.hot
 
 
 def _ghosts(
     policy: RecordPolicy, sources: Sources, active: Sequence[int], theta: float | Mapping[int, np.ndarray],
     compensate: bool = True, per_key: bool = False,
 ) -> Mapping[int, Decider]:  # fmt: skip
-    frames = {
-        layer: GhostFrames.of(sources.fitted(layer, policy.codec, policy.code_bytes)) for layer in active
-    }
+    frames = {layer: GhostFrames.of(sources.fitted(layer, sources.spec(policy))) for layer in active}
     return ghost_policy(frames, theta, sources.heads, compensate, per_key).deciders
 
 
@@ -202,9 +206,8 @@ def _nested(sources: Sources, layer: int, bits: tuple[float, ...]) -> list[Neste
 def _seated(policy: SelectorPolicy, sources: Sources, layer: int, space: Space) -> Seated:
     """A selector of the peers list, fitted as the peers stage fits it."""
     name, selector = make({"name": policy.selector.name, **(policy.selector.model_extra or {})})
-    size = getattr(selector, "code_bytes", None)
-    reads = [] if size is None else [(TransformCode.name, size)]
-    codecs = {spec: sources.fitted(layer, *spec) for spec in reads}
+    read = selector.record_spec(sources.head_dim)
+    codecs = {} if read is None else {read: sources.fitted(layer, CodecSpec(*read))}
     if type(selector).fit is Selector.fit:
         kv_heads = int(read_layers_table(sources.captures[0].folder)["kv_heads"][0])
         return Seated(selector, [None] * kv_heads, policy.ratio, name, codecs, space)

@@ -244,6 +244,9 @@ class Selector:
         """The hyperparameters, as tables name them: `dims=8`."""
         return ", ".join(f"{field.name}={_word(getattr(self, field.name))}" for field in fields(self))
 
+    def record_spec(self, head_dim: int) -> tuple[str, int] | None:
+        """Codec and bytes of code of the ghost records that it reads of keys of this width; None where it reads none."""
+
     def fit(self, calibration: Calibration) -> Any:
         """Learn what is fixed before a text is seen; model constants cost no bytes per key."""
         return None

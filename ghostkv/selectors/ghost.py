@@ -10,7 +10,7 @@ Rule: the query-aware transform code of the sketch stage (code and one byte of r
     that is measured. The eliminated keys' estimated mass goes to the running mean of V
     (`ghostkv.elimination.compensation`), at no bytes per token; `page` > 0 uses a mean per page of that many keys, whose
     bytes are counted.
-Index bytes: (code_bytes + 1) per cold key, once per KV head; with page means 2 value_dim / page on top.
+Index bytes: bits * head_dim / 8 + 1 per cold key, once per KV head; with page means 2 value_dim / page on top.
 Calibration: codec and frame on role `codec` (as Loki's, Double Sparsity's and PQ's), theta on role
     `threshold` (as Token-Picker's and MagicPIG's).
 """
@@ -23,8 +23,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ghostkv.codecs.base import ELEMENT_BYTES
+from ghostkv.codecs.sizes import code_bytes
 from ghostkv.codecs.transform_code import TransformCode
-from ghostkv.config.options import Amount, CodeBytes, Whole
+from ghostkv.config.options import Amount, CodeBits, Whole
 from ghostkv.elimination.attention import cap
 from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector, per_ratio
 from ghostkv.selectors.estimates import log_mass
@@ -37,12 +38,15 @@ class Ghost(Selector):
 
     kind: ClassVar[str] = "ours"
 
-    code_bytes: CodeBytes = 8  # one of the transform code's sizes in `sketch.codecs`
+    bits: CodeBits = 1.0  # a coordinate; of the transform code
     compensate: bool = True  # give the eliminated keys' estimated mass to the mean of V
     # One theta per head over all queries; else a fixed number of keys per query, as most peers read
     adaptive: bool = True
     page: Whole = 0  # keys per mean of V; 0 for one running mean
     depth: Amount = 1.0  # size of the token bucket, in queries
+
+    def record_spec(self, head_dim: int) -> tuple[str, int]:
+        return TransformCode.name, code_bytes(self.bits, head_dim)
 
     def fit(self, calibration: Calibration) -> Any:
         """Thetas of each ratio and head, shape [ratios, group]."""
@@ -69,7 +73,7 @@ class Ghost(Selector):
         return Selection(scene.take(statistic, counts), feasible, index, tail=tail, page=self.page)
 
     def _index(self, scene: Scene, budget: Budget) -> np.ndarray:
-        codec, _ = scene.records(TransformCode.name, self.code_bytes)
+        codec, _ = scene.records(*self.record_spec(scene.keys.shape[1]))
         index = scene.visible.cold * float(codec.record_bytes)
         if self.page and self.compensate:
             value_bytes = budget.pair_bytes - ELEMENT_BYTES * scene.keys.shape[1]
@@ -81,7 +85,7 @@ class Ghost(Selector):
 
     def _log_mass(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         """Estimated log mass of cold keys, and their estimated scores."""
-        codec, decoded = scene.records(TransformCode.name, self.code_bytes)
+        codec, decoded = scene.records(*self.record_spec(scene.keys.shape[1]))
         estimates = scene.empty()
         projected = codec.project(scene.queries.reshape(-1, scene.queries.shape[2]))
         codec.estimate(projected, decoded, scene.scale, estimates.reshape(-1, scene.shape[2]))

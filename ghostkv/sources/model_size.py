@@ -24,9 +24,10 @@ _BYTES, _RANDOM_RATIO = 257, 2
 _RATIO, _HUB_BYTES = 3.5, 2
 # What configs call the same thing.
 _NAMES = {
-    "heads": ("num_attention_heads", "n_head", "n_heads"),
+    "heads": ("num_attention_heads", "n_head", "n_heads", "decoder_attention_heads", "num_heads"),
     "kv_heads": ("num_key_value_heads", "num_kv_heads"),
-    "width": ("hidden_size", "n_embd", "d_model"),
+    "head_dim": ("global_head_dim", "head_dim"),
+    "width": ("hidden_size", "n_embd", "d_model", "emb_dim"),
     "inner": ("intermediate_size", "n_inner", "ffn_dim"),
     "vocabulary": ("vocab_size",),
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
@@ -125,16 +126,28 @@ def _of_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a `config.json` states, by the names of this module."""
     inner = config.get("text_config")
     config = inner if isinstance(inner, dict) else config
-
-    def first(names: tuple[str, ...]) -> int | None:
-        return next((config[name] for name in names if type(config.get(name)) is int), None)
-
-    found = {name: first(names) for name, names in _NAMES.items()}
+    found = {name: _stated(config, name) for name in _NAMES}
     found["kv_heads"] = found["kv_heads"] or found["heads"]
-    found["head_dim"] = config.get("head_dim") or _quotient(found["width"], found["heads"])
+    found["head_dim"] = head_dim_of(config)
     found["tied"] = config.get("tie_word_embeddings") is not False
     found["gated"] = config.get("model_type") not in _UNGATED
     return {name: value for name, value in found.items() if value is not None}
+
+
+def head_dim_of(config: Mapping[str, Any]) -> int | None:
+    """Width of a head as a `config.json` of a language model states it, or as its width and heads imply; None where neither.
+
+    Where layers with a sliding window have another width, it is that of the others, which are measured first of all.
+    """
+    kinds, own = config.get("layer_types"), config.get("per_layer_config")
+    if isinstance(kinds, list) and isinstance(own, dict) and "full_attention" in kinds:
+        of_layer = own.get(str(kinds.index("full_attention")))
+        config = {**config, **(of_layer if isinstance(of_layer, dict) else {})}
+    return _stated(config, "head_dim") or _quotient(_stated(config, "width"), _stated(config, "heads"))
+
+
+def _stated(config: Mapping[str, Any], name: str) -> int | None:
+    return next((config[key] for key in _NAMES[name] if type(config.get(key)) is int), None)
 
 
 def _of_gguf(path: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Which models and domains there are, and the models' shape, without fetching or loading anything.
 
-The workflow plans one job per layer before a model exists on disk, so the number of layers comes from
-`resources/models.yaml`, from the config, or from the `config.json` of a local folder. torch and transformers
-are not imported.
+The workflow plans one job per layer, and the bytes of its records, before a model exists on disk. So the number of layers
+and head_dim come from `resources/models.yaml`, from the config, or from the `config.json` of a local folder. torch and
+transformers are not imported.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ghostkv.sources.documents import TextSource
 from ghostkv.sources.entries import ModelEntry
 from ghostkv.sources.gguf_header import gguf_shape
 from ghostkv.sources.model_files import model_files, read_json
+from ghostkv.sources.model_size import head_dim_of
 
 # What configs call the number of layers and the list of their kinds, and kinds that attend to all keys or to a window.
 _DEPTHS = ("num_hidden_layers", "decoder_layers", "num_decoder_layers", "n_layer", "n_layers", "num_layers")
@@ -42,13 +43,14 @@ def read_models(models_yaml: str | Path = "resources/models.yaml") -> dict[str, 
 def resolve_model(
     name: str, custom: Mapping[str, Any] | None = None, models_yaml: str | Path = "resources/models.yaml"
 ) -> ModelEntry:
-    """The model that the config names, with its number of layers.
+    """The model that the config names, with its number of layers and its head_dim.
 
     Config `model.name` is a listed name, or any new one beside `model.custom`, the entry of a model that is not
-    listed. Of the result `layers` is always set; the rest of the shape where it is stated or a local file tells it.
+    listed. Of the result `layers` and `head_dim` are always set; the rest of the shape where it is stated or a local file
+    tells it.
 
-    Raises ConfigError for an unknown name, a custom model under a listed name, a faulty entry, or layers that nothing
-    tells; ModelError for a local folder or GGUF file that is missing or is no model.
+    Raises ConfigError for an unknown name, a custom model under a listed name, a faulty entry, or layers or a head_dim that
+    nothing tells; ModelError for a local folder or GGUF file that is missing or is no model.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "mine"
@@ -63,7 +65,7 @@ def resolve_model(
         raise ConfigError(
             f"config: model.name is {name}, which {models_yaml} does not list. "
             f"Accepted: {', '.join(listed)}.\n  {hint} a model of your own write: "
-            "model: {name: mine, custom: {source: hub, id: Qwen/Qwen2.5-0.5B, layers: 24}}"
+            "model: {name: mine, custom: {source: hub, id: Qwen/Qwen2.5-0.5B, layers: 24, head_dim: 64}}"
         )
     if custom is not None and name in listed:
         raise ConfigError(
@@ -93,10 +95,10 @@ def check_domains(domains: Iterable[str], texts_yaml: str | Path = "resources/te
 
 
 def shape_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Layers, attention_layers and max_context as far as a model's `config.json` states them.
+    """Layers, attention_layers, head_dim and max_context as far as a model's `config.json` states them.
 
     GPT-2's own key names are understood, those of decoders that have an encoder beside them, and the `text_config` of
-    multimodal models. Heads and widths are found by running the model.
+    multimodal models. What a fetch finds by running the model must be the same; the rest is found there alone.
     """
     inner = config.get("text_config")
     config = inner if isinstance(inner, dict) else config
@@ -110,6 +112,7 @@ def shape_of(config: Mapping[str, Any]) -> dict[str, Any]:
         "layers": first(*_DEPTHS) or len(kinds) or None,
         # Without a word of it, every layer attends.
         "attention_layers": attending if 0 < len(attending) < len(kinds) else None,
+        "head_dim": head_dim_of(config),
         "max_context": first("max_position_embeddings", "n_positions", "n_ctx"),
     }
     return {key: value for key, value in found.items() if value is not None}
@@ -140,11 +143,20 @@ def _with_shape(entry: ModelEntry) -> ModelEntry:
         )
     if entry.shape is not None:
         entry = _filled(entry, _stated_shape(Path(entry.shape)))
-    if entry.layers is None:
-        raise ConfigError(
-            f"config: model.custom.layers is missing, and nothing tells how many layers {entry.origin()} has "
-            "before it is fetched.\n  Write: layers: 24   (num_hidden_layers in its config.json), or shape: config.json"
-        )
+    lacking = {
+        "layers": (entry.layers, "how many layers", "layers: 24   (num_hidden_layers in its config.json)"),
+        "head_dim": (
+            entry.head_dim,
+            "what head_dim",
+            "head_dim: 64   (head_dim in its config.json, or hidden_size over heads)",
+        ),
+    }
+    for key, (stated, what, write) in lacking.items():
+        if stated is None:
+            raise ConfigError(
+                f"config: model.custom.{key} is missing, and nothing tells {what} {entry.origin()} has before it is fetched.\n"
+                f"  Write: {write}, or shape: config.json"
+            )
     return entry
 
 

@@ -9,23 +9,24 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from ghostkv.codecs.sizes import code_bytes
 from ghostkv.config.experiment import Config
 from ghostkv.config.policies import SelectorPolicy
 from ghostkv.config.retrieval import Retrieval
-from ghostkv.config.selectors import check_width
+from ghostkv.config.selectors import check_width, selector_options
 from ghostkv.files.errors import ConfigError
 from ghostkv.sources.documents import TextSource, read_own
 
 if TYPE_CHECKING:
     from ghostkv.stages.capture.tensor_import import StatedShape
 
-# Keys of no model in use are narrower.
-_NARROW = 16
+# What rounds to no byte.
+_HALF_A_BYTE = 4
 _RULER = Path(__file__).parent / "retrieval/tasks/ruler.yaml"
 
 
 def check_model(
-    config: Config, layers: Sequence[int], max_context: int | None = None, head_dim: int | None = None
+    config: Config, layers: Sequence[int], head_dim: int, max_context: int | None = None
 ) -> list[int]:
     """The layers to measure, once the model is known.
 
@@ -34,10 +35,10 @@ def check_model(
     config : Config
     layers : sequence of int
         Layers of the model that attend. Where tensors are imported, the layers are those that every folder holds.
+    head_dim : int
+        Width of the model's keys.
     max_context : int, optional
         Longest context that the model takes, in tokens.
-    head_dim : int, optional
-        Width of the model's keys.
 
     Raises
     ------
@@ -80,35 +81,46 @@ def check_device(config: Config) -> None:
     device_of(config.model.device)
 
 
-def check_widths(config: Config, head_dim: int | None) -> None:
-    """Refuse options of selectors and codecs, by a `ConfigError`, that keys of this width do not have.
+def check_widths(config: Config, head_dim: int) -> None:
+    """Refuse options of selectors, and sizes of records, by a `ConfigError`, that keys of this width do not have."""
+    for entry in config.peers.selectors:
+        check_width(entry.plain(), "peers.selectors", head_dim)
+        if entry.name == "ghost":
+            _check_sizes(
+                "peers.selectors (ghost)", [(selector_options("ghost") | entry.plain())["bits"]], head_dim
+            )
+    for section in ("quality", "retrieval"):
+        for policy in getattr(config, section).policies:
+            if isinstance(policy, SelectorPolicy):
+                check_width(policy.selector.plain(), f"{section}.policies {policy.name}", head_dim)
+    for codec in config.sketch.codecs:
+        _check_sizes(f"sketch.codecs ({codec.name})", codec.bits, head_dim)
+    _check_sizes("calibrated", config.calibrated.bits, head_dim)
+    synthetic, decoded = config.synthetic, config.decode.synthetic
+    for codec in synthetic.codecs:
+        _check_sizes(f"synthetic.codecs ({codec.name})", codec.bits, synthetic.head_dim)
+    for made in (synthetic.head_dim, decoded.head_dim):
+        _check_sizes("frontier.headline", [config.frontier.headline.bits], made)
+    _check_sizes("store", [config.store.bits], config.store.head_dim)
 
-    Where nothing tells the width yet, those that some model's keys may not have.
-    """
-    width = head_dim or _NARROW
-    try:
-        for entry in config.peers.selectors:
-            check_width(entry.plain(), "peers.selectors", width)
-        for section in ("quality", "retrieval"):
-            for policy in getattr(config, section).policies:
-                if isinstance(policy, SelectorPolicy):
-                    check_width(policy.selector.plain(), f"{section}.policies {policy.name}", width)
-        sizes = [
-            (f"sketch.codecs ({codec.name})", size) for codec in config.sketch.codecs for size in codec.bytes
-        ]
-        for key, size in [*sizes, *(("calibrated.bytes", size) for size in config.calibrated.bytes)]:
-            if size > 2 * width:
-                raise ConfigError(
-                    f"config: {key} asks for codes of {size} bytes, but a key of head_dim: {width} has {2 * width} in "
-                    f"float16. Accepted: at most so many.\n  Write: {2 * width}   in its place"
-                )
-    except ConfigError as error:
-        if head_dim is None:
+
+def _check_sizes(where: str, sizes: Sequence[float], head_dim: int) -> None:
+    """Refuse, by a `ConfigError`, sizes in bits a coordinate that are less than a byte, or two that are the same bytes."""
+    found: dict[int, float] = {}
+    for bits in sizes:
+        size = code_bytes(bits, head_dim)
+        if bits * head_dim <= _HALF_A_BYTE:
             raise ConfigError(
-                f"{error}\n  Nothing tells head_dim before the model is fetched: if it is larger than {width}, write "
-                "head_dim: 64   (under model.custom)"
-            ) from None
-        raise
+                f"config: {where} has bits: {bits:g}, which is {bits * head_dim:g} bits for a key of head_dim: {head_dim}. "
+                f"Accepted: a size that rounds to one byte or more.\n  Write: bits: {8 / head_dim:g}"
+            )
+        if size in found:
+            raise ConfigError(
+                f"config: {where} has bits: {found[size]:g} and {bits:g}, which are both {size} bytes for keys of head_dim: "
+                f"{head_dim}. Accepted: sizes of different bytes.\n  Write: bits: "
+                f"{[one for one in sizes if one != bits]}"
+            )
+        found[size] = bits
 
 
 def check_positions(config: Config) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs.records import CodecSpec
+from ghostkv.codecs.sizes import code_bytes
 from ghostkv.config.demo import demo_config
 from ghostkv.config.experiment import Config, load_config
 from ghostkv.config.words import marked
@@ -29,7 +30,7 @@ class Run:
     ----------
     config : Config
     model : ModelEntry
-        With its number of layers.
+        With its number of layers and its head_dim.
     layers : tuple of int
         Layers to measure.
     trace : dict
@@ -70,7 +71,7 @@ class Run:
         config = load_config(marked(raw, typed or {}))
         models, texts = f"{resources}/models.yaml", f"{resources}/texts.yaml"
         model = resolve_model(config.model.name, config.model.plain()["custom"], models)
-        layers = check_model(config, model.attending(), model.max_context, model.head_dim)
+        layers = check_model(config, model.attending(), model.head_dim, model.max_context)
         check_positions(config)
         trace = config.trace_text(model.max_context)
         check_files(config)
@@ -123,7 +124,9 @@ class Run:
     def codecs(self) -> tuple[CodecSpec, ...]:
         """Codecs of `sketch`, one a record size, in the config's order."""
         return tuple(
-            CodecSpec(codec.name, size) for codec in self.config.sketch.codecs for size in codec.bytes
+            CodecSpec(codec.name, code_bytes(bits, self.key_width))
+            for codec in self.config.sketch.codecs
+            for bits in codec.bits
         )
 
     @property
@@ -138,8 +141,12 @@ class Run:
 
     def swept(self, layer: int) -> tuple[CodecSpec, ...]:
         """Codecs that are swept in a layer: all, or the headline's at its size."""
-        headline = CodecSpec(self.config.frontier.headline.codec, self.config.frontier.headline.bytes)
-        return self.codecs if layer in self.compared_layers else (headline,)
+        return self.codecs if layer in self.compared_layers else (self.headline_spec(),)
+
+    def headline_spec(self, head_dim: int | None = None) -> CodecSpec:
+        """The codec of `frontier.headline` at its size, for keys of this width; the model's, where none is given."""
+        headline = self.config.frontier.headline
+        return CodecSpec(headline.codec, code_bytes(headline.bits, head_dim or self.key_width))
 
     @cached_property
     def imports(self) -> dict[str, dict[str, Any]]:
@@ -164,6 +171,11 @@ class Run:
     def gpus(self) -> int:
         """GPUs that a job takes which runs the model."""
         return int(self.device != "cpu" and not self.imports)
+
+    @property
+    def key_width(self) -> int:
+        """Width of the keys that are measured, of which sizes in bits a coordinate are so many bytes."""
+        return self.size.head_dim if self.imports else self.model.head_dim
 
     @property
     def longest(self) -> int:

@@ -128,16 +128,16 @@ FAULTS = {
     "section that is no mapping": ({"texts": "essays"}, ["texts", '"essays"', "Write: texts: {domains:"]),
     "too small": ({"capture": {"tokens": 8}}, ["capture.tokens", "8", "64", "Write: tokens: 4096"]),
     "unknown codec": (
-        {"sketch": {"codecs": [{"name": "transfrom_code", "bytes": [8]}]}},
+        {"sketch": {"codecs": [{"name": "transfrom_code", "bits": [1]}]}},
         ["sketch.codecs[0].name", '"transfrom_code"', "gaussian", "Write: name: transform_code"],
     ),
     "list item": (
-        {"sketch": {"codecs": [{"name": "pca", "bytes": [8, "a"]}]}},
-        ["sketch.codecs[0].bytes[1]", '"a"', "integer", "Write: bytes: [8, 16, 32]"],
+        {"sketch": {"codecs": [{"name": "pca", "bits": [1, "a"]}]}},
+        ["sketch.codecs[0].bits[1]", '"a"', "number", "Write: bits: [1.0, 2.0, 4.0]"],
     ),
     "codec twice": (
-        {"sketch": {"codecs": [{"name": "pca", "bytes": [8]}, {"name": "pca", "bytes": [16]}]}},
-        ["sketch.codecs", "pca twice", "Write: codecs: [{name: pca, bytes: [8]}]"],
+        {"sketch": {"codecs": [{"name": "pca", "bits": [1]}, {"name": "pca", "bits": [2]}]}},
+        ["sketch.codecs", "pca twice", "Write: codecs: [{name: pca, bits: [1.0]}]"],
     ),
     "missing key": (
         {"capture": {"query_bands": [{"start": 256, "stop": 4096}]}},
@@ -200,11 +200,11 @@ FAULTS = {
         ["frontier.headline_start", "5000", "at most 4095", "Write: headline_start: 2048"],
     ),
     "headline codec that is not sketched": (
-        {"frontier": {"headline": {"bytes": 9}}},
+        {"frontier": {"headline": {"bits": 1.1}}},
         [
             "frontier.headline",
-            "9 bytes",
-            "transform_code at 4, 8, 16, 32",
+            "1.1 bits",
+            "transform_code at 0.5, 1, 2, 4",
             "Write: headline: {codec: transform_code",
         ],
     ),
@@ -249,16 +249,16 @@ def test_imports_without_a_role_are_refused():
 def test_a_layer_that_the_model_lacks_is_refused():
     config = load_config({"capture": {"layers": [0, 30]}})
     with pytest.raises(ConfigError, match=r"(?s)layer 30.*has 30 layers.*0 to 29.*Write: layers: \[0\]"):
-        check_model(config, range(30))
+        check_model(config, range(30), 64)
 
 
 def test_a_context_that_the_model_lacks_is_refused():
     with pytest.raises(ConfigError, match=r"(?s)tokens is 4096.*at most 1024.*Write: tokens: 1024"):
-        check_model(Config(), range(12), max_context=1024)
+        check_model(Config(), range(12), 64, max_context=1024)
 
 
 def test_all_layers_are_those_of_the_model():
-    assert check_model(Config(), range(3)) == [0, 1, 2]
+    assert check_model(Config(), range(3), 64) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ PLACES = {
     "import": lambda name: {"capture": {"import": [{"folder": "x", "domain": name, "role": "codec"}]}},
     "task": lambda name: {"retrieval": {"tasks": [{"task": name, "length": 512, "contexts": 1}]}},
     "generator": lambda name: {"synthetic": {"generators": [{"name": name}]}},
-    "codec": lambda name: {"sketch": {"codecs": [{"name": name, "bytes": [8]}]}},
+    "codec": lambda name: {"sketch": {"codecs": [{"name": name, "bits": [1]}]}},
     "selector": lambda name: {"peers": {"selectors": [{"name": name}]}},
 }
 

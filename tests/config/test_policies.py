@@ -49,7 +49,7 @@ FAULTS = {
     "misspelt option": ({"policy": "ghost", "ratoi": 0.2}, ["policies[0].ratoi is not a key", "Write: ratio: 0.2"]),
     "option of another kind": (
         {"policy": "ghost", "ratio": 0.2, "delta": 0.1},
-        ["policies[0].delta is not a key (value 0.1)", "codec, code_bytes, ratio, theta, compensate"],
+        ["policies[0].delta is not a key (value 0.1)", "codec, bits, ratio, theta, compensate"],
     ),
     "no budget": ({"policy": "ghost"}, ["policy mine has neither ratio nor theta", "Write: ratio: 0.3"]),
     "two budgets": ({"policy": "ghost", "ratio": 0.2, "theta": 1.0}, ["both ratio and theta"]),
@@ -137,28 +137,28 @@ def test_the_default_config_decides_what_the_literals_decided():
     ("entry", "raw", "expected"),
     [
         (
-            {"policy": "ghost", "ratio": 0.2, "code_bytes": 6},
+            {"policy": "ghost", "ratio": 0.2, "bits": 0.75},
             {},
-            r"mine reads records of transform_code at 6 bytes.*\n.*bytes: \[4, 6, 8, 16, 32\]\}   \(under sketch.codecs",
+            r"mine reads records of transform_code at 0\.75 bits.*\n.*bits: \[0\.5, 0\.75, 1\.0, 2\.0, 4\.0\]\}   \(under sketch.codecs",
         ),
-        ({"policy": "identity", "codec": "pca", "code_bytes": 9}, {}, "records of pca at 9 bytes"),
+        ({"policy": "identity", "codec": "pca", "bits": 1.1}, {}, "records of pca at 1.1 bits"),
         (
             {"policy": "oracle_mass", "dense_layers": [3, 30]},
             {},
             r"the model has 30 layers.*\n.*Write: dense_layers: \[3\]",
         ),
         (
-            {"policy": "selector", "selector": {"name": "ghost", "code_bytes": 5}, "ratio": 0.2},
+            {"policy": "selector", "selector": {"name": "ghost", "bits": 0.6}, "ratio": 0.2},
             {},
-            "records of transform_code at 5 bytes",
+            "records of transform_code at 0.6 bits",
         ),
         (
             {"policy": "selector", "selector": {"name": "ghost"}, "ratio": 0.2},
             {
-                "sketch": {"codecs": [{"name": "pca", "bytes": [8]}]},
+                "sketch": {"codecs": [{"name": "pca", "bits": [1]}]},
                 "frontier": {"headline": {"codec": "pca"}},
             },
-            r"transform_code at 8 bytes.*\n.*Write: - \{name: transform_code, bytes: \[8\]\}",
+            r"transform_code at 1 bits.*\n.*Write: - \{name: transform_code, bits: \[1.0\]\}",
         ),
         (
             {"policy": "calibrated", "target": 0.02},
@@ -182,7 +182,7 @@ def test_what_no_earlier_stage_makes_is_refused_before_any_runs(entry, raw, expe
 
 def test_a_frontier_alone_needs_no_records_of_policies():
     raw = {
-        "sketch": {"codecs": [{"name": "pca", "bytes": [8]}]},
+        "sketch": {"codecs": [{"name": "pca", "bits": [1]}]},
         "frontier": {"headline": {"codec": "pca"}},
     }
     assert load_config(raw).quality == Config().quality

@@ -45,7 +45,7 @@ METADATA = {
 }
 CONFIG = {
     "texts": {"domains": list(DOMAINS)},
-    "sketch": {"codecs": [{"name": "gaussian", "bytes": [8]}, {"name": "transform_code", "bytes": [8, 16]}]},
+    "sketch": {"codecs": [{"name": "gaussian", "bits": [1]}, {"name": "transform_code", "bits": [1, 2]}]},
 }
 DENSE = (0, 0)
 
@@ -53,7 +53,7 @@ DENSE = (0, 0)
 def make_params(**changes) -> WriteReport:
     """The job as the workflow reads it; keywords replace fields."""
     config = load_config(CONFIG).plain()
-    params = config["report"] | {"config": config, "layers": LAYERS, "code": "c" * 64}
+    params = config["report"] | {"config": config, "layers": LAYERS, "head_dim": 64, "code": "c" * 64}
     params |= {"compared_layers": LAYERS, "impossible": (), "logs": "no such folder"}
     return WriteReport.read(params | changes)
 

@@ -20,8 +20,8 @@ LOSSES = {
     ("pq", "bits=8", "peer"): (0.2, 0.03),
     ("loki", "dims=16", "peer"): None,
     ("pq", "bits=8, compensate=yes", "extended"): (0.06, 0.03),
-    ("ghost", "code_bytes=8", "ours"): (0.05, 0.04),
-    ("ghost", "code_bytes=4", "ours"): (0.01, 0.01),
+    ("ghost", "bits=1.0", "ours"): (0.05, 0.04),
+    ("ghost", "bits=0.5", "ours"): (0.01, 0.01),
 }
 RATIOS = (0.0625, 0.125, 0.25)
 

@@ -29,7 +29,7 @@ def test_every_aspect_has_a_figure_or_a_table(results):
 
 def test_the_words_say_what_can_be_promised_and_what_cannot(results):
     text = "\n".join(block.text for block in blocks(results, Prose))
-    assert "**FER ≤ 1 %, 10-byte codes:**" in text
+    assert "**FER ≤ 1 %, 1.25 bits a coordinate (10 bytes):**" in text
     assert "1/(n+1) = 1.0 %" in text
     assert "no promise" in text
 

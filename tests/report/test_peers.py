@@ -52,7 +52,7 @@ def test_peers_are_held_against_the_first_of_ours_and_not_the_best(results):
     table = next(block for block in CHAPTER.build(results) if getattr(block, "name", "") == "peers_verdicts")
     assert table.data["ours_output_error"].drop_nulls().min() > 0.02
     figure = next(block for block in CHAPTER.build(results) if isinstance(block, Figure))
-    assert set(figure.data.filter(pl.col("kind") == "ours")["variant"]) == {"code_bytes=8"}
+    assert set(figure.data.filter(pl.col("kind") == "ours")["variant"]) == {"bits=1.0"}
     assert "extended" not in set(figure.data["kind"])
 
 

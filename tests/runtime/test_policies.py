@@ -53,7 +53,7 @@ FIXED = ("streaming_llm", "h2o", "snapkv", "quest", "loki", "sparq", "double_spa
 POOLED = ("token_picker", "ghost", "oracle_topp", "magicpig")
 OPTIONS = {
     "snapkv": {"observe": 4, "kernel": 1}, "quest": {"page": 8}, "loki": {"dims": 4}, "sparq": {"components": 4},
-    "double_sparsity": {"channels": 4}, "pq": {"parts": 4, "bits": 4}, "ghost": {"code_bytes": 4},
+    "double_sparsity": {"channels": 4}, "pq": {"parts": 4, "bits": 4}, "ghost": {"bits": 2},
     "magicpig": {"bits": 4, "tables": 8},
 }  # fmt: skip
 
@@ -178,7 +178,7 @@ def test_the_fitted_threshold_spends_the_budget_on_the_text_it_was_fitted_on(cap
 
 
 def test_policies_of_a_config_say_what_they_lack():
-    sources, kept = Sources(range(LAYERS), HEADS), {"sinks": 2, "hot": 8}
+    sources, kept = Sources(range(LAYERS), HEADS, 16), {"sinks": 2, "hot": 8}
     full = load_policy(FullPolicy(**kept), sources)
     assert full.decider(0) is None
     assert full.dense_layers == (0, 1)

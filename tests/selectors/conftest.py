@@ -130,9 +130,9 @@ CHOSEN = (
     {"name": "pq", "parts": 4, "bits": 4, "compensate": True},
     {"name": "magicpig", "bits": 3, "tables": 24},
     {"name": "token_picker", "chunks": [2, 2, 4, 4]},
-    {"name": "ghost", "code_bytes": 2},
-    {"name": "ghost", "code_bytes": 2, "adaptive": False},
-    {"name": "ghost", "code_bytes": 2, "page": 32},
+    {"name": "ghost", "bits": 1.0},
+    {"name": "ghost", "bits": 1.0, "adaptive": False},
+    {"name": "ghost", "bits": 1.0, "page": 32},
 )
 # A selector that is not chosen above runs with its defaults.
 _NAMED = {entry["name"] for entry in CHOSEN}

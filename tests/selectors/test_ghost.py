@@ -17,7 +17,7 @@ def estimated_mass(bench, size=2):
 
 
 def test_keys_are_read_in_order_of_estimated_mass(bench, selector):
-    selection = bench.select(selector("ghost", code_bytes=2))
+    selection = bench.select(selector("ghost", bits=1.0))
     _, mass = estimated_mass(bench)
     read = bench.read(selection, 2)
     for g, q in np.ndindex(read.shape[:2]):
@@ -26,7 +26,7 @@ def test_keys_are_read_in_order_of_estimated_mass(bench, selector):
 
 
 def test_the_output_is_compensated_by_the_formula(bench, selector):
-    selection = bench.select(selector("ghost", code_bytes=2))
+    selection = bench.select(selector("ghost", bits=1.0))
     scores, _ = estimated_mass(bench)
     measured = bench.measure(selection)["output_error"]
     values = bench.truth.values.astype(float)
@@ -42,22 +42,22 @@ def test_the_output_is_compensated_by_the_formula(bench, selector):
 
 
 def test_page_means_are_paid_and_used(bench, selector):
-    plain = bench.select(selector("ghost", code_bytes=2))
+    plain = bench.select(selector("ghost", bits=1.0))
     index = np.array(plain.index_bytes)
-    paged = bench.select(selector("ghost", code_bytes=2, page=32))
+    paged = bench.select(selector("ghost", bits=1.0, page=32))
     pages = -(-bench.scene.visible.cold // 32)
     assert np.allclose(paged.index_bytes - index, pages * 32)
     errors = bench.measure(paged)["output_error"]
     assert np.isfinite(errors[-1]).all()
     # One page over everything is the running mean.
-    whole = bench.select(selector("ghost", code_bytes=2, page=512))
+    whole = bench.select(selector("ghost", bits=1.0, page=512))
     compensated = bench.measure(whole)["output_error"][-1].mean()
-    running = bench.measure(bench.select(selector("ghost", code_bytes=2)))["output_error"][-1].mean()
+    running = bench.measure(bench.select(selector("ghost", bits=1.0)))["output_error"][-1].mean()
     assert compensated == pytest.approx(running, rel=0.2)
 
 
 def test_records_are_paid_once_per_kv_head(bench, selector):
-    selection = bench.select(selector("ghost", code_bytes=2))
+    selection = bench.select(selector("ghost", bits=1.0))
     assert np.allclose(selection.index_bytes[2, 0], 3 * bench.scene.visible.cold)
     measured = bench.measure(selection)
     union = bench.read(selection, 2).any(axis=0).sum(axis=-1)
@@ -67,12 +67,12 @@ def test_records_are_paid_once_per_kv_head(bench, selector):
 
 
 def test_theta_comes_from_threshold_text_and_sharp_queries_read_less(bench, selector):
-    ghost = selector("ghost", code_bytes=2)
+    ghost = selector("ghost", bits=1.0)
     theta = ghost.fit(bench.calibration)
     assert theta.shape == (4, 2)
     assert (np.diff(theta[np.isfinite(theta).all(axis=1)], axis=0) < 0).all()
     adaptive = bench.read(bench.select(ghost), 2).sum(axis=-1)
-    fixed = bench.read(bench.select(selector("ghost", code_bytes=2, adaptive=False)), 2).sum(axis=-1)
+    fixed = bench.read(bench.select(selector("ghost", bits=1.0, adaptive=False)), 2).sum(axis=-1)
     assert adaptive.std() > fixed.std()
 
 

@@ -17,7 +17,7 @@ MODELS, TEXTS = ROOT / "resources/models.yaml", ROOT / "resources/texts.yaml"
 
 
 def custom(**entry):
-    return {"source": "hub", "id": "Qwen/Qwen2.5-0.5B", "layers": 24} | entry
+    return {"source": "hub", "id": "Qwen/Qwen2.5-0.5B", "layers": 24, "head_dim": 64} | entry
 
 
 def test_every_listed_model_states_its_whole_shape_and_a_licence():
@@ -136,7 +136,7 @@ def test_a_random_model_gets_a_whole_shape_by_default():
 
 def folder_of(path, **config):
     """A model folder as far as a start looks into it."""
-    (path / "config.json").write_text(json.dumps(config))
+    (path / "config.json").write_text(json.dumps({"head_dim": 16} | config))
     (path / "model.safetensors").write_bytes(b"weights")
     return {"source": "path", "path": str(path)}
 
@@ -146,6 +146,35 @@ def test_a_local_folder_tells_its_own_shape(tmp_path):
     entry = resolve_model("mine", entry, MODELS)
     assert (entry.layers, entry.attending(), entry.max_context) == (7, (0, 1, 2, 3, 4, 5, 6), 4096)
     assert entry.local_files() == [str(tmp_path / "config.json"), str(tmp_path / "model.safetensors")]
+
+
+@pytest.mark.parametrize(
+    ("config", "head_dim"),
+    [
+        ({"head_dim": 32, "hidden_size": 64, "num_attention_heads": 4}, 32),
+        ({"head_dim": None, "hidden_size": 64, "num_attention_heads": 4}, 16),
+        ({"head_dim": 16, "global_head_dim": 32}, 32),
+        (
+            {
+                "layer_types": ["sliding_attention", "full_attention"],
+                "per_layer_config": {"1": {"head_dim": 32}},
+            },
+            32,
+        ),
+        ({"head_dim": None, "n_embd": 64, "n_head": 2}, 32),
+        ({"head_dim": None, "text_config": {"n_layer": 3, "d_model": 64, "n_heads": 1}}, 64),
+    ],
+)
+def test_a_local_folder_tells_its_head_dim_or_what_it_follows_from(tmp_path, config, head_dim):
+    assert resolve_model("mine", folder_of(tmp_path, n_layer=3, **config), MODELS).head_dim == head_dim
+
+
+def test_a_head_dim_that_nothing_tells_must_be_stated(tmp_path):
+    lacking = folder_of(tmp_path, n_layer=3, head_dim=None, hidden_size=64)
+    for entry in (lacking, custom(head_dim=None)):
+        with pytest.raises(ConfigError, match=r"model\.custom\.head_dim is missing.*\n.*Write: head_dim: 64"):
+            resolve_model("mine", entry, MODELS)
+        assert resolve_model("mine", entry | {"head_dim": 80}, MODELS).head_dim == 80
 
 
 def test_stated_layers_win_over_the_folder_until_the_fetch_compares_them(tmp_path):

@@ -16,6 +16,7 @@ from ghostkv.config.experiment import load_config
 from ghostkv.files.io import stable_seed
 from ghostkv.files.jobs import Job
 from ghostkv.files.tables import write_rows
+from ghostkv.sources.entries import ModelEntry
 from ghostkv.sources.texts import TEXT_SCHEMA
 from ghostkv.stages.run import Run
 from ghostkv.stages.sketch.jobs import SketchLayer
@@ -62,9 +63,12 @@ def make_layer(text: str, layer: int, tokens=300, kv_heads=2, group=2, width=16,
     )
 
 
-def job_of(cls: type[Job], config: Mapping[str, Any], *wildcards: str, **changes: Any) -> Any:
+def job_of(
+    cls: type[Job], config: Mapping[str, Any], *wildcards: str, width: int = 16, **changes: Any
+) -> Any:
     """The job that a config of two layers makes, by way of a rule's params; `changes` are the test's own."""
-    run = Run(load_config(config), None, (0, 1), {}, {})
+    model = ModelEntry(source="random", architecture="llama", head_dim=width)
+    run = Run(load_config(config), model, (0, 1), {}, {})
     plain = cls.of(run, *wildcards).params()
     del plain["job"]
     return cls.read(plain | {"code": "f"} | changes)

@@ -10,10 +10,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from ghostkv.captures.positions import sample_positions
+from ghostkv.codecs.quantiser import MAX_BITS
+from ghostkv.codecs.records import CodecSpec
 from ghostkv.config.capture import QueryBand
 from ghostkv.config.experiment import load_config
 from ghostkv.files.errors import ConfigError, GhostKVError, TextError
 from ghostkv.sources.documents import TextSource
+from ghostkv.stages.calibrated.jobs import CalibrateLayer
 from ghostkv.stages.checks import check_files, check_sources
 from ghostkv.stages.relations import check_stage
 from ghostkv.stages.run import Run
@@ -120,7 +123,7 @@ def test_a_split_is_no_way_out_of_the_data_set(part):
 # What sections ask of one another, of the model, and of the draw
 
 
-def run_of(raw: dict, head_dim: int | None = None) -> Run:
+def run_of(raw: dict, head_dim: int = 64) -> Run:
     """A run of two layers that reads no text of this machine."""
     model = {"source": "hub", "id": "a/b", "layers": 2, "head_dim": head_dim}
     return Run.resolve({"model": {"name": "mine", "custom": model}} | raw, "resources")
@@ -159,7 +162,6 @@ WIDTHS = {
     "sparq": ({"name": "sparq", "components": 1024}, "at most 64"),
     "double_sparsity": ({"name": "double_sparsity", "channels": 65}, "at most 64"),
     "pq": ({"name": "pq", "parts": 12}, "Write: parts: 8"),
-    "ghost": ({"name": "ghost", "code_bytes": 129}, "at most 128"),
 }
 
 
@@ -172,20 +174,71 @@ def test_options_that_keys_are_too_narrow_for_are_refused_at_the_start(entry, sa
         run_of({"retrieval": {"policies": [policy]}}, 64)
 
 
-def test_codes_longer_than_keys_are_refused_at_the_start():
-    for raw in (
-        {"sketch": {"codecs": [{"name": "transform_code", "bytes": [8, 129]}]}},
-        {"calibrated": {"bytes": [129]}},
+def test_one_config_means_as_many_bits_of_keys_of_every_width():
+    for width in (64, 80, 128, 256):
+        run = run_of({}, width)
+        sizes = {spec.code_bytes * 8 / width for spec in run.codecs}
+        assert sizes == {0.5, 1, 2, 4}
+        assert run.headline_spec() == CodecSpec("transform_code", width // 8)
+        assert run.headline_spec(16) == CodecSpec("transform_code", 2)
+
+
+SIZES = {
+    "sketch": lambda bits: {"sketch": {"codecs": [{"name": "transform_code", "bits": [1, *bits]}]}},
+    "calibrated": lambda bits: {"calibrated": {"bits": bits}},
+    "synthetic": lambda bits: {"synthetic": {"head_dim": 16, "codecs": [{"name": "pca", "bits": bits}]}},
+    "peers": lambda bits: {"peers": {"selectors": [{"name": "ghost", "bits": bits[0]}]}},
+    "store": lambda bits: {"store": {"head_dim": 16, "bits": bits[0]}},
+}
+
+
+@pytest.mark.parametrize("section", SIZES)
+def test_sizes_that_are_no_byte_or_the_same_bytes_are_refused_at_the_start(section):
+    made = SIZES[section]
+    with pytest.raises(
+        ConfigError, match=rf"{section}.* has bits: 0\.25, which is 4 bits for .* 16.*\n.*Write: bits: 0\.5"
     ):
-        with pytest.raises(ConfigError, match="codes of 129 bytes"):
-            run_of(raw, 64)
-        run_of(raw, 128)
+        run_of(made([0.25]), 16)
+    run_of(made([0.5]), 16)
+    if section not in ("peers", "store"):
+        with pytest.raises(ConfigError, match=rf"{section}.* has bits: 2 and 2\.2, which are both 4 bytes"):
+            run_of(made([2, 2.2]), 16)
 
 
-def test_a_width_that_nothing_tells_must_be_stated_where_it_matters():
-    run_of({})
-    with pytest.raises(ConfigError, match=r"head_dim: 64   \(under model\.custom\)"):
-        run_of({"peers": {"selectors": [{"name": "loki", "dims": 32}]}})
+def test_a_calibrated_size_that_is_the_headlines_record_is_measured_once():
+    run = run_of({}, 16)
+    assert [spec.code_bytes for spec in CalibrateLayer.of(run, "00").sizes] == [2, 1, 4]
+
+
+def test_no_codec_holds_more_bits_than_a_config_may_ask_for():
+    most = {"codecs": [{"name": "transform_code", "bits": [MAX_BITS]}]}
+    assert load_config({"frontier": {"headline": {"bits": MAX_BITS}}, "sketch": most})
+    with pytest.raises(ConfigError, match=r"sketch\.codecs\[0\]\.bits\[0\] is 8\.1.*less than or equal to 8"):
+        load_config({"sketch": {"codecs": [{"name": "transform_code", "bits": [8.1]}]}})
+    with pytest.raises(ConfigError, match=r"peers\.selectors \(ghost\): bits is 8\.1"):
+        load_config({"peers": {"selectors": [{"name": "ghost", "bits": 8.1}]}})
+
+
+OLD = {
+    "sketch": ({"sketch": {"codecs": [{"name": "pca", "bytes": [8, 10]}]}}, "sketch.codecs[0].bytes", "bits: [1, 1.25]"),
+    "headline": ({"frontier": {"headline": {"bytes": 4}}}, "frontier.headline.bytes", "bits: 0.5"),
+    "calibrated": ({"calibrated": {"bytes": [4]}}, "calibrated.bytes", "bits: [0.5]"),
+    "store": ({"store": {"record_bytes": 9}}, "store.record_bytes", "bits: 1"),
+    "peers": ({"peers": {"selectors": [{"name": "ghost", "code_bytes": 8}]}}, "peers.selectors has ghost with code_bytes", "bits: 1"),
+    "policy": (
+        {"retrieval": {"policies": [{"label": "a", "policy": "ghost", "ratio": 0.3, "code_bytes": 16}]}},
+        "retrieval.policies[0].code_bytes", "bits: 2",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("raw", "key", "write"), OLD.values(), ids=OLD)
+def test_a_size_in_bytes_is_refused_once_with_the_bits_to_write(raw, key, write):
+    with pytest.raises(ConfigError) as caught:
+        load_config(raw)
+    assert str(caught.value).count("Write:") == 1
+    assert key in str(caught.value)
+    assert f"Write: {write} " in str(caught.value)
 
 
 def test_a_headline_beyond_the_last_query_that_is_drawn_is_refused_at_the_start():

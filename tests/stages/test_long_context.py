@@ -24,7 +24,7 @@ from tests.stages.conftest import job_of, make_sketch
 
 CODECS = [CodecSpec("gaussian", 4), CodecSpec("transform_code", 4)]
 CONFIG = {
-    "sketch": {"codecs": [{"name": spec.name, "bytes": [spec.code_bytes]} for spec in CODECS]},
+    "sketch": {"codecs": [{"name": spec.name, "bits": [2]} for spec in CODECS]},
     "frontier": {
         "sinks": 2, "hot": 8, "top_k": 6, "headline_start": 256,
         # Few thetas: what each leaves of a query is no matter of the context.
@@ -33,11 +33,11 @@ CONFIG = {
             "relative_topk": {"start": -2.0, "stop": 0.5, "count": 9},
             "relative_lse": {"start": -12.0, "stop": 0.0, "count": 9},
         },
-        "headline": {"codec": "transform_code", "bytes": 4, "rule": "relative_topk"},
+        "headline": {"codec": "transform_code", "bits": 2, "rule": "relative_topk"},
     },
     "certificates": {"bounds": ["page_box", "cluster_ball"], "compared_every": 4, "deltas": [0.05]},
     # Without a layer that trains a frame, which takes torch and its memory.
-    "calibrated": {"bytes": [8], "bands": [64, 256, 8192], "page": 16, "learned": {"every": None}},
+    "calibrated": {"bits": [4], "bands": [64, 256, 8192], "page": 16, "learned": {"every": None}},
 }  # fmt: skip
 STAGES = {
     "frontier": (SweepLayer, sweep_layer),

@@ -38,7 +38,7 @@ def test_every_codec_is_swept_in_every_layer_where_that_is_asked_for():
 
 @pytest.mark.parametrize(
     "policy",
-    [GhostPolicy(label="mine", ratio=0.3, codec="pca"), CalibratedPolicy(label="mine", code_bytes=16)],
+    [GhostPolicy(label="mine", ratio=0.3, codec="pca"), CalibratedPolicy(label="mine", bits=2)],
     ids=["another codec", "calibrated at another size"],
 )
 def test_a_policy_that_decodes_in_every_layer_needs_its_codec_in_every_layer(policy):

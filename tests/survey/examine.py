@@ -128,23 +128,23 @@ def _measure(found: Found, source: Path, folder: Path) -> None:
 
 
 def _fetched(found: Found, source: Path, folder: Path) -> tuple[Run, Path]:
-    """The model as the workflow fetches it; where it asks for the layers that attend, it is told what it says."""
+    """The model as the workflow fetches it; where it asks for head_dim or the layers that attend, it is told what it says."""
     manifest, told = folder / "resources/models/tiny/manifest.json", {}
-    for attempt in (1, 2):
+    while True:
         found.stage = "config"
-        run = Run.resolve(_config(source, told), ROOT / "resources")
-        found.stage = "fetch"
         try:
+            run = Run.resolve(_config(source, told), ROOT / "resources")
+            found.stage = "fetch"
             fetch_model(FetchModel.of(run), {}, {"manifest": str(manifest)})
             break
-        except ModelError as error:
-            asked = re.search(r"Write:.*?attention_layers: (\[[\d, ]+\])", str(error))
-            if attempt == 2 or asked is None:
+        except (ConfigError, ModelError) as error:
+            asked = re.search(r"Write:.*?(attention_layers|head_dim): (\[[\d, ]+\]|\d+)", str(error))
+            if asked is None or asked[1] in told:
                 raise
-            told = {"attention_layers": yaml.safe_load(asked[1])}
+            told[asked[1]] = yaml.safe_load(asked[2])
     if run.layers != tuple(range(run.model.layers)):
         found.why = f"layers {', '.join(map(str, run.layers))} of {run.model.layers}" + (
-            "; `attention_layers` must be stated" if told else ""
+            "; `attention_layers` must be stated" if "attention_layers" in told else ""
         )
     return run, manifest
 

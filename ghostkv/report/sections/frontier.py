@@ -78,11 +78,12 @@ def _by_codec(results: Results) -> Figure:
             chart += labels(apart(rows, "elimination", 0.055), x, y, order, **mark)
     return Figure(
         "frontier_by_codec",
-        f"Elimination against FER, {results.headline['bytes']}-byte codes",
+        f"Elimination against FER, {results.size(results.headline['bits'])}",
         chart,
         swept.drop("label"),
-        f"Up and to the left is better. Each line is one codec with {results.headline['bytes']} bytes of "
-        f"code and a residual byte, rule `{results.headline['rule']}`; each of its points is one theta for "
+        f"Up and to the left is better. Each line is one codec with "
+        f"{results.size(results.headline['bits'])} of code and a residual byte, rule "
+        f"`{results.headline['rule']}`; each of its points is one theta for "
         f"all heads alike, measured on held-out texts and pooled over {among(results)}. No threshold is "
         "chosen here, so nothing depends on calibration. A FER below 0.01 % is drawn at 0.01 %. Lines that "
         "lie close differ by less than heads of one codec do (see the layers below).",

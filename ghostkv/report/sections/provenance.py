@@ -39,7 +39,8 @@ def _reading(results: Results) -> str:
         lines.append("- Captured tensors were imported; what model they came from is not recorded.")
     headline = results.headline
     lines.append(
-        f"- Headline design: codec `{headline['codec']}`, {headline['bytes']} bytes of code, rule "
+        f"- Headline design: codec `{headline['codec']}`, {results.size(headline['bits'])} "
+        "and a byte of residual norm, rule "
         f"`{headline['rule']}`."
     )
     lines.append(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs.by_name import modules
+from ghostkv.codecs.records import CodecSpec
 from ghostkv.config.bandwidth import Measure, Served, TierEntry
-from ghostkv.config.frontier import Headline
 from ghostkv.files.jobs import Job
 from ghostkv.stages.bandwidth.schemas import MEASURED_SCHEMAS, MODEL_SCHEMAS
 
@@ -22,13 +22,16 @@ class Point(Job):
 
     Attributes
     ----------
+    headline, rule
+        The design.
     target_metric, target
         The loss, and how much of it thresholds were calibrated for.
     """
 
     sections = ("frontier", "bandwidth")
 
-    headline: Headline
+    headline: CodecSpec
+    rule: str
     sinks: int
     hot: int
     target_metric: str
@@ -36,9 +39,13 @@ class Point(Job):
 
 
 def _point(run: Run) -> dict[str, Any]:
-    metric = run.config.bandwidth.point
-    targets = getattr(run.config.frontier.targets, metric)
-    return {"target_metric": metric, "target": min(targets, default=0.0)}
+    metric, frontier = run.config.bandwidth.point, run.config.frontier
+    return {
+        "headline": run.headline_spec(),
+        "rule": frontier.headline.rule,
+        "target_metric": metric,
+        "target": min(getattr(frontier.targets, metric), default=0.0),
+    }
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def _world(job: ModelBandwidth, captured: ModelShape, clustering) -> MemoryModel
         )
         for tier in job.tiers
     }  # fmt: skip
-    exact, code_bits = job.sinks + job.hot, 8 * job.headline.bytes / captured.head_dim
+    exact, code_bits = job.sinks + job.hot, 8 * job.headline.code_bytes / captured.head_dim
     plan = job.overlap, job.phase_us * _MICRO, job.quant_group, job.page
     return MemoryModel(tiers, job.tiers[0].name, exact, code_bits, *plan, clustering)
 

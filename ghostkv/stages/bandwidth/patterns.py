@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ghostkv.captures.capture_files import read_layer
-from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
+from ghostkv.codecs.records import load_codecs, read_records
 from ghostkv.elimination.frontier import Design, Setting, estimate_group, view_group
 from ghostkv.elimination.thresholds import calibrated_thetas, reference, statistic
 from ghostkv.files.provenance import inherited
@@ -30,8 +30,8 @@ def survivor_patterns(
     points = inputs["points"]
     files = zip(job.layers, inputs["codecs"], inputs["records"], strict=True)
     texts = [text for text in job.captures if text.role == "held_out"]
-    spec = CodecSpec(job.headline.codec, job.headline.bytes)
-    thetas = calibrated_thetas(points, spec, job.headline.rule, job.target_metric, job.target)
+    spec = job.headline
+    thetas = calibrated_thetas(points, spec, job.rule, job.target_metric, job.target)
     setting = Setting(job.sinks, job.hot, job.top_k, {})
     rows = []
     for layer, codecs, record_file in files:
@@ -44,7 +44,7 @@ def survivor_patterns(
                 known = estimate_group(
                     view, Design(spec.name, spec.code_bytes, fitted[spec, kv_head]), records[kv_head]
                 )
-                survived = _survived(view, known, job.headline.rule, setting, thetas[layer])
+                survived = _survived(view, known, job.rule, setting, thetas[layer])
                 every = max(1, len(texts) * capture.kv_heads * len(capture.positions) // job.patterns)
                 about = {"layer": layer, "kv_head": capture.kv_numbers[kv_head], "text": text.text}
                 about |= {"domain": text.domain}

@@ -102,8 +102,8 @@ def bands(context: pl.DataFrame, point: Point, pair_bytes: float) -> pl.DataFram
     """
     headline, exact = point.headline, point.sinks + point.hot
     rows = context.filter(
-        (pl.col("codec") == headline.codec)
-        & (pl.col("code_bytes") == headline.bytes)
+        (pl.col("codec") == headline.name)
+        & (pl.col("code_bytes") == headline.code_bytes)
         & (pl.col("target_metric") == point.target_metric)
         & ((pl.col("target") - point.target).abs() < 1e-6)
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs.by_name import modules
 from ghostkv.codecs.records import CodecSpec
+from ghostkv.codecs.sizes import code_bytes
 from ghostkv.config.base import GridEntry, losses
 from ghostkv.config.calibrated import LearnedCodec
 from ghostkv.files.jobs import Job
@@ -58,8 +59,9 @@ class CalibrateLayer(Job):
     def of(cls, run: Run, layer: str) -> CalibrateLayer:
         frontier, calibrated = run.config.frontier, run.config.calibrated
         headline = frontier.headline
-        others = [size for size in calibrated.bytes if size != headline.bytes]
-        sizes = tuple(CodecSpec(headline.codec, size) for size in (headline.bytes, *others))
+        others = [CodecSpec(headline.codec, code_bytes(bits, run.key_width)) for bits in calibrated.bits]
+        # At a small head_dim another size may be the headline's record too.
+        sizes = (run.headline_spec(), *(spec for spec in others if spec != run.headline_spec()))
         wanted = {headline.rule, *calibrated.rules}
         grids = {rule: grid for rule, grid in frontier.grids().items() if rule in wanted}
         return cls.taken(

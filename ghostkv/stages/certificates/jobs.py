@@ -59,10 +59,9 @@ class CertifyLayer(Job):
 
 def _compared(run: Run) -> tuple[CodecSpec, ...]:
     """The headline codec at its headline size and at its largest."""
-    headline = run.config.frontier.headline
-    own = [spec for spec in run.codecs if spec.name == headline.codec]
-    wanted = {headline.bytes, max(spec.code_bytes for spec in own)}
-    return tuple(spec for spec in own if spec.code_bytes in wanted)
+    headline = run.headline_spec()
+    own = [spec for spec in run.codecs if spec.name == headline.name]
+    return tuple(spec for spec in own if spec in (headline, max(own)))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ghostkv.files import provenance
 from ghostkv.files.io import stable_seed
 from ghostkv.files.progress import progress
 from ghostkv.files.tables import Tables
-from ghostkv.stages.decode.layer import _Decodes, _spec
+from ghostkv.stages.decode.layer import _Decodes
 from ghostkv.stages.decode.schemas import SCHEMAS
 
 if TYPE_CHECKING:
@@ -26,16 +26,16 @@ def measure_generated(job: DecodeGenerated, inputs: Mapping[str, str], outputs: 
     """Decode generated tensors: codec and thresholds from texts of their own, as long as what precedes the first
     step.
     """
-    tables, rule = Tables(SCHEMAS), job.headline.rule
+    tables, rule = Tables(SCHEMAS), job.rule
     setting = Setting.of(job.sinks, job.hot, job.top_k, {rule: job.grid})
     for entry in job.generators:
         label, tokens, steps = entry["name"], job.tokens, job.steps
         seed, shape = stable_seed("decode", label), Shape(tokens, job.group, job.head_dim)
         generator = make(entry, span=tokens)
-        codec = fit(_spec(job), last_queries(generator, seed, "codec", shape, tokens // 4), seed)
+        codec = fit(job.headline, last_queries(generator, seed, "codec", shape, tokens // 4), seed)
         text = last_queries(generator, seed, "threshold", shape, tokens // 4).capture
         view = view_group(text, 0, setting, False)
-        design = Design(job.headline.codec, job.headline.bytes, codec)
+        design = Design(job.headline.name, job.headline.code_bytes, codec)
         swept = sweep_rule(view, estimate_group(view, design, codec.encode(text.keys[0])), rule, setting)
         found = choices([swept], [swept], {"fer": [job.target]}, job.safe)[0]
         grid = setting.grids[rule].theta

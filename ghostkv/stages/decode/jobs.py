@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ghostkv.codecs.by_name import modules
+from ghostkv.codecs.records import CodecSpec
 from ghostkv.config.base import GridEntry
-from ghostkv.config.frontier import Headline, Safe
+from ghostkv.config.frontier import Safe
 from ghostkv.files.jobs import Job
 from ghostkv.stages.decode.schemas import SCHEMAS
 
@@ -21,13 +22,16 @@ class Lives(Job):
 
     Attributes
     ----------
+    headline, rule
+        The headline design.
     target : float
         False elimination rate that thresholds were chosen for.
     """
 
     sections = ("frontier", "decode")
 
-    headline: Headline
+    headline: CodecSpec
+    rule: str
     sinks: int
     hot: int
     top_k: int
@@ -44,7 +48,11 @@ class Lives(Job):
 
 def _lives(run: Run) -> dict[str, Any]:
     frontier = run.config.frontier
-    return {"target": min(frontier.targets.fer), "uses": modules([frontier.headline.codec])}
+    return {
+        "rule": frontier.headline.rule,
+        "target": min(frontier.targets.fer),
+        "uses": modules([frontier.headline.codec]),
+    }
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ class DecodeLayer(Lives):
     def of(cls, run: Run, layer: str) -> DecodeLayer:
         chosen = run.spread_layers(run.config.decode.layers)
         stored = int(layer) == chosen[len(chosen) // 2]
-        return cls.taken(run, layer=layer, stored=stored, **_lives(run))
+        return cls.taken(run, layer=layer, stored=stored, headline=run.headline_spec(), **_lives(run))
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,7 @@ class DecodeGenerated(Lives):
         return cls.taken(
             run,
             **_lives(run),
+            headline=run.headline_spec(options.head_dim),
             generators=[entry.plain() for entry in options.generators],
             tokens=options.tokens,
             steps=options.steps,

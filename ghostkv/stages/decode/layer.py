@@ -11,7 +11,7 @@ import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture, capture_metadata, read_layer
 from ghostkv.codecs import Codec, Records
-from ghostkv.codecs.records import CodecSpec, load_codecs
+from ghostkv.codecs.records import load_codecs
 from ghostkv.elimination.thresholds import calibrated_thetas
 from ghostkv.files import provenance
 from ghostkv.files.progress import progress
@@ -45,10 +45,10 @@ def measure_layer(job: DecodeLayer, inputs: Mapping[str, str], outputs: Mapping[
     store lies beside the outputs, and is removed. Raises TableError where the frontier has no calibrated threshold of
     that kind.
     """
-    trace, spec = Path(inputs["layers"]).parent, _spec(job)
+    trace, spec = Path(inputs["layers"]).parent, job.headline
     capture = read_layer(trace, job.layer)
     codecs = load_codecs(inputs["codecs"], [spec])
-    goal = job.headline.rule, "fer", job.target
+    goal = job.rule, "fer", job.target
     thetas = calibrated_thetas(inputs["points"], spec, *goal, job.layer)[job.layer]
     stored = job.stored and capture.values is not None
     tables = Tables(SCHEMAS)
@@ -87,7 +87,7 @@ class _Decodes:
     ) -> tuple[Decided, dict[str, np.ndarray]]:
         """Decode one KV head and live its reads under every policy; also the state in which each read found its key."""
         job, tokens = self.job, capture.tokens
-        policy = ReadRule(job.headline.rule, job.sinks, job.hot, job.top_k, job.decay)
+        policy = ReadRule(job.rule, job.sinks, job.hot, job.top_k, job.decay)
         found = decide(capture, kv_head, codec, records, theta, policy, tick=tick)
         values = 0 if capture.values is None else capture.values.shape[2]
         sizes = Sizes(_NUMBER * (capture.keys.shape[2] + values), codec.record_bytes)
@@ -138,7 +138,3 @@ class _Decodes:
             reads, slots + capacity.ghost, (start == lifecycle.WARM) | (start == lifecycle.GHOST)
         )
         yield CEILING, ceiling_measures(measures, hits, near), None
-
-
-def _spec(job: Lives) -> CodecSpec:
-    return CodecSpec(job.headline.codec, job.headline.bytes)

@@ -10,7 +10,7 @@ from ghostkv.codecs.by_name import modules
 from ghostkv.codecs.records import CodecSpec
 from ghostkv.config.base import GridEntry, losses
 from ghostkv.config.capture import QueryBand
-from ghostkv.config.frontier import Headline, Safe
+from ghostkv.config.frontier import Safe
 from ghostkv.files.jobs import Job
 from ghostkv.stages.frontier.schemas import LAYER_SCHEMAS
 from ghostkv.stages.frontier.summary_schemas import SUMMARY_SCHEMAS
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SweepLayer(Job):
-    """Designs, rules and thetas to sweep over one layer."""
+    """Designs, rules and thetas to sweep over one layer; the headline design is `headline` under `rule`."""
 
     call = "ghostkv.stages.frontier.layer.sweep_layer"
     tables = tuple(LAYER_SCHEMAS)
@@ -37,7 +37,8 @@ class SweepLayer(Job):
     grids: dict[str, GridEntry]
     targets: dict[str, tuple[float, ...]]
     safe: Safe
-    headline: Headline
+    headline: CodecSpec
+    rule: str
     query_bands: tuple[QueryBand, ...]
 
     @classmethod
@@ -47,6 +48,8 @@ class SweepLayer(Job):
             run,
             layer=layer,
             codecs=codecs,
+            headline=run.headline_spec(),
+            rule=frontier.headline.rule,
             grids=frontier.grids(),
             targets=losses(frontier.targets),
             uses=modules(spec.name for spec in codecs),

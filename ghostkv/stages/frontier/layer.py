@@ -127,12 +127,11 @@ class _Group:
             for text, one in swept.items():
                 if text.role == "held_out":
                     self._add_points(keys | {"rule": rule}, text, one, design, found, grid)
-            if rule == self.job.headline.rule and (design is ORACLE or self._is_headline(design)):
+            if rule == self.job.rule and (design is ORACLE or self._is_headline(design)):
                 self._add_bands(keys | {"rule": rule}, design, records, found, grid)
 
     def _is_headline(self, design: Design) -> bool:
-        headline = self.job.headline
-        return (design.name, design.code_bytes) == (headline.codec, headline.bytes)
+        return (design.name, design.code_bytes) == (self.job.headline.name, self.job.headline.code_bytes)
 
     def _heads(self) -> np.ndarray:
         return self._capture.heads_of(self.kv_head)

@@ -43,7 +43,7 @@ def disk_terms(work: Workload, stage: str) -> dict[str, float]:
         thetas = sum(grid.count for grid in config.frontier.grids().values()) / 4
         found = {"rows": designs * measured * thetas / 1e6, "points": designs * held_out * work.rules / 1e6}
     elif stage == "calibrated":
-        sizes = len({config.frontier.headline.bytes, *config.calibrated.bytes})
+        sizes = len({config.frontier.headline.bits, *config.calibrated.bits})
         found = {"rows": heads * held_out * sizes * len(config.calibrated.rules), "heads": heads * held_out}
     elif stage == "peers":
         found = {"rows": heads * held_out * len(config.peers.selectors) * len(config.peers.ratios)}

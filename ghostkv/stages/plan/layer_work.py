@@ -95,7 +95,7 @@ def certify_layer(work: Workload, layer: str) -> Terms:
 
 def calibrate_layer(work: Workload, layer: str) -> Terms:
     calibrated, headline = work.config.calibrated, work.config.frontier.headline
-    sizes = len({headline.bytes, *calibrated.bytes})
+    sizes = len({headline.bits, *calibrated.bits})
     rules = len({headline.rule, *calibrated.rules})
     pairs = work.measured * work.pairs(work.late_queries, work.tokens)
     learned = calibrated.learned
@@ -176,8 +176,8 @@ def decode_synthetic(work: Workload) -> Terms:
 
 def synthetic_generator(work: Workload, generator: str = "") -> Terms:
     made = work.config.synthetic
-    designs = sum(len(codec.bytes) for codec in made.codecs)
-    sizes = max(len(codec.bytes) for codec in made.codecs)
+    designs = sum(len(codec.bits) for codec in made.codecs)
+    sizes = max(len(codec.bits) for codec in made.codecs)
     audit = made.audit.draws * made.audit.queries * made.tokens * designs
     traded = made.tokens * designs + sum(made.tradeoff.contexts) * sizes
     trade = made.tradeoff.draws * made.tradeoff.queries * traded

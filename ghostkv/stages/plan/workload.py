@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from ghostkv.codecs.sizes import code_bytes
 from ghostkv.config.experiment import Config
 from ghostkv.sources.model_size import ModelSize
 
@@ -121,7 +122,7 @@ class Workload:
         """Bytes of code of each codec that is sketched in a layer."""
         name = self.config.frontier.headline.codec
         codecs = [codec for codec in self.config.sketch.codecs if self.compared(layer) or codec.name == name]
-        return [size for codec in codecs for size in codec.bytes]
+        return [code_bytes(bits, self.size.head_dim) for codec in codecs for bits in codec.bits]
 
     def swept(self, layer: int) -> int:
         """Designs that are swept in a layer, the oracle among them."""

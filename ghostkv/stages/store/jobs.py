@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from ghostkv.codecs.base import RHO_BYTES
+from ghostkv.codecs.sizes import code_bytes
 from ghostkv.files.jobs import Job
 from ghostkv.stages.store.schemas import TIME_SCHEMAS, TRIAL_SCHEMAS
+
+if TYPE_CHECKING:
+    from ghostkv.stages.run import Run
+
+
+def _record_bytes(run: Run) -> int:
+    return code_bytes(run.config.store.bits, run.config.store.head_dim) + RHO_BYTES
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,10 @@ class TryStore(Job):
     kill_segment_tokens: int
     corruptions: int
 
+    @classmethod
+    def of(cls, run: Run) -> TryStore:
+        return cls.taken(run, record_bytes=_record_bytes(run))
+
 
 @dataclass(frozen=True)
 class TimeStore(Job):
@@ -47,3 +61,7 @@ class TimeStore(Job):
     append_layers: int
     append_batches: tuple[int, ...]
     append_tokens: int
+
+    @classmethod
+    def of(cls, run: Run) -> TimeStore:
+        return cls.taken(run, record_bytes=_record_bytes(run))

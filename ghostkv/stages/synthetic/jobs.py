@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ghostkv.codecs.by_name import modules
 from ghostkv.codecs.records import CodecSpec
+from ghostkv.codecs.sizes import code_bytes
 from ghostkv.config.base import GridEntry, losses
 from ghostkv.config.frontier import Safe
 from ghostkv.config.synthetic import AuditEntry, DecodeEntry, TradeoffEntry
@@ -62,8 +63,12 @@ class MeasureGenerator(Job):
     @classmethod
     def of(cls, run: Run, generator: str) -> MeasureGenerator:
         frontier, synthetic = run.config.frontier, run.config.synthetic
-        headline = CodecSpec(frontier.headline.codec, frontier.headline.bytes)
-        codecs = [CodecSpec(codec.name, size) for codec in synthetic.codecs for size in codec.bytes]
+        headline = run.headline_spec(synthetic.head_dim)
+        codecs = [
+            CodecSpec(codec.name, code_bytes(bits, synthetic.head_dim))
+            for codec in synthetic.codecs
+            for bits in codec.bits
+        ]
         if headline not in codecs:
             codecs.append(headline)
         return cls.taken(

@@ -107,7 +107,7 @@ def test_survivors_are_of_any_head_cold_and_not_below_theta():
 
 SPEC = CodecSpec("transform_code", 4)
 POINT = {
-    "headline": {"codec": "transform_code", "bytes": 4, "rule": "relative_topk"}, "sinks": 2, "hot": 8, "top_k": 6,
+    "headline": SPEC, "rule": "relative_topk", "sinks": 2, "hot": 8, "top_k": 6,
     "target_metric": "fer", "target": 0.2, "layers": [1], "patterns": 48, "code": "f",
 }  # fmt: skip
 
@@ -204,14 +204,14 @@ def test_the_model_joins_what_was_measured_and_what_is_configured(tmp_path):
     config = {
         "bandwidth": {"contexts": [4096, 16384], "headline_context": 16384, "point": "fer"},
         "frontier": {
-            "headline": {"codec": "transform_code", "bytes": 8},
+            "headline": {"codec": "transform_code", "bits": 1},
             "sinks": 4,
             "hot": 64,
             "targets": {"fer": [0.05, 0.01]},
         },
         "model": {"name": "made-up"},
     }
-    job = job_of(ModelBandwidth, config, layers=[0, 5, 9])
+    job = job_of(ModelBandwidth, config, width=64, layers=[0, 5, 9])
     model_bandwidth(job, inputs, outputs)
     tables = {name: read_table(path) for name, path in outputs.items()}
     for name, path in outputs.items():

@@ -49,8 +49,17 @@ def test_survivors_come_back_from_bytes_ratios():
     row = {"codec": "transform_code", "code_bytes": 8, "target_metric": "fer", "target": 0.01, "cold_keys": cold,
            "elimination": 0.97, "record_bytes": record, "bytes_ratio_gqa": ratio, "band_start": 512, "band_stop": 2048,
            "layer": 0, "head": 0, "queries": 10}  # fmt: skip
-    headline = {"codec": "transform_code", "bytes": 8}
-    point = Point.read({"headline": headline, "sinks": 4, "hot": 64, "target_metric": "fer", "target": 0.01})
+    headline = {"name": "transform_code", "code_bytes": 8}
+    point = Point.read(
+        {
+            "headline": headline,
+            "rule": "relative_topk",
+            "sinks": 4,
+            "hot": 64,
+            "target_metric": "fer",
+            "target": 0.01,
+        }
+    )
     found = model.bands(pl.DataFrame([row, row | {"head": 1}]), point, pair)
     assert found["united"][0] == pytest.approx(share)
     assert found["own"][0] == pytest.approx(0.03)

@@ -20,12 +20,12 @@ CALIBRATED = {
     "cross_domain": {"fer": [0.02, 0.2], "dropped_mass": [0.2]},
     "group": {"fer": [0.2], "dropped_mass": [0.2]},
     "page": 32,
-    "bytes": [6, 8],
+    "bits": [3, 4],
     "learned": {"every": 2, "steps": 6, "queries": 16, "keys": 128},
 }
 CONFIG = {
     "calibrated": CALIBRATED,
-    "sketch": {"codecs": [{"name": "gaussian", "bytes": [4]}, {"name": "transform_code", "bytes": [4, 8]}]},
+    "sketch": {"codecs": [{"name": "gaussian", "bits": [2]}, {"name": "transform_code", "bits": [2, 4]}]},
     "frontier": {
         "sinks": SINKS,
         "hot": HOT,
@@ -36,7 +36,7 @@ CONFIG = {
             "relative_topk": {"start": -2.0, "stop": 0.5, "count": 101},
             "relative_lse": {"start": -16.0, "stop": 0.0, "count": 81},
         },
-        "headline": {"codec": "transform_code", "bytes": 4, "rule": "relative_topk"},
+        "headline": {"codec": "transform_code", "bits": 2, "rule": "relative_topk"},
     },
 }
 LAYER_TABLES, TABLES = CalibrateLayer.tables, GatherCalibrated.tables
@@ -236,7 +236,7 @@ def test_sizes_that_sketch_did_not_make_are_fitted_alike(captures, tables, tmp_p
     # 6 bytes are fitted here; made by sketch they give the same rows.
     points = tables["calibrated"].filter(pl.col("codec") == "transform_code")
     assert set(points["code_bytes"]) == {4, 6, 8}
-    made = {"codecs": [{"name": "transform_code", "bytes": [4, 6, 8]}]}
+    made = {"codecs": [{"name": "transform_code", "bits": [2, 3, 4]}]}
     sketch = make_sketch(captures, 1, [CodecSpec("transform_code", size) for size in (4, 6, 8)], tmp_path)
     outputs = {name: str(tmp_path / f"{name}.parquet") for name in LAYER_TABLES}
     here, there = (

@@ -18,13 +18,13 @@ from tests.stages.conftest import job_of, make_sketch
 SINKS, HOT, START = 2, 8, 150
 CODECS = [CodecSpec("transform_code", 4), CodecSpec("gaussian", 4)]
 CONFIG = {
-    "sketch": {"codecs": [{"name": spec.name, "bytes": [spec.code_bytes]} for spec in CODECS]},
+    "sketch": {"codecs": [{"name": spec.name, "bits": [2]} for spec in CODECS]},
     "frontier": {
         "sinks": SINKS,
         "hot": HOT,
         "top_k": 6,
         "headline_start": START,
-        "headline": {"codec": "transform_code", "bytes": 4},
+        "headline": {"codec": "transform_code", "bits": 2},
     },
     "capture": {
         "query_bands": [{"start": START, "stop": 190, "count": 1}, {"start": 190, "stop": 4096, "count": 1}]

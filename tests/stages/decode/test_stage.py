@@ -36,7 +36,7 @@ OPTIONS = {
 }  # fmt: skip
 CONFIG = {
     "decode": OPTIONS,
-    "frontier": {"sinks": 2, "hot": 8, "top_k": 6, "headline": {"codec": "transform_code", "bytes": 4}},
+    "frontier": {"sinks": 2, "hot": 8, "top_k": 6, "headline": {"codec": "transform_code", "bits": 2}},
 }
 POLICY = ReadRule("relative_topk", 2, 8, 6, 0.9)
 

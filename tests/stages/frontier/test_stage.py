@@ -30,7 +30,8 @@ PARAMS = {
     },
     "targets": {"fer": [0.2], "dropped_mass": [0.1, 0.2]},
     "safe": {"fer": 0.2, "elimination": 0.3, "margin": 0.8},
-    "headline": {"codec": "transform_code", "bytes": 4, "rule": "relative_topk"},
+    "headline": CODECS[1],
+    "rule": "relative_topk",
     "code": "f",
 }
 TABLES = SweepLayer.tables

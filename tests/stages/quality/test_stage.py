@@ -54,7 +54,7 @@ CONFIG = {
         ],
     },
     "trace": {"path": "tests/config/texts/market.txt", "tokens": TOKENS},
-    "sketch": {"codecs": [{"name": "transform_code", "bytes": [8]}]},
+    "sketch": {"codecs": [{"name": "transform_code", "bits": [1]}]},
     "frontier": {"hot": 8, "top_k": 8, "headline_start": 64},
     "quality": {
         "policies": POLICIES, "continuation": CONTINUATION, "block": 8, "replicates": 60,
@@ -325,7 +325,7 @@ def test_a_family_is_named_by_every_option_that_is_not_the_methods_own():
         "identity_hot_64": IdentityPolicy(hot=64),
         "ghost": GhostPolicy(ratio=0.3),
         "ghost_plain": GhostPolicy(ratio=0.3, compensate=False),
-        "ghost_prefill_sparse_code_bytes_4": GhostPolicy(theta=1, code_bytes=4, prefill="sparse"),
+        "ghost_prefill_sparse_bits_0.5": GhostPolicy(theta=1, bits=0.5, prefill="sparse"),
         "ghost_dense_layers_0_1": GhostPolicy(ratio=0.3, dense_layers=[0, 1]),
         "certified_mass_levels_2.0_shares_0.5": CertifiedMassPolicy(levels=[2], shares=[0.5]),
         "quest": {"name": "quest"},
@@ -334,7 +334,7 @@ def test_a_family_is_named_by_every_option_that_is_not_the_methods_own():
         "h2o_0.0": {"name": "h2o"},
         "snapkv": {"name": "snapkv", "observe": 32},
         "snapkv_observe_8_kernel_3": {"name": "snapkv", "observe": 8, "kernel": 3},
-        "ghost_code_bytes_4_plain": {"name": "ghost", "code_bytes": 4, "compensate": False},
+        "ghost_bits_0.5_plain": {"name": "ghost", "bits": 0.5, "compensate": False},
     }  # fmt: skip
     for family, one in families.items():
         policy = SelectorPolicy(selector=one, ratio=0.2) if isinstance(one, dict) else one

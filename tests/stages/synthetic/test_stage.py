@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -19,6 +18,7 @@ from ghostkv.elimination.frontier import Design, Setting, estimate_group, view_g
 from ghostkv.elimination.grid import Grid
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.io import read_table, sha256_file
+from ghostkv.stages.run import Run
 from ghostkv.stages.synthetic.gather import gather
 from ghostkv.stages.synthetic.generator import measure_generator
 from ghostkv.stages.synthetic.jobs import GatherSynthetic, MeasureGenerator
@@ -30,7 +30,7 @@ TINY = {
     "tokens": 512,
     "head_dim": 16,
     "generators": [{"name": "gaussian"}, {"name": "needles", "count": 4}],
-    "codecs": [{"name": "gaussian", "bytes": [4]}, {"name": "transform_code", "bytes": [4]}],
+    "codecs": [{"name": "gaussian", "bits": [2]}, {"name": "transform_code", "bits": [2]}],
     "top": [4, 8],
     "audit": {"draws": 3, "queries": 16},
     "tradeoff": {"draws": 2, "queries": 64, "contexts": [256, 512]},
@@ -40,20 +40,20 @@ FRONTIER = {
     "hot": 16,
     "top_k": 8,
     "targets": {"fer": [0.05], "dropped_mass": [0.05]},
-    "headline": {"codec": "transform_code", "bytes": 4, "rule": "relative_topk"},
+    "headline": {"codec": "transform_code", "bits": 2, "rule": "relative_topk"},
     "headline_start": 256,
 }
 CONFIG = load_config(
     {
         "synthetic": TINY,
         "frontier": FRONTIER,
-        "sketch": {"codecs": [{"name": "transform_code", "bytes": [4]}]},
+        "sketch": {"codecs": [{"name": "transform_code", "bits": [2]}]},
     }
 )
 
 
 def job(label="gaussian"):
-    return replace(MeasureGenerator.of(SimpleNamespace(config=CONFIG), label), code="f")
+    return replace(MeasureGenerator.of(Run(CONFIG, None, (0,), {}, {}), label), code="f")
 
 
 def run(folder, labels=("gaussian", "needles")):

@@ -9,7 +9,7 @@ import polars as pl
 from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table, figures
 from ghostkv.report.expressions import RISKS, aimed_at, in_words, means, near
 from ghostkv.report.numbers import percent, ratio
-from ghostkv.report.results import Results, words
+from ghostkv.report.results import FER_BITS, Results, words
 from ghostkv.report.sections.calibrated.figures import (
     bands_figure,
     compensation_figure,
@@ -20,9 +20,6 @@ from ghostkv.report.sections.calibrated.figures import (
 )
 from ghostkv.report.summaries import head_name
 
-# The code size that the FER figures are quoted at: chosen on other texts than those of a run, see
-# docs/calibrated.md.
-_FER_BYTES = 10
 _DECISIONS = {
     "head": "each head, own survivors",
     "united": "each head, all that the group reads",
@@ -58,12 +55,12 @@ def _reading(results: Results) -> str:
         "dropped mass grow with theta, as the theorem needs. The output error need not, so its thresholds "
         "are a plug-in: the same rule, no promise."
     )
-    size = pl.col("code_bytes") == _FER_BYTES
+    size = pl.col("code_bytes") == results.fer_bytes
     row = summary(results, own_codec(results), results.is_rule, aimed_at("fer", 0.01), size)
     if row.height:
         found = row.row(0, named=True)
         text += (
-            f" **FER ≤ 1 %, {_FER_BYTES}-byte codes:** {percent(found['elimination'])} of cold keys eliminated "
+            f" **FER ≤ 1 %, {results.size(FER_BITS)}:** {percent(found['elimination'])} of cold keys eliminated "
             f"at a bytes ratio of {ratio(found['bytes_ratio'])} (GQA-true {ratio(found['bytes_ratio_gqa'])}); "
             f"measured FER {percent(found['achieved'])}, worst head {percent(found['achieved_worst_head'])}, "
             f"{percent(found['heads_under'])} of {found['heads']} heads under the target."
@@ -72,7 +69,7 @@ def _reading(results: Results) -> str:
 
 
 def _goals(results: Results) -> Table:
-    sizes = pl.col("code_bytes").is_in([results.headline["bytes"], _FER_BYTES])
+    sizes = pl.col("code_bytes").is_in([results.headline["bytes"], results.fer_bytes])
     data = (
         summary(
             results,
@@ -226,7 +223,7 @@ def _learned(results: Results) -> Table:
         data = data.join(found.group_by("codec").agg(both), on="codec", how="left")
     return Table(
         "calibrated_learned",
-        f"A frame trained for elimination beside the derived one, {results.headline['bytes']} code bytes, "
+        f"A frame trained for elimination beside the derived one, {results.size(results.headline['bits'])}, "
         f"layers {', '.join(map(str, layers))}. Training starts from the derived frame and minimises a "
         "smooth count of needless survivors at a fixed share of lost top keys on codec texts. Loss: first "
         "and last step. The bound is measured in each codec's own frame, so violations must be 0 for both.",
@@ -261,7 +258,9 @@ def _figures(goal: str, rows: str, achieved: str) -> tuple[HeadlineFigure, ...]:
 
 
 _FULL = "bytes read / bytes of full fp16 K and V"
-_FER = f"code_bytes = {_FER_BYTES} AND rule = '{{rule}}' AND target_metric = 'fer' AND abs(target - 0.01) < 0.000001"
+_FER = (
+    "code_bytes = {fer_bytes} AND rule = '{rule}' AND target_metric = 'fer' AND abs(target - 0.01) < 0.000001"
+)
 _OUTPUT = (
     "code_bytes = {bytes} AND rule = 'relative_lse' AND target_metric = 'output_error' AND compensation = "
     "'mean' AND abs(target - 0.05) < 0.000001"

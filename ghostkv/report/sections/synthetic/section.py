@@ -114,9 +114,10 @@ def _deviation_table(checks: pl.DataFrame) -> Table:
 
 
 def _points_table(results: Results, points: pl.DataFrame, target: float) -> Table:
+    made = results.config["synthetic"]
     rows = points.filter(
-        results.is_record,
-        pl.col("tokens") == results.config["synthetic"]["tokens"],
+        results.is_record_at(made["head_dim"]),
+        pl.col("tokens") == made["tokens"],
         pl.col("target_metric") == "fer",
         near("target", target) | (pl.col("method") == "safe"),
     )
@@ -136,9 +137,9 @@ def _points_table(results: Results, points: pl.DataFrame, target: float) -> Tabl
     }
     return Table(
         "synthetic_points",
-        f"Thresholds of the {results.design} chosen on one generated text, measured on another. Calibrated: FER ≤ "
-        f"{percent(target, 0)}; safe: as in the frontier. Expected: what one threshold on normal estimates would eliminate "
-        "at the FER measured (for normal scores alone); the rule divides by each key's margin and so uses its residual "
+        f"Thresholds of the {results.design_at(made['head_dim'])} chosen on one generated text, measured on another. "
+        f"Calibrated: FER ≤ {percent(target, 0)}; safe: as in the frontier. Expected: what one threshold on normal estimates would "
+        "eliminate at the FER measured (for normal scores alone); the rule divides by each key's margin and so uses its residual "
         "norm, which the expectation does not. n counts heads over draws.",
         aggregated(rows, ["generator", "method"], columns).with_columns(in_words("generator")),
         columns,

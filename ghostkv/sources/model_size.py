@@ -26,7 +26,7 @@ _RATIO, _HUB_BYTES = 3.5, 2
 _NAMES = {
     "heads": ("num_attention_heads", "n_head", "n_heads", "decoder_attention_heads", "num_heads"),
     "kv_heads": ("num_key_value_heads", "num_kv_heads"),
-    "head_dim": ("global_head_dim", "head_dim"),
+    "head_dim": ("global_head_dim", "qk_head_dim", "head_dim"),
     "width": ("hidden_size", "n_embd", "d_model", "emb_dim"),
     "inner": ("intermediate_size", "n_inner", "ffn_dim"),
     "vocabulary": ("vocab_size",),

@@ -154,6 +154,7 @@ def test_a_local_folder_tells_its_own_shape(tmp_path):
         ({"head_dim": 32, "hidden_size": 64, "num_attention_heads": 4}, 32),
         ({"head_dim": None, "hidden_size": 64, "num_attention_heads": 4}, 16),
         ({"head_dim": 16, "global_head_dim": 32}, 32),
+        ({"head_dim": 8, "qk_rope_head_dim": 8, "qk_head_dim": 24}, 24),  # of latent attention
         (
             {
                 "layer_types": ["sliding_attention", "full_attention"],

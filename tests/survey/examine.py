@@ -206,6 +206,8 @@ def _config(source: Path, told: dict[str, Any]) -> dict[str, Any]:
     for text in [*config["texts"]["custom"], config["trace"]]:
         text["path"] = str(ROOT / text["path"])
     config["retrieval"]["data"] = str(ROOT / config["retrieval"]["data"])
+    # Heads of some types are 8 wide here, of which half a bit a coordinate is no byte.
+    config["calibrated"] = {"bits": [2]}
     return config | {"model": {"name": "tiny", "custom": {"source": "path", "path": str(source)} | told}}
 
 

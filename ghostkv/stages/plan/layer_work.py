@@ -82,7 +82,8 @@ def certify_layer(work: Workload, layer: str) -> Terms:
     compared = (len(certificates.bounds) + 2) / certificates.compared_every
     return Terms(
         {
-            "pairs": one * levels * (1 + len(certificates.deltas)),
+            # Each dropped mass is decided by heads and by groups.
+            "pairs": one * levels * (1 + 2 * len(certificates.deltas)),
             "compared": one * compared,
             "fitted": _fitted(work, levels),
         },

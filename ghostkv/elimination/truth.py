@@ -95,27 +95,46 @@ def _norms(rows: np.ndarray) -> np.ndarray:
     )
 
 
-def oracle_topk(truth: Truth) -> np.ndarray:
-    """Elimination of exact scores that lose no top-k key, shape [group, queries]."""
-    scores, cold = truth.scores, truth.visible
-    return ((scores < truth.tau[..., None]) & cold.mask(scores.shape[-1])).sum(axis=-1) / np.maximum(
-        cold.cold, 1
-    )
+class Oracle(NamedTuple):
+    """What exact scores would leave out, were they known for nothing."""
+
+    elimination: np.ndarray  # [group, queries]; share of the cold keys that a head leaves out
+    united: np.ndarray  # [queries]; share of the cold keys that no head of the group keeps
+
+    @classmethod
+    def of(cls, left_out: np.ndarray, visible: ColdRange) -> Oracle:
+        """From cold keys that each head leaves out, bool [group, queries, keys]."""
+        cold = np.maximum(visible.cold, 1)
+        return cls(left_out.sum(axis=-1) / cold, left_out.all(axis=0).sum(axis=-1) / cold)
 
 
-def oracle_mass(truth: Truth, deltas: Sequence[float], together: bool = False) -> np.ndarray:
-    """Elimination of exact scores that drops at most each delta, shape [deltas, group, queries].
+def oracle_topk(truth: Truth) -> Oracle:
+    """What exact scores leave out that lose no top-k key."""
+    cold = truth.visible.mask(truth.scores.shape[-1])
+    return Oracle.of((truth.scores < truth.tau[..., None]) & cold, truth.visible)
 
-    It is the largest of each head; of heads that leave out the same keys (`together`), what lowest first of the largest
-    mass in any head gives.
+
+def oracle_mass(truth: Truth, deltas: Sequence[float], together: bool = False) -> list[Oracle]:
+    """What exact scores leave out that drop at most each delta.
+
+    It is the most of each head; of heads that leave out the same keys (`together`), what lowest first of the largest mass in any
+    head gives.
     """
-    inside = truth.visible.mask(truth.mass.shape[-1])
-    mass = np.where(inside, truth.mass, np.inf).astype(np.float32)
+    cold = truth.visible.mask(truth.mass.shape[-1])
+    mass = np.where(cold, truth.mass, np.inf).astype(np.float32)
     if together:
-        order = np.argsort(mass.max(axis=0), axis=-1, kind="stable")
+        shared = mass.max(axis=0)
+        order = np.argsort(shared, axis=-1, kind="stable")
         total = np.cumsum(np.take_along_axis(mass, order[None], axis=-1), axis=-1, dtype=np.float64)
-        total = np.broadcast_to(total.max(axis=0), total.shape)
+        ranked, total = np.take_along_axis(shared, order, axis=-1)[None], total.max(axis=0, keepdims=True)
+        mass = np.broadcast_to(shared, mass.shape)
     else:
-        total = np.cumsum(np.sort(mass, axis=-1), axis=-1, dtype=np.float64)
-    cold = np.maximum(truth.visible.cold, 1)
-    return np.stack([(total <= delta).sum(axis=-1) / cold for delta in deltas])
+        ranked = np.sort(mass, axis=-1)
+        total = np.cumsum(ranked, axis=-1, dtype=np.float64)
+    found = []
+    for delta in deltas:
+        count = (total <= delta).sum(axis=-1, keepdims=True)
+        # Of keys that tie with the first that stays all stay: to split them takes their order.
+        stays = np.take_along_axis(ranked, np.minimum(count, ranked.shape[-1] - 1), axis=-1)
+        found.append(Oracle.of((mass < stays) & cold, truth.visible))
+    return found

@@ -55,6 +55,9 @@ def certificate_tables(layers, heads, domains, has_values=True, violations=0) ->
                 if mass and has_values
                 else {}
             )
+            if design == "nested":
+                row |= {"oracle_bytes_ratio": 0.5 * ratio, "oracle_bytes_ratio_gqa": 0.8 * ratio * share}
+                row["kept_bytes_ratio_gqa"] = 0.9 * ratio if decision == "group" else None
             if design == storage == "nested":
                 band = {"window": 0, "band_start": 2048, "band_stop": 4096, "cold_keys": 3000.0}
                 contexts.append({field.name: (row | band).get(field.name) for field in CONTEXT_SCHEMA})

@@ -52,6 +52,16 @@ def test_headline_pools_the_nested_cascade_alone(results):
     assert figures["certificates.violations"] == 0
 
 
+def test_the_ladder_goes_up_to_what_a_group_reads(results):
+    tables = {block.name: block for block in CHAPTER.build(results) if isinstance(block, Table)}
+    row = tables["certificates_ladder_5pct"].data.filter(layer="all").row(0, named=True)
+    assert [row[step] for step in ("heads", "united", "together", "margin")] == pytest.approx(
+        [0.5 * 0.19, 0.8 * 0.19, 0.64 * 0.19, 0.9 * 0.19]
+    )
+    # Layer 0 is half as sparse.
+    assert row["records"] == pytest.approx(1.2 * 0.19 * 1.5)
+
+
 def test_a_violation_is_in_the_words_and_in_the_headline(tmp_path):
     broken = write(tmp_path, violations=3)
     text = next(block.text for block in CHAPTER.build(broken) if isinstance(block, Prose))

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture
+from ghostkv.elimination.attention import ColdRange
 from ghostkv.elimination.ledger import Outcome
+from ghostkv.elimination.truth import Oracle
 from ghostkv.stages.certificates.schemas import NESTED
 from ghostkv.stages.certificates.tables import CertificateTables
 
@@ -27,6 +29,7 @@ class Proved:
     certificate: str  # topk or mass
     target: float  # dropped mass that no query may exceed; 0 for topk
     decision: str = "head"  # who chooses what is left out: each head by itself, or its group
+    key_share: float = 0.5  # of the bytes of a K and V
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ class _Judged:
     """What a certificate did to a block of queries."""
 
     outcome: Outcome  # without what was decided of each key
-    oracle: np.ndarray  # [group, queries]
-    cold: np.ndarray  # [queries]
+    oracle: Oracle
+    visible: ColdRange
     norms: np.ndarray  # [group, queries]; empty without values
 
 
@@ -54,11 +57,11 @@ class Findings:
         known[level] = (before[0] + checks, before[1] + violations)
 
     def add_outcome(
-        self, proved: Proved, outcome: Outcome, oracle: np.ndarray, cold: np.ndarray, norms: np.ndarray
+        self, proved: Proved, outcome: Outcome, oracle: Oracle, visible: ColdRange, norms: np.ndarray
     ) -> None:
         """Keep what a block's rows need, parameters as for `CertificateTables.add_outcome`."""
         blocks = self.outcomes.setdefault(proved.design, {}).setdefault(proved, [])
-        blocks.append(_Judged(outcome.light(), oracle, cold, norms))
+        blocks.append(_Judged(outcome.light(), oracle, visible, norms))
 
     def write(
         self, tables: CertificateTables, about: Mapping, capture: LayerCapture, bands: Sequence[QueryBand]
@@ -93,15 +96,42 @@ class Findings:
 
     def _write_outcome(
         self, tables, keys: Mapping, heads: np.ndarray, proved: Proved, blocks: list[_Judged]
-    ) -> tuple[Outcome, np.ndarray, np.ndarray]:
+    ) -> tuple[Outcome, Oracle, ColdRange]:
         outcome = Outcome.joined([block.outcome for block in blocks])
-        oracle, norms = (
-            np.concatenate([getattr(block, name) for block in blocks], axis=1) for name in ("oracle", "norms")
+        norms = np.concatenate([block.norms for block in blocks], axis=1)
+        oracle = Oracle(
+            *(
+                np.concatenate(parts, axis=-1)
+                for parts in zip(*(block.oracle for block in blocks), strict=True)
+            )
         )
-        cold = np.concatenate([block.cold for block in blocks])
+        visible = ColdRange(*map(np.concatenate, zip(*(block.visible for block in blocks), strict=True)))
         facts = {
             name: getattr(proved, name) for name in ("record_bytes", "certificate", "target", "decision")
         }
+        facts |= _steps(proved, outcome, oracle, visible) if proved.design == NESTED else {}
         for storage in proved.storages:
-            tables.add_outcome(keys, heads, {**facts, "storage": storage}, outcome, oracle, cold, norms)
-        return outcome, oracle, cold
+            tables.add_outcome(
+                keys, heads, {**facts, "storage": storage}, outcome, oracle.elimination, visible.cold, norms
+            )
+        return outcome, oracle, visible
+
+
+def _steps(proved: Proved, outcome: Outcome, oracle: Oracle, visible: ColdRange) -> dict[str, float]:
+    """Bytes ratios on the way from exact scores to the certificate, means over queries; K and V alone, no record."""
+    share, cold, exact = proved.key_share, visible.cold, visible.visible - visible.cold
+
+    def read(keys: np.ndarray, values: np.ndarray) -> float:
+        return float(((exact + share * keys + (1 - share) * values) / visible.visible).mean())
+
+    found = {}
+    for name, left_out in (
+        ("oracle_bytes_ratio", oracle.elimination),
+        ("oracle_bytes_ratio_gqa", oracle.united),
+    ):
+        found[name] = read((1 - left_out) * cold, (1 - left_out) * cold)
+    if proved.decision == "group":
+        # All heads keep the same.
+        keys, values = ((1 - part[0]) * cold for part in (outcome.elimination, outcome.values_unread))
+        found["kept_bytes_ratio_gqa"] = read(keys, values)
+    return found

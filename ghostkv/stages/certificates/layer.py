@@ -160,8 +160,9 @@ def _cascade(
     costs = Costs.of(codec.level_bytes[:-1], codec.level_bytes.sum(), codec.encoder_.shape[1], value_dim)
     probes = [job.probes, *[0] * (levels - 2)]
     outcome = certify_topk(lower, upper, view.truth, costs, probes, job.top_k)
-    proved = Proved(NESTED, float(codec.level_bytes[:-1].sum()), STORAGES, "topk", 0.0)
-    found.add_outcome(proved, outcome, oracle_topk(view.truth), view.visible.cold, view.norms)
+    read, key_share = float(codec.level_bytes[:-1].sum()), costs.key / costs.pair
+    proved = Proved(NESTED, read, STORAGES, "topk", 0.0, key_share=key_share)
+    found.add_outcome(proved, outcome, oracle_topk(view.truth), view.visible, view.norms)
     powers = Powers.of(lower, upper, view.truth, space.of("powers", (2, levels, *shape)))
     for decision in ("head", "group"):
         together = decision == "group"
@@ -169,7 +170,7 @@ def _cascade(
         for delta, oracle in zip(job.deltas, oracles, strict=True):
             outcome = certify_mass(lower, upper, powers, view.truth, costs, job.shares, delta, together)
             proved = replace(proved, certificate="mass", target=delta, decision=decision)
-            found.add_outcome(proved, outcome, oracle, view.visible.cold, view.norms)
+            found.add_outcome(proved, outcome, oracle, view.visible, view.norms)
 
 
 def _one_level(found: Findings, view: _View, bounder: Bounder, job: CertifyLayer, space: Space) -> None:
@@ -190,12 +191,12 @@ def _one_level(found: Findings, view: _View, bounder: Bounder, job: CertifyLayer
     costs = Costs.of([bounder.record_bytes], bounder.record_bytes, width, truth.values.shape[1])
     outcome = certify_topk(lower, upper, truth, costs, [job.probes], job.top_k)
     proved = Proved(bounder.name, bounder.record_bytes, ("additive",), "topk", 0.0)
-    found.add_outcome(proved, outcome, oracle_topk(truth), view.visible.cold, view.norms)
+    found.add_outcome(proved, outcome, oracle_topk(truth), view.visible, view.norms)
     powers = Powers.of(lower, upper, truth, space.of("powers", (2, 2, *shape)))
     delta = job.deltas[0]
     outcome = certify_mass(lower, upper, powers, truth, costs, job.shares[-1:], delta)
     proved = replace(proved, certificate="mass", target=delta)
-    found.add_outcome(proved, outcome, oracle_mass(truth, [delta])[0], view.visible.cold, view.norms)
+    found.add_outcome(proved, outcome, oracle_mass(truth, [delta])[0], view.visible, view.norms)
 
 
 def _peers(bounds: Sequence[str], keys: np.ndarray, seed: int) -> list[Bounder]:

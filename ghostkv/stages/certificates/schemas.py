@@ -29,6 +29,11 @@ CERTIFICATE_SCHEMA = pa.schema(
         ("oracle_elimination", pa.float32()),  # exact scores at the same target
         ("bytes_ratio", pa.float32()),
         ("bytes_ratio_gqa", pa.float32()),
+        # Of the cascade, K and V alone: what exact scores keep of each head, and of what its heads keep in all; and what the
+        # certificate keeps where the group decides.
+        ("oracle_bytes_ratio", pa.float32()),
+        ("oracle_bytes_ratio_gqa", pa.float32()),
+        ("kept_bytes_ratio_gqa", pa.float32()),
         ("dropped_mass_mean", pa.float32()),
         ("dropped_mass_max", pa.float32()),
         ("certified_mass_mean", pa.float32()),  # null for topk

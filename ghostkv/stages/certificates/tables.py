@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
+from ghostkv.elimination.attention import ColdRange
 from ghostkv.elimination.ledger import Outcome
+from ghostkv.elimination.truth import Oracle
 from ghostkv.files.tables import Tables
 from ghostkv.stages.certificates.schemas import NESTED, SCHEMAS
 
@@ -46,7 +48,7 @@ class CertificateTables(Tables):
             layer, kv_head, text, domain, design.
         heads : ndarray of int, shape [group]
         facts : mapping
-            `certificate`, `target`, `decision`, `storage`, `record_bytes`.
+            `certificate`, `target`, `decision`, `storage`, `record_bytes`; more for the cascade.
         oracle : ndarray, shape [group, queries]
             Elimination of exact scores.
         cold : ndarray, shape [queries]
@@ -100,16 +102,16 @@ class CertificateTables(Tables):
         keys: Mapping,
         heads: np.ndarray,
         outcome: Outcome,
-        oracle: np.ndarray,
-        cold: np.ndarray,
+        oracle: Oracle,
+        visible: ColdRange,
         inside: np.ndarray,
     ) -> None:
-        """One row a head for the queries of a band, nested storage; parameters as for `add_outcome`, `inside` is bool [queries]."""
+        """One row a head for the queries of a band, nested storage; `inside` is bool [queries]."""
         by_head = {
-            "elimination": outcome.elimination, "values_unread": outcome.values_unread, "oracle_elimination": oracle,
+            "elimination": outcome.elimination, "values_unread": outcome.values_unread, "oracle_elimination": oracle.elimination,
             "bytes_ratio": outcome.bytes_nested,
         }  # fmt: skip
-        about = {**keys, "queries": int(inside.sum()), "cold_keys": cold[inside].mean()}
+        about = {**keys, "queries": int(inside.sum()), "cold_keys": visible.cold[inside].mean()}
         about["bytes_ratio_gqa"] = outcome.group_nested[inside].mean()
         for g, head in enumerate(heads):
             means = {name: values[g, inside].mean() for name, values in by_head.items()}

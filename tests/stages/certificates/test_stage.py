@@ -71,6 +71,25 @@ def test_no_check_fails_and_every_pair_and_level_is_checked(captures, tables):
     assert set(checks["what"]) == {"margin", "topk", "mass", "output"}
 
 
+def test_each_step_of_the_ladder_is_above_the_one_before(tables):
+    nested = tables["certificates"].filter(design="nested", storage="nested", certificate="mass")
+    keys = ["layer", "kv_head", "text", "target"]
+    head, group = (
+        nested.filter(decision=one).unique([*keys, "decision"]).sort(keys) for one in ("head", "group")
+    )
+    steps = [
+        head["oracle_bytes_ratio"], head["oracle_bytes_ratio_gqa"], group["kept_bytes_ratio_gqa"], group["bytes_ratio_gqa"]
+    ]  # fmt: skip
+    assert (steps[0] <= steps[1] + 1e-6).all()
+    # The certificate's choice for the group may beat the union of exact scores' own; with its records it never does here.
+    assert (group["oracle_bytes_ratio_gqa"] <= steps[2] * 1.02 + 1e-6).all()
+    assert (steps[2] < steps[3]).all()
+    # Exact scores that decide for the group keep of every head the same.
+    assert group["oracle_bytes_ratio"].to_numpy() == pytest.approx(group["oracle_bytes_ratio_gqa"].to_numpy())
+    others = tables["certificates"].filter(pl.col("design") != "nested")
+    assert others["oracle_bytes_ratio"].null_count() == others.height
+
+
 def test_bands_of_positions_add_up_to_what_all_queries_say(tables):
     nested = tables["certificates"].filter(design="nested", storage="nested")
     keys = ["layer", "head", "text", "certificate", "target", "decision"]

@@ -12,6 +12,7 @@ from ghostkv.report.numbers import integer, percent
 from ghostkv.report.results import Results
 from ghostkv.report.sections.certificates.contexts import CONTEXT, CONTEXT_HEADLINE, contexts
 from ghostkv.report.sections.certificates.figures import mass_figure, mean, pooled, pooled_heads, promise
+from ghostkv.report.sections.certificates.ladder import ladder
 from ghostkv.stages.certificates.schemas import NESTED
 from ghostkv.stages.certificates.tables import held
 
@@ -35,6 +36,7 @@ def build(results: Results) -> Sequence[Block]:
         _layers(frame, deltas[0]),
         _domains(frame, deltas),
         contexts(results),
+        *(ladder(frame, delta) for delta in deltas[:2]),
         _designs(frame, deltas[0]),
         _checks(results),
     ]

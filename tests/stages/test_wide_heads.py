@@ -110,7 +110,7 @@ def test_a_record_of_one_bit_a_coordinate_is_16_bytes_at_128_and_bounds_every_sc
     assert (records.code.shape, codec.record_bytes) == ((TOKENS, 16), 17)
     queries = capture.group_queries(0).reshape(-1, WIDE)
     projected, decoded = codec.project(queries), codec.decode(records)
-    margin = projected.weight(capture.scale)[:, None] * decoded.radius
+    margin = codec.margins(projected, decoded, capture.scale)
     exact = queries.astype(np.float64) @ capture.keys[0].astype(np.float64).T * capture.scale
     error = np.abs(codec.estimate(projected, decoded, capture.scale) - exact)
     assert (error <= margin).all()
@@ -129,7 +129,9 @@ def test_certificates_hold_in_float64_at_128(fit_decay, decay, query_decay, spre
     shape = (len(codec.levels), *exact.shape)
     lower, upper = np.empty(shape, np.float32), np.empty(shape, np.float32)
     estimates = np.empty(exact.shape, np.float32)
-    for _ in read_levels(codec, codec.encode(keys), queries, capture.scale, 0.0, (lower, upper), estimates):
+    for _ in read_levels(
+        codec, codec.decode_levels(codec.encode(keys)), queries, capture.scale, 0.0, (lower, upper), estimates
+    ):
         pass
     seen = np.isfinite(exact)
     assert (lower[:, seen] <= exact[seen]).all()

@@ -7,7 +7,7 @@ import polars as pl
 from ghostkv.report.document import Column, Table, figures
 from ghostkv.report.expressions import weighted
 from ghostkv.report.results import Results
-from ghostkv.report.sections.certificates.figures import mean, promise
+from ghostkv.report.sections.certificates.figures import TIGHTNESS, mean, promise
 
 CONTEXT = "certificates.context"
 
@@ -52,24 +52,33 @@ def contexts(results: Results) -> Table:
     )
 
 
-# Of layers that see the whole text, at the last of the bands that query_bands name.
-_LONGEST = "self WHERE window = 0 AND band_stop = (SELECT MAX(band_stop) FROM self WHERE window = 0) AND"
-_LONGEST_MASS = (
-    f"{_LONGEST} certificate = 'mass' AND target > 0.0099 AND target < 0.0101 AND decision = 'group'"
-)
+# Of layers that see the whole text: at the last of the bands that query_bands name, and at the one that ends at 4,096 tokens.
+_WHOLE = "self WHERE window = 0 AND"
+_BANDS = {
+    "longest": f"band_stop = (SELECT MAX(band_stop) FROM {_WHOLE} band_stop > 0)",
+    "4096": "band_stop = 4096",
+}
+_PROMISES = {"topk": "certificate = 'topk'"} | {
+    name: f"certificate = 'mass' AND target > {0.99 * share} AND target < {1.01 * share} AND decision = 'group'"
+    for name, share in (("mass_5pct", 0.05), ("mass_1pct", 0.01))
+}
+_MEASURES = {
+    "elimination": ("share", mean("elimination")),
+    "bytes_gqa": ("ratio", mean("bytes_ratio_gqa")),
+    "tightness": ("ratio", TIGHTNESS),
+}
 CONTEXT_HEADLINE = (
     *figures(
-        CONTEXT,
-        f"{_LONGEST} certificate = 'topk'",
-        {
-            "context.longest_tokens": ("tokens", "MAX(band_stop)"),
-            "context.topk_elimination_at_longest": ("share", mean("elimination")),
-            "context.topk_bytes_gqa_at_longest": ("ratio", mean("bytes_ratio_gqa")),
-        },
+        CONTEXT, f"{_WHOLE} certificate = 'topk'", {"context.longest_tokens": ("tokens", "MAX(band_stop)")}
     ),
-    *figures(
-        CONTEXT,
-        _LONGEST_MASS,
-        {"context.mass_1pct_bytes_gqa_at_longest": ("ratio", mean("bytes_ratio_gqa"))},
+    *(
+        figure
+        for place, band in _BANDS.items()
+        for promised, rows in _PROMISES.items()
+        for figure in figures(
+            CONTEXT,
+            f"{_WHOLE} {band} AND {rows}",
+            {f"context.{promised}_{name}_at_{place}": found for name, found in _MEASURES.items()},
+        )
     ),
 )

@@ -16,6 +16,8 @@ _MEANS = (
     *("elimination", "values_unread", "oracle_elimination", "bytes_ratio", "bytes_ratio_gqa"),
     *("dropped_mass_mean", "certified_mass_mean", "output_error_mean", "output_error_bound_mean"),
 )
+# SQL: what is eliminated over what exact scores would.
+TIGHTNESS = "SUM(CAST(elimination AS DOUBLE) * queries) / SUM(CAST(oracle_elimination AS DOUBLE) * queries)"
 
 
 def pooled(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:

@@ -11,7 +11,14 @@ from ghostkv.report.expressions import in_words, near
 from ghostkv.report.numbers import integer, percent
 from ghostkv.report.results import Results
 from ghostkv.report.sections.certificates.contexts import CONTEXT, CONTEXT_HEADLINE, contexts
-from ghostkv.report.sections.certificates.figures import mass_figure, mean, pooled, pooled_heads, promise
+from ghostkv.report.sections.certificates.figures import (
+    TIGHTNESS,
+    mass_figure,
+    mean,
+    pooled,
+    pooled_heads,
+    promise,
+)
 from ghostkv.report.sections.certificates.ladder import ladder
 from ghostkv.stages.certificates.schemas import NESTED
 from ghostkv.stages.certificates.tables import held
@@ -202,13 +209,12 @@ def _checks(results: Results) -> Table:
 
 def _figures(name: str, rows: str, *wanted: str) -> tuple[HeadlineFigure, ...]:
     """Figures of the cascade in nested storage, over the rows of one promise."""
-    values = {"elimination": ("share", mean("elimination")), "tightness": ("ratio", _TIGHTNESS)}
+    values = {"elimination": ("share", mean("elimination")), "tightness": ("ratio", TIGHTNESS)}
     values |= {ratio: ("ratio", mean(ratio)) for ratio in ("bytes_ratio", "bytes_ratio_gqa")}
     shown = {f"certificates.{name.format(value)}": values[value] for value in wanted}
     return figures(TABLE, f"self WHERE {rows}", shown)
 
 
-_TIGHTNESS = "SUM(CAST(elimination AS DOUBLE) * queries) / SUM(CAST(oracle_elimination AS DOUBLE) * queries)"
 _OWN = f"design = '{NESTED}' AND storage = 'nested' AND certificate ="
 _MASS = tuple(
     f"{_OWN} 'mass' AND target > {0.99 * share} AND target < {1.01 * share} AND decision ="

@@ -38,7 +38,16 @@ class Certificates(Section):
         "Bounds of other methods, certified for comparison.",
         max_length=8,
     )
-    compared_every: Count = setting(8, "Comparisons take one query in so many; the nested record takes all.")
+    compared_every: Count = setting(
+        8,
+        "Comparisons and the randomised certificate take one query in so many; the nested record takes all.",
+    )
+    dithered_bits: Annotated[float, Field(ge=1, le=12)] | None = setting(
+        4.0, "Bits a coordinate of the record of the randomised certificate; null leaves it out."
+    )
+    failure: Annotated[float, Field(gt=0, lt=1)] = setting(
+        1e-12, "Probability, over the coins of that record, that its promise is broken for a head and query."
+    )
 
     @model_validator(mode="after")
     def _levels_leave_planes(self) -> Certificates:

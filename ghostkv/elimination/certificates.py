@@ -73,11 +73,11 @@ def certify_mass(
     rule = MassRule(delta, np.asarray(shares, np.float64), costs)
     mass_loop(lower, upper, powers, truth, rule, together, outcome)
     if truth.values.shape[1]:
-        _bound_output(truth, outcome)
+        bound_output(truth, outcome)
     return outcome
 
 
-def _bound_output(truth: Truth, outcome: Outcome) -> None:
+def bound_output(truth: Truth, outcome: Outcome) -> None:
     """Hold the error of the compensated output against its bound."""
     share = outcome.share[..., None]
     output = (1.0 - share) * outcome.read + share * truth.means

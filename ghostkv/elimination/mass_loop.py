@@ -118,7 +118,7 @@ def _enter(heads, head, keys, stopped, fallback, budgets, use, span, truth, rule
     outcome.share[head, query] = tail / (1.0 - dropped + tail)
     outcome.violated[head, query] = not (dropped <= rule.delta)
     if truth.values.shape[1]:
-        _read_output(use, span, truth, head, query, outcome.read[head, query])
+        read_output(use, span, truth, head, query, outcome.read[head, query])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -285,7 +285,7 @@ def _drop(heads, level, key, odds, budgets):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _read_output(use, span, truth, head, query, out):
+def read_output(use, span, truth, head, query, out):
     """Output over the keys that take part, in float64 from truth masses."""
     values, total = truth.values, 0.0
     for key in range(span.first, span.last):

@@ -41,7 +41,9 @@ def write_texts(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     write_rows(proved, path, TEXT_SCHEMA, {})
 
 
-def make_layer(text: str, layer: int, tokens=300, kv_heads=2, group=2, width=16, values=True, window=0):
+def make_layer(
+    text: str, layer: int, tokens=300, kv_heads=2, group=2, width=16, values=True, window=0, softcap=0.0
+):
     """A layer whose queries look along a few directions that keys vary in, as real heads do."""
     shared = np.random.default_rng(layer)
     mixing = shared.normal(size=(kv_heads, width, width)) * (2.0 ** -np.arange(width))[:, None] * 3
@@ -60,6 +62,7 @@ def make_layer(text: str, layer: int, tokens=300, kv_heads=2, group=2, width=16,
         positions=positions,
         scale=width**-0.5,
         window=window,
+        softcap=softcap,
     )
 
 

@@ -12,7 +12,7 @@ from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.elimination.attention import ColdRange
 from ghostkv.elimination.ledger import Outcome
 from ghostkv.elimination.truth import Oracle
-from ghostkv.stages.certificates.schemas import NESTED
+from ghostkv.stages.certificates.schemas import DITHERED, NESTED
 from ghostkv.stages.certificates.tables import CertificateTables
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class Proved:
     target: float  # dropped mass that no query may exceed; 0 for topk
     decision: str = "head"  # who chooses what is left out: each head by itself, or its group
     key_share: float = 0.5  # of the bytes of a K and V
+    failure: float = 0.0  # probability that the promise is broken, over a codec's coins
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,9 @@ class _Judged:
 
 @dataclass(frozen=True)
 class Findings:
-    """Checks and outcomes of one KV head on one text."""
+    """Checks and outcomes of one KV head on one text; all designs but the cascade take one query in `compared_every`."""
 
+    compared_every: int
     # Pairs checked and violations, by design and level; a design's outcomes by what they prove.
     checks: dict[str, dict[int, tuple[int, int]]] = field(default_factory=dict)
     outcomes: dict[str, dict[Proved, list[_Judged]]] = field(default_factory=dict)
@@ -86,10 +88,12 @@ class Findings:
                 tables.add_check(keys, "margin", *counted, level=level)
             for proved, blocks in self.outcomes[design].items():
                 judged = self._write_outcome(tables, keys, heads, proved, blocks)
-                for (start, stop), some in inside.items() if design == NESTED else ():
+                for (start, stop), within in inside.items() if design in (NESTED, DITHERED) else ():
+                    some = within if design == NESTED else within[:: self.compared_every]
                     if some.any():
                         facts = {
-                            name: getattr(proved, name) for name in ("certificate", "target", "decision")
+                            name: getattr(proved, name)
+                            for name in ("design", "certificate", "target", "decision")
                         }
                         where = {"window": capture.window, "band_start": start, "band_stop": stop}
                         tables.add_context({**about, **facts, **where}, heads, *judged, some)
@@ -107,7 +111,8 @@ class Findings:
         )
         visible = ColdRange(*map(np.concatenate, zip(*(block.visible for block in blocks), strict=True)))
         facts = {
-            name: getattr(proved, name) for name in ("record_bytes", "certificate", "target", "decision")
+            name: getattr(proved, name)
+            for name in ("record_bytes", "certificate", "target", "decision", "failure")
         }
         facts |= _steps(proved, outcome, oracle, visible) if proved.design == NESTED else {}
         for storage in proved.storages:

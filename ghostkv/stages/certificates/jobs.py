@@ -43,6 +43,8 @@ class CertifyLayer(Job):
     bounds: tuple[str, ...]
     compared: tuple[CodecSpec, ...]
     compared_every: int
+    dithered_bits: float | None
+    failure: float
     query_bands: tuple[QueryBand, ...]
     seed: int
 

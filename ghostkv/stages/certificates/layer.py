@@ -11,6 +11,7 @@ import numpy as np
 from ghostkv.captures.capture_files import LayerCapture, read_layer
 from ghostkv.captures.captured_texts import by_role, from_position, sketch_metadata
 from ghostkv.codecs.base import Decoded
+from ghostkv.codecs.dithered import Dithered
 from ghostkv.codecs.nested import Nested, level_bytes
 from ghostkv.codecs.records import load_codecs
 from ghostkv.elimination.attention import ColdRange, cap, cold_range, scores
@@ -19,6 +20,7 @@ from ghostkv.elimination.certificates import STORAGES, certify_mass, certify_top
 from ghostkv.elimination.ledger import Costs
 from ghostkv.elimination.nested_bounds import read_levels
 from ghostkv.elimination.powers import Powers
+from ghostkv.elimination.randomised import certify_by_chance, far_off, read_dithers
 from ghostkv.elimination.truth import Truth, oracle_mass, oracle_topk
 from ghostkv.files.blocks import query_blocks
 from ghostkv.files.buffers import Space
@@ -26,7 +28,7 @@ from ghostkv.files.io import stable_seed
 from ghostkv.files.progress import progress
 from ghostkv.stages.certificates.bounders import Clusters, LowBit, PageBoxes
 from ghostkv.stages.certificates.findings import Findings, Proved
-from ghostkv.stages.certificates.schemas import NESTED
+from ghostkv.stages.certificates.schemas import DITHERED, NESTED
 from ghostkv.stages.certificates.tables import CertificateTables
 
 if TYPE_CHECKING:
@@ -63,12 +65,13 @@ def certify_layer(job: CertifyLayer, inputs: Mapping[str, str], outputs: Mapping
             [capture.group_queries(kv_head).reshape(-1, width) for capture in calibration]
         )
         codec = Nested.of(levels).fit(keys, queries)
+        dithered = _dithered(job, kv_head, keys, queries)
         others: list[Bounder] = [CodecBounds(fitted[spec, kv_head]) for spec in job.compared]
         others += _peers(job.bounds, keys, stable_seed(job.seed, job.layer, kv_head))
         for text, capture in measured.items():
             number = capture.kv_numbers[kv_head]
             about = {"layer": job.layer, "kv_head": number, "text": text.text, "domain": text.domain}
-            found = _certify(capture, kv_head, codec, others, job, space)
+            found = _certify(capture, kv_head, (codec, dithered), others, job, space)
             found.write(tables, about, capture, job.query_bands)
         print(f"layer {job.layer}: KV head {number} certified, {len(measured)} texts", flush=True)
     tables.write(outputs, sketch_metadata(job.captures, job.code))
@@ -77,23 +80,30 @@ def certify_layer(job: CertifyLayer, inputs: Mapping[str, str], outputs: Mapping
 def _certify(
     capture: LayerCapture,
     kv_head: int,
-    codec: Nested,
+    codecs: tuple[Nested, Dithered | None],
     others: Sequence[Bounder],
     job: CertifyLayer,
     space: Space,
 ) -> Findings:
     """One KV head on one text: its keys are indexed once, and its queries are taken block by block."""
-    keys, found = capture.keys[kv_head], Findings()
+    keys, found, (codec, dithered) = capture.keys[kv_head], Findings(job.compared_every), codecs
     # Decoded once for all blocks of queries: float32 [keys, head_dim] a level.
     levels = list(codec.decode_levels(codec.encode(keys)))
     written = [bounder.write(keys) for bounder in others]
+    # The law of the dithered error is that of a linear score.
+    by_chance = dithered if dithered is not None and not capture.softcap else None
+    read = [by_chance.decode(by_chance.encode(keys), level) for level in (0, 1)] if by_chance else []
     for block in query_blocks(len(capture.positions), capture.group, capture.tokens):
         view = _view(capture.at(block), kv_head, job)
         _cascade(found, view, codec, levels, job, space)
         # Of all queries, whatever the blocks.
         few = view.at(slice(-block.start % job.compared_every, None, job.compared_every))
-        for bounder in written if few.queries.shape[1] else ():
+        if not few.queries.shape[1]:
+            continue
+        for bounder in written:
             _one_level(found, few, bounder, job, space)
+        if by_chance:
+            _randomised(found, few, by_chance, read, job)
     return found
 
 
@@ -197,6 +207,32 @@ def _one_level(found: Findings, view: _View, bounder: Bounder, job: CertifyLayer
     outcome = certify_mass(lower, upper, powers, truth, costs, job.shares[-1:], delta)
     proved = replace(proved, certificate="mass", target=delta)
     found.add_outcome(proved, outcome, oracle_mass(truth, [delta])[0], view.visible, view.norms)
+
+
+def _dithered(job: CertifyLayer, kv_head: int, keys: np.ndarray, queries: np.ndarray) -> Dithered | None:
+    """The record of the randomised certificate, as far as the config wants it."""
+    if job.dithered_bits is None:
+        return None
+    levels = level_bytes([job.dithered_bits], keys.shape[1])
+    return Dithered.of(levels, stable_seed(job.seed, "dither", job.layer, kv_head)).fit(keys, queries)
+
+
+def _randomised(
+    found: Findings, view: _View, codec: Dithered, decoded: Sequence[Decoded], job: CertifyLayer
+) -> None:
+    """The randomised certificate, decided by the group."""
+    capture, truth = view.capture, view.truth
+    dithers = read_dithers(codec, decoded, view.queries, capture.scale)
+    found.add_check(DITHERED, 1, *far_off(dithers, truth, job.failure))
+    counted = count_violations(truth.scores, dithers.low, dithers.high, view.visible.start, view.visible.stop)
+    found.add_check(DITHERED, 2, *counted)
+    record, key = float(codec.level_bytes[0]), codec.level_bytes.sum()
+    costs = Costs.of([record], key, codec.encoder_.shape[1], truth.values.shape[1])
+    oracles = oracle_mass(truth, job.deltas, together=True)
+    for delta, oracle in zip(job.deltas, oracles, strict=True):
+        outcome = certify_by_chance(dithers, truth, costs, delta, job.failure, together=True)
+        proved = Proved(DITHERED, record, STORAGES, "mass", delta, "group", failure=job.failure)
+        found.add_outcome(proved, outcome, oracle, view.visible, view.norms)
 
 
 def _peers(bounds: Sequence[str], keys: np.ndarray, seed: int) -> list[Bounder]:

@@ -6,12 +6,17 @@ import pyarrow as pa
 
 # The design whose record is read level by level.
 NESTED = "nested"
+# The one whose promises hold but for a stated probability.
+DITHERED = "dithered"
 CERTIFICATE_SCHEMA = pa.schema(
     [
         ("layer", pa.int16()),
         ("head", pa.int16()),
         ("kv_head", pa.int16()),
-        ("design", pa.string()),  # "nested" is the cascade, others are one level
+        (
+            "design",
+            pa.string(),
+        ),  # "nested" is the cascade, "dithered" the randomised certificate, others are one level
         (
             "storage",
             pa.string(),
@@ -21,6 +26,8 @@ CERTIFICATE_SCHEMA = pa.schema(
         ("target", pa.float32()),  # dropped mass; 0 for topk, whose FER is 0
         # head: each leaves out what it may; group: its heads leave out the same keys, each within its own target
         ("decision", pa.string()),
+        # Probability that the promise is broken for a head and query, over the codec's coins; 0 for arithmetic.
+        ("failure", pa.float64()),
         ("text", pa.string()),
         ("domain", pa.string()),
         ("queries", pa.int32()),
@@ -45,14 +52,15 @@ CERTIFICATE_SCHEMA = pa.schema(
         ("violations", pa.int64()),
     ]
 )
-# The cascade in nested storage by the queries' position, which is their context.
+# The cascade and the randomised certificate in nested storage by the queries' position, which is their context.
 CONTEXT_SCHEMA = pa.schema(
     [
         ("layer", pa.int16()),
         ("window", pa.int32()),  # keys that the layer sees; 0 for all
         ("head", pa.int16()),
         ("kv_head", pa.int16()),
-        ("certificate", pa.string()),  # these three as above
+        ("design", pa.string()),  # these four as above
+        ("certificate", pa.string()),
         ("target", pa.float32()),
         ("decision", pa.string()),
         ("text", pa.string()),

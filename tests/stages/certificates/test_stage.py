@@ -91,8 +91,9 @@ def test_each_step_of_the_ladder_is_above_the_one_before(tables):
 
 
 def test_bands_of_positions_add_up_to_what_all_queries_say(tables):
-    nested = tables["certificates"].filter(design="nested", storage="nested")
-    keys = ["layer", "head", "text", "certificate", "target", "decision"]
+    banded = pl.col("design").is_in(["nested", "dithered"]) & (pl.col("storage") == "nested")
+    nested = tables["certificates"].filter(banded)
+    keys = ["layer", "head", "text", "design", "certificate", "target", "decision"]
     pooled = (
         tables["context"]
         .group_by(keys)
@@ -114,13 +115,47 @@ def test_bands_of_positions_add_up_to_what_all_queries_say(tables):
 def test_every_design_has_both_certificates_and_the_cascade_all_targets(tables):
     frame = tables["certificates"]
     assert set(frame["design"]) == {
-        "nested", "transform_code_4", "low_bit_4", "page_box", "cluster_ball", "cluster_cone"
+        "nested", "dithered", "transform_code_4", "low_bit_4", "page_box", "cluster_ball", "cluster_cone"
     }  # fmt: skip
     nested = frame.filter(pl.col("design") == "nested")
     # layers, heads, storages; the top-k beside two masses, each decided by heads and by groups
     assert nested.height == 2 * 4 * 2 * (1 + 2 * 2)
-    assert frame.filter(pl.col("design") != "nested").height == 2 * 4 * 5 * 2
-    assert (frame.filter(pl.col("design") != "nested")["storage"] == "additive").all()
+    others = frame.filter(~pl.col("design").is_in(["nested", "dithered"]))
+    assert others.height == 2 * 4 * 5 * 2
+    assert (others["storage"] == "additive").all()
+
+
+def test_the_randomised_certificate_states_its_probability_and_takes_fewer_queries(tables):
+    frame, checks = tables["certificates"], tables["checks"]
+    chance = frame.filter(pl.col("design") == "dithered")
+    # layers, heads, storages, targets; groups decide
+    assert chance.height == 2 * 4 * 2 * 2
+    assert (chance["failure"] == 1e-12).all()
+    assert (frame.filter(pl.col("design") != "dithered")["failure"] == 0).all()
+    assert set(chance["decision"]) == {"group"}
+    assert set(chance["certificate"]) == {"mass"}
+    keys = ["layer", "head"]
+    every, some = (
+        frame.filter(design=one).unique(keys).sort(keys)["queries"] for one in ("nested", "dithered")
+    )
+    assert some.to_list() == [(count + 1) // 2 for count in every]
+    assert chance["elimination"].max() > 0
+    verified = checks.filter(pl.col("design") == "dithered")
+    assert set(verified.select("what", "level").iter_rows()) == {
+        ("margin", 1), ("margin", 2), ("mass", None), ("output", None)
+    }  # fmt: skip
+    assert verified["violations"].sum() == 0
+
+
+def test_a_config_can_leave_the_randomised_certificate_out(captures, tmp_path):
+    found = run(captures, tmp_path, layers=(0,), dithered_bits=None)
+    assert "dithered" not in set(found["certificates"]["design"]) | set(found["checks"]["design"])
+
+
+def test_layers_that_cap_their_scores_have_no_randomised_certificate(write_captures, tmp_path):
+    found = run(write_captures(softcap=3.0), tmp_path, layers=(0,))
+    assert "dithered" not in set(found["certificates"]["design"])
+    assert found["checks"]["violations"].sum() == 0
 
 
 def test_rates_are_consistent(tables):

@@ -8,14 +8,19 @@ from ghostkv.report.document import Column, Table, figures
 from ghostkv.report.expressions import weighted
 from ghostkv.report.results import Results
 from ghostkv.report.sections.certificates.figures import TIGHTNESS, mean, promise
+from ghostkv.stages.certificates.schemas import NESTED
 
 CONTEXT = "certificates.context"
 
 
 def contexts(results: Results) -> Table:
     """Each certificate by band of positions."""
-    data = results.table(CONTEXT).group_by(
-        "certificate", "target", "decision", "window", "band_start", "band_stop", maintain_order=True
+    data = (
+        results.table(CONTEXT)
+        .filter(pl.col("design") == NESTED)
+        .group_by(
+            "certificate", "target", "decision", "window", "band_start", "band_stop", maintain_order=True
+        )
     )
     data = data.agg(
         *map(weighted, ("cold_keys", "elimination", "oracle_elimination", "bytes_ratio", "bytes_ratio_gqa"))
@@ -53,7 +58,7 @@ def contexts(results: Results) -> Table:
 
 
 # Of layers that see the whole text: at the last of the bands that query_bands name, and at the one that ends at 4,096 tokens.
-_WHOLE = "self WHERE window = 0 AND"
+_WHOLE = f"self WHERE design = '{NESTED}' AND window = 0 AND"
 _BANDS = {
     "longest": f"band_stop = (SELECT MAX(band_stop) FROM {_WHOLE} band_stop > 0)",
     "4096": "band_stop = 4096",

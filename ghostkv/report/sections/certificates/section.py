@@ -20,7 +20,8 @@ from ghostkv.report.sections.certificates.figures import (
     promise,
 )
 from ghostkv.report.sections.certificates.ladder import ladder
-from ghostkv.stages.certificates.schemas import NESTED
+from ghostkv.report.sections.certificates.randomised import RANDOMISED_HEADLINE, randomised
+from ghostkv.stages.certificates.schemas import DITHERED, NESTED
 from ghostkv.stages.certificates.tables import held
 
 TABLE, CHECKS = "certificates.certificates", "certificates.checks"
@@ -43,6 +44,7 @@ def build(results: Results) -> Sequence[Block]:
         _layers(frame, deltas[0]),
         _domains(frame, deltas),
         contexts(results),
+        *randomised(results, frame),
         *(ladder(frame, delta) for delta in deltas[:2]),
         _designs(frame, deltas[0]),
         _checks(results),
@@ -180,14 +182,12 @@ def _designs(frame: pl.DataFrame, delta: float) -> Table:
 
 
 def _checks(results: Results) -> Table:
+    bounds = {NESTED: "cascade", DITHERED: "dithered record, by chance"}
     counts = (
         results.table(CHECKS)
-        .with_columns((pl.col("design") == NESTED).alias("nested"))
-        .group_by("what", "nested", maintain_order=True)
+        .with_columns(pl.col("design").replace_strict(bounds, default="other bounds"))
+        .group_by("what", "design", maintain_order=True)
         .agg(pl.col("checks", "violations").sum())
-        .with_columns(
-            pl.when("nested").then(pl.lit("cascade")).otherwise(pl.lit("other bounds")).alias("design")
-        )
         .with_columns(pl.col("what").replace(_KINDS))
     )
     total = counts.select(
@@ -243,6 +243,7 @@ HEADLINE = (
         )
     ),
     *CONTEXT_HEADLINE,
+    *RANDOMISED_HEADLINE,
 )
 
 CHAPTER = Chapter(

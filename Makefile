@@ -90,7 +90,7 @@ clean:
 	@rm -rf .snakemake
 
 # torch comes first: pip then finds the build that fits the machine before anything else asks for one. Byte code is left to the
-# first import, which compiles what is used and not the 20,000 modules that are not.
+# first import, which compiles what is used and not the 20,000 modules that are not. torch's is made while pip brings the others.
 # Versions are those that the tests passed with: what a package changed yesterday breaks nobody's first run.
 # A set-up that was interrupted is begun anew.
 $(READY): pyproject.toml resources/constraints.txt
@@ -100,6 +100,7 @@ $(READY): pyproject.toml resources/constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip > /dev/null
 	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check $(TORCH)
-	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check --constraint resources/constraints.txt \
-	  --editable '.[dev]'
+	@$(BIN)/python -c "import torch" > /dev/null 2>&1 & \
+	  $(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check --constraint resources/constraints.txt \
+	  --editable '.[dev]' && wait
 	@rm .venv/.begun && touch $@

@@ -23,6 +23,8 @@ _STEPS, _PLACES = (1 << 16) - 1, 256
 _DENSITY_BINS, _DENSITY_FLOOR = 256, 1e-4
 # Leaves reach this share of the calibration range beyond it on either side; keys further out are clipped.
 _OVERREACH = 0.125
+# Keys whose coordinates are taken one after the other: so many stay in the processor's cache.
+_BLOCK = 128
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,14 @@ class CellTree:
     places: np.ndarray  # uint8 [dims, 2 * leaves - 1]; of every cell, depth after depth
 
     @classmethod
-    def fit(cls, coordinates: np.ndarray) -> tuple[CellTree, np.ndarray]:
-        """Trees of coordinates, float64 [keys, dims], and the mean squared error at depths 0..16, shape [17, dims]."""
-        found = [_leaf_borders(column) for column in coordinates.T]
-        low, step, borders = (np.array(part) for part in zip(*found, strict=True))
+    def fit(cls, coordinates: np.ndarray) -> tuple[CellTree, np.ndarray, np.ndarray]:
+        """Trees of coordinates, float64 [keys, dims], their `codes`, and the mean squared error at depths 0..16, shape [17, dims]."""
+        columns = np.ascontiguousarray(coordinates.T)
+        low, step, borders = (np.array(part) for part in zip(*map(_leaf_borders, columns), strict=True))
         bare = cls(low, step, borders, np.zeros((len(low), 2 * _LEAVES - 1), np.uint8))
-        places, distortion = _cells(coordinates, bare.codes(coordinates) >> _SPLIT_BITS, bare.edges)
-        return cls(low, step, borders, places), distortion
+        codes = bare.codes(coordinates)
+        places, distortion = _cells(columns, np.ascontiguousarray(codes.T) >> _SPLIT_BITS, bare.edges)
+        return cls(low, step, borders, places), codes, distortion
 
     @cached_property
     def edges(self) -> np.ndarray:
@@ -89,29 +92,28 @@ def _leaf_borders(column: np.ndarray) -> tuple[float, float, np.ndarray]:
     return low, step, np.clip(np.rint((borders - low) / step), 0, _STEPS).astype(np.uint16)
 
 
-def _cells(coordinates: np.ndarray, leaves: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places of all cells, and mean squared error at depths 0..16, shape [17, dims]."""
-    dims = len(edges)
+def _cells(columns: np.ndarray, leaves: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places of all cells, and mean squared error at depths 0..16, shape [17, dims]; columns and leaves are [dims, keys]."""
+    dims, keys = columns.shape
     places = np.zeros((dims, 2 * _LEAVES - 1), np.uint8)
     distortion = np.zeros((CODE_BITS + 1, dims))
-    for i, (column, leaf, border) in enumerate(zip(coordinates.T, leaves.T, edges, strict=True)):
-        count = np.bincount(leaf, minlength=_LEAVES).astype(np.float64)
-        total = np.bincount(leaf, column, _LEAVES)
-        power = np.mean(column**2)
-        width = np.diff(border)
-        distortion[TREE_BITS + 1 :, i] = (
-            (count * width**2).sum() / len(column) / 12 * 0.25 ** np.arange(1, _SPLIT_BITS + 1)
-        )
-        for depth in range(TREE_BITS, -1, -1):
-            cells = 1 << depth
-            first, last = border[:: _LEAVES >> depth][:-1], border[:: _LEAVES >> depth][1:]
-            mean = np.where(count > 0, total / np.maximum(count, 1), (first + last) / 2)
-            # A cell without width is its border.
-            share = (mean - first) / np.where(last > first, last - first, 1.0)
-            places[i, cells - 1 : 2 * cells - 1] = np.clip(_PLACES * share, 0, _PLACES - 1)
-            distortion[depth, i] = max(power - (count * mean**2).sum() / len(column), 0.0)
-            if depth:
-                count, total = count.reshape(-1, 2).sum(axis=1), total.reshape(-1, 2).sum(axis=1)
+    leaf = (leaves + _LEAVES * np.arange(dims)[:, None]).ravel()
+    count = np.bincount(leaf, minlength=dims * _LEAVES).reshape(dims, _LEAVES).astype(np.float64)
+    total = np.bincount(leaf, columns.ravel(), dims * _LEAVES).reshape(dims, _LEAVES)
+    power, width = np.mean(columns**2, axis=1), np.diff(edges)
+    within = (count * width**2).sum(axis=1) / keys / 12
+    distortion[TREE_BITS + 1 :] = within * 0.25 ** np.arange(1, _SPLIT_BITS + 1)[:, None]
+    for depth in range(TREE_BITS, -1, -1):
+        cells = 1 << depth
+        border = edges[:, :: _LEAVES >> depth]
+        first, last = border[:, :-1], border[:, 1:]
+        mean = np.where(count > 0, total / np.maximum(count, 1), (first + last) / 2)
+        # A cell without width is its border.
+        share = (mean - first) / np.where(last > first, last - first, 1.0)
+        places[:, cells - 1 : 2 * cells - 1] = np.clip(_PLACES * share, 0, _PLACES - 1)
+        distortion[depth] = np.maximum(power - (count * mean**2).sum(axis=1) / keys, 0.0)
+        if depth:
+            count, total = (each.reshape(dims, -1, 2).sum(axis=2) for each in (count, total))
     return places, np.minimum.accumulate(distortion, axis=0)
 
 
@@ -119,31 +121,33 @@ def _cells(coordinates: np.ndarray, leaves: np.ndarray, edges: np.ndarray) -> tu
 def _descend(coordinates, edges, codes):
     """Leaf by bisection, then equal parts; beyond the outer leaves a key is clipped."""
     parts = 1 << _SPLIT_BITS
-    for i in range(coordinates.shape[1]):
-        border = edges[i]
-        for j in range(coordinates.shape[0]):
-            y, leaf = coordinates[j, i], 0
-            for shift in range(TREE_BITS - 1, -1, -1):
-                middle = leaf + (1 << shift)
-                if y >= border[middle]:
-                    leaf = middle
-            width = border[leaf + 1] - border[leaf]
-            part = parts * (y - border[leaf]) / width if width > 0.0 else 0.0
-            codes[j, i] = (leaf << _SPLIT_BITS) | int(min(max(part, 0.0), parts - 1.0))
+    for begin in range(0, len(codes), _BLOCK):
+        for i in range(codes.shape[1]):
+            border = edges[i]
+            for j in range(begin, min(begin + _BLOCK, len(codes))):
+                y, leaf = coordinates[j, i], 0
+                for shift in range(TREE_BITS - 1, -1, -1):
+                    # Added, as no processor guesses such a branch.
+                    leaf += (y >= border[leaf + (1 << shift)]) << shift
+                width = border[leaf + 1] - border[leaf]
+                part = parts * (y - border[leaf]) / width if width > 0.0 else 0.0
+                codes[j, i] = (leaf << _SPLIT_BITS) | int(min(max(part, 0.0), parts - 1.0))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _read(codes, depths, edges, centroids, coordinates):
-    for i in range(codes.shape[1]):
-        depth, border = depths[i], edges[i]
-        if depth <= TREE_BITS:
-            table = centroids[depth, i]
-            for j in range(codes.shape[0]):
-                coordinates[j, i] = table[codes[j, i] >> (CODE_BITS - depth)]
-        else:
-            parts = 1 << (depth - TREE_BITS)
-            within = (1 << _SPLIT_BITS) - 1
-            for j in range(codes.shape[0]):
-                leaf, part = codes[j, i] >> _SPLIT_BITS, (codes[j, i] & within) >> (CODE_BITS - depth)
-                width = border[leaf + 1] - border[leaf]
-                coordinates[j, i] = border[leaf] + (part + 0.5) * (width / parts)
+    for begin in range(0, len(codes), _BLOCK):
+        end = min(begin + _BLOCK, len(codes))
+        for i in range(codes.shape[1]):
+            depth, border = depths[i], edges[i]
+            if depth <= TREE_BITS:
+                table = centroids[depth, i]
+                for j in range(begin, end):
+                    coordinates[j, i] = table[codes[j, i] >> (CODE_BITS - depth)]
+            else:
+                parts = 1 << (depth - TREE_BITS)
+                within = (1 << _SPLIT_BITS) - 1
+                for j in range(begin, end):
+                    leaf, part = codes[j, i] >> _SPLIT_BITS, (codes[j, i] & within) >> (CODE_BITS - depth)
+                    width = border[leaf + 1] - border[leaf]
+                    coordinates[j, i] = border[leaf] + (part + 0.5) * (width / parts)

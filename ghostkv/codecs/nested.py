@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import islice
 
 import numpy as np
 
@@ -85,8 +86,7 @@ class Nested(Whitened):
             raise ValueError(
                 f"levels {self.levels} hold more than {CODE_BITS} bits for each of {dims} coordinates"
             )
-        self.tree_, distortion = CellTree.fit(coordinates)
-        codes = self.tree_.codes(coordinates)
+        self.tree_, codes, distortion = CellTree.fit(coordinates)
         self.order_ = _order(distortion, 8 * self.code_bytes)
         some = slice(None, None, max(1, len(codes) // _RESIDUAL_KEYS))
         largest = [
@@ -136,7 +136,12 @@ class Nested(Whitened):
         return NestedRecords(tuple(np.split(stream, np.cumsum(self.levels)[:-1], axis=1)), rho)
 
     def decode(self, records: NestedRecords, level: int | None = None) -> Decoded:
-        """Read records back up to and including `level`; by default all of them.
+        """Read records back up to and including `level`; by default all of them. Raises as `decode_levels`."""
+        levels = self.decode_levels(records)
+        return next(islice(levels, len(self.levels) - 1 if level is None else level, None))
+
+    def decode_levels(self, records: NestedRecords) -> Iterator[Decoded]:
+        """Read records back up to each level in turn.
 
         Raises
         ------
@@ -148,16 +153,13 @@ class Nested(Whitened):
             raise TableError(
                 f"codec {self.name}: records have levels of {widths} bytes, the codec {self.levels}"
             )
-        level = len(self.levels) - 1 if level is None else level
-        codes = np.zeros((len(records), len(self.encoder_)), np.uint16)
-        _unpack(np.concatenate(records.planes[: level + 1], axis=1), self.order_, codes)
-        coordinates = self.tree_.rebuild(codes, self.depths(level))
-        rho = np.append(self._rho_scale(level), np.inf)[records.rho[:, level]] * FRAME_SLACK
-        return self._decoded(coordinates, rho)
-
-    def decode_levels(self, records: NestedRecords) -> Iterator[Decoded]:
-        """Read records back up to each level in turn; raises as `decode`."""
-        return (self.decode(records, level) for level in range(len(self.levels)))
+        codes, first = np.zeros((len(records), len(self.encoder_)), np.uint16), 0
+        for level, plane in enumerate(records.planes):
+            _unpack(np.ascontiguousarray(plane), self.order_, first, codes)
+            first += 8 * plane.shape[1]
+            coordinates = self.tree_.rebuild(codes, self.depths(level))
+            rho = np.append(self._rho_scale(level), np.inf)[records.rho[:, level]] * FRAME_SLACK
+            yield self._decoded(coordinates, rho)
 
     def _rho_scale(self, level: int) -> np.ndarray:
         return self.rho_top_[level] * _RHO_GROWTH ** np.arange(-RHO_MAX, 1.0)
@@ -209,20 +211,20 @@ def _pack(codes, order, stream):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _unpack(stream, order, codes):
-    """The inverse of `_pack`, as far as the stream goes; unknown bits are zero."""
+def _unpack(plane, order, first, codes):
+    """The inverse of `_pack` for the part of the stream from bit `first` on; bits of other parts stay as they are."""
     known = np.zeros(codes.shape[1], np.int64)
-    bits = 8 * stream.shape[1]
-    shift = np.empty(bits, np.int64)
-    for t in range(bits):
-        shift[t] = 15 - known[order[t]]
+    for t in range(first):
         known[order[t]] += 1
+    bits = order[first : first + 8 * plane.shape[1]]
+    shift = np.empty(bits.size, np.int64)
+    for t in range(bits.size):
+        shift[t] = 15 - known[bits[t]]
+        known[bits[t]] += 1
     for j in range(codes.shape[0]):
-        for byte in range(stream.shape[1]):
-            value = stream[j, byte]
-            for t in range(8 * byte, 8 * byte + 8):
-                bit = (value >> (7 - (t - 8 * byte))) & 1
-                codes[j, order[t]] |= np.uint16(bit << shift[t])
+        for t in range(bits.size):
+            bit = (plane[j, t >> 3] >> (7 - (t & 7))) & 1
+            codes[j, bits[t]] |= np.uint16(bit << shift[t])
 
 
 def level_bytes(bits: Sequence[float], head_dim: int) -> tuple[int, ...]:

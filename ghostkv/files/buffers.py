@@ -1,7 +1,8 @@
-"""Memory that is asked for once."""
+"""Memory that is asked for once, and memory that is given back."""
 
 from __future__ import annotations
 
+import ctypes
 import math
 
 import numpy as np
@@ -19,3 +20,10 @@ class Space:
         if name not in self._buffers or self._buffers[name].size < size:
             self._buffers[name] = np.zeros(size, dtype)
         return self._buffers[name][:size].reshape(shape)
+
+
+def give_back() -> None:
+    """Return freed memory to the system, which glibc would keep between arrays that live: holes that nothing later fits into."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # other libraries return it by themselves
+        trim(0)

@@ -68,10 +68,14 @@ def percent_axis(title: str, **options) -> alt.Axis:
 
 def configure(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
     """The finished chart in the lab's look."""
-    return (
-        chart.configure(font=FONT, background="white", padding=8)
-        .configure_view(stroke=None)
-        .configure_axis(
+    # All at once: each of altair's configure_... copies the whole chart.
+    finished = chart.copy(deep=False)
+    finished.config = alt.Config(
+        font=FONT,
+        background="white",
+        padding=8,
+        view=alt.ViewConfig(stroke=None),
+        axis=alt.AxisConfig(
             labelColor=MUTED,
             labelFontSize=11,
             titleColor=INK,
@@ -81,11 +85,12 @@ def configure(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
             domainColor=ORACLE_GREY,
             tickColor=ORACLE_GREY,
             labelOverlap="greedy",
-        )
-        .configure_title(color=INK, fontSize=13, fontWeight="bold", anchor="start", offset=8)
-        .configure_header(labelColor=INK, labelFontSize=12, titleColor=INK, titleFontSize=12)
-        .configure_legend(
+        ),
+        title=alt.TitleConfig(color=INK, fontSize=13, fontWeight="bold", anchor="start", offset=8),
+        header=alt.HeaderConfig(labelColor=INK, labelFontSize=12, titleColor=INK, titleFontSize=12),
+        legend=alt.LegendConfig(
             labelColor=INK, titleColor=INK, labelFontSize=11, titleFontSize=11, titleFontWeight="normal"
-        )
-        .configure_text(font=FONT, fontSize=11)
+        ),
+        text=alt.MarkConfig(font=FONT, fontSize=11),
     )
+    return finished

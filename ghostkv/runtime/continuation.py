@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from ghostkv.files.buffers import give_back
 from ghostkv.models.interface import own_implementation
 from ghostkv.models.probe import new_cache
 from ghostkv.runtime.ghost_attention import NAME, register, set_policy
@@ -53,6 +54,7 @@ class Continuation:
         self._cache = new_cache(self.model)
         with torch.inference_mode():
             self.model(self._tokens[:, : self.context], cache=self._cache, use_cache=True, logits_to_keep=1)
+        give_back()
         self._aside = kept_aside(self._cache)
         if self.observer is not None:
             memories = {layer: getattr(one, "memory", None) for layer, one in enumerate(self._cache.layers)}
@@ -127,3 +129,5 @@ class Continuation:
 
     def _restore(self) -> None:
         cut_back(self._cache, self.context, self._aside)
+        # Policies hold arrays of many sizes: what one leaves would lie beside what the next asks for.
+        give_back()

@@ -203,14 +203,18 @@ def _nested(sources: Sources, layer: int, bits: tuple[float, ...]) -> list[Neste
     ]
 
 
+@cache
+def _kv_heads(sources: Sources) -> int:
+    return int(read_layers_table(sources.captures[0].folder)["kv_heads"][0])
+
+
 def _seated(policy: SelectorPolicy, sources: Sources, layer: int, space: Space) -> Seated:
     """A selector of the peers list, fitted as the peers stage fits it."""
     name, selector = make({"name": policy.selector.name, **(policy.selector.model_extra or {})})
     read = selector.record_spec(sources.head_dim)
     codecs = {} if read is None else {read: sources.fitted(layer, CodecSpec(*read))}
     if type(selector).fit is Selector.fit:
-        kv_heads = int(read_layers_table(sources.captures[0].folder)["kv_heads"][0])
-        return Seated(selector, [None] * kv_heads, policy.ratio, name, codecs, space)
+        return Seated(selector, [None] * _kv_heads(sources), policy.ratio, name, codecs, space)
     calibration, threshold = sources.texts("codec", layer), sources.texts("threshold", layer)
     exact = {"sinks": policy.sinks, "hot": policy.hot, "headline_start": sources.start}
     fitted = []

@@ -39,9 +39,13 @@ class Quest(Selector):
 
     def bounds(self, scene: Scene) -> np.ndarray:
         """Upper bound of every page's scores, shape [group, queries, pages]."""
-        edges = np.arange(0, len(scene.keys), self.page)
-        low = np.minimum.reduceat(scene.keys, edges, axis=0)
-        high = np.maximum.reduceat(scene.keys, edges, axis=0)
+        # Whole pages by shape, as reduceat takes the components of a key one by one; a last one that is not full by itself.
+        whole = len(scene.keys) // self.page * self.page
+        pages = scene.keys[:whole].reshape(-1, self.page, scene.keys.shape[1])
+        low, high = pages.min(axis=1), pages.max(axis=1)
+        if whole < len(scene.keys):
+            rest = scene.keys[whole:]
+            low, high = np.vstack([low, rest.min(axis=0)]), np.vstack([high, rest.max(axis=0)])
         queries = scene.queries * np.float32(scene.scale)
         return np.maximum(queries, 0) @ high.T + np.minimum(queries, 0) @ low.T
 

@@ -72,6 +72,7 @@ class WriteReport(Job):
     title: str
     png_scale: float
     table_rows: int
+    beside: str | None
     config: dict[str, Any]
     layers: tuple[int, ...]
     head_dim: int
@@ -173,7 +174,13 @@ def left_out(run: Run, targets: Collection[str]) -> str:
 
 
 def report_tables(run: Run, targets: Collection[str]) -> dict[str, str | list[str]]:
-    """Every table that a report shows, by stage and name."""
+    """Every table that a report shows, by stage and name.
+
+    Raises
+    ------
+    ConfigError
+        `report.beside` names no finished run.
+    """
     found: dict[str, str | list[str]] = {
         f"{stage}_{name}": path
         for stage in ("frontier", *shown_stages(run, targets))
@@ -185,4 +192,16 @@ def report_tables(run: Run, targets: Collection[str]) -> dict[str, str | list[st
             "model_manifest": f"{run.model_folder}/manifest.json",
             "texts_texts": f"{run.folder}/texts/texts.parquet",
         }
-    return found
+    return found | _tables_beside(run.config.report.beside)
+
+
+def _tables_beside(folder: str | None) -> dict[str, str]:
+    """What a report shows of another run: its certificates and its calibrated points by context."""
+    found = {f"beside_{stage}": f"{folder}/{stage}/context.parquet" for stage in ("certificates", "frontier")}
+    lacking = [path for path in found.values() if folder and not os.path.exists(path)]
+    if lacking:
+        raise ConfigError(
+            f"config: report.beside is {folder}, and there is no {lacking[0]}. Accepted: the results folder of a run that has ended, "
+            "its certificates among them.\n  Write: beside: null   (under report, or run that one first)"
+        )
+    return found if folder else {}

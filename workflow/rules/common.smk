@@ -123,6 +123,14 @@ def target(stage):
     return found
 
 
+def shown(wildcards):
+    """The tables that the report shows, once the targets are known, which decide what stages beyond the frontier are its own."""
+    try:
+        return report_tables(RUN, workflow.dag_settings.targets)
+    except GhostKVError as error:
+        ended(str(error))
+
+
 def asked(stage, files=()):
     """Inputs of a stage, and with them the check that it can run under this config, which comes before anything runs."""
 

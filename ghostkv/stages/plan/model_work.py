@@ -60,11 +60,9 @@ def capture_overhead(work: Workload) -> Terms:
 
 def _fit(work: Workload) -> Terms:
     """Thresholds of policies, over all layers of the threshold texts."""
-    # A layer that slides stays dense.
-    layers = [layer for layer in work.layers if work.span(layer, work.tokens) == work.tokens]
     pairs = work.texts["threshold"] * work.pairs(work.late_queries, work.tokens)
     return Terms(
-        {"pairs": len(layers) * pairs},
+        {"pairs": min(len(work.layers), work.deciding) * pairs},
         {
             "kv": work.texts["threshold"] * work.kv(work.tokens),
             "pairs": work.pairs(work.late_queries, work.tokens, work.group),
@@ -89,7 +87,7 @@ def _positions(work: Workload) -> int:
 
 
 def _decoded(work: Workload, context: int, positions: int, caches: int = 1) -> Terms:
-    pairs = work.pairs(positions, context) * work.size.layers
+    pairs = work.pairs(positions, context) * work.deciding
     return Terms(
         {
             "weights": work.weights,
@@ -159,7 +157,7 @@ def retrieval_task(work: Workload, job: str) -> Terms:
             "weights": work.weights,
             "matmul": work.matmul(round(tokens)),
             "attention": read * work.attention(entry.length),
-            "pairs": work.pairs(round(asked * _ASKED), entry.length) * work.size.layers,
+            "pairs": work.pairs(round(asked * _ASKED), entry.length) * work.deciding,
         },
         {"weights": work.weights, "cache": work.cache(entry.length)},
     )

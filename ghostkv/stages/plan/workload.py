@@ -105,6 +105,11 @@ class Workload:
         window = self.size.windows[layer] if self.size.windows else 0
         return min(window + more if window else tokens, tokens)
 
+    @property
+    def deciding(self) -> int:
+        """Layers in which policies decide: those that slide stay dense."""
+        return self.size.layers - sum(map(bool, self.size.windows))
+
     def attention(self, tokens: int, queries: int | None = None, spans: Iterable[int] | None = None) -> float:
         """Multiplications of attention, q.k and mass.v, in billions; of all tokens, or of the last `queries`.
 

@@ -174,13 +174,7 @@ def left_out(run: Run, targets: Collection[str]) -> str:
 
 
 def report_tables(run: Run, targets: Collection[str]) -> dict[str, str | list[str]]:
-    """Every table that a report shows, by stage and name.
-
-    Raises
-    ------
-    ConfigError
-        `report.beside` names no finished run.
-    """
+    """Every table of the run that a report shows, by stage and name."""
     found: dict[str, str | list[str]] = {
         f"{stage}_{name}": path
         for stage in ("frontier", *shown_stages(run, targets))
@@ -192,11 +186,17 @@ def report_tables(run: Run, targets: Collection[str]) -> dict[str, str | list[st
             "model_manifest": f"{run.model_folder}/manifest.json",
             "texts_texts": f"{run.folder}/texts/texts.parquet",
         }
-    return found | _tables_beside(run.config.report.beside)
+    return found
 
 
-def _tables_beside(folder: str | None) -> dict[str, str]:
-    """What a report shows of another run: its certificates and its calibrated points by context."""
+def tables_beside(folder: str | None) -> dict[str, str]:
+    """What a report shows of the run that `report.beside` names: its certificates and its calibrated points by context.
+
+    Raises
+    ------
+    ConfigError
+        No finished run lies there.
+    """
     found = {f"beside_{stage}": f"{folder}/{stage}/context.parquet" for stage in ("certificates", "frontier")}
     lacking = [path for path in found.values() if folder and not os.path.exists(path)]
     if lacking:

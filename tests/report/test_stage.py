@@ -16,7 +16,7 @@ from ghostkv.elimination.schemas import POINT_SCHEMA
 from ghostkv.files.errors import ConfigError, TableError
 from ghostkv.files.io import write_table
 from ghostkv.report.chapters import CHAPTERS
-from ghostkv.report.jobs import BEYOND, report_tables
+from ghostkv.report.jobs import BEYOND, report_tables, tables_beside
 from ghostkv.report.schemas import SCHEMAS
 from ghostkv.report.stage import write_report
 from tests.report.fixtures import make_params, make_tables
@@ -252,23 +252,20 @@ def test_a_table_that_must_be_there_is_named_when_it_is_not(tmp_path):
 
 def test_every_table_that_a_report_reads_has_its_columns_stated():
     known = {f"{stage}_{name}" for stage, tables in SCHEMAS.items() for name in tables}
-    assert set(report_tables(_run(), {"all"})) - {"model_manifest"} <= known
-
-
-def _run(beside=None):
-    shown = SimpleNamespace(report=SimpleNamespace(beside=beside))
-    return SimpleNamespace(imports={}, captures=(), model_folder="m", folder="results", config=shown)
+    run = SimpleNamespace(imports={}, captures=(), model_folder="m", folder="results")
+    assert set(report_tables(run, {"all"})) - {"model_manifest"} <= known
 
 
 def test_a_run_that_is_to_be_shown_beside_must_have_ended(tmp_path):
     for stage in ("certificates", "frontier"):
         with pytest.raises(ConfigError, match=f"report.beside is {tmp_path}, .*{stage}/context"):
-            report_tables(_run(str(tmp_path)), {"frontier"})
+            tables_beside(str(tmp_path))
         (tmp_path / stage).mkdir()
         (tmp_path / stage / "context.parquet").touch()
-    given = report_tables(_run(str(tmp_path)), {"frontier"})
-    assert given["beside_frontier"] == f"{tmp_path}/frontier/context.parquet"
-    assert not any(name.startswith("beside") for name in report_tables(_run(), {"frontier"}))
+    assert tables_beside(str(tmp_path)) == {
+        f"beside_{stage}": f"{tmp_path}/{stage}/context.parquet" for stage in SCHEMAS["beside"]
+    }
+    assert tables_beside(None) == {}
 
 
 def test_a_table_that_lost_its_rows_is_refused(tmp_path):

@@ -3,7 +3,7 @@
 #   make demo       a first look: half the context, one codec, a few layers: results/demo/report
 #   make frontier   fetch, capture, sketch, sweep, report: results/frontier and results/report
 #   make results    all stages: certificates, calibration, peers, memory model, and the model itself under elimination
-#   make long       Gemma 3 270M to 32,768 tokens, under its own terms: results/long/results/report (docs/long.md)
+#   make long       Gemma 3 270M to 32,768 tokens, under its own terms, and the default model to 8,192 beside it (docs/long.md)
 #   make report     the report alone, and Snakemake's own self-contained one: results/report/snakemake.html
 #   make test       the whole test suite
 #   make kills      kill a small run at 50 random moments, and see that each is resumed: docs/reliability.md
@@ -55,10 +55,15 @@ frontier: $(READY)
 results: $(READY)
 	@$(SNAKEMAKE) -- results
 
-# An experiment beside the first one: a folder of its own, where the fetched models and texts are the same ones.
+# Experiments beside the first one, each in a folder of its own, where the fetched models and texts are the same ones.
+LONG = mkdir -p results/$(1) && ln -sfn ../../resources results/$(1)/resources && \
+  $(SNAKEMAKE) --directory results/$(1) --configfile resources/configs/$(1).yaml -- frontier certificates calibrated
+
+# The second page shows the first run beside its own.
 long: $(READY)
-	@mkdir -p results/long && ln -sfn ../../resources results/long/resources
-	@$(SNAKEMAKE) --directory results/long --configfile resources/configs/long.yaml -- frontier certificates calibrated
+	@$(call LONG,long) retrieval
+	@$(call LONG,long_8k)
+	@echo "Gemma 3 270M: $(CURDIR)/results/long/results/report/report.html"
 
 report: $(READY)
 	@$(SNAKEMAKE) -- report

@@ -78,6 +78,17 @@ def test_a_path_in_other_letters_is_accepted(clone):
     assert make(clone.rename(clone.with_name("größe-数据")), ".venv/.ready").returncode == 0
 
 
+def test_the_long_run_is_of_both_models_and_names_both_pages(clone):
+    lines = make(clone, "--dry-run", "long").stdout.splitlines()
+    first, second = (
+        next(number for number, line in enumerate(lines) if f"configs/{name}.yaml" in line)
+        for name in ("long", "long_8k")
+    )
+    assert first < second
+    # Snakemake names the page of the run that ends last.
+    assert f"{clone}/results/long/results/report/report.html" in lines[second + 1]
+
+
 @pytest.mark.parametrize(("home", "caches"), [("/proc/none", ".snakemake/cache"), (None, None)])
 def test_snakemake_keeps_its_cache_here_where_the_home_folder_cannot_be_written(clone, home, caches):
     environment = {"HOME": home or str(clone / "home"), "XDG_CACHE_HOME": ""}

@@ -83,7 +83,7 @@ Block = Prose | Figure | Table
 class HeadlineFigure:
     """One number of `headline.json`, computed by the query that is also its stated source."""
 
-    name: str  # `stage.figure`
+    name: str  # `stage.figure`; with `{model}.` before it where figures of runs of several models are laid together
     unit: str
     table: str  # `stage.table`, as in `results/<stage>/<table>.parquet`
     # SQL over the table, called `self`, with columns `value` and `n`. `{codec}`, `{bytes}` and `{rule}` stand for

@@ -36,10 +36,10 @@ class HeadlineValue:
 
 
 def measure(results: Results, chapters: Iterable[Chapter]) -> dict[str, HeadlineValue]:
-    """Every headline figure of the chapters, by name.
+    """Every headline figure of the chapters, by the name that its chapter gives it.
 
-    A figure whose table the pipeline legitimately lacks is left out. A figure that no row answers (a target
-    that the config does not set) is there with the value None and n = 0.
+    A figure whose table the pipeline legitimately lacks is left out, and so is one that bears the model's name where tensors
+    are imported. A figure that no row answers (a target that the config does not set) is there with the value None and n = 0.
 
     Raises
     ------
@@ -52,10 +52,15 @@ def measure(results: Results, chapters: Iterable[Chapter]) -> dict[str, Headline
             if figure.name in figures:
                 raise TableError(f"report: two chapters define the headline figure {figure.name}; rename one")
             figures[figure.name] = figure
-    return {name: _measure(results, figure) for name, figure in figures.items() if results.has(figure.table)}
+    model = results.manifest().get("model")
+    return {
+        name: _measure(results, figure, name.format(model=model))
+        for name, figure in figures.items()
+        if results.has(figure.table) and (model or name == name.format(model=model))
+    }
 
 
-def _measure(results: Results, figure: HeadlineFigure) -> HeadlineValue:
+def _measure(results: Results, figure: HeadlineFigure, name: str) -> HeadlineValue:
     query = " ".join(figure.query.format(**results.headline, fer_bytes=results.fer_bytes).split())
     path = results.path(figure.table)
     frames = {"self": results.table(figure.table)}
@@ -63,9 +68,9 @@ def _measure(results: Results, figure: HeadlineFigure) -> HeadlineValue:
         row = pl.SQLContext(frames=frames).execute(query, eager=True).row(0, named=True)
     except pl.exceptions.PolarsError as error:
         raise TableError(
-            f"{path}: headline figure {figure.name} cannot be computed ({error}). The table is from another "
+            f"{path}: headline figure {name} cannot be computed ({error}). The table is from another "
             "version of the lab: delete it and rerun."
         ) from error
     # Nine digits: sums of many threads differ in the last ones, and the file should not.
     value = None if row["value"] is None else float(f"{row['value']:.9g}")
-    return HeadlineValue(figure.name, figure.unit, value, int(row["n"]), path, query)
+    return HeadlineValue(name, figure.unit, value, int(row["n"]), path, query)

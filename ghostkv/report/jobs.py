@@ -72,6 +72,7 @@ class WriteReport(Job):
     title: str
     png_scale: float
     table_rows: int
+    beside: str | None
     config: dict[str, Any]
     layers: tuple[int, ...]
     head_dim: int
@@ -173,7 +174,7 @@ def left_out(run: Run, targets: Collection[str]) -> str:
 
 
 def report_tables(run: Run, targets: Collection[str]) -> dict[str, str | list[str]]:
-    """Every table that a report shows, by stage and name."""
+    """Every table of the run that a report shows, by stage and name."""
     found: dict[str, str | list[str]] = {
         f"{stage}_{name}": path
         for stage in ("frontier", *shown_stages(run, targets))
@@ -186,3 +187,21 @@ def report_tables(run: Run, targets: Collection[str]) -> dict[str, str | list[st
             "texts_texts": f"{run.folder}/texts/texts.parquet",
         }
     return found
+
+
+def tables_beside(folder: str | None) -> dict[str, str]:
+    """What a report shows of the run that `report.beside` names: its certificates and its calibrated points by context.
+
+    Raises
+    ------
+    ConfigError
+        No finished run lies there.
+    """
+    found = {f"beside_{stage}": f"{folder}/{stage}/context.parquet" for stage in ("certificates", "frontier")}
+    lacking = [path for path in found.values() if folder and not os.path.exists(path)]
+    if lacking:
+        raise ConfigError(
+            f"config: report.beside is {folder}, and there is no {lacking[0]}. Accepted: the results folder of a run that has ended, "
+            "its certificates among them.\n  Write: beside: null   (under report, or run that one first)"
+        )
+    return found if folder else {}

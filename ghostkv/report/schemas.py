@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from ghostkv.captures.capture_files import LAYER_SCHEMA
+from ghostkv.elimination.schemas import CONTEXT_SCHEMA
 from ghostkv.runtime.writing import WRITING_SCHEMA
 from ghostkv.sources.texts import TEXT_SCHEMA
 from ghostkv.stages.bandwidth import schemas as bandwidth
@@ -33,6 +34,8 @@ from ghostkv.stages.synthetic import summary_schemas as synthetic_summaries
 
 SCHEMAS: Mapping[str, Mapping[str, pa.Schema]] = {
     "bandwidth": bandwidth.MEASURED_SCHEMAS | bandwidth.MODEL_SCHEMAS,
+    # Of the run that `report.beside` names.
+    "beside": {"certificates": certificates.CONTEXT_SCHEMA, "frontier": CONTEXT_SCHEMA},
     "benchmark": {
         "sweep_speed": benchmark.SPEED_SCHEMA,
         "capture_overhead": benchmark.OVERHEAD_SCHEMA,

@@ -46,7 +46,7 @@ def write_report(
         if path.stem not in svgs:  # of an earlier run with another config
             path.unlink()
     shown = {"title": job.title, "subtitle": _subtitle(results), "chapters": chapters, "left_out": left_out}
-    write_json({name: figure.plain() for name, figure in measured.items()}, outputs["headline"])
+    write_json({figure.name: figure.plain() for figure in measured.values()}, outputs["headline"])
     beside = Path(os.path.relpath(folder, Path(outputs["markdown"]).parent)).as_posix()
     write_text(as_markdown(**shown, table_rows=job.table_rows, figures=beside), outputs["markdown"])
     write_text(as_html(**shown, svgs=svgs), outputs["html"])
@@ -66,11 +66,11 @@ def _present(results: Results) -> tuple[list[Chapter], list[str]]:
         if not lacking:
             present.append(chapter)
             continue
-        stage = lacking[0].partition(".")[0]
-        if stage == "demo":  # a report of its own has it
+        stages = [table.partition(".")[0] for table in lacking]
+        if {"demo", "beside"} & {*stages}:  # a report of its own has it; the config names no other run
             continue
-        why = f"not run. `snakemake {stage}` runs it and shows it here."
-        if stage in results.job.impossible:
+        why = f"not run. `snakemake {stages[0]}` runs it and shows it here."
+        if stages[0] in results.job.impossible:
             why = "it runs the model, and imported tensors come without one."
         left_out.append(f"{chapter.title}: {why}")
     if results.job.impossible:

@@ -37,6 +37,8 @@ _NAMES = {
 }
 # Architectures whose feed-forward layers have no gate: two matrices, not three.
 _UNGATED = ("gpt2", "gpt_neox", "opt", "phi", "bloom", "gptj", "gpt_neo", "falcon")
+# Architectures whose layers slide by themselves where a window is stated: one layer in so many sees all, or (0) none does.
+_SLIDING = {"mistral": 0, "mixtral": 0, "gemma2": 2, "gemma3_text": 6}
 # Tensors of a GGUF file that no token is multiplied with in a layer.
 _EMBEDDINGS = ("token_embd.weight", "output.weight")
 
@@ -49,6 +51,10 @@ class ModelSize:
     ----------
     layers, heads, kv_heads, head_dim, width
         Its shape; `width` is that of its hidden states.
+    vocabulary : int
+        Tokens that it knows.
+    windows : tuple of int
+        Tokens that each layer sees, 0 for all; empty where all layers see all tokens, or nothing says otherwise.
     parameters : int
         All of them.
     active : int
@@ -66,6 +72,8 @@ class ModelSize:
     kv_heads: int
     head_dim: int
     width: int
+    vocabulary: int = 0
+    windows: tuple[int, ...] = field(default=())
     parameters: int = 0
     active: int = 0
     stored_bytes: int = 0
@@ -94,14 +102,22 @@ def size_of(entry: ModelEntry, folder: str | Path | None = None) -> ModelSize:
     if entry.source == "random":
         found = {"vocabulary": _BYTES, "inner": _RANDOM_RATIO * entry.heads * entry.head_dim}
         found |= {"gated": entry.architecture not in _UNGATED}
+        found |= {
+            "windows": _windows(
+                {"model_type": entry.architecture, "sliding_window": entry.window}, entry.layers
+            )
+        }
     elif place := entry.path or entry.shape:
         path = Path(place)
-        quantised = path.suffix == ".gguf"
-        found = _of_gguf(path) if quantised else _of_config(_config_of(path))
+        quantised |= (gguf := path.suffix == ".gguf")
+        found = _of_gguf(path) if gguf else _of_config(_config_of(path))
     else:
-        found = {"parameters": entry.parameters, "active": entry.active}
-    stated = {name: getattr(entry, name) for name in ("layers", "heads", "kv_heads", "head_dim")}
-    known = {name: value for name, value in (stated | found).items() if value is not None}
+        found = {}
+    stated, counted = (
+        {name: getattr(entry, name) for name in names if getattr(entry, name) is not None}
+        for names in (("layers", "heads", "kv_heads", "head_dim"), ("parameters", "active"))
+    )
+    known = {name: value for name, value in (stated | found | counted).items() if value is not None}
     size = _sized(known)
     # A GGUF file and untrained weights are kept as float32; others as they are published.
     stored = (4 if quantised or entry.source == "random" else _HUB_BYTES) * size["parameters"]
@@ -131,7 +147,24 @@ def _of_config(config: Mapping[str, Any]) -> dict[str, Any]:
     found["head_dim"] = head_dim_of(config)
     found["tied"] = config.get("tie_word_embeddings") is not False
     found["gated"] = config.get("model_type") not in _UNGATED
+    found["windows"] = _windows(config, found["layers"])
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _windows(config: Mapping[str, Any], layers: int | None) -> tuple[int, ...]:
+    """Tokens that each layer sees, 0 for all, as a `config.json` states it, or as its architecture implies; empty where all see all."""
+    window, kinds = config.get("sliding_window"), config.get("layer_types")
+    if type(window) is not int or not layers:
+        return ()
+    if not isinstance(kinds, list):
+        # One layer in so many sees all.
+        every = config.get("sliding_window_pattern", _SLIDING.get(config.get("model_type"), 1))
+        kinds = [
+            "full_attention" if every and layer % every == every - 1 else "sliding_attention"
+            for layer in range(layers)
+        ]
+    found = tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
+    return found if any(found) else ()
 
 
 def head_dim_of(config: Mapping[str, Any]) -> int | None:
@@ -179,6 +212,9 @@ def _sized(known: Mapping[str, Any]) -> dict[str, Any]:
     body = whole["layers"] * (attention + experts * forward)
     parameters = whole.get("parameters") or body + embedding
     active = whole.get("active") or whole["layers"] * (attention + min(chosen, experts) * forward)
+    # What is in no layer is embeddings, a row a token.
+    stated = "vocabulary" in known or not {"parameters", "active"} <= set(known)
+    vocabulary = whole["vocabulary"] if stated else (parameters - active) // width
     lacking = [
         name
         for name in _ASSUMED
@@ -186,6 +222,7 @@ def _sized(known: Mapping[str, Any]) -> dict[str, Any]:
     ]
     return {
         "layers": whole["layers"], "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "width": width,
+        "vocabulary": vocabulary, "windows": whole.get("windows", ()),
         "parameters": parameters, "active": min(active, parameters),
         "assumed": tuple(f"{name}: {_ASSUMED[name]}" for name in lacking),
     }  # fmt: skip

@@ -72,7 +72,20 @@ def resolve_model(
             f"config: model.name is {name}, which {models_yaml} lists already, and model.custom is set too.\n"
             f"  Write: name: my-{name}   (a new name for the custom model), or remove custom"
         )
-    return _with_shape(listed[name] if custom is None else _entry(custom, ModelEntry, "config: model.custom"))
+    return _with_shape(
+        _beside(listed[name], models_yaml)
+        if custom is None
+        else _entry(custom, ModelEntry, "config: model.custom")
+    )
+
+
+def _beside(entry: ModelEntry, models_yaml: str | Path) -> ModelEntry:
+    """A listed model, whose shape stands in a file beside the list."""
+    return (
+        entry
+        if entry.shape is None
+        else entry.model_copy(update={"shape": str(Path(models_yaml).parent / entry.shape)})
+    )
 
 
 def read_sources(texts_yaml: str | Path = "resources/texts.yaml") -> dict[str, TextSource]:

@@ -93,6 +93,21 @@ def _every_layer_is_recorded(run: Run) -> None:
         )
 
 
+def _every_global_layer_is_recorded(run: Run) -> None:
+    # Layers that slide stay dense, with records or without.
+    windows = run.size.windows
+    lacking = [
+        layer
+        for layer in run.model.attending()
+        if layer not in run.layers and not (windows and windows[layer])
+    ]
+    if lacking and not run.imports:
+        raise ConfigError(
+            f"config: capture.layers leaves out {lacking}, and a model that answers needs records of every layer that sees the whole "
+            f"text. Accepted: all of these.\n  Write: layers: {sorted({*run.layers, *lacking})}   (under capture)"
+        )
+
+
 def _dense_layers_exist(stage: str) -> Callable[[Run], None]:
     def check(run: Run) -> None:
         for policy in getattr(run.config, stage).policies:
@@ -158,7 +173,7 @@ _CHECKS: dict[str, tuple[Callable[[Run], None], ...]] = {
         _steps_fit_the_text,
     ),
     "retrieval": (
-        _every_layer_is_recorded,
+        _every_global_layer_is_recorded,
         _dense_layers_exist("retrieval"),
         _tasks_fit_the_model,
         _policies("retrieval"),

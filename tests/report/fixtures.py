@@ -19,6 +19,7 @@ from ghostkv.report.document import Chapter
 from ghostkv.report.headline import measure
 from ghostkv.report.jobs import WriteReport
 from ghostkv.report.results import Results
+from ghostkv.report.schemas import SCHEMAS
 from ghostkv.sources.texts import TEXT_SCHEMA
 from ghostkv.stages.benchmark.schemas import OVERHEAD_SCHEMA, SPEED_SCHEMA
 from ghostkv.stages.frontier.schemas import SWEEP_SCHEMA
@@ -60,7 +61,7 @@ def make_params(**changes) -> WriteReport:
 
 def headline(results: Results, chapters: Iterable[Chapter]) -> dict[str, dict]:
     """The entries of `headline.json`, by name."""
-    return {name: figure.plain() for name, figure in measure(results, chapters).items()}
+    return {figure.name: figure.plain() for figure in measure(results, chapters).values()}
 
 
 def metrics(push: float, blur: float, dense: bool, has_values: bool) -> dict:
@@ -278,6 +279,13 @@ def make_tables(
         tables[f"calibrated_{name}"] = _write(folder, f"calibrated/{name}", rows, schema)
     for name, (rows, schema) in certificate_tables(LAYERS, HEADS, DOMAINS, has_values).items():
         tables[f"certificates_{name}"] = _write(folder, f"certificates/{name}", rows, schema)
+    # The run beside is of the same tables, of a model that has another name.
+    tables |= {
+        f"beside_{stage}": _write(
+            folder, f"beside/{stage}", pl.read_parquet(tables[f"{stage}_context"]), schema, model="another"
+        )
+        for stage, schema in SCHEMAS["beside"].items()
+    }
     tables |= peer_tables(folder / "peers", DOMAINS, has_values)
     tables["plan_compared"] = _write(folder, "plan/compared", compared_rows(), COMPARED_SCHEMA)
     return tables if imported else tables | _of_a_model(folder, overhead)

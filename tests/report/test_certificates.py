@@ -6,6 +6,7 @@ import pytest
 from ghostkv.report.document import Figure, Prose, Table
 from ghostkv.report.results import Results
 from ghostkv.report.sections.certificates.section import CHAPTER
+from ghostkv.stages.certificates.schemas import CONTEXT_SCHEMA
 from tests.report.certificates_fixtures import certificate_tables
 from tests.report.fixtures import DOMAINS, HEADS, LAYERS, _write, headline, make_params, make_tables
 
@@ -50,6 +51,28 @@ def test_headline_pools_the_nested_cascade_alone(results):
     assert figures["context.topk_elimination_at_longest"] == pytest.approx(0.97)
     assert figures["context.mass_1pct_bytes_gqa_at_longest"] == pytest.approx(1.2 * 0.3 * 1.5)
     assert figures["certificates.violations"] == 0
+
+
+def test_figures_at_4096_tokens_bear_the_name_of_the_model_and_leave_sliding_layers_out(results, tmp_path):
+    tables = dict(make_tables(tmp_path))
+    rows = pl.read_parquet(results.path("certificates.context"))
+    sliding = rows.with_columns(window=pl.lit(512, pl.Int32), elimination=pl.lit(0, pl.Float32))
+    tables["certificates_context"] = _write(tmp_path, "context", pl.concat([rows, sliding]), CONTEXT_SCHEMA)
+    found = headline(Results(tables, make_params()), [CHAPTER])
+    figures = {name: figure["value"] for name, figure in found.items() if name.startswith("made-up.")}
+    assert len(figures) == 15
+    for promise in ("topk", "mass_5pct", "mass_1pct", "mass_5pct.group"):
+        for measure in {"elimination", "bytes_ratio_gqa", "tightness"} - {
+            "tightness" if promise == "topk" else ""
+        }:
+            name = f"certificates.{promise}.{measure}"
+            assert figures[f"made-up.{name}"] == pytest.approx(found[name]["value"]), name
+    assert figures["made-up.certificates.topk.tightness"] == pytest.approx(0.97 / 0.99)
+    # Imported tensors have no model whose name these could bear.
+    del tables["model_manifest"]
+    assert not any(
+        "certificates.topk.tightness" in name for name in headline(Results(tables, make_params()), [CHAPTER])
+    )
 
 
 def test_the_ladder_goes_up_to_what_a_group_reads(results):

@@ -13,10 +13,10 @@ import polars as pl
 import pytest
 
 from ghostkv.elimination.schemas import POINT_SCHEMA
-from ghostkv.files.errors import TableError
+from ghostkv.files.errors import ConfigError, TableError
 from ghostkv.files.io import write_table
 from ghostkv.report.chapters import CHAPTERS
-from ghostkv.report.jobs import BEYOND, report_tables
+from ghostkv.report.jobs import BEYOND, report_tables, tables_beside
 from ghostkv.report.schemas import SCHEMAS
 from ghostkv.report.stage import write_report
 from tests.report.fixtures import make_params, make_tables
@@ -151,7 +151,8 @@ def test_every_headline_figure_stands_in_its_chapter_with_its_query(report, form
     chapters, figures = _chapters(report, form), json.loads((report / "headline.json").read_text())
     printed = 0
     for chapter in CHAPTERS:
-        for name in [figure.name for figure in chapter.headline if figure.name in figures]:
+        names = [figure.name.format(model="made-up") for figure in chapter.headline]
+        for name in filter(figures.__contains__, names):
             path, query = figures[name]["source"].split(": ", 1)
             code = "<code>{}</code>" if form == "html" else "`{}`"
             line = f"{code} = {json.dumps(figures[name]['value'])} ({figures[name]['unit']}; n = {figures[name]['n']})"
@@ -250,11 +251,21 @@ def test_a_table_that_must_be_there_is_named_when_it_is_not(tmp_path):
 
 
 def test_every_table_that_a_report_reads_has_its_columns_stated():
-    given = report_tables(
-        SimpleNamespace(imports={}, captures=(), model_folder="m", folder="results"), {"all"}
-    )
     known = {f"{stage}_{name}" for stage, tables in SCHEMAS.items() for name in tables}
-    assert set(given) - {"model_manifest"} <= known
+    run = SimpleNamespace(imports={}, captures=(), model_folder="m", folder="results")
+    assert set(report_tables(run, {"all"})) - {"model_manifest"} <= known
+
+
+def test_a_run_that_is_to_be_shown_beside_must_have_ended(tmp_path):
+    for stage in ("certificates", "frontier"):
+        with pytest.raises(ConfigError, match=f"report.beside is {tmp_path}, .*{stage}/context"):
+            tables_beside(str(tmp_path))
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "context.parquet").touch()
+    assert tables_beside(str(tmp_path)) == {
+        f"beside_{stage}": f"{tmp_path}/{stage}/context.parquet" for stage in SCHEMAS["beside"]
+    }
+    assert tables_beside(None) == {}
 
 
 def test_a_table_that_lost_its_rows_is_refused(tmp_path):

@@ -67,6 +67,37 @@ def test_a_listed_model_has_the_parameters_that_its_entry_states(tmp_path, name,
     assert size.stored_bytes == 4 * size.parameters
 
 
+GEMMA_2 = {"model_type": "gemma2", "sliding_window": 64, "num_hidden_layers": 3}
+
+
+@pytest.mark.parametrize(
+    ("stated", "windows"),
+    [
+        ({"sliding_window": 64, "layer_types": 2 * ["sliding_attention"] + ["full_attention"]}, (64, 64, 0)),
+        ({"sliding_window": 64, "sliding_window_pattern": 3}, (64, 64, 0)),
+        ({"sliding_window": 64, "model_type": "mistral"}, (64, 64, 64)),
+        (GEMMA_2, (64, 0, 64)),
+        # Stated, and used by no layer, as Qwen2 has it.
+        ({"sliding_window": 64, "model_type": "qwen2", "use_sliding_window": False}, ()),
+        ({"sliding_window": 64, "layer_types": 3 * ["full_attention"]}, ()),
+        ({"sliding_window": None, "model_type": "mistral"}, ()),
+        ({}, ()),
+    ],
+)
+def test_layers_that_slide_are_told_from_those_that_see_all(tmp_path, stated, windows):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B | {"num_hidden_layers": 3} | stated))
+    assert fetched_size(tmp_path).windows == windows
+
+
+def test_a_listed_model_says_before_the_fetch_which_of_its_layers_slide():
+    size = size_of(resolve_model("gemma-3-270m"))
+    assert [layer for layer, window in enumerate(size.windows) if not window] == [5, 11, 17]
+    assert {*size.windows} == {0, 512}
+    assert size_of(resolve_model("tiny-gemma2")).windows == (64, 0)
+    # Embeddings are what is in no layer: 49,152 words of SmolLM2, but for norms.
+    assert size_of(resolve_model("smollm2-135m-instruct")).vocabulary == pytest.approx(49152, rel=2e-3)
+
+
 def test_experts_that_are_not_chosen_are_stored_and_not_computed(tmp_path):
     (tmp_path / "config.json").write_text(
         json.dumps(LLAMA_8B | {"num_local_experts": 8, "num_experts_per_tok": 2})

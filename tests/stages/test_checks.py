@@ -277,7 +277,7 @@ STAGES = {
     "quality": ({"capture": {"layers": [0]}}, r"capture\.layers records 1 of the model's 2 layers"),
     "quality peer": (PEER, r"quality\.headline\.peer is nosuch.*Accepted: .*quest, snapkv"),
     "quality steps": ({"quality": {"slowdown_steps": 2049}}, r"quality\.slowdown_steps is 2049"),
-    "retrieval": ({"capture": {"layers": [1]}}, "capture.layers records 1"),
+    "retrieval": ({"capture": {"layers": [1]}}, r"capture\.layers leaves out \[0\]"),
     "retrieval dense": (DENSE, r"retrieval\.policies one has dense_layers \[2\]"),
 }
 
@@ -290,6 +290,14 @@ def test_what_a_stage_asks_of_others_is_checked_where_it_is_asked_for(stage, raw
     with pytest.raises(ConfigError, match=says):
         check_stage(run, stage)
     check_stage(run_of({}, 64), stage)
+
+
+def test_questions_need_records_of_layers_that_see_the_whole_text_alone():
+    # Of tiny-gemma2, layer 0 slides.
+    model = {"model": {"name": "tiny-gemma2"}}
+    check_stage(run_of(model | {"capture": {"layers": [1]}}, 16), "retrieval")
+    with pytest.raises(ConfigError, match=r"leaves out \[1\][\s\S]*layers: \[0, 1\]"):
+        check_stage(run_of(model | {"capture": {"layers": [0]}}, 16), "retrieval")
 
 
 def test_folders_of_different_heads_are_refused(tmp_path):

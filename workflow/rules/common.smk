@@ -21,7 +21,7 @@ for limit in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
 from ghostkv.files.errors import GhostKVError
 from ghostkv.files.processes import identity
 from ghostkv.files.usage import CORES
-from ghostkv.report.jobs import asked_tables, left_out, report_tables, shown_stages
+from ghostkv.report.jobs import asked_tables, left_out, report_tables, shown_stages, tables_beside
 from ghostkv.stages.checks import check_device
 from ghostkv.stages.plan.planning import resources, workload
 from ghostkv.stages.relations import check_stage
@@ -121,6 +121,14 @@ def target(stage):
             ended(str(error))
 
     return found
+
+
+def shown(wildcards):
+    """The tables that the report shows, once the targets are known, which decide what stages beyond the frontier are its own."""
+    try:
+        return report_tables(RUN, workflow.dag_settings.targets) | tables_beside(RUN.config.report.beside)
+    except GhostKVError as error:
+        ended(str(error))
 
 
 def asked(stage, files=()):

@@ -23,7 +23,7 @@ rule plan:
 # After all that the report shows, as it reads their logs and files.
 use rule plan as compare_plan with:
     input:
-        unpack(lambda wildcards: report_tables(RUN, workflow.dag_settings.targets)),
+        unpack(shown),
     output:
         **tables(ComparePlan, "results/plan"),
     log:

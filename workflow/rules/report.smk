@@ -4,8 +4,7 @@ from ghostkv.report.jobs import WriteReport
 
 rule report:
     input:
-        # Called once the targets are known, which decide what stages beyond the frontier belong to the report.
-        unpack(lambda wildcards: report_tables(RUN, workflow.dag_settings.targets)),
+        unpack(shown),
         **{f"plan_{name}": file for name, file in tables(ComparePlan, "results/plan").items()},
     output:
         markdown=report(

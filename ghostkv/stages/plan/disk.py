@@ -49,6 +49,9 @@ def disk_terms(work: Workload, stage: str) -> dict[str, float]:
         found = {"rows": heads * held_out * len(config.peers.selectors) * len(config.peers.ratios)}
     elif stage in ("certificates", "hierarchy"):
         found = {"rows": heads * held_out}
+        if stage == "certificates":
+            late = sum(band.stop > config.frontier.headline_start for band in config.capture.query_bands)
+            found |= {"bands": heads * held_out * late}
     elif stage == "decode":
         steps = work.trace[1] / config.decode.bin
         lived = min(config.decode.layers, layers) * size.heads

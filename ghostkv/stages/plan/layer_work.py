@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ghostkv.files.blocks import PAIRS
 from ghostkv.stages.plan.terms import Terms
 from ghostkv.stages.plan.workload import GIGA, Workload
 
@@ -12,8 +13,13 @@ _BOUNDS = 4
 def assemble_texts(work: Workload) -> Terms:
     read = (work.texts["codec"] + work.measured) * work.tokens + work.trace[0]
     domains = float(len(work.config.texts.domains))
-    memory = {"tokens": max(work.tokens, work.trace[0]) / 1e6, "domains": min(domains, 1.0)}
-    return Terms({"tokens": read / 1e6, "domains": domains}, memory)
+    words = work.size.vocabulary / 1e6
+    memory = {
+        "tokens": max(work.tokens, work.trace[0]) / 1e6,
+        "domains": min(domains, 1.0),
+        "vocabulary": words,
+    }
+    return Terms({"tokens": read / 1e6, "domains": domains, "vocabulary": words}, memory)
 
 
 def import_tensors(work: Workload, text: str = "") -> Terms:
@@ -34,9 +40,19 @@ def _fitted(work: Workload, designs: int) -> float:
     return designs * work.size.kv_heads * work.size.head_dim**2 / 1e6
 
 
+def _held(work: Workload, queries: int, layer: str) -> float:
+    """Pairs of a group that are held at once, in billions: a block of queries of one text."""
+    return min(work.seen(queries, layer, work.group), PAIRS / GIGA)
+
+
+def _products(work: Workload, pairs: float) -> float:
+    """Multiplications of queries with keys, or with what is known of them, in billions."""
+    return pairs * work.size.head_dim
+
+
 def sweep_layer(work: Workload, layer: str) -> Terms:
-    pairs = work.pairs(work.late_queries, work.tokens)
-    whole = work.texts["held_out"] * work.pairs(work.queries, work.tokens)
+    pairs = work.seen(work.late_queries, layer)
+    whole = work.texts["held_out"] * work.seen(work.queries, layer)
     designs = work.swept(int(layer))
     thetas = sum(grid.count for grid in work.config.frontier.grids().values())
     counted = work.measured * work.late_queries * work.size.heads * thetas * designs
@@ -45,11 +61,12 @@ def sweep_layer(work: Workload, layer: str) -> Terms:
             "pairs": work.measured * pairs * designs * work.rules,
             "bands": 2 * whole,
             "counted": counted / GIGA,
+            "products": _products(work, pairs * work.measured * designs),
         },
         {
             "kv": work.measured * work.kv(work.tokens),
-            "pairs": work.measured * work.pairs(work.late_queries, work.tokens, work.group)
-            + work.texts["held_out"] * work.pairs(work.queries, work.tokens, work.group),
+            "pairs": work.measured * _held(work, work.late_queries, layer)
+            + work.texts["held_out"] * _held(work, work.queries, layer),
         },
     )
 
@@ -78,18 +95,19 @@ def small_gather(work: Workload) -> Terms:
 def certify_layer(work: Workload, layer: str) -> Terms:
     certificates = work.config.certificates
     levels = len(certificates.levels)
-    one = work.texts["held_out"] * work.pairs(work.late_queries, work.tokens)
+    one = work.texts["held_out"] * work.seen(work.late_queries, layer)
     compared = (len(certificates.bounds) + 2) / certificates.compared_every
     return Terms(
         {
             # Each dropped mass is decided by heads and by groups.
             "pairs": one * levels * (1 + 2 * len(certificates.deltas)),
             "compared": one * compared,
+            "products": _products(work, one * levels),
             "fitted": _fitted(work, levels),
         },
         {
             "kv": (work.texts["codec"] + work.texts["held_out"]) * work.kv(work.tokens),
-            "pairs": _BOUNDS * levels * work.pairs(work.late_queries, work.tokens, work.group),
+            "pairs": _BOUNDS * levels * _held(work, work.late_queries, layer),
         },
     )
 
@@ -104,10 +122,15 @@ def calibrate_layer(work: Workload, layer: str) -> Terms:
     steps = trains * learned.steps * work.size.kv_heads
     trained = steps * learned.queries * learned.keys * work.size.head_dim / GIGA
     return Terms(
-        {"pairs": pairs * sizes * rules, "trained": trained, "fitted": _fitted(work, sizes)},
+        {
+            "pairs": pairs * sizes * rules,
+            "products": _products(work, pairs * sizes),
+            "trained": trained,
+            "fitted": _fitted(work, sizes),
+        },
         {
             "kv": (work.texts["codec"] + work.measured) * work.kv(work.tokens),
-            "pairs": work.measured * work.pairs(work.late_queries, work.tokens, work.group),
+            "pairs": work.measured * _held(work, work.late_queries, layer),
             "trains": float(trains),
         },
     )

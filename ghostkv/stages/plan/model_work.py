@@ -15,21 +15,32 @@ _WRITTEN = 128
 
 def fetch_model(work: Workload) -> Terms:
     # One look at every weight, in the type that they are kept in; the model is loaded once to be checked.
-    return Terms({"weights": work.size.parameters / GIGA}, {"weights": work.size.stored_bytes / GIGA})
+    return Terms(
+        {"weights": work.size.parameters / GIGA, "vocabulary": work.size.vocabulary / 1e6},
+        {"weights": work.size.stored_bytes / GIGA},
+    )
 
 
 def _forward(work: Workload, tokens: int, queries: int, times: float = 1.0) -> Terms:
     """Passes over a text, recorded and proved at the sampled queries; in chunks, over a cache."""
-    proof = work.attention(tokens, min(queries, 512))
     chunk = work.config.capture.chunk
-    cache = work.cache(tokens) if chunk else 0.0
+    # In chunks, a sliding layer reads its window and the chunk; of those that are recorded all keys and values are kept.
+    spans = [work.span(layer, tokens, chunk or tokens) for layer in range(work.size.layers)]
+    slides = [layer for layer in work.layers if work.span(layer, tokens) < tokens]
+    kept = sum(spans) + len(slides) * tokens
+    cache = work.cache(kept) / work.size.layers if chunk else 0.0
+    proof = work.attention(tokens, min(queries, 512), [tokens] * len(work.layers))
     return Terms(
         {
             "weights": work.weights,
             "matmul": times * work.matmul(tokens),
-            "attention": times * (work.attention(tokens) + proof),
+            "attention": times * (work.attention(tokens, spans=spans) + proof),
         },
-        {"weights": work.weights + cache, "hidden": work.hidden(min(tokens, chunk or tokens))},
+        {
+            "weights": work.weights + cache,
+            "hidden": work.hidden(min(tokens, chunk or tokens)),
+            "vocabulary": work.size.vocabulary / 1e6,
+        },
     )
 
 
@@ -51,7 +62,7 @@ def _fit(work: Workload) -> Terms:
     """Thresholds of policies, over all layers of the threshold texts."""
     pairs = work.texts["threshold"] * work.pairs(work.late_queries, work.tokens)
     return Terms(
-        {"pairs": len(work.layers) * pairs},
+        {"pairs": min(len(work.layers), work.deciding) * pairs},
         {
             "kv": work.texts["threshold"] * work.kv(work.tokens),
             "pairs": work.pairs(work.late_queries, work.tokens, work.group),
@@ -76,7 +87,7 @@ def _positions(work: Workload) -> int:
 
 
 def _decoded(work: Workload, context: int, positions: int, caches: int = 1) -> Terms:
-    pairs = work.pairs(positions, context) * work.size.layers
+    pairs = work.pairs(positions, context) * work.deciding
     return Terms(
         {
             "weights": work.weights,
@@ -146,7 +157,7 @@ def retrieval_task(work: Workload, job: str) -> Terms:
             "weights": work.weights,
             "matmul": work.matmul(round(tokens)),
             "attention": read * work.attention(entry.length),
-            "pairs": work.pairs(round(asked * _ASKED), entry.length) * work.size.layers,
+            "pairs": work.pairs(round(asked * _ASKED), entry.length) * work.deciding,
         },
         {"weights": work.weights, "cache": work.cache(entry.length)},
     )

@@ -6,6 +6,7 @@ them for every job: nothing slow is imported.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -87,6 +88,10 @@ class Workload:
         """Keys and values of so many tokens, in billions of numbers."""
         return 2 * tokens * self.size.kv_heads * self.size.head_dim * layers / GIGA
 
+    def seen(self, queries: int, layer: str, heads: int | None = None) -> float:
+        """As `pairs`, of a layer that may see the last tokens of a text alone."""
+        return self.pairs(queries, self.span(int(layer), self.tokens), heads)
+
     def pairs(self, queries: int, tokens: int, heads: int | None = None) -> float:
         """(query, key) pairs of a layer, in billions; of one group where `heads` says so."""
         return queries * tokens * (self.size.heads if heads is None else heads) / GIGA
@@ -95,10 +100,27 @@ class Workload:
         """Multiplications of so many tokens with the weights of all layers, in billions."""
         return self.size.active * tokens / GIGA
 
-    def attention(self, tokens: int, queries: int | None = None) -> float:
-        """Multiplications of all layers' attention, q.k and mass.v, in billions; of all tokens, or of the last `queries`."""
-        asked = tokens / 2 if queries is None else queries
-        return 2 * asked * tokens * self.size.head_dim * self.size.heads * self.size.layers / GIGA
+    def span(self, layer: int, tokens: int, more: int = 0) -> int:
+        """Of so many tokens, those that a query at their end sees in a layer; of a window, `more` than it holds."""
+        window = self.size.windows[layer] if self.size.windows else 0
+        return min(window + more if window else tokens, tokens)
+
+    @property
+    def deciding(self) -> int:
+        """Layers in which policies decide: those that slide stay dense."""
+        return self.size.layers - sum(map(bool, self.size.windows))
+
+    def attention(self, tokens: int, queries: int | None = None, spans: Iterable[int] | None = None) -> float:
+        """Multiplications of attention, q.k and mass.v, in billions; of all tokens, or of the last `queries`.
+
+        Parameters
+        ----------
+        spans : iterable of int, optional
+            Tokens that a query sees, layer by layer; by default all, in all layers.
+        """
+        spans = [tokens] * self.size.layers if spans is None else spans
+        pairs = sum((tokens - span / 2 if queries is None else queries) * span for span in spans)
+        return 2 * pairs * self.size.head_dim * self.size.heads / GIGA
 
     @property
     def weights(self) -> float:

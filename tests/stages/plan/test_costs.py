@@ -64,6 +64,29 @@ def by_stage(one: Workload) -> dict[str, tuple[float, float, float]]:
     }
 
 
+def test_a_layer_that_slides_costs_its_window():
+    chunked = {
+        "capture": {"tokens": 4096, "chunk": 512, "query_bands": [{"start": 2048, "stop": 4096, "count": 64}]}
+    }
+    sliding = replace(SIZE, windows=(128, 0, 128, 128))
+    one, whole = (work(4096, size=size, **chunked) for size in (sliding, SIZE))
+    for rule in ("sweep_layer", "certify_layer"):
+        slid, seen = (terms_of(run, rule, [{"layer": "00"}]) for run in (one, whole))
+        for found, full in ((slid.cpu, seen.cpu), (slid.memory, seen.memory)):
+            assert found["pairs"] == pytest.approx(full["pairs"] * 128 / 4096)
+        assert terms_of(one, rule, [{"layer": "01"}]) == terms_of(whole, rule, [{"layer": "01"}])
+    # A chunk reads the window and itself; sampled queries are proved over all keys.
+    read = terms_of(one, "capture_text", [{"text": ""}]).cpu["attention"]
+    pairs = 3 * (4096 - 640 / 2) * 640 + 4096**2 / 2 + 4 * 64 * 4096
+    assert read == pytest.approx(2 * pairs * 64 * 8 / 1e9)
+    # Keys and values of the window, the chunk and, as they are recorded, of all tokens.
+    cache = terms_of(one, "capture_text", [{"text": ""}]).memory["weights"] - one.weights
+    assert cache == pytest.approx(one.kv(3 * (640 + 4096) + 4096) * 4)
+    # Read as a whole, a sliding layer's keys out of sight are masked and computed.
+    at_once = [work(4096, size=size) for size in (sliding, SIZE)]
+    assert len({terms_of(one, "capture_text", [{"text": ""}]).cpu["attention"] for one in at_once}) == 1
+
+
 @pytest.mark.parametrize("more", [{"tokens": 2048}, {"layers": 8}], ids=["tokens", "layers"])
 def test_no_stage_takes_less_where_there_is_more_to_do(more):
     less, larger = by_stage(work()), by_stage(work(**more))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import polars as pl
@@ -49,6 +50,19 @@ def test_the_long_run_asks_for_all_that_its_model_takes(monkeypatch):
     assert [band.stop for band in bands] == [4096, 8192, 16384, 32768]
     edges = run.config.calibrated.bands
     assert {(band.start, band.stop) for band in bands} <= {*zip(edges, edges[1:], strict=False)}
+
+
+def test_the_run_beside_it_asks_for_the_same_positions_as_far_as_its_model_takes(monkeypatch):
+    run, long = (run_of(path, monkeypatch) for path in (LONG.with_name("long_8k.yaml"), LONG))
+    assert run.config.model.name != long.config.model.name
+    assert run.longest == run.model.max_context == 8192
+    bands = long.config.capture.query_bands
+    assert run.config.capture.query_bands == [band for band in bands if band.stop <= run.longest]
+    for name in ("texts", "certificates"):
+        assert getattr(run.config, name) == getattr(long.config, name)
+    # `make long` leaves each in results/{name}/results, and works there.
+    beside = Path(os.path.normpath(Path("results/long_8k") / run.config.report.beside))
+    assert beside == Path("results/long/results")
 
 
 def test_a_model_that_is_not_here_is_planned_from_its_config(tmp_path, monkeypatch):

@@ -57,33 +57,45 @@ def contexts(results: Results) -> Table:
     )
 
 
-# Of layers that see the whole text: at the last of the bands that query_bands name, and at the one that ends at 4,096 tokens.
+# Means over layers that see the whole text.
 _WHOLE = f"self WHERE design = '{NESTED}' AND window = 0 AND"
-_BANDS = {
-    "longest": f"band_stop = (SELECT MAX(band_stop) FROM {_WHOLE} band_stop > 0)",
-    "4096": "band_stop = 4096",
-}
-_PROMISES = {"topk": "certificate = 'topk'"} | {
-    name: f"certificate = 'mass' AND target > {0.99 * share} AND target < {1.01 * share} AND decision = 'group'"
-    for name, share in (("mass_5pct", 0.05), ("mass_1pct", 0.01))
-}
+_LONGEST = f"{_WHOLE} band_stop = (SELECT MAX(band_stop) FROM {_WHOLE} band_stop > 0)"
+# The context that runs of all models have, so that these figures bear the model's name and can be laid side by side.
+_COMMON = 4096
 _MEASURES = {
     "elimination": ("share", mean("elimination")),
-    "bytes_gqa": ("ratio", mean("bytes_ratio_gqa")),
+    "bytes_ratio_gqa": ("ratio", mean("bytes_ratio_gqa")),
     "tightness": ("ratio", TIGHTNESS),
 }
+_PROMISES = {"topk": "certificate = 'topk'"} | {
+    f"{name}{who}": f"certificate = 'mass' AND target > {0.99 * share} AND target < {1.01 * share} AND decision = '{decision}'"
+    for name, share in (("mass_5pct", 0.05), ("mass_1pct", 0.01))
+    for who, decision in (("", "head"), (".group", "group"))
+}
+_AT_LONGEST = {"topk": "topk", "mass_5pct": "mass_5pct.group", "mass_1pct": "mass_1pct.group"}
 CONTEXT_HEADLINE = (
     *figures(
         CONTEXT, f"{_WHOLE} certificate = 'topk'", {"context.longest_tokens": ("tokens", "MAX(band_stop)")}
     ),
     *(
         figure
-        for place, band in _BANDS.items()
+        for name, promised in _AT_LONGEST.items()
+        for figure in figures(
+            CONTEXT,
+            f"{_LONGEST} AND {_PROMISES[promised]}",
+            {
+                f"context.{name}_{what.replace('_ratio', '')}_at_longest": found
+                for what, found in _MEASURES.items()
+            },
+        )
+    ),
+    *(
+        figure
         for promised, rows in _PROMISES.items()
         for figure in figures(
             CONTEXT,
-            f"{_WHOLE} {band} AND {rows}",
-            {f"context.{promised}_{name}_at_{place}": found for name, found in _MEASURES.items()},
+            f"{_WHOLE} band_stop = {_COMMON} AND {rows}",
+            {f"{{model}}.certificates.{promised}.{what}": found for what, found in _MEASURES.items()},
         )
     ),
 )

@@ -18,13 +18,13 @@ from ghostkv.files.io import read_table
 from ghostkv.runtime import deciders
 from ghostkv.stages.capture.jobs import CaptureText
 from ghostkv.stages.quality.families import family_of
+from ghostkv.stages.quality.fit import fit_policies
 from ghostkv.stages.quality.gather import gather
-from ghostkv.stages.quality.jobs import FitThetas, GatherQuality, QualitySpeed, QualityText
+from ghostkv.stages.quality.jobs import FitPolicies, GatherQuality, QualitySpeed, QualityText
 from ghostkv.stages.quality.setup import token_ids
 from ghostkv.stages.quality.speed import time_decode
 from ghostkv.stages.quality.tables import MeasuredBlocks, compare_at_equal_bytes
 from ghostkv.stages.quality.text import measure_text
-from ghostkv.stages.quality.thetas import fit_thetas
 from ghostkv.stages.run import Run
 from ghostkv.stages.sketch.jobs import SketchLayer
 from tests.stages.conftest import write_texts
@@ -97,7 +97,7 @@ def captured(folder, whole):
     ]  # fmt: skip
     write_texts(rows, folder / "texts.parquet")
     inputs = {"manifest": str(model / "manifest.json"), "texts": str(folder / "texts.parquet"), "codecs": []}
-    inputs |= {"thetas": str(folder / "thetas.parquet"), "points": str(folder / "points.parquet")}
+    inputs |= {name: str(folder / f"{name}.parquet") for name in (*FitPolicies.tables, "points")}
     for one in whole.captures:
         files = {name: f"{one.folder}/{name}.parquet" for name in ("kv", "queries", "layers")}
         capture_text(CaptureText.of(whole, text=one.text), inputs, files)
@@ -109,7 +109,7 @@ def captured(folder, whole):
 
 
 def run(folder, whole, inputs, into="out"):
-    fit_thetas(FitThetas.of(whole), inputs, {"thetas": inputs["thetas"]})
+    fit_policies(FitPolicies.of(whole), inputs, {name: inputs[name] for name in FitPolicies.tables})
     outputs = {name: str(folder / into / f"{name}.parquet") for name in QualityText.tables}
     measure_text(QualityText.of(whole, text="prose_held_out_0"), inputs, outputs)
     paths = {name: str(folder / into / f"all_{name}.parquet") for name in GatherQuality.tables}
@@ -153,7 +153,7 @@ def test_a_hybrid_is_measured_by_its_layers_that_attend(tmp_path):
     )
     assert whole.layers == (1, 3)
     inputs = captured(tmp_path, whole)
-    fit_thetas(FitThetas.of(whole), inputs, {"thetas": inputs["thetas"]})
+    fit_policies(FitPolicies.of(whole), inputs, {name: inputs[name] for name in FitPolicies.tables})
     outputs = {name: str(tmp_path / f"{name}.parquet") for name in QualityText.tables}
     measure_text(QualityText.of(whole, text="prose_held_out_0"), inputs, outputs)
     tables = {name: read_table(path) for name, path in outputs.items()}
@@ -303,7 +303,7 @@ def test_a_text_that_is_too_short_is_refused_with_the_length_it_has():
 def test_jobs_come_back_from_plain_params(stage):
     whole = stage["run"]
     for job in (
-        FitThetas.of(whole),
+        FitPolicies.of(whole),
         QualityText.of(whole, text="x"),
         QualitySpeed.of(whole),
         GatherQuality.of(whole),

@@ -30,6 +30,7 @@ class Proved:
     target: float  # dropped mass that no query may exceed; 0 for topk
     decision: str = "head"  # who chooses what is left out: each head by itself, or its group
     key_share: float = 0.5  # of the bytes of a K and V
+    constant_keys: float = 0.0  # what the codec's arrays take, in K and V of one key
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def _steps(proved: Proved, outcome: Outcome, oracle: Oracle, visible: ColdRange)
     def read(keys: np.ndarray, values: np.ndarray) -> float:
         return float(((exact + share * keys + (1 - share) * values) / visible.visible).mean())
 
-    found = {}
+    found = {"constants_bytes_ratio": float((proved.constant_keys / visible.visible).mean())}
     for name, left_out in (
         ("oracle_bytes_ratio", oracle.elimination),
         ("oracle_bytes_ratio_gqa", oracle.united),

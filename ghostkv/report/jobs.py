@@ -20,7 +20,7 @@ from ghostkv.stages.frontier.jobs import GatherFrontier, SummariseHeads
 from ghostkv.stages.hierarchy.jobs import GatherHierarchy
 from ghostkv.stages.historical.jobs import HistoricalRun
 from ghostkv.stages.peers.jobs import GatherPeers
-from ghostkv.stages.quality.jobs import GatherQuality, QualitySpeed
+from ghostkv.stages.quality.jobs import FitPolicies, GatherQuality, QualitySpeed
 from ghostkv.stages.retrieval.jobs import GatherRetrieval
 from ghostkv.stages.run import Run
 from ghostkv.stages.store.jobs import TimeStore, TryStore
@@ -34,7 +34,7 @@ BEYOND: Mapping[str, tuple[type[Job], ...]] = {
     "peers": (GatherPeers,),
     "hierarchy": (GatherHierarchy,),
     "decode": (GatherDecode,),
-    "quality": (GatherQuality, QualitySpeed),
+    "quality": (FitPolicies, GatherQuality, QualitySpeed),
     "retrieval": (GatherRetrieval,),
     "historical": (HistoricalRun,),
     "synthetic": (GatherSynthetic,),
@@ -44,7 +44,7 @@ BEYOND: Mapping[str, tuple[type[Job], ...]] = {
 }
 # These ask the model or its trace, which imported tensors do not have.
 _OF_THE_MODEL = (
-    GatherHierarchy, GatherDecode, GatherQuality, QualitySpeed, GatherRetrieval, HistoricalRun, CaptureOverhead,
+    GatherHierarchy, GatherDecode, FitPolicies, GatherQuality, QualitySpeed, GatherRetrieval, HistoricalRun, CaptureOverhead,
 )  # fmt: skip
 
 

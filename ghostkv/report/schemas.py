@@ -50,7 +50,10 @@ SCHEMAS: Mapping[str, Mapping[str, pa.Schema]] = {
     "historical": historical.SCHEMAS,
     "peers": peers.LAYER_SCHEMAS | peers_summaries.SUMMARY_SCHEMAS,
     "plan": plan.COMPARED_SCHEMAS,
-    "quality": quality.TEXT_TABLES | quality_summaries.SUMMARY_TABLES | {"speed": quality.SPEED_SCHEMA},
+    "quality": quality.FIT_TABLES
+    | quality.TEXT_TABLES
+    | quality_summaries.SUMMARY_TABLES
+    | {"speed": quality.SPEED_SCHEMA},
     "retrieval": {
         "answers": retrieval.ANSWER_SCHEMA,
         "cells": retrieval_summaries.CELL_SCHEMA,

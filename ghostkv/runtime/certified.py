@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -66,6 +66,13 @@ class CertifiedMass(Decider):
         refuse_misfit(
             where, (heads, len(self.codecs), len(self.codecs[0].mean_)), (heads, kv_heads, head_dim)
         )
+
+    @property
+    def kv_heads(self) -> int:
+        return len(self.codecs)
+
+    def part(self, kv_heads: Sequence[int]) -> CertifiedMass:
+        return replace(self, codecs=[self.codecs[head] for head in kv_heads])
 
     def attend(self, state: NestedState, call: Call) -> tuple[np.ndarray, np.ndarray]:
         call.refuse_unfit()

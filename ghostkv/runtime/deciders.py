@@ -176,6 +176,14 @@ class GhostFrames:
         )
         return cls(writing=writing, reading=reading, record_bytes=int(codecs[0].record_bytes))
 
+    def part(self, kv_heads: Sequence[int]) -> GhostFrames:
+        """Those of some KV heads."""
+        some = list(kv_heads)
+        writing, reading = (
+            type(one)(*(array[some] for array in one)) for one in (self.writing, self.reading)
+        )
+        return GhostFrames(writing, reading, self.record_bytes)
+
 
 @dataclass
 class GhostState:
@@ -234,6 +242,14 @@ class GhostDecider(Decider):
 
     def check(self, heads: int, kv_heads: int, head_dim: int, where: str) -> None:
         refuse_misfit(where, (len(self.theta), *self.frames.writing.mean.shape), (heads, kv_heads, head_dim))
+
+    @property
+    def kv_heads(self) -> int:
+        return len(self.frames.writing.mean)
+
+    def part(self, kv_heads: Sequence[int]) -> GhostDecider:
+        by_group = self.theta.reshape(self.kv_heads, -1)
+        return replace(self, frames=self.frames.part(kv_heads), theta=by_group[list(kv_heads)].ravel())
 
     def attend(self, state: GhostState, call: Call) -> tuple[np.ndarray, np.ndarray]:
         batch, kv_heads, _, head_dim = call.keys.shape

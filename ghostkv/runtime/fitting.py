@@ -33,6 +33,7 @@ from ghostkv.models.probe import measurable_layers
 from ghostkv.models.tokenizer import ModelTokenizer, tokenizer_of
 from ghostkv.models.watch import LayerShape
 from ghostkv.runtime.deciders import GhostFrames
+from ghostkv.runtime.flat import calibrated_ratios, flat_heads
 from ghostkv.runtime.load_policy import Sources, load_policy
 from ghostkv.runtime.policy import Policy, ghost_policy
 from ghostkv.runtime.policy_files import FittedPolicy
@@ -215,7 +216,7 @@ class _Fitting:
         frontier = self.config.frontier
         grids = {"relative_lse": frontier.grids()["relative_lse"]}
         setting = Setting.of(frontier.sinks, frontier.hot, frontier.top_k, grids)
-        frames, thetas = {}, {}
+        frames, thetas, ratios = {}, {}, {}
         for layer in progress(self.layers, desc="thresholds", unit="layer"):
             codecs = sources.fitted(layer, spec)
             captures = [
@@ -224,6 +225,8 @@ class _Fitting:
             ]
             frames[layer] = GhostFrames.of(codecs)
             thetas[layer] = calibrated_layer(captures, codecs, setting, "fer", target)
+            kept = frontier.sinks, frontier.hot, frontier.headline_start
+            ratios[layer] = calibrated_ratios(captures, codecs, thetas[layer], *kept)
         if not any(np.isfinite(found).any() for found in thetas.values()):
             each = len(captures[0].positions)
             raise ConfigError(
@@ -232,10 +235,11 @@ class _Fitting:
                 f'target.\n  Write: texts={{"codec": [...], "threshold": [...]}} with {math.ceil(1 / target / each)} or more '
                 "threshold texts"
             )
-        return ghost_policy(
+        policy = ghost_policy(
             frames, thetas, sources.heads, name="calibrated", sinks=frontier.sinks, hot=frontier.hot,
             certificate=f"calibrated: mean fer <= {target:g}, on average over exchangeable queries",
         )  # fmt: skip
+        return policy.leaving_dense(flat_heads(ratios))
 
     def _texts(self, role: str) -> list[CapturedText]:
         return [text for text in self.captures if text.role == role]

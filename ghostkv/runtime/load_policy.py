@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from ghostkv.files.buffers import Space
 from ghostkv.files.errors import ConfigError
 from ghostkv.runtime.certified import CertifiedMass
 from ghostkv.runtime.deciders import Decider, GhostFrames
+from ghostkv.runtime.flat import calibrated_ratios, certified_ratios, flat_heads
 from ghostkv.runtime.policy import Policy, ghost_policy
 from ghostkv.runtime.policy_fit import fit_theta
 from ghostkv.runtime.seated import OracleMass, Seated
@@ -27,6 +28,9 @@ from ghostkv.selectors import make
 from ghostkv.selectors.base import Selector
 from ghostkv.selectors.scenes import ThresholdScenes, calibration_of
 from ghostkv.sources.texts import read_texts
+
+# Policies that promise something of each head, whatever that reads; a budget for the whole model weighs heads itself.
+_BY_HEAD = ("calibrated", "certified_mass")
 
 if TYPE_CHECKING:
     from ghostkv.config.policies import (
@@ -98,8 +102,15 @@ class Sources:
         return found
 
 
-def load_policy(policy: SomePolicy, sources: Sources) -> Policy:
+def load_policy(
+    policy: SomePolicy, sources: Sources, dense: Mapping[int, Iterable[int]] | None = None
+) -> Policy:
     """Build what runs from a policy whose options are all decided (`ghostkv.config.resolved.resolve`).
+
+    Parameters
+    ----------
+    dense : mapping of int to iterable of int, optional
+        KV heads by layer that stay dense, of `dense_heads`, which is asked without it.
 
     Raises
     ------
@@ -108,6 +119,36 @@ def load_policy(policy: SomePolicy, sources: Sources) -> Policy:
     TableError
         A file of an earlier stage is missing, or the frontier calibrated no such theta.
     """
+    built = _built(policy, sources)
+    return built.leaving_dense(_flat(built, policy, sources) if dense is None else dense)
+
+
+def dense_heads(policy: SomePolicy, sources: Sources) -> dict[int, dict[int, float]]:
+    """KV heads that stay dense under a policy which promises something of each head; raises as `load_policy`.
+
+    Returns
+    -------
+    mapping of int to mapping of int to float
+        Layer -> KV head -> the bytes ratio that elimination would have there, at least 1.
+    """
+    return _flat(_built(policy, sources), policy, sources) if policy.policy in _BY_HEAD else {}
+
+
+def _flat(built: Policy, policy: SomePolicy, sources: Sources) -> dict[int, dict[int, float]]:
+    if policy.policy not in _BY_HEAD:
+        return {}
+    fixed, ratios = (policy.sinks, policy.hot, sources.start), {}
+    for layer, decider in built.deciders.items():
+        texts = sources.texts("threshold", layer)
+        if policy.policy == "certified_mass":
+            ratios[layer] = certified_ratios(texts, decider, *fixed)
+        else:
+            codecs = sources.fitted(layer, sources.spec(policy))
+            ratios[layer] = calibrated_ratios(texts, codecs, decider.theta, *fixed)
+    return flat_heads(ratios)
+
+
+def _built(policy: SomePolicy, sources: Sources) -> Policy:
     _check_decided(policy)
     dense = tuple(sources.layers) if policy.policy == "full" else policy.dense_layers
     active, certificate = [layer for layer in sources.layers if layer not in dense], "none"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ghostkv.codecs.random_orthogonal import RandomOrthogonal
 from ghostkv.files.errors import ConfigError
 from ghostkv.models.watch import LayerShape
 from ghostkv.runtime.deciders import Call, Decider, GhostDecider, GhostFrames, GhostState
+from ghostkv.runtime.partly_dense import PartlyDense
 
 PREFILLS = ("dense", "sparse")
 
@@ -49,6 +50,29 @@ class Policy:
     def decider(self, layer: int) -> Decider | None:
         """Who decides in a layer; None where it stays dense."""
         return None if layer in self.dense_layers else self.deciders.get(layer)
+
+    @property
+    def dense_heads(self) -> dict[int, tuple[int, ...]]:
+        """KV heads that stay dense, by layer; layers that are dense as a whole are in `dense_layers`."""
+        return {
+            layer: decider.dense
+            for layer, decider in self.deciders.items()
+            if isinstance(decider, PartlyDense) and layer not in self.dense_layers
+        }
+
+    def leaving_dense(self, kv_heads: Mapping[int, Iterable[int]]) -> Self:
+        """The same policy, in which these KV heads by layer stay dense: read whole, counted in full, without records."""
+        deciders, layers = dict(self.deciders), {*self.dense_layers}
+        for layer, heads in kv_heads.items():
+            decider, dense = deciders.get(layer), sorted({*heads})
+            if decider is None or not dense or layer in layers:
+                continue
+            if len(dense) == decider.kv_heads:
+                del deciders[layer]
+                layers.add(layer)
+            else:
+                deciders[layer] = PartlyDense.of(decider, dense)
+        return replace(self, deciders=deciders, dense_layers=tuple(sorted(layers)))
 
     def check(self, layers: Mapping[int, LayerShape], count: int) -> None:
         """Refuse a model of another shape than what was fitted.

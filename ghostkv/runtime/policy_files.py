@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import index
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ghostkv.runtime.certified import CertifiedMass
 from ghostkv.runtime.deciders import Decider, GhostDecider, GhostFrames
 from ghostkv.runtime.fused_attention import EstimateFrames
 from ghostkv.runtime.fused_records import RecordFrames
+from ghostkv.runtime.partly_dense import PartlyDense
 from ghostkv.runtime.policy import Policy
 
 # What the file calls itself, wherever it lies.
@@ -82,8 +84,13 @@ def _policy(tensors: dict[str, np.ndarray]) -> FittedPolicy:
         layer, _, field = name.partition("/")
         by_layer.setdefault(int(layer), {})[field] = array
     kinds = {int(layer): kind for layer, kind in about.pop("deciders").items()}
-    deciders = {layer: _READERS[kind["kind"]](kind, by_layer[layer]) for layer, kind in kinds.items()}
+    deciders = {layer: _decider(kind, by_layer[layer]) for layer, kind in kinds.items()}
     return FittedPolicy(deciders=deciders, **about | {"dense_layers": tuple(about["dense_layers"])})
+
+
+def _decider(kind: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Decider:
+    decider = _READERS[kind["kind"]](kind, arrays)
+    return PartlyDense(decider, tuple(map(index, kind["dense"]))) if "dense" in kind else decider
 
 
 def _refuse_no_path(path: Any, verb: str) -> None:
@@ -96,6 +103,9 @@ def _refuse_no_path(path: Any, verb: str) -> None:
 
 def _packed(decider: Decider) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What a decider is, and its arrays."""
+    if isinstance(decider, PartlyDense):
+        kind, arrays = _packed(decider.decider)
+        return kind | {"dense": list(decider.dense)}, arrays
     if isinstance(decider, GhostDecider):
         frames = decider.frames
         kind = {

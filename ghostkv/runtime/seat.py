@@ -192,7 +192,10 @@ def _dense(
         first = runtime.first_visible(None if sliding else mask, batch, tokens)
         visible = np.maximum(np.arange(tokens - new, tokens)[None] + 1 - first[:, None], 0)
     shape = np.broadcast_to(visible[:, None], (batch, kv_heads, new))
-    return dense_rows(shape, heads // kv_heads, 2.0 * (key.shape[3] + value.shape[3]))
+    policy = runtime.policy
+    return dense_rows(
+        shape, policy.sinks, policy.hot, heads // kv_heads, 2.0 * (key.shape[3] + value.shape[3])
+    )
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -25,6 +25,7 @@ COLUMNS = (
     "head_hot",
     "head_full",
     "violated",  # heads whose certificate, of mass or of output, did not hold
+    "dense",  # of `full`, what belongs to KV heads that stay dense; counted above as survivors, sinks and hot window
 )
 # Beside them, and no sum: the largest dropped mass that a certificate admits; nothing where none is given.
 CERTIFIED = "certified"
@@ -75,18 +76,20 @@ def rows_of(
         visible, cold, united, survivors,
         records, nothing, united * survivor, hot, visible * pair,
         head_records, nothing, survivors * survivor, hot * group, visible * pair * group,
-        nothing if violated is None else violated,
+        nothing if violated is None else violated, nothing,
     )  # fmt: skip
     sums = [np.asarray(part, np.float64).sum(axis=(0, 1)) for part in parts]
     most = np.full(len(sums[0]), np.nan) if certified is None else certified.max(axis=(0, 1))
     return np.stack([*sums, most], axis=1)
 
 
-def dense_rows(visible: np.ndarray, group: int, pair: float) -> np.ndarray:
-    """Rows of a layer that reads everything; `visible` of shape [batch, kv_heads, queries]."""
+def dense_rows(visible: np.ndarray, sinks: int, hot: int, group: int, pair: float) -> np.ndarray:
+    """Rows of KV heads that are read whole, cold keys too; `visible` of shape [batch, kv_heads, queries]."""
+    cold = np.maximum(visible - sinks - hot, 0)
     nothing = np.zeros(visible.shape)
-    own = np.repeat(nothing[..., None], group, axis=3)
-    return rows_of(visible, nothing, nothing, own, pair, nothing, nothing)
+    rows = rows_of(visible, cold, cold, np.repeat(cold[..., None], group, axis=3), pair, nothing, nothing)
+    rows[:, COLUMNS.index("dense")] = rows[:, COLUMNS.index("full")]
+    return rows
 
 
 class Summary(dict):
@@ -105,6 +108,8 @@ class Summary(dict):
             f"Never read: {self['elimination']:.1%} of the cold keys.",
             f"Promised: {self.promise}.",
         ]
+        if self["dense"]:
+            lines.insert(1, f"Read whole: KV heads that stay dense, {self['dense']:.1%} of the full K and V.")
         if self[CERTIFIED] is not None:
             lines.append(
                 f"Certified: no query dropped more than {self[CERTIFIED]:.2%} of its softmax mass; {self['violated']} violations."
@@ -162,10 +167,10 @@ class Traffic:
 
     def summary(self) -> Summary:
         """Over all layers and queries: `bytes_ratio_gqa`, `bytes_ratio`, `kept_fraction`, `elimination`, `queries`,
-        `certified` (the largest) and `violated`.
+        `dense`, `certified` (the largest) and `violated`.
 
-        `kept_fraction` counts sinks, hot window and a head's own survivors over visible keys; `queries` counts
-        (layer, query) pairs.
+        `dense` is the share of the full bytes that belongs to KV heads and layers which stay dense. `kept_fraction` counts
+        sinks, hot window and a head's own survivors over visible keys; `queries` counts (layer, query) pairs.
         """
         queries = self.queries()
         row = ratios(queries.select(pl.col(COLUMNS).sum())).row(0, named=True)
@@ -173,6 +178,7 @@ class Traffic:
         return Summary(
             {name: float("nan") if row[name] is None else row[name] for name in names}
             | {
+                "dense": row["dense"] / row["full"] if row["full"] else 0.0,
                 "queries": queries.height,
                 CERTIFIED: queries[CERTIFIED].max(),
                 "violated": int(row["violated"]),

@@ -57,6 +57,7 @@ def certificate_tables(layers, heads, domains, has_values=True, violations=0) ->
             )
             if design == "nested":
                 row |= {"oracle_bytes_ratio": 0.5 * ratio, "oracle_bytes_ratio_gqa": 0.8 * ratio * share}
+                row["constants_bytes_ratio"] = 0.07
                 row["kept_bytes_ratio_gqa"] = 0.9 * ratio if decision == "group" else None
             if design == storage == "nested":
                 band = {"window": 0, "band_start": 2048, "band_stop": 4096, "cold_keys": 3000.0}

@@ -7,6 +7,7 @@ from ghostkv.report.results import Results
 from ghostkv.runtime.writing import WRITING_SCHEMA
 from ghostkv.stages.quality.schemas import (
     ABLATION_SCHEMA,
+    DENSE_SCHEMA,
     IDENTITY_SCHEMA,
     POSITION_SCHEMA,
     SPEED_SCHEMA,
@@ -15,6 +16,7 @@ from ghostkv.stages.quality.summary_schemas import EQUAL_BYTES_SCHEMA, SUMMARY_S
 from tests.report.fixtures import make_params
 
 SCHEMAS = {
+    "dense": DENSE_SCHEMA,
     "identity": IDENTITY_SCHEMA,
     "positions": POSITION_SCHEMA,
     "summary": SUMMARY_SCHEMA,
@@ -41,6 +43,7 @@ def make_rows(domains=("prose", "code")):
     rows["identity"] = [
         {"text": f"{domain}_0", "domain": domain, "bound": 4e-3} | differences for domain in domains
     ]
+    rows["dense"] = [{"policy": "calibrated_1pct", "layer": 0, "kv_head": 2, "bytes_ratio_gqa": 1.02}]
     for label, (role, kind, family, ratio, kl) in POLICIES.items():
         who = {"policy": label, "role": role}
         for number, domain in enumerate(("all", *domains)):

@@ -83,6 +83,7 @@ def test_the_ladder_goes_up_to_what_a_group_reads(results):
     )
     # Layer 0 is half as sparse.
     assert row["records"] == pytest.approx(1.2 * 0.19 * 1.5)
+    assert row["constants"] == pytest.approx(row["records"] + 0.07)
 
 
 def test_a_violation_is_in_the_words_and_in_the_headline(tmp_path):

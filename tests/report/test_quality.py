@@ -32,7 +32,7 @@ def lines(results):
 
 def test_tables_print_and_figures_draw_columns_that_exist(results):
     blocks = named(results)
-    assert len(blocks) == 9
+    assert len(blocks) == 10
     for block in blocks.values():
         assert block.data.height > 0
         if isinstance(block, Table):
@@ -122,8 +122,17 @@ def test_what_was_not_run_has_no_block(tmp_path):
     empty = dict.fromkeys(("ablation", "generations", "equal_bytes"), [])
     blocks = named(write(tmp_path, make_rows() | empty))
     assert set(blocks) == {
-        f"quality_{x}" for x in ("bytes", "policies", "positions", "domains", "worst", "speed")
+        f"quality_{x}" for x in ("bytes", "policies", "dense", "positions", "domains", "worst", "speed")
     }
+
+
+def test_dense_heads_are_listed_by_policy(tmp_path, results):
+    rows = {row["policy"]: row for row in named(results)["quality_dense"].data.iter_rows(named=True)}
+    assert set(rows) == {"mass_5pct", "mass_1pct", "mass_01pct", "calibrated_1pct"}
+    assert rows["calibrated_1pct"] == {"policy": "calibrated_1pct", "count": 1, "which": "0/2", "most": 1.02}
+    assert rows["mass_1pct"] == {"policy": "mass_1pct", "count": 0, "which": "none", "most": None}
+    none = named(write(tmp_path, make_rows() | {"dense": []}))["quality_dense"].data
+    assert none["count"].sum() == 0
 
 
 def test_without_policies_of_the_headline_nothing_is_told_of_them(tmp_path):

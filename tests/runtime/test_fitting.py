@@ -11,7 +11,7 @@ import torch
 
 import ghostkv
 from ghostkv.files.errors import CaptureError, ConfigError, ModelError, TableError, TextError
-from ghostkv.files.tensors import save_tensors
+from ghostkv.files.tensors import load_tensors, save_tensors
 from ghostkv.models.tokenizer import ModelTokenizer, byte_tokenizer
 from ghostkv.runtime.certified import CertifiedMass
 from ghostkv.runtime.policy import identity_policy
@@ -102,6 +102,69 @@ def test_a_saved_policy_decides_the_same(model, tokenizer, tmp_path, asked):
     again = tmp_path / "again.safetensors"
     loaded.save(again)
     assert again.read_bytes() == moved.read_bytes()
+
+
+def decoded(model, policy):
+    with ghostkv.elimination(model, policy) as traffic, torch.inference_mode():
+        cache = model(ids(7)[:, :200], use_cache=True).past_key_values
+        return model(ids(7)[:, 200:], past_key_values=cache).logits, traffic
+
+
+@pytest.mark.parametrize("asked", [{"bytes_ratio": 0.5}, {"certificate": 0.05}])
+def test_heads_that_stay_dense_are_kept_in_the_file(model, tokenizer, tmp_path, asked):
+    fitted = ghostkv.fit(model, tokenizer, [text(0), text(1)], tokens=TOKENS, config=CONFIG, **asked)
+    assert not fitted.dense_heads
+    partly = fitted.leaving_dense({0: [1]})
+    partly.save(tmp_path / "policy.safetensors")
+    loaded = ghostkv.load(tmp_path / "policy.safetensors")
+    assert loaded.dense_heads == partly.dense_heads == {0: (1,)}
+    (one, read), (other, same) = decoded(model, partly), decoded(model, loaded)
+    assert torch.equal(one, other)
+    assert read.queries().equals(same.queries())
+    assert read.summary()["dense"] == 0.25
+    assert read.layers()["dense"].to_list() == [read.layers()["full"][0] / 2, 0.0]
+    # No record of that head is in the file, and none of a layer that is dense as a whole.
+    whole, small, smaller = (tmp_path / f"{name}.safetensors" for name in ("whole", "policy", "layer"))
+    fitted.save(whole)
+    fitted.leaving_dense({0: [0, 1]}).save(smaller)
+    assert whole.stat().st_size > small.stat().st_size > smaller.stat().st_size
+    assert ghostkv.load(smaller).dense_layers == (0,)
+
+
+def test_where_nothing_may_be_left_out_all_layers_stay_dense(model, tokenizer, tmp_path):
+    """A certificate so strict that every key must be read reads all of them, as the model does."""
+    options = {"tokens": TOKENS, "config": CONFIG, "certificate": 1e-12}
+    ghostkv.fit(model, tokenizer, [text(0), text(1)], **options).save(tmp_path / "policy.safetensors")
+    policy = ghostkv.load(tmp_path / "policy.safetensors")
+    assert policy.dense_layers == (0, 1)
+    logits, traffic = decoded(model, policy)
+    assert traffic.summary()["bytes_ratio_gqa"] == 1.0
+    with torch.inference_mode():
+        assert (logits - model(ids(7)).logits[:, 200:]).abs().max() < 2e-5
+    with ghostkv.elimination(model, policy):
+        said = generated(model)
+    assert said == generated(model)
+
+
+@pytest.mark.parametrize("dense", [[], [2], [-1], [0, 1], [1, 0], [0.5], ["0"], None, 1])
+def test_a_file_whose_dense_heads_are_none_of_the_layers_is_refused(policy, tmp_path, dense):
+    path = tmp_path / "policy.safetensors"
+    policy.leaving_dense({0: [1]}).save(path)
+    tensors = load_tensors(path, "ghostkv policy")
+    about = json.loads(bytes(tensors["policy"]))
+    about["deciders"]["0"]["dense"] = dense
+    tensors["policy"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    save_tensors(tensors, path, {}, "ghostkv policy")
+    if dense in ([0, 1],):
+        # Two dense heads beside the decided one: right in itself, and not of this model.
+        with (
+            pytest.raises(ConfigError, match="layer 0"),
+            ghostkv.elimination(tiny(vocab_size=300), ghostkv.load(path)),
+        ):
+            pass
+    else:
+        with pytest.raises(TableError, match="another version"):
+            ghostkv.load(path)
 
 
 def test_a_certificate_holds_for_every_query(model, tokenizer):

@@ -24,7 +24,7 @@ from tests.runtime.test_policies import SMALL  # noqa: E402
 from tests.runtime.test_seated import policy_of  # noqa: E402
 
 OBSERVERS = ("h2o", "snapkv")
-KINDS = ("identity", "ghost", "certified_mass", "oracle_mass", "quest", *OBSERVERS)
+KINDS = ("identity", "ghost", "certified_mass", "partly_dense", "oracle_mass", "quest", *OBSERVERS)
 # A budget over the queries of a call, and records by row: what is compared comes in the same calls.
 POOLED = "pooled"
 # Tokens of the prompt, of a first stretch that is decoded, and of the stretch whose logits are compared.
@@ -45,6 +45,7 @@ def policies():
         "ghost": ghost_policy(frames(found), -4.0, HEADS, **SMALL),
         "oracle_mass": Policy("oracle_mass", {one.layer: OracleMass(0.3) for one in found}, **SMALL),
     }
+    made["partly_dense"] = policy_of("certified_mass", found).leaving_dense({0: [1], 1: [0]})
     made[POOLED] = policy_of("ghost", found)
     return {name: made.get(name) or policy_of(name, found) for name in (*KINDS, POOLED)}
 

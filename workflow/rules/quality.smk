@@ -1,19 +1,20 @@
-# The model decodes held-out text under elimination: thetas once, a job a text, the timing alone, then intervals.
-from ghostkv.stages.quality.jobs import FitThetas, GatherQuality, QualitySpeed, QualityText
+# The model decodes held-out text under elimination: policies fitted once, a job a text, the timing alone, then intervals.
+from ghostkv.stages.quality.jobs import FitPolicies, GatherQuality, QualitySpeed, QualityText
 
 
 use rule gather_frontier as fit_quality with:
     input:
         **captures(),
         codecs=policy_codecs("quality"),
+        points="results/frontier/points.parquet",
     output:
-        **tables(FitThetas, "results/quality"),
+        **tables(FitPolicies, "results/quality"),
     log:
         "results/logs/quality/fit.log",
     resources:
         **needs("fit_quality"),
     params:
-        run=job_params(FitThetas),
+        run=job_params(FitPolicies),
 
 
 use rule gather_frontier as quality_text with:
@@ -24,6 +25,7 @@ use rule gather_frontier as quality_text with:
         codecs=policy_codecs("quality"),
         points="results/frontier/points.parquet",
         thetas="results/quality/thetas.parquet",
+        dense="results/quality/dense.parquet",
     output:
         **tables(QualityText, "results/quality/texts/{text}"),
     log:
@@ -46,6 +48,7 @@ use rule gather_frontier as quality_speed with:
         codecs=policy_codecs("quality"),
         points="results/frontier/points.parquet",
         thetas="results/quality/thetas.parquet",
+        dense="results/quality/dense.parquet",
     output:
         **tables(QualitySpeed, "results/quality"),
     log:

@@ -77,8 +77,8 @@ def _certificates(results: Results) -> Table:
     return Table(
         "models_certificates",
         "What is proved of every query, nested storage. Dropped mass is decided by groups: the heads that share a KV head leave out the "
-        "same keys, each within its own target, and exact scores then decide so too. *By chance* is the randomised certificate, which holds "
-        "but for a stated probability. *Share of exact*, the tightness, is what is "
+        "same keys, each within its own target, and exact scores then decide so too. *By chance* is the randomised certificate, which "
+        "holds but for a stated probability. *Share of exact*, the tightness, is what is "
         "eliminated over what exact scores would eliminate.",
         data,
         {

@@ -31,6 +31,7 @@ class Proved:
     decision: str = "head"  # who chooses what is left out: each head by itself, or its group
     key_share: float = 0.5  # of the bytes of a K and V
     failure: float = 0.0  # probability that the promise is broken, over a codec's coins
+    constant_keys: float = 0.0  # what the codec's arrays take, in K and V of one key
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _steps(proved: Proved, outcome: Outcome, oracle: Oracle, visible: ColdRange)
     def read(keys: np.ndarray, values: np.ndarray) -> float:
         return float(((exact + share * keys + (1 - share) * values) / visible.visible).mean())
 
-    found = {}
+    found = {"constants_bytes_ratio": float((proved.constant_keys / visible.visible).mean())}
     for name, left_out in (
         ("oracle_bytes_ratio", oracle.elimination),
         ("oracle_bytes_ratio_gqa", oracle.united),

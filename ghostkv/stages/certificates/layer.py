@@ -171,7 +171,8 @@ def _cascade(
     probes = [job.probes, *[0] * (levels - 2)]
     outcome = certify_topk(lower, upper, view.truth, costs, probes, job.top_k)
     read, key_share = float(codec.level_bytes[:-1].sum()), costs.key / costs.pair
-    proved = Proved(NESTED, read, STORAGES, "topk", 0.0, key_share=key_share)
+    constants = sum(array.nbytes for array in codec.arrays().values()) / costs.pair
+    proved = Proved(NESTED, read, STORAGES, "topk", 0.0, key_share=key_share, constant_keys=constants)
     found.add_outcome(proved, outcome, oracle_topk(view.truth), view.visible, view.norms)
     powers = Powers.of(lower, upper, view.truth, space.of("powers", (2, levels, *shape)))
     for decision in ("head", "group"):

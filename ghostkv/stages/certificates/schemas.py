@@ -41,6 +41,9 @@ CERTIFICATE_SCHEMA = pa.schema(
         ("oracle_bytes_ratio", pa.float32()),
         ("oracle_bytes_ratio_gqa", pa.float32()),
         ("kept_bytes_ratio_gqa", pa.float32()),
+        # The codec's arrays as its file has them, once a KV head and step, over the full K and V of the query's context; in no other
+        # column. Only of the cascade.
+        ("constants_bytes_ratio", pa.float32()),
         ("dropped_mass_mean", pa.float32()),
         ("dropped_mass_max", pa.float32()),
         ("certified_mass_mean", pa.float32()),  # null for topk

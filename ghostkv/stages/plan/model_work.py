@@ -71,7 +71,10 @@ def _fit(work: Workload) -> Terms:
 
 
 def fit_quality(work: Workload) -> Terms:
-    return _fit(work)
+    """All budgets in one pass over the threshold texts, and one for each policy that may leave heads dense."""
+    terms, named = _fit(work), [one.policy for one in work.config.quality.policies]
+    passes = ("ghost" in named) + sum(one in ("calibrated", "certified_mass") for one in named)
+    return Terms({name: passes * each for name, each in terms.cpu.items()}, terms.memory)
 
 
 def _positions(work: Workload) -> int:

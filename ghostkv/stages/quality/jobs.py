@@ -6,12 +6,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ghostkv.captures.captured_texts import CapturedText
-from ghostkv.config.policies import GhostPolicy, SomePolicy, modules_of
+from ghostkv.config.policies import (
+    CalibratedPolicy,
+    CertifiedMassPolicy,
+    GhostPolicy,
+    SomePolicy,
+    modules_of,
+)
 from ghostkv.config.quality import Ablation, Generation, QualityEntry
 from ghostkv.config.resolved import resolve
 from ghostkv.files.jobs import Job
 from ghostkv.stages.quality.families import family_of
-from ghostkv.stages.quality.schemas import TEXT_TABLES
+from ghostkv.stages.quality.schemas import FIT_TABLES, TEXT_TABLES
 from ghostkv.stages.quality.summary_schemas import SUMMARY_TABLES
 
 if TYPE_CHECKING:
@@ -69,18 +75,23 @@ def _context(run: Run) -> int:
 
 
 @dataclass(frozen=True)
-class FitThetas(FittedJob):
-    """Policies that name a bytes ratio."""
+class FitPolicies(FittedJob):
+    """Policies that name a bytes ratio, or promise something of each head."""
 
-    call = "ghostkv.stages.quality.thetas.fit_thetas"
-    tables = ("thetas",)
+    call = "ghostkv.stages.quality.fit.fit_policies"
+    tables = tuple(FIT_TABLES)
 
-    policies: tuple[GhostPolicy, ...]
+    policies: tuple[GhostPolicy | CalibratedPolicy | CertifiedMassPolicy, ...]
 
     @classmethod
-    def of(cls, run: Run) -> FitThetas:
-        entries = [one for one in run.config.quality.policies if isinstance(one, GhostPolicy)]
-        policies = tuple(resolve(entry, run.config) for entry in entries if entry.ratio is not None)
+    def of(cls, run: Run) -> FitPolicies:
+        entries = [
+            one
+            for one in run.config.quality.policies
+            if isinstance(one, CalibratedPolicy | CertifiedMassPolicy)
+            or (isinstance(one, GhostPolicy) and one.ratio is not None)
+        ]
+        policies = tuple(resolve(entry, run.config) for entry in entries)
         return cls.taken(run, **_parts(run), policies=policies, uses=modules_of(policies))
 
 

@@ -1,15 +1,15 @@
-"""What runs for each policy of stage `quality`, with the thetas that were fitted once for all texts."""
+"""What runs for each policy of stage `quality`, with what was fitted once for all texts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ghostkv.files.io import read_table
 from ghostkv.runtime.load_policy import Sources, load_policy
 from ghostkv.runtime.policy import Policy
 from ghostkv.runtime.seated import OBSERVERS
-from ghostkv.stages.quality.schemas import THETA_SCHEMA
+from ghostkv.stages.quality.schemas import DENSE_SCHEMA, THETA_SCHEMA
 
 if TYPE_CHECKING:
     from ghostkv.config.policies import SomePolicy
@@ -20,20 +20,24 @@ class Policies:
 
     Parameters
     ----------
-    thetas : path
-        Table of `fit_thetas`.
+    inputs : mapping
+        Paths of the tables of `fit_policies`.
     """
 
-    def __init__(self, policies: Iterable[SomePolicy], thetas: str, sources: Sources):
+    def __init__(self, policies: Iterable[SomePolicy], inputs: Mapping[str, Any], sources: Sources):
         self.by_label = {policy.label: policy for policy in policies}
-        self.thetas = dict(read_table(thetas, THETA_SCHEMA).select("policy", "theta").iter_rows())
+        self.thetas = dict(read_table(inputs["thetas"], THETA_SCHEMA).select("policy", "theta").iter_rows())
+        self.dense: dict[str, dict[int, list[int]]] = {}
+        for label, layer, head, _ in read_table(inputs["dense"], DENSE_SCHEMA).iter_rows():
+            self.dense.setdefault(label, {}).setdefault(layer, []).append(head)
         self.sources = sources
 
     def make(self, label: str, **changes: Any) -> Policy:
         """The policy of a label, with other options where `changes` says so."""
         if label in self.thetas:
             changes = {"ratio": None, "theta": self.thetas[label]} | changes
-        return load_policy(self.by_label[label].model_copy(update=changes), self.sources)
+        policy = self.by_label[label].model_copy(update=changes)
+        return load_policy(policy, self.sources, self.dense.get(label, {}))
 
     def observer(self) -> Policy | None:
         """A policy that watches the prefill for all that must, if any does: the one that looks back furthest."""

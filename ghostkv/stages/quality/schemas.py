@@ -31,6 +31,7 @@ TRAFFIC_SCHEMA = pa.schema(
         *_RUN,
         ("layer", pa.int16()),
         ("dense", pa.bool_()),  # the policy leaves this layer alone
+        ("dense_share", pa.float64()),  # of its full bytes, what belongs to KV heads that stay dense
         ("kept_fraction", pa.float64()),  # keys read / keys visible, mean over heads and queries
         ("bytes_ratio", pa.float64()),  # per head
         ("bytes_ratio_gqa", pa.float64()),  # records once a KV head, survivors united over its heads
@@ -100,6 +101,16 @@ SPEED_SCHEMA = pa.schema(
 THETA_SCHEMA = pa.schema(
     [("policy", pa.string()), ("ratio", pa.float64()), ("theta", pa.float64())], metadata=MAY_BE_EMPTY
 )
+# KV heads that stay dense in policies that promise something of each head: elimination would save nothing there.
+DENSE_SCHEMA = pa.schema(
+    [
+        ("policy", pa.string()),
+        ("layer", pa.int16()),
+        ("kv_head", pa.int16()),
+        ("bytes_ratio_gqa", pa.float64()),  # of elimination on the threshold texts, at least 1
+    ],
+    metadata=MAY_BE_EMPTY,
+)
 # What each text's job leaves.
 TEXT_TABLES = {
     "identity": IDENTITY_SCHEMA,
@@ -109,3 +120,5 @@ TEXT_TABLES = {
     "ablation": ABLATION_SCHEMA,
     "generations": WRITING_SCHEMA.with_metadata(MAY_BE_EMPTY),
 }
+# What is fitted before any text is decoded.
+FIT_TABLES = {"thetas": THETA_SCHEMA, "dense": DENSE_SCHEMA}

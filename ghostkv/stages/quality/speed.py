@@ -27,7 +27,7 @@ def time_decode(
 
     row, folder = text_row(inputs["texts"], job.text), str(Path(inputs["manifest"]).parent)
     ids = token_ids(load_tokenizer(folder), row["content"], job)
-    policies = Policies([job.policy], inputs["thetas"], sources_of(job, inputs))
+    policies = Policies([job.policy], inputs, sources_of(job, inputs))
     model = load_model(folder, job.dtype, threads)
     steps = min(job.steps, len(ids) // 4)
     timed = measure_slowdown(model, ids, policies.make(job.policy.label), steps=steps, threads=threads)

@@ -17,6 +17,7 @@ from ghostkv.stages.quality.setup import sources_of, token_ids
 
 if TYPE_CHECKING:
     from ghostkv.runtime.continuation import Continuation
+    from ghostkv.runtime.policy import Policy
     from ghostkv.stages.quality.jobs import DecodedPolicy, QualityText
 
 # Tokens of a text's beginning that are read and decoded with nothing eliminated.
@@ -45,7 +46,7 @@ def measure_text(
     folder = str(Path(inputs["manifest"]).parent)
     row, tokenizer = text_row(inputs["texts"], job.text), load_tokenizer(folder)
     ids = token_ids(tokenizer, row["content"], job)
-    policies = Policies([one.policy for one in job.policies], inputs["thetas"], sources_of(job, inputs))
+    policies = Policies([one.policy for one in job.policies], inputs, sources_of(job, inputs))
     model = load_model(folder, job.dtype, threads, job.device)
     # Before anything is measured: from the text's beginning, prefill included, and after the whole context.
     checked = [measure_identity(model, ids[:_CHECKED])]
@@ -80,6 +81,10 @@ def _decode(
     }  # fmt: skip
     return {
         "positions": [who | row for row in reader.rows(decoded.logits)],
-        "traffic": [who | row | {"dense": row["layer"] in policy.dense_layers} for row in layers],
+        "traffic": [who | row | _dense(row, policy) for row in layers],
         "runs": [who | run],
     }
+
+
+def _dense(row: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
+    return {"dense": row["layer"] in policy.dense_layers, "dense_share": row["dense"] / row["full"]}

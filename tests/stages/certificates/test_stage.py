@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from ghostkv.captures.capture_files import read_layer
-from ghostkv.codecs.nested import level_bytes
+from ghostkv.codecs.nested import Nested, level_bytes
 from ghostkv.codecs.records import CodecSpec
 from ghostkv.config.certificates import Certificates
 from ghostkv.files.errors import ConfigError
@@ -88,6 +88,23 @@ def test_each_step_of_the_ladder_is_above_the_one_before(tables):
     assert group["oracle_bytes_ratio"].to_numpy() == pytest.approx(group["oracle_bytes_ratio_gqa"].to_numpy())
     others = tables["certificates"].filter(pl.col("design") != "nested")
     assert others["oracle_bytes_ratio"].null_count() == others.height
+
+
+def test_constants_are_the_arrays_of_the_codec_over_the_context(captures, tables):
+    capture, calibration = (read_layer(captures[n]["folder"], 0) for n in (2, 0))
+    width = capture.keys.shape[2]
+    codec = Nested.of(level_bytes(Certificates().levels, width))
+    codec.fit(calibration.keys[0], calibration.group_queries(0).reshape(-1, width))
+    visible = capture.positions[capture.positions >= START] + 1
+    size = sum(array.nbytes for array in codec.arrays().values())
+    pair = 2 * (width + capture.values.shape[2])
+    rows = tables["certificates"].filter(design="nested", layer=0, kv_head=0, text=captures[2]["text"])
+    assert rows["constants_bytes_ratio"].to_numpy() == pytest.approx(
+        (size / (pair * visible)).mean(), rel=1e-6
+    )
+    assert (
+        tables["certificates"].filter(pl.col("design") != "nested")["constants_bytes_ratio"].null_count() > 0
+    )
 
 
 def test_bands_of_positions_add_up_to_what_all_queries_say(tables):

@@ -18,13 +18,14 @@ from ghostkv.files.io import read_table
 from ghostkv.runtime import deciders
 from ghostkv.stages.capture.jobs import CaptureText
 from ghostkv.stages.quality.families import family_of
+from ghostkv.stages.quality.fit import fit_policies
 from ghostkv.stages.quality.gather import gather
-from ghostkv.stages.quality.jobs import FitThetas, GatherQuality, QualitySpeed, QualityText
-from ghostkv.stages.quality.setup import token_ids
+from ghostkv.stages.quality.jobs import FitPolicies, GatherQuality, QualitySpeed, QualityText
+from ghostkv.stages.quality.policies import Policies
+from ghostkv.stages.quality.setup import sources_of, token_ids
 from ghostkv.stages.quality.speed import time_decode
 from ghostkv.stages.quality.tables import MeasuredBlocks, compare_at_equal_bytes
 from ghostkv.stages.quality.text import measure_text
-from ghostkv.stages.quality.thetas import fit_thetas
 from ghostkv.stages.run import Run
 from ghostkv.stages.sketch.jobs import SketchLayer
 from tests.stages.conftest import write_texts
@@ -97,7 +98,7 @@ def captured(folder, whole):
     ]  # fmt: skip
     write_texts(rows, folder / "texts.parquet")
     inputs = {"manifest": str(model / "manifest.json"), "texts": str(folder / "texts.parquet"), "codecs": []}
-    inputs |= {"thetas": str(folder / "thetas.parquet"), "points": str(folder / "points.parquet")}
+    inputs |= {name: str(folder / f"{name}.parquet") for name in (*FitPolicies.tables, "points")}
     for one in whole.captures:
         files = {name: f"{one.folder}/{name}.parquet" for name in ("kv", "queries", "layers")}
         capture_text(CaptureText.of(whole, text=one.text), inputs, files)
@@ -109,7 +110,7 @@ def captured(folder, whole):
 
 
 def run(folder, whole, inputs, into="out"):
-    fit_thetas(FitThetas.of(whole), inputs, {"thetas": inputs["thetas"]})
+    fit_policies(FitPolicies.of(whole), inputs, {name: inputs[name] for name in FitPolicies.tables})
     outputs = {name: str(folder / into / f"{name}.parquet") for name in QualityText.tables}
     measure_text(QualityText.of(whole, text="prose_held_out_0"), inputs, outputs)
     paths = {name: str(folder / into / f"all_{name}.parquet") for name in GatherQuality.tables}
@@ -153,7 +154,7 @@ def test_a_hybrid_is_measured_by_its_layers_that_attend(tmp_path):
     )
     assert whole.layers == (1, 3)
     inputs = captured(tmp_path, whole)
-    fit_thetas(FitThetas.of(whole), inputs, {"thetas": inputs["thetas"]})
+    fit_policies(FitPolicies.of(whole), inputs, {name: inputs[name] for name in FitPolicies.tables})
     outputs = {name: str(tmp_path / f"{name}.parquet") for name in QualityText.tables}
     measure_text(QualityText.of(whole, text="prose_held_out_0"), inputs, outputs)
     tables = {name: read_table(path) for name, path in outputs.items()}
@@ -162,6 +163,28 @@ def test_a_hybrid_is_measured_by_its_layers_that_attend(tmp_path):
     assert traffic["layer"].to_list() == [1, 3] * 3
     assert of(tables["runs"], "ghost")["bytes_ratio_gqa"][0] == pytest.approx(0.4, abs=0.1)
     assert tables["ablation"]["first_layer"].to_list() == [1, 3]
+
+
+def test_heads_that_stay_dense_are_found_once_and_read_whole(stage, tmp_path):
+    """Under a certificate that lets nothing go, every KV head reads all that it holds, and stays dense."""
+    job = FitPolicies.of(stage["run"])
+    mass = next(one for one in job.policies if one.policy == "certified_mass")
+    strict = mass.model_copy(update={"label": "strict", "delta": 1e-12})
+    inputs = stage["inputs"] | {name: str(tmp_path / f"{name}.parquet") for name in FitPolicies.tables}
+    fit_policies(
+        replace(job, policies=(mass, strict)), inputs, {name: inputs[name] for name in FitPolicies.tables}
+    )
+    dense = read_table(inputs["dense"])
+    assert dense.select("policy", "layer", "kv_head").rows() == [("strict", *at) for at in np.ndindex(2, 2)]
+    assert (dense["bytes_ratio_gqa"] == 1.0).all()
+    assert read_table(inputs["thetas"]).is_empty()
+    policies = Policies([mass, strict], inputs, sources_of(job, inputs))
+    assert policies.make("strict").dense_layers == (0, 1)
+    assert policies.make("mass").dense_layers == ()
+    assert set(policies.make("mass", dense_layers=(0,)).deciders) == {1}
+    rows = of(stage["tables"]["traffic"], "mass")
+    assert not rows["dense"].any()
+    assert (rows["dense_share"] == 0.0).all()
 
 
 def test_identity_is_checked_from_the_start_and_after_the_context(tables):
@@ -303,7 +326,7 @@ def test_a_text_that_is_too_short_is_refused_with_the_length_it_has():
 def test_jobs_come_back_from_plain_params(stage):
     whole = stage["run"]
     for job in (
-        FitThetas.of(whole),
+        FitPolicies.of(whole),
         QualityText.of(whole, text="x"),
         QualitySpeed.of(whole),
         GatherQuality.of(whole),

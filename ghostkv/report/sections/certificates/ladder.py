@@ -16,6 +16,7 @@ _STEPS = (
     ("together", "group", "oracle_bytes_ratio_gqa"),
     ("margin", "group", "kept_bytes_ratio_gqa"),
     ("records", "group", "bytes_ratio_gqa"),
+    ("constants", "group", "constants_bytes_ratio"),
 )
 
 
@@ -34,8 +35,9 @@ def ladder(frame: pl.DataFrame, delta: float) -> Table:
         f"Where the bytes go at dropped mass ≤ {percent(delta)}: bytes ratios, each step with those before. *Each head* is how flat "
         "attention is: exact scores, K and V of what one head keeps. *United* is what any head of the group keeps. *Together* has the "
         "heads choose for the group. *Margin* is what the certificate keeps in the place of exact scores. *Records* adds the levels "
-        "that were read of keys that are left out: what a group really reads.",
-        rows,
+        "that were read of keys that are left out: what a group really reads. *Constants* adds the arrays of the codec, which no other "
+        "figure counts: a step of one sequence reads them once a KV head, a batch shares them, and their part falls as 1 over the context.",
+        rows.with_columns((pl.col("records") + pl.col("constants")).alias("constants")),
         {
             "layer": Column("Layer"),
             "heads": Column("Exact scores: each head", "ratio"),
@@ -43,5 +45,6 @@ def ladder(frame: pl.DataFrame, delta: float) -> Table:
             "together": Column("together", "ratio"),
             "margin": Column("Certificate: margin", "ratio"),
             "records": Column("records", "ratio"),
+            "constants": Column("constants", "ratio"),
         },
     )

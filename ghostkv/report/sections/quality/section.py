@@ -10,6 +10,7 @@ from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Pros
 from ghostkv.report.expressions import in_words
 from ghostkv.report.numbers import factor, percent, ratio, tiny
 from ghostkv.report.results import Results
+from ghostkv.report.sections.quality.dense import DENSE, dense
 from ghostkv.report.sections.quality.figures import (
     ablation_figure,
     against_peer,
@@ -26,7 +27,12 @@ _WORST = 12
 
 def build(results: Results) -> Sequence[Block]:
     """Quality per byte, positions and domains, where it breaks, and the texts themselves."""
-    blocks: list[Block] = [Prose(_reading(results)), bytes_figure(results), _policies(results)]
+    blocks: list[Block] = [
+        Prose(_reading(results)),
+        bytes_figure(results),
+        _policies(results),
+        dense(results),
+    ]
     equal = _equal(results)
     if equal.data.height:
         blocks.append(equal)
@@ -237,8 +243,8 @@ CHAPTER = Chapter(
     "quality",
     "What the model says under elimination",
     build,
-    needs=tuple(f"quality.{name}" for name in (
+    needs=(DENSE, *(f"quality.{name}" for name in (
         "identity", "positions", "summary", "equal_bytes", "ablation", "generations", "speed",
-    )),
+    ))),
     headline=HEADLINE,
 )  # fmt: skip

@@ -16,6 +16,7 @@ from ghostkv.codecs import Codec
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.elimination.attention import cold_range
 from ghostkv.elimination.thresholds import union_survivors
+from ghostkv.files.errors import ConfigError
 from ghostkv.runtime.call_views import CallView
 from ghostkv.runtime.certified import CertifiedMass, NestedState
 from ghostkv.runtime.policy_fit import log_mass
@@ -40,7 +41,13 @@ def calibrated_ratios(
         One layer of the threshold texts; queries from position `start` on count.
     theta : ndarray of float32, shape [heads]
         Least estimated log mass of a key that is read; -inf for a head that reads all.
+
+    Raises
+    ------
+    ConfigError
+        No query lies at `start` or beyond.
     """
+    _some_late(captures, start)
     read, full = np.zeros((2, len(codecs)))
     for capture in captures:
         wanted = capture.positions >= start
@@ -61,8 +68,9 @@ def certified_ratios(
     """Bytes ratio of each KV head under a certificate, GQA-true, over the queries that settle whether it is below 1.
 
     The stored K is the record itself, and no key costs more than its float16 K and V. So nothing makes up for the first key
-    that a query leaves out, and the queries after it are not looked at.
+    that a query leaves out, and the queries after it are not looked at. Raises as `calibrated_ratios`.
     """
+    _some_late(captures, start)
     found = np.empty(len(decider.codecs))
     for h, codec in enumerate(decider.codecs):
         read, full = 0.0, 0.0
@@ -90,6 +98,15 @@ def flat_heads(ratios: Mapping[int, np.ndarray]) -> dict[int, dict[int, float]]:
         for layer, heads in found.items()
         if len(heads)
     }
+
+
+def _some_late(captures: Sequence[LayerCapture], start: int) -> None:
+    if not any((capture.positions >= start).any() for capture in captures):
+        latest = max(int(capture.positions.max()) for capture in captures)
+        raise ConfigError(
+            f"policy: of the threshold texts no query at position {start} or later was captured, and the last is at {latest}. "
+            f"Accepted: frontier.headline_start up to {latest}.\n  Write: headline_start: {latest // 2}   (under frontier)"
+        )
 
 
 def _pair(capture: LayerCapture) -> int:

@@ -257,3 +257,14 @@ def test_a_head_that_keeps_all_is_flat_by_its_records():
     assert ratios[0] == pytest.approx(1 + record, rel=1e-12)
     assert flat_heads({3: ratios}) == {3: {0: ratios[0]}}
     assert flat_heads({3: np.array([0.999, 1.0])}) == {3: {1: 1.0}}
+
+
+def test_without_a_query_that_counts_nothing_is_decided():
+    capture = captured(tiny())[0]
+    certified = CertifiedMass(nested(capture), 0.1, SHARES)
+    for ask in (
+        lambda: calibrated_ratios([capture], fitted(capture), np.zeros(HEADS, np.float32), 2, 8, TOKENS),
+        lambda: certified_ratios([capture], certified, 2, 8, TOKENS),
+    ):
+        with pytest.raises(ConfigError, match=f"position {TOKENS}.*\n.*headline_start: 79"):
+            ask()

@@ -205,9 +205,12 @@ def _lowest(heads, level, keys, open_, budgets):
         for i in range(open_):
             keys.sums[own, keys.bins[i]] += above[keys.open_[i]]
     for cut in range(_BINS):
-        if not (budgets.spent + keys.sums[:, cut] <= budgets.most).all():
-            return cut
-        budgets.spent[:] += keys.sums[:, cut]
+        # Head by head, as an array made for every bin would take more time than all keys.
+        for own in range(count):
+            if not (budgets.spent[own] + keys.sums[own, cut] <= budgets.most[own]):
+                return cut
+        for own in range(count):
+            budgets.spent[own] += keys.sums[own, cut]
     return _BINS
 
 

@@ -20,7 +20,7 @@ from ghostkv.files.buffers import Space
 from ghostkv.files.errors import ConfigError
 from ghostkv.runtime.certified import CertifiedMass
 from ghostkv.runtime.deciders import Decider, GhostFrames
-from ghostkv.runtime.flat import calibrated_ratios, certified_ratios, flat_heads
+from ghostkv.runtime.flat import calibrated_ratios, flat_heads
 from ghostkv.runtime.policy import Policy, ghost_policy
 from ghostkv.runtime.policy_fit import fit_theta
 from ghostkv.runtime.seated import OracleMass, Seated
@@ -28,9 +28,6 @@ from ghostkv.selectors import make
 from ghostkv.selectors.base import Selector
 from ghostkv.selectors.scenes import ThresholdScenes, calibration_of
 from ghostkv.sources.texts import read_texts
-
-# Policies that promise something of each head, whatever that reads; a budget for the whole model weighs heads itself.
-_BY_HEAD = ("calibrated", "certified_mass")
 
 if TYPE_CHECKING:
     from ghostkv.config.policies import (
@@ -124,28 +121,29 @@ def load_policy(
 
 
 def dense_heads(policy: SomePolicy, sources: Sources) -> dict[int, dict[int, float]]:
-    """KV heads that stay dense under a policy which promises something of each head; raises as `load_policy`.
+    """KV heads that stay dense under a policy that promises a mean loss of each head; raises as `load_policy`.
 
     Returns
     -------
     mapping of int to mapping of int to float
         Layer -> KV head -> the bytes ratio that elimination would have there, at least 1.
     """
-    return _flat(_built(policy, sources), policy, sources) if policy.policy in _BY_HEAD else {}
+    return _flat(_built(policy, sources), policy, sources) if policy.policy == "calibrated" else {}
 
 
 def _flat(built: Policy, policy: SomePolicy, sources: Sources) -> dict[int, dict[int, float]]:
-    if policy.policy not in _BY_HEAD:
+    # A budget for the whole model weighs heads itself.
+    if policy.policy != "calibrated":
         return {}
-    fixed, ratios = (policy.sinks, policy.hot, sources.start), {}
-    for layer, decider in built.deciders.items():
-        texts = sources.texts("threshold", layer)
-        if policy.policy == "certified_mass":
-            ratios[layer] = certified_ratios(texts, decider, *fixed)
-        else:
-            codecs = sources.fitted(layer, sources.spec(policy))
-            ratios[layer] = calibrated_ratios(texts, codecs, decider.theta, *fixed)
-    return flat_heads(ratios)
+    spec, fixed = sources.spec(policy), (policy.sinks, policy.hot, sources.start)
+    return flat_heads(
+        {
+            layer: calibrated_ratios(
+                sources.texts("threshold", layer), sources.fitted(layer, spec), decider.theta, *fixed
+            )
+            for layer, decider in built.deciders.items()
+        }
+    )
 
 
 def _built(policy: SomePolicy, sources: Sources) -> Policy:

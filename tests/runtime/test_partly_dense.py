@@ -18,7 +18,7 @@ from ghostkv.elimination.attention import cold_range  # noqa: E402
 from ghostkv.files.errors import ConfigError, ModelError  # noqa: E402
 from ghostkv.runtime.certified import CertifiedMass  # noqa: E402
 from ghostkv.runtime.deciders import Call, GhostDecider, GhostFrames  # noqa: E402
-from ghostkv.runtime.flat import calibrated_ratios, certified_ratios, flat_heads  # noqa: E402
+from ghostkv.runtime.flat import calibrated_ratios, flat_heads  # noqa: E402
 from ghostkv.runtime.ghost_attention import set_policy  # noqa: E402
 from ghostkv.runtime.partly_dense import PartlyDense  # noqa: E402
 from ghostkv.runtime.policy import ghost_policy  # noqa: E402
@@ -194,21 +194,15 @@ def test_one_head_a_layer_dense_and_nothing_eliminated_is_the_model_itself():
     assert replace(policy, dense_layers=(0,)).leaving_dense({0: [0]}).dense_layers == (0,)
 
 
-@pytest.mark.parametrize("kind", ["ghost", "certified"])
-def test_ratios_are_those_that_a_running_layer_counts(kind):
+def test_ratios_are_those_that_a_running_layer_counts():
     for capture in captured(tiny()):
         some = Call(
             np.ascontiguousarray(capture.queries[None, :, CONTEXT:]), capture.keys[None].astype(np.float32),
             capture.values[None].astype(np.float32), np.zeros(1, np.int64), CONTEXT, capture.scale, 0.0, 2, 8, True, 0,
         )  # fmt: skip
-        if kind == "ghost":
-            theta = np.linspace(-6.0, -3.0, HEADS, dtype=np.float32)
-            decider = GhostDecider(GhostFrames.of(fitted(capture)), theta)
-            found = calibrated_ratios([capture, capture], fitted(capture), theta, 2, 8, CONTEXT)
-        else:
-            # The last planes are longer than K is, so that nothing settles before the last query.
-            decider = CertifiedMass(longer(nested(capture)), 0.01, SHARES)
-            found = certified_ratios([capture], decider, 2, 8, CONTEXT)
+        theta = np.linspace(-6.0, -3.0, HEADS, dtype=np.float32)
+        decider = GhostDecider(GhostFrames.of(fitted(capture)), theta)
+        found = calibrated_ratios([capture, capture], fitted(capture), theta, 2, 8, CONTEXT)
         for head in range(KV_HEADS):
             left = decider.part([head])
             heads = slice(head * HEADS // KV_HEADS, (head + 1) * HEADS // KV_HEADS)
@@ -221,31 +215,6 @@ def test_ratios_are_those_that_a_running_layer_counts(kind):
             _, rows = left.attend(left.start(), alone)
             read = column(rows, "records", "survivor_bytes", "hot").sum() / column(rows, "full").sum()
             assert found[head] == pytest.approx(read, rel=1e-3)
-
-
-def longer(codecs):
-    """The same codecs, whose last planes take two bytes more."""
-    return [_Longer(one) for one in codecs]
-
-
-class _Longer:
-    def __init__(self, codec):
-        self._codec = codec
-
-    def __getattr__(self, name):
-        return getattr(self._codec, name)
-
-    @property
-    def level_bytes(self):
-        return self._codec.level_bytes + np.array([0] * (len(self._codec.levels) - 1) + [2])
-
-
-def test_a_certified_head_is_flat_only_where_no_query_leaves_anything_out():
-    capture = captured(tiny())[0]
-    for delta, flat in ((0.2, {}), (1e-9, {0: {0: 1.0, 1: 1.0}})):
-        decider = CertifiedMass(nested(capture), delta, SHARES)
-        ratios = certified_ratios([capture], decider, 2, 8, CONTEXT)
-        assert flat_heads({0: ratios}) == flat
 
 
 def test_a_head_that_keeps_all_is_flat_by_its_records():
@@ -261,10 +230,5 @@ def test_a_head_that_keeps_all_is_flat_by_its_records():
 
 def test_without_a_query_that_counts_nothing_is_decided():
     capture = captured(tiny())[0]
-    certified = CertifiedMass(nested(capture), 0.1, SHARES)
-    for ask in (
-        lambda: calibrated_ratios([capture], fitted(capture), np.zeros(HEADS, np.float32), 2, 8, TOKENS),
-        lambda: certified_ratios([capture], certified, 2, 8, TOKENS),
-    ):
-        with pytest.raises(ConfigError, match=f"position {TOKENS}.*\n.*headline_start: 79"):
-            ask()
+    with pytest.raises(ConfigError, match=f"position {TOKENS}.*\n.*headline_start: 79"):
+        calibrated_ratios([capture], fitted(capture), np.zeros(HEADS, np.float32), 2, 8, TOKENS)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from ghostkv.config.policies import PolicyOptions
 from ghostkv.config.quality import QualityEntry
 from ghostkv.config.retrieval import TaskEntry
 from ghostkv.stages.plan.terms import Terms
@@ -58,8 +61,10 @@ def capture_overhead(work: Workload) -> Terms:
     return _forward(work, benchmark.tokens or work.tokens, work.queries, 2 * benchmark.repeats + 2)
 
 
-def _fit(work: Workload) -> Terms:
-    """Thresholds of policies, over all layers of the threshold texts."""
+def _fit(work: Workload, policies: Iterable[PolicyOptions]) -> Terms:
+    """Thresholds of policies that name a bytes ratio, over all layers of the threshold texts."""
+    if not any(one.policy == "ghost" and one.ratio is not None for one in policies):
+        return Terms()
     pairs = work.texts["threshold"] * work.pairs(work.late_queries, work.tokens)
     return Terms(
         {"pairs": min(len(work.layers), work.deciding) * pairs},
@@ -72,9 +77,12 @@ def _fit(work: Workload) -> Terms:
 
 def fit_quality(work: Workload) -> Terms:
     """All budgets in one pass over the threshold texts, and one for each policy that may leave heads dense."""
-    terms, named = _fit(work), [one.policy for one in work.config.quality.policies]
-    passes = ("ghost" in named) + sum(one in ("calibrated", "certified_mass") for one in named)
-    return Terms({name: passes * each for name, each in terms.cpu.items()}, terms.memory)
+    policies = work.config.quality.policies
+    passes = any(one.policy == "ghost" for one in policies) + sum(
+        one.policy == "calibrated" for one in policies
+    )
+    terms = _fit(work, policies)
+    return Terms({name: max(passes, 1) * each for name, each in terms.cpu.items()}, terms.memory)
 
 
 def _positions(work: Workload) -> int:
@@ -122,7 +130,7 @@ def gather_quality(work: Workload) -> Terms:
 
 
 def retrieval_plan(work: Workload) -> Terms:
-    terms = _fit(work)
+    terms = _fit(work, work.config.retrieval.policies)
     prompts = sum(_contexts(work, entry) * entry.length for entry in work.config.retrieval.tasks)
     return Terms({**terms.cpu, "prompts": prompts / 1e6}, terms.memory)
 

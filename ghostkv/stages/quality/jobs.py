@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.config.policies import (
     CalibratedPolicy,
-    CertifiedMassPolicy,
     GhostPolicy,
     SomePolicy,
     modules_of,
@@ -76,20 +75,19 @@ def _context(run: Run) -> int:
 
 @dataclass(frozen=True)
 class FitPolicies(FittedJob):
-    """Policies that name a bytes ratio, or promise something of each head."""
+    """Policies that name a bytes ratio, or promise a mean loss of each head."""
 
     call = "ghostkv.stages.quality.fit.fit_policies"
     tables = tuple(FIT_TABLES)
 
-    policies: tuple[GhostPolicy | CalibratedPolicy | CertifiedMassPolicy, ...]
+    policies: tuple[GhostPolicy | CalibratedPolicy, ...]
 
     @classmethod
     def of(cls, run: Run) -> FitPolicies:
         entries = [
             one
             for one in run.config.quality.policies
-            if isinstance(one, CalibratedPolicy | CertifiedMassPolicy)
-            or (isinstance(one, GhostPolicy) and one.ratio is not None)
+            if isinstance(one, CalibratedPolicy) or (isinstance(one, GhostPolicy) and one.ratio is not None)
         ]
         policies = tuple(resolve(entry, run.config) for entry in entries)
         return cls.taken(run, **_parts(run), policies=policies, uses=modules_of(policies))

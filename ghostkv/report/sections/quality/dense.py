@@ -8,15 +8,13 @@ from ghostkv.report.document import Column, Table
 from ghostkv.report.results import Results
 
 DENSE = "quality.dense"
-# Policies that promise something of each head.
-_BY_HEAD = ("calibrated", "certified_mass")
 
 
 def dense(results: Results) -> Table:
     """Which KV heads stay dense under each policy that may leave some so."""
     found, rows = results.table(DENSE), []
     for entry in results.config["quality"]["policies"]:
-        if entry["policy"] in _BY_HEAD:
+        if entry["policy"] == "calibrated":
             own = found.filter(policy=entry["label"]).sort("layer", "kv_head")
             named = own.select(pl.format("{}/{}", "layer", "kv_head")).to_series().to_list()
             most = own["bytes_ratio_gqa"].max()

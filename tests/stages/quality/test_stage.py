@@ -10,11 +10,19 @@ import pytest
 import yaml
 
 from ghostkv.config.experiment import load_config
-from ghostkv.config.policies import CertifiedMassPolicy, GhostPolicy, IdentityPolicy, SelectorPolicy
+from ghostkv.config.policies import (
+    CalibratedPolicy,
+    CertifiedMassPolicy,
+    GhostPolicy,
+    IdentityPolicy,
+    SelectorPolicy,
+)
 from ghostkv.config.quality import Quality
 from ghostkv.config.resolved import resolve
+from ghostkv.elimination.schemas import POINT_SCHEMA
 from ghostkv.files.errors import ConfigError, ModelError, TextError
 from ghostkv.files.io import read_table
+from ghostkv.files.tables import write_rows
 from ghostkv.runtime import deciders
 from ghostkv.stages.capture.jobs import CaptureText
 from ghostkv.stages.quality.families import family_of
@@ -166,22 +174,34 @@ def test_a_hybrid_is_measured_by_its_layers_that_attend(tmp_path):
 
 
 def test_heads_that_stay_dense_are_found_once_and_read_whole(stage, tmp_path):
-    """Under a certificate that lets nothing go, every KV head reads all that it holds, and stays dense."""
-    job = FitPolicies.of(stage["run"])
-    mass = next(one for one in job.policies if one.policy == "certified_mass")
-    strict = mass.model_copy(update={"label": "strict", "delta": 1e-12})
-    inputs = stage["inputs"] | {name: str(tmp_path / f"{name}.parquet") for name in FitPolicies.tables}
-    fit_policies(
-        replace(job, policies=(mass, strict)), inputs, {name: inputs[name] for name in FitPolicies.tables}
-    )
+    """Heads that no threshold serves keep all: with records on top that is more than their K and V, so they stay dense."""
+    kept = {(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (1, 3)}
+    points = [
+        {
+            "layer": layer, "head": head, "kv_head": head // 2, "codec": "transform_code", "code_bytes": 2, "rule": "relative_lse",
+            "target_metric": "dropped_mass", "target": 0.01, "method": "calibrated", "theta": None if (layer, head) in kept else -4.0,
+        }
+        for layer, head in np.ndindex(2, 4)
+    ]  # fmt: skip
+    inputs = stage["inputs"] | {
+        name: str(tmp_path / f"{name}.parquet") for name in (*FitPolicies.tables, "points")
+    }
+    write_rows(points, inputs["points"], POINT_SCHEMA, {})
+    entry = CalibratedPolicy(label="calibrated", target_metric="dropped_mass", target=0.01)
+    calibrated = resolve(entry, stage["run"].config)
+    job = replace(FitPolicies.of(stage["run"]), policies=(calibrated,))
+    fit_policies(job, inputs, {name: inputs[name] for name in FitPolicies.tables})
     dense = read_table(inputs["dense"])
-    assert dense.select("policy", "layer", "kv_head").rows() == [("strict", *at) for at in np.ndindex(2, 2)]
-    assert (dense["bytes_ratio_gqa"] == 1.0).all()
+    assert dense.select("policy", "layer", "kv_head").rows() == [
+        ("calibrated", *at) for at in ((0, 0), (1, 0), (1, 1))
+    ]
+    # A record of 3 bytes beside 64 of K and V, for all but sinks and hot window.
+    assert dense["bytes_ratio_gqa"].min() > 1.03
+    assert dense["bytes_ratio_gqa"].max() < 1 + 3 / 64
     assert read_table(inputs["thetas"]).is_empty()
-    policies = Policies([mass, strict], inputs, sources_of(job, inputs))
-    assert policies.make("strict").dense_layers == (0, 1)
-    assert policies.make("mass").dense_layers == ()
-    assert set(policies.make("mass", dense_layers=(0,)).deciders) == {1}
+    made = Policies([calibrated], inputs, sources_of(job, inputs)).make("calibrated")
+    assert made.dense_layers == (1,)
+    assert {layer: set(heads) for layer, heads in made.dense_heads.items()} == {0: {0}}
     rows = of(stage["tables"]["traffic"], "mass")
     assert not rows["dense"].any()
     assert (rows["dense_share"] == 0.0).all()

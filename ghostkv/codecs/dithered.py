@@ -14,7 +14,7 @@ A second level, the last planes, makes the record as long as a float16 key, so t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -147,7 +147,12 @@ class Dithered(Whitened):
         rho = np.append(self._scale(level), np.inf)[records.rho[:, level]] * FRAME_SLACK
         if not level:
             rho = rho + 2.0 * UNIT_ROUNDOFF * np.linalg.norm(coordinates.astype(np.float64), axis=1)
-        return self._decoded(coordinates, rho)
+        decoded = self._decoded(coordinates, rho)
+        if level:
+            return decoded
+        # A key may be longer than its estimate by the dithered error, which no radius holds.
+        beyond = FRAME_SLACK * np.linalg.norm(self.decoder_, 2) * np.linalg.norm(self.step_) / 2.0
+        return replace(decoded, longest=float(decoded.longest + beyond))
 
     def law(self, queries: ProjectedQueries, scale: float) -> NoiseLaw:
         """Of the dithered error of ``scale * q.k``, for queries of `project`."""

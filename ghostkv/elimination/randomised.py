@@ -81,7 +81,7 @@ def certify_by_chance(
     costs : Costs
         Of a record with one level, and of K in full.
     failure : float
-        Over the coins of the codec, for a query that was chosen without knowing them. Nothing is assumed of the data.
+        Over the coins of the codec, for a query and keys that were chosen without knowing them; they may be anything else.
     together : bool
         Whether the heads of the group leave out the same keys, each within its own budget.
     """

@@ -15,8 +15,10 @@ RATES = {
 }
 
 
-def certificate_tables(layers, heads, domains, has_values=True, violations=0) -> dict[str, tuple]:
-    """Rows and schema of each table; layer 0 is denser than the others."""
+def certificate_tables(
+    layers, heads, domains, has_values=True, violations=0, by_chance=(0, 0)
+) -> dict[str, tuple]:
+    """Rows and schema of each table; layer 0 is denser than the others; `by_chance` breaks levels of the dithered record."""
     rows, contexts, checks = [], [], []
     designs = (("nested", "nested"), ("nested", "additive"), ("page_box", "additive"))
     for layer, head, domain, (design, storage) in itertools.product(layers, heads, domains, designs):
@@ -67,6 +69,9 @@ def certificate_tables(layers, heads, domains, has_values=True, violations=0) ->
             broken = violations if what == "margin" and layer == head == 0 else 0
             check = about | {"design": design, "what": what, "level": 1 if what == "margin" else None}
             checks.append(check | {"checks": 1000, "violations": broken})
+    for level, broken in enumerate(by_chance, start=1):
+        check = about | {"design": "dithered", "what": "margin", "level": level}
+        checks.append(check | {"checks": 1000, "violations": broken})
     return {
         "certificates": (rows, CERTIFICATE_SCHEMA), "context": (contexts, CONTEXT_SCHEMA), "checks": (checks, CHECK_SCHEMA)
     }  # fmt: skip

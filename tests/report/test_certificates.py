@@ -97,6 +97,16 @@ def test_a_violation_is_in_the_words_and_in_the_headline(tmp_path):
     assert checks.data.filter(what="all")["violations"][0] > 0
 
 
+def test_what_breaks_by_chance_disproves_nothing_but_the_bounds_of_k_in_full_do(tmp_path):
+    for broken, counted in (((5, 0), 0), ((5, 2), 2)):
+        found = write(tmp_path / f"{counted}", by_chance=broken)
+        text = next(block.text for block in CHAPTER.build(found) if isinstance(block, Prose))
+        assert ("at least one proof" in text) == (counted > 0)
+        assert headline(found, [CHAPTER])["certificates.violations"]["value"] == counted
+        tables = {block.name: block for block in CHAPTER.build(found) if isinstance(block, Table)}
+        assert tables["certificates_checks"].data.filter(what="all")["violations"][0] == sum(broken)
+
+
 def test_without_values_output_errors_are_left_blank(tmp_path):
     found = write(tmp_path, has_values=False)
     table = next(block for block in CHAPTER.build(found) if getattr(block, "name", "") == "certificates")

@@ -29,7 +29,7 @@ def randomised(results: Results, frame: pl.DataFrame) -> list[Block]:
             "**By chance.** A margin of Cauchy-Schwarz allows for the worst direction: it is √head_dim standard deviations wide. The "
             f"dithered record ({once['record_bytes'][0]:g} bytes) has errors that its own coins make independent from key to key, so the "
             "sum of what is left out is known far better than its terms. Its promise is another one: dropped mass is at most the "
-            f"target but for probability {failure:g} a head and query, for queries that were chosen without knowing the coins. "
+            f"target but for probability {failure:g} a head and query, for queries and keys that were chosen without knowing the coins. "
             + verdict
         ),
         _beside(frame),
@@ -87,7 +87,7 @@ def _by_context(results: Results) -> Table:
     seen = pl.when(pl.col("window") == 0).then(pl.lit("whole text")).otherwise(pl.format("last {}", "window"))
     return Table(
         "certificates_randomised_context",
-        "The same by context, nested storage. A sum of more keys is known better, so chance gains with length.",
+        "The same by context, nested storage. A sum of more keys is known better, relative to its size. Chance takes fewer queries.",
         data.with_columns(
             promise(), pl.format("{}–{}", "band_start", "band_stop").alias("band"), seen.alias("sees")
         ),

@@ -71,7 +71,7 @@ def reference_step(
         wanted = (seen - lse[:, None] >= rule.theta[heads, None]).any(axis=0) | (records[kv].rho == 255)
         read = ~cold | wanted
         survivors.append(np.flatnonzero(cold & wanted))
-        top = np.where(read, exact, -np.inf).max(axis=1, keepdims=True)
+        top = np.where(read, exact, seen).max(axis=1, keepdims=True)
         weights = np.exp(np.where(read, exact, -np.inf) - top)
         left = np.exp(np.where(read, -np.inf, seen) - top).sum(axis=1, keepdims=True) * bool(rule.compensate)
         mean = values[kv, start:stop].sum(axis=0) / max(stop - start, 1)

@@ -19,8 +19,9 @@ class FieldCode(Whitened):
     """The query-aware frame with bits in rows of 4 bytes, each row all fields of 8, of 4 or of 2 bits.
 
     Of all ways to fill the rows, fields of more bits on coordinates of more variance, the fit takes the one that leaves
-    least squared score error on calibration keys. `transform_code` gives each coordinate the bits that suit it best, and
-    this is what is lost to a layout that is read without a bit stream. Bytes beyond whole rows stay empty.
+    least squared score error on calibration keys. `transform_code` gives each coordinate the bits that suit it best;
+    what this loses to it is the price of a layout that is read without a bit stream. Bytes beyond whole rows, and rows
+    beyond the last coordinate, stay empty.
     """
 
     colour = "#56b4e9"
@@ -42,10 +43,12 @@ def field_bits(distortion: np.ndarray, code_bytes: int, widths: tuple[int, ...] 
     """
     dims, rows = distortion.shape[1], 8 * code_bytes // ROW_BITS
     best, least = np.zeros(dims, np.int64), np.inf
-    for counts in _fillings(rows, len(widths)):
+    # Where every coordinate has a field before all rows are full, rows stay empty.
+    for *counts, _ in _fillings(rows, len(widths) + 1):
         bits = np.repeat(widths, [n * ROW_BITS // w for n, w in zip(counts, widths, strict=True)])
         # A last row may have more fields than there are coordinates left; no row may be left without any.
-        if counts[-1] and len(bits) - ROW_BITS // widths[-1] >= dims:
+        last = [w for n, w in zip(counts, widths, strict=True) if n][-1:]
+        if last and len(bits) - ROW_BITS // last[0] >= dims:
             continue
         bits = np.pad(bits[:dims], (0, max(0, dims - len(bits))))
         left = distortion[bits, np.arange(dims)].sum()

@@ -22,16 +22,18 @@ def bfloat16_of(numbers: np.ndarray) -> np.ndarray:
 
 
 def estimates_of(
-    query: np.ndarray, codec: Codec, records: Records, scale: float, softcap: float
+    queries: np.ndarray, codec: Codec, records: Records, scale: float, softcap: float
 ) -> np.ndarray:
-    """Scores as records show them to a query in int8, float64 [keys]."""
+    """Scores as records show them to queries in int8, float64 [queries, keys]."""
     quantiser = codec.quantiser_
     levels = quantiser.unpack(records.code).astype(np.float64)
     middle = ((1 << quantiser.bits) - 1) / 2
-    weights = (query.astype(np.float64) @ codec.decoder_) * quantiser.step
-    unit = max(np.abs(weights).max(initial=0.0) / 127, np.finfo(float).tiny)
-    offset = query.astype(np.float64) @ (codec.mean_ + codec.decoder_ @ quantiser.centre)
-    return capped((offset + unit * ((levels - middle) @ np.rint(weights / unit))) * scale, softcap)
+    queries = queries.astype(np.float64)
+    weights = (queries @ codec.decoder_) * quantiser.step
+    unit = np.maximum(np.abs(weights).max(axis=1, keepdims=True) / 127, np.finfo(float).tiny)
+    offset = queries @ (codec.mean_ + codec.decoder_ @ quantiser.centre)
+    sums = np.rint(weights / unit) @ (levels - middle).T
+    return capped((offset[:, None] + unit * sums) * scale, softcap)
 
 
 def capped(scores: np.ndarray, softcap: float) -> np.ndarray:
@@ -63,9 +65,7 @@ def reference_step(
     out, survivors = np.empty((len(query), values.shape[2])), []
     for kv in range(kv_heads):
         heads = slice(kv * group, (kv + 1) * group)
-        seen = np.stack(
-            [estimates_of(one, codecs[kv], records[kv], rule.scale, rule.softcap) for one in query[heads]]
-        )
+        seen = estimates_of(query[heads], codecs[kv], records[kv], rule.scale, rule.softcap)
         exact = capped(query[heads].astype(np.float64) @ keys[kv].T * rule.scale, rule.softcap)
         lse = np.logaddexp.reduce(np.where(cold, seen, exact), axis=1)
         wanted = (seen - lse[:, None] >= rule.theta[heads, None]).any(axis=0) | (records[kv].rho == 255)

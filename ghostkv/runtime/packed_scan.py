@@ -35,9 +35,8 @@ _C4, _C5, _C6 = (
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST, inline="never")
-def chunk_scores(codes, block, blocks, weights, first, rows, heads, out):
-    """Integer scores of the keys of some blocks for up to 4 heads."""
-    each = 64 * (rows[0] + rows[1] + rows[2])
+def chunk_scores(codes, each, block, blocks, weights, first, rows, heads, out):
+    """Integer scores of the keys of some blocks, of `each` bytes, for up to 4 heads."""
     e, f, t = rows[0], rows[1], rows[2]
     if heads == 4:
         for b in range(blocks):
@@ -163,6 +162,7 @@ def scan(
     """
     group, found = unit.size, 0
     words_a_head = rows[0] + 2 * rows[1] + 4 * rows[2]
+    each = codes.size // (rho.size // LANES)
     lse[:] = -np.inf
     words = marks.view(np.uint64)
     at = start // LANES * LANES
@@ -174,6 +174,7 @@ def scan(
             heads = min(SIDE_BY_SIDE, group - slice_)
             chunk_scores(
                 codes,
+                each,
                 at // LANES,
                 count // LANES,
                 weights,

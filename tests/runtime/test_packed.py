@@ -1,5 +1,6 @@
 """Attention over packed records: equal to float64, over all shapes, types, lengths and numbers of threads."""
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -17,8 +18,18 @@ from ghostkv.runtime.packed_records import packed, packed_frames
 from ghostkv.runtime.packed_reference import bfloat16_of, float32_of, reference_step
 from ghostkv.runtime.packed_scan import CHUNK
 
-# (KV heads, heads a KV head, head_dim): SmolLM2, Gemma 3, Llama 3.1, and groups that fill no four heads.
-SHAPES = ((3, 3, 64), (1, 4, 256), (2, 4, 128), (1, 1, 64), (2, 2, 96), (1, 6, 64), (1, 8, 64), (1, 5, 80))
+# (KV heads, heads a KV head, head_dim): SmolLM2, Gemma 3, Llama 3.1, groups that fill no four heads, and few coordinates.
+SHAPES = (
+    (3, 3, 64),
+    (1, 4, 256),
+    (2, 4, 128),
+    (1, 1, 64),
+    (2, 2, 96),
+    (1, 6, 64),
+    (1, 8, 64),
+    (1, 5, 80),
+    (2, 2, 16),
+)
 LENGTHS = (1, 5, 68, 69, 83, 84, 85, 300, 511, 700, CHUNK + 67, CHUNK + 68, 2 * CHUNK + 133)
 
 
@@ -126,16 +137,22 @@ def test_products_of_bytes_are_the_same_without_the_instructions_for_them(monkey
         assert np.array_equal(out, want)
 
 
-def test_fields_fill_whole_rows_and_lose_little():
+def test_fields_fill_whole_rows_of_one_width_and_none_beyond_the_last_coordinate():
     rng = np.random.default_rng(4)
     coordinates = rng.normal(size=(2000, 64)) * np.arange(1.0, 65) ** -0.7
     distortion = measured_distortion(coordinates)
-    for code_bytes in (4, 8, 16, 32):
-        bits = field_bits(distortion, code_bytes)
-        assert bits.sum() == 8 * code_bytes or (bits > 0).all()
+    for code_bytes, widths in itertools.product((4, 8, 16, 32, 64), (FIELD_BITS, (4, 2), (4,))):
+        bits = field_bits(distortion, code_bytes, widths)
+        assert set(bits.tolist()) <= {0, *widths}
         assert (np.diff(bits) <= 0).all()
-        for width in FIELD_BITS:
-            assert (np.count_nonzero(bits == width) * width) % 32 == 0 or (bits > 0).all()
+        written = np.flatnonzero(bits)
+        # All rows are full, or every coordinate has a field.
+        assert bits.sum() == 8 * code_bytes or len(written) == 64
+        for width in widths[:-1]:
+            last = len(written) == 64 and bits[-1] == width
+            assert last or np.count_nonzero(bits == width) * width % 32 == 0
+    whole = field_bits(distortion[:, :12], 64)
+    assert whole.tolist() == [8] * 12
 
 
 def test_records_of_another_layout_are_refused():

@@ -21,13 +21,17 @@ from ghostkv.runtime.packed_parts import CANDIDATES, SURVIVORS, PackedCache, Pac
 from ghostkv.runtime.packed_records import packed, packed_frames
 from ghostkv.runtime.packed_reference import bfloat16_of, reference_step
 from ghostkv.stages.speed.limits import Copy, arithmetic
-from ghostkv.stages.speed.scenes import Scene, captured_scene, generated_scene, spectrum_of
 from ghostkv.stages.speed.schemas import LAYER_SCHEMA
+from ghostkv.stages.speed.timed_layer import TimedLayer, captured_layer, generated_layer, spectrum_of
 
 if TYPE_CHECKING:
     from ghostkv.stages.speed.jobs import TimeLayers
 
 _HALF = 2
+# Ways of torch that take so many times the processor time of the fastest in a first try are not timed on.
+_SLOW = 2.5
+# Queries of a row whose survivors are held against float64.
+_CHECKED = 2
 # Halvings of the range that theta is looked for in; below the least nothing is eliminated that could matter.
 _HALVINGS, _THETAS = 14, (-30.0, 0.0)
 
@@ -44,37 +48,38 @@ def time_layers(
     """
     rows = []
     with ThreadPoolExecutor(max(job.thread_counts)) as pool:
-        for scene in _scenes(job):
-            layer = _Layer.of(scene, job)
+        for given in _given(job):
+            layer = _Layer.of(given, job)
+            theta = layer.theta(max(job.thread_counts), pool)
             for count in job.thread_counts:
-                rows.append(layer.timed(count, pool))
+                rows.append(layer.timed(theta, count, pool))
                 done = rows[-1]
                 print(
-                    f"{scene.name}, {done['tokens']} tokens, {count} threads: {done['ratio']:.2f}x, "
+                    f"{given.name}, {done['tokens']} tokens, {count} threads: {done['ratio']:.2f}x, "
                     f"{done['survivors']:.1%} survive",
                     flush=True,
                 )
     write_rows(rows, outputs["layers"], LAYER_SCHEMA, sketch_metadata(job.captures, job.code))
 
 
-def _scenes(job: TimeLayers) -> Iterator[Scene]:
+def _given(job: TimeLayers) -> Iterator[TimedLayer]:
     texts = by_role(job.captures, "codec", "held_out")
     calibration = [read_layer(text.folder, job.layer) for text in texts["codec"]]
     text = read_layer(texts["held_out"][0].folder, job.layer)
     if text.values is not None and not text.softcap and not text.keys.shape[2] % 16:
-        yield captured_scene(calibration, text, job.bits, job.hot)
+        yield captured_layer(calibration, text, job.bits, job.hot)
     spectrum = spectrum_of(text)
     for shape in job.shapes:
         for tokens in shape.contexts:
             seed = stable_seed(job.seed, shape.name, tokens)
-            yield generated_scene(shape, tokens, spectrum, job.bits, 2 * job.queries, seed)
+            yield generated_layer(shape, tokens, spectrum, job.bits, 2 * job.queries, seed)
 
 
 @dataclass(frozen=True)
 class _Layer:
     """A layer with its records, and the theta that keeps the output error."""
 
-    scene: Scene
+    given: TimedLayer
     job: TimeLayers
     records: list[Records]
     frames: object
@@ -83,33 +88,44 @@ class _Layer:
     exact: np.ndarray  # float32 [queries, heads, value_dim]
 
     @classmethod
-    def of(cls, scene: Scene, job: TimeLayers) -> _Layer:
-        written = [scene.codecs[kv].encode(scene.keys[kv]) for kv in range(scene.texts)]
-        records = [written[kv % scene.texts] for kv in range(len(scene.keys))]
-        codes, rho = packed(records, scene.codecs[0].code_bytes // 4)
-        tokens = scene.keys.shape[1]
+    def of(cls, given: TimedLayer, job: TimeLayers) -> _Layer:
+        written = [given.codecs[kv].encode(given.keys[kv]) for kv in range(given.texts)]
+        records = [written[kv % given.texts] for kv in range(len(given.keys))]
+        codes, rho = packed(records, given.codecs[0].code_bytes // 4)
+        tokens = given.keys.shape[1]
         start = min(job.sinks, tokens)
         cold = slice(start, max(tokens - job.hot, start))
-        total = scene.values[: scene.texts, cold].sum(axis=1, dtype=np.float64)
-        total = np.ascontiguousarray(np.resize(total, (len(scene.keys), total.shape[1])))
-        cache = PackedCache(bfloat16_of(scene.keys), bfloat16_of(scene.values))
-        frames = packed_frames(scene.codecs)
-        return cls(scene, job, records, frames, PackedRecords(codes, rho, total), cache, _dense(scene))
+        total = given.values[: given.texts, cold].sum(axis=1, dtype=np.float64)
+        total = np.ascontiguousarray(np.resize(total, (len(given.keys), total.shape[1])))
+        cache = PackedCache(bfloat16_of(given.keys), bfloat16_of(given.values))
+        frames = packed_frames(given.codecs)
+        return cls(given, job, records, frames, PackedRecords(codes, rho, total), cache, _dense(given))
 
     def rule(self, theta: float) -> PackedRule:
-        thetas = np.full(self.scene.queries.shape[1], theta)
-        return PackedRule(thetas, self.job.sinks, self.job.hot, self.scene.scale, 0.0, True)
+        thetas = np.full(self.given.queries.shape[1], theta)
+        return PackedRule(thetas, self.job.sinks, self.job.hot, self.given.scale, 0.0, True)
 
     def error(self, attention: PackedAttention, theta: float, which: slice) -> float:
         """Mean relative error of the output over some of the queries and all heads."""
         found = []
-        for query, exact in zip(self.scene.queries[which], self.exact[which], strict=True):
+        for query, exact in zip(self.given.queries[which], self.exact[which], strict=True):
             out, _ = attention.step(query, self.cache, self.packed, self.rule(theta))
             found.append(np.linalg.norm(out - exact, axis=1) / np.linalg.norm(exact, axis=1))
         return float(np.mean(found))
 
-    def theta(self, attention: PackedAttention, which: slice) -> float:
+    def attention(self, threads: int, pool: ThreadPoolExecutor) -> PackedAttention:
+        return PackedAttention(
+            self.frames, self.given.queries.shape[1] // len(self.given.keys), threads, pool
+        )
+
+    @property
+    def chosen_on(self) -> int:
+        """Queries that choose theta; the others are measured, and one that is alone is both."""
+        return max(1, len(self.given.queries) // 2)
+
+    def theta(self, threads: int, pool: ThreadPoolExecutor) -> float:
         """The largest theta, to a step of the halving, whose output error stays below what the job allows."""
+        attention, which = self.attention(threads, pool), slice(0, self.chosen_on)
         low, high = _THETAS
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
@@ -117,41 +133,40 @@ class _Layer:
             low, high = (middle, high) if small else (low, middle)
         return low
 
-    def timed(self, threads: int, pool: ThreadPoolExecutor) -> dict:
+    def timed(self, theta: float, threads: int, pool: ThreadPoolExecutor) -> dict:
         """A row of the table."""
-        scene, job = self.scene, self.job
-        group = scene.queries.shape[1] // len(scene.keys)
-        attention = PackedAttention(self.frames, group, threads, pool)
-        half = max(1, len(scene.queries) // 2)
-        theta = self.theta(attention, slice(0, half))
-        measured = slice(min(half, len(scene.queries) - 1), None)
+        given, job = self.given, self.job
+        attention = self.attention(threads, pool)
+        measured = slice(min(self.chosen_on, len(given.queries) - 1), None)
         error = self.error(attention, theta, measured)
-        row = {"shape": scene.name, "source": scene.source, "headline": scene.name == job.headline_shape}
-        row |= {"heads": scene.queries.shape[1], "kv_heads": len(scene.keys), "head_dim": scene.keys.shape[2]}
-        row |= {"tokens": scene.keys.shape[1], "threads": threads, "rounds": job.rounds, "theta": theta}
-        row |= {"code_bytes": scene.codecs[0].code_bytes, "output_error": error}
+        row = {"shape": given.name, "source": given.source, "headline": given.name == job.headline_shape}
+        row |= {"heads": given.queries.shape[1], "kv_heads": len(given.keys), "head_dim": given.keys.shape[2]}
+        row |= {"tokens": given.keys.shape[1], "threads": threads, "rounds": job.rounds, "theta": theta}
+        row |= {"code_bytes": given.codecs[0].code_bytes, "output_error": error}
         row |= self._counted(attention, theta, measured)
         return row | self._seconds(attention, theta, threads, pool, row)
 
     def _counted(self, attention: PackedAttention, theta: float, which: slice) -> dict:
         """Shares of the cold keys, bytes, and whether float64 lets the same keys survive."""
-        scene, job, rule = self.scene, self.job, self.rule(theta)
-        kv_heads, tokens, width = scene.keys.shape
+        given, job, rule = self.given, self.job, self.rule(theta)
+        kv_heads, tokens, width = given.keys.shape
         cold = max(tokens - job.sinks - job.hot, 0)
         counts, equal = [], True
-        for query in scene.queries[which]:
+        for query in given.queries[which]:
             counts.append(attention.step(query, self.cache, self.packed, rule)[1])
             group = len(query) // kv_heads
+            if len(counts) > _CHECKED:
+                continue
             # KV heads that differ in their queries alone are checked on the first.
-            few = slice(0, scene.texts)
+            few = slice(0, given.texts)
             cache = PackedCache(*(one[few] for one in self.cache))
-            some = rule._replace(theta=rule.theta[: scene.texts * group])
-            want = reference_step(query[: scene.texts * group], cache, scene.codecs, self.records, some)[1]
+            some = rule._replace(theta=rule.theta[: given.texts * group])
+            want = reference_step(query[: given.texts * group], cache, given.codecs, self.records, some)[1]
             equal &= all(np.array_equal(attention.survivors(kv), one) for kv, one in enumerate(want))
         mean = np.mean(counts, axis=(0, 1))
-        row = _HALF * (width + scene.values.shape[2])
+        row = _HALF * (width + given.values.shape[2])
         exact = tokens - cold
-        records = cold * (scene.codecs[0].code_bytes + RHO_BYTES)
+        records = cold * (given.codecs[0].code_bytes + RHO_BYTES)
         return {
             "candidates": mean[CANDIDATES] / max(cold, 1),
             "survivors": mean[SURVIVORS] / max(cold, 1),
@@ -166,9 +181,9 @@ class _Layer:
     ) -> dict:
         from ghostkv.runtime.dense_attention import dense_ways, set_threads
 
-        scene, query = self.scene, self.scene.queries[-1]
-        wide = PackedCache(scene.keys, scene.values)
-        ways: dict[str, Callable] = dense_ways(query, scene.keys, scene.values, scene.scale)
+        given, query = self.given, self.given.queries[-1]
+        wide = PackedCache(given.keys, given.values)
+        ways: dict[str, Callable] = dense_ways(query, given.keys, given.values, given.scale)
         dense = list(ways)
         ways["ghost"] = lambda: attention.step(query, self.cache, self.packed, self.rule(theta))
         ways["ghost_float32"] = lambda: attention.step(query, wide, self.packed, self.rule(theta))
@@ -178,25 +193,25 @@ class _Layer:
         set_threads(threads)
         for way in (*ways.values(), copy.rate, alone):
             way()
+        tried = {name: _spent(ways[name])[1] for name in dense}
+        dense = [name for name in dense if tried[name] <= _SLOW * min(tried.values())]
+        ways = {name: way for name, way in ways.items() if name in dense or name not in tried}
         clock, cpu = ({name: np.empty(self.job.rounds) for name in ways} for _ in range(2))
         rates, bare = np.empty(self.job.rounds), np.empty(self.job.rounds)
         for turn in range(self.job.rounds):
             for name, way in ways.items():
-                before, spent = time.perf_counter(), time.process_time()
-                way()
-                cpu[name][turn] = time.process_time() - spent
-                clock[name][turn] = time.perf_counter() - before
+                clock[name][turn], cpu[name][turn] = _spent(way)
             rates[turn], bare[turn] = copy.rate(), alone()
         # Whatever else the machine does only adds to a time.
         least = {name: float(times.min()) for name, times in clock.items()}
         spent = {name: float(times.min()) for name, times in cpu.items()}
         fastest = min(dense, key=least.get)
-        kv_heads, tokens, _ = scene.keys.shape
+        kv_heads, tokens, _ = given.keys.shape
         rate, arithmetic_ = float(rates.max()), float(bare.min()) * kv_heads * tokens / threads
         read = kv_heads * tokens * (row["code_bytes"] + RHO_BYTES)
         dense_read = row["dense_bytes"] * (2 if fastest.startswith("float32") else 1)
         found = {
-            f"{kind}_seconds": min(least[name] for name in dense if name.startswith(kind))
+            f"{kind}_seconds": min((least[name] for name in dense if name.startswith(kind)), default=None)
             for kind in ("float32", "bfloat16")
         }
         return found | {
@@ -213,16 +228,23 @@ class _Layer:
         }
 
 
-def _dense(scene: Scene) -> np.ndarray:
+def _spent(way: Callable) -> tuple[float, float]:
+    """Seconds on the clock and of processor time of all threads that a call takes."""
+    before, spent = time.perf_counter(), time.process_time()
+    way()
+    return time.perf_counter() - before, time.process_time() - spent
+
+
+def _dense(given: TimedLayer) -> np.ndarray:
     """Exact outputs of all queries, summed in float64, float32 [queries, heads, value_dim]."""
-    count, heads, width = scene.queries.shape
-    group = heads // len(scene.keys)
-    out = np.empty((count, heads, scene.values.shape[2]), np.float32)
-    for kv in range(len(scene.keys)):
+    count, heads, width = given.queries.shape
+    group = heads // len(given.keys)
+    out = np.empty((count, heads, given.values.shape[2]), np.float32)
+    for kv in range(len(given.keys)):
         own = slice(kv * group, (kv + 1) * group)
-        asked = scene.queries[:, own].reshape(-1, width)
-        scores = (asked @ scene.keys[kv].T * np.float32(scene.scale)).astype(np.float64)
+        asked = given.queries[:, own].reshape(-1, width)
+        scores = (asked @ given.keys[kv].T * np.float32(given.scale)).astype(np.float64)
         weights = np.exp(scores - scores.max(axis=1, keepdims=True))
         weights /= weights.sum(axis=1, keepdims=True)
-        out[:, own] = (weights.astype(np.float32) @ scene.values[kv]).reshape(count, group, -1)
+        out[:, own] = (weights.astype(np.float32) @ given.values[kv]).reshape(count, group, -1)
     return out

@@ -13,7 +13,7 @@ from ghostkv.runtime.packed_records import PackedFrames
 from ghostkv.runtime.packed_scan import CHUNK, scan
 
 # Bytes that a copy reads and writes: many times the last cache. Keys whose records stay in a core's own.
-_COPIED = 1 << 27
+_COPIED = 1 << 26
 _RESIDENT = 4 * CHUNK
 # Scans of them in one timing, so that it takes a millisecond.
 _TIMES = 32

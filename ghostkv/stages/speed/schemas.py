@@ -17,12 +17,15 @@ LAYER_SCHEMA = pa.schema(
         ("survivors", pa.float64()),
         ("output_error", pa.float64()),  # mean over heads and the queries that did not choose theta
         ("queries", pa.int32()),  # of them
-        ("survivors_equal", pa.bool_()),  # to those of float64, for every one of them
+        ("survivors_equal", pa.bool_()),  # to those of float64, for the first of them
         # Bytes that a step reads, K and V as bfloat16
         ("counted_bytes", pa.float64()),
         ("dense_bytes", pa.float64()),
         # Least of the rounds
-        ("float32_seconds", pa.float64()),  # the fastest of torch's ways
+        (
+            "float32_seconds",
+            pa.float64(),
+        ),  # the fastest of torch's ways; null where far slower than the other type
         ("bfloat16_seconds", pa.float64()),
         ("ghost_float32_seconds", pa.float64()),
         ("ghost_seconds", pa.float64()),  # K and V as bfloat16

@@ -23,7 +23,7 @@ _ROW_BYTES = 4
 
 
 @dataclass(frozen=True)
-class Scene:
+class TimedLayer:
     """K, V and queries of one layer, and the codecs of its KV heads."""
 
     name: str
@@ -66,7 +66,9 @@ def record_bytes(bits: float, head_dim: int) -> int:
     return max(1, round(code_bytes(bits, head_dim) / _ROW_BYTES)) * _ROW_BYTES
 
 
-def captured_scene(calibration: Sequence[LayerCapture], text: LayerCapture, bits: float, hot: int) -> Scene:
+def captured_layer(
+    calibration: Sequence[LayerCapture], text: LayerCapture, bits: float, hot: int
+) -> TimedLayer:
     """A captured layer as the last queries of its text see it, all of it: those of the hot window, or the last one."""
     late = text.positions >= min(text.tokens - hot, text.positions.max())
     size = record_bytes(bits, text.keys.shape[2])
@@ -79,12 +81,12 @@ def captured_scene(calibration: Sequence[LayerCapture], text: LayerCapture, bits
     ]
     keys, values = (float32_of(bfloat16_of(one)) for one in (text.keys, text.values))
     queries = np.ascontiguousarray(text.queries[:, late].swapaxes(0, 1))
-    return Scene("captured", "captured", keys, values, queries, codecs, text.kv_heads, text.scale)
+    return TimedLayer("captured", "captured", keys, values, queries, codecs, text.kv_heads, text.scale)
 
 
-def generated_scene(
+def generated_layer(
     shape: TimedShape, tokens: int, spectrum: Spectrum, bits: float, queries: int, seed: int
-) -> Scene:
+) -> TimedLayer:
     """A layer of normal keys whose scores have the captured spectrum, stretched over as many axes as a key has.
 
     KV heads hold copies of one text, each in memory of its own, and are asked other queries.
@@ -114,4 +116,4 @@ def generated_scene(
     every = (shape.kv_heads, tokens, width)
     keys, values = (np.ascontiguousarray(np.broadcast_to(one, every)) for one in (keys, values))
     own = asked(queries, shape.heads)
-    return Scene(shape.name, "generated", keys, values, own, [codec] * shape.kv_heads, 1, scale)
+    return TimedLayer(shape.name, "generated", keys, values, own, [codec] * shape.kv_heads, 1, scale)

@@ -24,7 +24,8 @@ class FieldCode(Whitened):
     beyond the last coordinate, stay empty.
     """
 
-    colour = "#56b4e9"
+    # What the packed kernel reads; a sweep would compare it with `transform_code`, as docs/speed.md does.
+    in_config = False
 
     def fit_quantiser(self, coordinates: np.ndarray) -> UniformQuantiser:
         bits = field_bits(measured_distortion(coordinates), self.code_bytes)

@@ -7,9 +7,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from ghostkv.codecs import by_name
-from ghostkv.codecs.field_code import FIELD_BITS, field_bits
+from ghostkv.codecs.field_code import FIELD_BITS, FieldCode, field_bits
 from ghostkv.codecs.quantiser import measured_distortion
+from ghostkv.codecs.transform_code import TransformCode
 from ghostkv.files.errors import ConfigError
 from ghostkv.runtime import lanes
 from ghostkv.runtime.packed_attention import PackedAttention
@@ -47,7 +47,7 @@ def fitted(shape, code_bytes):
     axes = np.linalg.qr(rng.normal(size=(width, width)))[0] * np.arange(1.0, width + 1) ** -0.5 * 3
     mean = rng.normal(size=width)
     keys, asked = rng.normal(size=(512, width)) @ axes.T + mean, rng.normal(size=(64, width))
-    return axes, mean, [by_name.make("field_code", code_bytes).fit(keys, asked)] * kv_heads
+    return axes, mean, [FieldCode(code_bytes).fit(keys, asked)] * kv_heads
 
 
 def drawn(rng, shape, tokens, code_bytes, wide):
@@ -157,6 +157,6 @@ def test_fields_fill_whole_rows_of_one_width_and_none_beyond_the_last_coordinate
 
 def test_records_of_another_layout_are_refused():
     rng = np.random.default_rng(5)
-    codec = by_name.make("transform_code", 8).fit(rng.normal(size=(500, 64)), rng.normal(size=(100, 64)))
+    codec = TransformCode(8).fit(rng.normal(size=(500, 64)), rng.normal(size=(100, 64)))
     with pytest.raises(ConfigError, match="field_code"):
         packed_frames([codec])

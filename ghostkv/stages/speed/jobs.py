@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ghostkv.captures.captured_texts import CapturedText
-from ghostkv.codecs.by_name import modules
 from ghostkv.config.speed import TimedShape
 from ghostkv.files.jobs import Job
 
@@ -37,4 +36,4 @@ class TimeLayers(Job):
 
     @classmethod
     def of(cls, run: Run) -> TimeLayers:
-        return cls.taken(run, layer=run.layers[len(run.layers) // 2], uses=modules(["field_code"]))
+        return cls.taken(run, layer=run.layers[len(run.layers) // 2])

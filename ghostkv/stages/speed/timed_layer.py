@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ghostkv.captures.capture_files import LayerCapture
-from ghostkv.codecs import Codec, by_name
+from ghostkv.codecs import Codec
+from ghostkv.codecs.field_code import FieldCode
 from ghostkv.codecs.sizes import code_bytes
 from ghostkv.codecs.whitened import Whitened
 from ghostkv.runtime.packed_reference import bfloat16_of, float32_of
@@ -73,7 +74,7 @@ def captured_layer(
     late = text.positions >= min(text.tokens - hot, text.positions.max())
     size = record_bytes(bits, text.keys.shape[2])
     codecs = [
-        by_name.make("field_code", size).fit(
+        FieldCode(size).fit(
             np.concatenate([one.keys[kv] for one in calibration]),
             np.concatenate([one.group_queries(kv).reshape(-1, one.keys.shape[2]) for one in calibration]),
         )
@@ -108,12 +109,12 @@ def generated_layer(
     def drawn(count: int) -> np.ndarray:
         return rng.standard_normal((count, width), np.float32) @ root.T
 
-    codec = by_name.make("field_code", record_bytes(bits, width)).fit(drawn(_FITTED), asked(_FITTED))
+    codec = FieldCode(record_bytes(bits, width)).fit(drawn(_FITTED), asked(_FITTED))
     mean = rng.standard_normal(width, np.float32)
     mean *= np.float32(np.sqrt(spectrum.values * width) / np.linalg.norm(mean))
     keys = float32_of(bfloat16_of(drawn(tokens)))
     values = float32_of(bfloat16_of(mean + rng.standard_normal((tokens, width), np.float32)))
     every = (shape.kv_heads, tokens, width)
-    keys, values = (np.ascontiguousarray(np.broadcast_to(one, every)) for one in (keys, values))
+    keys, values = (np.array(np.broadcast_to(one, every), order="C") for one in (keys, values))
     own = asked(queries, shape.heads)
     return TimedLayer(shape.name, "generated", keys, values, own, [codec] * shape.kv_heads, 1, scale)

@@ -102,7 +102,9 @@ def test_more_bytes_and_finer_layouts_lose_less(captures):
     assert set(found) == {(layout, size) for layout in LAYOUTS for size in (4, 8, 16, 32)}
     for layout in LAYOUTS:
         errors = [found[layout, size][0] for size in (4, 8, 16)]
-        assert errors == sorted(errors, reverse=True)
+        # Where every coordinate has all its bits, more bytes change nothing but the last digits.
+        assert (np.diff(errors) < 1e-4).all()
+        assert errors[1] < errors[0]
     assert found["stream", 4][0] < found["4", 4][0]
 
 

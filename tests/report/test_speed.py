@@ -49,3 +49,8 @@ def test_survivors_that_differ_are_loud(tmp_path, equal, loud):
     blocks = CHAPTER.build(results_of(tmp_path, survivors_equal=equal))
     text = next(block.text for block in blocks if isinstance(block, Prose))
     assert ("differ from those of float64 in 6 of 6 rows" in text) == loud
+
+
+def test_figures_of_contexts_that_were_not_timed_have_no_value(tmp_path):
+    found = headline(results_of(tmp_path, tokens=512), [CHAPTER])
+    assert {(figure["value"], figure["n"]) for figure in found.values()} == {(None, 0)}

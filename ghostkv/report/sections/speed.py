@@ -104,7 +104,6 @@ CHAPTER = Chapter(
                     "max(ratio)",
                 )
             },
-            "max(rounds)",
         )
     )
     + figures(
@@ -117,6 +116,5 @@ CHAPTER = Chapter(
                 "max(scan_limit_share)",
             ),
         },
-        "max(queries)",
     ),
 )

@@ -81,14 +81,14 @@ class Speed(Section):
     )
     bits: CodeBits = setting(1.0, "Bits a coordinate of a record, in whole rows of 4 bytes.")
     output_error: Share = setting(
-        0.03, "Mean relative error of the output that theta is chosen for, on queries of its own."
+        0.025, "Mean relative error of the output that theta is chosen for, on queries of its own."
     )
     queries: Annotated[int, Field(ge=1, le=256)] = setting(
-        4, "Queries that choose theta, and as many others that are measured."
+        8, "Queries that choose theta, and as many others that are measured."
     )
     sinks: Exact = setting(4, "First tokens that are always read.")
     hot: Exact = setting(64, "Most recent tokens that are always read.")
-    rounds: Repeats = setting(7, "Rounds of all ways in turns; the least time of each counts.")
+    rounds: Repeats = setting(5, "Rounds of all ways in turns; the least time of each counts.")
     seed: Seed = setting(0, "Seed of generated keys, values and queries.")
 
     @model_validator(mode="after")

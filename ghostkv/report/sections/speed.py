@@ -51,7 +51,7 @@ def _times(rows: pl.DataFrame) -> Table:
     return Table(
         "speed_layers",
         "A step of one layer in seconds, K and V as bfloat16 where nothing else is said. The last two columns are the fastest "
-        "dense way over ghost, by the clock and in processor time of all threads.",
+        "dense way on so many threads or fewer over ghost, by the clock and in processor time of all threads.",
         rows,
         _WHAT
         | {

@@ -30,8 +30,9 @@ LAYER_SCHEMA = pa.schema(
         ("ghost_float32_seconds", pa.float64()),
         ("ghost_seconds", pa.float64()),  # K and V as bfloat16
         ("scan_seconds", pa.float64()),  # the same with no survivor
-        ("ratio", pa.float64()),  # the fastest dense way over ghost_seconds
-        # Processor time of all threads, and the ratio of that
+        ("dense_seconds", pa.float64()),  # the fastest dense way of this row and those of fewer threads
+        ("ratio", pa.float64()),  # dense_seconds over ghost_seconds
+        # Processor time of all threads, likewise, and the ratio of that
         ("dense_cpu_seconds", pa.float64()),
         ("ghost_cpu_seconds", pa.float64()),
         ("cpu_ratio", pa.float64()),

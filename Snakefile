@@ -26,6 +26,7 @@ include: "workflow/rules/bandwidth.smk"
 include: "workflow/rules/quality.smk"
 include: "workflow/rules/retrieval.smk"
 include: "workflow/rules/benchmark.smk"
+include: "workflow/rules/speed.smk"
 include: "workflow/rules/store.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/report.smk"
@@ -137,6 +138,12 @@ rule retrieval:
 rule benchmark:
     input:
         target("benchmark"),
+        rules.report.output,
+
+
+rule speed:
+    input:
+        target("speed"),
         rules.report.output,
 
 

@@ -92,13 +92,12 @@ def allocate_bits(coordinates: np.ndarray, budget: int) -> np.ndarray:
     ndarray of int64, shape [dims]
         Bits of each coordinate, 0..8, summing to the budget (or to 8 * dims if that is less).
     """
-    centred = coordinates[:: max(1, len(coordinates) // _SEARCH_KEYS)]
-    centred = centred - centred.mean(axis=0)
-    dims = centred.shape[1]
-    distortion = np.empty((MAX_BITS + 1, dims))
-    distortion[0] = (centred**2).mean(axis=0)
-    levels = np.repeat(np.arange(1, MAX_BITS + 1)[:, None], dims, axis=1)
-    _, distortion[1:] = _best_steps(centred, levels)
+    return spend_bits(measured_distortion(coordinates), budget)
+
+
+def spend_bits(distortion: np.ndarray, budget: int) -> np.ndarray:
+    """`allocate_bits` where the distortion is measured already, shape [9, dims]."""
+    dims = distortion.shape[1]
     # Measured distortion is convex only up to noise; a running minimum keeps the greedy choice well defined.
     gain = -np.diff(np.minimum.accumulate(distortion, axis=0), axis=0)
     bits = np.zeros(dims, np.int64)
@@ -106,6 +105,18 @@ def allocate_bits(coordinates: np.ndarray, budget: int) -> np.ndarray:
         open_gain = np.where(bits < MAX_BITS, gain[np.minimum(bits, MAX_BITS - 1), np.arange(dims)], -1.0)
         bits[np.argmax(open_gain)] += 1
     return bits
+
+
+def measured_distortion(coordinates: np.ndarray) -> np.ndarray:
+    """Mean squared error of each coordinate at 0 to 8 bits, each with its best step; shape [9, dims]."""
+    centred = coordinates[:: max(1, len(coordinates) // _SEARCH_KEYS)]
+    centred = centred - centred.mean(axis=0)
+    dims = centred.shape[1]
+    distortion = np.empty((MAX_BITS + 1, dims))
+    distortion[0] = (centred**2).mean(axis=0)
+    levels = np.repeat(np.arange(1, MAX_BITS + 1)[:, None], dims, axis=1)
+    _, distortion[1:] = _best_steps(centred, levels)
+    return distortion
 
 
 def _best_steps(centred: np.ndarray, bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -28,6 +28,7 @@ from ghostkv.config.quality import Quality
 from ghostkv.config.report import Report
 from ghostkv.config.retrieval import Retrieval
 from ghostkv.config.sketch import Sketch
+from ghostkv.config.speed import Speed
 from ghostkv.config.store import Store
 from ghostkv.config.synthetic import Synthetic
 from ghostkv.config.texts import ROLES, Texts
@@ -60,6 +61,7 @@ class Config(Section):
     historical: Historical = part(Historical)
     synthetic: Synthetic = part(Synthetic)
     benchmark: Benchmark = part(Benchmark)
+    speed: Speed = part(Speed)
     bandwidth: Bandwidth = part(Bandwidth)
     store: Store = part(Store)
     quality: Quality = part(Quality)

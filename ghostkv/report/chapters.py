@@ -18,6 +18,7 @@ from ghostkv.report.sections import (
     records,
     retrieval,
     safe_points,
+    speed,
 )
 from ghostkv.report.sections.bandwidth import section as bandwidth
 from ghostkv.report.sections.calibrated import section as calibrated
@@ -52,5 +53,6 @@ CHAPTERS: tuple[Chapter, ...] = (
     retrieval.CHAPTER,
     capture.CHAPTER,
     benchmark.CHAPTER,
+    speed.CHAPTER,
     provenance.CHAPTER,
 )

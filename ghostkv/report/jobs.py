@@ -23,6 +23,7 @@ from ghostkv.stages.peers.jobs import GatherPeers
 from ghostkv.stages.quality.jobs import FitPolicies, GatherQuality, QualitySpeed
 from ghostkv.stages.retrieval.jobs import GatherRetrieval
 from ghostkv.stages.run import Run
+from ghostkv.stages.speed.jobs import TimeLayers
 from ghostkv.stages.store.jobs import TimeStore, TryStore
 from ghostkv.stages.synthetic.jobs import GatherSynthetic
 
@@ -41,6 +42,7 @@ BEYOND: Mapping[str, tuple[type[Job], ...]] = {
     "bandwidth": (MeasureMemory, ModelBandwidth),
     "store": (TryStore, TimeStore),
     "benchmark": (CaptureOverhead, SweepSpeed),
+    "speed": (TimeLayers,),
 }
 # These ask the model or its trace, which imported tensors do not have.
 _OF_THE_MODEL = (

@@ -28,6 +28,7 @@ from ghostkv.stages.quality import schemas as quality
 from ghostkv.stages.quality import summary_schemas as quality_summaries
 from ghostkv.stages.retrieval import schemas as retrieval
 from ghostkv.stages.retrieval import summary_schemas as retrieval_summaries
+from ghostkv.stages.speed import schemas as speed
 from ghostkv.stages.store import schemas as store
 from ghostkv.stages.synthetic import schemas as synthetic
 from ghostkv.stages.synthetic import summary_schemas as synthetic_summaries
@@ -59,6 +60,7 @@ SCHEMAS: Mapping[str, Mapping[str, pa.Schema]] = {
         "cells": retrieval_summaries.CELL_SCHEMA,
         "summary": retrieval_summaries.SUMMARY_SCHEMA,
     },
+    "speed": {"layers": speed.LAYER_SCHEMA},
     "store": store.TRIAL_SCHEMAS | store.TIME_SCHEMAS,
     "synthetic": synthetic.SCHEMAS | synthetic_summaries.SUMMARY_SCHEMAS,
     "texts": {"texts": TEXT_SCHEMA},

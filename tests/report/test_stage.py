@@ -36,7 +36,7 @@ def _write(tables: dict, folder: Path, **report) -> Path:
 
 
 # Stages that the made-up run was not asked for.
-MISSING = {"quality", "hierarchy", "decode", "store", "synthetic", "bandwidth", "retrieval", "demo"}
+MISSING = {"quality", "hierarchy", "decode", "store", "synthetic", "bandwidth", "retrieval", "speed", "demo"}
 
 
 @pytest.fixture(scope="module")

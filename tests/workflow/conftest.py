@@ -21,7 +21,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("Snakefile", "config.yaml", "environment.yml", "ghostkv", "profiles", "workflow")
-STAGES = ("frontier", "certificates", "calibrated", "peers", "historical", "benchmark")
+STAGES = ("frontier", "certificates", "calibrated", "peers", "historical", "benchmark", "speed")
 REGISTRIES = ("resources/models.yaml", "resources/texts.yaml")
 
 

@@ -21,6 +21,7 @@ TABLES = {
     "peers": ["peers", "layers", "summary", "comparison", "verdicts"],
     "historical": ["sweep", "ablation", "knobs"],
     "benchmark": ["capture_overhead", "sweep_speed"],
+    "speed": ["layers"],
 }
 
 

@@ -241,6 +241,19 @@ def sweep_speed(work: Workload) -> Terms:
     return Terms({"pairs": pairs * benchmark.repeats * len(benchmark.thetas)}, {"pairs": pairs})
 
 
+def time_layers(work: Workload) -> Terms:
+    speed = work.config.speed
+    # K and V of every context in float32 and bfloat16; each round reads them dense in four ways and once more.
+    held = [
+        2 * shape.kv_heads * shape.head_dim * tokens / GIGA
+        for shape in speed.shapes
+        for tokens in shape.contexts
+    ]
+    rounds = speed.rounds * len(speed.thread_counts)
+    kv = (work.texts["codec"] + 1) * work.kv(work.tokens)
+    return Terms({"read": sum(held) * rounds, "made": sum(held)}, {"held": max(held, default=0.0), "kv": kv})
+
+
 def store_trials(work: Workload) -> Terms:
     store = work.config.store
     return Terms({"kills": (store.kill_points + store.kill_delays) / 1e3, "damaged": store.corruptions / 1e3})

@@ -146,6 +146,7 @@ def _processes(work: Workload) -> list[_Process]:
         one("bandwidth", "measure_memory", "measure"),
         one("bandwidth", "model_bandwidth", "model"),
         one("benchmark", "sweep_speed", "sweep_speed"),
+        one("speed", "time_layers", "layers"),
         one("store", "store_trials", "trials"),
         one("store", "store_speed", "speed"),
         one("report", "report", "report"),

@@ -25,7 +25,7 @@ SIZE = ModelSize(
     stored_bytes=80_000_000,
 )  # fmt: skip
 # Of generated tensors, the store, this machine and a page: the length of texts does not say how long they take.
-OF_THEIR_OWN = {"synthetic", "store", "bandwidth", "texts", "model", "report"}
+OF_THEIR_OWN = {"synthetic", "store", "speed", "bandwidth", "texts", "model", "report"}
 
 
 def work(tokens: int = 1024, layers: int = 4, size: ModelSize = SIZE, **sections) -> Workload:

@@ -1,0 +1,120 @@
+"""Stage `speed`: a decode step of one layer, dense and under elimination."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from ghostkv.report.document import Block, Chapter, Column, Prose, Table, figures
+from ghostkv.report.numbers import percent
+from ghostkv.report.results import Results
+
+_CONTEXTS = {"4k": 4096, "32k": 32768, "128k": 131072}
+_WANTED = "self WHERE headline AND threads = 2 AND tokens = {}"
+
+
+def build(results: Results) -> Sequence[Block]:
+    """What was compared, the times, and how near they are to what the machine can do."""
+    rows = results.table("speed.layers").with_columns(
+        error=pl.col("output_error"), bytes_ratio=pl.col("counted_bytes") / pl.col("dense_bytes")
+    )
+    return [Prose(_reading(rows)), _times(rows), _limits(rows)]
+
+
+def _reading(rows: pl.DataFrame) -> str:
+    unequal = rows.filter(~pl.col("survivors_equal")).height
+    checked = (
+        "The survivors of every measured query are those of float64."
+        if not unequal
+        else f"**The survivors differ from those of float64 in {unequal} of {rows.height} rows.**"
+    )
+    return (
+        "Attention of one layer for one new token: torch's scaled_dot_product_attention over the whole cache, in float32 and "
+        "bfloat16 and in two shapes each, of which the fastest counts, beside the scan of packed records, the survivors "
+        "and the tail (docs/speed.md). All ways take turns in one process on as many threads; the least time of each counts. "
+        f"One theta a row, chosen on other queries, left an output error of {percent(rows['error'].min())} to "
+        f"{percent(rows['error'].max())}. Generated keys have the spectrum of scores of the captured layer and no more of "
+        f"a real text: their share of survivors is theirs alone. {checked}"
+    )
+
+
+_WHAT = {
+    "shape": Column("Shape"),
+    "source": Column("Keys"),
+    "tokens": Column("Tokens", "integer"),
+    "threads": Column("Threads", "integer"),
+}
+
+
+def _times(rows: pl.DataFrame) -> Table:
+    return Table(
+        "speed_layers",
+        "A step of one layer in seconds, K and V as bfloat16 where nothing else is said. The last two columns are the fastest "
+        "dense way on so many threads or fewer over ghost, by the clock and in processor time of all threads.",
+        rows,
+        _WHAT
+        | {
+            "survivors": Column("Survivors", "percent"),
+            "error": Column("Output error", "percent"),
+            "bytes_ratio": Column("Bytes ratio", "number"),
+            "float32_seconds": Column("Dense float32 (s)", "number"),
+            "bfloat16_seconds": Column("Dense bfloat16 (s)", "number"),
+            "ghost_float32_seconds": Column("Ghost float32 (s)", "number"),
+            "ghost_seconds": Column("Ghost (s)", "number"),
+            "ratio": Column("Dense / ghost", "factor"),
+            "cpu_ratio": Column("in processor time", "factor"),
+        },
+    )
+
+
+def _limits(rows: pl.DataFrame) -> Table:
+    return Table(
+        "speed_limits",
+        "How near both sides are to this machine: bytes that a step must read over its time, as a share of what a copy reads and "
+        "writes; and the scan beside the longer of copying its records and its arithmetic on records that lie in the cache.",
+        rows,
+        _WHAT
+        | {
+            "candidates": Column("Candidates", "percent"),
+            "copy_gb_s": Column("Copy (GB/s)", "number"),
+            "dense_copy_share": Column("Dense of the copy", "percent"),
+            "ghost_copy_share": Column("Ghost of the copy", "percent"),
+            "scan_seconds": Column("Scan (s)", "number"),
+            "arithmetic_seconds": Column("Its arithmetic (s)", "number"),
+            "scan_limit_share": Column("Scan of its limit", "percent"),
+        },
+    )
+
+
+CHAPTER = Chapter(
+    "speed",
+    "Speed of a decode step",
+    build,
+    needs=("speed.layers",),
+    headline=tuple(
+        figure
+        for name, tokens in _CONTEXTS.items()
+        for figure in figures(
+            "speed.layers",
+            _WANTED.format(tokens),
+            {
+                f"speed.layer_{name}": (
+                    f"fastest dense time / ghost time, one layer, {tokens} tokens, 2 threads",
+                    "max(ratio)",
+                )
+            },
+        )
+    )
+    + figures(
+        "speed.layers",
+        _WANTED.format(32768),
+        {
+            "speed.output_error_32k": ("mean relative error of the output there", "max(output_error)"),
+            "speed.scan_limit_share": (
+                "longer of copy and arithmetic / time of the scan there",
+                "max(scan_limit_share)",
+            ),
+        },
+    ),
+)

@@ -88,7 +88,7 @@ class Speed(Section):
     )
     sinks: Exact = setting(4, "First tokens that are always read.")
     hot: Exact = setting(64, "Most recent tokens that are always read.")
-    rounds: Repeats = setting(5, "Rounds of all ways in turns; the least time of each counts.")
+    rounds: Repeats = setting(4, "Rounds of all ways in turns; the least time of each counts.")
     seed: Seed = setting(0, "Seed of generated keys, values and queries.")
 
     @model_validator(mode="after")

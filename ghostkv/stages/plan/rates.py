@@ -61,7 +61,7 @@ RATES = {'capture_overhead': {'cpu': {'start': 4.441, 'weights': 17.22, 'matmul'
  'sketch_layer': {'cpu': {'start': 0.7021, 'coded': 3.103, 'fitted': 10.08},
                   'memory': {'start': 0.1553, 'kv': 12.0, 'written': 4.027}},
  'small_gather': {'cpu': {'start': 0.748, 'heads': 0.006871}, 'memory': {'start': 0.1507, 'heads': 0.01687}},
- 'time_layers': {'cpu': {'start': 12.0, 'read': 20.0, 'made': 40.0}, 'memory': {'start': 0.5, 'held': 12.0, 'kv': 12.0}},
+ 'time_layers': {'cpu': {'start': 12.0, 'read': 10.0, 'made': 30.0}, 'memory': {'start': 0.5, 'held': 12.0, 'kv': 12.0}},
  'store_speed': {'cpu': {'start': 1.132, 'kv': 19.1, 'appended': 15.33},
                  'memory': {'start': 0.2399, 'kv': 5.509}},
  'store_trials': {'cpu': {'start': 0.7878, 'kills': 24.44, 'damaged': 9.778}, 'memory': {'start': 0.2454}},

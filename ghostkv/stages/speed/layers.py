@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 _HALF = 2
 # Ways of torch that take so many times the processor time of the fastest in a first try are not timed on.
 _SLOW = 2.5
+# Seconds before each timing: threads of torch's last call wait for work on a core of their own, for some milliseconds.
+_REST = 0.03
+# Keys of the step that wakes a way's threads right before it is timed, as the layer before would have.
+_WAKING = 256
 # Queries of a row whose survivors are held against float64.
 _CHECKED = 2
 # Halvings of the range that theta is looked for in; below the least nothing is eliminated that could matter.
@@ -178,6 +182,23 @@ class _Layer:
             "dense_bytes": float(kv_heads * row * tokens),
         }
 
+    def _short_dense(self, query: np.ndarray) -> Callable:
+        from ghostkv.runtime.dense_attention import dense_ways
+
+        keys, values = (
+            np.ascontiguousarray(one[:, :_WAKING]) for one in (self.given.keys, self.given.values)
+        )
+        return next(iter(dense_ways(query, keys, values, self.given.scale).values()))
+
+    def _short_step(
+        self, query: np.ndarray, theta: float, threads: int, pool: ThreadPoolExecutor
+    ) -> Callable:
+        attention = self.attention(threads, pool)
+        cache = PackedCache(*(np.ascontiguousarray(one[:, :_WAKING]) for one in self.cache))
+        records = [one[:_WAKING] for one in self.records]
+        few = PackedRecords(*packed(records, self.given.codecs[0].code_bytes // 4), self.packed.total)
+        return lambda: attention.step(query, cache, few, self.rule(theta))
+
     def _seconds(
         self, attention: PackedAttention, theta: float, threads: int, pool: ThreadPoolExecutor, row: Mapping
     ) -> dict:
@@ -201,11 +222,17 @@ class _Layer:
             ways = {name: way for name, way in ways.items() if name not in left_out}
         for once in (*(way for name, way in ways.items() if name not in dense), copy.rate, alone):
             once()
+        wake = {True: self._short_dense(query), False: self._short_step(query, theta, threads, pool)}
+        for one in wake.values():
+            one()
         clock, cpu = ({name: np.empty(self.job.rounds) for name in ways} for _ in range(2))
         rates, bare = np.empty(self.job.rounds), np.empty(self.job.rounds)
         for turn in range(self.job.rounds):
             for name, way in ways.items():
+                time.sleep(_REST)
+                wake[name in dense]()
                 clock[name][turn], cpu[name][turn] = _spent(way)
+            time.sleep(_REST)
             rates[turn], bare[turn] = copy.rate(), alone()
         # Whatever else the machine does only adds to a time.
         least = {name: float(times.min()) for name, times in clock.items()}

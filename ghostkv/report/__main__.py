@@ -34,6 +34,7 @@ ANSWER = (
 )
 _MASS = "Elimination with thresholds calibrated for dropped mass ≤ 1 %"
 _CERTIFIED = "Certificate for dropped mass ≤ 5 % of every query: elimination"
+_LAYER = "Attention of one layer on 2 CPU threads, torch's time over it: shape of Llama-3.1-8B, 32,768 generated keys"
 _NEEDLE = "retrieval.single_needle_at_025."
 ROWS = (
     ("Certificate for the top 32, FER = 0 for every query: elimination", "certificates.topk.elimination", "percent"),
@@ -42,6 +43,7 @@ ROWS = (
     (_CERTIFIED, "certificates.mass_5pct.elimination", "percent"),
     ("the bytes ratio there, GQA-true", "certificates.mass_5pct.bytes_ratio_gqa", "ratio"),
     ("the same where the heads of a group decide together", "certificates.mass_5pct.group.bytes_ratio_gqa", "ratio"),
+    ("and where that may fail with probability 1e-12 a query", "certificates.randomised.mass_5pct.bytes_ratio_gqa", "ratio"),
     ("Checks of certificates against exact attention", "certificates.checks", "integer"),
     ("violations among them", "certificates.violations", "integer"),
     ("Heads with a safe point on held-out text", "frontier.safe_head_share", "percent"),
@@ -58,6 +60,8 @@ ROWS = (
     ("Quest's KL over that, at the same bytes", "quality.at_030.kl_ratio_to_quest", "factor"),
     ("its first choice is the dense model's there", "quality.at_030.top1", "percent"),
     ("A decode step of the reference code over a dense one, in time", "quality.decode_slowdown", "factor"),
+    (_LAYER, "speed.layer_32k", "factor"),
+    ("the output error there", "speed.output_error_32k", "percent"),
     ("Single needles up to 4,096 tokens: accuracy over the dense model's", _NEEDLE + "relative_accuracy", "percent"),
     ("the bytes ratio there, GQA-true", _NEEDLE + "bytes_ratio_gqa", "ratio"),
     (

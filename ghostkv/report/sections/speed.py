@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import altair as alt
 import polars as pl
 
-from ghostkv.report.document import Block, Chapter, Column, Prose, Table, figures
+from ghostkv.report.charts import line_at, logarithmic, quantity
+from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table, figures
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results
+from ghostkv.report.theme import coloured, colours, top_legend
 
 _CONTEXTS = {"4k": 4096, "32k": 32768, "128k": 131072}
 _WANTED = "self WHERE headline AND threads = 2 AND tokens = {}"
@@ -19,7 +22,7 @@ def build(results: Results) -> Sequence[Block]:
     rows = results.table("speed.layers").with_columns(
         error=pl.col("output_error"), bytes_ratio=pl.col("counted_bytes") / pl.col("dense_bytes")
     )
-    return [Prose(_reading(rows)), _times(rows), _limits(rows)]
+    return [Prose(_reading(rows)), _ratios(rows), _times(rows), _limits(rows)]
 
 
 def _reading(rows: pl.DataFrame) -> str:
@@ -36,6 +39,34 @@ def _reading(rows: pl.DataFrame) -> str:
         f"One theta a row, chosen on other queries, left an output error of {percent(rows['error'].min())} to "
         f"{percent(rows['error'].max())}. Generated keys have the spectrum of scores of the captured layer and no more of "
         f"a real text: their share of survivors is theirs alone. {checked}"
+    )
+
+
+def _ratios(rows: pl.DataFrame) -> Figure:
+    data = rows.select(
+        "tokens", "ratio", "cpu_ratio", pl.col("shape").alias("label"),
+        pl.format("{} threads", "threads").replace("1 threads", "1 thread").alias("on"),
+    )  # fmt: skip
+    ticks, most = sorted(set(data["tokens"])), float(data["ratio"].max())
+    label = "format(datum.value, ',')"
+    x = quantity("tokens", "Context (tokens)", values=ticks, labelExpr=label, grid=False, **logarithmic())
+    y = quantity("ratio", "Dense time over ghost time", alt.Y, format=",.2~f", domain=[0, max(1.0, most)])
+    stroke = {"symbolType": "stroke", "symbolOpacity": 1, "symbolStrokeWidth": 3}
+    names = data["label"].unique(maintain_order=True).to_list()
+    base = alt.Chart(data).encode(
+        x=x, y=y, color=coloured("label", colours(names, {}), **stroke), detail="on:N"
+    )
+    lines = base.mark_line(strokeWidth=2).encode(
+        strokeDash=alt.StrokeDash("on:N", legend=top_legend(symbolType="stroke"))
+    )
+    dots = base.mark_circle(size=50, opacity=1)
+    return Figure(
+        "speed_ratio",
+        "A decode step of one layer: torch's time over that of packed records, on this CPU",
+        alt.layer(line_at(y=1.0), lines, dots).properties(width=520, height=260),
+        data,
+        "Above the dashed line elimination is faster. The fastest of torch's ways on as many threads or fewer counts. The output "
+        "error is that of the table below. A shape that was captured has one context.",
     )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import altair as alt
 import polars as pl
 
-from ghostkv.report.document import Column, Table, figures
+from ghostkv.report.charts import logarithmic, quantity
+from ghostkv.report.document import Column, Figure, Table, figures
 from ghostkv.report.expressions import weighted
 from ghostkv.report.results import Results
 from ghostkv.report.sections.certificates.figures import TIGHTNESS, mean, promise
+from ghostkv.report.theme import BLUE, GREEN, VERMILION, coloured, colours, top_legend
 from ghostkv.stages.certificates.schemas import NESTED
 
 CONTEXT = "certificates.context"
@@ -55,6 +58,47 @@ def contexts(results: Results) -> Table:
             "bytes_ratio_gqa": Column("GQA-true", "ratio"),
         },
     )
+
+
+def context_figure(results: Results) -> list[Figure]:
+    """What a group reads under each certificate by context, layers that see the whole text; nothing of one context alone."""
+    rows = results.table(CONTEXT).filter(
+        (pl.col("window") == 0) & ((pl.col("decision") == "group") | (pl.col("certificate") == "topk"))
+    )
+    holds = pl.when(pl.col("design") == NESTED).then(pl.lit("always")).otherwise(pl.lit("but for a chance"))
+    data = (
+        rows.group_by("certificate", "target", "design", "band_start", "band_stop")
+        .agg(map(weighted, ("elimination", "bytes_ratio_gqa")))
+        .sort(pl.col("certificate") != "topk", -pl.col("target"), "design", "band_stop")
+        .with_columns(promise(), holds.alias("holds"))
+    )
+    ticks = sorted(set(data["band_stop"]))
+    if len(ticks) < 2:
+        return []
+    x = quantity(
+        "band_stop", "Position of the query, at most (tokens)", values=ticks, labelExpr="format(datum.value, ',')", grid=False,
+        **logarithmic(),
+    )  # fmt: skip
+    y = quantity("bytes_ratio_gqa", "Bytes ratio, GQA-true", alt.Y, format="~g", domain=[0, 1])
+    names = data["promise"].unique(maintain_order=True).to_list()
+    fixed = dict(zip(names, (BLUE, GREEN, VERMILION), strict=False))
+    stroke = {"symbolType": "stroke", "symbolOpacity": 1, "symbolStrokeWidth": 3}
+    base = alt.Chart(data).encode(
+        x=x, y=y, color=coloured("promise", colours(names, fixed), **stroke), detail="holds:N"
+    )
+    lines = base.mark_line(strokeWidth=2).encode(
+        strokeDash=alt.StrokeDash("holds:N", legend=top_legend(symbolType="stroke"))
+    )
+    return [
+        Figure(
+            "certificates_context",
+            "What is read under a certificate, against context",
+            alt.layer(lines, base.mark_circle(size=45, opacity=1)).properties(width=520, height=280),
+            data,
+            "Means over heads and queries of layers that see the whole text; nested storage; dropped mass is decided by groups. *But for a "
+            "chance* is the randomised certificate.",
+        )
+    ]
 
 
 # Means over layers that see the whole text.

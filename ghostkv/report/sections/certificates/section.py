@@ -10,7 +10,7 @@ from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Pros
 from ghostkv.report.expressions import in_words, near
 from ghostkv.report.numbers import integer, percent
 from ghostkv.report.results import Results
-from ghostkv.report.sections.certificates.contexts import CONTEXT, CONTEXT_HEADLINE, contexts
+from ghostkv.report.sections.certificates.contexts import CONTEXT, CONTEXT_HEADLINE, context_figure, contexts
 from ghostkv.report.sections.certificates.figures import (
     TIGHTNESS,
     mass_figure,
@@ -45,6 +45,7 @@ def build(results: Results) -> Sequence[Block]:
         *blocks,
         _layers(frame, deltas[0]),
         _domains(frame, deltas),
+        *context_figure(results),
         contexts(results),
         *randomised(results, frame),
         *(ladder(frame, delta) for delta in deltas[:2]),

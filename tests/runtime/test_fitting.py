@@ -131,14 +131,15 @@ def test_heads_that_stay_dense_are_kept_in_the_file(model, tokenizer, tmp_path, 
     assert ghostkv.load(smaller).dense_layers == (0,)
 
 
-def test_where_nothing_may_be_left_out_all_layers_stay_dense(model, tokenizer, tmp_path):
+def test_where_nothing_may_be_left_out_all_is_read(model, tokenizer, tmp_path):
     """A certificate so strict that every key must be read reads all of them, as the model does."""
     options = {"tokens": TOKENS, "config": CONFIG, "certificate": 1e-12}
     ghostkv.fit(model, tokenizer, [text(0), text(1)], **options).save(tmp_path / "policy.safetensors")
     policy = ghostkv.load(tmp_path / "policy.safetensors")
-    assert policy.dense_layers == (0, 1)
+    # K is stored as its record, so that reading all of it costs what K costs.
+    assert policy.dense_layers == ()
     logits, traffic = decoded(model, policy)
-    assert traffic.summary()["bytes_ratio_gqa"] == 1.0
+    assert traffic.summary()["bytes_ratio_gqa"] == pytest.approx(1.0, abs=0.01)
     with torch.inference_mode():
         assert (logits - model(ids(7)).logits[:, 200:]).abs().max() < 2e-5
     with ghostkv.elimination(model, policy):

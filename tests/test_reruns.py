@@ -56,7 +56,7 @@ DECODED = {
     "DecodeGenerated",
     "HistoricalRun",
 }
-SEATED = {"FitPolicies", "QualityText", "QualitySpeed", "RetrievalPlan", "RetrievalTask", "WriteOn"}
+SEATED = {"FitPolicies", "QualityText", "RetrievalPlan", "RetrievalTask", "WriteOn"}
 CODED = {"SketchLayer", "SweepLayer", "PeersLayer", "MeasureGenerator"}
 EDITS = {
     "a table that a stage derives": ("stages.frontier.tables", {"SummariseHeads"}),

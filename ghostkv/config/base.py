@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import os.path
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -29,8 +29,8 @@ Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 Theta = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
-def _ascending(values: list) -> list:
-    if values != sorted(set(values)):
+def _ascending(values: Sequence) -> Sequence:
+    if list(values) != sorted(set(values)):
         raise PydanticCustomError("ascending", "ascending, each once", {"write": sorted(set(values))})
     return values
 

@@ -99,7 +99,6 @@ class Quality(Section):
     replicates: int = setting(1000, "Bootstrap replicates.", ge=1, le=100_000)
     ablation: Ablation = part(Ablation)
     generation: Generation = part(Generation)
-    slowdown_steps: Count = setting(24, "Decode steps that are timed against dense ones.")
     threads: Threads = setting(1, "Threads of a text's job.")
     seed: Seed = setting(0, "Seed of the bootstrap.")
 

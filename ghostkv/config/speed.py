@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,9 +18,11 @@ from ghostkv.config.base import (
     Threads,
     Tokens,
     once,
+    part,
     setting,
     within_memory,
 )
+from ghostkv.config.options import Count
 from ghostkv.files.errors import ConfigError
 
 # Vectors of 16 numbers are what the kernel works in.
@@ -67,8 +69,27 @@ _SHAPES = (
 _KEYS = ("name", "heads", "kv_heads", "head_dim", "contexts")
 
 
+class Steps(Section):
+    """Whole decode steps of the model, dense and under a policy of packed records."""
+
+    contexts: Annotated[tuple[Tokens, ...], Field(max_length=16), Ascending] = setting(
+        (4096, 8192),
+        "Tokens in the cache at the last step, ascending; none for no steps. Up to those of the longest text.",
+    )
+    dtypes: Annotated[tuple[Literal["float32", "bfloat16"], ...], once()] = setting(
+        ("float32", "bfloat16"),
+        "Types of weights and cache; each side may take its fastest.",
+        min_length=1,
+        max_length=2,
+    )
+    ratio: Share = setting(
+        0.25, "GQA-true bytes ratio that the policy's threshold is fitted for, on threshold texts."
+    )
+    count: Count = setting(16, "Steps of each way that are timed.")
+
+
 class Speed(Section):
-    """A decode step of one layer's attention, dense and under elimination, side by side on this machine."""
+    """A decode step, dense and under elimination, side by side on this machine: of one layer's attention, and of the model."""
 
     shapes: Annotated[list[TimedShape], once("name")] = setting(
         [TimedShape(**dict(zip(_KEYS, shape, strict=True))) for shape in _SHAPES],
@@ -90,6 +111,7 @@ class Speed(Section):
     hot: Exact = setting(64, "Most recent tokens that are always read.")
     rounds: Repeats = setting(4, "Rounds of all ways in turns; the least time of each counts.")
     seed: Seed = setting(0, "Seed of generated keys, values and queries.")
+    steps: Steps = part(Steps)
 
     @model_validator(mode="after")
     def _headline_is_a_shape(self) -> Speed:

@@ -20,10 +20,10 @@ from ghostkv.stages.frontier.jobs import GatherFrontier, SummariseHeads
 from ghostkv.stages.hierarchy.jobs import GatherHierarchy
 from ghostkv.stages.historical.jobs import HistoricalRun
 from ghostkv.stages.peers.jobs import GatherPeers
-from ghostkv.stages.quality.jobs import FitPolicies, GatherQuality, QualitySpeed
+from ghostkv.stages.quality.jobs import FitPolicies, GatherQuality
 from ghostkv.stages.retrieval.jobs import GatherRetrieval
 from ghostkv.stages.run import Run
-from ghostkv.stages.speed.jobs import TimeLayers
+from ghostkv.stages.speed.jobs import TimeLayers, TimeSteps
 from ghostkv.stages.store.jobs import TimeStore, TryStore
 from ghostkv.stages.synthetic.jobs import GatherSynthetic
 
@@ -35,18 +35,18 @@ BEYOND: Mapping[str, tuple[type[Job], ...]] = {
     "peers": (GatherPeers,),
     "hierarchy": (GatherHierarchy,),
     "decode": (GatherDecode,),
-    "quality": (FitPolicies, GatherQuality, QualitySpeed),
+    "quality": (FitPolicies, GatherQuality),
     "retrieval": (GatherRetrieval,),
     "historical": (HistoricalRun,),
     "synthetic": (GatherSynthetic,),
     "bandwidth": (MeasureMemory, ModelBandwidth),
     "store": (TryStore, TimeStore),
     "benchmark": (CaptureOverhead, SweepSpeed),
-    "speed": (TimeLayers,),
+    "speed": (TimeLayers, TimeSteps),
 }
 # These ask the model or its trace, which imported tensors do not have.
 _OF_THE_MODEL = (
-    GatherHierarchy, GatherDecode, FitPolicies, GatherQuality, QualitySpeed, GatherRetrieval, HistoricalRun, CaptureOverhead,
+    GatherHierarchy, GatherDecode, FitPolicies, GatherQuality, GatherRetrieval, HistoricalRun, CaptureOverhead, TimeSteps,
 )  # fmt: skip
 
 

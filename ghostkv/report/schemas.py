@@ -51,16 +51,13 @@ SCHEMAS: Mapping[str, Mapping[str, pa.Schema]] = {
     "historical": historical.SCHEMAS,
     "peers": peers.LAYER_SCHEMAS | peers_summaries.SUMMARY_SCHEMAS,
     "plan": plan.COMPARED_SCHEMAS,
-    "quality": quality.FIT_TABLES
-    | quality.TEXT_TABLES
-    | quality_summaries.SUMMARY_TABLES
-    | {"speed": quality.SPEED_SCHEMA},
+    "quality": quality.FIT_TABLES | quality.TEXT_TABLES | quality_summaries.SUMMARY_TABLES,
     "retrieval": {
         "answers": retrieval.ANSWER_SCHEMA,
         "cells": retrieval_summaries.CELL_SCHEMA,
         "summary": retrieval_summaries.SUMMARY_SCHEMA,
     },
-    "speed": {"layers": speed.LAYER_SCHEMA},
+    "speed": {"layers": speed.LAYER_SCHEMA, "steps": speed.STEP_SCHEMA},
     "store": store.TRIAL_SCHEMAS | store.TIME_SCHEMAS,
     "synthetic": synthetic.SCHEMAS | synthetic_summaries.SUMMARY_SCHEMAS,
     "texts": {"texts": TEXT_SCHEMA},

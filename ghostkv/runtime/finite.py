@@ -7,6 +7,8 @@ import numpy as np
 from ghostkv.captures.finite import LARGEST
 from ghostkv.files.compiled import njit
 from ghostkv.files.errors import ModelError
+from ghostkv.runtime.lanes import number
+from ghostkv.runtime.stored import stored
 
 _NAMES = ("query", "key", "value", "output")
 
@@ -18,7 +20,7 @@ def refuse_unfit(
 
     Parameters
     ----------
-    arrays : tuple of ndarray of float32
+    arrays : tuple of ndarray
         `query`, `keys` and `values` of a `Call`, with its `first` and `past`.
     out : ndarray of float32, shape [batch, queries, heads, value_dim]
         No queries before there is an output.
@@ -30,7 +32,8 @@ def refuse_unfit(
     ModelError
         With layer and head.
     """
-    what, head, token = _first_unfit(*arrays, out, first, past, begin)
+    query, keys, values = arrays
+    what, head, token = _first_unfit(query, stored(keys), stored(values), out, first, past, begin)
     if what < 0:
         return
     owner = "KV head" if what in (1, 2) else "head"
@@ -50,7 +53,7 @@ def _first_unfit(query, keys, values, out, first, past, begin):
                 if _any_unfit(query[row, head, t]):
                     return 0, head, past + t
         for head in range(keys.shape[1]):
-            for t in range(max(first[row], begin), keys.shape[2]):
+            for t in range(max(first[row], begin), past + query.shape[2]):
                 if _any_unfit(keys[row, head, t]):
                     return 1, head, t
                 if _any_unfit(values[row, head, t]):
@@ -67,5 +70,5 @@ def _any_unfit(vector):
     """Counted without a branch; "not <=" counts what is not a number."""
     count = 0
     for i in range(vector.size):
-        count += not (abs(vector[i]) <= np.float32(LARGEST))
+        count += not (abs(number(vector[i])) <= np.float32(LARGEST))
     return count > 0

@@ -32,8 +32,8 @@ from ghostkv.models.interface import refuse_no_model
 from ghostkv.models.probe import measurable_layers
 from ghostkv.models.tokenizer import ModelTokenizer, tokenizer_of
 from ghostkv.models.watch import LayerShape
-from ghostkv.runtime.deciders import GhostFrames
 from ghostkv.runtime.flat import calibrated_ratios, flat_heads
+from ghostkv.runtime.ghost_decider import GhostFrames
 from ghostkv.runtime.load_policy import Sources, load_policy
 from ghostkv.runtime.policy import Policy, ghost_policy
 from ghostkv.runtime.policy_files import FittedPolicy

@@ -32,7 +32,7 @@ VISIBLE, COLD, UNITED, HEADS = range(4)
 class Cache(NamedTuple):
     """What a layer holds of the tokens so far; the queries are the last of them."""
 
-    # float32 [batch, kv_heads, tokens, dim]
+    # float32 [batch, kv_heads, tokens or more, dim]
     keys: np.ndarray
     values: np.ndarray
     first: np.ndarray  # int64 [batch]; first visible token: the left padding of each row

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ghostkv.files.compiled import njit
+from ghostkv.runtime.lanes import number
 
 # Sums may be reordered and scores are finite; infinities mean something (theta, unread records).
 FAST = {"contract", "reassoc", "nsz", "nnan"}
@@ -118,5 +119,5 @@ def advance_mean(values, start, stop, total, span):
         span[0] = span[1] = start
     for j in range(span[1], stop):
         for d in range(total.size):
-            total[d] += values[j, d]
+            total[d] += number(values[j, d])
     span[1] = stop

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
 from ghostkv.files.errors import ModelError
 from ghostkv.runtime.deciders import Call, Decider
+
+# Room of a layer: tokens that it has, so much of them again, and a few.
+_SPARE, _LEAST = 8, 64
 
 
 @dataclass
@@ -60,9 +64,26 @@ class GhostLayer(DynamicLayer):
 
     A plain `DynamicLayer` becomes one in place (`ghost_layer`), so `generate()` needs no cache of its own. Copies carry
     a copy of the memory. Cropping forgets what was cropped, and rows of the batch take their memory with them.
+
+    It grows into room of its own, where a `DynamicLayer` copies all of K and V at every step. `keys` and `values` are
+    views of that room.
     """
 
     memory: LayerMemory | None = None
+    _room: tuple[Tensor | None, Tensor | None] = (None, None)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        if key_states.requires_grad or value_states.requires_grad:
+            return super().update(key_states, value_states, *args, **kwargs)
+        tokens = self.get_seq_length() + key_states.shape[2]
+        held, new = (self.keys, self.values), (key_states, value_states)
+        self._room = tuple(_grown(*each) for each in zip(self._room, held, new, strict=True))
+        self.keys, self.values = (room[:, :, :tokens] for room in self._room)
+        return self.keys, self.values
 
     def recall(self, decider: Decider, call: Call) -> LayerMemory:
         """The decider's memory of this layer; a fresh one if another decider, or another sequence, was here before."""
@@ -77,7 +98,7 @@ class GhostLayer(DynamicLayer):
 
     def reset(self) -> None:
         super().reset()
-        self.memory = None
+        self.memory, self._room = None, (None, None)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)
@@ -95,6 +116,26 @@ class GhostLayer(DynamicLayer):
     def _select(self, rows: np.ndarray) -> None:
         if self.memory is not None:
             self.memory.select(np.flatnonzero(rows) if rows.dtype == bool else rows)
+
+
+def _grown(room: Tensor | None, held: Tensor, new: Tensor) -> Tensor:
+    """Room that holds what a layer has and what is new, [batch, kv_heads, tokens or more, dim]; `room` again if it does."""
+    past = held.shape[2] if held.numel() else 0
+    tokens = past + new.shape[2]
+    # Other hands may have put other tensors in its place, and room of inference mode cannot be written outside of it.
+    if (
+        room is None
+        or not past
+        or held.data_ptr() != room.data_ptr()
+        or (held.shape[:2], held.stride()) != (room.shape[:2], room.stride())
+        or room.shape[2] < tokens
+        or (room.is_inference() and not torch.is_inference_mode_enabled())
+    ):
+        room = new.new_empty((*new.shape[:2], tokens + tokens // _SPARE + _LEAST, new.shape[3]))
+        if past:
+            room[:, :, :past] = held
+    room[:, :, past:tokens] = new
+    return room
 
 
 def ghost_layer(cache: Any, layer: int) -> GhostLayer | None:

@@ -113,6 +113,19 @@ def as_float(typingctx, bits):
     return types.float32(types.int32), codegen
 
 
+@intrinsic
+def number(typingctx, held):
+    """What a cache holds as float32: itself, or a bfloat16 whose bits a uint16 has."""
+
+    def codegen(context, builder, signature, args):
+        if signature.args[0] == types.float32:
+            return args[0]
+        bits = builder.shl(builder.zext(args[0], _I32), ir.Constant(_I32, 16))
+        return builder.bitcast(bits, ir.FloatType())
+
+    return types.float32(held), codegen
+
+
 def _array(context, builder, signature, args, index):
     return context.make_array(signature.args[index])(context, builder, args[index])
 

@@ -19,8 +19,9 @@ from ghostkv.elimination.thresholds import calibrated_thetas
 from ghostkv.files.buffers import Space
 from ghostkv.files.errors import ConfigError
 from ghostkv.runtime.certified import CertifiedMass
-from ghostkv.runtime.deciders import Decider, GhostFrames
+from ghostkv.runtime.deciders import Decider
 from ghostkv.runtime.flat import calibrated_ratios, flat_heads
+from ghostkv.runtime.ghost_decider import GhostFrames
 from ghostkv.runtime.policy import Policy, ghost_policy
 from ghostkv.runtime.policy_fit import fit_theta
 from ghostkv.runtime.seated import OracleMass, Seated
@@ -225,7 +226,7 @@ def _ghosts(
     compensate: bool = True, per_key: bool = False,
 ) -> Mapping[int, Decider]:  # fmt: skip
     frames = {layer: GhostFrames.of(sources.fitted(layer, sources.spec(policy))) for layer in active}
-    return ghost_policy(frames, theta, sources.heads, compensate, per_key).deciders
+    return ghost_policy(frames, theta, sources.heads, compensate, per_key, shared=policy.shared).deciders
 
 
 @cache

@@ -1,14 +1,10 @@
-"""Two numbers about the machinery itself: is it exact when nothing is eliminated, and how long does a step take."""
+"""Whether the machinery is exact when nothing is eliminated."""
 
 from __future__ import annotations
 
-import copy
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +14,6 @@ from ghostkv.files.errors import ConfigError, ModelError
 from ghostkv.models.interface import own_implementation
 from ghostkv.models.load import load_model
 from ghostkv.models.probe import new_cache
-from ghostkv.runtime import deciders
 from ghostkv.runtime.ghost_attention import NAME, register, set_policy
 from ghostkv.runtime.policy import Policy, identity_policy
 from ghostkv.runtime.rewind import cut_back, kept_aside
@@ -147,84 +142,6 @@ def check_identity(found: Mapping[str, float | int], model: PreTrainedModel) -> 
             f"norm, in float32). Accepted: at most {ATTENTION:g}. What this model says under elimination would not be its own "
             "answer, so nothing is measured.\n  Write: model: {name: smollm2-135m-instruct}, or another whose attention is softmax of q.k"
         )
-
-
-def measure_slowdown(
-    model: str | Path | PreTrainedModel,
-    ids: Sequence[int],
-    policy: Policy,
-    steps: int = 24,
-    threads: int = 1,
-) -> dict[str, Any]:
-    """Time of a decode step under a policy and of the model's own (SDPA) step, taken in turns in one run.
-
-    The last `steps` tokens are decoded twice over the same dense context, each in a cache of its own; a step of one
-    follows a step of the other, so that whatever else the machine does hits both.
-
-    Returns
-    -------
-    dict
-        `slowdown` (ratio of medians), `dense_ms`, `ghost_ms` (medians), `dense_p90_ms`, `ghost_p90_ms`, `steps`,
-        `context`, and `breakdown`: mean ms a step spent in `records` (writing them), `attend` (estimate, threshold,
-        gather, softmax: one kernel), and `rest` (the model itself, and what surrounds the kernels).
-    """
-    model = _loaded(model, threads)
-    if model.device.type != "cpu":
-        raise ModelError(
-            f"measure_slowdown: the model is on {model.device}, and what decides runs on the CPU, so that the two times would be "
-            'of different machines. Accepted: a model on the CPU.\n  Write: model.to("cpu")'
-        )
-    tokens, context = _split(ids, len(ids) - steps - 2, model.device)
-    register()
-    with torch.inference_mode(), _own_attention(model):
-        own = model.config._attn_implementation
-        cache = new_cache(model)
-        model(tokens[:, :context], cache=cache, use_cache=True, logits_to_keep=1)
-        other = copy.deepcopy(cache)
-        model.set_attn_implementation(NAME)
-        set_policy(model, policy)
-        spent: dict[str, list[float]] = {"dense": [], "ghost": []}
-        parts = {"records": 0.0, "attend": 0.0}
-        for t in range(context, tokens.shape[1]):
-            for name, implementation, one in (("dense", own, cache), ("ghost", NAME, other)):
-                model.set_attn_implementation(implementation)
-                with _timed(parts if t >= context + 2 else {}):
-                    begin = time.perf_counter()
-                    model(tokens[:, t : t + 1], cache=one)
-                    spent[name].append(1e3 * (time.perf_counter() - begin))
-    # The first two steps write the context's records and compile.
-    dense, ghost = spent["dense"][2:], spent["ghost"][2:]
-    breakdown = {name: 1e3 * value / len(ghost) for name, value in parts.items()}
-    return {
-        "slowdown": median(ghost) / median(dense),
-        "dense_ms": median(dense),
-        "ghost_ms": median(ghost),
-        "dense_p90_ms": float(np.quantile(dense, 0.9)),
-        "ghost_p90_ms": float(np.quantile(ghost, 0.9)),
-        "steps": len(ghost),
-        "context": context,
-        "breakdown": breakdown | {"rest": float(np.mean(ghost)) - sum(breakdown.values())},
-    }
-
-
-@contextmanager
-def _timed(parts: dict[str, float]):
-    """Add up what the two kernels of ghost records take."""
-    before = deciders.write_records, deciders.ghost_attend
-
-    def timed(name: str, kernel: Any) -> Any:
-        def run(*args: Any) -> Any:
-            begin = time.perf_counter()
-            kernel(*args)
-            parts[name] = parts.get(name, 0.0) + time.perf_counter() - begin
-
-        return run
-
-    deciders.write_records, deciders.ghost_attend = timed("records", before[0]), timed("attend", before[1])
-    try:
-        yield
-    finally:
-        deciders.write_records, deciders.ghost_attend = before
 
 
 def _seat(model: PreTrainedModel, policy: Policy | None) -> None:

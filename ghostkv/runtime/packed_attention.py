@@ -13,10 +13,12 @@ import numpy as np
 
 from ghostkv.files.compiled import njit
 from ghostkv.runtime.packed_parts import (
+    HEADS,
     SURVIVORS,
     PackedCache,
     PackedRecords,
     PackedRule,
+    Place,
     Room,
     join_parts,
     read_part,
@@ -27,31 +29,52 @@ from ghostkv.runtime.packed_records import PackedFrames
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _scan_parts(first, last, parts, query, cache, frames, records, rule, room):
+def _scan_parts(first, last, parts, query, place, cache, frames, records, rule, room):
     kv_heads = cache.keys.shape[0]
     for task in range(first, last):
-        scan_part(task % kv_heads, task // kv_heads, parts, query, cache, frames, records, rule, room)
+        scan_part(task % kv_heads, task // kv_heads, parts, query, place, cache, frames, records, rule, room)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _read_parts(first, last, parts, query, cache, frames, records, rule, room):
+def _read_parts(first, last, parts, query, place, cache, frames, records, rule, room):
     kv_heads = cache.keys.shape[0]
     for task in range(first, last):
-        read_part(task % kv_heads, task // kv_heads, parts, query, cache, records, rule, room)
+        read_part(task % kv_heads, task // kv_heads, parts, query, place, cache, records, rule, room)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _whole_heads(first, last, query, cache, frames, records, rule, room, out, counts):
+def _whole_heads(first, last, query, place, cache, frames, records, rule, room, out, counts):
     for kv in range(first, last):
-        scan_part(kv, 0, 1, query, cache, frames, records, rule, room)
-        read_part(kv, 0, 1, query, cache, records, rule, room)
-        join_parts(kv, 1, cache.keys.shape[1], records, rule, room, out, counts)
+        scan_part(kv, 0, 1, query, place, cache, frames, records, rule, room)
+        read_part(kv, 0, 1, query, place, cache, records, rule, room)
+        join_parts(kv, 1, place, records, rule, room, out, counts)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _join_all(parts, cache, records, rule, room, out, counts):
-    for kv in range(cache.keys.shape[0]):
-        join_parts(kv, parts, cache.keys.shape[1], records, rule, room, out, counts)
+def _join_all(parts, place, records, rule, room, out, counts):
+    for kv in range(len(counts)):
+        join_parts(kv, parts, place, records, rule, room, out, counts)
+
+
+@dataclass
+class Rooms:
+    """Room of one step at a time, which layers share: what one has written is still in the caches for the next."""
+
+    _held: dict[tuple, Room] = field(default_factory=dict)
+
+    def take(self, kv_heads: int, parts: int, group: int, value_dim: int, words: int, tokens: int) -> Room:
+        """Room for weights of so many words a head, and for as many candidates as tokens."""
+        key, room = (kv_heads, parts, group, value_dim), self._held.get((kv_heads, parts, group, value_dim))
+        if room is None or room.index.shape[1] < tokens or room.weights.shape[2] < words * group:
+            small = [np.empty((kv_heads, parts, group)) for _ in range(7)]
+            tokens += tokens // 4
+            self._held[key] = room = Room(
+                np.zeros((kv_heads, parts, words * group), np.int32), *small[:4],
+                np.empty((kv_heads, tokens), np.int32), np.empty((kv_heads, tokens, group), np.int32),
+                np.zeros((kv_heads, parts, HEADS + group), np.int64), *small[4:],
+                np.empty((kv_heads, parts, group, value_dim), np.float32),
+            )  # fmt: skip
+        return room
 
 
 @dataclass
@@ -59,14 +82,13 @@ class PackedAttention:
     """Decode steps of one layer, over so many threads, with the room that they need."""
 
     frames: PackedFrames
-    group: int
     threads: int = 1
     pool: Executor | None = None  # of threads - 1 workers; the calling thread is the other
-    _room: Room | None = field(default=None, repr=False)
-    _lows: list[int] = field(default_factory=list, repr=False)
+    rooms: Rooms = field(default_factory=Rooms, repr=False)
+    _last: tuple[Room, list[int]] | None = field(default=None, repr=False)
 
     def step(
-        self, query: np.ndarray, cache: PackedCache, records: PackedRecords, rule: PackedRule
+        self, query: np.ndarray, cache: PackedCache, records: PackedRecords, rule: PackedRule, place: Place
     ) -> tuple[np.ndarray, np.ndarray]:
         """Attention of one query a head over what the records let through.
 
@@ -77,31 +99,31 @@ class PackedAttention:
         Returns
         -------
         out : ndarray of float32, shape [heads, value_dim]
-        counts : ndarray of int64, shape [kv_heads, 2]
-            Candidates of the scan, and survivors of the group.
+        counts : ndarray of int64, shape [kv_heads, 2 + group]
+            Candidates of the scan, survivors of the group, and those of each of its heads.
         """
-        kv_heads, tokens, _ = cache.keys.shape
+        kv_heads, value_dim = len(cache.keys), cache.values.shape[2]
+        group = len(query) // kv_heads
         parts = 1 if kv_heads % self.threads == 0 else self.threads
-        room = self._take_room(kv_heads, parts, tokens, cache.values.shape[2])
-        self._lows = [span(tokens, rule, part, parts)[0] for part in range(parts)]
-        out = np.empty((len(query), cache.values.shape[2]), np.float32)
-        counts = np.empty((kv_heads, 2), np.int64)
-        common = (query, cache, self.frames, records, rule, room)
+        words = self.frames.decoder.shape[1] // 4
+        room = self.rooms.take(kv_heads, parts, group, value_dim, words, place.tokens)
+        self._last = room, [span(place, part, parts)[0] for part in range(parts)]
+        out = np.empty((len(query), value_dim), np.float32)
+        counts = np.empty((kv_heads, HEADS + group), np.int64)
+        common = (query, place, cache, self.frames, records, rule, room)
         if parts == 1:
             self._share(kv_heads, lambda first, last: _whole_heads(first, last, *common, out, counts))
         else:
             self._share(kv_heads * parts, lambda first, last: _scan_parts(first, last, parts, *common))
             self._share(kv_heads * parts, lambda first, last: _read_parts(first, last, parts, *common))
-            _join_all(parts, cache, records, rule, room, out, counts)
+            _join_all(parts, place, records, rule, room, out, counts)
         return out, counts
 
     def survivors(self, kv_head: int) -> np.ndarray:
-        """Positions of the cold keys that the last step read for a KV head, ascending; a view of what the next step overwrites."""
-        found = self._room.found[kv_head]
-        parts = [
-            self._room.index[kv_head, low : low + count]
-            for low, count in zip(self._lows, found[:, SURVIVORS], strict=True)
-        ]
+        """Positions of the cold keys that the last step read for a KV head, ascending."""
+        room, lows = self._last
+        counts = room.found[kv_head, :, SURVIVORS]
+        parts = [room.index[kv_head, low : low + n] for low, n in zip(lows, counts, strict=True)]
         return np.concatenate(parts)
 
     def _share(self, tasks: int, work: Callable[[int, int], None]) -> None:
@@ -110,16 +132,3 @@ class PackedAttention:
         work(0, edges[1])
         for one in waiting:
             one.result()
-
-    def _take_room(self, kv_heads: int, parts: int, tokens: int, value_dim: int) -> Room:
-        if self._room is None or self._room.index.shape[1] < tokens or self._room.lse.shape[1] != parts:
-            words = self.frames.decoder.shape[1] // 4 * self.group
-            small = [np.empty((kv_heads, parts, self.group)) for _ in range(7)]
-            self._room = Room(
-                np.zeros((kv_heads, parts, words), np.int32), *small[:4],
-                np.empty((kv_heads, tokens + tokens // 4), np.int32),
-                np.empty((kv_heads, tokens + tokens // 4, self.group), np.int32),
-                np.zeros((kv_heads, parts, 2), np.int64), *small[4:],
-                np.empty((kv_heads, parts, self.group, value_dim), np.float32),
-            )  # fmt: skip
-        return self._room

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ghostkv.files.compiled import njit
-from ghostkv.runtime.fused_sums import FAST
+from ghostkv.runtime.fused_sums import FAST, advance_mean
 from ghostkv.runtime.lanes import LANES, add_rows, dot_rows, fetch_rows
 from ghostkv.runtime.packed_records import query_weights
 from ghostkv.runtime.packed_scan import CHUNK, SIDE_BY_SIDE, least_sum, merged, raised, scan, score_of
@@ -19,12 +19,12 @@ from ghostkv.runtime.packed_scan import CHUNK, SIDE_BY_SIDE, least_sum, merged, 
 _LOG2E = 1.4426950408889634
 # Survivors whose scores are held at once.
 _ROWS = 64
-# Columns of what is counted for each KV head.
-CANDIDATES, SURVIVORS = range(2)
+# Columns of what is counted for each KV head; survivors of each of its heads follow.
+CANDIDATES, SURVIVORS, HEADS = range(3)
 
 
 class PackedCache(NamedTuple):
-    """K and V of a layer, ``[kv_heads, tokens, dim]``: float32, or bfloat16 as uint16."""
+    """K and V of a layer, ``[kv_heads, tokens or more, dim]``: float32, or bfloat16 as uint16."""
 
     keys: np.ndarray
     values: np.ndarray
@@ -43,11 +43,29 @@ class PackedRule(NamedTuple):
     """Which cold keys are read; `theta` float64 [heads] in nats, as the log of a share of the softmax."""
 
     theta: np.ndarray
-    sinks: int
-    hot: int
     scale: float
     softcap: float
     compensate: bool
+
+
+class Place(NamedTuple):
+    """What a query sees: tokens first..tokens, of which start..stop are cold."""
+
+    first: int
+    start: int
+    stop: int
+    tokens: int
+
+    @classmethod
+    def of(cls, first: int, tokens: int, sinks: int, hot: int) -> Place:
+        """The query of token ``tokens - 1``, whose row of the batch begins at `first`."""
+        start = min(first + sinks, tokens)
+        return cls(first, start, max(tokens - hot, start), tokens)
+
+    @property
+    def cold(self) -> int:
+        """How many keys are cold."""
+        return self.stop - self.start
 
 
 class Room(NamedTuple):
@@ -60,7 +78,7 @@ class Room(NamedTuple):
     lse: np.ndarray  # log-sum-exp of estimates
     index: np.ndarray  # int32 [kv_heads, keys]
     sums: np.ndarray  # int32 [kv_heads, keys, group]
-    found: np.ndarray  # int64 [kv_heads, parts, 2]; candidates and survivors
+    found: np.ndarray  # int64 [kv_heads, parts, 2 + group]; as it is counted
     # float64 [kv_heads, parts, group]: largest score, sum of weights, and estimated mass of what was read
     peak: np.ndarray
     mass: np.ndarray
@@ -69,10 +87,9 @@ class Room(NamedTuple):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def span(tokens, rule, part, parts):
+def span(place, part, parts):
     """Cold keys of a part; all parts but the first begin at a whole block."""
-    start = min(rule.sinks, tokens)
-    stop = max(tokens - rule.hot, start)
+    start, stop = place.start, place.stop
     base = start // LANES * LANES
     each = -(-(stop - base) // (parts * LANES)) * LANES
     low, high = max(base + part * each, start), max(base + (part + 1) * each, start)
@@ -118,12 +135,11 @@ def _add_values(values, index, count, weights, out):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def scan_part(kv, part, parts, query, cache, frames, records, rule, room):
+def scan_part(kv, part, parts, query, place, cache, frames, records, rule, room):
     """Look at the records of a part of a KV head's keys; candidates, masses and weights are left in the room."""
-    group, tokens = room.unit.shape[2], cache.keys.shape[1]
+    group, words = room.unit.shape[2], frames.decoder.shape[1] // 4
     queries = query[kv * group : (kv + 1) * group]
     weights = room.weights[kv, part]
-    words = room.weights.shape[2] // group
     unit, bias = room.unit[kv, part], room.bias[kv, part]
     rows = frames.rows[kv]
     fields = 4 * (rows[0] + 2 * rows[1] + 4 * rows[2])
@@ -134,8 +150,7 @@ def scan_part(kv, part, parts, query, cache, frames, records, rule, room):
             queries[first:last], frames.offset[kv], frames.decoder[kv, :fields], frames.middle[kv], rule.scale, some,
             unit[first:last], bias[first:last],
         )  # fmt: skip
-    start, stop = min(rule.sinks, tokens), max(tokens - rule.hot, min(rule.sinks, tokens))
-    exact = np.concatenate((np.arange(start), np.arange(stop, tokens)))
+    exact = np.concatenate((np.arange(place.first, place.start), np.arange(place.stop, place.tokens)))
     scores = np.empty((group, exact.size), np.float32)
     cap = rule.softcap * _LOG2E
     _exact_scores(
@@ -146,7 +161,7 @@ def scan_part(kv, part, parts, query, cache, frames, records, rule, room):
         known[g] = -np.inf
         for i in range(exact.size):
             known[g] = merged(known[g], np.float64(scores[g, i]))
-    low, high = span(tokens, rule, part, parts)
+    low, high = span(place, part, parts)
     theta = rule.theta[kv * group : (kv + 1) * group] * _LOG2E
     room.found[kv, part, CANDIDATES] = scan(
         records.codes[kv].reshape(-1), records.rho[kv], weights, rows, unit, bias, cap, theta, low, high, known,
@@ -156,12 +171,12 @@ def scan_part(kv, part, parts, query, cache, frames, records, rule, room):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
-def read_part(kv, part, parts, query, cache, records, rule, room):
+def read_part(kv, part, parts, query, place, cache, records, rule, room):
     """Attend to the survivors of a part of a KV head's keys; the first part also to sinks and hot window."""
-    group, tokens = room.unit.shape[2], cache.keys.shape[1]
+    group = room.unit.shape[2]
     queries = query[kv * group : (kv + 1) * group]
     unit, bias, cap = room.unit[kv, part], room.bias[kv, part], rule.softcap * _LOG2E
-    low, high = span(tokens, rule, part, parts)
+    low, high = span(place, part, parts)
     index, sums = room.index[kv, low:high], room.sums[kv, low:high]
     least = np.empty(group, np.int64)
     for g in range(group):
@@ -171,16 +186,20 @@ def read_part(kv, part, parts, query, cache, records, rule, room):
         theta = rule.theta[kv * group + g] * _LOG2E
         least[g] = least_sum(lse + theta, unit[g], bias[g], cap)
     # Survivors in the place of candidates.
-    kept = 0
-    for i in range(room.found[kv, part, CANDIDATES]):
-        alive = records.rho[kv, index[i]] == 255
+    kept, found = 0, room.found[kv, part]
+    found[HEADS:] = 0
+    for i in range(found[CANDIDATES]):
+        unbound = records.rho[kv, index[i]] == 255
+        alive = unbound
         for g in range(group):
-            alive |= sums[i, g] >= least[g]
+            own = unbound or sums[i, g] >= least[g]
+            found[HEADS + g] += own
+            alive |= own
         if alive:
             index[kept] = index[i]
             sums[kept] = sums[i]
             kept += 1
-    room.found[kv, part, SURVIVORS] = kept
+    found[SURVIVORS] = kept
     peak, mass, read, out = room.peak[kv, part], room.mass[kv, part], room.read[kv, part], room.out[kv, part]
     for g in range(group):
         peak[g], mass[g], read[g] = -np.inf, 0.0, 0.0
@@ -188,8 +207,8 @@ def read_part(kv, part, parts, query, cache, records, rule, room):
         for i in range(kept):
             read[g] += 2.0 ** (score_of(sums[i, g], unit[g], bias[g], cap) - shift)
     out[:] = 0.0
-    start, stop = min(rule.sinks, tokens), max(tokens - rule.hot, min(rule.sinks, tokens))
-    exact = start + tokens - stop if part == 0 else 0
+    sinks = place.start - place.first
+    exact = sinks + place.tokens - place.stop if part == 0 else 0
     scores = np.empty((group, _ROWS), np.float32)
     chosen = np.empty(_ROWS, np.int64)
     scale = np.float32(rule.scale * _LOG2E)
@@ -198,7 +217,7 @@ def read_part(kv, part, parts, query, cache, records, rule, room):
         for i in range(count):
             at = first + i
             if at < exact:
-                chosen[i] = at if at < start else stop + at - start
+                chosen[i] = place.first + at if at < sinks else place.stop + at - sinks
             else:
                 chosen[i] = index[at - exact]
         fetch_rows(cache.values[kv], chosen, count)
@@ -218,11 +237,19 @@ def read_part(kv, part, parts, query, cache, records, rule, room):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def join_parts(kv, parts, tokens, records, rule, room, out, counts):
+def advance_means(values, start, stop, total, span):
+    """Bring the running sums of V over the cold keys to start..stop, for all KV heads."""
+    for kv in range(values.shape[0]):
+        advance_mean(values[kv], start, stop, total[kv], span[kv])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def join_parts(kv, parts, place, records, rule, room, out, counts):
     """One output of a group from the sums of its parts."""
-    group, cold = room.unit.shape[2], max(tokens - rule.hot - rule.sinks, 0)
-    counts[kv, CANDIDATES] = room.found[kv, :parts, CANDIDATES].sum()
-    counts[kv, SURVIVORS] = room.found[kv, :parts, SURVIVORS].sum()
+    group, cold = room.unit.shape[2], place.stop - place.start
+    counts[kv] = 0
+    for p in range(parts):
+        counts[kv] += room.found[kv, p]
     for g in range(group):
         top = room.peak[kv, :parts, g].max()
         result, mass, tail = out[kv * group + g], 0.0, 0.0

@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ghostkv.codecs import Codec, Records
+from ghostkv.codecs import Records
 from ghostkv.codecs.field_code import FIELD_BITS, ROW_BITS
 from ghostkv.files.compiled import njit
 from ghostkv.files.errors import ConfigError
+from ghostkv.runtime.fused_records import RecordFrames
 from ghostkv.runtime.lanes import LANES
 
 ROW_BYTES = ROW_BITS // 8
@@ -40,48 +41,66 @@ class PackedFrames(NamedTuple):
     rows: np.ndarray
 
 
-def packed_frames(codecs: Sequence[Codec]) -> PackedFrames:
-    """From one fitted `field_code` per KV head, all of the same size.
+def packed_frames(writing: RecordFrames) -> PackedFrames:
+    """From the codecs of a layer's KV heads as records are written.
 
     Raises
     ------
     ConfigError
         A codec's coordinates do not lie in whole rows of one width, the widest first.
     """
-    kinds = [_row_widths(codec) for codec in codecs]
-    width = len(codecs[0].mean_)
+    kinds = [_row_widths(writing, head) for head in range(len(writing.dims))]
+    width = writing.mean.shape[1]
     most = max(sum(ROW_BITS // bits for bits in widths) for widths in kinds)
-    offset = np.empty((len(codecs), width), np.float32)
-    decoder = np.zeros((len(codecs), most, width), np.float32)
-    middle = np.zeros((len(codecs), most), np.float32)
+    offset = np.empty((len(kinds), width), np.float32)
+    decoder = np.zeros((len(kinds), most, width), np.float32)
+    middle = np.zeros((len(kinds), most), np.float32)
     rows = np.array([[widths.count(bits) for bits in FIELD_BITS] for widths in kinds], np.int64)
-    for head, (codec, widths) in enumerate(zip(codecs, kinds, strict=True)):
-        quantiser = codec.quantiser_
-        offset[head] = codec.mean_ + codec.decoder_ @ quantiser.centre
+    for head, widths in enumerate(kinds):
+        dims = writing.dims[head]
+        axes, step = writing.decoder[head, :dims], writing.step[head, :dims, None]
+        offset[head] = writing.mean[head] + writing.centre[head, :dims] @ axes
         place, first = 0, 0
         for bits in widths:
             fields = ROW_BITS // bits
             # In a row coordinates follow byte by byte; unpacked, the first fields of all bytes come first.
             order = first + np.arange(fields).reshape(ROW_BYTES, -1).T.ravel()
-            held = order < len(quantiser.bits)
+            held = order < dims
             found = order[held]
-            decoder[head, place : place + fields][held] = (codec.decoder_[:, found] * quantiser.step[found]).T
+            decoder[head, place : place + fields][held] = axes[found] * step[found]
             middle[head, place : place + fields][held] = ((1 << bits) - 1) / 2
             place, first = place + fields, first + fields
     return PackedFrames(offset, decoder, middle, rows)
 
 
-def _row_widths(codec: Codec) -> list[int]:
-    """Width of the fields of each row."""
-    bits, widths = codec.quantiser_.bits.tolist(), []
+def field_places(writing: RecordFrames) -> np.ndarray:
+    """Byte of a record that each coordinate's level lies in, and by how much it is shifted, int64 [kv_heads, dims, 2]."""
+    bits = np.log2(writing.top + 1).astype(np.int64)
+    begin = np.cumsum(bits, axis=1) - bits
+    return np.stack([begin // 8, 8 - bits - begin % 8], axis=2)
+
+
+def in_whole_fields(writing: RecordFrames) -> bool:
+    """Whether `packed_frames` takes them."""
+    try:
+        return all(_row_widths(writing, head) for head in range(len(writing.dims)))
+    except ConfigError:
+        return False
+
+
+def _row_widths(writing: RecordFrames, head: int) -> list[int]:
+    """Width of the fields of each row of a KV head's records."""
+    every = np.log2(writing.top[head, : writing.dims[head]] + 1).astype(int).tolist()
+    bits, widths = every, []
     while bits:
-        row, bits = bits[: ROW_BITS // bits[0]], bits[ROW_BITS // bits[0] :]
-        short = len(row) < ROW_BITS // row[0] and bits
+        # A coordinate of more than a row's bits has no whole field at all.
+        fields = max(1, ROW_BITS // bits[0])
+        row, bits = bits[:fields], bits[fields:]
+        short = len(row) < fields and bits
         if short or len(set(row)) > 1 or row[0] not in FIELD_BITS or (widths and row[0] > widths[-1]):
             raise ConfigError(
-                f"codec {codec.name}: coordinates of {sorted(set(codec.quantiser_.bits.tolist()))} bits do not lie in whole "
-                f"fields. Accepted: rows of {ROW_BYTES} bytes of one width of {FIELD_BITS}, the widest first.\n"
-                "  Fit: codec field_code"
+                f"records: coordinates of {sorted(set(every))} bits do not lie in whole fields. Accepted: rows of {ROW_BYTES} "
+                f"bytes of one width of {FIELD_BITS}, the widest first.\n  Fit: codec field_code"
             )
         widths.append(row[0])
     return widths

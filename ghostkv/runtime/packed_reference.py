@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ghostkv.codecs import Codec, Records
-from ghostkv.runtime.packed_parts import PackedCache, PackedRule
+from ghostkv.runtime.packed_parts import PackedCache, PackedRule, Place
 
 
 def float32_of(cache: np.ndarray) -> np.ndarray:
@@ -47,6 +47,7 @@ def reference_step(
     codecs: Sequence[Codec],
     records: Sequence[Records],
     rule: PackedRule,
+    place: Place,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Output float64 [heads, value_dim], and the survivors of each KV head, ascending.
 
@@ -55,25 +56,23 @@ def reference_step(
     codecs, records
         One of each for every KV head.
     """
-    keys, values = (float32_of(one).astype(np.float64) for one in cache)
-    kv_heads, tokens, _ = keys.shape
-    group = len(query) // kv_heads
-    start = min(rule.sinks, tokens)
-    stop = max(tokens - rule.hot, start)
-    cold = np.zeros(tokens, bool)
-    cold[start:stop] = True
+    seen = slice(place.first, place.tokens)
+    keys, values = (float32_of(one[:, seen]).astype(np.float64) for one in cache)
+    group = len(query) // len(keys)
+    cold = np.zeros(place.tokens - place.first, bool)
+    cold[place.start - place.first : place.stop - place.first] = True
     out, survivors = np.empty((len(query), values.shape[2])), []
-    for kv in range(kv_heads):
+    for kv, own in enumerate(one[seen] for one in records):
         heads = slice(kv * group, (kv + 1) * group)
-        seen = estimates_of(query[heads], codecs[kv], records[kv], rule.scale, rule.softcap)
+        guess = estimates_of(query[heads], codecs[kv], own, rule.scale, rule.softcap)
         exact = capped(query[heads].astype(np.float64) @ keys[kv].T * rule.scale, rule.softcap)
-        lse = np.logaddexp.reduce(np.where(cold, seen, exact), axis=1)
-        wanted = (seen - lse[:, None] >= rule.theta[heads, None]).any(axis=0) | (records[kv].rho == 255)
+        lse = np.logaddexp.reduce(np.where(cold, guess, exact), axis=1)
+        wanted = (guess - lse[:, None] >= rule.theta[heads, None]).any(axis=0) | (own.rho == 255)
         read = ~cold | wanted
-        survivors.append(np.flatnonzero(cold & wanted))
-        top = np.where(read, exact, seen).max(axis=1, keepdims=True)
+        survivors.append(place.first + np.flatnonzero(cold & wanted))
+        top = np.where(read, exact, guess).max(axis=1, keepdims=True)
         weights = np.exp(np.where(read, exact, -np.inf) - top)
-        left = np.exp(np.where(read, -np.inf, seen) - top).sum(axis=1, keepdims=True) * bool(rule.compensate)
-        mean = values[kv, start:stop].sum(axis=0) / max(stop - start, 1)
+        left = np.exp(np.where(read, -np.inf, guess) - top).sum(axis=1, keepdims=True) * bool(rule.compensate)
+        mean = values[kv, cold].sum(axis=0) / max(place.cold, 1)
         out[heads] = (weights @ values[kv] + left * mean) / (weights.sum(axis=1, keepdims=True) + left)
     return out, survivors

@@ -12,7 +12,9 @@ import numpy as np
 from ghostkv.codecs.random_orthogonal import RandomOrthogonal
 from ghostkv.files.errors import ConfigError
 from ghostkv.models.watch import LayerShape
-from ghostkv.runtime.deciders import Call, Decider, GhostDecider, GhostFrames, GhostState
+from ghostkv.runtime.deciders import Call, Decider
+from ghostkv.runtime.ghost_decider import GhostDecider, GhostFrames, GhostState, ghost_decider
+from ghostkv.runtime.packed_attention import Rooms
 from ghostkv.runtime.partly_dense import PartlyDense
 
 PREFILLS = ("dense", "sparse")
@@ -134,12 +136,15 @@ def ghost_policy(
     per_key : bool
         Theta counts from the uniform share, 1 over the number of visible keys.
     """
+    shared, rooms = options.get("shared", True), Rooms()
     deciders = {
-        layer: GhostDecider(
+        layer: ghost_decider(
             found,
             np.full(heads, theta, np.float32) if np.isscalar(theta) else np.array(theta[layer], np.float32),
             compensate,
             per_key,
+            shared,
+            rooms,
         )
         for layer, found in frames.items()
     }

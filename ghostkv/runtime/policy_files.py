@@ -16,9 +16,11 @@ from ghostkv.codecs.nested import Nested
 from ghostkv.files.errors import ConfigError, TableError
 from ghostkv.files.tensors import load_tensors, save_tensors
 from ghostkv.runtime.certified import CertifiedMass
-from ghostkv.runtime.deciders import Decider, GhostDecider, GhostFrames
+from ghostkv.runtime.deciders import Decider
 from ghostkv.runtime.fused_attention import EstimateFrames
 from ghostkv.runtime.fused_records import RecordFrames
+from ghostkv.runtime.ghost_decider import GhostDecider, GhostFrames, ghost_decider
+from ghostkv.runtime.packed_attention import Rooms
 from ghostkv.runtime.partly_dense import PartlyDense
 from ghostkv.runtime.policy import Policy
 
@@ -83,7 +85,9 @@ def _policy(tensors: dict[str, np.ndarray]) -> FittedPolicy:
     for name, array in tensors.items():
         layer, _, field = name.partition("/")
         by_layer.setdefault(int(layer), {})[field] = array
-    kinds = {int(layer): kind for layer, kind in about.pop("deciders").items()}
+    # What the layers share.
+    every = {"shared": about["shared"], "rooms": Rooms()}
+    kinds = {int(layer): kind | every for layer, kind in about.pop("deciders").items()}
     deciders = {layer: _decider(kind, by_layer[layer]) for layer, kind in kinds.items()}
     return FittedPolicy(deciders=deciders, **about | {"dense_layers": tuple(about["dense_layers"])})
 
@@ -155,8 +159,9 @@ def _ghost(kind: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> GhostDecid
     reading = EstimateFrames(
         offset=writing.mean.astype(np.float32), decoder=writing.decoder.astype(np.float32), dims=writing.dims
     )
-    return GhostDecider(
-        GhostFrames(writing, reading, kind["record_bytes"]), theta, kind["compensate"], kind["per_key"]
+    frames = GhostFrames(writing, reading, kind["record_bytes"])
+    return ghost_decider(
+        frames, theta, *(kind[name] for name in ("compensate", "per_key", "shared", "rooms"))
     )
 
 

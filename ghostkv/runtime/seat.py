@@ -172,8 +172,9 @@ class Seat:
                 "  Write: with torch.inference_mode(): model(...)"
             )
         policy, scale = self.runtime.policy, kwargs.get("scaling")
+        read = _as_held if self.decider.reads_bfloat16 else _array
         return Call(
-            _array(query), _array(key), _array(value),
+            _array(query.contiguous()), read(key), read(value),
             self.runtime.first_visible(mask, query.shape[0], key.shape[2]),
             past, float(query.shape[-1] ** -0.5 if scale is None else scale), float(kwargs.get("softcap") or 0.0),
             policy.sinks, policy.hot, policy.shared, self.layer,
@@ -200,4 +201,15 @@ def _dense(
 
 def _array(tensor: Tensor) -> np.ndarray:
     # Decisions are made on the CPU, wherever the model is, and in float32.
-    return tensor.to("cpu", torch.float32).contiguous().numpy()
+    return _in_pieces(tensor.to("cpu", torch.float32)).numpy()
+
+
+def _as_held(tensor: Tensor) -> np.ndarray:
+    """The same without a copy, where the cache is one of bfloat16 on the CPU: as uint16."""
+    held = tensor.device.type == "cpu" and tensor.dtype == torch.bfloat16
+    return _in_pieces(tensor).view(torch.int16).numpy().view(np.uint16) if held else _array(tensor)
+
+
+def _in_pieces(tensor: Tensor) -> Tensor:
+    """With each head's tokens one after the other, as a cache has them."""
+    return tensor if tensor.stride()[2:] == (tensor.shape[3], 1) else tensor.contiguous()

@@ -139,11 +139,19 @@ def _peer_is_measured(run: Run) -> None:
 
 
 def _steps_fit_the_text(run: Run) -> None:
-    steps, tokens = run.config.quality.slowdown_steps, run.config.capture.tokens
-    if steps > tokens // 2:
+    steps = run.config.speed.steps
+    if not steps.contexts or run.imports:
+        return
+    _every_global_layer_is_recorded(run)
+    if steps.contexts[-1] > run.longest:
         raise ConfigError(
-            f"config: quality.slowdown_steps is {steps}, but texts have capture.tokens: {tokens}. Accepted: at most "
-            f"{tokens // 2}, so that a context is left to choose from.\n  Write: slowdown_steps: 24"
+            f"config: speed.steps.contexts has {steps.contexts[-1]} tokens, and the longest text has {run.longest}. Accepted: at most "
+            f"that.\n  Write: contexts: {[one for one in steps.contexts if one < run.longest] + [run.longest]}   (steps, under speed)"
+        )
+    if steps.contexts[0] < 2 * steps.count + 64:
+        raise ConfigError(
+            f"config: speed.steps.contexts has {steps.contexts[0]} tokens, and {steps.count} steps end it. Accepted: "
+            f"{2 * steps.count + 64} or more.\n  Write: count: {max(1, (steps.contexts[0] - 64) // 2)}   (steps, under speed)"
         )
 
 
@@ -170,8 +178,8 @@ _CHECKS: dict[str, tuple[Callable[[Run], None], ...]] = {
         _dense_layers_exist("quality"),
         _policies("quality"),
         _peer_is_measured,
-        _steps_fit_the_text,
     ),
+    "speed": (_steps_fit_the_text,),
     "retrieval": (
         _every_global_layer_is_recorded,
         _dense_layers_exist("retrieval"),

@@ -14,8 +14,9 @@ from ghostkv.models.interface import ordinary_attention  # noqa: E402
 from ghostkv.models.overhead import time_pairs  # noqa: E402
 from ghostkv.runtime.answering import Reader  # noqa: E402
 from ghostkv.runtime.continuation import Continuation  # noqa: E402
-from ghostkv.runtime.measure import check_identity, measure_identity, measure_slowdown  # noqa: E402
+from ghostkv.runtime.measure import check_identity, measure_identity  # noqa: E402
 from ghostkv.runtime.policy import Policy, identity_policy  # noqa: E402
+from ghostkv.runtime.step_times import time_steps  # noqa: E402
 from tests.models.test_capture import FAMILIES, POSITIONS, captured, token_ids  # noqa: E402
 from tests.models.test_capture import tiny as to_capture  # noqa: E402
 from tests.runtime.ghost_fixtures import CONTEXT, LAYERS, ghostly, text, tiny  # noqa: E402
@@ -104,8 +105,8 @@ def test_the_overhead_of_a_capture_is_timed_on_a_device_and_in_chunks(device, tm
 @pytest.mark.skipif(not torch.cuda.is_available(), reason=WITHOUT_CUDA)
 def test_a_step_on_a_device_is_not_timed_beside_one_of_the_cpu():
     model = tiny().to("cuda")
-    with pytest.raises(ModelError, match="measure_slowdown: the model is on cuda"):
-        measure_slowdown(model, text()[0].tolist(), identity_policy(model.config))
+    with pytest.raises(ModelError, match="time_steps: the model is on cuda"):
+        list(time_steps(model, text()[0].tolist(), [100], identity_policy(model.config)))
 
 
 def fed(model, **options) -> list[int]:

@@ -10,7 +10,6 @@ from ghostkv.stages.quality.schemas import (
     DENSE_SCHEMA,
     IDENTITY_SCHEMA,
     POSITION_SCHEMA,
-    SPEED_SCHEMA,
 )
 from ghostkv.stages.quality.summary_schemas import EQUAL_BYTES_SCHEMA, SUMMARY_SCHEMA
 from tests.report.fixtures import make_params
@@ -23,7 +22,6 @@ SCHEMAS = {
     "equal_bytes": EQUAL_BYTES_SCHEMA,
     "ablation": ABLATION_SCHEMA,
     "generations": WRITING_SCHEMA,
-    "speed": SPEED_SCHEMA,
 }
 START = 3840
 # Label -> role, kind, family, bytes, KL.
@@ -97,9 +95,6 @@ def make_rows(domains=("prose", "code")):
                 rows["ablation"].append(text | band | {"bytes_ratio_gqa": 0.1})
             wrote = {"output": "one |\n two", "tokens": 32, "same": 7, "bytes_ratio_gqa": ratio}
             rows["generations"] += [text | wrote] if role == "budget" else []
-    speed = {"text": "prose_0", "policy": "ghost_029", "context": 4000, "steps": 24, "slowdown": 1.5}
-    parts = {"dense": 80.0, "ghost": 120.0, "records": 10.0, "attend": 40.0, "rest": 70.0}
-    rows["speed"] = [speed | {"part": part, "milliseconds": spent} for part, spent in parts.items()]
     return rows
 
 

@@ -116,7 +116,6 @@ ASKED_OF_STAGES = {
     "quality.at_030.kl",
     "quality.at_030.kl_ratio_to_quest",
     "quality.at_030.top1",
-    "quality.decode_slowdown",
     "retrieval.single_needle_at_025.relative_accuracy",
 }
 

@@ -24,15 +24,15 @@ def named(results):
 
 
 def lines(results):
-    """The lines that lead: identity, mass, budget, slowdown."""
+    """The lines that lead: identity, mass, budget."""
     text = next(block.text for block in CHAPTER.build(results) if isinstance(block, Prose))
     told = [line for line in text.split("\n") if line.startswith("- ")]
-    return dict(zip(("identity", "mass", "budget", "speed"), told, strict=True))
+    return dict(zip(("identity", "mass", "budget"), told, strict=True))
 
 
 def test_tables_print_and_figures_draw_columns_that_exist(results):
     blocks = named(results)
-    assert len(blocks) == 10
+    assert len(blocks) == 9
     for block in blocks.values():
         assert block.data.height > 0
         if isinstance(block, Table):
@@ -55,10 +55,6 @@ def test_figures_show_what_their_titles_say(results):
     assert ours["from"].to_list() == [START, START + 32]
     assert ours["kl"].to_list() == pytest.approx([0.002, 0.004 + 0.001 / 32])
     assert blocks["quality_layers"].data["layers"].to_list() == ["0-4", "5-9"] * 2
-    shown = next(iter(blocks["quality_speed"].chart.to_dict()["datasets"].values()))
-    assert {row["what"]: row["milliseconds"] for row in shown} == {
-        "write records": 10, "estimate, gather, softmax": 40, "the model itself": 70, "dense step": 80,
-    }  # fmt: skip
 
 
 def test_the_headline_is_the_summary_over_all_texts(results):
@@ -72,7 +68,6 @@ def test_the_headline_is_the_summary_over_all_texts(results):
         "at_030.top1": (0.99, 128),
         "at_030.bytes_ratio_gqa": (0.29, 128),
         "at_030.kl_ratio_to_quest": (8.0, 128),
-        "decode_slowdown": (1.5, 24),
     }
 
 
@@ -95,7 +90,6 @@ def test_beyond_the_budget_nothing_is_quoted_for_it(tmp_path):
         ("mass", ("summary", {"role": "mass"}), "kl", 3e-3, "KL 3.0e-03"),
         ("budget", ("summary", {"role": "budget"}), "top1", 0.95, "top-1 95.0 %"),
         ("budget", ("equal_bytes", {"role": "budget", "against": "quest"}), "kl_ratio", 4.9, "4.90x below Quest"),
-        ("speed", ("speed", {}), "slowdown", 2.01, "2.01x"),
     ],
 )  # fmt: skip
 def test_each_line_tells_what_was_measured(tmp_path, line, where, column, value, told):
@@ -122,7 +116,7 @@ def test_what_was_not_run_has_no_block(tmp_path):
     empty = dict.fromkeys(("ablation", "generations", "equal_bytes"), [])
     blocks = named(write(tmp_path, make_rows() | empty))
     assert set(blocks) == {
-        f"quality_{x}" for x in ("bytes", "policies", "dense", "positions", "domains", "worst", "speed")
+        f"quality_{x}" for x in ("bytes", "policies", "dense", "positions", "domains", "worst")
     }
 
 

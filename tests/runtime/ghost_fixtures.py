@@ -9,8 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from ghostkv.codecs import by_name
 from ghostkv.codecs.nested import Nested
 from ghostkv.models.capture import record_attention
-from ghostkv.runtime.deciders import GhostFrames
 from ghostkv.runtime.ghost_attention import NAME, register
+from ghostkv.runtime.ghost_decider import GhostFrames
 
 HEADS, KV_HEADS, HEAD_DIM, LAYERS = 4, 2, 16, 2
 BASE = {

@@ -15,7 +15,8 @@ from ghostkv.elimination.grid import Grid
 from ghostkv.runtime.call_views import CallView
 from ghostkv.runtime.certified import CertifiedMass
 from ghostkv.runtime.combine import combine
-from ghostkv.runtime.deciders import Call, GhostDecider, GhostFrames
+from ghostkv.runtime.deciders import Call
+from ghostkv.runtime.ghost_decider import GhostDecider, GhostFrames
 from ghostkv.runtime.traffic import COLUMNS
 from ghostkv.stages.calibrated.compensated_sweep import output_errors, tail
 from ghostkv.stages.decode.steps import _err, _lose

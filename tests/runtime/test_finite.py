@@ -12,9 +12,9 @@ pytest.importorskip("transformers")
 
 from ghostkv.files.errors import GhostKVError, ModelError  # noqa: E402
 from ghostkv.runtime.certified import CertifiedMass  # noqa: E402
-from ghostkv.runtime.deciders import GhostDecider, GhostFrames  # noqa: E402
 from ghostkv.runtime.fused_records import write_records  # noqa: E402
 from ghostkv.runtime.ghost_attention import set_policy  # noqa: E402
+from ghostkv.runtime.ghost_decider import GhostDecider, GhostFrames  # noqa: E402
 from ghostkv.runtime.seated import OracleMass  # noqa: E402
 from tests.runtime.ghost_fixtures import (  # noqa: E402
     CONTEXT,
@@ -108,7 +108,7 @@ def test_an_output_that_overflows_is_refused(captures, deciders, monkeypatch):
         out[...] = 0.0
         out[0, 3, 2, 0] = np.inf
 
-    monkeypatch.setattr("ghostkv.runtime.deciders.ghost_attend", overflow)
+    monkeypatch.setattr("ghostkv.runtime.ghost_decider.ghost_attend", overflow)
     with pytest.raises(ModelError, match=f"layer 1, head 2: the output of token {CONTEXT + 3}"):
         decided(deciders["records"], call(captures[1]), None)
 
@@ -129,5 +129,5 @@ def test_a_key_that_is_no_number_is_bounded_by_nothing(captures):
     keys[0, 0, 2, 5], keys[0, 1, 4, 0], keys[0, 1, 6] = np.nan, np.inf, 1e30
     coordinates = np.zeros((1, 2, frames.encoder.shape[1], 8), np.float32)
     unbound = np.zeros((1, 2, 8), np.uint8)
-    write_records(keys, 0, frames, coordinates, unbound)
+    write_records(keys, 0, 8, frames, coordinates, unbound)
     assert np.argwhere(unbound[0]).tolist() == [[0, 2], [1, 4], [1, 6]]

@@ -12,8 +12,17 @@ from ghostkv.codecs.quantiser import measured_distortion
 from ghostkv.codecs.transform_code import TransformCode
 from ghostkv.files.errors import ConfigError
 from ghostkv.runtime import lanes
+from ghostkv.runtime.fused_records import RecordFrames
 from ghostkv.runtime.packed_attention import PackedAttention
-from ghostkv.runtime.packed_parts import CANDIDATES, SURVIVORS, PackedCache, PackedRecords, PackedRule
+from ghostkv.runtime.packed_parts import (
+    CANDIDATES,
+    HEADS,
+    SURVIVORS,
+    PackedCache,
+    PackedRecords,
+    PackedRule,
+    Place,
+)
 from ghostkv.runtime.packed_records import packed, packed_frames
 from ghostkv.runtime.packed_reference import bfloat16_of, float32_of, reference_step
 from ghostkv.runtime.packed_scan import CHUNK
@@ -62,20 +71,20 @@ def drawn(rng, shape, tokens, code_bytes, wide):
     return query, cache, codecs, records
 
 
-def stepped(query, cache, codecs, records, rule, pool, threads):
+def stepped(query, cache, codecs, records, rule, place, pool, threads):
     codes, rho = packed(records, codecs[0].code_bytes // 4)
-    tokens = cache.keys.shape[1]
-    start = min(rule.sinks, tokens)
-    cold = slice(start, max(tokens - rule.hot, start))
-    total = float32_of(cache.values)[:, cold].sum(axis=1, dtype=np.float64)
-    attention = PackedAttention(packed_frames(codecs), len(query) // len(codecs), threads, pool)
-    out, counts = attention.step(query, cache, PackedRecords(codes, rho, total), rule)
+    total = float32_of(cache.values)[:, place.start : place.stop].sum(axis=1, dtype=np.float64)
+    attention = PackedAttention(packed_frames(RecordFrames.of(codecs)), threads, pool)
+    out, counts = attention.step(query, cache, PackedRecords(codes, rho, total), rule, place)
     return out, counts, [attention.survivors(kv).copy() for kv in range(len(codecs))]
 
 
-def rule_of(query, theta, softcap=0.0, compensate=True, sinks=4, hot=64):
-    scale = query.shape[1] ** -0.5
-    return PackedRule(np.full(len(query), theta), sinks, hot, scale, softcap, compensate)
+def rule_of(query, theta, softcap=0.0, compensate=True):
+    return PackedRule(np.full(len(query), theta), query.shape[1] ** -0.5, softcap, compensate)
+
+
+def all_of(cache, sinks=4, first=0):
+    return Place.of(first, cache.keys.shape[1], sinks, 64)
 
 
 @pytest.mark.parametrize("case", range(208))
@@ -84,15 +93,18 @@ def test_survivors_and_output_are_those_of_float64(case, pool):
     shape, tokens = SHAPES[case % len(SHAPES)], LENGTHS[case % len(LENGTHS)]
     drawn_ = drawn(rng, shape, tokens, int(rng.choice([4, 8, 16, 32])), bool(rng.integers(2)))
     theta = float(rng.choice([-np.inf, np.inf, *(-np.log(tokens) + rng.normal(0, 2, 6))]))
-    rule = rule_of(
-        drawn_[0], theta, float(rng.choice([0.0, 15.0])), bool(rng.integers(2)), int(rng.integers(6))
-    )
-    out, counts, found = stepped(*drawn_, rule, pool, int(rng.integers(1, 4)))
-    want, survivors = reference_step(*drawn_, rule)
+    rule = rule_of(drawn_[0], theta, float(rng.choice([0.0, 15.0])), bool(rng.integers(2)))
+    # Rows of a batch that are padded on the left, and room behind the last token.
+    first = int(rng.integers(tokens)) if rng.integers(2) else 0
+    place = Place.of(first, tokens - int(rng.integers(min(3, tokens - first))), int(rng.integers(6)), 64)
+    out, counts, found = stepped(*drawn_, rule, place, pool, int(rng.integers(1, 4)))
+    want, survivors = reference_step(*drawn_, rule, place)
     for mine, other in zip(found, survivors, strict=True):
         assert np.array_equal(mine, other)
     assert np.array_equal(counts[:, SURVIVORS], [len(one) for one in survivors])
     assert (counts[:, CANDIDATES] >= counts[:, SURVIVORS]).all()
+    assert (counts[:, HEADS:].max(axis=1) <= counts[:, SURVIVORS]).all()
+    assert (counts[:, HEADS:].sum(axis=1) >= counts[:, SURVIVORS]).all()
     assert np.linalg.norm(out - want) <= 3e-6 * np.linalg.norm(want)
 
 
@@ -101,7 +113,7 @@ def test_a_record_that_bounds_nothing_is_always_read(pool):
     for one in records:
         one.rho[:] = 0
     records[1].rho[[3, 4, 77, 535, 536]] = 255
-    _, _, found = stepped(query, cache, codecs, records, rule_of(query, np.inf), pool, 2)
+    _, _, found = stepped(query, cache, codecs, records, rule_of(query, np.inf), all_of(cache), pool, 2)
     assert [one.tolist() for one in found] == [[], [4, 77, 535]]
 
 
@@ -109,8 +121,8 @@ def test_scores_of_any_size_neither_overflow_nor_lose_their_mass(pool):
     query, cache, codecs, records = drawn(np.random.default_rng(2), (1, 4, 64), 1500, 16, True)
     for factor in (1e-20, 30.0, 3000.0):
         rule = rule_of(query, -6.0)
-        out, _, _ = stepped(query * np.float32(factor), cache, codecs, records, rule, pool, 2)
-        want, _ = reference_step(query * np.float32(factor), cache, codecs, records, rule)
+        out, _, _ = stepped(query * np.float32(factor), cache, codecs, records, rule, all_of(cache), pool, 2)
+        want, _ = reference_step(query * np.float32(factor), cache, codecs, records, rule, all_of(cache))
         assert np.linalg.norm(out - want) <= 1e-3 * np.linalg.norm(want)
 
 
@@ -159,4 +171,4 @@ def test_records_of_another_layout_are_refused():
     rng = np.random.default_rng(5)
     codec = TransformCode(8).fit(rng.normal(size=(500, 64)), rng.normal(size=(100, 64)))
     with pytest.raises(ConfigError, match="field_code"):
-        packed_frames([codec])
+        packed_frames(RecordFrames.of([codec]))

@@ -17,9 +17,10 @@ from ghostkv.captures.capture_files import LayerCapture  # noqa: E402
 from ghostkv.elimination.attention import cold_range  # noqa: E402
 from ghostkv.files.errors import ConfigError, ModelError  # noqa: E402
 from ghostkv.runtime.certified import CertifiedMass  # noqa: E402
-from ghostkv.runtime.deciders import Call, GhostDecider, GhostFrames  # noqa: E402
+from ghostkv.runtime.deciders import Call  # noqa: E402
 from ghostkv.runtime.flat import calibrated_ratios, flat_heads  # noqa: E402
 from ghostkv.runtime.ghost_attention import set_policy  # noqa: E402
+from ghostkv.runtime.ghost_decider import GhostDecider, GhostFrames  # noqa: E402
 from ghostkv.runtime.partly_dense import PartlyDense  # noqa: E402
 from ghostkv.runtime.policy import ghost_policy  # noqa: E402
 from ghostkv.runtime.traffic import COLUMNS  # noqa: E402

@@ -276,7 +276,8 @@ STAGES = {
     "decode": ({"decode": {"synthetic": {"tokens": 300}}}, r"decode\.synthetic\.tokens is 300"),
     "quality": ({"capture": {"layers": [0]}}, r"capture\.layers records 1 of the model's 2 layers"),
     "quality peer": (PEER, r"quality\.headline\.peer is nosuch.*Accepted: .*quest, snapkv"),
-    "quality steps": ({"quality": {"slowdown_steps": 2049}}, r"quality\.slowdown_steps is 2049"),
+    "speed steps": ({"speed": {"steps": {"contexts": [16384]}}}, r"speed\.steps\.contexts has 16384"),
+    "speed count": ({"speed": {"steps": {"count": 4000}}}, r"4000 steps end it"),
     "retrieval": ({"capture": {"layers": [1]}}, r"capture\.layers leaves out \[0\]"),
     "retrieval dense": (DENSE, r"retrieval\.policies one has dense_layers \[2\]"),
 }

@@ -35,7 +35,7 @@ SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
 RECEIVERS = ("all", "Snakemake", "a job")
 # What a clock measured, or follows from it, is another number in every run.
 TIMED_TABLES = re.compile(
-    r"benchmark/|speed/|plan/|bandwidth/(fits|samples|errors|steps|crossings|maps|sensitivity)|quality/speed|store/(appends|gathers|kills)"
+    r"benchmark/|speed/|plan/|bandwidth/(fits|samples|errors|steps|crossings|maps|sensitivity)|store/(appends|gathers|kills)"
 )
 TIMED_COLUMNS = re.compile(r"seconds|speedup|per_second")
 

@@ -1,5 +1,5 @@
-# The model decodes held-out text under elimination: policies fitted once, a job a text, the timing alone, then intervals.
-from ghostkv.stages.quality.jobs import FitPolicies, GatherQuality, QualitySpeed, QualityText
+# The model decodes held-out text under elimination: policies fitted once, a job a text, then intervals.
+from ghostkv.stages.quality.jobs import FitPolicies, GatherQuality, QualityText
 
 
 use rule gather_frontier as fit_quality with:
@@ -38,27 +38,6 @@ use rule gather_frontier as quality_text with:
         gpu=RUN.gpus,
     params:
         run=job_params(QualityText),
-
-
-use rule gather_frontier as quality_speed with:
-    input:
-        **captures(),
-        manifest=f"{RUN.model_folder}/manifest.json",
-        texts="results/texts/texts.parquet",
-        codecs=policy_codecs("quality"),
-        points="results/frontier/points.parquet",
-        thetas="results/quality/thetas.parquet",
-        dense="results/quality/dense.parquet",
-    output:
-        **tables(QualitySpeed, "results/quality"),
-    log:
-        "results/logs/quality/speed.log",
-    # A timing shares the machine with nothing.
-    threads: workflow.cores
-    resources:
-        **needs("quality_speed"),
-    params:
-        run=job_params(QualitySpeed),
 
 
 use rule gather_frontier as gather_quality with:

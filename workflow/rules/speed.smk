@@ -1,5 +1,5 @@
-# A decode step of one layer, dense and under elimination, timed side by side, alone on the machine.
-from ghostkv.stages.speed.jobs import TimeLayers
+# A decode step of one layer, and of the whole model, dense and under elimination, timed side by side, alone on the machine.
+from ghostkv.stages.speed.jobs import TimeLayers, TimeSteps
 
 
 use rule gather_frontier as time_layers with:
@@ -14,3 +14,19 @@ use rule gather_frontier as time_layers with:
         **needs("time_layers"),
     params:
         run=job_params(TimeLayers),
+
+
+use rule gather_frontier as time_steps with:
+    input:
+        **captures(),
+        manifest=asked("speed", f"{RUN.model_folder}/manifest.json"),
+        texts="results/texts/texts.parquet",
+    output:
+        **tables(TimeSteps, "results/speed"),
+    log:
+        "results/logs/speed/steps.log",
+    threads: workflow.cores
+    resources:
+        **needs("time_steps"),
+    params:
+        run=job_params(TimeSteps),

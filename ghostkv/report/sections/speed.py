@@ -1,4 +1,4 @@
-"""Stage `speed`: a decode step of one layer, dense and under elimination."""
+"""Stage `speed`: a decode step of one layer and of the whole model, dense and under elimination."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import polars as pl
 
 from ghostkv.report.charts import line_at, logarithmic, quantity
 from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table, figures
-from ghostkv.report.numbers import percent
+from ghostkv.report.numbers import factor, percent, tiny
 from ghostkv.report.results import Results
 from ghostkv.report.theme import coloured, colours, top_legend
 
@@ -22,7 +22,9 @@ def build(results: Results) -> Sequence[Block]:
     rows = results.table("speed.layers").with_columns(
         error=pl.col("output_error"), bytes_ratio=pl.col("counted_bytes") / pl.col("dense_bytes")
     )
-    return [Prose(_reading(rows)), _ratios(rows), _times(rows), _limits(rows)]
+    blocks = [Prose(_reading(rows)), _ratios(rows), _times(rows), _limits(rows)]
+    steps = results.table("speed.steps") if results.has("speed.steps") else pl.DataFrame()
+    return blocks if steps.is_empty() else [*blocks, Prose(_whole(steps)), _parts(steps), _steps(steps)]
 
 
 def _reading(rows: pl.DataFrame) -> str:
@@ -118,6 +120,73 @@ def _limits(rows: pl.DataFrame) -> Table:
     )
 
 
+_WAYS = {
+    "own": "model as it comes",
+    "grouped": "dense, grouped",
+    "ghost": "under elimination",
+    "rest": "without context",
+}
+
+
+def _whole(steps: pl.DataFrame) -> str:
+    last = steps.filter(pl.col("tokens") == pl.col("tokens").max())
+    return (
+        f"Whole steps of {last['model'][0]}, one token at a time, in turns: the model as transformers runs it; the same with the heads "
+        "of a group as rows of one query and a cache that grows in place; the policy, whose records are packed as above; and the "
+        "model over hardly any context, which is what no policy can save. Its threshold is fitted for "
+        f"a bytes ratio on threshold texts. At {last['tokens'][0]:,} tokens the fastest dense step, of any of these and of any type, takes "
+        f"{factor(last['ratio'].max())} as long as the fastest under elimination; the model as it comes, in the same type, takes "
+        f"{factor(last['own_ratio'].min())} to {factor(last['own_ratio'].max())} as long. KL there is "
+        f"{tiny(last['kl'].min())} to {tiny(last['kl'].max())} nats."
+    )
+
+
+def _parts(steps: pl.DataFrame) -> Figure:
+    data = steps.unpivot(
+        on=[f"{way}_seconds" for way in _WAYS], index=["tokens", "dtype"], variable_name="way", value_name="seconds"
+    ).drop_nulls("seconds")  # fmt: skip
+    names = {f"{way}_seconds": name for way, name in _WAYS.items()}
+    data = data.with_columns(pl.col("way").replace(names), milliseconds=1e3 * pl.col("seconds"))
+    chart = (
+        alt.Chart(data)
+        .mark_bar()
+        .encode(
+            x=quantity("milliseconds", "Milliseconds a step"),
+            y=alt.Y("way:N", sort=list(_WAYS.values()), axis=alt.Axis(title=None)),
+            color=coloured("way", colours(list(_WAYS.values()), {}), legend=None),
+        )
+        .properties(width=220, height=90)
+        .facet(column=alt.Column("dtype:N", title=None), row=alt.Row("tokens:O", title="Tokens"))
+    )
+    return Figure(
+        "speed_steps",
+        "A decode step of the whole model, on this CPU",
+        chart,
+        data,
+        "Medians of steps taken in turns. The last bar is the model without its attention over the context.",
+    )
+
+
+def _steps(steps: pl.DataFrame) -> Table:
+    return Table(
+        "speed_whole_steps",
+        "A step of the whole model in seconds, medians. The last column but three is the fastest dense step of any way and type over "
+        "the fastest under elimination, at that context.",
+        steps,
+        {
+            "tokens": Column("Tokens", "integer"),
+            "dtype": Column("Type"),
+            **{f"{way}_seconds": Column(f"{name.capitalize()} (s)", "number") for way, name in _WAYS.items()},
+            "ghost_cpu_seconds": Column("in processor time (s)", "number"),
+            "own_ratio": Column("As it comes / ghost", "factor"),
+            "ratio": Column("Fastest / fastest", "factor"),
+            "bytes_ratio_gqa": Column("Bytes ratio", "number"),
+            "kl": Column("KL (nats)", "tiny"),
+            "top1": Column("Same first choice", "percent"),
+        },
+    )
+
+
 CHAPTER = Chapter(
     "speed",
     "Speed of a decode step",
@@ -147,5 +216,14 @@ CHAPTER = Chapter(
                 "max(scan_limit_share)",
             ),
         },
+    )
+    + tuple(
+        figure
+        for name, tokens in (("smollm2_8k", 8192), ("gemma_32k", 32768))
+        for figure in figures(
+            "speed.steps",
+            f"self WHERE model LIKE '{name.partition('_')[0]}%' AND tokens = {tokens}",
+            {f"speed.step_{name}": ("fastest dense step / fastest step under elimination", "max(ratio)")},
+        )
     ),
 )

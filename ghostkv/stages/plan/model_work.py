@@ -114,12 +114,20 @@ def quality_text(work: Workload, text: str = "") -> Terms:
     return _decoded(work, work.tokens, _positions(work), 2)
 
 
-def quality_speed(work: Workload) -> Terms:
-    return _decoded(work, work.tokens, 2 * work.config.quality.slowdown_steps, 3)
+def time_steps(work: Workload) -> Terms:
+    steps = work.config.speed.steps
+    if not steps.contexts:
+        return Terms()
+    longest, decoded = steps.contexts[-1], len(steps.contexts) * len(steps.dtypes) * 4 * steps.count
+    terms = _decoded(work, longest, decoded, 4)
+    pairs = work.texts["threshold"] * work.pairs(work.late_queries, work.tokens) * work.deciding
+    # Codecs are fitted here, and the threshold.
+    fitted = work.deciding * work.size.kv_heads * work.size.head_dim**2 / 1e6
+    return Terms({**terms.cpu, "fitted": fitted, "budget": pairs}, terms.memory)
 
 
 def demo_writing(work: Workload) -> Terms:
-    """As `quality_speed`, of the demonstration."""
+    """As `time_steps`, of the demonstration, whose codecs are there."""
     return _decoded(work, work.tokens, 2 * _WRITTEN, 3)
 
 

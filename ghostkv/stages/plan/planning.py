@@ -32,7 +32,7 @@ _ALIKE = {
 }  # fmt: skip
 # Rules whose rates are those of another, as they do the like: what was measured of either says something of both.
 _LIKE = {
-    "trace_text": "capture_text", "capture_overhead": "capture_text", "demo_writing": "quality_speed",
+    "trace_text": "capture_text", "capture_overhead": "capture_text", "demo_writing": "time_steps",
     "import_tensors": "sketch_layer",
 }  # fmt: skip
 
@@ -118,7 +118,6 @@ def _processes(work: Workload) -> list[_Process]:
         one("historical", "run_historical", "historical"),
         one("quality", "fit_quality", "fit"),
         *each("quality", "quality_text", "text", held_out),
-        one("quality", "quality_speed", "speed"),
         one("quality", "gather_quality"),
         one("retrieval", "retrieval_plan", "plan"),
         *each(
@@ -127,6 +126,7 @@ def _processes(work: Workload) -> list[_Process]:
         *[_Process("retrieval", "short", "retrieval_task", tuple({"job": job} for job in short))]
         * bool(short),
         one("retrieval", "gather_retrieval"),
+        one("speed", "time_steps", "steps"),
         one("benchmark", "capture_overhead", "capture_overhead"),
     ]
     of_tensors = [

@@ -117,35 +117,6 @@ class QualityText(FittedJob):
 
 
 @dataclass(frozen=True)
-class QualitySpeed(FittedJob):
-    """The headline policy, timed on one text; on the CPU, where the code that decides runs."""
-
-    call = "ghostkv.stages.quality.speed.time_decode"
-    tables = ("speed",)
-
-    text: str
-    policy: SomePolicy
-    context: int
-    continuation: int
-    dtype: str
-    steps: int
-
-    @classmethod
-    def of(cls, run: Run) -> QualitySpeed:
-        quality = run.config.quality
-        entry = next(one for one in quality.policies if one.label == quality.headline["budget"])
-        return cls.taken(
-            run,
-            **_parts(run),
-            context=_context(run),
-            text=next(iter(run.texts_of("held_out")), ""),
-            policy=resolve(entry, run.config),
-            steps=quality.slowdown_steps,
-            uses=modules_of([entry]),
-        )
-
-
-@dataclass(frozen=True)
 class GatherQuality(Job):
     """How sure means are, and what the headline quotes."""
 

@@ -87,17 +87,6 @@ ABLATION_SCHEMA = pa.schema(
     ],
     metadata=MAY_BE_EMPTY,
 )
-SPEED_SCHEMA = pa.schema(
-    [
-        ("text", pa.string()),
-        ("policy", pa.string()),
-        ("context", pa.int32()),
-        ("steps", pa.int32()),
-        ("slowdown", pa.float64()),  # median step under the policy over median dense step
-        ("part", pa.string()),  # dense, ghost (a whole step of each, median); records, attend, rest (means)
-        ("milliseconds", pa.float64()),
-    ]
-)
 THETA_SCHEMA = pa.schema(
     [("policy", pa.string()), ("ratio", pa.float64()), ("theta", pa.float64())], metadata=MAY_BE_EMPTY
 )

@@ -10,10 +10,10 @@ from ghostkv.runtime.load_policy import Sources
 
 if TYPE_CHECKING:
     from ghostkv.models.tokenizer import ModelTokenizer
-    from ghostkv.stages.quality.jobs import FittedJob, QualitySpeed, QualityText
+    from ghostkv.stages.quality.jobs import FittedJob, QualityText
 
 
-def token_ids(tokenizer: ModelTokenizer, content: str, job: QualityText | QualitySpeed) -> list[int]:
+def token_ids(tokenizer: ModelTokenizer, content: str, job: QualityText) -> list[int]:
     """A text's tokens up to the end of its continuation, and one more if there is one: the last position's next token."""
     wanted = job.context + job.continuation
     ids = tokenizer.first(content, wanted + 1)

@@ -1,4 +1,4 @@
-"""What the job of `speed` depends on."""
+"""What the jobs of `speed` depend on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ghostkv.captures.captured_texts import CapturedText
-from ghostkv.config.speed import TimedShape
+from ghostkv.codecs.by_name import modules
+from ghostkv.config.speed import Steps, TimedShape
 from ghostkv.files.jobs import Job
 
 if TYPE_CHECKING:
@@ -37,3 +38,39 @@ class TimeLayers(Job):
     @classmethod
     def of(cls, run: Run) -> TimeLayers:
         return cls.taken(run, layer=run.layers[len(run.layers) // 2])
+
+
+@dataclass(frozen=True)
+class TimeSteps(Job):
+    """Whole steps of the model on one text, under a policy that is fitted on captures."""
+
+    call = "ghostkv.stages.speed.steps.time_steps"
+    tables = ("steps",)
+    sections = ("speed",)
+
+    captures: tuple[CapturedText, ...]
+    layers: tuple[int, ...]
+    model_layers: tuple[int, ...]  # that attend
+    heads: int
+    model: str
+    text: str
+    start: int
+    bits: float
+    sinks: int
+    hot: int
+    steps: Steps
+
+    @classmethod
+    def of(cls, run: Run) -> TimeSteps:
+        longest = run.config.speed.steps.contexts[-1:] or (0,)
+        # The trace is the longest text.
+        texts = run.trace if longest[0] > run.config.capture.tokens else run.texts_of("held_out")
+        return cls.taken(
+            run,
+            model_layers=run.model.attending(),
+            heads=run.size.heads,
+            model=run.config.model.name,
+            text=next(iter(texts), ""),
+            start=run.config.frontier.headline_start,
+            uses=(*modules(("base", "field_code")), "ghostkv.selectors.base"),
+        )

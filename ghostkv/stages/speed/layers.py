@@ -16,8 +16,17 @@ from ghostkv.codecs import Records
 from ghostkv.codecs.base import RHO_BYTES
 from ghostkv.files.io import stable_seed
 from ghostkv.files.tables import write_rows
+from ghostkv.runtime.fused_records import RecordFrames
 from ghostkv.runtime.packed_attention import PackedAttention
-from ghostkv.runtime.packed_parts import CANDIDATES, SURVIVORS, PackedCache, PackedRecords, PackedRule
+from ghostkv.runtime.packed_parts import (
+    CANDIDATES,
+    HEADS,
+    SURVIVORS,
+    PackedCache,
+    PackedRecords,
+    PackedRule,
+    Place,
+)
 from ghostkv.runtime.packed_records import packed, packed_frames
 from ghostkv.runtime.packed_reference import bfloat16_of, reference_step
 from ghostkv.stages.speed.limits import Copy, arithmetic
@@ -104,25 +113,32 @@ class _Layer:
         total = given.values[: given.texts, cold].sum(axis=1, dtype=np.float64)
         total = np.ascontiguousarray(np.resize(total, (len(given.keys), total.shape[1])))
         cache = PackedCache(bfloat16_of(given.keys), bfloat16_of(given.values))
-        frames = packed_frames(given.codecs)
+        frames = packed_frames(RecordFrames.of(given.codecs))
         return cls(given, job, records, frames, PackedRecords(codes, rho, total), cache, _dense(given))
 
     def rule(self, theta: float) -> PackedRule:
         thetas = np.full(self.given.queries.shape[1], theta)
-        return PackedRule(thetas, self.job.sinks, self.job.hot, self.given.scale, 0.0, True)
+        return PackedRule(thetas, self.given.scale, 0.0, True)
+
+    def place(self, tokens: int) -> Place:
+        """What the query of the last of so many tokens sees."""
+        return Place.of(0, tokens, self.job.sinks, self.job.hot)
+
+    @property
+    def all(self) -> Place:
+        """What a query sees of the whole layer."""
+        return self.place(self.given.keys.shape[1])
 
     def error(self, attention: PackedAttention, theta: float, which: slice) -> float:
         """Mean relative error of the output over some of the queries and all heads."""
         found = []
         for query, exact in zip(self.given.queries[which], self.exact[which], strict=True):
-            out, _ = attention.step(query, self.cache, self.packed, self.rule(theta))
+            out, _ = attention.step(query, self.cache, self.packed, self.rule(theta), self.all)
             found.append(np.linalg.norm(out - exact, axis=1) / np.linalg.norm(exact, axis=1))
         return float(np.mean(found))
 
     def attention(self, threads: int, pool: ThreadPoolExecutor) -> PackedAttention:
-        return PackedAttention(
-            self.frames, self.given.queries.shape[1] // len(self.given.keys), threads, pool
-        )
+        return PackedAttention(self.frames, threads, pool)
 
     @property
     def chosen_on(self) -> int:
@@ -159,7 +175,7 @@ class _Layer:
         cold = max(tokens - job.sinks - job.hot, 0)
         counts, equal = [], True
         for query in given.queries[which]:
-            counts.append(attention.step(query, self.cache, self.packed, rule)[1])
+            counts.append(attention.step(query, self.cache, self.packed, rule, self.all)[1][:, :HEADS])
             group = len(query) // kv_heads
             if len(counts) > _CHECKED:
                 continue
@@ -167,7 +183,8 @@ class _Layer:
             few = slice(0, given.texts)
             cache = PackedCache(*(one[few] for one in self.cache))
             some = rule._replace(theta=rule.theta[: given.texts * group])
-            want = reference_step(query[: given.texts * group], cache, given.codecs, self.records, some)[1]
+            few = query[: given.texts * group]
+            want = reference_step(few, cache, given.codecs, self.records[: given.texts], some, self.all)[1]
             equal &= all(np.array_equal(attention.survivors(kv), one) for kv, one in enumerate(want))
         mean = np.mean(counts, axis=(0, 1))
         row = _HALF * (width + given.values.shape[2])
@@ -197,7 +214,7 @@ class _Layer:
         cache = PackedCache(*(np.ascontiguousarray(one[:, :_WAKING]) for one in self.cache))
         records = [one[:_WAKING] for one in self.records]
         few = PackedRecords(*packed(records, self.given.codecs[0].code_bytes // 4), self.packed.total)
-        return lambda: attention.step(query, cache, few, self.rule(theta))
+        return lambda: attention.step(query, cache, few, self.rule(theta), self.place(_WAKING))
 
     def _seconds(
         self, attention: PackedAttention, theta: float, threads: int, pool: ThreadPoolExecutor, row: Mapping
@@ -208,11 +225,13 @@ class _Layer:
         wide = PackedCache(given.keys, given.values)
         ways: dict[str, Callable] = dense_ways(query, given.keys, given.values, given.scale)
         dense = list(ways)
-        ways["ghost"] = lambda: attention.step(query, self.cache, self.packed, self.rule(theta))
-        ways["ghost_float32"] = lambda: attention.step(query, wide, self.packed, self.rule(theta))
-        ways["scan"] = lambda: attention.step(query, self.cache, self.packed, self.rule(np.inf))
+        ways["ghost"] = lambda: attention.step(query, self.cache, self.packed, self.rule(theta), self.all)
+        ways["ghost_float32"] = lambda: attention.step(query, wide, self.packed, self.rule(theta), self.all)
+        ways["scan"] = lambda: attention.step(query, self.cache, self.packed, self.rule(np.inf), self.all)
         copy = Copy(threads, pool)
-        alone = arithmetic(self.frames, self.packed.codes[0], self.packed.rho[0], attention.group)
+        alone = arithmetic(
+            self.frames, self.packed.codes[0], self.packed.rho[0], len(query) // len(given.keys)
+        )
         set_threads(threads)
         # The first call of a way also makes what it keeps; so the second look is closer.
         for near in (2 * _SLOW, _SLOW):

@@ -1,8 +1,10 @@
-"""Columns of the table of timed layers."""
+"""Columns of the tables of timed layers and steps."""
 
 from __future__ import annotations
 
 import pyarrow as pa
+
+from ghostkv.files.seals import MAY_BE_EMPTY
 
 LAYER_SCHEMA = pa.schema(
     [
@@ -43,4 +45,25 @@ LAYER_SCHEMA = pa.schema(
         ("dense_copy_share", pa.float64()),
         ("scan_limit_share", pa.float64()),  # the longer of copying and arithmetic over the scan's time
     ]
+)
+STEP_SCHEMA = pa.schema(
+    [
+        ("model", pa.string()),
+        ("text", pa.string()),
+        ("dtype", pa.string()),
+        *((name, pa.int32()) for name in ("tokens", "threads", "steps")),
+        # Median step: the model as it comes; its attention in groups over a cache with room, null where SDPA is not its
+        # attention; the policy; and the model over hardly any context
+        *((f"{way}_seconds", pa.float64()) for way in ("own", "grouped", "ghost", "rest")),
+        *((f"{way}_cpu_seconds", pa.float64()) for way in ("own", "grouped", "ghost", "rest")),
+        ("own_ratio", pa.float64()),  # own_seconds over ghost_seconds
+        # The fastest dense step at this context, of any way and dtype, over the fastest under the policy
+        ("ratio", pa.float64()),
+        # Of the steps, against the model as it comes in the same dtype
+        ("kl", pa.float64()),
+        ("top1", pa.float64()),
+        ("bytes_ratio_gqa", pa.float64()),
+        ("elimination", pa.float64()),
+    ],
+    metadata=MAY_BE_EMPTY,
 )

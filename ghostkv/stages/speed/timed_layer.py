@@ -67,19 +67,24 @@ def record_bytes(bits: float, head_dim: int) -> int:
     return max(1, round(code_bytes(bits, head_dim) / _ROW_BYTES)) * _ROW_BYTES
 
 
+def field_codecs(calibration: Sequence[LayerCapture], bits: float) -> list[Codec]:
+    """A codec in whole fields for each KV head of a layer."""
+    width = calibration[0].keys.shape[2]
+    return [
+        FieldCode(record_bytes(bits, width)).fit(
+            np.concatenate([one.keys[kv] for one in calibration]),
+            np.concatenate([one.group_queries(kv).reshape(-1, width) for one in calibration]),
+        )
+        for kv in range(calibration[0].kv_heads)
+    ]
+
+
 def captured_layer(
     calibration: Sequence[LayerCapture], text: LayerCapture, bits: float, hot: int
 ) -> TimedLayer:
     """A captured layer as the last queries of its text see it, all of it: those of the hot window, or the last one."""
     late = text.positions >= min(text.tokens - hot, text.positions.max())
-    size = record_bytes(bits, text.keys.shape[2])
-    codecs = [
-        FieldCode(size).fit(
-            np.concatenate([one.keys[kv] for one in calibration]),
-            np.concatenate([one.group_queries(kv).reshape(-1, one.keys.shape[2]) for one in calibration]),
-        )
-        for kv in range(text.kv_heads)
-    ]
+    codecs = field_codecs(calibration, bits)
     keys, values = (float32_of(bfloat16_of(one)) for one in (text.keys, text.values))
     queries = np.ascontiguousarray(text.queries[:, late].swapaxes(0, 1))
     return TimedLayer("captured", "captured", keys, values, queries, codecs, text.kv_heads, text.scale)

@@ -28,10 +28,9 @@ from ghostkv.stages.capture.jobs import CaptureText
 from ghostkv.stages.quality.families import family_of
 from ghostkv.stages.quality.fit import fit_policies
 from ghostkv.stages.quality.gather import gather
-from ghostkv.stages.quality.jobs import FitPolicies, GatherQuality, QualitySpeed, QualityText
+from ghostkv.stages.quality.jobs import FitPolicies, GatherQuality, QualityText
 from ghostkv.stages.quality.policies import Policies
 from ghostkv.stages.quality.setup import sources_of, token_ids
-from ghostkv.stages.quality.speed import time_decode
 from ghostkv.stages.quality.tables import MeasuredBlocks, compare_at_equal_bytes
 from ghostkv.stages.quality.text import measure_text
 from ghostkv.stages.run import Run
@@ -68,7 +67,7 @@ CONFIG = {
     "quality": {
         "policies": POLICIES, "continuation": CONTINUATION, "block": 8, "replicates": 60,
         "ablation": {"policy": "ghost", "band": 1, "positions": 16},
-        "generation": {"policies": ["identity", "ghost"], "tokens": 5}, "slowdown_steps": 3,
+        "generation": {"policies": ["identity", "ghost"], "tokens": 5},
         "headline": {"identity": "identity", "mass": "mass", "budget": "ghost", "peer": "quest"},
     },
 }  # fmt: skip
@@ -324,15 +323,6 @@ def test_a_text_measured_again_gives_the_same_numbers(stage):
         assert read_table(again["paths"][name]).equals(read_table(stage["paths"][name])), name
 
 
-def test_timing_names_its_parts(stage):
-    output = str(stage["folder"] / "speed.parquet")
-    time_decode(QualitySpeed.of(stage["run"]), stage["inputs"], {"speed": output})
-    rows = read_table(output)
-    assert {"dense", "ghost", "records", "attend", "rest"} == set(rows["part"])
-    milliseconds = dict(rows.select("part", "milliseconds").iter_rows())
-    assert rows["slowdown"][0] == pytest.approx(milliseconds["ghost"] / milliseconds["dense"])
-
-
 def test_a_text_that_is_too_short_is_refused_with_the_length_it_has():
     class Words:
         def first(self, content, tokens):
@@ -348,7 +338,6 @@ def test_jobs_come_back_from_plain_params(stage):
     for job in (
         FitPolicies.of(whole),
         QualityText.of(whole, text="x"),
-        QualitySpeed.of(whole),
         GatherQuality.of(whole),
     ):
         params = job.params()

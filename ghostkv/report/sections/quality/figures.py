@@ -196,36 +196,3 @@ def ablation_figure(results: Results) -> Figure:
         f"The policy {data['policy'][0]} in one band of layers, all others dense, {data['positions'].max()} positions a text. "
         "KL of single bands need not add up to that of all layers together.",
     )
-
-
-def speed_figure(results: Results) -> Figure:
-    """Where the time of a decode step goes."""
-    data = results.table("quality.speed")
-    parts = data.filter(pl.col("part").is_in(["records", "attend", "rest", "dense"]))
-    named = {
-        "records": "write records", "attend": "estimate, gather, softmax", "rest": "the model itself", "dense": "dense step",
-    }  # fmt: skip
-    parts = parts.with_columns(
-        pl.col("part").replace(named).alias("what"),
-        pl.when(pl.col("part") == "dense").then(pl.lit("dense")).otherwise(pl.lit("sparse")).alias("step"),
-    )
-    chart = (
-        alt.Chart(parts)
-        .mark_bar()
-        .encode(
-            x=quantity("milliseconds", "Milliseconds a step"),
-            y=alt.Y("step:N", axis=alt.Axis(title=None)),
-            color=coloured(
-                "what", dict(zip(named.values(), (ORANGE, BLUE, "#b8c4ce", ORACLE_GREY), strict=True))
-            ),
-        )
-        .properties(width=WIDTH - 60, height=70)
-    )
-    return Figure(
-        "quality_speed",
-        "Where a decode step spends its time",
-        chart,
-        data,
-        f"Reference path on CPU, {data['context'][0]} tokens of context, {data['steps'][0]} steps, taken in turns with dense "
-        f"ones. The quotient of medians is {data['slowdown'][0]:.2f}. It reads float32 keys where they lie and saves no memory traffic.",
-    )

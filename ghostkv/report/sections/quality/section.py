@@ -19,7 +19,6 @@ from ghostkv.report.sections.quality.figures import (
     overall,
     positions_figure,
     role,
-    speed_figure,
 )
 
 _WORST = 12
@@ -42,7 +41,7 @@ def build(results: Results) -> Sequence[Block]:
     blocks.append(_worst(results))
     if results.table("quality.generations").height:
         blocks.append(_generations(results))
-    return [*blocks, speed_figure(results)]
+    return blocks
 
 
 def _reading(results: Results) -> str:
@@ -51,7 +50,6 @@ def _reading(results: Results) -> str:
     span = f"{factor(held.get('kl_ratio'))} below {peer} at equal bytes"
     if held.get("kl_ratio_low") is not None:
         span += f" (95 % interval {factor(held['kl_ratio_low'])} to {factor(held['kl_ratio_high'])})"
-    slow = results.table("quality.speed")["slowdown"].max()
     return (
         "The context is read densely; then every token of the continuation is decoded with the policy's own choice of keys "
         "in all layers, errors of earlier positions included, and compared with the dense model at the same position. "
@@ -60,7 +58,6 @@ def _reading(results: Results) -> str:
         f"- Elimination off: largest logit difference {tiny(off.get('max_logit_difference'))}; {_identity(results)}\n"
         f"- Certified mass ≤ 1 %: {_loss(mass)}\n"
         f"- `{ours.get('policy', 'budget')}` at {ratio(ours.get('bytes_ratio_gqa'))} of the bytes: {_loss(ours)}, {span}\n"
-        f"- Decode step over a dense one: {factor(slow)}\n"
         "\nIntervals resample blocks of positions within each text; with one text a domain they speak of these texts, not "
         "of others like them."
     )
@@ -232,19 +229,13 @@ HEADLINE = (
         {"kl_ratio_to_quest": ("Quest's KL / ours at equal bytes", "kl_ratio")},
         "equal_bytes",
     ),
-    *figures(
-        "quality.speed",
-        "self",
-        {"quality.decode_slowdown": ("median step / median dense step", "max(slowdown)")},
-        "max(steps)",
-    ),
 )
 CHAPTER = Chapter(
     "quality",
     "What the model says under elimination",
     build,
     needs=(DENSE, *(f"quality.{name}" for name in (
-        "identity", "positions", "summary", "equal_bytes", "ablation", "generations", "speed",
+        "identity", "positions", "summary", "equal_bytes", "ablation", "generations",
     ))),
     headline=HEADLINE,
 )  # fmt: skip

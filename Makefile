@@ -61,7 +61,7 @@ LONG = mkdir -p results/$(1) && ln -sfn ../../resources results/$(1)/resources &
 
 # The second page shows the first run beside its own.
 long: $(READY)
-	@$(call LONG,long) retrieval
+	@$(call LONG,long) retrieval speed
 	@$(call LONG,long_8k)
 	@echo "Gemma 3 270M: $(CURDIR)/results/long/results/report/report.html"
 

@@ -21,11 +21,10 @@ class FieldCode(Whitened):
     Of all ways to fill the rows, fields of more bits on coordinates of more variance, the fit takes the one that leaves
     least squared score error on calibration keys. `transform_code` gives each coordinate the bits that suit it best;
     what this loses to it is the price of a layout that is read without a bit stream. Bytes beyond whole rows, and rows
-    beyond the last coordinate, stay empty.
+    beyond the last coordinate, stay empty. In the model's seat such records are read packed (docs/speed.md).
     """
 
-    # What the packed kernel reads; a sweep would compare it with `transform_code`, as docs/speed.md does.
-    in_config = False
+    colour = "#7570b3"
 
     def fit_quantiser(self, coordinates: np.ndarray) -> UniformQuantiser:
         bits = field_bits(measured_distortion(coordinates), self.code_bytes)

@@ -85,7 +85,7 @@ class Steps(Section):
     ratio: Share = setting(
         0.25, "GQA-true bytes ratio that the policy's threshold is fitted for, on threshold texts."
     )
-    count: Count = setting(16, "Steps of each way that are timed.")
+    count: Count = setting(12, "Steps of each way that are timed.")
 
 
 class Speed(Section):

@@ -16,6 +16,7 @@ import numpy as np
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.files.errors import ConfigError
 from ghostkv.runtime.finite import refuse_unfit
+from ghostkv.runtime.traffic import Rows
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ class Decider:
     def observe(self, state: Any, call: Call) -> None:
         """See the queries of a dense prefill."""
 
-    def attend(self, state: Any, call: Call) -> tuple[np.ndarray, np.ndarray]:
-        """Output [batch, queries, heads, value_dim], and rows of `traffic.COLUMNS`, one a query.
+    def attend(self, state: Any, call: Call) -> tuple[np.ndarray, Rows]:
+        """Output [batch, queries, heads, value_dim], and rows of `traffic.COLUMNS`, one a query, as `Traffic.add` takes them.
 
         Raises
         ------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ghostkv.codecs import Codec
 from ghostkv.codecs.base import RHO_BYTES
 from ghostkv.files.errors import ModelError
 from ghostkv.runtime.deciders import Call, Decider, refuse_misfit
+from ghostkv.runtime.finite import refuse_unfit
 from ghostkv.runtime.fused_attention import (
     COLD,
     HEADS,
@@ -36,7 +37,8 @@ from ghostkv.runtime.packed_parts import (
 )
 from ghostkv.runtime.packed_records import field_places, in_whole_fields, packed_frames
 from ghostkv.runtime.stored import stored
-from ghostkv.runtime.traffic import rows_of
+from ghostkv.runtime.team import torch_threads
+from ghostkv.runtime.traffic import Rows, rows_of
 
 _FIRST_CAPACITY = 256
 
@@ -118,7 +120,7 @@ class GhostDecider(Decider):
         by_group = self.theta.reshape(self.kv_heads, -1)
         return replace(self, frames=self.frames.part(kv_heads), theta=by_group[list(kv_heads)].ravel())
 
-    def attend(self, state: GhostState, call: Call) -> tuple[np.ndarray, np.ndarray]:
+    def attend(self, state: GhostState, call: Call) -> tuple[np.ndarray, Rows]:
         batch, kv_heads, tokens, head_dim = call.keys.shape
         # The kernels take shapes from the frames and look at no other.
         self.check(call.query.shape[1], kv_heads, head_dim, self.name)
@@ -130,14 +132,8 @@ class GhostDecider(Decider):
             state.tokens = tokens
         counts = np.zeros((batch, kv_heads, call.query.shape[2], HEADS + call.group), np.int32)
         self._read(state, call, keys, values, out, counts)
-        call.refuse_unfit(written, out)
-        cold = counts[..., COLD]
-        records = cold * float(self.frames.record_bytes)
-        rows = rows_of(
-            counts[..., VISIBLE], cold, counts[..., UNITED], counts[..., HEADS:], call.pair, records,
-            records * call.group,
-        )  # fmt: skip
-        return out, rows
+        refuse_unfit(call.layer, (call.query, keys, values), out, call.first, call.past, written)
+        return out, partial(_rows, counts, call.pair, float(self.frames.record_bytes))
 
     def _room(self, state: GhostState, batch: int, tokens: int, value_dim: int) -> None:
         """Make room for `tokens` records, doubling, and keep those that exist."""
@@ -214,6 +210,8 @@ class PackedDecider(GhostDecider):
                 f"a multiple of {LANES}. Accepted: another codec.\n  Write: codec: transform_code"
             )
         codes, rho = state.records
+        attention = self._attention
+        attention.threads = torch_threads()
         for b, first in enumerate(call.first.tolist()):
             cache = PackedCache(keys[b], values[b])
             records = PackedRecords(codes[b], rho[b], state.total[b])
@@ -224,10 +222,19 @@ class PackedDecider(GhostDecider):
                 rule = PackedRule(theta.astype(np.float64), call.scale, call.softcap, self.compensate)
                 advance_means(cache.values, place.start, place.stop, records.total, state.span[b])
                 query = np.ascontiguousarray(call.query[b, :, t])
-                out[b, t], found = self._attention.step(query, cache, records, rule, place)
+                out[b, t], found = attention.step(query, cache, records, rule, place)
                 counts[b, :, t, VISIBLE], counts[b, :, t, COLD] = visible, place.cold
                 counts[b, :, t, UNITED:] = found[:, SURVIVORS:]
             out[b, : max(first - call.past, 0)] = 0.0
+
+
+def _rows(counts: np.ndarray, pair: float, record_bytes: float) -> np.ndarray:
+    """Rows of counts [batch, kv_heads, queries, 3 + group], as `ghost_attend` fills them."""
+    cold, own = counts[..., COLD], counts[..., HEADS:]
+    records = cold * record_bytes
+    return rows_of(
+        counts[..., VISIBLE], cold, counts[..., UNITED], own, pair, records, records * own.shape[3]
+    )
 
 
 def ghost_decider(

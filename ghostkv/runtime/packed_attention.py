@@ -5,8 +5,6 @@ Threads share the KV heads. Where they cannot share them evenly, each takes its 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,32 +24,50 @@ from ghostkv.runtime.packed_parts import (
     span,
 )
 from ghostkv.runtime.packed_records import PackedFrames
+from ghostkv.runtime.team import in_team, team_is_here
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _scan_parts(first, last, parts, query, place, cache, frames, records, rule, room):
+def _scan_share(thread, threads, given):
+    parts, query, place, cache, frames, records, rule, room, _, _ = given
     kv_heads = cache.keys.shape[0]
-    for task in range(first, last):
+    tasks = kv_heads * parts
+    for task in range(tasks * thread // threads, tasks * (thread + 1) // threads):
         scan_part(task % kv_heads, task // kv_heads, parts, query, place, cache, frames, records, rule, room)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _read_parts(first, last, parts, query, place, cache, frames, records, rule, room):
+def _read_share(thread, threads, given):
+    parts, query, place, cache, _, records, rule, room, _, _ = given
     kv_heads = cache.keys.shape[0]
-    for task in range(first, last):
+    tasks = kv_heads * parts
+    for task in range(tasks * thread // threads, tasks * (thread + 1) // threads):
         read_part(task % kv_heads, task // kv_heads, parts, query, place, cache, records, rule, room)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _whole_heads(first, last, query, place, cache, frames, records, rule, room, out, counts):
-    for kv in range(first, last):
+def _whole_heads(thread, threads, given):
+    _, query, place, cache, frames, records, rule, room, out, counts = given
+    kv_heads = cache.keys.shape[0]
+    for kv in range(kv_heads * thread // threads, kv_heads * (thread + 1) // threads):
         scan_part(kv, 0, 1, query, place, cache, frames, records, rule, room)
         read_part(kv, 0, 1, query, place, cache, records, rule, room)
         join_parts(kv, 1, place, records, rule, room, out, counts)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _join_all(parts, place, records, rule, room, out, counts):
+def _alone(given):
+    _whole_heads(0, 1, given)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _together(threads, given):
+    parts, _, place, _, _, records, rule, room, out, counts = given
+    if parts == 1:
+        in_team(_whole_heads, threads, given)
+        return
+    in_team(_scan_share, threads, given)
+    in_team(_read_share, threads, given)
     for kv in range(len(counts)):
         join_parts(kv, parts, place, records, rule, room, out, counts)
 
@@ -79,11 +95,13 @@ class Rooms:
 
 @dataclass
 class PackedAttention:
-    """Decode steps of one layer, over so many threads, with the room that they need."""
+    """Decode steps of one layer, over so many threads of torch's, with the room that they need.
+
+    Where torch has no OpenMP of GNU (`team_is_here`), one thread does them all.
+    """
 
     frames: PackedFrames
     threads: int = 1
-    pool: Executor | None = None  # of threads - 1 workers; the calling thread is the other
     rooms: Rooms = field(default_factory=Rooms, repr=False)
     _last: tuple[Room, list[int]] | None = field(default=None, repr=False)
 
@@ -104,19 +122,18 @@ class PackedAttention:
         """
         kv_heads, value_dim = len(cache.keys), cache.values.shape[2]
         group = len(query) // kv_heads
-        parts = 1 if kv_heads % self.threads == 0 else self.threads
+        threads = self.threads if team_is_here() else 1
+        parts = 1 if kv_heads % threads == 0 else threads
         words = self.frames.decoder.shape[1] // 4
         room = self.rooms.take(kv_heads, parts, group, value_dim, words, place.tokens)
         self._last = room, [span(place, part, parts)[0] for part in range(parts)]
         out = np.empty((len(query), value_dim), np.float32)
         counts = np.empty((kv_heads, HEADS + group), np.int64)
-        common = (query, place, cache, self.frames, records, rule, room)
-        if parts == 1:
-            self._share(kv_heads, lambda first, last: _whole_heads(first, last, *common, out, counts))
+        given = (parts, query, place, cache, self.frames, records, rule, room, out, counts)
+        if threads == 1:
+            _alone(given)
         else:
-            self._share(kv_heads * parts, lambda first, last: _scan_parts(first, last, parts, *common))
-            self._share(kv_heads * parts, lambda first, last: _read_parts(first, last, parts, *common))
-            _join_all(parts, place, records, rule, room, out, counts)
+            _together(threads, given)
         return out, counts
 
     def survivors(self, kv_head: int) -> np.ndarray:
@@ -125,10 +142,3 @@ class PackedAttention:
         counts = room.found[kv_head, :, SURVIVORS]
         parts = [room.index[kv_head, low : low + n] for low, n in zip(lows, counts, strict=True)]
         return np.concatenate(parts)
-
-    def _share(self, tasks: int, work: Callable[[int, int], None]) -> None:
-        edges = [tasks * thread // self.threads for thread in range(self.threads + 1)]
-        waiting = [self.pool.submit(work, *edges[i : i + 2]) for i in range(1, self.threads)]
-        work(0, edges[1])
-        for one in waiting:
-            one.result()

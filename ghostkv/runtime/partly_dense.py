@@ -11,7 +11,7 @@ import numpy as np
 from ghostkv.runtime.call_views import views
 from ghostkv.runtime.combine import combine
 from ghostkv.runtime.deciders import Call, Decider
-from ghostkv.runtime.traffic import dense_rows
+from ghostkv.runtime.traffic import dense_rows, made
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class PartlyDense(Decider):
         call.refuse_unfit()
         out = call.empty()
         decided, rows = self.decider.attend(state, _of_heads(call, self.rest))
+        rows = made(rows)
         out[:, :, _readers(call, self.rest)] = decided
         whole = _of_heads(call, self.dense)
         out[:, :, _readers(call, self.dense)], visible = _whole(whole)

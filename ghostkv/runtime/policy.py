@@ -16,6 +16,7 @@ from ghostkv.runtime.deciders import Call, Decider
 from ghostkv.runtime.ghost_decider import GhostDecider, GhostFrames, GhostState, ghost_decider
 from ghostkv.runtime.packed_attention import Rooms
 from ghostkv.runtime.partly_dense import PartlyDense
+from ghostkv.runtime.traffic import Rows
 
 PREFILLS = ("dense", "sparse")
 
@@ -174,7 +175,7 @@ class _Oblivious(Decider):
     def start(self) -> GhostState:
         return GhostState()
 
-    def attend(self, state: GhostState, call: Call) -> tuple[np.ndarray, np.ndarray]:
+    def attend(self, state: GhostState, call: Call) -> tuple[np.ndarray, Rows]:
         return _reads_all(call.query.shape[1], call.keys.shape[1], call.keys.shape[3]).attend(state, call)
 
 

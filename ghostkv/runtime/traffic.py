@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import polars as pl
@@ -29,6 +29,15 @@ COLUMNS = (
 )
 # Beside them, and no sum: the largest dropped mass that a certificate admits; nothing where none is given.
 CERTIFIED = "certified"
+
+
+# Rows of counts, or what makes them: a step is not to wait for sums that are read at the end.
+Rows = np.ndarray | Callable[[], np.ndarray]
+
+
+def made(rows: Rows) -> np.ndarray:
+    """The rows themselves."""
+    return rows() if callable(rows) else rows
 
 
 def rows_of(
@@ -132,10 +141,10 @@ class Traffic:
 
     def reset(self) -> None:
         """Forget everything counted so far."""
-        self._parts: list[tuple[int, int, np.ndarray]] = []
+        self._parts: list[tuple[int, int, Rows]] = []
 
-    def add(self, layer: int, past: int, rows: np.ndarray) -> None:
-        """Count queries at positions past, past + 1, ...; rows as `rows_of` gives them."""
+    def add(self, layer: int, past: int, rows: Rows) -> None:
+        """Count queries at positions past, past + 1, ...; rows as `rows_of` gives them, or what gives them when they are read."""
         self._parts.append((layer, past, rows))
 
     def queries(self) -> pl.DataFrame:
@@ -144,6 +153,7 @@ class Traffic:
         if not self._parts:
             empty = {"layer": pl.Int32, "position": pl.Int32} | dict.fromkeys(names, pl.Float64)
             return ratios(pl.DataFrame(schema=empty))
+        self._parts = [(layer, past, made(rows)) for layer, past, rows in self._parts]
         counts = np.concatenate([rows for _, _, rows in self._parts])
         size = [len(rows) for _, _, rows in self._parts]
         layer = np.repeat([layer for layer, _, _ in self._parts], size).astype(np.int32)

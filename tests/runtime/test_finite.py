@@ -16,6 +16,7 @@ from ghostkv.runtime.fused_records import write_records  # noqa: E402
 from ghostkv.runtime.ghost_attention import set_policy  # noqa: E402
 from ghostkv.runtime.ghost_decider import GhostDecider, GhostFrames  # noqa: E402
 from ghostkv.runtime.seated import OracleMass  # noqa: E402
+from ghostkv.runtime.traffic import made  # noqa: E402
 from tests.runtime.ghost_fixtures import (  # noqa: E402
     CONTEXT,
     HEADS,
@@ -54,7 +55,8 @@ def decided(decider, some, prompt):
     state = decider.start()
     if decider.observes:
         decider.observe(state, prompt)
-    return decider.attend(state, some)
+    out, rows = decider.attend(state, some)
+    return out, made(rows)
 
 
 @pytest.mark.parametrize("name", DECIDERS)

@@ -14,6 +14,7 @@ from ghostkv.files.errors import CaptureError, ConfigError, ModelError, TableErr
 from ghostkv.files.tensors import load_tensors, save_tensors
 from ghostkv.models.tokenizer import ModelTokenizer, byte_tokenizer
 from ghostkv.runtime.certified import CertifiedMass
+from ghostkv.runtime.ghost_decider import PackedDecider  # noqa: E402
 from ghostkv.runtime.policy import identity_policy
 from tests.runtime.ghost_fixtures import tiny
 
@@ -83,9 +84,25 @@ def test_a_policy_that_eliminates_nothing_says_what_the_model_says(model):
     assert said == generated(model)
 
 
-@pytest.mark.parametrize("asked", [{"bytes_ratio": 0.5}, {"certificate": 0.05}, {"target_fer": 0.05}])
-def test_a_saved_policy_decides_the_same(model, tokenizer, tmp_path, asked):
-    fitted = ghostkv.fit(model, tokenizer, [text(0), text(1)], tokens=TOKENS, config=CONFIG, **asked)
+# Records that are read packed.
+FIELDS = CONFIG | {
+    "sketch": {"codecs": [{"name": "field_code", "bits": [2.0]}]},
+    "frontier": CONFIG["frontier"] | {"headline": {"codec": "field_code", "bits": 2.0}},
+}
+
+
+@pytest.mark.parametrize(
+    ("asked", "config"),
+    [
+        ({"bytes_ratio": 0.5}, CONFIG),
+        ({"bytes_ratio": 0.7}, FIELDS),
+        ({"certificate": 0.05}, CONFIG),
+        ({"target_fer": 0.05}, CONFIG),
+    ],
+)
+def test_a_saved_policy_decides_the_same(model, tokenizer, tmp_path, asked, config):
+    fitted = ghostkv.fit(model, tokenizer, [text(0), text(1)], tokens=TOKENS, config=config, **asked)
+    assert (type(fitted.deciders[0]) is PackedDecider) == (config is FIELDS)
     fitted.save(tmp_path / "policy.safetensors")
     # Under any name, anywhere.
     moved = (tmp_path / "policy.safetensors").rename(tmp_path / "mine.bin")
@@ -98,6 +115,7 @@ def test_a_saved_policy_decides_the_same(model, tokenizer, tmp_path, asked):
     (one, read), (other, same) = found
     assert torch.equal(one, other)
     assert read.equals(same)
+    assert [*map(type, loaded.deciders.values())] == [*map(type, fitted.deciders.values())]
     assert loaded.certificate == fitted.certificate
     again = tmp_path / "again.safetensors"
     loaded.save(again)

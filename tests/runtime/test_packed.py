@@ -1,7 +1,6 @@
 """Attention over packed records: equal to float64, over all shapes, types, lengths and numbers of threads."""
 
 import itertools
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
@@ -42,12 +41,6 @@ SHAPES = (
 LENGTHS = (1, 5, 68, 69, 83, 84, 85, 300, 511, 700, CHUNK + 67, CHUNK + 68, 2 * CHUNK + 133)
 
 
-@pytest.fixture(scope="module")
-def pool():
-    with ThreadPoolExecutor(3) as workers:
-        yield workers
-
-
 @cache
 def fitted(shape, code_bytes):
     """Codecs of a layer, fitted once for all cases of a shape, and what their keys are drawn with."""
@@ -71,10 +64,10 @@ def drawn(rng, shape, tokens, code_bytes, wide):
     return query, cache, codecs, records
 
 
-def stepped(query, cache, codecs, records, rule, place, pool, threads):
+def stepped(query, cache, codecs, records, rule, place, threads):
     codes, rho = packed(records, codecs[0].code_bytes // 4)
     total = float32_of(cache.values)[:, place.start : place.stop].sum(axis=1, dtype=np.float64)
-    attention = PackedAttention(packed_frames(RecordFrames.of(codecs)), threads, pool)
+    attention = PackedAttention(packed_frames(RecordFrames.of(codecs)), threads)
     out, counts = attention.step(query, cache, PackedRecords(codes, rho, total), rule, place)
     return out, counts, [attention.survivors(kv).copy() for kv in range(len(codecs))]
 
@@ -88,7 +81,7 @@ def all_of(cache, sinks=4, first=0):
 
 
 @pytest.mark.parametrize("case", range(208))
-def test_survivors_and_output_are_those_of_float64(case, pool):
+def test_survivors_and_output_are_those_of_float64(case):
     rng = np.random.default_rng(case)
     shape, tokens = SHAPES[case % len(SHAPES)], LENGTHS[case % len(LENGTHS)]
     drawn_ = drawn(rng, shape, tokens, int(rng.choice([4, 8, 16, 32])), bool(rng.integers(2)))
@@ -97,7 +90,7 @@ def test_survivors_and_output_are_those_of_float64(case, pool):
     # Rows of a batch that are padded on the left, and room behind the last token.
     first = int(rng.integers(tokens)) if rng.integers(2) else 0
     place = Place.of(first, tokens - int(rng.integers(min(3, tokens - first))), int(rng.integers(6)), 64)
-    out, counts, found = stepped(*drawn_, rule, place, pool, int(rng.integers(1, 4)))
+    out, counts, found = stepped(*drawn_, rule, place, int(rng.integers(1, 4)))
     want, survivors = reference_step(*drawn_, rule, place)
     for mine, other in zip(found, survivors, strict=True):
         assert np.array_equal(mine, other)
@@ -108,20 +101,20 @@ def test_survivors_and_output_are_those_of_float64(case, pool):
     assert np.linalg.norm(out - want) <= 3e-6 * np.linalg.norm(want)
 
 
-def test_a_record_that_bounds_nothing_is_always_read(pool):
+def test_a_record_that_bounds_nothing_is_always_read():
     query, cache, codecs, records = drawn(np.random.default_rng(1), (2, 4, 128), 600, 16, True)
     for one in records:
         one.rho[:] = 0
     records[1].rho[[3, 4, 77, 535, 536]] = 255
-    _, _, found = stepped(query, cache, codecs, records, rule_of(query, np.inf), all_of(cache), pool, 2)
+    _, _, found = stepped(query, cache, codecs, records, rule_of(query, np.inf), all_of(cache), 2)
     assert [one.tolist() for one in found] == [[], [4, 77, 535]]
 
 
-def test_scores_of_any_size_neither_overflow_nor_lose_their_mass(pool):
+def test_scores_of_any_size_neither_overflow_nor_lose_their_mass():
     query, cache, codecs, records = drawn(np.random.default_rng(2), (1, 4, 64), 1500, 16, True)
     for factor in (1e-20, 30.0, 3000.0):
         rule = rule_of(query, -6.0)
-        out, _, _ = stepped(query * np.float32(factor), cache, codecs, records, rule, all_of(cache), pool, 2)
+        out, _, _ = stepped(query * np.float32(factor), cache, codecs, records, rule, all_of(cache), 2)
         want, _ = reference_step(query * np.float32(factor), cache, codecs, records, rule, all_of(cache))
         assert np.linalg.norm(out - want) <= 1e-3 * np.linalg.norm(want)
 

@@ -23,7 +23,7 @@ from ghostkv.runtime.ghost_attention import set_policy  # noqa: E402
 from ghostkv.runtime.ghost_decider import GhostDecider, GhostFrames  # noqa: E402
 from ghostkv.runtime.partly_dense import PartlyDense  # noqa: E402
 from ghostkv.runtime.policy import ghost_policy  # noqa: E402
-from ghostkv.runtime.traffic import COLUMNS  # noqa: E402
+from ghostkv.runtime.traffic import COLUMNS, made  # noqa: E402
 from tests.runtime.ghost_fixtures import (  # noqa: E402
     CONTEXT,
     HEADS,
@@ -46,7 +46,7 @@ SHARES = (0.05, 0.2, 0.5)
 GROUPS, GROUP, WIDTH, LENGTH, NEW = 3, 2, 16, 90, 7
 
 
-def made(seed: int) -> LayerCapture:
+def drawn(seed: int) -> LayerCapture:
     """A layer of three KV heads with two heads each; queries are the last ones."""
     rng = np.random.default_rng(seed)
     keys = rng.normal(size=(GROUPS, LENGTH, WIDTH)).astype(np.float16)
@@ -98,7 +98,7 @@ def exact(some: Call) -> np.ndarray:
     first=st.lists(st.integers(0, LENGTH - 1), min_size=1, max_size=2),
 )
 def test_dense_heads_are_exact_and_counted_whole_and_the_others_decide_as_before(seed, kind, dense, first):
-    capture = made(seed)
+    capture = drawn(seed)
     whole, some = deciders(capture, kind), call(capture, first)
     partly = PartlyDense.of(whole, dense)
     before, _ = whole.attend(whole.start(), some)
@@ -119,7 +119,7 @@ def test_dense_heads_are_exact_and_counted_whole_and_the_others_decide_as_before
         keys=some.keys[:, rest].copy(),
         values=some.values[:, rest].copy(),
     )
-    _, theirs = left.attend(left.start(), alone)
+    theirs = made(left.attend(left.start(), alone)[1])
     own = rows[:, : len(COLUMNS)] - theirs[:, : len(COLUMNS)]
     assert np.array_equal(column(own, "survivor_bytes", "hot"), column(own, "full"))
     assert np.array_equal(column(own, "head_survivor_bytes", "head_hot"), column(own, "head_full"))
@@ -132,7 +132,7 @@ def test_dense_heads_are_exact_and_counted_whole_and_the_others_decide_as_before
 
 
 def test_a_layer_is_refused_that_has_other_heads():
-    capture = made(0)
+    capture = drawn(0)
     partly = PartlyDense.of(deciders(capture, "ghost"), [1])
     partly.check(GROUPS * GROUP, GROUPS, WIDTH, "layer 5")
     for shape in ((GROUPS * GROUP, 2, WIDTH), (9, GROUPS, WIDTH), (GROUPS * GROUP, GROUPS, 8)):
@@ -144,7 +144,7 @@ def test_a_layer_is_refused_that_has_other_heads():
 
 
 def test_what_is_not_finite_is_named_by_the_layers_own_head():
-    capture = made(0)
+    capture = drawn(0)
     some = call(capture)
     some.keys[0, 2, 40, 3] = np.nan
     partly = PartlyDense.of(deciders(capture, "ghost"), [0])
@@ -213,7 +213,7 @@ def test_ratios_are_those_that_a_running_layer_counts():
                 keys=some.keys[:, [head]].copy(),
                 values=some.values[:, [head]].copy(),
             )
-            _, rows = left.attend(left.start(), alone)
+            rows = made(left.attend(left.start(), alone)[1])
             read = column(rows, "records", "survivor_bytes", "hot").sum() / column(rows, "full").sum()
             assert found[head] == pytest.approx(read, rel=1e-3)
 

@@ -147,13 +147,14 @@ def _parts(steps: pl.DataFrame) -> Figure:
     ).drop_nulls("seconds")  # fmt: skip
     names = {f"{way}_seconds": name for way, name in _WAYS.items()}
     data = data.with_columns(pl.col("way").replace(names), milliseconds=1e3 * pl.col("seconds"))
+    hues = colours(list(_WAYS.values()), {})
     chart = (
         alt.Chart(data)
         .mark_bar()
         .encode(
             x=quantity("milliseconds", "Milliseconds a step"),
             y=alt.Y("way:N", sort=list(_WAYS.values()), axis=alt.Axis(title=None)),
-            color=coloured("way", colours(list(_WAYS.values()), {}), legend=None),
+            color=alt.Color("way:N", scale=alt.Scale(domain=[*hues], range=[*hues.values()]), legend=None),
         )
         .properties(width=220, height=90)
         .facet(column=alt.Column("dtype:N", title=None), row=alt.Row("tokens:O", title="Tokens"))

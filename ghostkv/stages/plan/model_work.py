@@ -120,7 +120,7 @@ def time_steps(work: Workload) -> Terms:
         return Terms()
     longest, decoded = steps.contexts[-1], len(steps.contexts) * len(steps.dtypes) * 4 * steps.count
     terms = _decoded(work, longest, decoded, 4)
-    pairs = work.texts["threshold"] * work.pairs(work.late_queries, work.tokens) * work.deciding
+    pairs = work.pairs(work.late_queries, work.tokens) * work.deciding
     # Codecs are fitted here, and the threshold.
     fitted = work.deciding * work.size.kv_heads * work.size.head_dim**2 / 1e6
     return Terms({**terms.cpu, "fitted": fitted, "budget": pairs}, terms.memory)

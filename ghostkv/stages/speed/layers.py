@@ -63,7 +63,7 @@ def time_layers(
     with ThreadPoolExecutor(max(job.thread_counts)) as pool:
         for given in _given(job):
             layer = _Layer.of(given, job)
-            theta = layer.theta(max(job.thread_counts), pool)
+            theta = layer.theta(max(job.thread_counts))
             for count in job.thread_counts:
                 rows.append(layer.timed(theta, count, pool))
                 done = rows[-1]
@@ -137,17 +137,17 @@ class _Layer:
             found.append(np.linalg.norm(out - exact, axis=1) / np.linalg.norm(exact, axis=1))
         return float(np.mean(found))
 
-    def attention(self, threads: int, pool: ThreadPoolExecutor) -> PackedAttention:
-        return PackedAttention(self.frames, threads, pool)
+    def attention(self, threads: int) -> PackedAttention:
+        return PackedAttention(self.frames, threads)
 
     @property
     def chosen_on(self) -> int:
         """Queries that choose theta; the others are measured, and one that is alone is both."""
         return max(1, len(self.given.queries) // 2)
 
-    def theta(self, threads: int, pool: ThreadPoolExecutor) -> float:
+    def theta(self, threads: int) -> float:
         """The largest theta, to a step of the halving, whose output error stays below what the job allows."""
-        attention, which = self.attention(threads, pool), slice(0, self.chosen_on)
+        attention, which = self.attention(threads), slice(0, self.chosen_on)
         low, high = _THETAS
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
@@ -158,7 +158,7 @@ class _Layer:
     def timed(self, theta: float, threads: int, pool: ThreadPoolExecutor) -> dict:
         """A row of the table."""
         given, job = self.given, self.job
-        attention = self.attention(threads, pool)
+        attention = self.attention(threads)
         measured = slice(min(self.chosen_on, len(given.queries) - 1), None)
         error = self.error(attention, theta, measured)
         row = {"shape": given.name, "source": given.source, "headline": given.name == job.headline_shape}
@@ -207,10 +207,8 @@ class _Layer:
         )
         return next(iter(dense_ways(query, keys, values, self.given.scale).values()))
 
-    def _short_step(
-        self, query: np.ndarray, theta: float, threads: int, pool: ThreadPoolExecutor
-    ) -> Callable:
-        attention = self.attention(threads, pool)
+    def _short_step(self, query: np.ndarray, theta: float, threads: int) -> Callable:
+        attention = self.attention(threads)
         cache = PackedCache(*(np.ascontiguousarray(one[:, :_WAKING]) for one in self.cache))
         records = [one[:_WAKING] for one in self.records]
         few = PackedRecords(*packed(records, self.given.codecs[0].code_bytes // 4), self.packed.total)
@@ -241,7 +239,7 @@ class _Layer:
             ways = {name: way for name, way in ways.items() if name not in left_out}
         for once in (*(way for name, way in ways.items() if name not in dense), copy.rate, alone):
             once()
-        wake = {True: self._short_dense(query), False: self._short_step(query, theta, threads, pool)}
+        wake = {True: self._short_dense(query), False: self._short_step(query, theta, threads)}
         for one in wake.values():
             one()
         clock, cpu = ({name: np.empty(self.job.rounds) for name in ways} for _ in range(2))

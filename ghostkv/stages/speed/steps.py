@@ -69,7 +69,8 @@ def _policy(job: TimeSteps) -> Policy:
             if calibration[0].window:
                 continue
             fitted[layer] = field_codecs(calibration, job.bits)
-            yield [read_layer(text.folder, layer) for text in texts["threshold"]], fitted[layer]
+            # One text is enough for a ratio that is measured again on the text that is decoded.
+            yield [read_layer(texts["threshold"][0].folder, layer)], fitted[layer]
 
     ratio = job.steps.ratio
     theta = fit_theta(layers(), [ratio], sinks=job.sinks, hot=job.hot, start=job.start)[ratio]

@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 import threading
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.files.errors import ModelError
 from ghostkv.models.interface import ordinary_attention, refuse_foreign_terms
 from ghostkv.models.watch import LayerShape, find_cache
 from ghostkv.runtime.deciders import Call
 from ghostkv.runtime.ghost_cache import LayerMemory, ghost_layer, layer_of
 from ghostkv.runtime.policy import Policy
-from ghostkv.runtime.traffic import Traffic, dense_rows
+from ghostkv.runtime.traffic import Rows, Traffic, dense_rows
 
 # The cache that the attention module of each thread was called with, until its attention takes it.
 _HANDED = threading.local()
@@ -39,6 +41,7 @@ class Runtime:
         self.dense: dict[int, float] = {}  # by thread, so many first tokens that are read densely
         self.warned = False
         self._mask: tuple[Tensor | None, np.ndarray] | None = None
+        self._window: tuple[Tensor, int, np.ndarray] | None = None
 
     def first_visible(self, mask: Tensor | None, batch: int, tokens: int) -> np.ndarray:
         """First visible token of each row; one mask serves all layers of a forward pass."""
@@ -47,6 +50,13 @@ class Runtime:
         if self._mask is None or self._mask[0] is not mask:
             self._mask = (mask, _first_visible(mask, batch, tokens))
         return self._mask[1]
+
+    def shown(self, mask: Tensor, batch: int, new: int, tokens: int) -> np.ndarray:
+        """Tokens that a mask of any kind shows each of the last `new` queries, [batch, new]; looked at once for all layers."""
+        if self._window is None or self._window[0] is not mask or self._window[1] != new:
+            seen = _shown(mask, tokens)[:, 0, -new:].sum(dim=-1).expand(batch, -1).cpu().numpy()
+            self._window = (mask, new, seen)
+        return self._window[2]
 
 
 def _first_visible(mask: Tensor, batch: int, tokens: int) -> np.ndarray:
@@ -183,20 +193,23 @@ class Seat:
 
 def _dense(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sliding: bool, runtime: Runtime
-) -> np.ndarray:
+) -> Rows:
     """Traffic of a layer that reads all that is visible."""
     batch, heads, new, _ = query.shape
     kv_heads, tokens = key.shape[1], key.shape[2]
     if sliding and mask is not None:
-        visible = _shown(mask, tokens)[:, 0, -new:].sum(dim=-1).expand(batch, -1).cpu().numpy()
+        visible = runtime.shown(mask, batch, new, tokens)
     else:
         first = runtime.first_visible(None if sliding else mask, batch, tokens)
         visible = np.maximum(np.arange(tokens - new, tokens)[None] + 1 - first[:, None], 0)
-    shape = np.broadcast_to(visible[:, None], (batch, kv_heads, new))
     policy = runtime.policy
-    return dense_rows(
-        shape, policy.sinks, policy.hot, heads // kv_heads, 2.0 * (key.shape[3] + value.shape[3])
-    )
+    pair = float(ELEMENT_BYTES * (key.shape[3] + value.shape[3]))
+    return partial(_alike, visible, kv_heads, policy.sinks, policy.hot, heads // kv_heads, pair)
+
+
+def _alike(visible: np.ndarray, kv_heads: int, *more: Any) -> np.ndarray:
+    """Rows of KV heads that all see as much; `visible` [batch, queries]."""
+    return dense_rows(np.repeat(visible[:, None], kv_heads, axis=1), *more)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

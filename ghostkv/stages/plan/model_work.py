@@ -14,6 +14,8 @@ from ghostkv.stages.plan.workload import GIGA, Workload
 _ASKED = 64
 # Tokens that the demonstration writes, twice.
 _WRITTEN = 128
+# Tokens of a context that are read at once before steps are timed.
+_PIECE = 1024
 
 
 def fetch_model(work: Workload) -> Terms:
@@ -118,16 +120,28 @@ def time_steps(work: Workload) -> Terms:
     steps = work.config.speed.steps
     if not steps.contexts:
         return Terms()
-    longest, decoded = steps.contexts[-1], len(steps.contexts) * len(steps.dtypes) * 4 * steps.count
-    terms = _decoded(work, longest, decoded, 4)
-    pairs = work.pairs(work.late_queries, work.tokens) * work.deciding
-    # Codecs are fitted here, and the threshold.
-    fitted = work.deciding * work.size.kv_heads * work.size.head_dim**2 / 1e6
-    return Terms({**terms.cpu, "fitted": fitted, "budget": pairs}, terms.memory)
+    longest = steps.contexts[-1]
+    # A context is read in pieces, of which a sliding layer sees its window and the piece.
+    spans = [work.span(layer, longest, _PIECE) for layer in range(work.size.layers)]
+    # Each of four ways reads the weights at each step, and two more at first.
+    decoded = 4 * len(steps.contexts) * len(steps.dtypes) * (steps.count + 2)
+    return Terms(
+        {
+            "weights": work.weights,
+            "matmul": work.matmul(longest),
+            "attention": work.attention(longest, spans=spans),
+            "decoded": decoded * work.weights,
+            "pairs": work.pairs(decoded, longest) * work.deciding,
+            # Codecs are fitted here, and the threshold.
+            "fitted": work.deciding * work.size.kv_heads * work.size.head_dim**2 / 1e6,
+            "budget": work.pairs(work.late_queries, work.tokens) * work.deciding,
+        },
+        {"weights": work.weights, "cache": 4 * work.cache(sum(spans)) / work.size.layers},
+    )
 
 
 def demo_writing(work: Workload) -> Terms:
-    """As `time_steps`, of the demonstration, whose codecs are there."""
+    """Greedy continuations of the demonstration, dense and under a policy."""
     return _decoded(work, work.tokens, 2 * _WRITTEN, 3)
 
 

@@ -32,8 +32,7 @@ _ALIKE = {
 }  # fmt: skip
 # Rules whose rates are those of another, as they do the like: what was measured of either says something of both.
 _LIKE = {
-    "trace_text": "capture_text", "capture_overhead": "capture_text", "demo_writing": "time_steps",
-    "import_tensors": "sketch_layer",
+    "trace_text": "capture_text", "capture_overhead": "capture_text", "import_tensors": "sketch_layer",
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ghostkv.config.base import Heads, Layers, Section, Share, Shares, once, part, setting, within_memory
+from ghostkv.config.base import Counts, Heads, Layers, Section, Share, Shares, once, part, setting, within_memory
 from ghostkv.config.options import Count
 from ghostkv.config.synthetic import GeneratorEntry, check_planted
 
@@ -61,4 +61,12 @@ class Decode(Section):
         "lru", "The policy whose archive the real store is."
     )
     segment: Count = setting(64, "Tokens of a segment of the real store.")
+    requests: Counts = setting(
+        [128, 512, 2048],
+        "Rows that a request asks a hot buffer for: as many cold keys, the best by their records. Requests of all survivors come on top.",
+    )
+    buffers: Counts = setting(
+        [256, 512, 1024, 2048, 4096],
+        "Rows of the hot buffer, of one KV head; requests that ask for more are left out.",
+    )
     synthetic: DecodeSynthetic = part(DecodeSynthetic)

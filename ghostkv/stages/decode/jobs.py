@@ -44,6 +44,8 @@ class Lives(Job):
     window: int
     decay: float
     bin: int
+    requests: tuple[int, ...]
+    buffers: tuple[int, ...]
 
 
 def _lives(run: Run) -> dict[str, Any]:

@@ -55,6 +55,22 @@ BUDGET_SCHEMA = pa.schema(
     ],
     metadata=MAY_BE_EMPTY,
 )
+# Counts are rows, K and V of one token of one KV head; all but the worst are means over requests, one a step.
+BUFFER_SCHEMA = pa.schema(
+    [
+        *_LIFE[:-1],
+        ("request", pa.string()),  # survivors, or top_k
+        ("asked", pa.int32()),  # rows that a request of top_k asks for; null for survivors
+        ("buffer", pa.int32()),  # rows that it holds beside sinks and hot window
+        ("steps", pa.int32()),
+        ("rows", pa.float64()),  # asked for
+        ("misses", pa.float64()),  # under LRU
+        ("misses_p99", pa.float64()),
+        ("misses_max", pa.int32()),
+        ("first_reads", pa.float64()),  # misses of rows that nothing had touched since the first step
+        ("least_misses", pa.float64()),  # that any choice leaves; null where it was not asked
+    ]
+)
 STORE_SCHEMA = pa.schema(
     [
         ("layer", pa.int16()),
@@ -86,5 +102,6 @@ SCHEMAS = {
     "losses": LOSS_SCHEMA,
     "loss_steps": LOSS_STEP_SCHEMA,
     "budgets": BUDGET_SCHEMA,
+    "buffers": BUFFER_SCHEMA,
     "store": STORE_SCHEMA,
 }

@@ -124,25 +124,33 @@ def _best(guessed, known, seen, asked, scratch, levels) -> None:
     """Mark the best keys of a block, by the largest share of a head's softmax that records promise."""
     lse = softmax(known, out=scratch, dtype=np.float32)[1]
     share = np.subtract(guessed, lse[..., None], out=scratch).max(axis=0)
-    keys = share.shape[1]
-    share[~seen.mask(keys)] = -np.inf
-    places = np.maximum(keys - asked, 0)
-    least = np.partition(share, np.unique(places), axis=1)[:, places]
-    _mark_best(share, least, seen.start, seen.stop, asked, levels)
+    share[~seen.mask(share.shape[1])] = -np.inf
+    best, least = share, []
+    # What is best among many is best among fewer: the largest number first, the others within it.
+    for count in asked[::-1]:
+        if count < best.shape[1]:
+            best = np.partition(best, -count, axis=1)[:, -count:]
+        least.append(best.min(axis=1))
+    _mark_best(share, np.stack(least[::-1], axis=1), seen.start, seen.stop, asked, levels)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _mark_best(share, least, start, stop, asked, levels):
-    """Of equal keys the earliest count; least [steps, asked]."""
+    """Of keys as good as the `least`, [steps, asked], the earliest count."""
     for t in range(len(share)):
+        row, level = share[t, start[t] : stop[t]], levels[t, start[t] : stop[t]]
         for number in range(asked.size):
-            ties, tau = asked[number], least[t, number]
-            for key in range(start[t], stop[t]):
-                ties -= share[t, key] > tau
-            for key in range(start[t], stop[t]):
-                tied = share[t, key] == tau and ties > 0
-                ties -= tied
-                levels[t, key] += share[t, key] > tau or tied
+            tau, above, tied = least[t, number], 0, 0
+            for key in range(row.size):
+                above += row[key] > tau
+                tied += row[key] == tau
+                level[key] += row[key] >= tau
+            surplus, key = above + tied - asked[number], row.size - 1
+            while surplus > 0:
+                if row[key] == tau:
+                    level[key] -= 1
+                    surplus -= 1
+                key -= 1
 
 
 def _lose(exact, guessed, dropped, losses, lost) -> np.ndarray:

@@ -6,7 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ghostkv.config.base import Counts, Heads, Layers, Section, Share, Shares, once, part, setting, within_memory
+from ghostkv.config.base import (
+    Counts,
+    Heads,
+    Layers,
+    Section,
+    Share,
+    Shares,
+    once,
+    part,
+    setting,
+    within_memory,
+)
 from ghostkv.config.options import Count
 from ghostkv.config.synthetic import GeneratorEntry, check_planted
 

@@ -164,6 +164,8 @@ class GhostStore(RowReader):
         if self._closed:
             return
         self._closed, self._words = True, NOTHING
+        if self._readers is not None:
+            self._readers.shutdown()
         for descriptor in (self._rows, self._log, self._direct):
             if descriptor is not None:
                 os.close(descriptor)

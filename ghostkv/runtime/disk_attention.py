@@ -1,0 +1,126 @@
+"""Attention of a layer whose cold K and V lie in a store: rows in memory are attended while the others are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ghostkv.runtime.packed_parts import attend_rows
+from ghostkv.runtime.row_buffer import RowBuffer
+from ghostkv.store import GhostStore, Reads
+
+
+@dataclass(frozen=True)
+class DiskStep:
+    """What a step found, and where."""
+
+    out: np.ndarray  # float32 [heads, value_dim]
+    # Of each KV head: positions that were in memory, those that were not, and K and V of the latter, float32
+    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
+    reads: Reads | None  # what reading touched; None where all was in memory
+
+    @property
+    def misses(self) -> int:
+        """Rows that were read from the store."""
+        return sum(len(missed) for _, missed, _, _ in self.rows)
+
+
+class DiskAttention:
+    """Decode steps of one layer over sinks, hot window and survivors.
+
+    Survivors that the buffer holds are hits. The others are asked of the store first; hits are attended meanwhile, and the rest
+    joins their sums (the log-sum-exp of both parts) when it has come and its checksums are right.
+    """
+
+    def __init__(
+        self,
+        store: GhostStore,
+        layer: int,
+        buffer: RowBuffer,
+        scale: float,
+        softcap: float = 0.0,
+        threads: int = 8,
+        direct: bool = False,
+    ):
+        """Over a store that holds every token of the buffer; `threads` and `direct` as in `GhostStore.begin`.
+
+        Raises ValueError where a width is no multiple of 16, which the kernel reads at once.
+        """
+        if store.shape.head_dim % 16 or store.shape.value_dim % 16 or not store.shape.value_dim:
+            raise ValueError(
+                f"DiskAttention: K and V have widths {store.shape.head_dim} and {store.shape.value_dim}; "
+                "they must be multiples of 16"
+            )
+        self.store, self.layer, self.buffer = store, layer, buffer
+        self.scale, self.softcap, self.threads, self.direct = scale, softcap, threads, direct
+
+    def attend(self, queries: np.ndarray, survivors: Sequence[np.ndarray], overlap: bool = True) -> DiskStep:
+        """Attention of the last token over what is exact and its survivors; changes nothing, so that it may be asked again.
+
+        Without `overlap` all is read before any is attended.
+
+        Parameters
+        ----------
+        queries : ndarray of float32, shape [heads, head_dim]
+        survivors : sequence of ndarray of int64
+            Positions of cold tokens, for each KV head.
+
+        Raises
+        ------
+        StoreError
+            A row is damaged, or the store was closed; there is no output then, and the buffer is as it was.
+        """
+        buffer, kv_heads = self.buffer, len(self.buffer.keys)
+        survivors = [np.asarray(asked, np.int64) for asked in survivors]
+        slots = [buffer.slots(kv_head, asked) for kv_head, asked in enumerate(survivors)]
+        missed = [asked[at < 0] for asked, at in zip(survivors, slots, strict=True)]
+        counts, pending = [len(one) for one in missed], None
+        if any(counts):
+            heads = np.repeat(np.arange(kv_heads), counts)
+            pending = self.store.begin(
+                self.layer, heads, np.concatenate(missed), direct=self.direct, threads=self.threads
+            )
+            if not overlap:
+                pending.result()
+        group = len(queries) // kv_heads
+        peak, mass = np.full((kv_heads, group), -np.inf), np.zeros((kv_heads, group))
+        out = np.zeros((kv_heads, group, buffer.values.shape[2]), np.float32)
+        queries = np.ascontiguousarray(queries, np.float32).reshape(kv_heads, group, -1)
+
+        def attend(kv: int, keys: np.ndarray, values: np.ndarray, chosen: np.ndarray) -> None:
+            attend_rows(
+                queries[kv], keys, values, chosen, self.scale, self.softcap, peak[kv], mass[kv], out[kv]
+            )
+
+        exact = buffer.exact()
+        for kv_head, at in enumerate(slots):
+            attend(
+                kv_head, buffer.keys[kv_head], buffer.values[kv_head], np.concatenate([exact, at[at >= 0]])
+            )
+        found = None if pending is None else pending.result()
+        read = self._widened(found, counts)
+        for kv_head, (keys, values) in enumerate(read):
+            attend(kv_head, keys, values, np.arange(len(keys)))
+        rows = [
+            (asked[at >= 0], gone, *both)
+            for asked, at, gone, both in zip(survivors, slots, missed, read, strict=True)
+        ]
+        result = (out / mass[..., None].astype(np.float32)).reshape(-1, out.shape[2])
+        return DiskStep(result, rows, None if found is None else found.reads)
+
+    def keep(self, step: DiskStep) -> None:
+        """End the step: what it read stays in memory, as far as there is room."""
+        self.buffer.keep(step.rows)
+
+    def _widened(self, found, counts: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """K and V of each KV head's rows that were read, float32."""
+        if found is None:
+            none = [
+                np.zeros((0, part.shape[2]), np.float32) for part in (self.buffer.keys, self.buffer.values)
+            ]
+            return [tuple(none)] * len(counts)
+        edges = np.cumsum(counts)[:-1]
+        parts = [np.split(part.astype(np.float32), edges) for part in (found.keys, found.values)]
+        return list(zip(*parts, strict=True))

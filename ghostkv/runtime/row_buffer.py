@@ -1,0 +1,119 @@
+"""K and V of one layer in memory: sinks and hot window always, and of the cold tokens those that were read most recently."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ghostkv.files.compiled import njit
+
+# A rank is the step that read a row last, then its position, which breaks ties; larger stays.
+_POSITION_BITS = 40
+
+
+class RowBuffer:
+    """Rows of a layer as far as memory holds them, under LRU; a row is K and V of one token of one KV head.
+
+    Sinks and hot window come first, then so many cold rows a KV head. A row that leaves the hot window competes with those that
+    the last step read.
+
+    Attributes
+    ----------
+    keys, values : ndarray of float32, shape [kv_heads, slots, head_dim or value_dim]
+    tokens : int
+        Tokens that it was given, those that it holds no longer among them.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], sinks: int, hot: int, rows: int):
+        """An empty buffer for `shape`: KV heads, and widths of a key and of a value. Raises ValueError without a hot window,
+        in which every query finds its own token.
+        """
+        if hot < 1 or sinks < 0 or rows < 0:
+            raise ValueError(
+                f"RowBuffer: {sinks} sinks, a hot window of {hot}, {rows} rows; the window needs 1"
+            )
+        kv_heads, head_dim, value_dim = shape
+        self.sinks, self.hot, self.rows, self.tokens = sinks, hot, rows, 0
+        self.keys = np.zeros((kv_heads, sinks + hot + rows, head_dim), np.float32)
+        self.values = np.zeros((kv_heads, sinks + hot + rows, value_dim), np.float32)
+        self._step = 0
+        self._rank = np.full((kv_heads, rows), -1, np.int64)
+        # Slot of every token among the cold rows, -1 where it is not there.
+        self._slot = np.full((kv_heads, 1024), -1, np.int32)
+
+    def append(self, keys: np.ndarray, values: np.ndarray) -> None:
+        """Take tokens, [kv_heads, tokens, head_dim or value_dim]; what leaves the hot window becomes cold."""
+        keys, values = (np.asarray(part, np.float32) for part in (keys, values))
+        count = keys.shape[1]
+        before, after = self.tokens, self.tokens + count
+        self._grow(after)
+        cold = range(max(before - self.hot, self.sinks), max(after - self.hot, self.sinks))
+        for kv_head in range(len(self.keys)):
+            # Of many that leave at once, only as many as there is room for.
+            chosen = np.arange(max(cold.start, cold.stop - self.rows), cold.stop)
+            old = chosen[chosen < before]
+            at = self._exact_slots(old)
+            rows = [
+                np.concatenate([held[kv_head, at], new[kv_head, chosen[len(old) :] - before]])
+                for held, new in ((self.keys, keys), (self.values, values))
+            ]
+            self._hold(kv_head, chosen, *rows)
+        exact = np.concatenate(
+            [np.arange(before, min(after, self.sinks)), np.arange(max(before, cold.stop), after)]
+        )
+        at = self._exact_slots(exact)
+        self.keys[:, at], self.values[:, at] = keys[:, exact - before], values[:, exact - before]
+        self.tokens = after
+
+    def exact(self) -> np.ndarray:
+        """Slots of sinks and hot window, int64."""
+        return np.arange(min(self.tokens, self.sinks + self.hot))
+
+    def slots(self, kv_head: int, positions: np.ndarray) -> np.ndarray:
+        """Slot of each cold token, int64; -1 of those that are not there."""
+        found = self._slot[kv_head, positions].astype(np.int64)
+        return np.where(found < 0, found, found + self.sinks + self.hot)
+
+    def keep(self, reads: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]) -> None:
+        """End a step: for each KV head the positions that were there, those that were not, and K and V of the latter."""
+        self._step += 1
+        for kv_head, (hits, misses, keys, values) in enumerate(reads):
+            self._rank[kv_head, self._slot[kv_head, hits]] = self._step << _POSITION_BITS | hits
+            self._hold(kv_head, misses, keys, values)
+
+    def _hold(self, kv_head: int, positions: np.ndarray, keys: np.ndarray, values: np.ndarray) -> None:
+        first = self.sinks + self.hot
+        ranks = self._step << _POSITION_BITS | positions
+        held = self.keys[kv_head, first:], self.values[kv_head, first:]
+        _replace(ranks, keys, values, self._rank[kv_head], self._slot[kv_head], *held)
+
+    def _exact_slots(self, positions: np.ndarray) -> np.ndarray:
+        ring = self.sinks + (positions - self.sinks) % self.hot
+        return np.where(positions < self.sinks, positions, ring)
+
+    def _grow(self, tokens: int) -> None:
+        if tokens > self._slot.shape[1]:
+            more = max(tokens, 2 * self._slot.shape[1]) - self._slot.shape[1]
+            self._slot = np.pad(self._slot, ((0, 0), (0, more)), constant_values=-1)
+
+
+@njit(cache=True, nogil=True)
+def _replace(ranks, keys, values, rank, slot, held_keys, held_values):
+    """Let rows in that rank among the highest; of those that are there the lowest give way."""
+    mask = (np.int64(1) << _POSITION_BITS) - 1
+    every = np.concatenate((rank[rank >= 0], ranks))
+    drop = every.size - rank.size
+    least = np.partition(every, drop)[drop] if 0 < drop < every.size else np.int64(-1)
+    if drop == every.size:
+        return
+    place = 0
+    for i in range(ranks.size):
+        if ranks[i] < least:
+            continue
+        while rank[place] >= max(least, 0):
+            place += 1
+        if rank[place] >= 0:
+            slot[rank[place] & mask] = -1
+        rank[place] = ranks[i]
+        slot[ranks[i] & mask] = place
+        held_keys[place] = keys[i]
+        held_values[place] = values[i]

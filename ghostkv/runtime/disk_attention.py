@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ghostkv.runtime.packed_parts import attend_rows
-from ghostkv.runtime.row_buffer import RowBuffer
-from ghostkv.store import GhostStore, Reads
+from ghostkv.runtime.row_buffer import RowBuffer, widened
+from ghostkv.store import Gathered, GhostStore, Reads
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,10 @@ class DiskAttention:
     ):
         """Over a store that holds every token of the buffer; `threads` and `direct` as in `GhostStore.begin`.
 
-        Raises ValueError where a width is no multiple of 16, which the kernel reads at once.
+        Raises ValueError where the store holds no V.
         """
-        if store.shape.head_dim % 16 or store.shape.value_dim % 16 or not store.shape.value_dim:
-            raise ValueError(
-                f"DiskAttention: K and V have widths {store.shape.head_dim} and {store.shape.value_dim}; "
-                "they must be multiples of 16"
-            )
+        if not store.shape.value_dim:
+            raise ValueError("DiskAttention: the store holds keys alone, and attention needs values")
         self.store, self.layer, self.buffer = store, layer, buffer
         self.scale, self.softcap, self.threads, self.direct = scale, softcap, threads, direct
 
@@ -87,7 +84,7 @@ class DiskAttention:
         group = len(queries) // kv_heads
         peak, mass = np.full((kv_heads, group), -np.inf), np.zeros((kv_heads, group))
         out = np.zeros((kv_heads, group, buffer.values.shape[2]), np.float32)
-        queries = np.ascontiguousarray(queries, np.float32).reshape(kv_heads, group, -1)
+        queries = widened(queries).reshape(kv_heads, group, -1)
 
         def attend(kv: int, keys: np.ndarray, values: np.ndarray, chosen: np.ndarray) -> None:
             attend_rows(
@@ -108,19 +105,16 @@ class DiskAttention:
             for asked, at, gone, both in zip(survivors, slots, missed, read, strict=True)
         ]
         result = (out / mass[..., None].astype(np.float32)).reshape(-1, out.shape[2])
-        return DiskStep(result, rows, None if found is None else found.reads)
+        return DiskStep(result[:, : self.store.shape.value_dim], rows, None if found is None else found.reads)
 
     def keep(self, step: DiskStep) -> None:
         """End the step: what it read stays in memory, as far as there is room."""
         self.buffer.keep(step.rows)
 
-    def _widened(self, found, counts: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """K and V of each KV head's rows that were read, float32."""
+    def _widened(self, found: Gathered | None, counts: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """K and V of each KV head's rows that were read."""
         if found is None:
-            none = [
-                np.zeros((0, part.shape[2]), np.float32) for part in (self.buffer.keys, self.buffer.values)
-            ]
-            return [tuple(none)] * len(counts)
+            return [(self.buffer.keys[0, :0], self.buffer.values[0, :0])] * len(counts)
         edges = np.cumsum(counts)[:-1]
-        parts = [np.split(part.astype(np.float32), edges) for part in (found.keys, found.values)]
+        parts = (np.split(widened(part), edges) for part in (found.keys, found.values))
         return list(zip(*parts, strict=True))

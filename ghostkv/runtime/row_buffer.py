@@ -6,8 +6,17 @@ import numpy as np
 
 from ghostkv.files.compiled import njit
 
+# Numbers that the kernel reads at once; rows are filled up with zeros.
+_LANES = 16
 # A rank is the step that read a row last, then its position, which breaks ties; larger stays.
 _POSITION_BITS = 40
+
+
+def widened(rows: np.ndarray) -> np.ndarray:
+    """Rows as float32, of a width that the kernel reads; [..., width]."""
+    more = -rows.shape[-1] % _LANES
+    rows = np.ascontiguousarray(rows, np.float32)
+    return np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, more)]) if more else rows
 
 
 class RowBuffer:
@@ -19,6 +28,7 @@ class RowBuffer:
     Attributes
     ----------
     keys, values : ndarray of float32, shape [kv_heads, slots, head_dim or value_dim]
+        As `widened` has them.
     tokens : int
         Tokens that it was given, those that it holds no longer among them.
     """
@@ -33,8 +43,8 @@ class RowBuffer:
             )
         kv_heads, head_dim, value_dim = shape
         self.sinks, self.hot, self.rows, self.tokens = sinks, hot, rows, 0
-        self.keys = np.zeros((kv_heads, sinks + hot + rows, head_dim), np.float32)
-        self.values = np.zeros((kv_heads, sinks + hot + rows, value_dim), np.float32)
+        held = (kv_heads, sinks + hot + rows)
+        self.keys, self.values = (widened(np.zeros((*held, width))) for width in (head_dim, value_dim))
         self._step = 0
         self._rank = np.full((kv_heads, rows), -1, np.int64)
         # Slot of every token among the cold rows, -1 where it is not there.
@@ -42,7 +52,7 @@ class RowBuffer:
 
     def append(self, keys: np.ndarray, values: np.ndarray) -> None:
         """Take tokens, [kv_heads, tokens, head_dim or value_dim]; what leaves the hot window becomes cold."""
-        keys, values = (np.asarray(part, np.float32) for part in (keys, values))
+        keys, values = widened(keys), widened(values)
         count = keys.shape[1]
         before, after = self.tokens, self.tokens + count
         self._grow(after)
@@ -74,7 +84,8 @@ class RowBuffer:
         return np.where(found < 0, found, found + self.sinks + self.hot)
 
     def keep(self, reads: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]) -> None:
-        """End a step: for each KV head the positions that were there, those that were not, and K and V of the latter."""
+        """End a step: for each KV head the positions that were there, those that were not, and K and V of the latter, as
+        `widened` has them."""
         self._step += 1
         for kv_head, (hits, misses, keys, values) in enumerate(reads):
             self._rank[kv_head, self._slot[kv_head, hits]] = self._step << _POSITION_BITS | hits

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
 import numpy as np
 
-from ghostkv.store.layout import WORD
+from ghostkv.store.layout import PAGE
 from ghostkv.store.plan import Reads
 
 
@@ -22,6 +22,29 @@ class Gathered:
     reads: Reads
 
 
+class Rooms:
+    """Memory that blocks are read to. What is fresh from the kernel costs more than the reads, so one room is kept for the next."""
+
+    # Bytes that are kept at most.
+    _KEPT = 1 << 26
+
+    def __init__(self):
+        self._spare: np.ndarray | None = None
+
+    def take(self, size: int) -> np.ndarray:
+        """A room of at least so many bytes that nobody else has, uint8."""
+        room, self._spare = self._spare, None
+        if room is not None and len(room) >= size:
+            return room
+        # Anonymous pages are aligned, which O_DIRECT asks for.
+        return np.frombuffer(mmap.mmap(-1, max(size, PAGE)), np.uint8)
+
+    def give_back(self, room: np.ndarray) -> None:
+        """Let the next read have a room that nothing uses any more."""
+        if len(room) <= self._KEPT:
+            self._spare = room
+
+
 @dataclass(frozen=True)
 class Runs:
     """Runs of blocks of a file, one request each, and the room that they are read to."""
@@ -32,11 +55,10 @@ class Runs:
     room: np.ndarray  # uint8
 
     @classmethod
-    def of(cls, first: np.ndarray, counts: np.ndarray, block: int) -> Runs:
+    def of(cls, first: np.ndarray, counts: np.ndarray, block: int, rooms: Rooms) -> Runs:
         """Runs of `counts` blocks from `first` on, with room for all of them."""
         starts = np.concatenate([[0], np.cumsum(counts)]) * block
-        # Anonymous pages are aligned, which O_DIRECT asks for.
-        return cls(first, starts, block, np.frombuffer(mmap.mmap(-1, max(int(starts[-1]), WORD)), np.uint8))
+        return cls(first, starts, block, rooms.take(int(starts[-1])))
 
     def parts(self, count: int) -> list[range]:
         """The runs as so many parts of much the same bytes, none of them empty."""
@@ -48,13 +70,17 @@ class Runs:
 class Pending:
     """Rows that were asked for and may not be there yet."""
 
-    def __init__(self, waiting: Sequence[Future], found: Gathered):
+    def __init__(self, waiting: Sequence[Future], found: Gathered, done: Callable[[], None]):
         self._waiting, self._found = waiting, found
+        self._done: Callable[[], None] | None = done
 
     def result(self) -> Gathered:
         """The rows, once all of them are there and verified; raises what `GhostStore.read` raises."""
-        # All of them, so that no thread writes to rows that the caller was told to forget.
+        # All of them: a thread that still reads must not do so to a room that another read has.
         wait(self._waiting)
+        if self._done is not None:
+            self._done()
+            self._done = None
         for one in self._waiting:
             one.result()
         return self._found

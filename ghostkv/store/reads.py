@@ -14,7 +14,7 @@ from ghostkv.store.checksums import checksums, copy_rows
 from ghostkv.store.faults import REPAIR, damaged
 from ghostkv.store.files import read_into
 from ghostkv.store.layout import PAGE, WORD, SegmentImage, StoreShape
-from ghostkv.store.pending import Gathered, Pending, Runs
+from ghostkv.store.pending import Gathered, Pending, Rooms, Runs
 from ghostkv.store.plan import Reads, runs_of
 from ghostkv.store.recovery import describe_row, row_fault
 from ghostkv.store.table import RecordTable
@@ -41,6 +41,7 @@ class RowReader:
     _words: np.ndarray = NOTHING
     _direct: int | None = None
     _readers: ThreadPoolExecutor | None = None
+    _rooms: Rooms
 
     def records(self, layer: int, kv_head: int) -> np.ndarray:
         """Ghost records of one head as of now, read-only uint8, shape [tokens, record_bytes]."""
@@ -108,7 +109,10 @@ class RowReader:
             raise StoreError(
                 f"GhostStore.read: block is {block}. Accepted with direct=True: multiples of {PAGE}."
             )
-        runs, run_of = Runs.of(first, counts, block), np.searchsorted(first, offsets // block, "right") - 1
+        runs, run_of = (
+            Runs.of(first, counts, block, self._rooms),
+            np.searchsorted(first, offsets // block, "right") - 1,
+        )
         descriptor = self._direct_descriptor() if direct else self._rows
         end = self.shape.segment_offset(self.sealed // self.shape.segment_tokens)
         rows = np.empty((len(tokens), self.shape.row_bytes // WORD), np.uint64)
@@ -138,7 +142,8 @@ class RowReader:
                 work(part)
             else:
                 waiting.append(submit(work, part))
-        return Pending(waiting, Gathered(*self._split(rows, outer), reads))
+        found = Gathered(*self._split(rows, outer), reads)
+        return Pending(waiting, found, lambda: self._rooms.give_back(runs.room))
 
     def _fill(self, runs: Runs, number: int, descriptor: int, end: int) -> None:
         """Read one run of blocks; only the last may lack what lies beyond the `end` of the sealed segments."""

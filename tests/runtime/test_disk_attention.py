@@ -58,7 +58,7 @@ def test_the_output_is_that_of_all_rows_at_once(tmp_path, seed):
     rng = np.random.default_rng(seed)
     case = Case(
         tmp_path, seed, kv_heads=int(rng.integers(1, 4)), group=int(rng.integers(1, 7)),
-        width=16 * int(rng.integers(1, 5)), softcap=[0.0, 2.0][seed % 2], rows=int(rng.integers(0, 60)),
+        width=int(rng.integers(3, 65)), value_dim=int(rng.integers(3, 65)), softcap=[0.0, 2.0][seed % 2], rows=int(rng.integers(0, 60)),
     )  # fmt: skip
     case.append(100)
     hits = misses = 0
@@ -160,9 +160,10 @@ def test_rows_in_memory_are_attended_while_others_are_read(tmp_path, monkeypatch
     assert order[-1] == "attend"
 
 
-def test_what_the_kernel_cannot_read_and_a_missing_window_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="multiples of 16"):
-        Case(tmp_path, width=24)
+def test_a_store_without_values_and_a_missing_window_are_refused(tmp_path):
+    store = GhostStore.create(tmp_path / "keys", StoreShape(1, 1, 16, 0))
+    with store, pytest.raises(ValueError, match="keys alone"):
+        DiskAttention(store, 0, RowBuffer((1, 16, 16), 2, 8, 4), 1.0)
     with pytest.raises(ValueError, match="the window needs 1"):
         RowBuffer((1, 16, 16), 2, 0, 4)
 

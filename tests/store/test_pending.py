@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ghostkv.files.errors import StoreError
 from ghostkv.store import GhostStore, reads
-from ghostkv.store.pending import Runs
+from ghostkv.store.pending import Rooms, Runs
 from tests.store.store_fixtures import CONTENTS, SHAPE, fill
 
 TOKENS = 30  # seven segments and a tail of two
@@ -109,9 +109,22 @@ def test_threads_out_of_range_are_refused(tmp_path, threads):
 @given(st.lists(st.integers(1, 9), max_size=20), st.integers(1, 12))
 def test_parts_are_all_of_the_runs_in_order(counts, parts):
     first = np.cumsum([0, *counts[:-1]]) + 2 * np.arange(len(counts)) if counts else np.zeros(0, np.int64)
-    runs = Runs.of(first, np.array(counts, np.int64), 16)
+    runs = Runs.of(first, np.array(counts, np.int64), 16, Rooms())
     found = runs.parts(parts)
     assert [number for part in found for number in part] == list(range(len(counts)))
     assert len(found) <= parts
     assert all(len(part) for part in found)
     assert len(runs.room) >= 16 * sum(counts)
+
+
+def test_a_room_is_had_by_one_at_a_time_and_kept_unless_it_is_large():
+    rooms = Rooms()
+    one, other = rooms.take(100), rooms.take(100)
+    assert one is not other
+    rooms.give_back(one)
+    assert rooms.take(len(one) + 1) is not one
+    rooms.give_back(one)
+    assert rooms.take(50) is one
+    large = rooms.take((1 << 26) + 1)
+    rooms.give_back(large)
+    assert rooms.take(8) is not large

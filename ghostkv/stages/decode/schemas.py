@@ -96,6 +96,34 @@ STORE_SCHEMA = pa.schema(
     ],
     metadata=MAY_BE_EMPTY,
 )
+# One step of one layer, all KV heads, under one buffer. Seconds are the least over rounds.
+OVERLAP_SCHEMA = pa.schema(
+    [
+        ("layer", pa.int16()),
+        ("source", pa.string()),  # device: past the page cache (O_DIRECT); page cache: after it was read
+        ("buffer", pa.int32()),  # rows of a KV head
+        ("threads", pa.int32()),  # that read
+        ("step", pa.int32()),
+        # Rows: sinks, hot window and survivors that memory holds; survivors that it does not
+        ("held", pa.int64()),
+        ("misses", pa.int64()),
+        # Runs of blocks of 4 KiB, and their bytes
+        ("requests", pa.int64()),
+        ("read_bytes", pa.int64()),
+        # The step: one request after the other, then attention; by all threads, then attention; and attention meanwhile
+        *((name, pa.float64()) for name in ("serial_seconds", "apart_seconds", "overlapped_seconds")),
+        ("read_seconds", pa.float64()),  # what the store takes for the misses, by all threads
+        ("held_seconds", pa.float64()),  # attention to what memory holds: what can be hidden
+        # The same blocks and as many bytes in one piece, read without the store; a block alone; and a copy of the attended rows
+        *(
+            (name, pa.float64())
+            for name in ("device_seconds", "stream_seconds", "block_seconds", "copy_seconds")
+        ),
+        ("error", pa.float64()),  # largest relative difference of a head's output from float64
+    ],
+    metadata=MAY_BE_EMPTY,
+)
+OVERLAP_SCHEMAS = {"overlap": OVERLAP_SCHEMA}
 SCHEMAS = {
     "steps": STEP_SCHEMA,
     "spread": SPREAD_SCHEMA,

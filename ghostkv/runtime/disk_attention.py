@@ -9,7 +9,7 @@ import numpy as np
 
 from ghostkv.runtime.packed_parts import attend_rows
 from ghostkv.runtime.row_buffer import RowBuffer, widened
-from ghostkv.store import Gathered, GhostStore, Reads
+from ghostkv.store import GhostStore, Reads
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class DiskStep:
 class DiskAttention:
     """Decode steps of one layer over sinks, hot window and survivors.
 
-    Survivors that the buffer holds are hits. The others are asked of the store first; hits are attended meanwhile, and the rest
-    joins their sums (the log-sum-exp of both parts) when it has come and its checksums are right.
+    Survivors that the buffer holds are hits. The others are asked of the store first; hits are attended meanwhile, and what comes
+    joins their sums (the log-sum-exp of both parts), part after part, when its checksums are right.
     """
 
     def __init__(
@@ -93,28 +93,25 @@ class DiskAttention:
 
         exact = buffer.exact()
         for kv_head, at in enumerate(slots):
-            attend(
-                kv_head, buffer.keys[kv_head], buffer.values[kv_head], np.concatenate([exact, at[at >= 0]])
-            )
-        found = None if pending is None else pending.result()
-        read = self._widened(found, counts)
-        for kv_head, (keys, values) in enumerate(read):
-            attend(kv_head, keys, values, np.arange(len(keys)))
+            chosen = np.concatenate([exact, at[at >= 0]])
+            attend(kv_head, buffer.keys[kv_head], buffer.values[kv_head], chosen)
+        edges = np.cumsum([0, *counts])
+        keys, values = (
+            np.empty((edges[-1], part.shape[2]), np.float32) for part in (buffer.keys, buffer.values)
+        )
+        for part in () if pending is None else pending.parts():
+            keys[part], values[part] = widened(pending.found.keys[part]), widened(pending.found.values[part])
+            for kv_head, own in enumerate(np.split(part, np.searchsorted(part, edges[1:-1]))):
+                attend(kv_head, keys, values, own)
+        spans = [slice(*pair) for pair in zip(edges, edges[1:], strict=False)]
         rows = [
-            (asked[at >= 0], gone, *both)
-            for asked, at, gone, both in zip(survivors, slots, missed, read, strict=True)
+            (asked[at >= 0], gone, keys[own], values[own])
+            for asked, at, gone, own in zip(survivors, slots, missed, spans, strict=True)
         ]
         result = (out / mass[..., None].astype(np.float32)).reshape(-1, out.shape[2])
-        return DiskStep(result[:, : self.store.shape.value_dim], rows, None if found is None else found.reads)
+        reads = None if pending is None else pending.found.reads
+        return DiskStep(result[:, : self.store.shape.value_dim], rows, reads)
 
     def keep(self, step: DiskStep) -> None:
         """End the step: what it read stays in memory, as far as there is room."""
         self.buffer.keep(step.rows)
-
-    def _widened(self, found: Gathered | None, counts: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """K and V of each KV head's rows that were read."""
-        if found is None:
-            return [(self.buffer.keys[0, :0], self.buffer.values[0, :0])] * len(counts)
-        edges = np.cumsum(counts)[:-1]
-        parts = (np.split(widened(part), edges) for part in (found.keys, found.values))
-        return list(zip(*parts, strict=True))

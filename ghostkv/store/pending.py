@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
@@ -68,10 +68,19 @@ class Runs:
 
 
 class Pending:
-    """Rows that were asked for and may not be there yet."""
+    """Rows that were asked for and may not be there yet.
 
-    def __init__(self, waiting: Sequence[Future], found: Gathered, done: Callable[[], None]):
-        self._waiting, self._found = waiting, found
+    Attributes
+    ----------
+    found : Gathered
+        Where they are put: complete once `result` has returned, and before that in the rows that `parts` has named.
+    """
+
+    def __init__(
+        self, waiting: Sequence[Future], at_once: np.ndarray, found: Gathered, done: Callable[[], None]
+    ):
+        self.found = found
+        self._waiting, self._at_once = waiting, at_once
         self._done: Callable[[], None] | None = done
 
     def result(self) -> Gathered:
@@ -83,4 +92,15 @@ class Pending:
             self._done = None
         for one in self._waiting:
             one.result()
-        return self._found
+        return self.found
+
+    def parts(self) -> Iterator[np.ndarray]:
+        """Numbers of rows that are there and verified, part after part, always in the same order; raises as `result` does, once
+        all that was begun has ended."""
+        try:
+            if self._at_once.size:
+                yield self._at_once
+            for one in self._waiting:
+                yield one.result()
+        finally:
+            self.result()

@@ -109,10 +109,8 @@ class RowReader:
             raise StoreError(
                 f"GhostStore.read: block is {block}. Accepted with direct=True: multiples of {PAGE}."
             )
-        runs, run_of = (
-            Runs.of(first, counts, block, self._rooms),
-            np.searchsorted(first, offsets // block, "right") - 1,
-        )
+        runs = Runs.of(first, counts, block, self._rooms)
+        run_of = np.searchsorted(first, offsets // block, "right") - 1
         descriptor = self._direct_descriptor() if direct else self._rows
         end = self.shape.segment_offset(self.sealed // self.shape.segment_tokens)
         rows = np.empty((len(tokens), self.shape.row_bytes // WORD), np.uint64)
@@ -125,12 +123,13 @@ class RowReader:
             )
             rows[chosen] = part
 
-        def work(part: range) -> None:
+        def work(part: range) -> np.ndarray:
             for number in part:
                 self._fill(runs, number, descriptor, end)
             chosen = np.flatnonzero((run_of >= part.start) & (run_of < part.stop))
             run, words = run_of[chosen], _frozen(runs.room.view(np.uint64))
             take(chosen, words, (runs.starts[run] + offsets[chosen] - runs.first[run] * block) // WORD)
+            return chosen
 
         # Rows of the tail are copied here: the next append may move them to the file.
         in_tail = np.flatnonzero(offsets < 0)
@@ -143,7 +142,7 @@ class RowReader:
             else:
                 waiting.append(submit(work, part))
         found = Gathered(*self._split(rows, outer), reads)
-        return Pending(waiting, found, lambda: self._rooms.give_back(runs.room))
+        return Pending(waiting, in_tail, found, lambda: self._rooms.give_back(runs.room))
 
     def _fill(self, runs: Runs, number: int, descriptor: int, end: int) -> None:
         """Read one run of blocks; only the last may lack what lies beyond the `end` of the sealed segments."""

@@ -148,6 +148,8 @@ def test_rows_in_memory_are_attended_while_others_are_read(tmp_path, monkeypatch
         pending = begin(*args, **named)
         result, order[:] = pending.result, [*order, "begin"]
         pending.result = lambda: (order.append("wait"), result())[1]
+        parts = pending.parts
+        pending.parts = lambda: (order.append("wait"), parts())[1]
         return pending
 
     monkeypatch.setattr(disk_attention, "attend_rows", attended)
@@ -157,7 +159,8 @@ def test_rows_in_memory_are_attended_while_others_are_read(tmp_path, monkeypatch
     case.layer.attend(*case.drawn(), overlap=overlap)
     first = ["begin", "attend", "wait"] if overlap else ["begin", "wait", "attend"]
     assert order[:3] == first
-    assert order[-1] == "attend"
+    # And what was read, part after part.
+    assert order.count("attend") > 2
 
 
 def test_a_store_without_values_and_a_missing_window_are_refused(tmp_path):

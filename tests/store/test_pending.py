@@ -74,6 +74,33 @@ def test_closing_waits_for_what_was_begun(tmp_path, gate):
         store.begin(*everything())
 
 
+@pytest.mark.parametrize("threads", [1, 4])
+def test_parts_are_there_when_they_are_named_and_all_are_named_once(tmp_path, threads):
+    keys, values, _ = CONTENTS.tokens(0, TOKENS)
+    positions = np.random.default_rng(0).permutation(TOKENS)
+    with GhostStore.open(fill(tmp_path, TOKENS)) as store:
+        pending, named = store.begin(1, 1, positions, block=8, threads=threads), []
+        for part in pending.parts():
+            assert np.array_equal(pending.found.keys[part], keys[positions[part], 1, 1])
+            assert np.array_equal(pending.found.values[part], values[positions[part], 1, 1])
+            named += part.tolist()
+        assert sorted(named) == list(range(TOKENS))
+        assert pending.result() is pending.found
+
+
+def test_parts_end_with_the_error_of_a_damaged_one_once_nothing_reads_any_more(tmp_path, gate):
+    gate.set()
+    fill(tmp_path, TOKENS)
+    with GhostStore.open(tmp_path) as store:
+        data = bytearray(store.file.read_bytes())
+        data[int(store.offsets(0, 0, 2))] ^= 1
+        store.file.write_bytes(data)
+        pending = store.begin(*everything(), block=8, threads=6)
+        with pytest.raises(StoreError, match="layer 0, KV head 0, token 2"):
+            list(pending.parts())
+        assert all(one.done() for one in pending._waiting)
+
+
 def test_a_damaged_row_is_refused_when_its_rows_are_asked_for(tmp_path):
     fill(tmp_path, TOKENS)
     with GhostStore.open(tmp_path) as store:

@@ -49,6 +49,12 @@ class Lives(Job):
     buffers: tuple[int, ...]
 
 
+def stored_layer(run: Run) -> int:
+    """The layer whose K and V go through a real store: the middle one of those that are decoded."""
+    chosen = run.spread_layers(run.config.decode.layers)
+    return chosen[len(chosen) // 2]
+
+
 def _lives(run: Run) -> dict[str, Any]:
     frontier = run.config.frontier
     return {
@@ -79,8 +85,7 @@ class DecodeLayer(Lives):
 
     @classmethod
     def of(cls, run: Run, layer: str) -> DecodeLayer:
-        chosen = run.spread_layers(run.config.decode.layers)
-        stored = int(layer) == chosen[len(chosen) // 2]
+        stored = int(layer) == stored_layer(run)
         return cls.taken(run, layer=layer, stored=stored, headline=run.headline_spec(), **_lives(run))
 
 
@@ -105,8 +110,7 @@ class TimeOverlap(Job):
 
     @classmethod
     def of(cls, run: Run) -> TimeOverlap:
-        chosen = run.spread_layers(run.config.decode.layers)
-        return cls.taken(run, layer=chosen[len(chosen) // 2], headline=run.headline_spec(), **_lives(run))
+        return cls.taken(run, layer=stored_layer(run), headline=run.headline_spec(), **_lives(run))
 
 
 @dataclass(frozen=True)

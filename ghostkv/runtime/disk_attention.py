@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ghostkv.runtime.packed_parts import attend_rows
-from ghostkv.runtime.row_buffer import RowBuffer, widened
+from ghostkv.runtime.row_buffer import RowBuffer, widen_rows, widened
 from ghostkv.store import GhostStore, Reads
 
 
@@ -97,10 +97,11 @@ class DiskAttention:
             attend(kv_head, buffer.keys[kv_head], buffer.values[kv_head], chosen)
         edges = np.cumsum([0, *counts])
         keys, values = (
-            np.empty((edges[-1], part.shape[2]), np.float32) for part in (buffer.keys, buffer.values)
+            np.zeros((edges[-1], part.shape[2]), np.float32) for part in (buffer.keys, buffer.values)
         )
+        shape = self.store.shape
         for part in () if pending is None else pending.parts():
-            keys[part], values[part] = widened(pending.found.keys[part]), widened(pending.found.values[part])
+            widen_rows(pending.found.rows, part, shape.head_dim, shape.value_dim, keys, values)
             for kv_head, own in enumerate(np.split(part, np.searchsorted(part, edges[1:-1]))):
                 attend(kv_head, keys, values, own)
         spans = [slice(*pair) for pair in zip(edges, edges[1:], strict=False)]
@@ -110,7 +111,7 @@ class DiskAttention:
         ]
         result = (out / mass[..., None].astype(np.float32)).reshape(-1, out.shape[2])
         reads = None if pending is None else pending.found.reads
-        return DiskStep(result[:, : self.store.shape.value_dim], rows, reads)
+        return DiskStep(result[:, : shape.value_dim], rows, reads)
 
     def keep(self, step: DiskStep) -> None:
         """End the step: what it read stays in memory, as far as there is room."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ghostkv.files.compiled import njit
+from ghostkv.runtime.lanes import as_float
 
 # Numbers that the kernel reads at once; rows are filled up with zeros.
 _LANES = 16
@@ -17,6 +18,38 @@ def widened(rows: np.ndarray) -> np.ndarray:
     more = -rows.shape[-1] % _LANES
     rows = np.ascontiguousarray(rows, np.float32)
     return np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, more)]) if more else rows
+
+
+def widen_rows(
+    rows: np.ndarray, chosen: np.ndarray, head_dim: int, value_dim: int, keys: np.ndarray, values: np.ndarray
+) -> None:
+    """Write K and V of the chosen rows of a store, [rows, numbers of a row], as float32 to the same rows of `keys` and
+    `values`; what these have beyond the widths stays."""
+    if rows.dtype == np.float16:
+        _widen(rows.view(np.uint16), chosen, 0, head_dim, keys)
+        _widen(rows.view(np.uint16), chosen, head_dim, value_dim, values)
+    else:
+        keys[chosen, :head_dim] = rows[chosen, :head_dim]
+        values[chosen, :value_dim] = rows[chosen, head_dim : head_dim + value_dim]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _widen(bits, chosen, first, width, out):
+    # NumPy widens halves one by one, which takes as long as reading them.
+    for i in range(chosen.size):
+        _widen_row(bits[chosen[i], first : first + width], out[chosen[i], :width])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _widen_row(row, into):
+    for d in range(into.size):
+        half = np.int32(row[d])
+        size = (half & np.int32(0x7FFF)) << np.int32(13)
+        # The exponent counts from 127 and no more from 15; of infinities and what is no number it has all bits.
+        number = as_float(size) * np.float32(2.0**112)
+        beyond = as_float(size + np.int32(0x70000000))
+        number = beyond if size >= np.int32(0x0F800000) else number
+        into[d] = -number if half & np.int32(0x8000) else number
 
 
 class RowBuffer:

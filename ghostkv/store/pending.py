@@ -17,6 +17,9 @@ from ghostkv.store.plan import Reads
 class Gathered:
     """Rows and what reading them touched."""
 
+    rows: (
+        np.ndarray
+    )  # [..., numbers of a row]: K, V, and zeros up to a whole word; keys and values are views of it
     keys: np.ndarray  # [..., head_dim]
     values: np.ndarray | None  # [..., value_dim]
     reads: Reads

@@ -64,7 +64,7 @@ class RowReader:
         self._map()
         rows = self._copied(self._words, at, heads, tokens)
         self._verify(rows, heads, tokens, self._expected(heads, tokens, verify))
-        return self._split(rows, outer)
+        return self._split(rows, outer)[1:]
 
     def read(
         self, layer, kv_head, positions, block=PAGE, gap=0, direct=False, verify: bool | None = None
@@ -221,11 +221,14 @@ class RowReader:
             where = int(self.shape.addresses(np.int64(head), np.int64(token)))
             raise damaged(self.file, where, describe_row(self.shape, head, token), REPAIR)
 
-    def _split(self, rows: np.ndarray, outer: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None]:
+    def _split(
+        self, rows: np.ndarray, outer: tuple[int, ...]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """The numbers of rows, and K and V among them."""
         elements = rows.view(self.shape.dtype)
         elements = elements.reshape(*outer, elements.shape[-1])
         first, last = self.shape.head_dim, self.shape.head_dim + self.shape.value_dim
-        return elements[..., :first], elements[..., first:last] if self.shape.value_dim else None
+        return elements, elements[..., :first], elements[..., first:last] if self.shape.value_dim else None
 
     def _map(self) -> None:
         """Map the sealed segments, anew when there are more of them."""

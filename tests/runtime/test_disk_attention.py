@@ -6,7 +6,7 @@ import pytest
 from ghostkv.files.errors import StoreError
 from ghostkv.runtime import disk_attention
 from ghostkv.runtime.disk_attention import DiskAttention
-from ghostkv.runtime.row_buffer import RowBuffer
+from ghostkv.runtime.row_buffer import RowBuffer, widen_rows
 from ghostkv.store import GhostStore, StoreShape
 
 SINKS, HOT, TOKENS, SEGMENT = 2, 8, 150, 16
@@ -161,6 +161,21 @@ def test_rows_in_memory_are_attended_while_others_are_read(tmp_path, monkeypatch
     assert order[:3] == first
     # And what was read, part after part.
     assert order.count("attend") > 2
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_rows_of_a_store_are_widened_to_the_bit(dtype):
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(-1, 32).astype(dtype)
+    chosen = np.random.default_rng(0).permutation(len(every))[:1500]
+    keys, values = np.full((len(every), 16), 7, np.float32), np.full((len(every), 32), 7, np.float32)
+    widen_rows(every, chosen, 9, 20, keys, values)
+    for found, wanted in ((keys[:, :9], every[:, :9]), (values[:, :20], every[:, 9:29])):
+        assert np.array_equal(found[chosen], wanted[chosen].astype(np.float32), equal_nan=True)
+        assert np.array_equal(np.signbit(found[chosen]), np.signbit(wanted[chosen]))
+    rest = np.setdiff1d(np.arange(len(every)), chosen)
+    assert (keys[rest] == 7).all()
+    assert (keys[:, 9:] == 7).all()
+    assert (values[:, 20:] == 7).all()
 
 
 def test_a_store_without_values_and_a_missing_window_are_refused(tmp_path):

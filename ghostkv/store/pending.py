@@ -8,7 +8,9 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
 import numpy as np
+from numba.core import types
 
+from ghostkv.files.compiled import njit
 from ghostkv.store.layout import PAGE
 from ghostkv.store.plan import Reads
 
@@ -68,6 +70,32 @@ class Runs:
         edges = np.searchsorted(self.starts, np.linspace(0, self.starts[-1], count + 1)[1:-1])
         edges = np.unique(np.concatenate([[0], edges, [len(self.first)]])).tolist()
         return [range(*pair) for pair in zip(edges, edges[1:], strict=False)]
+
+
+# A system call of a compiled loop: threads that read do not wait for one another's turn in the interpreter.
+_pread = types.ExternalFunction("pread", types.int64(types.int32, types.int64, types.uint64, types.int64))
+
+
+def read_runs(descriptor: int, runs: Runs, part: range) -> int:
+    """Read runs into their room, without the interpreter's lock; the number of the first that was not filled, or where the
+    part ends. Why it was not is for the caller to find out."""
+    return _read_runs(
+        descriptor, runs.first, runs.starts, runs.block, runs.room.ctypes.data, part.start, part.stop
+    )
+
+
+@njit(cache=True, nogil=True)
+def _read_runs(descriptor, first, starts, block, address, number, stop):
+    while number < stop:
+        start, offset = starts[number], first[number] * block
+        size, done = starts[number + 1] - start, 0
+        while done < size:
+            found = _pread(descriptor, address + start + done, size - done, offset + done)
+            if found <= 0:
+                return number
+            done += found
+        number += 1
+    return number
 
 
 class Pending:

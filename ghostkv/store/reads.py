@@ -14,7 +14,7 @@ from ghostkv.store.checksums import checksums, copy_rows
 from ghostkv.store.faults import REPAIR, damaged
 from ghostkv.store.files import read_into
 from ghostkv.store.layout import PAGE, WORD, SegmentImage, StoreShape
-from ghostkv.store.pending import Gathered, Pending, Rooms, Runs
+from ghostkv.store.pending import Gathered, Pending, Rooms, Runs, read_runs
 from ghostkv.store.plan import Reads, runs_of
 from ghostkv.store.recovery import describe_row, row_fault
 from ghostkv.store.table import RecordTable
@@ -124,8 +124,10 @@ class RowReader:
             rows[chosen] = part
 
         def work(part: range) -> np.ndarray:
-            for number in part:
+            number = part.start
+            while (number := read_runs(descriptor, runs, range(number, part.stop))) < part.stop:
                 self._fill(runs, number, descriptor, end)
+                number += 1
             chosen = np.flatnonzero((run_of >= part.start) & (run_of < part.stop))
             run, words = run_of[chosen], _frozen(runs.room.view(np.uint64))
             take(chosen, words, (runs.starts[run] + offsets[chosen] - runs.first[run] * block) // WORD)
@@ -145,7 +147,7 @@ class RowReader:
         return Pending(waiting, in_tail, found, lambda: self._rooms.give_back(runs.room))
 
     def _fill(self, runs: Runs, number: int, descriptor: int, end: int) -> None:
-        """Read one run of blocks; only the last may lack what lies beyond the `end` of the sealed segments."""
+        """Read one run of blocks, or say why not; only the last may lack what lies beyond the `end` of the sealed segments."""
         start, stop = runs.starts[number : number + 2].tolist()
         offset = int(runs.first[number]) * runs.block
         found = read_into(descriptor, runs.room[start:stop], offset)

@@ -37,13 +37,13 @@ def test_what_is_begun_is_what_was_appended(tmp_path, threads, block):
 @pytest.fixture
 def gate(monkeypatch):
     """Reads of files that wait until they may."""
-    opened, read_into = threading.Event(), reads.read_into
+    opened, read_runs = threading.Event(), reads.read_runs
 
     def waiting(*args):
         assert opened.wait(20)
-        return read_into(*args)
+        return read_runs(*args)
 
-    monkeypatch.setattr(reads, "read_into", waiting)
+    monkeypatch.setattr(reads, "read_runs", waiting)
     yield opened
     opened.set()
 

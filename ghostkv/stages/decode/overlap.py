@@ -27,9 +27,8 @@ from ghostkv.stages.decode.on_disk import Device
 from ghostkv.stages.decode.schemas import OVERLAP_SCHEMA
 from ghostkv.stages.decode.steps import ReadRule, decide
 from ghostkv.store import GhostStore, StoreShape
-from ghostkv.store.files import read_into
 from ghostkv.store.layout import PAGE
-from ghostkv.store.pending import Rooms, Runs
+from ghostkv.store.pending import Rooms, Runs, read_runs
 from ghostkv.store.plan import runs_of
 
 if TYPE_CHECKING:
@@ -170,8 +169,8 @@ class _Turns:
         block = Runs.of(first[-1:], one + 1, PAGE, Rooms())
         return {
             "device": lambda: self._bare(descriptor, runs),
-            "stream": lambda: _fill(descriptor, whole, range(1)),
-            "block": lambda: _fill(descriptor, block, range(1)),
+            "stream": lambda: read_runs(descriptor, whole, range(1)),
+            "block": lambda: read_runs(descriptor, block, range(1)),
         }
 
     def _error(self, queries: np.ndarray, survivors: Sequence[np.ndarray], out: np.ndarray) -> float:
@@ -190,15 +189,9 @@ class _Turns:
 
     def _bare(self, descriptor: int, runs: Runs) -> None:
         """The same blocks by as many threads, without the store."""
-        waiting = [self.pool.submit(_fill, descriptor, runs, part) for part in runs.parts(self.threads)]
+        waiting = [self.pool.submit(read_runs, descriptor, runs, part) for part in runs.parts(self.threads)]
         for one in waiting:
             one.result()
-
-
-def _fill(descriptor: int, runs: Runs, part: range) -> None:
-    for number in part:
-        start, stop = runs.starts[number : number + 2].tolist()
-        read_into(descriptor, runs.room[start:stop], int(runs.first[number]) * runs.block)
 
 
 def _least(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:

@@ -20,11 +20,23 @@ from ghostkv.stages.decode.lifecycle import WARM, Capacity, StepReads, ceiling, 
 SURVIVORS, TOP_K = "survivors", "top_k"
 
 
-def top_requests(chosen: np.ndarray, visible: ColdRange) -> StepReads:
-    """Requests of what was chosen, bool [steps, tokens]."""
-    keys = np.nonzero(chosen)[1].astype(np.int32)
-    steps, ends = len(chosen), chosen.sum(axis=1).cumsum()
+def top_requests(levels: np.ndarray, least: int, visible: ColdRange) -> StepReads:
+    """Requests of what is marked by at least so much, uint8 [steps, tokens], as `decide` marks it."""
+    steps = len(levels)
+    ends = np.cumsum(np.count_nonzero(levels >= least, axis=1))
+    keys = np.empty(ends[-1], np.int32)
+    _collect(levels, least, keys)
     return StepReads(keys, ends, np.zeros(len(keys), np.float32), np.zeros(steps), visible)
+
+
+@njit(cache=True, nogil=True)
+def _collect(levels, least, keys):
+    count = 0
+    for t in range(levels.shape[0]):
+        for key in range(levels.shape[1]):
+            if levels[t, key] >= least:
+                keys[count] = key
+                count += 1
 
 
 def depths(reads: StepReads) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +117,9 @@ def _count(depth, fresh, ends, sizes, found):
     for t in range(ends.size):
         for i in range(begin, ends[t]):
             for size in range(sizes.size):
-                missed = depth[i] >= sizes[size]
-                found[0, size, t] += missed
-                found[1, size, t] += missed and fresh[i]
+                # Sizes ascend, and what one holds every larger one holds.
+                if depth[i] < sizes[size]:
+                    break
+                found[0, size, t] += 1
+                found[1, size, t] += fresh[i]
         begin = ends[t]

@@ -119,7 +119,7 @@ class _Decodes:
         about = {**self.about, "kv_head": kv_head}
         lived = {None: found.reads}
         for least, asked in enumerate(reversed(sorted(self.job.requests)), start=1):
-            lived[asked] = top_requests(found.levels >= least, found.reads.visible)
+            lived[asked] = top_requests(found.levels, least, found.reads.visible)
         for asked, reads in lived.items():
             self.tables.add_rows("buffers", buffer_rows(about, reads, asked, self.job.buffers, bounded))
 

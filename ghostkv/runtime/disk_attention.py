@@ -9,7 +9,7 @@ import numpy as np
 
 from ghostkv.runtime.packed_parts import attend_rows
 from ghostkv.runtime.row_buffer import RowBuffer, widen_rows, widened
-from ghostkv.store import GhostStore, Reads
+from ghostkv.store import GhostStore, Pending, Reads
 
 
 @dataclass(frozen=True)
@@ -69,50 +69,64 @@ class DiskAttention:
         StoreError
             A row is damaged, or the store was closed; there is no output then, and the buffer is as it was.
         """
-        buffer, kv_heads = self.buffer, len(self.buffer.keys)
+        buffer, shape = self.buffer, self.store.shape
         survivors = [np.asarray(asked, np.int64) for asked in survivors]
         slots = [buffer.slots(kv_head, asked) for kv_head, asked in enumerate(survivors)]
         missed = [asked[at < 0] for asked, at in zip(survivors, slots, strict=True)]
-        counts, pending = [len(one) for one in missed], None
-        if any(counts):
-            heads = np.repeat(np.arange(kv_heads), counts)
-            pending = self.store.begin(
-                self.layer, heads, np.concatenate(missed), direct=self.direct, threads=self.threads
-            )
-            if not overlap:
-                pending.result()
-        group = len(queries) // kv_heads
-        peak, mass = np.full((kv_heads, group), -np.inf), np.zeros((kv_heads, group))
-        out = np.zeros((kv_heads, group, buffer.values.shape[2]), np.float32)
-        queries = widened(queries).reshape(kv_heads, group, -1)
-
-        def attend(kv: int, keys: np.ndarray, values: np.ndarray, chosen: np.ndarray) -> None:
-            attend_rows(
-                queries[kv], keys, values, chosen, self.scale, self.softcap, peak[kv], mass[kv], out[kv]
-            )
-
-        exact = buffer.exact()
+        pending = self._begun(missed)
+        if pending is not None and not overlap:
+            pending.result()
+        sums, exact = _Sums(queries, buffer, self.scale, self.softcap), buffer.exact()
         for kv_head, at in enumerate(slots):
             chosen = np.concatenate([exact, at[at >= 0]])
-            attend(kv_head, buffer.keys[kv_head], buffer.values[kv_head], chosen)
-        edges = np.cumsum([0, *counts])
+            sums.attend(kv_head, buffer.keys[kv_head], buffer.values[kv_head], chosen)
+        edges = np.cumsum([0, *map(len, missed)])
         keys, values = (
             np.zeros((edges[-1], part.shape[2]), np.float32) for part in (buffer.keys, buffer.values)
         )
-        shape = self.store.shape
         for part in () if pending is None else pending.parts():
             widen_rows(pending.found.rows, part, shape.head_dim, shape.value_dim, keys, values)
             for kv_head, own in enumerate(np.split(part, np.searchsorted(part, edges[1:-1]))):
-                attend(kv_head, keys, values, own)
-        spans = [slice(*pair) for pair in zip(edges, edges[1:], strict=False)]
+                sums.attend(kv_head, keys, values, own)
         rows = [
-            (asked[at >= 0], gone, keys[own], values[own])
-            for asked, at, gone, own in zip(survivors, slots, missed, spans, strict=True)
+            (asked[at >= 0], gone, keys[first:last], values[first:last])
+            for asked, at, gone, first, last in zip(
+                survivors, slots, missed, edges[:-1], edges[1:], strict=True
+            )
         ]
-        result = (out / mass[..., None].astype(np.float32)).reshape(-1, out.shape[2])
         reads = None if pending is None else pending.found.reads
-        return DiskStep(result[:, : shape.value_dim], rows, reads)
+        return DiskStep(sums.output()[:, : shape.value_dim], rows, reads)
+
+    def _begun(self, missed: Sequence[np.ndarray]) -> Pending | None:
+        """What is asked of the store for rows that each KV head lacks; None where all are there."""
+        counts = [len(one) for one in missed]
+        if not any(counts):
+            return None
+        heads = np.repeat(np.arange(len(counts)), counts)
+        return self.store.begin(
+            self.layer, heads, np.concatenate(missed), direct=self.direct, threads=self.threads
+        )
 
     def keep(self, step: DiskStep) -> None:
         """End the step: what it read stays in memory, as far as there is room."""
         self.buffer.keep(step.rows)
+
+
+class _Sums:
+    """What the heads of a layer have attended to so far."""
+
+    def __init__(self, queries: np.ndarray, buffer: RowBuffer, scale: float, softcap: float):
+        kv_heads, group = len(buffer.keys), len(queries) // len(buffer.keys)
+        self.scale, self.softcap = scale, softcap
+        self.queries = widened(queries).reshape(kv_heads, group, -1)
+        self.peak, self.mass = np.full((kv_heads, group), -np.inf), np.zeros((kv_heads, group))
+        self.out = np.zeros((kv_heads, group, buffer.values.shape[2]), np.float32)
+
+    def attend(self, kv_head: int, keys: np.ndarray, values: np.ndarray, chosen: np.ndarray) -> None:
+        """Let the group of a KV head attend to chosen rows, beside all that it has attended to."""
+        sums = self.peak[kv_head], self.mass[kv_head], self.out[kv_head]
+        attend_rows(self.queries[kv_head], keys, values, chosen, self.scale, self.softcap, *sums)
+
+    def output(self) -> np.ndarray:
+        """Outputs of all heads, float32 [heads, width of values as they are held]."""
+        return (self.out / self.mass[..., None].astype(np.float32)).reshape(-1, self.out.shape[2])

@@ -6,7 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ghostkv.config.base import Heads, Layers, Section, Share, Shares, once, part, setting, within_memory
+from ghostkv.config.base import (
+    Counts,
+    Heads,
+    Layers,
+    Section,
+    Share,
+    Shares,
+    once,
+    part,
+    setting,
+    within_memory,
+)
 from ghostkv.config.options import Count
 from ghostkv.config.synthetic import GeneratorEntry, check_planted
 
@@ -39,6 +50,16 @@ class DecodeSynthetic(Section):
         return self
 
 
+class DecodeOverlap(Section):
+    """One layer over rows in memory and rows of a real store, timed: reads before attention, and meanwhile."""
+
+    steps: Count = setting(128, "Last steps of the trace that are lived through.")
+    every: Count = setting(8, "One step of so many is timed.")
+    buffers: Counts = setting([256, 1024, 4096], "Rows of the hot buffer, of one KV head.")
+    threads: Annotated[int, Field(ge=1, le=64)] = setting(8, "Threads that read from the store.")
+    rounds: Count = setting(3, "Rounds in which every way takes its turn; the least time of each counts.")
+
+
 class Decode(Section):
     """The headline design over the trace, token by token: hot, warm, ghost, archive, and back."""
 
@@ -61,4 +82,13 @@ class Decode(Section):
         "lru", "The policy whose archive the real store is."
     )
     segment: Count = setting(64, "Tokens of a segment of the real store.")
+    requests: Counts = setting(
+        [128, 512, 2048],
+        "Rows that a request asks a hot buffer for: as many cold keys, the best by their records. Requests of all survivors come on top.",
+    )
+    buffers: Counts = setting(
+        [256, 512, 1024, 2048, 4096],
+        "Rows of the hot buffer, of one KV head; requests that ask for more are left out.",
+    )
+    overlap: DecodeOverlap = part(DecodeOverlap)
     synthetic: DecodeSynthetic = part(DecodeSynthetic)

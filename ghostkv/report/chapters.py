@@ -21,6 +21,7 @@ from ghostkv.report.sections import (
     speed,
 )
 from ghostkv.report.sections.bandwidth import section as bandwidth
+from ghostkv.report.sections.buffer import section as buffer
 from ghostkv.report.sections.calibrated import section as calibrated
 from ghostkv.report.sections.certificates import section as certificates
 from ghostkv.report.sections.decode import section as decode
@@ -46,6 +47,7 @@ CHAPTERS: tuple[Chapter, ...] = (
     quality.CHAPTER,
     hierarchy.CHAPTER,
     decode.CHAPTER,
+    buffer.CHAPTER,
     store.CHAPTER,
     historical.CHAPTER,
     synthetic.CHAPTER,

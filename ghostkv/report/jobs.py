@@ -14,7 +14,7 @@ from ghostkv.stages.bandwidth.jobs import MeasureMemory, ModelBandwidth
 from ghostkv.stages.benchmark.jobs import CaptureOverhead, SweepSpeed
 from ghostkv.stages.calibrated.jobs import GatherCalibrated
 from ghostkv.stages.certificates.jobs import GatherCertificates
-from ghostkv.stages.decode.jobs import GatherDecode
+from ghostkv.stages.decode.jobs import GatherDecode, TimeOverlap
 from ghostkv.stages.demo.jobs import WriteOn, swept_layers
 from ghostkv.stages.frontier.jobs import GatherFrontier, SummariseHeads
 from ghostkv.stages.hierarchy.jobs import GatherHierarchy
@@ -34,7 +34,7 @@ BEYOND: Mapping[str, tuple[type[Job], ...]] = {
     "calibrated": (GatherCalibrated,),
     "peers": (GatherPeers,),
     "hierarchy": (GatherHierarchy,),
-    "decode": (GatherDecode,),
+    "decode": (GatherDecode, TimeOverlap),
     "quality": (FitPolicies, GatherQuality),
     "retrieval": (GatherRetrieval,),
     "historical": (HistoricalRun,),
@@ -46,7 +46,8 @@ BEYOND: Mapping[str, tuple[type[Job], ...]] = {
 }
 # These ask the model or its trace, which imported tensors do not have.
 _OF_THE_MODEL = (
-    GatherHierarchy, GatherDecode, FitPolicies, GatherQuality, GatherRetrieval, HistoricalRun, CaptureOverhead, TimeSteps,
+    GatherHierarchy, GatherDecode, TimeOverlap, FitPolicies, GatherQuality, GatherRetrieval, HistoricalRun, CaptureOverhead,
+    TimeSteps,
 )  # fmt: skip
 
 

@@ -44,7 +44,7 @@ SCHEMAS: Mapping[str, Mapping[str, pa.Schema]] = {
     "calibrated": calibrated.LAYER_SCHEMAS | calibrated_summaries.SUMMARY_SCHEMAS,
     "capture": {"layers": LAYER_SCHEMA},
     "certificates": certificates.SCHEMAS,
-    "decode": decode.SCHEMAS,
+    "decode": decode.SCHEMAS | decode.OVERLAP_SCHEMAS,
     "demo": {"writing": WRITING_SCHEMA},
     "frontier": frontier.LAYER_SCHEMAS | frontier_summaries.SUMMARY_SCHEMAS,
     "hierarchy": hierarchy.SCHEMAS | hierarchy_summaries.SUMMARY_SCHEMAS,

@@ -134,6 +134,35 @@ def _add_values(values, index, count, weights, out):
             add_rows(1, weights, first, values, index, count, out)
 
 
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def attend_rows(queries, keys, values, chosen, scale, softcap, peak, mass, out):
+    """Let the heads of a group attend to some rows, beside all that they have attended to before.
+
+    Of each head `peak` is the largest score so far, in powers of 2 (-inf at first), and `mass` and `out` are the sums of
+    ``2^(score - peak)`` and of that times V; float64 [group] and float32 [group, value_dim].
+    """
+    group = queries.shape[0]
+    scores = np.empty((group, _ROWS), np.float32)
+    unit, cap = np.float32(scale * _LOG2E), np.float32(softcap * _LOG2E)
+    for first in range(0, chosen.size, _ROWS):
+        count = min(_ROWS, chosen.size - first)
+        some = chosen[first : first + count]
+        fetch_rows(values, some, count)
+        _exact_scores(queries, keys, some, count, unit, cap, scores)
+        for g in range(group):
+            most = np.float32(peak[g])
+            for i in range(count):
+                most = max(most, scores[g, i])
+            if most > peak[g]:
+                factor = np.float32(2.0 ** (peak[g] - most))
+                mass[g] *= factor
+                for d in range(out.shape[1]):
+                    out[g, d] *= factor
+                peak[g] = most
+            mass[g] += raised(scores[g], count, most)
+        _add_values(values, some, count, scores, out)
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def scan_part(kv, part, parts, query, place, cache, frames, records, rule, room):
     """Look at the records of a part of a KV head's keys; candidates, masses and weights are left in the room."""
@@ -209,31 +238,11 @@ def read_part(kv, part, parts, query, place, cache, records, rule, room):
     out[:] = 0.0
     sinks = place.start - place.first
     exact = sinks + place.tokens - place.stop if part == 0 else 0
-    scores = np.empty((group, _ROWS), np.float32)
-    chosen = np.empty(_ROWS, np.int64)
-    scale = np.float32(rule.scale * _LOG2E)
-    for first in range(0, exact + kept, _ROWS):
-        count = min(_ROWS, exact + kept - first)
-        for i in range(count):
-            at = first + i
-            if at < exact:
-                chosen[i] = place.first + at if at < sinks else place.stop + at - sinks
-            else:
-                chosen[i] = index[at - exact]
-        fetch_rows(cache.values[kv], chosen, count)
-        _exact_scores(queries, cache.keys[kv], chosen, count, scale, np.float32(cap), scores)
-        for g in range(group):
-            most = np.float32(peak[g])
-            for i in range(count):
-                most = max(most, scores[g, i])
-            if most > peak[g]:
-                factor = np.float32(2.0 ** (peak[g] - most))
-                mass[g] *= factor
-                for d in range(out.shape[1]):
-                    out[g, d] *= factor
-                peak[g] = most
-            mass[g] += raised(scores[g], count, most)
-        _add_values(cache.values[kv], chosen, count, scores, out)
+    chosen = np.empty(exact + kept, np.int64)
+    for i in range(exact):
+        chosen[i] = place.first + i if i < sinks else place.stop + i - sinks
+    chosen[exact:] = index[:kept]
+    attend_rows(queries, cache.keys[kv], cache.values[kv], chosen, rule.scale, rule.softcap, peak, mass, out)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

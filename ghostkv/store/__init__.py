@@ -5,8 +5,8 @@ The format, the commit protocol and what recovery does are described in docs/sto
 
 from ghostkv.store.core import GhostStore
 from ghostkv.store.layout import StoreShape
+from ghostkv.store.pending import Gathered, Pending
 from ghostkv.store.plan import Reads
-from ghostkv.store.reads import Gathered
 from ghostkv.store.recovery import repair
 
-__all__ = ["Gathered", "GhostStore", "Reads", "StoreShape", "repair"]
+__all__ = ["Gathered", "GhostStore", "Pending", "Reads", "StoreShape", "repair"]

@@ -14,6 +14,7 @@ from ghostkv.store.checksums import checksums
 from ghostkv.store.files import Files
 from ghostkv.store.layout import SegmentImage, StoreShape
 from ghostkv.store.log import Frame, pack, row_numbers
+from ghostkv.store.pending import Rooms
 from ghostkv.store.reads import NOTHING, RowReader
 from ghostkv.store.recovery import Recovered, open_files, recover
 
@@ -45,6 +46,7 @@ class GhostStore(RowReader):
         self.writable, self.fsync, self.verify_reads = writable, fsync, verify_reads
         self._rows, self._log, self._files = rows, log, files
         self._store_id, self._generation, self._table = state.store_id, state.generation, state.table
+        self._rooms = Rooms()
         self._log_end, self.cut_bytes = state.log.end, state.torn
         self._image, self._closed, self._failed = SegmentImage(state.shape), False, False
         self.tokens = self.sealed = state.segments * state.shape.segment_tokens
@@ -164,6 +166,8 @@ class GhostStore(RowReader):
         if self._closed:
             return
         self._closed, self._words = True, NOTHING
+        if self._readers is not None:
+            self._readers.shutdown()
         for descriptor in (self._rows, self._log, self._direct):
             if descriptor is not None:
                 os.close(descriptor)

@@ -37,20 +37,20 @@ def runs_of(
             f"GhostStore: block is {block} and gap is {gap}. Accepted: a block of whole words of {WORD} bytes, "
             "a gap of 0 or more.\n  Write: block=4096, gap=0"
         )
-    on_disk = np.unique(offsets[offsets >= 0])
-    start = on_disk // block
-    reach = (on_disk + row_bytes - 1) // block - start
-    spans = start[:, None] + np.arange(reach.max(initial=0) + 1)
-    blocks = np.unique(spans[np.arange(spans.shape[1]) <= reach[:, None]])
-    leads = np.flatnonzero(np.diff(blocks, prepend=blocks[:1] - gap - 2) > gap + 1)
-    ends = np.append(leads[1:], len(blocks)) - 1 if len(blocks) else leads
-    first = blocks[leads]
-    counts = blocks[ends] - first + 1
+    on_disk = np.sort(offsets[offsets >= 0])
+    on_disk = on_disk[np.diff(on_disk, prepend=-1) > 0]
+    start, end = on_disk // block, (on_disk + row_bytes - 1) // block
+    before = np.concatenate([start[:1] - gap - 2, end[:-1]])
+    leads = np.flatnonzero(start - before > gap + 1)
+    first = start[leads]
+    counts = end[np.append(leads[1:], len(end)) - 1] - first + 1 if len(end) else first
+    # The last block of a row may be the first of the next.
+    blocks = int((end - np.maximum(start, before + 1) + 1).sum())
     reads = Reads(
         rows=len(offsets),
         memory_rows=int((offsets < 0).sum()),
         wanted_bytes=len(on_disk) * row_bytes,
-        blocks=len(blocks),
+        blocks=blocks,
         requests=len(first),
         bytes=int(counts.sum()) * block,
     )

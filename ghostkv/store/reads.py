@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +14,15 @@ from ghostkv.store.checksums import checksums, copy_rows
 from ghostkv.store.faults import REPAIR, damaged
 from ghostkv.store.files import read_into
 from ghostkv.store.layout import PAGE, WORD, SegmentImage, StoreShape
+from ghostkv.store.pending import Gathered, Pending, Rooms, Runs, read_runs
 from ghostkv.store.plan import Reads, runs_of
 from ghostkv.store.recovery import describe_row, row_fault
 from ghostkv.store.table import RecordTable
 
 NOTHING = np.zeros(0, np.uint64)
 NOTHING.flags.writeable = False
-
-
-@dataclass(frozen=True)
-class Gathered:
-    """Rows and what reading them touched."""
-
-    keys: np.ndarray  # [..., head_dim]
-    values: np.ndarray | None  # [..., value_dim]
-    reads: Reads
+# Threads that read for one store; a thread is started when it is first needed.
+_MOST_THREADS = 64
 
 
 class RowReader:
@@ -46,6 +40,8 @@ class RowReader:
     _image: SegmentImage
     _words: np.ndarray = NOTHING
     _direct: int | None = None
+    _readers: ThreadPoolExecutor | None = None
+    _rooms: Rooms
 
     def records(self, layer: int, kv_head: int) -> np.ndarray:
         """Ghost records of one head as of now, read-only uint8, shape [tokens, record_bytes]."""
@@ -67,8 +63,8 @@ class RowReader:
         at = self.shape.addresses(heads, tokens) // WORD
         self._map()
         rows = self._copied(self._words, at, heads, tokens)
-        self._verify(rows, heads, tokens, verify)
-        return self._split(rows, outer)
+        self._verify(rows, heads, tokens, self._expected(heads, tokens, verify))
+        return self._split(rows, outer)[1:]
 
     def read(
         self, layer, kv_head, positions, block=PAGE, gap=0, direct=False, verify: bool | None = None
@@ -79,6 +75,33 @@ class RowReader:
         to `gap` unwanted blocks between two wanted ones are read rather than asked around. Raises StoreError as
         `gather` does; or where the file ends, or its file system has no O_DIRECT.
         """
+        return self._ask(layer, kv_head, positions, block, gap, direct, verify, None, 1).result()
+
+    def begin(
+        self,
+        layer,
+        kv_head,
+        positions,
+        block=PAGE,
+        gap=0,
+        direct=False,
+        verify: bool | None = None,
+        threads=8,
+    ) -> Pending:
+        """Begin what `read` does, by so many threads, and return at once; `Pending.result` waits for the rows.
+
+        They are the rows of now, whatever is appended meanwhile, and `close` waits for them. A row that is damaged, or a file
+        that ends, raises StoreError when the result is asked for; any other error of `read` here, and `threads` out of range.
+        """
+        if not 1 <= threads <= _MOST_THREADS:
+            raise StoreError(f"GhostStore.begin: threads is {threads}. Accepted: 1 to {_MOST_THREADS}.")
+        self._alive()
+        if self._readers is None:
+            self._readers = ThreadPoolExecutor(_MOST_THREADS, "store")
+        return self._ask(layer, kv_head, positions, block, gap, direct, verify, self._readers.submit, threads)
+
+    def _ask(self, layer, kv_head, positions, block, gap, direct, verify, submit, threads) -> Pending:
+        """Read rows in so many parts, each handed to `submit`, or done here."""
         heads, tokens, outer = self._locate(layer, kv_head, positions)
         offsets = self._offsets(heads, tokens)
         first, counts, reads = runs_of(offsets, self.shape.row_bytes, block, gap)
@@ -86,24 +109,52 @@ class RowReader:
             raise StoreError(
                 f"GhostStore.read: block is {block}. Accepted with direct=True: multiples of {PAGE}."
             )
-        starts = np.concatenate([[0], np.cumsum(counts)]) * block
-        # Anonymous pages are aligned, which O_DIRECT asks for.
-        buffer = np.frombuffer(mmap.mmap(-1, max(int(starts[-1]), WORD)), np.uint8)
+        runs = Runs.of(first, counts, block, self._rooms)
+        run_of = np.searchsorted(first, offsets // block, "right") - 1
         descriptor = self._direct_descriptor() if direct else self._rows
         end = self.shape.segment_offset(self.sealed // self.shape.segment_tokens)
-        for run, start, stop in zip(
-            (first * block).tolist(), starts[:-1].tolist(), starts[1:].tolist(), strict=True
-        ):
-            found = read_into(descriptor, buffer[start:stop], run)
-            if found < min(stop - start, end - run):
-                raise damaged(
-                    self.file, run + found, f"the file ends before its {self.sealed} sealed tokens", REPAIR
-                )
-        run = np.searchsorted(first, offsets // block, "right") - 1
-        at = (starts[run] + offsets - first[run] * block) // WORD if len(first) else offsets
-        rows = self._copied(_frozen(buffer.view(np.uint64)), at, heads, tokens)
-        self._verify(rows, heads, tokens, verify)
-        return Gathered(*self._split(rows, outer), reads)
+        rows = np.empty((len(tokens), self.shape.row_bytes // WORD), np.uint64)
+        expected = self._expected(heads, tokens, verify)
+
+        def take(chosen: np.ndarray, words: np.ndarray, at: np.ndarray) -> None:
+            part = self._copied(words, at, heads[chosen], tokens[chosen])
+            self._verify(
+                part, heads[chosen], tokens[chosen], expected if expected is None else expected[chosen]
+            )
+            rows[chosen] = part
+
+        def work(part: range) -> np.ndarray:
+            number = part.start
+            while (number := read_runs(descriptor, runs, range(number, part.stop))) < part.stop:
+                self._fill(runs, number, descriptor, end)
+                number += 1
+            chosen = np.flatnonzero((run_of >= part.start) & (run_of < part.stop))
+            run, words = run_of[chosen], _frozen(runs.room.view(np.uint64))
+            take(chosen, words, (runs.starts[run] + offsets[chosen] - runs.first[run] * block) // WORD)
+            return chosen
+
+        # Rows of the tail are copied here: the next append may move them to the file.
+        in_tail = np.flatnonzero(offsets < 0)
+        if in_tail.size:
+            take(in_tail, NOTHING, in_tail)
+        waiting = []
+        for part in runs.parts(threads):
+            if submit is None:
+                work(part)
+            else:
+                waiting.append(submit(work, part))
+        found = Gathered(*self._split(rows, outer), reads)
+        return Pending(waiting, in_tail, found, lambda: self._rooms.give_back(runs.room))
+
+    def _fill(self, runs: Runs, number: int, descriptor: int, end: int) -> None:
+        """Read one run of blocks, or say why not; only the last may lack what lies beyond the `end` of the sealed segments."""
+        start, stop = runs.starts[number : number + 2].tolist()
+        offset = int(runs.first[number]) * runs.block
+        found = read_into(descriptor, runs.room[start:stop], offset)
+        if found < min(stop - start, end - offset):
+            raise damaged(
+                self.file, offset + found, f"the file ends before its {self.sealed} sealed tokens", REPAIR
+            )
 
     def plan(self, layer, kv_head, positions, block: int = PAGE, gap: int = 0) -> Reads:
         """What `read` would touch, counted and not read."""
@@ -158,21 +209,28 @@ class RowReader:
         copy_rows(words, _frozen(self._image.rows.reshape(-1)), at, rows)
         return rows
 
-    def _verify(self, rows: np.ndarray, heads: np.ndarray, tokens: np.ndarray, verify: bool | None) -> None:
-        if not (self.verify_reads if verify is None else verify):
+    def _expected(self, heads: np.ndarray, tokens: np.ndarray, verify: bool | None) -> np.ndarray | None:
+        """Checksums that rows must have; None where they are not to be verified."""
+        wanted = self.verify_reads if verify is None else verify
+        return self._table.checksums[heads, tokens] if wanted else None
+
+    def _verify(self, rows, heads: np.ndarray, tokens: np.ndarray, expected: np.ndarray | None) -> None:
+        if expected is None:
             return
-        numbers = self.shape.numbers(heads, tokens).astype(np.uint32)
-        wrong = checksums(rows, numbers) != self._table.checksums[heads, tokens]
+        wrong = checksums(rows, self.shape.numbers(heads, tokens).astype(np.uint32)) != expected
         if wrong.any():
             head, token = (int(part[wrong.argmax()]) for part in (heads, tokens))
             where = int(self.shape.addresses(np.int64(head), np.int64(token)))
             raise damaged(self.file, where, describe_row(self.shape, head, token), REPAIR)
 
-    def _split(self, rows: np.ndarray, outer: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None]:
+    def _split(
+        self, rows: np.ndarray, outer: tuple[int, ...]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """The numbers of rows, and K and V among them."""
         elements = rows.view(self.shape.dtype)
         elements = elements.reshape(*outer, elements.shape[-1])
         first, last = self.shape.head_dim, self.shape.head_dim + self.shape.value_dim
-        return elements[..., :first], elements[..., first:last] if self.shape.value_dim else None
+        return elements, elements[..., :first], elements[..., first:last] if self.shape.value_dim else None
 
     def _map(self) -> None:
         """Map the sealed segments, anew when there are more of them."""

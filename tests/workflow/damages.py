@@ -36,7 +36,7 @@ from ghostkv.report.schemas import SCHEMAS
 
 ROOT = Path(__file__).parents[2]
 # Their outputs are times, so nothing says whether they would have been the same.
-TIMED = {"capture_overhead", "compare_plan", "measure_memory", "time_layers", "time_steps"}
+TIMED = {"capture_overhead", "compare_plan", "measure_memory", "time_layers", "time_overlap", "time_steps"}
 KINDS = ("flip", "cut", "empty", "sibling", "columns", "no rows")
 REFUSED, SAME, SILENT, FOREIGN = "refused", "same values", "silent", "another error"
 

@@ -1,5 +1,5 @@
 # Per layer: the trace decoded step by step, and one layer through a real store; the same over generated tensors.
-from ghostkv.stages.decode.jobs import DecodeGenerated, DecodeLayer, GatherDecode
+from ghostkv.stages.decode.jobs import DecodeGenerated, DecodeLayer, GatherDecode, TimeOverlap, stored_layer
 
 DECODED = layer_tables(DecodeLayer, "decode", RUN.spread_layers(RUN.config.decode.layers))
 GENERATED = tables(DecodeGenerated, "results/decode/synthetic")
@@ -32,6 +32,23 @@ use rule gather_frontier as decode_synthetic with:
         **needs("decode_synthetic"),
     params:
         run=job_params(DecodeGenerated),
+
+
+use rule gather_frontier as time_overlap with:
+    input:
+        **trace_files(),
+        codecs=f"results/sketch/layer_{stored_layer(RUN):02d}/codecs.safetensors",
+        points="results/frontier/points.parquet",
+    output:
+        **tables(TimeOverlap, "results/decode"),
+    log:
+        "results/logs/decode/overlap.log",
+    # A timing shares the machine with nothing.
+    threads: workflow.cores
+    resources:
+        **needs("time_overlap"),
+    params:
+        run=job_params(TimeOverlap),
 
 
 use rule gather_frontier as gather_decode with:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from ghostkv.codecs.by_name import modules
 from ghostkv.codecs.records import CodecSpec
 from ghostkv.config.base import GridEntry
+from ghostkv.config.decode import DecodeOverlap
 from ghostkv.config.frontier import Safe
 from ghostkv.files.jobs import Job
-from ghostkv.stages.decode.schemas import SCHEMAS
+from ghostkv.stages.decode.schemas import OVERLAP_SCHEMAS, SCHEMAS
 
 if TYPE_CHECKING:
     from ghostkv.stages.run import Run
@@ -44,6 +45,14 @@ class Lives(Job):
     window: int
     decay: float
     bin: int
+    requests: tuple[int, ...]
+    buffers: tuple[int, ...]
+
+
+def stored_layer(run: Run) -> int:
+    """The layer whose K and V go through a real store: the middle one of those that are decoded."""
+    chosen = run.spread_layers(run.config.decode.layers)
+    return chosen[len(chosen) // 2]
 
 
 def _lives(run: Run) -> dict[str, Any]:
@@ -76,9 +85,32 @@ class DecodeLayer(Lives):
 
     @classmethod
     def of(cls, run: Run, layer: str) -> DecodeLayer:
-        chosen = run.spread_layers(run.config.decode.layers)
-        stored = int(layer) == chosen[len(chosen) // 2]
+        stored = int(layer) == stored_layer(run)
         return cls.taken(run, layer=layer, stored=stored, headline=run.headline_spec(), **_lives(run))
+
+
+@dataclass(frozen=True)
+class TimeOverlap(Job):
+    """One layer of the trace over a hot buffer and a real store, timed alone on the machine."""
+
+    call = "ghostkv.stages.decode.overlap.time_overlap"
+    tables = tuple(OVERLAP_SCHEMAS)
+    sections = ("frontier", "decode")
+
+    layer: int
+    headline: CodecSpec
+    rule: str
+    sinks: int
+    hot: int
+    top_k: int
+    target: float
+    decay: float
+    segment: int
+    overlap: DecodeOverlap
+
+    @classmethod
+    def of(cls, run: Run) -> TimeOverlap:
+        return cls.taken(run, layer=stored_layer(run), headline=run.headline_spec(), **_lives(run))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from ghostkv.files import provenance
 from ghostkv.files.progress import progress
 from ghostkv.files.tables import Tables
 from ghostkv.stages.decode import lifecycle
+from ghostkv.stages.decode.buffer import buffer_rows, top_requests
 from ghostkv.stages.decode.on_disk import run_store
 from ghostkv.stages.decode.schemas import SCHEMAS
 from ghostkv.stages.decode.steps import LOSSES, Decided, ReadRule, decide
@@ -88,7 +89,7 @@ class _Decodes:
         """Decode one KV head and live its reads under every policy; also the state in which each read found its key."""
         job, tokens = self.job, capture.tokens
         policy = ReadRule(job.rule, job.sinks, job.hot, job.top_k, job.decay)
-        found = decide(capture, kv_head, codec, records, theta, policy, tick=tick)
+        found = decide(capture, kv_head, codec, records, theta, policy, asked=sorted(job.requests), tick=tick)
         values = 0 if capture.values is None else capture.values.shape[2]
         sizes = Sizes(_NUMBER * (capture.keys.shape[2] + values), codec.record_bytes)
         origin, swept = {}, self._swept(kv_head, capture.kv_heads)
@@ -104,12 +105,23 @@ class _Decodes:
                 if swept:
                     about["budget"] = share
                     self.tables.add_rows("budgets", [budget_row(about, measures, slots, sizes.pair)])
+        self._buffers(found, kv_head, bool(swept))
         for head, losses in enumerate(found.losses):
             about = {**self.about, "head": kv_head * capture.group + head}
             losses = dict(zip(LOSSES, losses.T, strict=True))
             self.tables.add_rows("losses", spread_rows(about, losses))
             self.tables.add_rows("loss_steps", loss_step_rows(about, losses, job.bin))
         return found, origin
+
+    def _buffers(self, found: Decided, kv_head: int, bounded: bool) -> None:
+        """The hot buffer under requests of survivors, and of the best so many rows; the KV heads that live through all budgets
+        are `bounded`."""
+        about = {**self.about, "kv_head": kv_head}
+        lived = {None: found.reads}
+        for least, asked in enumerate(reversed(sorted(self.job.requests)), start=1):
+            lived[asked] = top_requests(found.levels, least, found.reads.visible)
+        for asked, reads in lived.items():
+            self.tables.add_rows("buffers", buffer_rows(about, reads, asked, self.job.buffers, bounded))
 
     def passes(self, kv_head: int, kv_heads: int) -> int:
         """How often `add` goes through all steps: once to decide, then for every policy and the ceiling at every budget."""

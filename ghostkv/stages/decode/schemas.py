@@ -55,6 +55,22 @@ BUDGET_SCHEMA = pa.schema(
     ],
     metadata=MAY_BE_EMPTY,
 )
+# Counts are rows, K and V of one token of one KV head; all but the worst are means over requests, one a step.
+BUFFER_SCHEMA = pa.schema(
+    [
+        *_LIFE[:-1],
+        ("request", pa.string()),  # survivors, or top_k
+        ("asked", pa.int32()),  # rows that a request of top_k asks for; null for survivors
+        ("buffer", pa.int32()),  # rows that it holds beside sinks and hot window
+        ("steps", pa.int32()),
+        ("rows", pa.float64()),  # asked for
+        ("misses", pa.float64()),  # under LRU
+        ("misses_p99", pa.float64()),
+        ("misses_max", pa.int32()),
+        ("first_reads", pa.float64()),  # misses of rows that nothing had touched since the first step
+        ("least_misses", pa.float64()),  # that any choice leaves; null where it was not asked
+    ]
+)
 STORE_SCHEMA = pa.schema(
     [
         ("layer", pa.int16()),
@@ -80,11 +96,40 @@ STORE_SCHEMA = pa.schema(
     ],
     metadata=MAY_BE_EMPTY,
 )
+# One step of one layer, all KV heads, under one buffer. Seconds are the least over rounds.
+OVERLAP_SCHEMA = pa.schema(
+    [
+        ("layer", pa.int16()),
+        ("source", pa.string()),  # device: past the page cache (O_DIRECT); page cache: after it was read
+        ("buffer", pa.int32()),  # rows of a KV head
+        ("threads", pa.int32()),  # that read
+        ("step", pa.int32()),
+        # Rows: sinks, hot window and survivors that memory holds; survivors that it does not
+        ("held", pa.int64()),
+        ("misses", pa.int64()),
+        # Runs of blocks of 4 KiB, and their bytes
+        ("requests", pa.int64()),
+        ("read_bytes", pa.int64()),
+        # The step: one request after the other, then attention; by all threads, then attention; and attention meanwhile
+        *((name, pa.float64()) for name in ("serial_seconds", "apart_seconds", "overlapped_seconds")),
+        ("read_seconds", pa.float64()),  # what the store takes for the misses, by all threads
+        ("held_seconds", pa.float64()),  # attention to what memory holds: what can be hidden
+        # The same blocks and as many bytes in one piece, read without the store; a block alone; and a copy of the attended rows
+        *(
+            (name, pa.float64())
+            for name in ("device_seconds", "stream_seconds", "block_seconds", "copy_seconds")
+        ),
+        ("error", pa.float64()),  # largest relative difference of a head's output from float64
+    ],
+    metadata=MAY_BE_EMPTY,
+)
+OVERLAP_SCHEMAS = {"overlap": OVERLAP_SCHEMA}
 SCHEMAS = {
     "steps": STEP_SCHEMA,
     "spread": SPREAD_SCHEMA,
     "losses": LOSS_SCHEMA,
     "loss_steps": LOSS_STEP_SCHEMA,
     "budgets": BUDGET_SCHEMA,
+    "buffers": BUFFER_SCHEMA,
     "store": STORE_SCHEMA,
 }

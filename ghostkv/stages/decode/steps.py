@@ -7,7 +7,7 @@ group reads. The eliminated keys are compensated by the mean of V (`ghostkv.elim
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,6 +43,8 @@ class Decided:
     # float32 [group, steps, LOSSES]: mass of the eliminated keys; error of the output relative to the exact
     # one, with and without compensation. Errors are NaN where values were not captured.
     losses: np.ndarray
+    # uint8 [steps, tokens]: of how many of the `asked` a cold key is among the best; those that ask for more come first.
+    levels: np.ndarray
 
 
 def decide(
@@ -53,13 +55,15 @@ def decide(
     theta: np.ndarray,
     policy: ReadRule,
     block: int = 128,
+    asked: Sequence[int] = (),
     tick: Callable[[int], object] = lambda steps: None,
 ) -> Decided:
     """Live through the queries of a capture, which are consecutive, `block` at a time; results do not depend on it
     but for rounding.
 
     Records are of every token, but a step looks at none beyond its own position. `theta`, one a head of the group, is
-    -inf for a head that eliminates nothing. `tick` is told how many steps were done.
+    -inf for a head that eliminates nothing. Of the cold keys the best `asked` are marked,
+    for each number ascending. `tick` is told how many steps were done.
     """
     visible = cold_range(capture.positions, capture.first_visible(), policy.sinks, policy.hot)
     keys = capture.keys[kv_head].astype(np.float32)
@@ -76,6 +80,7 @@ def decide(
         ends=np.zeros(steps, np.int64),
     )
     theta = np.asarray(theta, np.float32)[:, None, None]
+    levels, asked = np.zeros((steps, capture.tokens), np.uint8), np.array(asked, np.int64)
     # Made once: fresh pages for every block cost more than the arithmetic on them.
     scratch = np.empty((4, group * min(block, steps) * capture.tokens), np.float32)
     for first in range(0, steps, block):
@@ -95,6 +100,8 @@ def decide(
         statistic(policy.rule, guessed, origin, weight, shorter.radius, seen, out=compared)
         dropped = (compared < theta).all(axis=0)
         dropped &= seen.mask(shape[2])
+        if asked.size:
+            _best(guessed, known, seen, asked, compared, levels[rows])
         whole = _lose(exact, guessed, dropped, losses[:, rows], known)
         if values is not None:
             _err(exact, known, whole, values[: shape[2]], means[rows], losses[:, rows])
@@ -110,7 +117,40 @@ def decide(
         leaving=found.leaving,
         visible=visible,
     )
-    return Decided(reads=reads, losses=losses)
+    return Decided(reads=reads, losses=losses, levels=levels)
+
+
+def _best(guessed, known, seen, asked, scratch, levels) -> None:
+    """Mark the best keys of a block, by the largest share of a head's softmax that records promise."""
+    lse = softmax(known, out=scratch, dtype=np.float32)[1]
+    share = np.subtract(guessed, lse[..., None], out=scratch).max(axis=0)
+    share[~seen.mask(share.shape[1])] = -np.inf
+    best, least = share, []
+    # What is best among many is best among fewer: the largest number first, the others within it.
+    for count in asked[::-1]:
+        if count < best.shape[1]:
+            best = np.partition(best, -count, axis=1)[:, -count:]
+        least.append(best.min(axis=1))
+    _mark_best(share, np.stack(least[::-1], axis=1), seen.start, seen.stop, asked, levels)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _mark_best(share, least, start, stop, asked, levels):
+    """Of keys as good as the `least`, [steps, asked], the earliest count."""
+    for t in range(len(share)):
+        row, level = share[t, start[t] : stop[t]], levels[t, start[t] : stop[t]]
+        for number in range(asked.size):
+            tau, above, tied = least[t, number], 0, 0
+            for key in range(row.size):
+                above += row[key] > tau
+                tied += row[key] == tau
+                level[key] += row[key] >= tau
+            surplus, key = above + tied - asked[number], row.size - 1
+            while surplus > 0:
+                if row[key] == tau:
+                    level[key] -= 1
+                    surplus -= 1
+                key -= 1
 
 
 def _lose(exact, guessed, dropped, losses, lost) -> np.ndarray:

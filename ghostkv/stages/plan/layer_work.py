@@ -191,6 +191,18 @@ def decode_layer(work: Workload, layer: str) -> Terms:
     )
 
 
+def time_overlap(work: Workload) -> Terms:
+    tokens, steps = work.trace[0], min(work.config.decode.overlap.steps, work.trace[1])
+    overlap, size = work.config.decode.overlap, work.size
+    # Rows that are read or attended, at most: each step once, and each timed one in every round, past the page cache and not.
+    times = steps * (1 + 12 * overlap.rounds / overlap.every) * len(overlap.buffers)
+    pairs = steps * tokens / GIGA
+    return Terms(
+        {"pairs": pairs * size.heads, "read": times * tokens * size.kv_heads * size.head_dim / GIGA},
+        {"kv": work.kv(tokens), "pairs": pairs * size.kv_heads},
+    )
+
+
 def decode_synthetic(work: Workload) -> Terms:
     made, decode = work.config.decode.synthetic, work.config.decode
     cpu = _decode(made.tokens, made.steps, made.group, 1, 1 + len(decode.budgets))

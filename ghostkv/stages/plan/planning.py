@@ -113,6 +113,7 @@ def _processes(work: Workload) -> list[_Process]:
         one("hierarchy", "gather_hierarchy"),
         *by_layer("decode", "decode_layer", decoded),
         one("decode", "decode_synthetic", "synthetic"),
+        one("decode", "time_overlap", "overlap"),
         one("decode", "gather_decode"),
         one("historical", "run_historical", "historical"),
         one("quality", "fit_quality", "fit"),

@@ -98,6 +98,19 @@ def plainly(capture, theta, step):
     return chosen, np.array(losses)
 
 
+def plain_best(capture, step, count):
+    """The best cold keys of a step by the largest share that a head's records promise, in float64."""
+    codec, keys = fitted(capture, 0), capture.keys[0].astype(np.float64)
+    seen = cold_range(capture.positions, capture.first_visible(), 2, 8)
+    first, start, stop = (int(part[step]) for part in (seen.first, seen.start, seen.stop))
+    decoded, share = codec.decode(codec.encode(capture.keys[0])), []
+    for query in capture.group_queries(0)[:, step]:
+        known = capture.scale * keys @ query.astype(np.float64)
+        known[start:stop] = codec.estimate(codec.project(query[None]), decoded, capture.scale)[0][start:stop]
+        share.append(known - np.log(np.exp(known[first : int(capture.positions[step]) + 1]).sum()))
+    return np.sort(start + np.argsort(-np.max(share, axis=0)[start:stop], kind="stable")[:count])
+
+
 @pytest.mark.parametrize("window", [0, 40])
 def test_what_is_decided_is_what_a_plain_computation_decides(window):
     capture, theta = make_trace(0, window), (-0.3, -0.2)

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ghostkv.codecs.base import Codec
 from ghostkv.codecs.quantiser import UniformQuantiser, measured_distortion
 from ghostkv.codecs.whitened import Whitened
+from ghostkv.files.errors import ConfigError
 
 # Bits of a field, and how many fields fill a row of a record.
 ROW_BITS = 32
+ROW_BYTES = ROW_BITS // 8
 FIELD_BITS = (8, 4, 2)
 
 
@@ -56,6 +59,28 @@ def field_bits(distortion: np.ndarray, code_bytes: int, widths: tuple[int, ...] 
         if left < least:
             best, least = bits, left
     return best
+
+
+def row_widths(codec: Codec) -> list[int]:
+    """Width of the fields of each row of a fitted codec's code.
+
+    Raises
+    ------
+    ConfigError
+        Its coordinates do not lie in whole rows of one width, the widest first.
+    """
+    bits, widths = codec.quantiser_.bits.tolist(), []
+    while bits:
+        row, bits = bits[: ROW_BITS // bits[0]], bits[ROW_BITS // bits[0] :]
+        short = len(row) < ROW_BITS // row[0] and bits
+        if short or len(set(row)) > 1 or row[0] not in FIELD_BITS or (widths and row[0] > widths[-1]):
+            raise ConfigError(
+                f"codec {codec.name}: coordinates of {sorted(set(codec.quantiser_.bits.tolist()))} bits do not lie in whole "
+                f"fields. Accepted: rows of {ROW_BYTES} bytes of one width of {FIELD_BITS}, the widest first.\n"
+                "  Fit: codec field_code"
+            )
+        widths.append(row[0])
+    return widths
 
 
 def _fillings(rows: int, kinds: int):

@@ -15,12 +15,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ghostkv.codecs import Codec, Records
-from ghostkv.codecs.field_code import FIELD_BITS, ROW_BITS
+from ghostkv.codecs.field_code import FIELD_BITS, ROW_BITS, ROW_BYTES, row_widths
 from ghostkv.files.compiled import njit
-from ghostkv.files.errors import ConfigError
 from ghostkv.runtime.lanes import LANES
 
-ROW_BYTES = ROW_BITS // 8
 _LOG2E = 1.4426950408889634
 _LARGEST = 127
 
@@ -48,7 +46,7 @@ def packed_frames(codecs: Sequence[Codec]) -> PackedFrames:
     ConfigError
         A codec's coordinates do not lie in whole rows of one width, the widest first.
     """
-    kinds = [_row_widths(codec) for codec in codecs]
+    kinds = [row_widths(codec) for codec in codecs]
     width = len(codecs[0].mean_)
     most = max(sum(ROW_BITS // bits for bits in widths) for widths in kinds)
     offset = np.empty((len(codecs), width), np.float32)
@@ -69,22 +67,6 @@ def packed_frames(codecs: Sequence[Codec]) -> PackedFrames:
             middle[head, place : place + fields][held] = ((1 << bits) - 1) / 2
             place, first = place + fields, first + fields
     return PackedFrames(offset, decoder, middle, rows)
-
-
-def _row_widths(codec: Codec) -> list[int]:
-    """Width of the fields of each row."""
-    bits, widths = codec.quantiser_.bits.tolist(), []
-    while bits:
-        row, bits = bits[: ROW_BITS // bits[0]], bits[ROW_BITS // bits[0] :]
-        short = len(row) < ROW_BITS // row[0] and bits
-        if short or len(set(row)) > 1 or row[0] not in FIELD_BITS or (widths and row[0] > widths[-1]):
-            raise ConfigError(
-                f"codec {codec.name}: coordinates of {sorted(set(codec.quantiser_.bits.tolist()))} bits do not lie in whole "
-                f"fields. Accepted: rows of {ROW_BYTES} bytes of one width of {FIELD_BITS}, the widest first.\n"
-                "  Fit: codec field_code"
-            )
-        widths.append(row[0])
-    return widths
 
 
 def packed(records: Sequence[Records], rows: int) -> tuple[np.ndarray, np.ndarray]:

@@ -25,15 +25,16 @@ class KernelConfig:
     scan_keys: int = 256
     scan_warps: int = 4
     scan_stages: int = 1
-    # Whether the scan of a chunk is one loop or as many programs' worth of keys at once.
     known_rows: int = 32
     query_slice: int = 32
     attend_rows: int = 64
     attend_warps: int = 4
     attend_stages: int = 2
     write_keys: int = 16
-    write_slice: int = 32
-    write_warps: int = 4
+    write_slice: int = 16
+    write_warps: int = 8
+    # Products in float32: the interpreter multiplies bfloat16 wrongly.
+    exact: bool = False
 
     @property
     def scan_steps(self) -> int:
@@ -44,9 +45,10 @@ class KernelConfig:
 # (architectures, bytes of code, groups, head_dims): the first line that fits counts.
 _TABLE = (
     ((INTERPRETER,), _ANY, _ANY, _ANY, KernelConfig(
-        scan_keys=CHUNK_KEYS, known_rows=256, query_slice=256, attend_rows=1024, write_keys=1024, write_slice=256)),
-    ((80, 90), (64,), _ANY, _ANY, KernelConfig(scan_keys=128, attend_rows=32)),
-    ((80, 90), _ANY, _ANY, range(129, 257), KernelConfig(attend_rows=32, attend_warps=4)),
+        scan_keys=CHUNK_KEYS, known_rows=256, query_slice=256, attend_rows=1024, write_keys=1024, write_slice=256, exact=True)),
+    ((80, 90), (64,), _ANY, _ANY, KernelConfig(scan_keys=128, attend_rows=32, write_warps=4)),
+    ((80, 90), (4,), _ANY, _ANY, KernelConfig(scan_keys=512)),
+    ((80, 90), _ANY, _ANY, range(129, 257), KernelConfig(attend_rows=32)),
     ((80, 90), _ANY, _ANY, _ANY, KernelConfig()),
 )  # fmt: skip
 

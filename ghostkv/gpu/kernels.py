@@ -53,7 +53,10 @@ def _level_sums(
     else:
         term = tl.arange(0, BYTES * PARTS)
         weight = tl.load(weights + term[:, None] * 8 + head[None, :])
-        word = tl.load(codes + (first + key)[:, None] * (BYTES // 4) + tl.arange(0, BYTES // 4)[None, :])
+        # Codes of some keys lie in 16 bytes, which one load brings.
+        some = tl.arange(0, KEYS * BYTES // 16)
+        word = tl.load(codes + first * (BYTES // 4) + some[:, None] * 4 + tl.arange(0, 4)[None, :])
+        word = word.reshape(KEYS, BYTES // 4)
         mask = (((1 << WIDTH) - 1) << (tl.arange(0, PARTS) * WIDTH)) * 0x00010001
         odd = word[:, :, None] >> (tl.arange(0, 2) * 8)[None, None, :]
         some = odd[:, :, :, None] & mask[None, None, None, :]
@@ -141,35 +144,34 @@ def scan(
         weights += row * (BYTES * PARTS * 8)
         codes += row.to(tl.int64) * room * (BYTES if BYTES >= 16 else BYTES // 4)
         total = tl.zeros([KEYS, 8], tl.float32)
-        if (begin >= low) & (begin + KEYS * STEPS <= high):
-            for i in tl.range(0, STEPS, num_stages=STAGES):
-                sums = _level_sums(codes, weights, begin + i * KEYS, BYTES, PARTS, KEYS)
+        last = tl.minimum(begin + KEYS * STEPS, high)
+        if (begin >= low) & (begin + KEYS * STEPS == last):
+            for at in tl.range(begin, last, KEYS, num_stages=STAGES):
+                sums = _level_sums(codes, weights, at, BYTES, PARTS, KEYS)
                 if CAPPED:
-                    total += tl.exp2(softcapped(sums * step[None, :] + base[None, :], cap, CAPPED) - shift[None, :])
+                    score = softcapped(sums * step[None, :] + base[None, :], cap, CAPPED) - shift[None, :]
                 else:
-                    total += tl.exp2(sums * step[None, :] + (base - shift)[None, :])
+                    score = sums * step[None, :] + (base - shift)[None, :]
+                total += tl.exp2(score)
         else:
-            for i in tl.range(0, STEPS):
-                at = begin + i * KEYS + key
-                sums = _level_sums(codes, weights, begin + i * KEYS, BYTES, PARTS, KEYS)
+            for at in tl.range(begin, last, KEYS):
+                sums = _level_sums(codes, weights, at, BYTES, PARTS, KEYS)
                 score = softcapped(sums * step[None, :] + base[None, :], cap, CAPPED) - shift[None, :]
-                total += tl.where(((at >= low) & (at < high))[:, None], tl.exp2(score), 0.0)
+                total += tl.where(((at + key >= low) & (at + key < high))[:, None], tl.exp2(score), 0.0)
         mass = tl.sum(total, 0)
         result = shift + tl.log2(mass)
         if tl.max((mass == INFINITE).to(tl.int32), 0) > 0:
             most = tl.full([8], -1e38, tl.float32)
-            for i in tl.range(0, STEPS):
-                at = begin + i * KEYS + key
-                sums = _level_sums(codes, weights, begin + i * KEYS, BYTES, PARTS, KEYS)
+            for at in tl.range(begin, last, KEYS):
+                sums = _level_sums(codes, weights, at, BYTES, PARTS, KEYS)
                 score = softcapped(sums * step[None, :] + base[None, :], cap, CAPPED)
-                score = tl.where(((at >= low) & (at < high))[:, None], score, -INFINITE)
+                score = tl.where(((at + key >= low) & (at + key < high))[:, None], score, -INFINITE)
                 most = tl.maximum(most, tl.max(score, 0))
             again = tl.zeros([KEYS, 8], tl.float32)
-            for i in tl.range(0, STEPS):
-                at = begin + i * KEYS + key
-                sums = _level_sums(codes, weights, begin + i * KEYS, BYTES, PARTS, KEYS)
+            for at in tl.range(begin, last, KEYS):
+                sums = _level_sums(codes, weights, at, BYTES, PARTS, KEYS)
                 score = softcapped(sums * step[None, :] + base[None, :], cap, CAPPED)
-                score = tl.where(((at >= low) & (at < high))[:, None], score, -INFINITE)
+                score = tl.where(((at + key >= low) & (at + key < high))[:, None], score, -INFINITE)
                 again += tl.exp2(score - most[None, :])
             result = most + tl.log2(tl.sum(again, 0))
         tl.store(lse + (row * tl.num_programs(0) + chunk) * 8 + head, result)
@@ -210,22 +212,26 @@ def select(
             low // (KEYS * STEPS), tl.cdiv(high, KEYS * STEPS), 32,
         )  # fmt: skip
         share = tl.load(theta + (row % kv_heads) * GROUP + head, mask=head < GROUP, other=INFINITE)
-        least = whole + share * LOG2E
+        least = share * LOG2E
         weights += row * (BYTES * PARTS * 8)
         codes += row.to(tl.int64) * room * (BYTES if BYTES >= 16 else BYTES // 4)
         rho += row * room
         count = tl.zeros([KEYS], tl.int32)
         shares = tl.zeros([KEYS, 8], tl.float32)
-        for i in tl.range(0, STEPS, num_stages=STAGES):
-            at = begin + i * KEYS + key
-            sums = _level_sums(codes, weights, begin + i * KEYS, BYTES, PARTS, KEYS)
-            score = softcapped(sums * step[None, :] + base[None, :], cap, CAPPED)
-            wanted = tl.max((score >= least[None, :]).to(tl.int32), 1) > 0
+        # Keys beyond the last cold one get a flag too, of 0: `emit` reads whole chunks.
+        for first in tl.range(begin, begin + KEYS * STEPS, KEYS, num_stages=STAGES):
+            at = first + key
+            sums = _level_sums(codes, weights, first, BYTES, PARTS, KEYS)
+            if CAPPED:
+                score = softcapped(sums * step[None, :] + base[None, :], cap, CAPPED) - whole[None, :]
+            else:
+                score = sums * step[None, :] + (base - whole)[None, :]
+            above = tl.max(score - least[None, :], 1)
             cold = (at >= low) & (at < high)
-            alive = cold & (wanted | (tl.load(rho + at) == 255))
+            alive = cold & ((above >= 0) | (tl.load(rho + at) == 255))
             tl.store(flags + row * room + at, alive.to(tl.uint8))
             count += alive.to(tl.int32)
-            shares += tl.where((cold & ~alive)[:, None], tl.exp2(score - whole[None, :]), 0.0)
+            shares = tl.where((cold & ~alive)[:, None], shares + tl.exp2(score), shares)
         tl.store(counts + row * chunks + chunk, tl.sum(count, 0))
         tl.store(left + (row * chunks + chunk) * 8 + head, tl.sum(shares, 0))
 

@@ -178,7 +178,7 @@ def attend(
     launches.attend[(splits, step.rows)](
         query, keys, values, ws.page_table, ws.seqlens, ws.part_out, ws.part_lse, step.tokens, scale, softcap * _LOG2E,
         GROUP=step.group, DIM=step.dim, WIDE=step.wide, ROWS=config.attend_rows, CAPPED=softcap > 0,
-        STAGES=config.attend_stages, EXACT=query.device.type == "cpu", num_warps=config.attend_warps,
+        STAGES=config.attend_stages, EXACT=config.exact, num_warps=config.attend_warps,
     )  # fmt: skip
     launches.merge[(step.group, step.rows)](
         ws.part_out, ws.part_lse, ws.tail_value, ws.tail_lse, out, lse,

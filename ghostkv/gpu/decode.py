@@ -16,7 +16,6 @@ from ghostkv.gpu import launches
 from ghostkv.gpu.layout import DeviceFrames, DeviceRecords, DeviceRule
 from ghostkv.gpu.workspace import DecodeWorkspace, Survivors
 
-
 # Positions whose V are summed at once in float32.
 _SUMMED = 8192
 
@@ -151,7 +150,22 @@ def decode_op(
 
 
 @decode_op.register_fake
-def _(query, keys, values, frames, records, theta, start, length, workspace, sinks, hot, scale, softcap, compensate):
+def _(
+    query,
+    keys,
+    values,
+    frames,
+    records,
+    theta,
+    start,
+    length,
+    workspace,
+    sinks,
+    hot,
+    scale,
+    softcap,
+    compensate,
+):
     return query.new_empty(query.shape), query.new_empty(query.shape[:2], dtype=torch.float32)
 
 

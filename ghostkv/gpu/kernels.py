@@ -36,9 +36,7 @@ def _rint(x):
 
 
 @triton.jit
-def _level_sums(
-    codes, weights, first, BYTES: tl.constexpr, PARTS: tl.constexpr, KEYS: tl.constexpr
-):
+def _level_sums(codes, weights, first, BYTES: tl.constexpr, PARTS: tl.constexpr, KEYS: tl.constexpr):
     """Sums of weights and levels of KEYS keys from `first` on for 8 heads: [KEYS, 8]."""
     WIDTH: tl.constexpr = 8 // PARTS
     key, head = tl.arange(0, KEYS), tl.arange(0, 8)
@@ -199,7 +197,7 @@ def select(
     GROUP: tl.constexpr, BYTES: tl.constexpr, PARTS: tl.constexpr, KEYS: tl.constexpr, STEPS: tl.constexpr,
     CAPPED: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Which cold keys of a chunk survive: a flag a key, their number, and each head's share of the softmax that does not. Grid: chunks, rows."""
+    """Which cold keys of a chunk survive: a flag a key, their number, and each head's share of what does not. Grid: chunks, rows."""
     chunk, row = tl.program_id(0), tl.program_id(1)
     batch, chunks = row // kv_heads, tl.num_programs(0)
     low, high = cold_span(tl.load(start + batch), tl.load(length + batch), tl.load(written + row), sinks, hot)
@@ -280,6 +278,8 @@ def emit(
         total = tl.load(value_sum + row * DIM + d, mask=d < DIM, other=0.0)
         tl.store(tail_value + row * DIM + d, total / tl.maximum(high - low, 1), mask=d < DIM)
         column = tl.arange(0, 4)
-        seen = tl.where(column == 0, 1, tl.where(column == 1, high - low, tl.where(column == 2, survivors, exact)))
+        seen = tl.where(
+            column == 0, 1, tl.where(column == 1, high - low, tl.where(column == 2, survivors, exact))
+        )
         counter = traffic + row * 4 + column
         tl.store(counter, tl.load(counter) + seen)

@@ -70,7 +70,8 @@ class Step:
             )
         if group > COLUMNS or not 16 <= dim <= 256 or dim % 16:
             raise ConfigError(
-                f"ghostkv.gpu: groups of {group} heads, head_dim {dim}. Accepted: groups of 1 to {COLUMNS}, head_dim 16 to 256 in steps of 16"
+                f"ghostkv.gpu: groups of {group} heads, head_dim {dim}. "
+                f"Accepted: groups of 1 to {COLUMNS}, head_dim 16 to 256 in steps of 16"
             )
         config = config_of(architecture_of(keys.device), code_bytes, group, dim)
         return cls(batch * kv_heads, kv_heads, group, dim, tokens, config)

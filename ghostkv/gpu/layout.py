@@ -45,16 +45,17 @@ def pack_fields(levels: torch.Tensor, widths: Sequence[int]) -> torch.Tensor:
     -------
     Tensor of uint8, shape [..., 4 * rows]
     """
+    held = sum(ROW_BITS // width for width in widths)
+    if held != levels.shape[-1]:
+        raise ConfigError(
+            f"pack_fields: {levels.shape[-1]} levels a key; rows of widths {list(widths)} hold {held}"
+        )
     rows, first = [], 0
     for width in widths:
         count = ROW_BITS // width
         row = levels[..., first : first + count].unflatten(-1, (ROW_BYTES, -1)).to(torch.int32)
         rows.append((row << _shifts(width, levels.device)).sum(-1).to(torch.uint8))
         first += count
-    if first != levels.shape[-1]:
-        raise ConfigError(
-            f"pack_fields: {levels.shape[-1]} levels a key; rows of widths {list(widths)} hold {first}"
-        )
     return torch.cat(rows, -1)
 
 
@@ -94,7 +95,9 @@ class DeviceFrames:
     code_bytes: int
     parts: int
     offset: torch.Tensor  # float32 [kv_heads, head_dim]; the key that a record of middle levels stands for
-    decoder: torch.Tensor  # float32 [kv_heads, terms, head_dim]; what one level of a term's field adds to a key
+    decoder: (
+        torch.Tensor
+    )  # float32 [kv_heads, terms, head_dim]; what one level of a term's field adds to a key
     place: torch.Tensor  # float32 [kv_heads, terms]; 2^-shift of the field, 0 where no coordinate is written
     middle: torch.Tensor  # float32 [kv_heads, terms]; middle level of the field, at its lowest part alone
     mean: torch.Tensor  # float32 [kv_heads, head_dim]
@@ -103,7 +106,9 @@ class DeviceFrames:
     top: torch.Tensor  # float32 [kv_heads, terms]; the highest level
     shift: torch.Tensor  # int32 [kv_heads, terms]
     metric: torch.Tensor  # float32 [kv_heads, head_dim, head_dim]
-    rebuild: torch.Tensor  # float32 [kv_heads, terms, head_dim]; what one level adds to a key, seen in the metric
+    rebuild: (
+        torch.Tensor
+    )  # float32 [kv_heads, terms, head_dim]; what one level adds to a key, seen in the metric
     rebuilt: torch.Tensor  # float32 [kv_heads, head_dim]; middle levels less the mean, seen in the metric
     # float32 [kv_heads, 4]: what float32 may miss of a residual norm for a key less the mean of length 1, for levels off the
     # middle of length 1, and for any key; and one over the width of a step of rho
@@ -141,8 +146,7 @@ class DeviceFrames:
         parts = max(8 // least, _LEAST_TERMS // code_bytes)
         heads = [_head_tables(codec, found, parts) for codec, found in zip(codecs, widths, strict=True)]
         tensors = {
-            name: torch.from_numpy(np.stack([head[name] for head in heads])).to(device)
-            for name in heads[0]
+            name: torch.from_numpy(np.stack([head[name] for head in heads])).to(device) for name in heads[0]
         }
         return cls(code_bytes, parts, **tensors)
 
@@ -215,7 +219,9 @@ class DeviceRecords:
     codes: torch.Tensor  # uint8 [batch, kv_heads, keys, code_bytes]; keys are whole chunks
     rho: torch.Tensor  # uint8 [batch, kv_heads, keys]; 255 is infinite
     value_sum: torch.Tensor  # float32 [batch, kv_heads, value_dim]
-    written: torch.Tensor  # int32 [batch, kv_heads]; positions before it have records, those before the sinks' end aside
+    written: (
+        torch.Tensor
+    )  # int32 [batch, kv_heads]; positions before it have records, those before the sinks' end aside
 
     @classmethod
     def empty(

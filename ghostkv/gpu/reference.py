@@ -25,7 +25,9 @@ class ReferenceRow:
 
     survivors: torch.Tensor  # int64; cold positions that are read, ascending
     read: torch.Tensor  # int64; all positions that are read, ascending
-    above: torch.Tensor  # float64 [cold keys]; by how much the best head's estimate passes its threshold, in nats
+    above: (
+        torch.Tensor
+    )  # float64 [cold keys]; by how much the best head's estimate passes its threshold, in nats
     out: torch.Tensor  # float64 [group, head_dim]
     lse: torch.Tensor  # float64 [group]; natural log, of what was read and of the tail
     tail_value: torch.Tensor  # float64 [head_dim]

@@ -84,7 +84,9 @@ def write_records(
             wide = tl.arange(0, WIDE)
             values += row.to(tl.int64) * tokens * DIM
             v = tl.load(
-                values + at[:, None] * DIM + wide[None, :], mask=there[:, None] & (wide < DIM)[None, :], other=0.0
+                values + at[:, None] * DIM + wide[None, :],
+                mask=there[:, None] & (wide < DIM)[None, :],
+                other=0.0,
             )
             total = value_sum + row * DIM + wide
             now = tl.load(total, mask=wide < DIM, other=0.0) + tl.sum(v.to(tl.float32), 0)
@@ -96,10 +98,8 @@ def write_records(
 def _product(a, b, sums, EXACT: tl.constexpr):
     """A product on tensor cores, or in float32 where bfloat16 is not computed with."""
     if EXACT:
-        sums = tl.dot(a.to(tl.float32), b.to(tl.float32), sums, input_precision="ieee")
-    else:
-        sums = tl.dot(a, b, sums)
-    return sums
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, sums, input_precision="ieee")
 
 
 @triton.jit

@@ -13,6 +13,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from triton.runtime.interpreter import InterpreterOptions, interpreter_builder  # noqa: E402
 
 from ghostkv.gpu import decode  # noqa: E402
 from ghostkv.gpu.counters import DeviceTraffic  # noqa: E402
@@ -23,34 +24,36 @@ from ghostkv.runtime.packed_parts import PackedCache, PackedRecords, PackedRule 
 from ghostkv.runtime.packed_records import packed, packed_frames  # noqa: E402
 from tests.gpu.layers import compared, drawn, rows_read, worst_errors  # noqa: E402
 
+# Integers wrap as they do on a card; looking for that takes a quarter of the interpreter's time.
+interpreter_builder.options = InterpreterOptions(sanitize_overflow=False)
 # Estimates in float32 are this close to those in float64, in nats.
 MARGIN = 2e-5
 # (batch, KV heads, group, head_dim, tokens, bytes of code, type, sinks, hot window, soft cap)
 CASES = (
-    (14, 2, 1, 64, 300, 16, torch.float16, 4, 64, 0.0),
-    (10, 2, 3, 64, 1100, 8, torch.float16, 4, 64, 0.0),
-    (12, 2, 2, 128, 700, 16, torch.float16, 5, 31, 0.0),
-    (10, 2, 4, 128, 1025, 32, torch.bfloat16, 0, 16, 0.0),
-    (14, 1, 1, 256, 1024, 32, torch.bfloat16, 4, 64, 30.0),
-    (12, 2, 1, 96, 200, 4, torch.float16, 1, 7, 0.0),
-    (10, 1, 8, 64, 600, 16, torch.float16, 4, 64, 0.0),
-    (12, 1, 5, 80, 2100, 16, torch.float16, 4, 64, 0.0),
-    (12, 2, 1, 64, 500, 64, torch.float16, 3, 0, 0.0),
-    (12, 2, 2, 128, 333, 8, torch.bfloat16, 4, 64, 50.0),
-    (12, 1, 1, 256, 1500, 16, torch.float16, 0, 0, 0.0),
+    (20, 2, 1, 64, 300, 16, torch.float16, 4, 64, 0.0),
+    (5, 2, 3, 64, 1100, 8, torch.float16, 4, 64, 0.0),
+    (10, 2, 2, 128, 700, 16, torch.float16, 5, 31, 0.0),
+    (3, 2, 4, 128, 1025, 32, torch.bfloat16, 0, 16, 0.0),
+    (8, 1, 1, 256, 1024, 32, torch.bfloat16, 4, 64, 30.0),
+    (16, 2, 1, 96, 200, 4, torch.float16, 1, 7, 0.0),
+    (4, 1, 8, 64, 600, 16, torch.float16, 4, 64, 0.0),
+    (4, 1, 5, 80, 2100, 16, torch.float16, 4, 64, 0.0),
+    (20, 2, 1, 64, 500, 64, torch.float16, 3, 0, 0.0),
+    (10, 2, 2, 128, 333, 8, torch.bfloat16, 4, 64, 50.0),
+    (20, 1, 1, 80, 700, 16, torch.float16, 0, 0, 0.0),
 )
 
 
 def survivors() -> dict:
-    """Random rows: what is read, and what is made of it in every second layer."""
+    """Random rows: what is read, and what is made of it in every third layer."""
     total: dict[str, float] = {}
     for number, (*shape, sinks, hot, softcap) in enumerate(CASES):
-        layer = drawn(number, *shape, sinks=sinks, hot=hot, softcap=softcap, compensate=number % 4 != 2)
+        layer = drawn(number, *shape, sinks=sinks, hot=hot, softcap=softcap, compensate=number != 6)
         wanted = layer.reference()
         decode.select_survivors(layer.query, layer.keys, *layer.state)
         for name, value in compared(layer, wanted, MARGIN).items():
             total[name] = total.get(name, 0) + value
-        if number % 2 == 0:
+        if number % 3 == 0:
             out, lse = decode.attend_survivors(
                 layer.query, layer.keys, layer.values, layer.frames, layer.rule, layer.workspace
             )
@@ -77,9 +80,8 @@ def edges() -> dict:
         layer = drawn(7, **few, **options)
         if name == "exact_far_below":
             # Scores far above those of the hot window: powers taken off the exact log-sum-exp are infinite.
-            layer.keys[:, :, -1] = 0
             for batch, last in enumerate(layer.length.tolist()):
-                layer.keys[batch, :, last - 1] *= -60
+                layer.keys[batch, :, last - 1] = -8 * layer.query[batch, :1]
             layer.query *= 40
         if name == "unbounded":
             layer.records.rho[:] = 0
@@ -88,7 +90,11 @@ def edges() -> dict:
         out, lse = decode.decode(layer.query, layer.keys, layer.values, *layer.state)
         # Scores of thousands leave float32 fewer places.
         seen = compared(layer, wanted, 1e-2 if name == "exact_far_below" else MARGIN)
-        result[name] = seen | worst_errors(layer, wanted, out, lse)
+        gap = (
+            torch.stack([one.lse for one in wanted]).flatten() / np.log(2)
+            - layer.workspace.known[:, :2].flatten()
+        )
+        result[name] = seen | worst_errors(layer, wanted, out, lse) | {"above_known": float(gap.max())}
     return result
 
 
@@ -97,15 +103,12 @@ def packed_kernel() -> dict:
     result = {"rows": 0, "unequal": 0, "out": 0.0}
     for number, shape in enumerate(((1, 2, 4, 128, 1400, 16), (1, 3, 3, 64, 900, 8))):
         tokens = shape[4]
-        layer = drawn(
-            20 + number, *shape, torch.bfloat16, softcap=20.0 * number, start=[0], length=[tokens]
-        )
+        layer = drawn(20 + number, *shape, torch.bfloat16, softcap=20.0 * number, start=[0], length=[tokens])
         out, _ = decode.decode(layer.query, layer.keys, layer.values, *layer.state)
-        cache = PackedCache(
-            *(one[0].view(torch.uint16).numpy() for one in (layer.keys, layer.values))
-        )
+        cache = PackedCache(*(one[0].view(torch.uint16).numpy() for one in (layer.keys, layer.values)))
         records = [
-            codec.encode(keys.float().numpy()) for codec, keys in zip(layer.codecs, layer.keys[0], strict=True)
+            codec.encode(keys.float().numpy())
+            for codec, keys in zip(layer.codecs, layer.keys[0], strict=True)
         ]
         codes, rho = packed(records, shape[5] // 4)
         rule = layer.rule
@@ -205,7 +208,9 @@ CHECKS = (survivors, edges, packed_kernel, weights, writing, operator, traffic)
 if __name__ == "__main__":
     import time
 
-    warnings.filterwarnings("ignore", message="(divide by zero|invalid value|overflow)", category=RuntimeWarning)
+    warnings.filterwarnings(
+        "ignore", message="(divide by zero|invalid value|overflow)", category=RuntimeWarning
+    )
     results = {}
     for check in CHECKS:
         begun = time.process_time()

@@ -48,7 +48,7 @@ def fitted(head_dim: int, code_bytes: int, seed: int) -> tuple[np.ndarray, np.nd
     rng = np.random.default_rng([head_dim, code_bytes, seed])
     axes = np.linalg.qr(rng.normal(size=(head_dim, head_dim)))[0] * np.arange(1.0, head_dim + 1) ** -0.5 * 3
     mean = rng.normal(size=head_dim)
-    keys = rng.normal(size=(512, head_dim)) @ axes.T + mean
+    keys = rng.normal(size=(256, head_dim)) @ axes.T + mean
     return axes, mean, FieldCode(code_bytes).fit(keys, rng.normal(size=(64, head_dim)))
 
 
@@ -72,12 +72,12 @@ def drawn(
 ) -> Layer:
     """A random layer; thetas, paddings and lengths are drawn where none are given."""
     rng = np.random.default_rng(seed)
-    heads = [fitted(head_dim, code_bytes, seed % 2 + kv) for kv in range(kv_heads)]
+    heads = [fitted(head_dim, code_bytes, kv) for kv in range(kv_heads)]
     made = [rng.normal(size=(batch, tokens, head_dim)) @ axes.T + mean for axes, mean, _ in heads]
     keys = torch.from_numpy(np.stack(made, 1)).to(dtype)
     values = torch.from_numpy(1.0 + rng.normal(size=keys.shape)).to(dtype)
     query = torch.from_numpy(rng.normal(size=(batch, kv_heads * group, head_dim))).to(dtype)
-    thetas = -np.log(tokens) + rng.normal(0.5, 1.5, kv_heads * group)
+    thetas = -np.log(tokens) + rng.normal(2.0, 1.5, kv_heads * group)
     rule = DeviceRule(
         torch.tensor(thetas if theta is None else [theta] * len(thetas), dtype=torch.float32),
         sinks, hot, head_dim**-0.5, softcap, compensate,
@@ -141,7 +141,9 @@ def compared(layer: Layer, wanted: list[ReferenceRow], margin: float) -> dict[st
     return result
 
 
-def worst_errors(layer: Layer, wanted: list[ReferenceRow], out: torch.Tensor, lse: torch.Tensor) -> dict[str, float]:
+def worst_errors(
+    layer: Layer, wanted: list[ReferenceRow], out: torch.Tensor, lse: torch.Tensor
+) -> dict[str, float]:
     """Largest relative error of a head's output, and of a log-sum-exp."""
     shape = (len(wanted), -1)
     outs = out.cpu().double().view(*shape, out.shape[-1])

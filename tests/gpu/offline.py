@@ -1,6 +1,6 @@
 """Compile kernels for cards that are not there, as `launches` would launch them, and read what the compiler made of them.
 
-``python tests/gpu/offline.py`` prints one line of JSON for each kernel and shape: registers, bytes that spilled, and of the loop over
+``python tests/gpu/offline.py --all`` prints one line of JSON for each kernel and shape: registers, bytes that spilled, and of the loop over
 codes the widest load and the instructions a key. It runs in a process of its own, one that does not interpret.
 """
 
@@ -19,6 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from ghostkv.gpu import kernels, launches, row_kernels
+from ghostkv.gpu.configs import ARCHITECTURES
 from ghostkv.gpu.layout import DeviceFrames, DeviceRecords
 from ghostkv.gpu.workspace import DecodeWorkspace
 
@@ -27,15 +28,21 @@ TYPES = {
     torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.uint8: "*u8", torch.int32: "*i32",
     torch.int64: "*i64",
 }  # fmt: skip
-# (bytes of code, parts, group, head_dim, type, soft cap): what kernels depend on.
+# (bytes of code, parts, group, head_dim, type, soft cap): what kernels depend on. The first ones have every line of the table.
 SHAPES = (
     (16, 4, 4, 128, torch.float16, 0.0),
-    (16, 2, 8, 128, torch.bfloat16, 0.0),
     (8, 4, 3, 64, torch.float16, 0.0),
+    (4, 4, 6, 80, torch.float16, 0.0),
     (32, 4, 4, 256, torch.bfloat16, 50.0),
     (64, 4, 1, 256, torch.float16, 0.0),
-    (4, 4, 6, 80, torch.float16, 0.0),
+    (16, 2, 8, 128, torch.bfloat16, 0.0),
+    (16, 4, 3, 64, torch.float16, 0.0),
+    (16, 4, 4, 128, torch.float16, 30.0),
+    (32, 2, 4, 128, torch.bfloat16, 0.0),
 )
+# What the tests compile: all kernels of the first shape, of some others those that their line of the table cuts in another way.
+TESTED = {0: None, 1: {"scan"}, 2: {"scan", "select"}, 3: {"scan", "select", "attend", "write_records"}}
+TESTED[4] = TESTED[3]
 
 
 class Recorder:
@@ -112,7 +119,10 @@ def read(binary: bytes) -> tuple[dict, list[tuple[int, str]]]:
         file.write(binary)
         file.flush()
         text = subprocess.run(
-            [TOOLS / "cuobjdump", "-sass", "-res-usage", file.name], capture_output=True, text=True, check=True
+            [TOOLS / "cuobjdump", "-sass", "-res-usage", file.name],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
     used = dict(re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", text))
     found = re.findall(r"^\s*/\*([0-9a-f]{4,})\*/\s+(.*?);", text, re.MULTILINE)
@@ -129,24 +139,30 @@ def loops(instructions: list[tuple[int, str]]) -> list[list[str]]:
     return bodies
 
 
-def report(architecture: int, shape: tuple) -> list[dict]:
-    """A line for each kernel of a step."""
+def report(architecture: int, shape: tuple, wanted: set[str] | None = None) -> list[dict]:
+    """A line for each kernel of a step, or for those that are wanted."""
     lines = []
     for kernel, args, options in launched(architecture, shape):
+        if wanted and kernel.__name__ not in wanted:
+            continue
         binary = compiled(kernel, args, options, architecture)
         used, instructions = read(binary.asm["cubin"])
         text = " ".join(one for _, one in instructions)
         line = {
             "kernel": kernel.__name__, "architecture": architecture, "code_bytes": shape[0], "parts": shape[1], "group": shape[2],
             "head_dim": shape[3], "type": str(shape[4]).removeprefix("torch."), "softcap": shape[5],
-            "warps": options.get("num_warps", 4), "registers": used["REG"], "shared": used["SHARED"],
+            "warps": options.get("num_warps", 4), "registers": used["REG"], "shared": binary.metadata.shared,
             "stack": used["STACK"], "spilled": len(re.findall(r"\b(?:STL|LDL)\b", text)),
             "loads": sorted(set(re.findall(r"\b(?:LDG|LDGSTS)\.[\w.]+", text))),
         }  # fmt: skip
         if kernel.__name__ in ("scan", "select"):
             # The loop without masks is the shortest of those that multiply and raise.
             body = min(
-                (one for one in loops(instructions) if "HMMA" in " ".join(one) and "MUFU.EX2" in " ".join(one)),
+                (
+                    one
+                    for one in loops(instructions)
+                    if "HMMA" in " ".join(one) and "MUFU.EX2" in " ".join(one)
+                ),
                 key=len,
             )
             line["instructions_a_key"] = len(body) * 32 * line["warps"] / options["KEYS"]
@@ -156,7 +172,8 @@ def report(architecture: int, shape: tuple) -> list[dict]:
 
 
 if __name__ == "__main__":
-    for architecture in (80, 90):
-        for shape in SHAPES[: int(sys.argv[1]) if sys.argv[1:] else None]:
-            for line in report(architecture, shape):
+    tried = dict.fromkeys(range(len(SHAPES))) if "--all" in sys.argv else TESTED
+    for architecture in ARCHITECTURES:
+        for number, wanted in tried.items():
+            for line in report(architecture, SHAPES[number], wanted):
                 print(json.dumps(line), flush=True)

@@ -73,6 +73,10 @@ class Step:
                 f"ghostkv.gpu: groups of {group} heads, head_dim {dim}. "
                 f"Accepted: groups of 1 to {COLUMNS}, head_dim 16 to 256 in steps of 16"
             )
+        if keys.numel() // dim >= 1 << 31:
+            raise ConfigError(
+                f"ghostkv.gpu: a cache of {keys.numel() // dim} rows. Accepted: fewer than 2^31, as page tables are of int32"
+            )
         config = config_of(architecture_of(keys.device), code_bytes, group, dim)
         return cls(batch * kv_heads, kv_heads, group, dim, tokens, config)
 
@@ -133,6 +137,11 @@ def find(
     offset, decoder, place, middle = frames
     codes, rho, value_sum, written = records
     room, code_bytes, terms = codes.shape[2], codes.shape[3], decoder.shape[1]
+    if room < step.tokens or ws.page_table.shape != (step.rows, step.tokens):
+        raise ConfigError(
+            f"ghostkv.gpu: records for {room} positions and a workspace of {list(ws.page_table.shape)} for a cache of "
+            f"{step.rows} rows and {step.tokens} positions. Make both for the whole cache"
+        )
     config, chunks, cap = step.config, room // CHUNK_KEYS, softcap * _LOG2E
     capped = softcap > 0
     words = codes if code_bytes >= _LEAST_BYTES else codes.view(torch.int32)

@@ -15,7 +15,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from triton.runtime.interpreter import InterpreterOptions, interpreter_builder  # noqa: E402
 
-from ghostkv.gpu import decode  # noqa: E402
+from ghostkv.gpu import decode, emit  # noqa: E402
 from ghostkv.gpu.counters import DeviceTraffic  # noqa: E402
 from ghostkv.gpu.layout import DeviceRecords  # noqa: E402
 from ghostkv.gpu.reference import fold  # noqa: E402
@@ -23,6 +23,7 @@ from ghostkv.runtime.packed_attention import PackedAttention  # noqa: E402
 from ghostkv.runtime.packed_parts import PackedCache, PackedRecords, PackedRule  # noqa: E402
 from ghostkv.runtime.packed_records import packed, packed_frames  # noqa: E402
 from tests.gpu.layers import compared, drawn, rows_read, worst_errors  # noqa: E402
+from tests.gpu.paged import csr_lists, paged_attention, table_lists  # noqa: E402
 
 # Integers wrap as they do on a card; looking for that takes a quarter of the interpreter's time.
 interpreter_builder.options = InterpreterOptions(sanitize_overflow=False)
@@ -194,6 +195,23 @@ def operator() -> dict:
     return {"checks": checks, "compiled": float((twice(layer.query) - 2 * want).abs().max())}
 
 
+def emission() -> dict:
+    """Page tables and CSR lists of a step, read by plain paged attention in torch, with the tail as one more state."""
+    layer = drawn(4, 2, 2, 3, 64, 500, 16)
+    wanted = layer.reference()
+    found = decode.select_survivors(layer.query, layer.keys, *layer.state)
+    tail, result = emit.tail_state(found, 3), {}
+    for name, lists in (("page_table", table_lists(found)), ("csr", csr_lists(emit.to_csr(found)))):
+        state = paged_attention(emit.grouped(layer.query, found), layer.keys, layer.values, lists, layer.rule)
+        whole = emit.merge_states(state, tail)
+        result[name] = worst_errors(layer, wanted, whole.out, whole.lse)
+    out, lse = decode.attend_survivors(
+        layer.query, layer.keys, layer.values, layer.frames, layer.rule, layer.workspace
+    )
+    result["kernel"] = worst_errors(layer, wanted, out, lse)
+    return result
+
+
 def traffic() -> dict:
     """Counters after two steps, beside what the page table says."""
     layer = drawn(9, 2, 1, 2, 64, 400, 16)
@@ -203,7 +221,7 @@ def traffic() -> dict:
     return counter.summary() | {"read": int(layer.workspace.seqlens.sum())}
 
 
-CHECKS = (survivors, edges, packed_kernel, weights, writing, operator, traffic)
+CHECKS = (survivors, edges, packed_kernel, weights, writing, operator, emission, traffic)
 
 if __name__ == "__main__":
     import time

@@ -22,8 +22,8 @@ _ANY = range(1, 1 << 20)
 class KernelConfig:
     """How kernels are cut; keys and rows are those of one step of a program."""
 
-    scan_keys: int = 256
-    scan_warps: int = 4
+    scan_keys: int = 512
+    scan_warps: int = 8
     scan_stages: int = 1
     known_rows: int = 32
     query_slice: int = 32
@@ -46,8 +46,8 @@ class KernelConfig:
 _TABLE = (
     ((INTERPRETER,), _ANY, _ANY, _ANY, KernelConfig(
         scan_keys=CHUNK_KEYS, known_rows=256, query_slice=256, attend_rows=1024, write_keys=1024, write_slice=256, exact=True)),
-    ((80, 90), (64,), _ANY, _ANY, KernelConfig(scan_keys=128, attend_rows=32, write_warps=4)),
-    ((80, 90), (4,), _ANY, _ANY, KernelConfig(scan_keys=512)),
+    ((80, 90), (64,), _ANY, _ANY, KernelConfig(scan_keys=128, scan_warps=4, attend_rows=32, write_warps=4)),
+    ((80, 90), (4,), _ANY, _ANY, KernelConfig(scan_warps=4)),
     ((80, 90), _ANY, _ANY, range(129, 257), KernelConfig(attend_rows=32)),
     ((80, 90), _ANY, _ANY, _ANY, KernelConfig()),
 )  # fmt: skip

@@ -22,10 +22,10 @@ def cold_span(start, length, written, sinks, hot):
 
 
 @triton.jit
-def softcapped(score, cap, CAPPED: tl.constexpr):
-    """``cap * tanh(score / cap)``."""
-    if CAPPED:
-        score = cap - 2 * cap / (1 + tl.exp2(score * (2 * LOG2E) / cap))
+def softcapped(score, CAP: tl.constexpr):
+    """``CAP * tanh(score / CAP)``, where there is one."""
+    if CAP > 0:
+        score = CAP - 2 * CAP / (1 + tl.exp2(score * (2 * LOG2E / CAP)))
     return score
 
 
@@ -66,9 +66,9 @@ def _level_sums(codes, weights, first, BYTES: tl.constexpr, PARTS: tl.constexpr,
 @triton.jit
 def prepare(
     query, keys, offset, decoder, place, middle, start, length, written,
-    weights, unit, bias, known, tokens, sinks, hot, scale, cap, kv_heads,
+    weights, unit, bias, known, tokens, sinks, hot, scale, kv_heads,
     GROUP: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr, TERMS: tl.constexpr, SLICE: tl.constexpr,
-    ROWS: tl.constexpr, CAPPED: tl.constexpr,
+    ROWS: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
     """Fold a query into weights of a record's terms, and take the exact log-sum-exp of sinks and hot window. Grid: group, rows."""
     head, row = tl.program_id(0), tl.program_id(1)
@@ -108,7 +108,7 @@ def prepare(
         k = tl.load(
             keys + at[:, None] * DIM + d[None, :], mask=there[:, None] & (d < DIM)[None, :], other=0.0
         )
-        score = softcapped(tl.sum(k.to(tl.float32) * q[None, :], 1) * (scale * LOG2E), cap, CAPPED)
+        score = softcapped(tl.sum(k.to(tl.float32) * q[None, :], 1) * (scale * LOG2E), CAP)
         # Each lane has a running maximum of its own: lanes meet once, at the end.
         higher = tl.maximum(peak, tl.where(there, score, -INFINITE))
         raised = tl.where(higher > -INFINITE, higher, 0.0)
@@ -122,8 +122,8 @@ def prepare(
 @triton.jit
 def scan(
     codes, weights, unit, bias, known, start, length, written, lse,
-    room, sinks, hot, cap, kv_heads,
-    BYTES: tl.constexpr, PARTS: tl.constexpr, KEYS: tl.constexpr, STEPS: tl.constexpr, CAPPED: tl.constexpr,
+    room, sinks, hot, kv_heads,
+    BYTES: tl.constexpr, PARTS: tl.constexpr, KEYS: tl.constexpr, STEPS: tl.constexpr, CAP: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     """Log-sum-exp of the estimates of a chunk of cold keys, [rows, chunks, 8]. Grid: chunks, rows.
@@ -146,15 +146,15 @@ def scan(
         if (begin >= low) & (begin + KEYS * STEPS == last):
             for at in tl.range(begin, last, KEYS, num_stages=STAGES):
                 sums = _level_sums(codes, weights, at, BYTES, PARTS, KEYS)
-                if CAPPED:
-                    score = softcapped(sums * step[None, :] + base[None, :], cap, CAPPED) - shift[None, :]
+                if CAP > 0:
+                    score = softcapped(sums * step[None, :] + base[None, :], CAP) - shift[None, :]
                 else:
                     score = sums * step[None, :] + (base - shift)[None, :]
                 total += tl.exp2(score)
         else:
             for at in tl.range(begin, last, KEYS):
                 sums = _level_sums(codes, weights, at, BYTES, PARTS, KEYS)
-                score = softcapped(sums * step[None, :] + base[None, :], cap, CAPPED) - shift[None, :]
+                score = softcapped(sums * step[None, :] + base[None, :], CAP) - shift[None, :]
                 total += tl.where(((at + key >= low) & (at + key < high))[:, None], tl.exp2(score), 0.0)
         mass = tl.sum(total, 0)
         result = shift + tl.log2(mass)
@@ -162,13 +162,13 @@ def scan(
             most = tl.full([8], -1e38, tl.float32)
             for at in tl.range(begin, last, KEYS):
                 sums = _level_sums(codes, weights, at, BYTES, PARTS, KEYS)
-                score = softcapped(sums * step[None, :] + base[None, :], cap, CAPPED)
+                score = softcapped(sums * step[None, :] + base[None, :], CAP)
                 score = tl.where(((at + key >= low) & (at + key < high))[:, None], score, -INFINITE)
                 most = tl.maximum(most, tl.max(score, 0))
             again = tl.zeros([KEYS, 8], tl.float32)
             for at in tl.range(begin, last, KEYS):
                 sums = _level_sums(codes, weights, at, BYTES, PARTS, KEYS)
-                score = softcapped(sums * step[None, :] + base[None, :], cap, CAPPED)
+                score = softcapped(sums * step[None, :] + base[None, :], CAP)
                 score = tl.where(((at + key >= low) & (at + key < high))[:, None], score, -INFINITE)
                 again += tl.exp2(score - most[None, :])
             result = most + tl.log2(tl.sum(again, 0))
@@ -193,9 +193,9 @@ def _whole_lse(lse, known, first, last, SOME: tl.constexpr):
 @triton.jit
 def select(
     codes, rho, weights, unit, bias, known, lse, theta, start, length, written, flags, counts, left,
-    room, sinks, hot, cap, kv_heads,
+    room, sinks, hot, kv_heads,
     GROUP: tl.constexpr, BYTES: tl.constexpr, PARTS: tl.constexpr, KEYS: tl.constexpr, STEPS: tl.constexpr,
-    CAPPED: tl.constexpr, STAGES: tl.constexpr,
+    CAP: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Which cold keys of a chunk survive: a flag a key, their number, and each head's share of what does not. Grid: chunks, rows."""
     chunk, row = tl.program_id(0), tl.program_id(1)
@@ -220,8 +220,8 @@ def select(
         for first in tl.range(begin, begin + KEYS * STEPS, KEYS, num_stages=STAGES):
             at = first + key
             sums = _level_sums(codes, weights, first, BYTES, PARTS, KEYS)
-            if CAPPED:
-                score = softcapped(sums * step[None, :] + base[None, :], cap, CAPPED) - whole[None, :]
+            if CAP > 0:
+                score = softcapped(sums * step[None, :] + base[None, :], CAP) - whole[None, :]
             else:
                 score = sums * step[None, :] + (base - whole)[None, :]
             above = tl.max(score - least[None, :], 1)

@@ -143,25 +143,24 @@ def find(
             f"{step.rows} rows and {step.tokens} positions. Make both for the whole cache"
         )
     config, chunks, cap = step.config, room // CHUNK_KEYS, softcap * _LOG2E
-    capped = softcap > 0
     words = codes if code_bytes >= _LEAST_BYTES else codes.view(torch.int32)
     span = (start, length, written)
     scanned = {
         "BYTES": code_bytes, "PARTS": terms // code_bytes, "KEYS": config.scan_keys, "STEPS": config.scan_steps,
-        "CAPPED": capped, "STAGES": config.scan_stages, "num_warps": config.scan_warps,
+        "CAP": cap, "STAGES": config.scan_stages, "num_warps": config.scan_warps,
     }  # fmt: skip
     launches.prepare[(step.group, step.rows)](
         query, keys, offset, decoder, place, middle, *span, ws.weights, ws.unit, ws.bias, ws.known,
-        step.tokens, sinks, hot, scale, cap, step.kv_heads, GROUP=step.group, DIM=step.dim, WIDE=step.wide, TERMS=terms,
-        SLICE=min(config.query_slice, step.wide), ROWS=config.known_rows, CAPPED=capped,
+        step.tokens, sinks, hot, scale, step.kv_heads, GROUP=step.group, DIM=step.dim, WIDE=step.wide, TERMS=terms,
+        SLICE=min(config.query_slice, step.wide), ROWS=config.known_rows, CAP=cap,
     )  # fmt: skip
     launches.scan[(chunks, step.rows)](
         words, ws.weights, ws.unit, ws.bias, ws.known, *span, ws.chunk_lse,
-        room, sinks, hot, cap, step.kv_heads, **scanned,
+        room, sinks, hot, step.kv_heads, **scanned,
     )  # fmt: skip
     launches.select[(chunks, step.rows)](
         words, rho, ws.weights, ws.unit, ws.bias, ws.known, ws.chunk_lse, theta, *span, ws.flags, ws.counts, ws.left,
-        room, sinks, hot, cap, step.kv_heads, GROUP=step.group, **scanned,
+        room, sinks, hot, step.kv_heads, GROUP=step.group, **scanned,
     )  # fmt: skip
     launches.emit[(chunks, step.rows)](
         ws.flags, ws.counts, ws.left, ws.chunk_lse, ws.known, value_sum, *span,
@@ -186,8 +185,8 @@ def attend(
     lse = torch.empty(query.shape[:2], dtype=torch.float32, device=query.device)
     splits = ws.part_lse.shape[1]
     launches.attend[(splits, step.rows)](
-        query, keys, values, ws.page_table, ws.seqlens, ws.part_out, ws.part_lse, step.tokens, scale, softcap * _LOG2E,
-        GROUP=step.group, DIM=step.dim, WIDE=step.wide, ROWS=config.attend_rows, CAPPED=softcap > 0,
+        query, keys, values, ws.page_table, ws.seqlens, ws.part_out, ws.part_lse, step.tokens, scale,
+        GROUP=step.group, DIM=step.dim, WIDE=step.wide, ROWS=config.attend_rows, CAP=softcap * _LOG2E,
         STAGES=config.attend_stages, EXACT=config.exact, num_warps=config.attend_warps,
     )  # fmt: skip
     launches.merge[(step.group, step.rows)](

@@ -104,8 +104,8 @@ def _product(a, b, sums, EXACT: tl.constexpr):
 
 @triton.jit
 def attend(
-    query, keys, values, page_table, seqlens, part_out, part_lse, tokens, scale, cap,
-    GROUP: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, CAPPED: tl.constexpr,
+    query, keys, values, page_table, seqlens, part_out, part_lse, tokens, scale,
+    GROUP: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, CAP: tl.constexpr,
     STAGES: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """Attention of a group over a part of a row's page table. Grid: splits, rows."""
@@ -127,7 +127,7 @@ def attend(
         inside = there[:, None] & (d < DIM)[None, :]
         k = tl.load(keys + at[:, None] * DIM + d[None, :], mask=inside, other=0.0)
         score = _product(q, tl.trans(k), tl.zeros([16, ROWS], tl.float32), EXACT) * (scale * LOG2E)
-        score = tl.where(there[None, :], softcapped(score, cap, CAPPED), -INFINITE)
+        score = tl.where(there[None, :], softcapped(score, CAP), -INFINITE)
         higher = tl.maximum(peak, tl.max(score, 1))
         factor, power = tl.exp2(peak - higher), tl.exp2(score - higher[:, None])
         mass = mass * factor + tl.sum(power, 1)

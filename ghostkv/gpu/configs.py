@@ -1,6 +1,6 @@
 """Sizes of blocks, warps and stages: a table by architecture, bytes of code, group and head_dim.
 
-No card has timed these. They are those of which the offline compiler made least instructions without a spill.
+No card has timed these. They are those of which the offline compiler made few instructions and no spill.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ _ANY = range(1, 1 << 20)
 class KernelConfig:
     """How kernels are cut; keys and rows are those of one step of a program."""
 
-    scan_keys: int = 512
-    scan_warps: int = 8
-    scan_stages: int = 1
+    scan_keys: int = 256
+    scan_warps: int = 4
+    select_keys: int = 512
+    select_warps: int = 8
     known_rows: int = 32
     query_slice: int = 32
     attend_rows: int = 64
@@ -36,18 +37,14 @@ class KernelConfig:
     # Products in float32: the interpreter multiplies bfloat16 wrongly.
     exact: bool = False
 
-    @property
-    def scan_steps(self) -> int:
-        """Steps of a chunk."""
-        return CHUNK_KEYS // self.scan_keys
-
 
 # (architectures, bytes of code, groups, head_dims): the first line that fits counts.
 _TABLE = (
     ((INTERPRETER,), _ANY, _ANY, _ANY, KernelConfig(
-        scan_keys=CHUNK_KEYS, known_rows=256, query_slice=256, attend_rows=1024, write_keys=1024, write_slice=256, exact=True)),
-    ((80, 90), (64,), _ANY, _ANY, KernelConfig(scan_keys=128, scan_warps=4, attend_rows=32, write_warps=4)),
-    ((80, 90), (4,), _ANY, _ANY, KernelConfig(scan_warps=4)),
+        scan_keys=CHUNK_KEYS, select_keys=CHUNK_KEYS, known_rows=256, query_slice=256, attend_rows=1024, write_keys=1024,
+        write_slice=256, exact=True)),
+    ((80, 90), (64,), _ANY, _ANY, KernelConfig(scan_keys=128, select_keys=128, select_warps=4, attend_rows=32, write_warps=4)),
+    ((80, 90), (4,), _ANY, _ANY, KernelConfig(scan_keys=512, select_warps=4)),
     ((80, 90), _ANY, _ANY, range(129, 257), KernelConfig(attend_rows=32)),
     ((80, 90), _ANY, _ANY, _ANY, KernelConfig()),
 )  # fmt: skip

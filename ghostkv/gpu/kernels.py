@@ -124,7 +124,6 @@ def scan(
     codes, weights, unit, bias, known, start, length, written, lse,
     room, sinks, hot, kv_heads,
     BYTES: tl.constexpr, PARTS: tl.constexpr, KEYS: tl.constexpr, STEPS: tl.constexpr, CAP: tl.constexpr,
-    STAGES: tl.constexpr,
 ):  # fmt: skip
     """Log-sum-exp of the estimates of a chunk of cold keys, [rows, chunks, 8]. Grid: chunks, rows.
 
@@ -144,7 +143,7 @@ def scan(
         total = tl.zeros([KEYS, 8], tl.float32)
         last = tl.minimum(begin + KEYS * STEPS, high)
         if (begin >= low) & (begin + KEYS * STEPS == last):
-            for at in tl.range(begin, last, KEYS, num_stages=STAGES):
+            for at in tl.range(begin, last, KEYS):
                 sums = _level_sums(codes, weights, at, BYTES, PARTS, KEYS)
                 if CAP > 0:
                     score = softcapped(sums * step[None, :] + base[None, :], CAP) - shift[None, :]
@@ -195,7 +194,7 @@ def select(
     codes, rho, weights, unit, bias, known, lse, theta, start, length, written, flags, counts, left,
     room, sinks, hot, kv_heads,
     GROUP: tl.constexpr, BYTES: tl.constexpr, PARTS: tl.constexpr, KEYS: tl.constexpr, STEPS: tl.constexpr,
-    CAP: tl.constexpr, STAGES: tl.constexpr,
+    CAP: tl.constexpr,
 ):  # fmt: skip
     """Which cold keys of a chunk survive: a flag a key, their number, and each head's share of what does not. Grid: chunks, rows."""
     chunk, row = tl.program_id(0), tl.program_id(1)
@@ -217,7 +216,7 @@ def select(
         count = tl.zeros([KEYS], tl.int32)
         shares = tl.zeros([KEYS, 8], tl.float32)
         # Keys beyond the last cold one get a flag too, of 0: `emit` reads whole chunks.
-        for first in tl.range(begin, begin + KEYS * STEPS, KEYS, num_stages=STAGES):
+        for first in tl.range(begin, begin + KEYS * STEPS, KEYS):
             at = first + key
             sums = _level_sums(codes, weights, first, BYTES, PARTS, KEYS)
             if CAP > 0:

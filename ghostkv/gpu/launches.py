@@ -145,10 +145,13 @@ def find(
     config, chunks, cap = step.config, room // CHUNK_KEYS, softcap * _LOG2E
     words = codes if code_bytes >= _LEAST_BYTES else codes.view(torch.int32)
     span = (start, length, written)
-    scanned = {
-        "BYTES": code_bytes, "PARTS": terms // code_bytes, "KEYS": config.scan_keys, "STEPS": config.scan_steps,
-        "CAP": cap, "STAGES": config.scan_stages, "num_warps": config.scan_warps,
-    }  # fmt: skip
+
+    def cut(keys: int, warps: int) -> dict:
+        return {
+            "BYTES": code_bytes, "PARTS": terms // code_bytes, "KEYS": keys, "STEPS": CHUNK_KEYS // keys, "CAP": cap,
+            "num_warps": warps,
+        }  # fmt: skip
+
     launches.prepare[(step.group, step.rows)](
         query, keys, offset, decoder, place, middle, *span, ws.weights, ws.unit, ws.bias, ws.known,
         step.tokens, sinks, hot, scale, step.kv_heads, GROUP=step.group, DIM=step.dim, WIDE=step.wide, TERMS=terms,
@@ -156,11 +159,11 @@ def find(
     )  # fmt: skip
     launches.scan[(chunks, step.rows)](
         words, ws.weights, ws.unit, ws.bias, ws.known, *span, ws.chunk_lse,
-        room, sinks, hot, step.kv_heads, **scanned,
+        room, sinks, hot, step.kv_heads, **cut(config.scan_keys, config.scan_warps),
     )  # fmt: skip
     launches.select[(chunks, step.rows)](
         words, rho, ws.weights, ws.unit, ws.bias, ws.known, ws.chunk_lse, theta, *span, ws.flags, ws.counts, ws.left,
-        room, sinks, hot, step.kv_heads, GROUP=step.group, **scanned,
+        room, sinks, hot, step.kv_heads, GROUP=step.group, **cut(config.select_keys, config.select_warps),
     )  # fmt: skip
     launches.emit[(chunks, step.rows)](
         ws.flags, ws.counts, ws.left, ws.chunk_lse, ws.known, value_sum, *span,

@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def printed(script: str, *arguments: str) -> str:
-    """What a script of this folder prints."""
+def printed(*arguments: str) -> str:
+    """What Python prints when it runs a script, or a module by ``-m``."""
     # One thread each: waiting ones would count as processor time.
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
@@ -20,7 +20,7 @@ def printed(script: str, *arguments: str) -> str:
     }
     environment.pop("TRITON_INTERPRET", None)
     run = subprocess.run(
-        [sys.executable, Path(__file__).with_name(script), *arguments],
+        [sys.executable, *arguments],
         capture_output=True, text=True, env=environment, cwd=ROOT, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-4000:]

@@ -14,7 +14,7 @@ FLOAT16, BFLOAT16 = 1e-3, 1e-2
 
 @pytest.fixture(scope="module")
 def found():
-    return json.loads(printed("interpreted.py"))
+    return json.loads(printed("tests/gpu/interpreted.py"))
 
 
 def test_survivors_of_random_rows_are_those_of_float64(found):

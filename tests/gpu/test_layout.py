@@ -99,9 +99,13 @@ def test_every_architecture_has_a_line_for_every_shape():
         for code_bytes in CODE_BYTES:
             for dim in range(16, 257, 16):
                 config = config_of(architecture, code_bytes, 4, dim)
-                assert config.scan_keys * config.scan_steps == 1024
-                # 16 bytes a thread, and at least the rows of one product of the tensor cores a warp.
-                assert config.scan_keys * code_bytes >= 16 * 32 * config.scan_warps
+                for keys, warps in (
+                    (config.scan_keys, config.scan_warps),
+                    (config.select_keys, config.select_warps),
+                ):
+                    assert 1024 % keys == 0
+                    # 16 bytes a thread.
+                    assert keys * code_bytes >= 16 * 32 * warps
                 assert not config.exact
     assert config_of(INTERPRETER, 16, 4, 64).exact
 

@@ -16,7 +16,7 @@ MOST_INSTRUCTIONS = 110
 
 @pytest.fixture(scope="module")
 def lines():
-    return [json.loads(line) for line in printed("offline.py").splitlines()]
+    return [json.loads(line) for line in printed("tests/gpu/offline.py").splitlines()]
 
 
 def test_every_kernel_and_config_compiles_for_every_architecture(lines):

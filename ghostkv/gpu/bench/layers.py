@@ -16,11 +16,11 @@ from ghostkv.gpu.workspace import DecodeWorkspace
 RUN = 64
 _CALIBRATION = 2048
 _SEARCH = 14  # halvings of theta's range, in nats
-_THETA = (-40.0, 0.0)
+_THETA = (-24.0, 0.0)
 
 
 @dataclass(frozen=True)
-class Shape:
+class StepShape:
     """Of a layer: Llama-3.1-8B's where nothing else is said."""
 
     batch: int
@@ -46,7 +46,7 @@ class Shape:
 class GeneratedLayer:
     """A layer about to decode."""
 
-    shape: Shape
+    shape: StepShape
     codec: FieldCode
     query: torch.Tensor
     keys: torch.Tensor
@@ -78,14 +78,16 @@ class GeneratedLayer:
         return float(read) / (self.shape.tokens - exact)
 
 
-def generated(shape: Shape, device: torch.device, seed: int = 0) -> GeneratedLayer:
+def generated(shape: StepShape, device: torch.device, seed: int = 0) -> GeneratedLayer:
     """Keys of a falling spectrum about a mean, queries that see some of them, records written by the device."""
     rng = np.random.default_rng(seed)
     dim = shape.head_dim
     axes = np.linalg.qr(rng.normal(size=(dim, dim)))[0] * np.arange(1.0, dim + 1) ** -0.5 * 3
     mean = rng.normal(size=dim)
     asked = rng.normal(size=(256, dim))
-    codec = FieldCode(shape.code_bytes).fit(rng.normal(size=(_CALIBRATION, dim)) @ axes.T + mean, asked)
+    codec = FieldCode(shape.code_bytes).fit(
+        rng.normal(size=(min(_CALIBRATION, shape.tokens), dim)) @ axes.T + mean, asked
+    )
     generator = torch.Generator(device).manual_seed(seed)
     size = (shape.batch, shape.kv_heads, shape.tokens, dim)
     keys, values = (torch.empty(size, dtype=shape.dtype, device=device) for _ in range(2))
@@ -111,10 +113,11 @@ def generated(shape: Shape, device: torch.device, seed: int = 0) -> GeneratedLay
     return layer
 
 
-def with_share(layer: GeneratedLayer, wanted: float, halvings: int = _SEARCH) -> float:
+def with_share(layer: GeneratedLayer, wanted: float) -> float:
     """Set one theta whose share of survivors is nearest to the wanted one; returns the share."""
     low, high = _THETA
-    for _ in range(halvings):
+    # An interpreted selection takes as long as a thousand on a card.
+    for _ in range(_SEARCH if layer.keys.is_cuda else 3):
         layer.rule.theta.fill_((low + high) / 2)
         layer.select()
         low, high = ((low + high) / 2, high) if layer.share() > wanted else (low, (low + high) / 2)

@@ -10,7 +10,7 @@ from torch.nn.functional import linear, rms_norm, silu
 
 from ghostkv.gpu.bench.clock import Clock
 from ghostkv.gpu.bench.dense import dense_ways
-from ghostkv.gpu.bench.layers import GeneratedLayer, Shape, generated, sharing, with_share
+from ghostkv.gpu.bench.layers import GeneratedLayer, StepShape, generated, sharing, with_share
 from ghostkv.gpu.bench.parts import SHARES, described, timed_dense
 from ghostkv.gpu.decode import write_records
 
@@ -19,7 +19,7 @@ CONTEXTS = ((128 * 1024, 1), (128 * 1024, 6))
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ModelSizes:
     """Of a model; Llama-3.1-8B's."""
 
     layers: int = 32
@@ -31,7 +31,7 @@ class Sizes:
 class RandomModel:
     """Weights and one step. Queries of the generated layer stand in place of projected ones, whose survivors nobody chose."""
 
-    def __init__(self, sizes: Sizes, shape: Shape, device: torch.device):
+    def __init__(self, sizes: ModelSizes, shape: StepShape, device: torch.device):
         def made(*size: int) -> torch.Tensor:
             return torch.empty(size, dtype=shape.dtype, device=device).normal_(std=0.02)
 
@@ -69,8 +69,8 @@ def whole_step(clock: Clock) -> Iterator[dict]:
     for tokens, batch in [(160, 1)] if clock.interprets else CONTEXTS:
         if clock.left() < 0:
             return
-        shape = Shape(batch, tokens, 1, 2, 64, 8) if clock.interprets else Shape(batch, tokens)
-        sizes = Sizes(2, 96, 128, 50) if clock.interprets else Sizes()
+        shape = StepShape(batch, tokens, 1, 2, 64, 8) if clock.interprets else StepShape(batch, tokens)
+        sizes = ModelSizes(2, 96, 128, 50) if clock.interprets else ModelSizes()
         weights = (
             2
             * (sizes.words + sizes.layers * (sizes.inner * 3 + 2 * shape.heads * shape.head_dim))
@@ -81,7 +81,7 @@ def whole_step(clock: Clock) -> Iterator[dict]:
             yield {**described(shape), "skipped": "the model has no room on this card"}
             continue
         first = generated(shape, clock.device)
-        share = with_share(first, SHARES[0], 3 if clock.interprets else 14)
+        share = with_share(first, SHARES[0])
         found, _ = timed_dense(clock, first)
         best = found["dense_best"] or next(iter(found["dense"]))
         layers = [first, *(sharing(first) for _ in range(sizes.layers - 1))]

@@ -9,7 +9,7 @@ import torch
 
 from ghostkv.gpu.bench.clock import Clock
 from ghostkv.gpu.bench.dense import dense_ways
-from ghostkv.gpu.bench.layers import GeneratedLayer, Shape, cluster, generated, with_share
+from ghostkv.gpu.bench.layers import GeneratedLayer, StepShape, cluster, generated, with_share
 from ghostkv.gpu.counters import DeviceTraffic
 from ghostkv.gpu.decode import attend_survivors
 from ghostkv.gpu.reference import reference_step
@@ -71,12 +71,12 @@ def card(clock: Clock) -> Iterator[dict]:
 
 def gather(clock: Clock) -> Iterator[dict]:
     """Rows of 256 bytes, fetched scattered and in runs by torch and by our kernel over the same page tables."""
-    shape = Shape(1, 200, 1, 2, 64, 8) if clock.interprets else Shape(4, 1024 * 128)
+    shape = StepShape(1, 200, 1, 2, 64, 8) if clock.interprets else StepShape(4, 1024 * 128)
     layer = generated(shape, clock.device)
     for clustered in (False, True):
         if clustered:
             cluster(layer)
-        share = with_share(layer, SHARES[0], 3 if clock.interprets else 14)
+        share = with_share(layer, SHARES[0])
         count = int(layer.workspace.seqlens.sum())
         moved = count * shape.head_dim * 2 * 2
         rows = torch.cat(
@@ -103,13 +103,13 @@ def gather(clock: Clock) -> Iterator[dict]:
 def correctness(clock: Clock) -> Iterator[dict]:
     """Survivors and outputs beside the float64 reference, on this card."""
     shapes = [
-        Shape(2, 3000, 2, group, dim, code_bytes, dtype)
+        StepShape(2, 3000, 2, group, dim, code_bytes, dtype)
         for group, dim, code_bytes in ((4, 128, 16), (3, 64, 8), (8, 256, 32), (1, 80, 4), (4, 128, 64))
         for dtype in (torch.float16, torch.bfloat16)
     ]
-    for number, shape in enumerate([Shape(1, 150, 1, 2, 64, 8)] if clock.interprets else shapes):
+    for number, shape in enumerate([StepShape(1, 150, 1, 2, 64, 8)] if clock.interprets else shapes):
         layer = generated(shape, clock.device, number)
-        with_share(layer, 0.2, 4)
+        with_share(layer, 0.2)
         out, lse = layer.step()
         wanted = reference_step(
             layer.query.cpu(), layer.keys.cpu(), layer.values.cpu(), [layer.codec] * shape.kv_heads,
@@ -135,7 +135,7 @@ def correctness(clock: Clock) -> Iterator[dict]:
 def attention(clock: Clock) -> Iterator[dict]:
     """One layer of Llama-3.1-8B's shape, dense in all ways and under elimination."""
     for tokens, batch in [(160, 1)] if clock.interprets else CONTEXTS:
-        shape = Shape(batch, tokens, 1, 2, 64, 8) if clock.interprets else Shape(batch, tokens)
+        shape = StepShape(batch, tokens, 1, 2, 64, 8) if clock.interprets else StepShape(batch, tokens)
         if (
             not clock.interprets
             and 2.2 * shape.cache_bytes > _ROOM * torch.cuda.mem_get_info(clock.device)[0]
@@ -148,7 +148,7 @@ def attention(clock: Clock) -> Iterator[dict]:
                 cluster(layer)
             # A permutation of keys is nothing to dense attention, but the output is compared with it.
             dense, exact = timed_dense(clock, layer)
-            for share in SHARES:
+            for share in SHARES[:1] if clock.interprets else SHARES:
                 if clock.left() < 0:
                     return
                 yield {
@@ -184,7 +184,7 @@ def timed_dense(clock: Clock, layer: GeneratedLayer) -> tuple[dict, torch.Tensor
 
 
 def _ghost(clock: Clock, layer: GeneratedLayer, wanted: float, exact: torch.Tensor) -> dict:
-    share = with_share(layer, wanted, 3 if clock.interprets else 14)
+    share = with_share(layer, wanted)
     traffic = DeviceTraffic.of(layer.workspace.traffic, layer.records)
     traffic.reset()
     out, _ = layer.step()
@@ -202,7 +202,7 @@ def _attend(layer: GeneratedLayer) -> None:
     attend_survivors(layer.query, layer.keys, layer.values, layer.frames, layer.rule, layer.workspace)
 
 
-def described(shape: Shape) -> dict:
+def described(shape: StepShape) -> dict:
     """A shape in words that JSON has."""
     return {**vars(shape), "dtype": str(shape.dtype).removeprefix("torch.")}
 

@@ -43,7 +43,7 @@ _TABLE = (
     ((INTERPRETER,), _ANY, _ANY, _ANY, KernelConfig(
         scan_keys=CHUNK_KEYS, select_keys=CHUNK_KEYS, known_rows=256, query_slice=256, attend_rows=1024, write_keys=1024,
         write_slice=256, exact=True)),
-    ((80, 90), (64,), _ANY, _ANY, KernelConfig(scan_keys=128, select_keys=128, select_warps=4, attend_rows=32, write_warps=4)),
+    ((80, 90), (64,), _ANY, _ANY, KernelConfig(scan_keys=128, select_keys=128, select_warps=4, attend_rows=32)),
     ((80, 90), (4,), _ANY, _ANY, KernelConfig(scan_keys=512, select_warps=4)),
     ((80, 90), _ANY, _ANY, range(129, 257), KernelConfig(attend_rows=32)),
     ((80, 90), _ANY, _ANY, _ANY, KernelConfig()),

@@ -143,7 +143,7 @@ def scan(
         total = tl.zeros([KEYS, 8], tl.float32)
         last = tl.minimum(begin + KEYS * STEPS, high)
         if (begin >= low) & (begin + KEYS * STEPS == last):
-            for at in tl.range(begin, last, KEYS):
+            for at in tl.range(begin, last, KEYS, num_stages=1):
                 sums = _level_sums(codes, weights, at, BYTES, PARTS, KEYS)
                 if CAP > 0:
                     score = softcapped(sums * step[None, :] + base[None, :], CAP) - shift[None, :]
@@ -151,7 +151,7 @@ def scan(
                     score = sums * step[None, :] + (base - shift)[None, :]
                 total += tl.exp2(score)
         else:
-            for at in tl.range(begin, last, KEYS):
+            for at in tl.range(begin, last, KEYS, num_stages=1):
                 sums = _level_sums(codes, weights, at, BYTES, PARTS, KEYS)
                 score = softcapped(sums * step[None, :] + base[None, :], CAP) - shift[None, :]
                 total += tl.where(((at + key >= low) & (at + key < high))[:, None], tl.exp2(score), 0.0)
@@ -159,13 +159,13 @@ def scan(
         result = shift + tl.log2(mass)
         if tl.max((mass == INFINITE).to(tl.int32), 0) > 0:
             most = tl.full([8], -1e38, tl.float32)
-            for at in tl.range(begin, last, KEYS):
+            for at in tl.range(begin, last, KEYS, num_stages=1):
                 sums = _level_sums(codes, weights, at, BYTES, PARTS, KEYS)
                 score = softcapped(sums * step[None, :] + base[None, :], CAP)
                 score = tl.where(((at + key >= low) & (at + key < high))[:, None], score, -INFINITE)
                 most = tl.maximum(most, tl.max(score, 0))
             again = tl.zeros([KEYS, 8], tl.float32)
-            for at in tl.range(begin, last, KEYS):
+            for at in tl.range(begin, last, KEYS, num_stages=1):
                 sums = _level_sums(codes, weights, at, BYTES, PARTS, KEYS)
                 score = softcapped(sums * step[None, :] + base[None, :], CAP)
                 score = tl.where(((at + key >= low) & (at + key < high))[:, None], score, -INFINITE)
@@ -216,7 +216,7 @@ def select(
         count = tl.zeros([KEYS], tl.int32)
         shares = tl.zeros([KEYS, 8], tl.float32)
         # Keys beyond the last cold one get a flag too, of 0: `emit` reads whole chunks.
-        for first in tl.range(begin, begin + KEYS * STEPS, KEYS):
+        for first in tl.range(begin, begin + KEYS * STEPS, KEYS, num_stages=1):
             at = first + key
             sums = _level_sums(codes, weights, first, BYTES, PARTS, KEYS)
             if CAP > 0:

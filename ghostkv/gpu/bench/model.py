@@ -14,7 +14,7 @@ from ghostkv.gpu.bench.layers import GeneratedLayer, StepShape, generated, shari
 from ghostkv.gpu.bench.parts import SHARES, described, timed_dense
 from ghostkv.gpu.decode import write_records
 
-# Contexts and batches that docs/gpu.md has a model's forecast for.
+# Contexts and batches of a step of the whole model.
 CONTEXTS = ((128 * 1024, 1), (128 * 1024, 6))
 
 

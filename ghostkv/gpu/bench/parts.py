@@ -15,7 +15,7 @@ from ghostkv.gpu.decode import attend_survivors
 from ghostkv.gpu.reference import reference_step
 
 SHARES = (0.10, 0.05, 0.20)
-# Contexts and batches, those first that the bars of docs/gpu.md name.
+# Contexts and batches, those first that say most: a run may be cut short.
 CONTEXTS = tuple(
     (1024 * thousands, batch)
     for thousands, batch in (

@@ -15,13 +15,13 @@ FLOORS = (
     {"files"},
     {"config", "sources", "captures", "codecs", "store"},
     {"elimination"},
-    {"selectors", "models"},
+    {"selectors", "models", "gpu"},
     {"runtime"},
     {"stages"},
     {"report"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-TORCH_ROOMS = {"models", "runtime"}
+TORCH_ROOMS = {"models", "runtime", "gpu"}
 
 
 def _name(path: Path) -> str:
@@ -103,11 +103,12 @@ def test_every_room_has_a_floor_and_the_root_holds_nothing_else():
     }
 
 
-def test_torch_and_transformers_stay_in_their_rooms_and_snakemake_outside():
+def test_torch_transformers_and_triton_stay_in_their_rooms_and_snakemake_outside():
     for name, tree in TREES.items():
         outside = {found.partition(".")[0] for found in _imports(tree)}
         assert "snakemake" not in outside, name
         assert not outside & {"torch", "transformers"} or _room(name) in TORCH_ROOMS, name
+        assert "triton" not in outside or _room(name) == "gpu", name
 
 
 def test_a_class_name_stands_in_one_module():

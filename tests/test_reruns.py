@@ -55,6 +55,7 @@ DECODED = {
     "DecodeLayer",
     "DecodeGenerated",
     "HistoricalRun",
+    "TimeOverlap",
 }
 SEATED = {"FitPolicies", "QualityText", "RetrievalPlan", "RetrievalTask", "WriteOn"}
 CODED = {"SketchLayer", "SweepLayer", "PeersLayer", "MeasureGenerator"}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ghostkv.codecs.quantiser import UniformQuantiser, measured_distortion
 from ghostkv.codecs.whitened import Whitened
+from ghostkv.files.errors import ConfigError
 
 # Bits of a field, and how many fields fill a row of a record.
 ROW_BITS = 32
+ROW_BYTES = ROW_BITS // 8
 FIELD_BITS = (8, 4, 2)
 
 
@@ -55,6 +58,30 @@ def field_bits(distortion: np.ndarray, code_bytes: int, widths: tuple[int, ...] 
         if left < least:
             best, least = bits, left
     return best
+
+
+def row_widths(bits: Sequence[int]) -> list[int]:
+    """Width of the fields of each row of a code, from the bits of each coordinate.
+
+    Raises
+    ------
+    ConfigError
+        Coordinates do not lie in whole rows of one width, the widest first.
+    """
+    every = [int(each) for each in bits]
+    left, widths = every, []
+    while left:
+        # Where one coordinate has more bits than a row, no field is whole.
+        fields = max(1, ROW_BITS // left[0])
+        row, left = left[:fields], left[fields:]
+        short = len(row) < fields and left
+        if short or len(set(row)) > 1 or row[0] not in FIELD_BITS or (widths and row[0] > widths[-1]):
+            raise ConfigError(
+                f"records: coordinates of {sorted(set(every))} bits do not lie in whole fields. Accepted: rows of {ROW_BYTES} bytes of "
+                f"one width of {FIELD_BITS}, the widest first.\n  Fit: codec field_code"
+            )
+        widths.append(row[0])
+    return widths
 
 
 def _fillings(rows: int, kinds: int):

@@ -26,7 +26,7 @@ from ghostkv.runtime.fused_attention import (
 )
 from ghostkv.runtime.fused_records import RecordFrames, write_packed, write_records
 from ghostkv.runtime.lanes import LANES
-from ghostkv.runtime.packed_attention import PackedAttention, Rooms
+from ghostkv.runtime.packed_attention import PackedAttention, StepRooms
 from ghostkv.runtime.packed_parts import (
     SURVIVORS,
     PackedCache,
@@ -177,11 +177,11 @@ class PackedDecider(GhostDecider):
 
     Attributes
     ----------
-    rooms : Rooms
+    rooms : StepRooms
         Shared by the layers of a policy, which decide one after the other.
     """
 
-    rooms: Rooms = field(default_factory=Rooms, repr=False, compare=False)
+    rooms: StepRooms = field(default_factory=StepRooms, repr=False, compare=False)
 
     reads_bfloat16 = True
 
@@ -238,7 +238,7 @@ def _rows(counts: np.ndarray, pair: float, record_bytes: float) -> np.ndarray:
 
 
 def ghost_decider(
-    frames: GhostFrames, theta: np.ndarray, compensate: bool, per_key: bool, shared: bool, rooms: Rooms
+    frames: GhostFrames, theta: np.ndarray, compensate: bool, per_key: bool, shared: bool, rooms: StepRooms
 ) -> GhostDecider:
     """The decider of a layer: packed where its records lie in whole fields and its heads share survivors."""
     fits = shared and in_whole_fields(frames.writing) and not frames.writing.mean.shape[1] % LANES

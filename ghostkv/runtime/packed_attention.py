@@ -73,7 +73,7 @@ def _together(threads, given):
 
 
 @dataclass
-class Rooms:
+class StepRooms:
     """Room of one step at a time, which layers share: what one has written is still in the caches for the next."""
 
     _held: dict[tuple, Room] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class PackedAttention:
 
     frames: PackedFrames
     threads: int = 1
-    rooms: Rooms = field(default_factory=Rooms, repr=False)
+    rooms: StepRooms = field(default_factory=StepRooms, repr=False)
     _last: tuple[Room, list[int]] | None = field(default=None, repr=False)
 
     def step(

@@ -15,13 +15,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ghostkv.codecs import Records
-from ghostkv.codecs.field_code import FIELD_BITS, ROW_BITS
+from ghostkv.codecs.field_code import FIELD_BITS, ROW_BITS, ROW_BYTES, row_widths
 from ghostkv.files.compiled import njit
 from ghostkv.files.errors import ConfigError
 from ghostkv.runtime.fused_records import RecordFrames
 from ghostkv.runtime.lanes import LANES
 
-ROW_BYTES = ROW_BITS // 8
 _LOG2E = 1.4426950408889634
 _LARGEST = 127
 
@@ -49,7 +48,7 @@ def packed_frames(writing: RecordFrames) -> PackedFrames:
     ConfigError
         A codec's coordinates do not lie in whole rows of one width, the widest first.
     """
-    kinds = [_row_widths(writing, head) for head in range(len(writing.dims))]
+    kinds = [row_widths(bits) for bits in _bits(writing)]
     width = writing.mean.shape[1]
     most = max(sum(ROW_BITS // bits for bits in widths) for widths in kinds)
     offset = np.empty((len(kinds), width), np.float32)
@@ -83,27 +82,15 @@ def field_places(writing: RecordFrames) -> np.ndarray:
 def in_whole_fields(writing: RecordFrames) -> bool:
     """Whether `packed_frames` takes them."""
     try:
-        return all(_row_widths(writing, head) for head in range(len(writing.dims)))
+        return all(row_widths(bits) for bits in _bits(writing))
     except ConfigError:
         return False
 
 
-def _row_widths(writing: RecordFrames, head: int) -> list[int]:
-    """Width of the fields of each row of a KV head's records."""
-    every = np.log2(writing.top[head, : writing.dims[head]] + 1).astype(int).tolist()
-    bits, widths = every, []
-    while bits:
-        # A coordinate of more than a row's bits has no whole field at all.
-        fields = max(1, ROW_BITS // bits[0])
-        row, bits = bits[:fields], bits[fields:]
-        short = len(row) < fields and bits
-        if short or len(set(row)) > 1 or row[0] not in FIELD_BITS or (widths and row[0] > widths[-1]):
-            raise ConfigError(
-                f"records: coordinates of {sorted(set(every))} bits do not lie in whole fields. Accepted: rows of {ROW_BYTES} "
-                f"bytes of one width of {FIELD_BITS}, the widest first.\n  Fit: codec field_code"
-            )
-        widths.append(row[0])
-    return widths
+def _bits(writing: RecordFrames) -> list[np.ndarray]:
+    """Bits of each coordinate that a KV head's records have."""
+    bits = np.log2(writing.top + 1).astype(np.int64)
+    return [row[:dims] for row, dims in zip(bits, writing.dims, strict=True)]
 
 
 def packed(records: Sequence[Records], rows: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from ghostkv.files.errors import ConfigError
 from ghostkv.models.watch import LayerShape
 from ghostkv.runtime.deciders import Call, Decider
 from ghostkv.runtime.ghost_decider import GhostDecider, GhostFrames, GhostState, ghost_decider
-from ghostkv.runtime.packed_attention import Rooms
+from ghostkv.runtime.packed_attention import StepRooms
 from ghostkv.runtime.partly_dense import PartlyDense
 from ghostkv.runtime.traffic import Rows
 
@@ -137,7 +137,7 @@ def ghost_policy(
     per_key : bool
         Theta counts from the uniform share, 1 over the number of visible keys.
     """
-    shared, rooms = options.get("shared", True), Rooms()
+    shared, rooms = options.get("shared", True), StepRooms()
     deciders = {
         layer: ghost_decider(
             found,

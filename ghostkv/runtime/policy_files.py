@@ -20,7 +20,7 @@ from ghostkv.runtime.deciders import Decider
 from ghostkv.runtime.fused_attention import EstimateFrames
 from ghostkv.runtime.fused_records import RecordFrames
 from ghostkv.runtime.ghost_decider import GhostDecider, GhostFrames, ghost_decider
-from ghostkv.runtime.packed_attention import Rooms
+from ghostkv.runtime.packed_attention import StepRooms
 from ghostkv.runtime.partly_dense import PartlyDense
 from ghostkv.runtime.policy import Policy
 
@@ -86,7 +86,7 @@ def _policy(tensors: dict[str, np.ndarray]) -> FittedPolicy:
         layer, _, field = name.partition("/")
         by_layer.setdefault(int(layer), {})[field] = array
     # What the layers share.
-    every = {"shared": about["shared"], "rooms": Rooms()}
+    every = {"shared": about["shared"], "rooms": StepRooms()}
     kinds = {int(layer): kind | every for layer, kind in about.pop("deciders").items()}
     deciders = {layer: _decider(kind, by_layer[layer]) for layer, kind in kinds.items()}
     return FittedPolicy(deciders=deciders, **about | {"dense_layers": tuple(about["dense_layers"])})

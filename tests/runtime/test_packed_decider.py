@@ -16,7 +16,7 @@ from ghostkv.runtime.deciders import Call  # noqa: E402
 from ghostkv.runtime.fused_records import RecordFrames, write_packed  # noqa: E402
 from ghostkv.runtime.ghost_cache import GhostLayer  # noqa: E402
 from ghostkv.runtime.ghost_decider import GhostDecider, GhostFrames, PackedDecider, ghost_decider  # noqa: E402
-from ghostkv.runtime.packed_attention import Rooms  # noqa: E402
+from ghostkv.runtime.packed_attention import StepRooms  # noqa: E402
 from ghostkv.runtime.packed_parts import PackedCache, PackedRule, Place  # noqa: E402
 from ghostkv.runtime.packed_records import field_places, packed  # noqa: E402
 from ghostkv.runtime.packed_reference import bfloat16_of, float32_of, reference_step  # noqa: E402
@@ -54,7 +54,7 @@ def call_of(drawn, first, start, stop, keys=None, values=None):
 
 def decider_of(codecs, theta=-5.0, per_key=False, **options):
     frames = GhostFrames.of(codecs)
-    options = {"compensate": True, "per_key": per_key, "shared": True, "rooms": Rooms()} | options
+    options = {"compensate": True, "per_key": per_key, "shared": True, "rooms": StepRooms()} | options
     return ghost_decider(frames, np.full(KV_HEADS * GROUP, theta, np.float32), **options)
 
 

@@ -84,4 +84,11 @@ def test_every_job_that_works_layer_by_layer_shares_a_submission(jobs, profile):
 def test_what_takes_all_cores_has_a_machine_of_its_own(sent):
     timed = {rule for rule, text in described(sent) if f"threads: {CORES}\n" in text}
     assert timed == {rule for rule, text in described(sent) if "slurm_extra=--exclusive" in text}
-    assert timed == {"measure_memory", "store_speed", "sweep_speed", "time_layers", "time_steps"}
+    assert timed == {
+        "measure_memory",
+        "store_speed",
+        "sweep_speed",
+        "time_layers",
+        "time_overlap",
+        "time_steps",
+    }

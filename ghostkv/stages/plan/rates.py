@@ -60,7 +60,7 @@ RATES = {'capture_overhead': {'cpu': {'start': 4.441, 'weights': 17.22, 'matmul'
  'time_layers': {'cpu': {'start': 12.0, 'read': 15.0, 'made': 45.0}, 'memory': {'start': 0.5, 'held': 12.0, 'kv': 12.0}},
  'time_steps': {'cpu': {'start': 8.0, 'weights': 7.928, 'matmul': 0.01826, 'attention': 0.02999, 'decoded': 0.2,
                         'pairs': 50.0, 'fitted': 40.0, 'budget': 14.0},
-                'memory': {'start': 0.6, 'weights': 2.4, 'cache': 1.3}},
+                'memory': {'start': 0.8, 'weights': 2.4, 'cache': 1.3}},
  'time_overlap': {'cpu': {'start': 3.0, 'pairs': 60.0, 'read': 1.6}, 'memory': {'start': 0.3, 'kv': 12.0, 'pairs': 10.0}},
  'store_speed': {'cpu': {'start': 1.132, 'kv': 19.1, 'appended': 15.33},
                  'memory': {'start': 0.2399, 'kv': 5.509}},

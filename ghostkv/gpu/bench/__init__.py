@@ -1,0 +1,1 @@
+"""What the kernels do on a card, measured: `python -m ghostkv.gpu.bench --out DIR --minutes 8`."""

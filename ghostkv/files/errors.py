@@ -37,7 +37,3 @@ class TableError(GhostKVError):
 
 class StoreError(GhostKVError):
     """A store is damaged, locked, or asked for or given what its shape does not hold."""
-
-
-class DeviceError(GhostKVError):
-    """A GPU, or what runs on one, is not there or not able to do what is asked of it."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ghostkv.files.errors import DeviceError
+from ghostkv.gpu.errors import DeviceError
 from ghostkv.gpu.layout import CHUNK_KEYS
 
 # Stands for the compute capability where Triton's interpreter runs kernels on the CPU.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from ghostkv.files.errors import DeviceError
+from ghostkv.gpu.errors import DeviceError
 from ghostkv.gpu.layout import DeviceRule
 from ghostkv.gpu.workspace import Survivors
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ghostkv.files.errors import ConfigError, DeviceError
+from ghostkv.files.errors import ConfigError
 from ghostkv.gpu.configs import KernelConfig, architecture_of, config_of
+from ghostkv.gpu.errors import DeviceError
 from ghostkv.gpu.layout import CHUNK_KEYS, COLUMNS, DeviceFrames, DeviceRecords
 from ghostkv.gpu.workspace import DecodeWorkspace
 

@@ -17,6 +17,8 @@ def printed(*arguments: str) -> str:
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
+        # Within the clone, as a container's home may not be written to.
+        "TRITON_CACHE_DIR": str(ROOT / ".snakemake/triton"),
     }
     environment.pop("TRITON_INTERPRET", None)
     run = subprocess.run(

@@ -8,10 +8,11 @@ import torch
 
 from ghostkv.codecs.field_code import FieldCode, row_widths
 from ghostkv.codecs.transform_code import TransformCode
-from ghostkv.files.errors import ConfigError, DeviceError
+from ghostkv.files.errors import ConfigError
 from ghostkv.gpu import decode, launches
 from ghostkv.gpu.configs import ARCHITECTURES, INTERPRETER, config_of
 from ghostkv.gpu.emit import flash_attention_3, flashinfer
+from ghostkv.gpu.errors import DeviceError
 from ghostkv.gpu.layout import (
     CODE_BYTES,
     DeviceFrames,

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
-from ghostkv.files.errors import DeviceError, GhostKVError
+from ghostkv.files.errors import GhostKVError
 from ghostkv.files.io import write_json
 from ghostkv.gpu.bench.clock import Clock
+from ghostkv.gpu.errors import DeviceError
 
 
 def parts() -> dict:

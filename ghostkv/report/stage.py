@@ -37,19 +37,24 @@ def write_report(
     results.verify()
     present, left_out = _present(results)
     measured = measure(results, present)
+    results.figures = {figure.name: figure.plain() for figure in measured.values()}
     chapters = [BuiltChapter.of(chapter, results, measured) for chapter in present]
     folder = Path(outputs["figures"])
     folder.mkdir(parents=True, exist_ok=True)
-    figures = [block for chapter in chapters for block in chapter.blocks if isinstance(block, Figure)]
-    svgs = {figure.name: write_figure(figure, folder, job.png_scale) for figure in figures}
+    blocks = [block for chapter in chapters for block in chapter.blocks]
+    drawn = {
+        block.name: write_figure(block, folder, job.png_scale)
+        for block in blocks
+        if isinstance(block, Figure)
+    }
     for path in folder.iterdir():
-        if path.stem not in svgs:  # of an earlier run with another config
+        if path.stem not in drawn:  # of an earlier run with another config
             path.unlink()
     shown = {"title": job.title, "subtitle": _subtitle(results), "chapters": chapters, "left_out": left_out}
-    write_json({figure.name: figure.plain() for figure in measured.values()}, outputs["headline"])
+    write_json(results.figures, outputs["headline"])
     beside = Path(os.path.relpath(folder, Path(outputs["markdown"]).parent)).as_posix()
     write_text(as_markdown(**shown, table_rows=job.table_rows, figures=beside), outputs["markdown"])
-    write_text(as_html(**shown, svgs=svgs), outputs["html"])
+    write_text(as_html(**shown, drawn=drawn), outputs["html"])
 
 
 def _present(results: Results) -> tuple[list[Chapter], list[str]]:

@@ -71,6 +71,9 @@ def configure(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
     # All at once: each of altair's configure_... copies the whole chart.
     finished = chart.copy(deep=False)
     finished.config = alt.Config(
+        # The page names a picture as a whole; a label for each of its marks would weigh more than the marks.
+        aria=False,
+        mark=alt.MarkConfig(tooltip=alt.TooltipContent("data")),
         font=FONT,
         background="white",
         padding=8,

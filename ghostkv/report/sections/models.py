@@ -89,6 +89,7 @@ def _certificates(results: Results) -> Table:
             "share": Column("Share of exact", "ratio"),
             "bytes_ratio_gqa": Column("Bytes, GQA-true", "ratio"),
         },
+        sources=CERTIFICATES,
     )
 
 
@@ -130,7 +131,10 @@ def _points(results: Results) -> Table:
             "bytes_ratio_gqa": Column("Bytes, GQA-true", "ratio"),
             "oracle_bytes": Column("exact scores", "ratio"),
         },
+        sources=(*CERTIFICATES, *POINTS),
     )
 
 
-CHAPTER = Chapter("models", "Beside another run", build, needs=(*CERTIFICATES, *POINTS))
+CHAPTER = Chapter(
+    "models", "Beside another run", build, front=("models_certificates",), needs=(*CERTIFICATES, *POINTS)
+)

@@ -66,6 +66,7 @@ def compensation_figure(results: Results) -> Figure:
         f"{percent(target, 0)} ({results.design}); a point is the mean of a layer's heads on held-out texts. "
         "A layer that stands out is dense: its heads spread their attention over most keys, and a mean in "
         "their place helps it most without making it cheap.",
+        sources=("calibrated.calibrated",),
     )
 
 
@@ -121,6 +122,7 @@ def cross_domain_figure(results: Results) -> Figure:
         "exactly, red breaks it. Rows are the domain of the threshold text, columns that of the held-out "
         f"text ({results.design}). Only the diagonal could be promised: off it, queries are not "
         f"exchangeable.{note}",
+        sources=("calibrated.cross_domain",),
     )
 
 
@@ -164,4 +166,5 @@ def bands_figure(results: Results) -> Figure:
         f"heads (dashed), {results.design}, rule {words(results.headline['rule'])}. Thresholds were "
         f"calibrated on queries from position {start} on; earlier ones see fewer keys and were never part of "
         "the promise.",
+        sources=("calibrated.bands",),
     )

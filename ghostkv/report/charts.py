@@ -174,9 +174,10 @@ def _layer_strip(
     base = alt.Chart(data).encode(y=alt.Y("layer:O", axis=layers, scale=alt.Scale(paddingInner=0.2)))
     parts = [
         base.mark_rule(color="#a9c7de", strokeWidth=4).encode(x=across("low"), x2="high:Q"),
-        base.mark_tick(color=ORACLE_GREY, thickness=2, size=9).encode(x=across("oracle")),
         base.mark_circle(color=BLUE, size=42, opacity=1).encode(x=across("mean")),
     ]
+    if data["oracle"].is_not_null().any():
+        parts.insert(1, base.mark_tick(color=ORACLE_GREY, thickness=2, size=9).encode(x=across("oracle")))
     if target is not None:
         parts.append(line_at(x=target))
     return alt.layer(*parts)

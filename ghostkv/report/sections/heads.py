@@ -159,8 +159,8 @@ def _map(about: pl.DataFrame, pick: alt.Parameter) -> alt.Chart:
             x=x,
             y=y,
             color=colour,
-            stroke=alt.Stroke("meaning:N", scale=scale, legend=legend),
-            strokeWidth=alt.condition(pick, alt.value(5), alt.value(1.5)),
+            stroke=alt.condition(pick, alt.value(INK), alt.Stroke("meaning:N", scale=scale, legend=legend)),
+            strokeWidth=alt.condition(pick, alt.value(3), alt.value(1.5)),
         )
     )
     return chart.properties(width=alt.Step(step), height=alt.Step(max(14, min(step, 22)))).add_params(pick)
@@ -206,7 +206,7 @@ def _positions(bands: pl.DataFrame, pick: alt.Parameter) -> alt.LayerChart:
     base = (
         alt.Chart(bands)
         .transform_filter(pick)
-        .encode(x=x, y=y, color=coloured("loss", {"FER": INK, "dropped mass": VERMILION}))
+        .encode(x=x, y=y, color=coloured("loss", {"FER": INK, "dropped mass": VERMILION}, orient="bottom"))
     )
     return _titled(
         alt.layer(base.mark_line(strokeWidth=2), base.mark_circle(size=36, opacity=1)), "Loss by position"

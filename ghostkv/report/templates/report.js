@@ -28,7 +28,7 @@
   const choose = (value) => {
     chosen = value;
     picker.value = value === null || !methods.includes(value) ? "" : value;
-    for (const [name, view] of views) if (packed[name].names) mark(name, view);
+    for (const [name, view] of views) mark(name, view);
   };
 
   const enlivened = new Map();
@@ -42,8 +42,8 @@
     const { view } = await vegaEmbed(place, packed[name].spec, { renderer: "svg", actions: false });
     figure.querySelector(".chart").replaceChildren(place);
     figure.dataset.live = "yes";
-    views.set(name, view);
-    if (packed[name].names) {
+    if (packed[name].names.length) {
+      views.set(name, view);
       mark(name, view);
       view.addDataListener("chosen_store", (_, rows) => {
         const [value = null] = rows.flatMap((row) => row.values);
@@ -60,7 +60,7 @@
   const figures = [...document.querySelectorAll("figure[data-name]")];
   const counts = new Map();
   for (const figure of figures) {
-    for (const one of packed[figure.dataset.name].names ?? []) counts.set(one, (counts.get(one) ?? 0) + 1);
+    for (const one of packed[figure.dataset.name].names) counts.set(one, (counts.get(one) ?? 0) + 1);
   }
   const methods = [...counts].filter(([, count]) => count > 1).map(([one]) => one).sort();
   const picker = made("select", { id: "stand-out" });
@@ -77,7 +77,7 @@
       save(`${name}.${kind}`, await (await enliven(figure)).toImageURL(kind, 2)));
     const bar = made("div", { className: "bar" });
     bar.append(csv(name), picture("svg"), picture("png"));
-    figure.querySelector("h3").after(bar);
+    figure.prepend(bar);
     seen.observe(figure);
   }
 

@@ -15,7 +15,7 @@ from ghostkv.report.live import LiveChart
 
 
 @dataclass(frozen=True)
-class Drawn:
+class WrittenFigure:
     """A figure as the page has it: the still picture, the live chart, and its numbers as CSV."""
 
     svg: str
@@ -23,7 +23,7 @@ class Drawn:
     csv: str
 
 
-def write_figure(figure: Figure, folder: Path, png_scale: float) -> Drawn:
+def write_figure(figure: Figure, folder: Path, png_scale: float) -> WrittenFigure:
     """Write `<name>.svg`, `.png` and `.csv` into `folder`."""
     live = LiveChart.of(figure)
     svg = _renumbered(vl_convert.vegalite_to_svg(live.spec))
@@ -32,18 +32,18 @@ def write_figure(figure: Figure, folder: Path, png_scale: float) -> Drawn:
         path.write_bytes(vl_convert.svg_to_png(svg, scale=png_scale))
     numbers = as_csv(figure.data)
     write_text(numbers, folder / f"{figure.name}.csv")
-    return Drawn(inline(svg, figure.name, figure.title), live, numbers)
+    return WrittenFigure(inline(svg, figure.name, figure.title), live, numbers)
 
 
 def inline(svg: str, name: str, title: str) -> str:
-    """An SVG element for an HTML page: ids made unique, no namespace address, a width that gives way on
-    narrow screens."""
+    """An SVG element for an HTML page: ids made unique, no namespace address, and one name for the
+    whole picture."""
     svg = re.sub(r"^.*?(?=<svg)", "", svg, flags=re.DOTALL)
     # Clip paths are numbered from zero in every file; side by side in one page they would clip each other's
     # charts.
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = svg.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
-    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r'\s(xmlns(:\w+)?|role|aria-[a-z]+)="[^"]*"', "", svg)
     return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
 
 

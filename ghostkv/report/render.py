@@ -12,11 +12,13 @@ import polars as pl
 from markdown_it import MarkdownIt
 
 from ghostkv.report.document import Block, Chapter, Figure, Prose, Table
-from ghostkv.report.figures import Drawn, as_csv
+from ghostkv.report.figures import WrittenFigure, as_csv
 from ghostkv.report.headline import HeadlineValue
 from ghostkv.report.live import library, pack
+from ghostkv.report.names import METHODS
 from ghostkv.report.numbers import FORMATS, LEFT_ALIGNED, counted, listed
-from ghostkv.report.results import Results
+from ghostkv.report.results import Results, words
+from ghostkv.report.theme import own_colours
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False})
 _TEMPLATES = jinja2.Environment(
@@ -110,17 +112,25 @@ def printed(table: Table, limit: int | None = None) -> Printed:
     return Printed(caption, header, rows, [column.format in LEFT_ALIGNED for column in columns.values()])
 
 
-def as_html(drawn: Mapping[str, Drawn], chapters: Sequence[BuiltChapter], **shown: Any) -> str:
+def as_html(written: Mapping[str, WrittenFigure], chapters: Sequence[BuiltChapter], **shown: Any) -> str:
     """One self-contained page: styles, pictures, charts and their library inside, nothing fetched.
 
     Shown are `title`, `subtitle` and `left_out` (what the report does not have, and why; a sentence each).
     """
     tables = [block for built in chapters for block in built.blocks if isinstance(block, Table)]
     packed = {table.name: {"csv": as_csv(table.data)} for table in tables}
-    packed |= {name: vars(one.live) | {"csv": one.csv} for name, one in drawn.items()}
+    packed |= {name: vars(one.live) | {"csv": one.csv} for name, one in written.items()}
+    drawn = {name for one in written.values() for name in one.live.names}
+    methods = sorted(drawn & {*map(words, own_colours()), *METHODS.values()}, key=str.lower)
     template = _TEMPLATES.get_template("report.html.jinja")
-    svgs = {name: one.svg for name, one in drawn.items()}
-    return template.render(**shown, chapters=chapters, svgs=svgs, packed=pack(packed), library=library())
+    svgs = {name: one.svg for name, one in written.items()}
+    return template.render(
+        **shown,
+        chapters=chapters,
+        svgs=svgs,
+        packed=pack({"blocks": packed, "methods": methods}),
+        library=library(),
+    )
 
 
 def as_markdown(**shown: Any) -> str:

@@ -54,7 +54,7 @@ def write_report(
     write_json(results.figures, outputs["headline"])
     beside = Path(os.path.relpath(folder, Path(outputs["markdown"]).parent)).as_posix()
     write_text(as_markdown(**shown, table_rows=job.table_rows, figures=beside), outputs["markdown"])
-    write_text(as_html(**shown, drawn=drawn), outputs["html"])
+    write_text(as_html(**shown, written=drawn), outputs["html"])
 
 
 def _present(results: Results) -> tuple[list[Chapter], list[str]]:

@@ -9,7 +9,7 @@
   };
   const save = (name, url) => made("a", { download: name, href: url }).click();
   const bytes = Uint8Array.from(atob(document.getElementById("packed").textContent), (one) => one.charCodeAt(0));
-  const packed = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).json();
+  const { blocks: packed, methods } = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).json();
   const csv = (name) => button("CSV", `Save the numbers as ${name}.csv`, () =>
     save(`${name}.csv`, URL.createObjectURL(new Blob([packed[name].csv], { type: "text/csv" }))));
 
@@ -23,11 +23,11 @@
     const now = view.data("chosen_store").flatMap((row) => row.values);
     if (String(now) === String(wanted)) return;
     const rows = wanted.map((value) => ({ unit: "", fields: field(name), values: [value] }));
-    view.change("chosen_store", vega.changeset().remove(() => true).insert(rows)).runAsync();
+    view.data("chosen_store", rows).runAsync();
   };
   const choose = (value) => {
     chosen = value;
-    picker.value = value === null || !methods.includes(value) ? "" : value;
+    picker.value = methods.includes(value) ? value : "";
     for (const [name, view] of views) mark(name, view);
   };
 
@@ -40,6 +40,10 @@
   async function draw(figure, name) {
     const place = made("div");
     const { view } = await vegaEmbed(place, packed[name].spec, { renderer: "svg", actions: false });
+    const picture = place.querySelector("svg");
+    picture.setAttribute("role", "img");
+    picture.setAttribute("aria-label", figure.querySelector("h3").textContent);
+    for (const part of picture.children) part.setAttribute("aria-hidden", "true");
     figure.querySelector(".chart").replaceChildren(place);
     figure.dataset.live = "yes";
     if (packed[name].names.length) {
@@ -58,11 +62,6 @@
   );
 
   const figures = [...document.querySelectorAll("figure[data-name]")];
-  const counts = new Map();
-  for (const figure of figures) {
-    for (const one of packed[figure.dataset.name].names) counts.set(one, (counts.get(one) ?? 0) + 1);
-  }
-  const methods = [...counts].filter(([, count]) => count > 1).map(([one]) => one).sort();
   const picker = made("select", { id: "stand-out" });
   picker.append(made("option", { value: "", textContent: "none" }), ...methods.map((one) => made("option", { value: one, textContent: one })));
   picker.addEventListener("change", () => choose(picker.value || null));
@@ -80,6 +79,12 @@
     figure.prepend(bar);
     seen.observe(figure);
   }
+
+  // Only what can be pushed sideways is a stop for the keyboard.
+  const wide = new ResizeObserver((entries) => {
+    for (const { target } of entries) target.tabIndex = target.scrollWidth > target.clientWidth ? 0 : -1;
+  });
+  document.querySelectorAll(".chart, .scroll").forEach((one) => wide.observe(one));
 
   // A dash comes last; a number is what a text begins with.
   const value = (text) => (text === "–" ? null : Number.isNaN(parseFloat(text.replace(/[,≤ ]/g, ""))) ? text : parseFloat(text.replace(/[,≤ ]/g, "")));
@@ -112,5 +117,5 @@
       cell.replaceChildren(sort);
     }
   }
-  document.documentElement.dataset.ready = "yes";
+  document.documentElement.dataset.ready = performance.now();
 })();

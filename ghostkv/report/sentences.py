@@ -47,7 +47,10 @@ def answers(figures: Mapping[str, Mapping]) -> list[str]:
 
 
 def closing(made: str) -> str:
-    """What a run says last: of a text all of it; of the report in a folder its answer in a sentence, if any, and its page."""
+    """What a run says last: of a text all of it, of a page where it is; of the report in a folder its answer in a sentence, if
+    any, and its page."""
+    if made.endswith(".html"):
+        return made
     if made.endswith(".txt"):
         return Path(made).read_text(encoding="utf-8")
     figures = json.loads(Path(made, "headline.json").read_text(encoding="utf-8"))

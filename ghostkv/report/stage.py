@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ghostkv import __version__
 from ghostkv.files.errors import TableError
 from ghostkv.files.io import write_json, write_text
 from ghostkv.report.chapters import CHAPTERS
@@ -17,7 +18,7 @@ from ghostkv.report.render import BuiltChapter, as_html, as_markdown
 from ghostkv.report.results import Results
 
 if TYPE_CHECKING:
-    from ghostkv.report.jobs import WriteReport
+    from ghostkv.report.jobs import CompareRuns, WriteReport
 
 # Of stages that every report shows: these tables must be there.
 _ALWAYS = ("capture.", "frontier.")
@@ -39,22 +40,42 @@ def write_report(
     measured = measure(results, present)
     results.figures = {figure.name: figure.plain() for figure in measured.values()}
     chapters = [BuiltChapter.of(chapter, results, measured) for chapter in present]
+    write_json(results.figures, outputs["headline"])
+    write_json(_about(results), outputs["run"])
+    write_document(job, job.title, _subtitle(results), chapters, left_out, outputs)
+
+
+def write_document(
+    job: WriteReport | CompareRuns,
+    title: str,
+    subtitle: str,
+    chapters: Sequence[BuiltChapter],
+    left_out: Sequence[str],
+    outputs: Mapping[str, str],
+) -> None:
+    """Write chapters as a page and as Markdown, and their figures into a folder."""
     folder = Path(outputs["figures"])
     folder.mkdir(parents=True, exist_ok=True)
-    blocks = [block for chapter in chapters for block in chapter.blocks]
-    drawn = {
-        block.name: write_figure(block, folder, job.png_scale)
-        for block in blocks
-        if isinstance(block, Figure)
-    }
+    figures = [block for chapter in chapters for block in chapter.blocks if isinstance(block, Figure)]
+    written = {figure.name: write_figure(figure, folder, job.png_scale) for figure in figures}
     for path in folder.iterdir():
-        if path.stem not in drawn:  # of an earlier run with another config
+        if path.stem not in written:  # of an earlier run with another config
             path.unlink()
-    shown = {"title": job.title, "subtitle": _subtitle(results), "chapters": chapters, "left_out": left_out}
-    write_json(results.figures, outputs["headline"])
+    shown = {"title": title, "subtitle": subtitle, "chapters": chapters, "left_out": left_out}
     beside = Path(os.path.relpath(folder, Path(outputs["markdown"]).parent)).as_posix()
     write_text(as_markdown(**shown, table_rows=job.table_rows, figures=beside), outputs["markdown"])
-    write_text(as_html(**shown, written=drawn), outputs["html"])
+    write_text(as_html(**shown, written=written), outputs["html"])
+
+
+def _about(results: Results) -> dict[str, Any]:
+    """What a comparison with another run asks of this one: its model, its config, and the code of each table."""
+    codes = {name: results.metadata(name).get("fingerprint") for name in results.names()}
+    return {
+        "model": results.manifest().get("model", "imported tensors"),
+        "version": __version__,
+        "config": results.config,
+        "tables": {name: {"rows": results.rows(name), "code": code} for name, code in codes.items()},
+    }
 
 
 def _present(results: Results) -> tuple[list[Chapter], list[str]]:

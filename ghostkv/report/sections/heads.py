@@ -14,7 +14,18 @@ from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results
 from ghostkv.report.sections.certificates.figures import pooled, promise
 from ghostkv.report.summaries import ELIMINATION, operating_point, pooled_curve, promises, worst
-from ghostkv.report.theme import BLUE, GREEN, INK, SEQUENTIAL, VERMILION, WIDTH, coloured, top_legend
+from ghostkv.report.theme import (
+    BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    PURPLE,
+    SEQUENTIAL,
+    VERMILION,
+    WIDTH,
+    coloured,
+    top_legend,
+)
 from ghostkv.stages.certificates.schemas import NESTED
 
 CERTIFICATES = "certificates.certificates"
@@ -25,7 +36,7 @@ _VERDICTS = {
     "hindsight": "only with hindsight",
     "none": "no safe point",
 }
-_STROKES = ("white", "#e69f00", "#aa4499", VERMILION)
+_STROKES = ("white", ORANGE, PURPLE, INK)
 _PANEL = 150
 
 
@@ -159,8 +170,10 @@ def _map(about: pl.DataFrame, pick: alt.Parameter) -> alt.Chart:
             x=x,
             y=y,
             color=colour,
-            stroke=alt.condition(pick, alt.value(INK), alt.Stroke("meaning:N", scale=scale, legend=legend)),
-            strokeWidth=alt.condition(pick, alt.value(3), alt.value(1.5)),
+            stroke=alt.condition(
+                pick, alt.value(VERMILION), alt.Stroke("meaning:N", scale=scale, legend=legend)
+            ),
+            strokeWidth=alt.condition(pick, alt.value(3.5), alt.value(1.5)),
         )
     )
     return chart.properties(width=alt.Step(step), height=alt.Step(max(14, min(step, 22)))).add_params(pick)

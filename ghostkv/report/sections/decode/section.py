@@ -298,7 +298,7 @@ CHAPTER = Chapter(
     "decode",
     "What does a long decode read, move and lose?",
     build,
-    front=("decode_bytes", "decode_policies"),
+    front=("decode_steps", "decode_bytes"),
     needs=tuple(f"decode.{name}" for name in ("steps", "spread", "losses", "loss_steps", "budgets", "store")),
     headline=HEADLINE,
 )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ghostkv.report.render import BuiltChapter
-from ghostkv.report.sections.compared import CHAPTERS, Comparison, FinishedRun
+from ghostkv.report.sections.compared import CHAPTERS, Comparison, ReportedRun
 from ghostkv.report.stage import write_document
 
 if TYPE_CHECKING:
@@ -22,6 +22,6 @@ def compare_runs(job: CompareRuns, inputs: Mapping[str, list[str]], outputs: Map
         A report is not as it was written.
     """
     del inputs
-    compared = Comparison([FinishedRun.read(folder) for folder in job.runs])
+    compared = Comparison([ReportedRun.read(folder) for folder in job.runs])
     chapters = [BuiltChapter.of(chapter, compared, {}) for chapter in CHAPTERS]
     write_document(job, "Runs side by side", ", ".join(job.runs), chapters, [], outputs)

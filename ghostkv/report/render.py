@@ -107,7 +107,7 @@ def printed(table: Table, limit: int | None = None) -> Printed:
     ]
     caption = table.caption
     if len(shown) < len(table.data):
-        caption += f" The first {len(shown)} of {len(table.data)} rows; report.html has all."
+        caption += f" The first {len(shown)} of {len(table.data)} rows; the page has all."
     header = [column.label for column in columns.values()]
     return Printed(caption, header, rows, [column.format in LEFT_ALIGNED for column in columns.values()])
 

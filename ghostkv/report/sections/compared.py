@@ -28,7 +28,7 @@ _MODEL = "{model}"
 
 
 @dataclass(frozen=True)
-class FinishedRun:
+class ReportedRun:
     """A run as its report left it.
 
     Attributes
@@ -48,7 +48,7 @@ class FinishedRun:
     curve: pl.DataFrame
 
     @classmethod
-    def read(cls, folder: str) -> FinishedRun:
+    def read(cls, folder: str) -> ReportedRun:
         """The run in a results folder.
 
         Raises
@@ -82,14 +82,14 @@ class FinishedRun:
             for path, schema in zip(paths, SCHEMAS["beside"].values(), strict=True)
         ]
         return ContextTables(
-            f"`{self.folder}`", self.about["model"], *(pl.from_arrow(file.table()) for file in files), paths
+            self.folder, self.about["model"], *(pl.from_arrow(file.table()) for file in files), paths
         )
 
 
 class Comparison:
     """The runs that are compared, in the order in which they were named; the first is what others are held against."""
 
-    def __init__(self, runs: Sequence[FinishedRun]):
+    def __init__(self, runs: Sequence[ReportedRun]):
         self.runs = runs
 
     def path(self, name: str) -> str:
@@ -112,7 +112,7 @@ def side_by_side(compared: Comparison) -> list[Block]:
         f"{', '.join(run.about['config']['texts']['domains'])}; ghostkv {run.about['version']}."
         for run in compared.runs
     ]
-    return [Prose("\n".join(lines)), _frontiers(compared), _figures(compared)]
+    return [Prose("\n".join(lines)), _frontiers(compared), *_figures(compared)]
 
 
 def _frontiers(compared: Comparison) -> Figure:
@@ -185,36 +185,41 @@ def _frontiers(compared: Comparison) -> Figure:
     )  # fmt: skip
 
 
-def _figures(compared: Comparison) -> Table:
-    names = sorted({name for run in compared.runs for name in run.figures})
-    rows = []
-    for name in names:
-        found = [run.figures.get(name, {}) for run in compared.runs]
-        values = [one.get("value") for one in found]
-        row = {"figure": name, "unit": next(one["unit"] for one in found if one)}
-        row |= {f"run_{turn}": value for turn, value in enumerate(values)}
-        for turn, value in enumerate(values[1:], start=1):
-            row[f"less_{turn}"] = None if None in (value, values[0]) else value - values[0]
-        rows.append(row)
-    short = {
-        f"less_{turn}": Column("less the first" if turn == 1 else "", "number")
-        for turn in range(1, len(compared.runs))
-    }
-    columns = {"figure": Column("Figure"), "unit": Column("Unit")}
-    shown = [
-        column
-        for pair in zip(compared.columns("number").items(), [None, *short.items()], strict=True)
-        for column in pair
-        if column
-    ]
-    return Table(
-        "compared_figures",
-        f"Every figure of the headlines, and its difference from that of {compared.runs[0].folder}. `{_MODEL}` stands for the name of each "
-        "run's model. A dash: that run has no such figure.",
-        pl.DataFrame(rows, infer_schema_length=None),
-        columns | dict(shown),
-        sources=compared.of_reports("headline.json"),
-    )
+def _figures(compared: Comparison) -> list[Table]:
+    """Figures that at least two runs have, with differences; then those of one run alone."""
+    first, *others = compared.columns("number").items()
+    columns = {"figure": Column("Figure"), first[0]: first[1]}
+    for name, column in others:
+        columns |= {name: column, f"{name}_less": Column("less the first", "number")}
+    shared, alone = [], []
+    for name in sorted({name for run in compared.runs for name in run.figures}):
+        found = [
+            one
+            for one in (run.figures.get(name) for run in compared.runs)
+            if one and one["value"] is not None
+        ]
+        values = {
+            key: run.figures.get(name, {}).get("value")
+            for key, run in zip(compared.columns(), compared.runs, strict=True)
+        }
+        less = {f"{key}_less": _less(value, values[first[0]]) for key, value in values.items()}
+        row = {"figure": name, "unit": next((one["unit"] for one in found), None)} | values | less
+        (shared if len(found) > 1 else alone).append(row)
+    columns |= {"unit": Column("Unit")}
+    own = {name: column for name, column in columns.items() if not name.endswith("_less")}
+    named = f"`{_MODEL}` stands for the name of each run's model. A dash: that run has no such figure."
+    schema = {name: pl.Float64 if name.startswith("run_") else pl.String for name in columns}
+    return [
+        Table(name, f"{caption} {named}", pl.DataFrame(rows, schema=schema), shown, sources=compared.of_reports("headline.json"))
+        for name, caption, rows, shown in (
+            ("compared_figures", f"Figures of the headlines of two runs or more, less those of {first[1].label}.", shared, columns),
+            ("compared_alone", "Figures that one run alone has, or none.", alone, own),
+        )
+    ]  # fmt: skip
+
+
+def _less(value: float | None, other: float | None) -> float | None:
+    return None if value is None or other is None else value - other
 
 
 def contexts(compared: Comparison) -> list[Block]:
@@ -236,24 +241,17 @@ def changes(compared: Comparison) -> list[Block]:
     """Keys of the config and code of tables that are not the same in all runs."""
     configs = [_flat(run.about["config"]) for run in compared.runs]
     codes = [{name: one["code"] for name, one in run.about["tables"].items()} for run in compared.runs]
+    shared = {name for name in set().union(*codes) if sum(name in one for one in codes) > 1}
     config = _differing(
-        compared,
-        "compared_config",
-        "Keys of the config that differ. A dash: the key is not there.",
-        configs,
-        "run.json",
+        compared, "compared_config", "Keys of the config that differ. A dash: the key is not there.", configs
     )
     code = _differing(
-        compared,
-        "compared_code",
-        "Tables that other code wrote, by the fingerprint of that code. A dash: that run has no such table.",
-        codes,
-        "run.json",
-    )
-    tables = len({name for one in codes for name in one})
+        compared, "compared_code", "Tables of two runs or more that other code wrote, by the fingerprint of that code.",
+        [{name: one[name] for name in one.keys() & shared} for one in codes],
+    )  # fmt: skip
     said = (
-        f"{config.data.height} keys of the config differ, and {code.data.height} of {tables} tables were written by other code or in "
-        "one run alone."
+        f"{config.data.height} keys of the config differ. Of {len(shared)} tables that two runs or more have, {code.data.height} were "
+        "written by other code."
     )
     return [Prose(said), config, code]
 
@@ -269,9 +267,7 @@ def _flat(value: Any, name: str = "") -> dict[str, str]:
     return {name: json.dumps(value, ensure_ascii=False)}
 
 
-def _differing(
-    compared: Comparison, name: str, caption: str, found: Sequence[Mapping[str, str]], file: str
-) -> Table:
+def _differing(compared: Comparison, name: str, caption: str, found: Sequence[Mapping[str, str]]) -> Table:
     keys = sorted({key for one in found for key in one})
     rows = [
         {"key": key} | {f"run_{turn}": one.get(key) or NONE for turn, one in enumerate(found)}
@@ -284,12 +280,12 @@ def _differing(
         caption,
         pl.DataFrame(rows, schema=schema),
         {"key": Column("Key")} | compared.columns(),
-        sources=compared.of_reports(file),
+        sources=compared.of_reports("run.json"),
     )
 
 
 CHAPTERS = (
-    Chapter("side_by_side", "Side by side", side_by_side),
+    Chapter("side_by_side", "Side by side", side_by_side, front=("compared_frontiers", "compared_figures")),
     Chapter("contexts", "Context by context", contexts, front=("models_certificates",)),
     Chapter(
         "changes", "What differs in config and code", changes, front=("compared_config", "compared_code")

@@ -26,6 +26,7 @@ if not (shutil.which("chromium") and shutil.which("chromedriver")):
 
 AXE = "axe-core@4.14.1"
 WIDTHS, THEMES = (1280, 360), ("light", "dark")
+_TALLEST = 8000
 _FAINT = "[opacity='0.12']"
 
 
@@ -110,11 +111,16 @@ class Browser:
         self.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
 
     def picture(self, name: str) -> None:
-        """Keep a picture of the whole page, where pictures are wanted."""
+        """Keep pictures of the whole page, where pictures are wanted; Chromium takes no larger ones."""
         if folder := os.getenv("GHOSTKV_SCREENSHOTS"):
             Path(folder).mkdir(parents=True, exist_ok=True)
-            taken = self.command("Page.captureScreenshot", {"captureBeyondViewport": True})
-            Path(folder, f"{name}.png").write_bytes(base64.b64decode(taken["data"]))
+            width, height = self.run(
+                "const r = document.documentElement; return [innerWidth, r.scrollHeight]"
+            )
+            for number, top in enumerate(range(0, height, _TALLEST)):
+                part = {"x": 0, "y": top, "width": width, "height": min(_TALLEST, height - top), "scale": 1}
+                taken = self.command("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": part})
+                Path(folder, f"{name}_{number}.png").write_bytes(base64.b64decode(taken["data"]))
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def heads_figure(results: Results) -> Figure:
         "heads",
         "Every head: choose one",
         alt.vconcat(_map(about, pick), panels.resolve_scale(color="independent"), spacing=22),
-        about.join(read.pivot("promise", index=_HEAD, values="bytes_ratio"), on=_HEAD, how="left"),
+        _numbers(map=about, frontier=curve.drop("fer_drawn"), bytes=read, positions=bands.drop("lost_drawn")),
         f"One cell a head; brighter eliminates more at its safe point. {counts.get('every text', 0)} of {about.height} heads are safe "
         f"on every held-out text alone, {counts.get('pooled', 0)} more over all texts together, {counts.get('hindsight', 0)} only at a "
         f"threshold picked with hindsight, {counts.get('none', 0)} at none; a frame marks the last three kinds. A frame at one head "
@@ -74,6 +74,12 @@ def heads_figure(results: Results) -> Figure:
         sources=[name for name in ("frontier.safe_points", "frontier.sweep", "frontier.layer_head", "frontier.context", CERTIFICATES)
                  if results.has(name)],
     )  # fmt: skip
+
+
+def _numbers(**parts: pl.DataFrame) -> pl.DataFrame:
+    """The numbers of all parts of the figure, one under the other."""
+    named = [rows.select(pl.lit(name).alias("part"), pl.all()) for name, rows in parts.items()]
+    return pl.concat(named, how="diagonal_relaxed")
 
 
 def verdicts(results: Results) -> pl.DataFrame:

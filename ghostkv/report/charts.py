@@ -94,12 +94,12 @@ def crossing(data: pl.DataFrame, x: str, y: str, at: float) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def chosen_mark(point: pl.DataFrame, x: alt.X, y: alt.Y) -> alt.LayerChart:
-    """A ring around the point that a reader would choose, and the words beside it."""
+def chosen_mark(point: pl.DataFrame, x: alt.X, y: alt.Y, **words) -> alt.LayerChart:
+    """A ring around the point that a reader would choose, and beside it the words; `words` says where."""
     base = alt.Chart(point).encode(x=x, y=y)
     ring = base.mark_point(size=260, strokeWidth=2, color=INK, filled=False, opacity=1)
-    words = {"align": "left", "dx": 12, "dy": -12, "fontSize": 11, "fontWeight": "bold", "color": INK}
-    return alt.layer(ring, base.mark_text(**words).encode(text=alt.value("what you would choose")))
+    style = {"align": "left", "dx": 12, "dy": -12, "fontSize": 11, "fontWeight": "bold", "color": INK}
+    return alt.layer(ring, base.mark_text(**style | words).encode(text=alt.value("what you would choose")))
 
 
 def line_at(dash: Sequence[int] = (2, 2), color: str = INK, **at: float) -> alt.Chart:

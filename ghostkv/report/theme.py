@@ -14,6 +14,8 @@ from ghostkv.report.results import ORACLE, words
 
 FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
 INK, MUTED, FAINT = "#1f2933", "#5f6b76", "#e3e7eb"
+# The page turns ink and paper about in its dark theme. Words on a colour that stays stay as well.
+ON_BRIGHT, ON_DARK = "#1e2832", "#fefefe"
 # Okabe and Ito's palette, which survives the common colour blindnesses; the headline design is the one
 # saturated blue.
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#aa4499", "#56b4e9"

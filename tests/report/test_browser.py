@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from ghostkv.report.theme import ON_BRIGHT, ON_DARK
 from tests.report.page import write_page
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="Selenium is not installed")
@@ -27,6 +28,19 @@ if not (shutil.which("chromium") and shutil.which("chromedriver")):
 AXE = "axe-core@4.14.1"
 WIDTHS, THEMES = (1280, 360), ("light", "dark")
 _TALLEST = 8000
+# Words of charts whose contrast with the page is under 4.5 (AA); those on coloured cells have inks of their own.
+_FAINT_WORDS = """
+const light = (colour) => {
+  const shares = colour.match(/[\\d.]+/g).slice(0, 3).map((one) => one / 255);
+  const [r, g, b] = shares.map((one) => (one <= 0.03928 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const paper = light(getComputedStyle(document.body).backgroundColor);
+return [...document.querySelectorAll(".chart text")]
+  .filter((one) => one.textContent.trim() && !arguments[0].includes(one.getAttribute("fill")))
+  .map((one) => [one.closest("figure").dataset.name, one.textContent, light(getComputedStyle(one).fill)])
+  .filter(([, , ink]) => (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05) < 4.5);
+"""
 _FAINT = "[opacity='0.12']"
 
 
@@ -240,6 +254,7 @@ def test_nothing_overflows_and_nobody_is_left_out(browser, axe, width, theme):
     browser.run("scrollTo(0, 0)")
     browser.picture(f"all_{width}_{theme}")
     assert browser.run("return document.documentElement.scrollWidth") <= width
+    assert browser.run(_FAINT_WORDS, [ON_BRIGHT, ON_DARK]) == []
     browser.run(axe)
     found = browser.driver.execute_async_script("axe.run().then(arguments[0])")["violations"]
     serious = {

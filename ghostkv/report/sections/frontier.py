@@ -114,7 +114,10 @@ def by_bytes(results: Results) -> Figure:
     )
     for column, label in losses.items():
         y = quantity(f"{column}_drawn", label, alt.Y, **lost)
-        panels.append(curves(data, x, y, order, width, 250, legend=True) + chosen_mark(point, x, y))
+        panels.append(
+            curves(data, x, y, order, width, 250, legend=True)
+            + chosen_mark(point, x, y, align="right", dx=-8, dy=16)
+        )
     return Figure(
         "bytes_and_loss",
         "What is lost against what is read",

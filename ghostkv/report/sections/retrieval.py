@@ -10,7 +10,7 @@ import polars as pl
 from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table, figures
 from ghostkv.report.numbers import counted, listed, percent, ratio
 from ghostkv.report.results import Results
-from ghostkv.report.theme import INK, SEQUENTIAL
+from ghostkv.report.theme import ON_BRIGHT, ON_DARK, SEQUENTIAL
 
 DENSE, POOLED, BUDGET = "dense", "single_needle", 0.25
 # Questions that a policy must have answered to be quoted before one that spends less.
@@ -79,7 +79,7 @@ def _heat_map(results: Results) -> Figure:
     legend = {"orient": "bottom", "format": "%", "gradientLength": 200, "values": [0, 0.5, 1]}
     scale = alt.Scale(scheme=SEQUENTIAL, domain=[0, 1])
     colour = alt.Color("accuracy:Q", scale=scale, legend=alt.Legend(title="Accuracy", **legend))
-    readable = alt.condition("datum.accuracy > 0.6", alt.value(INK), alt.value("white"))
+    readable = alt.condition("datum.accuracy > 0.6", alt.value(ON_BRIGHT), alt.value(ON_DARK))
     chart = (
         base.mark_rect(stroke="white", strokeWidth=1).encode(color=colour)
         + base.mark_text(fontSize=9).encode(text="count:N", color=readable)

@@ -10,7 +10,7 @@ from ghostkv.report.document import Figure
 from ghostkv.report.expressions import aimed_at, in_words, means, promised
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results, words
-from ghostkv.report.theme import BLUE, INK, MUTED, ORANGE, VERMILION, WIDTH, coloured, top_legend
+from ghostkv.report.theme import BLUE, MUTED, ON_BRIGHT, ORANGE, VERMILION, WIDTH, coloured, top_legend
 
 INSTEAD = {"none": "nothing", "mean": "running mean of V", "pages": "page means of V"}
 
@@ -100,7 +100,7 @@ def cross_domain_figure(results: Results) -> Figure:
         legend=top_legend(title="Achieved / target"),
     )
     size = alt.Step(26)
-    cells = base.mark_rect().encode(color=colour) + base.mark_text(color=INK, fontSize=10).encode(
+    cells = base.mark_rect().encode(color=colour) + base.mark_text(color=ON_BRIGHT, fontSize=10).encode(
         text="label:N"
     )
     chart = cells.properties(width=(WIDTH - 110) // 2, height=size).facet(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ghostkv.report.files import write_document
 from ghostkv.report.render import BuiltChapter
 from ghostkv.report.sections.compared import CHAPTERS, Comparison, ReportedRun
-from ghostkv.report.stage import write_document
 
 if TYPE_CHECKING:
     from ghostkv.report.jobs import CompareRuns

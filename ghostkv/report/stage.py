@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ghostkv import __version__
 from ghostkv.files.errors import TableError
-from ghostkv.files.io import write_json, write_text
+from ghostkv.files.io import write_json
 from ghostkv.report.chapters import CHAPTERS
-from ghostkv.report.document import Chapter, Figure
-from ghostkv.report.figures import write_figure
+from ghostkv.report.document import Chapter
+from ghostkv.report.files import write_document
 from ghostkv.report.headline import measure
-from ghostkv.report.render import BuiltChapter, as_html, as_markdown
+from ghostkv.report.render import BuiltChapter
 from ghostkv.report.results import Results
 
 if TYPE_CHECKING:
-    from ghostkv.report.jobs import CompareRuns, WriteReport
+    from ghostkv.report.jobs import WriteReport
 
 # Of stages that every report shows: these tables must be there.
 _ALWAYS = ("capture.", "frontier.")
@@ -43,28 +41,6 @@ def write_report(
     write_json(results.figures, outputs["headline"])
     write_json(_about(results), outputs["run"])
     write_document(job, job.title, _subtitle(results), chapters, left_out, outputs)
-
-
-def write_document(
-    job: WriteReport | CompareRuns,
-    title: str,
-    subtitle: str,
-    chapters: Sequence[BuiltChapter],
-    left_out: Sequence[str],
-    outputs: Mapping[str, str],
-) -> None:
-    """Write chapters as a page and as Markdown, and their figures into a folder."""
-    folder = Path(outputs["figures"])
-    folder.mkdir(parents=True, exist_ok=True)
-    figures = [block for chapter in chapters for block in chapter.blocks if isinstance(block, Figure)]
-    written = {figure.name: write_figure(figure, folder, job.png_scale) for figure in figures}
-    for path in folder.iterdir():
-        if path.stem not in written:  # of an earlier run with another config
-            path.unlink()
-    shown = {"title": title, "subtitle": subtitle, "chapters": chapters, "left_out": left_out}
-    beside = Path(os.path.relpath(folder, Path(outputs["markdown"]).parent)).as_posix()
-    write_text(as_markdown(**shown, table_rows=job.table_rows, figures=beside), outputs["markdown"])
-    write_text(as_html(**shown, written=written), outputs["html"])
 
 
 def _about(results: Results) -> dict[str, Any]:

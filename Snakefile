@@ -30,6 +30,7 @@ include: "workflow/rules/speed.smk"
 include: "workflow/rules/store.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/compare.smk"
 include: "workflow/rules/demo.smk"
 
 

@@ -18,7 +18,13 @@ from ghostkv.stages.run import Run
 
 ROOT = Path(__file__).parents[1]
 RUN = Run.resolve(yaml.safe_load((ROOT / "tests/config/tiny.yaml").read_text()), ROOT / "resources")
-WILDCARDS = {"layer": "00", "text": "prose_held_out_0", "generator": "gaussian", "job": "qa_squad_768"}
+WILDCARDS = {
+    "runs": ("results", "elsewhere"),
+    "layer": "00",
+    "text": "prose_held_out_0",
+    "generator": "gaussian",
+    "job": "qa_squad_768",
+}
 
 
 def _jobs() -> dict[str, Job]:
@@ -61,7 +67,10 @@ SEATED = {"FitPolicies", "QualityText", "RetrievalPlan", "RetrievalTask", "Write
 CODED = {"SketchLayer", "SweepLayer", "PeersLayer", "MeasureGenerator"}
 EDITS = {
     "a table that a stage derives": ("stages.frontier.tables", {"SummariseHeads"}),
-    "its columns": ("stages.frontier.summary_schemas", {"SummariseHeads", "WriteReport", "DemoReport"}),
+    "its columns": (
+        "stages.frontier.summary_schemas",
+        {"SummariseHeads", "WriteReport", "DemoReport", "CompareRuns"},
+    ),
     "a job": ("stages.certificates.layer", {"CertifyLayer"}),
     "the headline codec": ("codecs.transform_code", CODED | DECODED | SEATED),
     "a codec beside it": ("codecs.gaussian", CODED),

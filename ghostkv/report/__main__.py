@@ -14,24 +14,11 @@ from pathlib import Path
 from ghostkv.files.errors import GhostKVError, TableError
 from ghostkv.files.io import write_text
 from ghostkv.report.numbers import FORMATS
-from ghostkv.report.sentences import filled
+from ghostkv.report.sentences import answers
 
 BEGIN, END = "<!-- results: written by `python -m ghostkv.report` -->", "<!-- end of results -->"
 ANSWER_BEGIN, ANSWER_END = "<!-- answer: written by `python -m ghostkv.report` -->", "<!-- end of answer -->"
 FIGURE = "frontier_by_codec.svg"
-# What the README says first. `{name:format}` is a figure of headline.json; a sentence that lacks one is left out.
-ANSWER = (
-    "**Proved for every query:** none of the 32 keys of largest score is lost "
-    "([the proof](docs/certificates.md#3-top-k-fer--0)), while {certificates.topk.elimination:percent} of the cold keys "
-    "are never read and all that is read, records included, is {certificates.topk.bytes_ratio_gqa:percent} of the full "
-    "cache's bytes; the proof says nothing about the softmax mass of the keys that are not read.",
-    "**True on average:** thresholds calibrated to lose at most 1 % of those 32 keys leave "
-    "{frontier.elimination_at_fer_1pct:percent} unread and read {frontier.bytes_ratio_gqa_at_fer_1pct:percent} of the "
-    "bytes, but what they leave unread holds {frontier.dropped_mass_at_fer_1pct:percent} of the softmax mass.",
-    "**The price of losing little mass:** to prove for every query that at most 5 % of it is lost, a step reads "
-    "{certificates.mass_5pct.group.bytes_ratio_gqa:percent} of the bytes, and thresholds calibrated for 1 % on average read "
-    "{frontier.bytes_ratio_gqa_at_dropped_mass_1pct:percent}.",
-)
 _MASS = "Elimination with thresholds calibrated for dropped mass ≤ 1 %"
 _CERTIFIED = "Certificate for dropped mass ≤ 5 % of every query: elimination"
 _LAYER = "Attention of one layer on 2 CPU threads, torch's time over it: shape of Llama-3.1-8B, 32,768 generated keys"
@@ -83,7 +70,7 @@ def results_block(figures: Mapping[str, Mapping]) -> str:
 def answer_block(figures: Mapping[str, Mapping]) -> str:
     """The README's first sentences, markers included."""
     lines = [ANSWER_BEGIN, ""]
-    lines += [f"- {said}" for said in (filled(sentence, figures) for sentence in ANSWER) if said]
+    lines += [f"- {said}" for said in answers(figures)]
     return "\n".join([*lines, "", ANSWER_END])
 
 

@@ -94,6 +94,14 @@ def crossing(data: pl.DataFrame, x: str, y: str, at: float) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
+def chosen_mark(point: pl.DataFrame, x: alt.X, y: alt.Y, **words) -> alt.LayerChart:
+    """A ring around the point that a reader would choose, and beside it the words; `words` says where."""
+    base = alt.Chart(point).encode(x=x, y=y)
+    ring = base.mark_point(size=260, strokeWidth=2, color=INK, filled=False, opacity=1)
+    style = {"align": "left", "dx": 12, "dy": -12, "fontSize": 11, "fontWeight": "bold", "color": INK}
+    return alt.layer(ring, base.mark_text(**style | words).encode(text=alt.value("what you would choose")))
+
+
 def line_at(dash: Sequence[int] = (2, 2), color: str = INK, **at: float) -> alt.Chart:
     """A dashed line across the chart at one value, `x=` or `y=`."""
     ((axis, value),) = at.items()
@@ -166,9 +174,10 @@ def _layer_strip(
     base = alt.Chart(data).encode(y=alt.Y("layer:O", axis=layers, scale=alt.Scale(paddingInner=0.2)))
     parts = [
         base.mark_rule(color="#a9c7de", strokeWidth=4).encode(x=across("low"), x2="high:Q"),
-        base.mark_tick(color=ORACLE_GREY, thickness=2, size=9).encode(x=across("oracle")),
         base.mark_circle(color=BLUE, size=42, opacity=1).encode(x=across("mean")),
     ]
+    if data["oracle"].is_not_null().any():
+        parts.insert(1, base.mark_tick(color=ORACLE_GREY, thickness=2, size=9).encode(x=across("oracle")))
     if target is not None:
         parts.append(line_at(x=target))
     return alt.layer(*parts)

@@ -5,28 +5,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import altair as alt
 import polars as pl
-
-from ghostkv.report.results import moment
 
 if TYPE_CHECKING:
     from ghostkv.report.results import Results
 
 
-def _made() -> Any:
-    """The field of a block that says when it was built."""
-    return field(default_factory=moment, init=False, repr=False, compare=False)
-
-
 @dataclass(frozen=True)
 class Prose:
-    """Paragraphs and lists in Markdown."""
+    """Paragraphs and lists in Markdown. Of the first of a chapter the first paragraph stands in front."""
 
     text: str
-    made: int = _made()
+    # Tables that were read for it beside those of the chapter's figures and tables.
+    sources: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -38,9 +32,8 @@ class Figure:
     chart: alt.TopLevelMixin
     data: pl.DataFrame  # every number of the chart; written as CSV beside it
     caption: str
-    # Tables (`stage.table`) that it was made from; needed only where that is not what was read for it.
+    # Tables (`stage.table`) that it was made from; where nothing is stated, those that its chapter needs.
     sources: Sequence[str] | None = None
-    made: int = _made()
 
 
 @dataclass(frozen=True)
@@ -73,7 +66,6 @@ class Table:
     data: pl.DataFrame
     columns: dict[str, Column]
     sources: Sequence[str] | None = None
-    made: int = _made()
 
 
 Block = Prose | Figure | Table
@@ -122,5 +114,7 @@ class Chapter:
     # stage, as for imported tensors; the report then names the chapter as left out, and why.
     needs: Sequence[str] = ()
     headline: Sequence[HeadlineFigure] = field(default=())
+    # Names of the figures and tables that stand in front of "more"; where none is there, the first of either.
+    front: Sequence[str] | None = None
     # Headline figures of other chapters that this one states; their queries are printed here as well.
     quotes: Sequence[str] = ()

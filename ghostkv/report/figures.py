@@ -3,42 +3,47 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import vl_convert
 
 from ghostkv.files.io import atomic_path, write_text
 from ghostkv.report.document import Figure
-from ghostkv.report.theme import configure
+from ghostkv.report.live import LiveChart
 
 
-def write_figure(figure: Figure, folder: Path, png_scale: float) -> str:
-    """Write `<name>.svg`, `.png` and `.csv` into `folder`.
+@dataclass(frozen=True)
+class WrittenFigure:
+    """A figure as the page has it: the still picture, the live chart, and its numbers as CSV."""
 
-    Returns
-    -------
-    str
-        The SVG, ready to stand inside a page beside others.
-    """
-    svg = _renumbered(vl_convert.vegalite_to_svg(_rounded(configure(figure.chart).to_dict())))
+    svg: str
+    live: LiveChart
+    csv: str
+
+
+def write_figure(figure: Figure, folder: Path, png_scale: float) -> WrittenFigure:
+    """Write `<name>.svg`, `.png` and `.csv` into `folder`."""
+    live = LiveChart.of(figure)
+    svg = _renumbered(vl_convert.vegalite_to_svg(live.spec))
     write_text(svg, folder / f"{figure.name}.svg")
     with atomic_path(folder / f"{figure.name}.png") as path:
         path.write_bytes(vl_convert.svg_to_png(svg, scale=png_scale))
-    write_text(_csv(figure.data), folder / f"{figure.name}.csv")
-    return inline(svg, figure.name, figure.title)
+    numbers = as_csv(figure.data)
+    write_text(numbers, folder / f"{figure.name}.csv")
+    return WrittenFigure(inline(svg, figure.name, figure.title), live, numbers)
 
 
 def inline(svg: str, name: str, title: str) -> str:
-    """An SVG element for an HTML page: ids made unique, no namespace address, a width that gives way on
-    narrow screens."""
+    """An SVG element for an HTML page: ids made unique, no namespace address, and one name for the
+    whole picture."""
     svg = re.sub(r"^.*?(?=<svg)", "", svg, flags=re.DOTALL)
     # Clip paths are numbered from zero in every file; side by side in one page they would clip each other's
     # charts.
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = svg.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
-    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r'\s(xmlns(:\w+)?|role|aria-[a-z]+)="[^"]*"', "", svg)
     return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
 
 
@@ -52,18 +57,6 @@ def _renumbered(svg: str) -> str:
     return svg
 
 
-def _rounded(specification: Any) -> Any:
-    """The same chart with numbers of nine significant digits.
-
-    Polars adds in whatever order its threads finish, so last digits differ between runs; files should not.
-    """
-    if isinstance(specification, dict):
-        return {name: _rounded(part) for name, part in specification.items()}
-    if isinstance(specification, list):
-        return [_rounded(part) for part in specification]
-    return float(f"{specification:.9g}") if isinstance(specification, float) else specification
-
-
-def _csv(data: pl.DataFrame) -> str:
+def as_csv(data: pl.DataFrame) -> str:
     """Numbers with the digits that a float32 has; nested columns have no place in a CSV."""
     return data.with_columns(pl.col(pl.Float32, pl.Float64).cast(pl.Float64).round_sig_figs(7)).write_csv()

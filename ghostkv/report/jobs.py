@@ -116,6 +116,28 @@ class DemoReport(WriteReport):
         return cls(**vars(WriteReport.of(run)) | own)
 
 
+@dataclass(frozen=True)
+class CompareRuns(Job):
+    """Finished runs side by side.
+
+    Attributes
+    ----------
+    runs : tuple of str
+        Their results folders.
+    """
+
+    call = "ghostkv.report.comparison.compare_runs"
+    sections = ("report",)
+
+    png_scale: float
+    table_rows: int
+    runs: tuple[str, ...]
+
+    @classmethod
+    def of(cls, run: Run, runs: Collection[str]) -> CompareRuns:
+        return cls.taken(run, runs=tuple(runs))
+
+
 def demo_tables(run: Run) -> dict[str, str | list[str]]:
     """Every table that the demonstration's report shows."""
     own = {f"demo_{name}": f"{run.folder}/{name}.parquet" for name in WriteOn.tables}
@@ -208,3 +230,31 @@ def tables_beside(folder: str | None) -> dict[str, str]:
             "its certificates among them.\n  Write: beside: null   (under report, or run that one first)"
         )
     return found if folder else {}
+
+
+def compared_files(run: Run, folders: Any) -> list[str]:
+    """What a comparison reads of each run.
+
+    Raises
+    ------
+    ConfigError
+        Fewer than two results folders are named, or one has no finished report.
+    """
+    if not isinstance(folders, list) or len({*map(str, folders)}) < max(2, len(folders)):
+        raise ConfigError(
+            f"runs is {folders!r}. Accepted: two results folders or more, each once.\n"
+            "  Write: snakemake compare --config runs='[results, ../other/results]'"
+        )
+    found = [
+        f"{folder}/report/{file}" for folder in folders for file in ("run.json", "headline.json", "figures")
+    ]
+    # The report of this run is made where it is not there.
+    lacking = [
+        path for path in found if not path.startswith(f"{run.folder}/report/") and not os.path.exists(path)
+    ]
+    if lacking:
+        raise ConfigError(
+            f"runs: there is no {lacking[0]}. Accepted: results folders of runs whose report this version of the lab has made.\n"
+            "  Write: snakemake report   (where that run was made)"
+        )
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,13 @@ import polars as pl
 from markdown_it import MarkdownIt
 
 from ghostkv.report.document import Block, Chapter, Figure, Prose, Table
+from ghostkv.report.figures import WrittenFigure, as_csv
 from ghostkv.report.headline import HeadlineValue
-from ghostkv.report.numbers import FORMATS, LEFT_ALIGNED
-from ghostkv.report.results import Results
+from ghostkv.report.live import library, pack
+from ghostkv.report.names import METHODS
+from ghostkv.report.numbers import FORMATS, LEFT_ALIGNED, counted, listed
+from ghostkv.report.results import Results, words
+from ghostkv.report.theme import own_colours
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False})
 _TEMPLATES = jinja2.Environment(
@@ -33,35 +37,54 @@ class BuiltChapter:
 
     chapter: Chapter
     blocks: Sequence[Block]
-    tables: Sequence[str] = ()  # paths of all tables that were read for it
-    # Paths of those that were read for one block, by `Block.made`.
-    sources: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    paths: Mapping[str, str] = field(default_factory=dict)  # of the tables that it names, by `stage.table`
     figures: Sequence[HeadlineValue] = ()  # its headline figures, and those that it quotes
 
     @classmethod
     def of(cls, chapter: Chapter, results: Results, measured: Mapping[str, HeadlineValue]) -> BuiltChapter:
-        """Build a chapter, and note which tables it reads.
-
-        A block was made from the sources that it states, or else from what was read since the block before it.
-        One for which nothing was read was handed frames: it names all that the chapter had read by then, as any
-        of it may be in them.
-        """
-        begin = len(results.reads)
+        """Build a chapter, and find the tables that it and its blocks name."""
         blocks = chapter.build(results)
-        reads, before, sources = results.reads[begin:], -1, {}
-        for block in sorted(blocks, key=lambda block: block.made):
-            own = [name for when, name in reads if before < when < block.made]
-            handed = [name for when, name in reads if when < block.made]
-            stated = None if isinstance(block, Prose) else block.sources
-            names = (own or handed) if stated is None else stated
-            sources[block.made], before = _paths(results, names), block.made
+        named = [*chapter.needs, *(name for block in blocks for name in block.sources or ())]
         names = [*(figure.name for figure in chapter.headline), *chapter.quotes]
         figures = [measured[name] for name in names if name in measured]
-        return cls(chapter, blocks, _paths(results, [name for _, name in reads]), sources, figures)
+        return cls(chapter, blocks, {name: results.path(name) for name in named}, figures)
 
-    def made_from(self, block: Block) -> Sequence[str]:
+    @property
+    def tables(self) -> list[str]:
+        """Paths of all tables that the chapter was made from."""
+        return list(self.paths.values())
+
+    def made_from(self, block: Figure | Table) -> list[str]:
         """Paths of the tables that a block was made from."""
-        return self.sources.get(block.made, ())
+        return [self.paths[name] for name in (self.chapter.needs if block.sources is None else block.sources)]
+
+    @property
+    def front(self) -> list[Block]:
+        """What is read first: one paragraph, and the figures and tables that the chapter puts in front."""
+        return [block for block, first in self._sorted() if first]
+
+    @property
+    def more(self) -> list[Block]:
+        """All other blocks, in their order."""
+        return [block for block, first in self._sorted() if not first]
+
+    def _sorted(self) -> Iterator[tuple[Block, bool]]:
+        """Every block, and whether it stands in front; the first prose as two, its first paragraph and the others."""
+        named, lead = [block for block in self.blocks if not isinstance(block, Prose)], True
+        wanted = self.chapter.front
+        if wanted is None or (wanted and not {*wanted} & {block.name for block in named}):
+            wanted = {type(block): block.name for block in reversed(named)}.values()
+        for block in self.blocks:
+            if not isinstance(block, Prose):
+                yield block, block.name in wanted
+            elif not lead:
+                yield block, False
+            else:
+                first, _, rest = block.text.partition("\n\n")
+                yield Prose(first), True
+                if rest:
+                    yield Prose(rest), False
+                lead = False
 
 
 @dataclass(frozen=True)
@@ -74,10 +97,6 @@ class Printed:
     left: list[bool]
 
 
-def _paths(results: Results, names: Iterable[str]) -> list[str]:
-    return [results.path(name) for name in dict.fromkeys(names)]
-
-
 def printed(table: Table, limit: int | None = None) -> Printed:
     """Format a table; with `limit` the first rows only, and the caption says so."""
     columns = table.columns
@@ -88,18 +107,30 @@ def printed(table: Table, limit: int | None = None) -> Printed:
     ]
     caption = table.caption
     if len(shown) < len(table.data):
-        caption += f" The first {len(shown)} of {len(table.data)} rows; report.html has all."
+        caption += f" The first {len(shown)} of {len(table.data)} rows; the page has all."
     header = [column.label for column in columns.values()]
     return Printed(caption, header, rows, [column.format in LEFT_ALIGNED for column in columns.values()])
 
 
-def as_html(**shown: Any) -> str:
-    """One self-contained page: styles and figures inside, no script, nothing fetched.
+def as_html(written: Mapping[str, WrittenFigure], chapters: Sequence[BuiltChapter], **shown: Any) -> str:
+    """One self-contained page: styles, pictures, charts and their library inside, nothing fetched.
 
-    Shown are `title`, `subtitle`, `chapters` (`BuiltChapter`), `left_out` (what the report does not have, and why; a
-    sentence each) and `svgs` (inline SVG by figure name).
+    Shown are `title`, `subtitle` and `left_out` (what the report does not have, and why; a sentence each).
     """
-    return _TEMPLATES.get_template("report.html.jinja").render(**shown)
+    tables = [block for built in chapters for block in built.blocks if isinstance(block, Table)]
+    packed = {table.name: {"csv": as_csv(table.data)} for table in tables}
+    packed |= {name: vars(one.live) | {"csv": one.csv} for name, one in written.items()}
+    drawn = {name for one in written.values() for name in one.live.names}
+    methods = sorted(drawn & {*map(words, own_colours()), *METHODS.values()}, key=str.lower)
+    template = _TEMPLATES.get_template("report.html.jinja")
+    svgs = {name: one.svg for name, one in written.items()}
+    return template.render(
+        **shown,
+        chapters=chapters,
+        svgs=svgs,
+        packed=pack({"blocks": packed, "methods": methods}),
+        library=library(),
+    )
 
 
 def as_markdown(**shown: Any) -> str:
@@ -111,12 +142,19 @@ def _kind(block: Block) -> str:
     return {Prose: "prose", Figure: "figure", Table: "table"}[type(block)]
 
 
+def _more_of(built: BuiltChapter) -> str:
+    """What a chapter keeps behind its front, in a line."""
+    counts = ((kind, sum(_kind(block) == kind for block in built.more)) for kind in ("figure", "table"))
+    held = [counted(count, kind) for kind, count in counts if count]
+    return f"More: {listed([*held, 'sources'])}"
+
+
 def _cell(text: str) -> str:
     """Text inside a Markdown table, where a bar would end the cell."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-_TEMPLATES.globals |= {"kind": _kind, "printed": printed}
+_TEMPLATES.globals |= {"kind": _kind, "printed": printed, "more_of": _more_of}
 _TEMPLATES.filters |= {
     "paragraphs": _MARKDOWN.render,
     "line": _MARKDOWN.renderInline,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +25,6 @@ FER_BITS = 1.25
 class Results:
     """Tables by name, read once, and the design that the report leads with.
 
-    Every use of a table is noted, also where it comes from memory: the report prints beside each block what it
-    was made from.
-
     Parameters
     ----------
     tables : mapping of str to path or list of paths
@@ -37,15 +33,15 @@ class Results:
 
     Attributes
     ----------
-    reads : list of tuple of int and str
-        The moment of each use (`document.moment`), and the table.
+    figures : dict
+        The headline figures of the report, as `headline.json` has them, once they are measured.
     """
 
     def __init__(self, tables: Mapping[str, str | Sequence[str]], job: WriteReport):
         self.job, self.config = job, job.config
         self._paths = {name: [path] if isinstance(path, str) else list(path) for name, path in tables.items()}
         self._read: dict[str, pl.DataFrame] = {}
-        self.reads: list[tuple[int, str]] = []
+        self.figures: dict[str, dict[str, Any]] = {}
 
     def has(self, name: str) -> bool:
         """Whether the pipeline made the table `stage.table`."""
@@ -84,7 +80,6 @@ class Results:
         TableError
             The pipeline did not make it, or it cannot be read.
         """
-        self._note(name)
         if name not in self._read:
             files = self._open(name)
             frames = [pl.from_arrow(file.table()) for file in files]
@@ -98,7 +93,6 @@ class Results:
 
     def scan(self, name: str) -> pl.LazyFrame:
         """The table `stage.table`, of which only the wanted rows and columns are read."""
-        self._note(name)
         (file,) = self._open(name)
         file.verify()
         return pl.scan_parquet(file.path)
@@ -107,7 +101,6 @@ class Results:
         """What is known of the model; empty for imported tensors."""
         if not self.has("model.manifest"):
             return {}
-        self._note("model.manifest")
         path = self.path("model.manifest")
         found, captured = read_manifest(Path(path).parent), self.metadata("capture.layers")
         if found["weight_sha256"] != captured.get("weight_sha256"):
@@ -117,9 +110,6 @@ class Results:
     def metadata(self, name: str) -> dict[str, str]:
         """Provenance stored in a table."""
         return self._open(name)[0].metadata
-
-    def _note(self, name: str) -> None:
-        self.reads.append((moment(), name))
 
     def _open(self, name: str) -> list[SealedParquet]:
         stage, _, table = name.partition(".")
@@ -204,7 +194,6 @@ class Results:
         """Rows of the exact scores under the headline rule."""
         return (pl.col("codec") == ORACLE) & self.is_rule
 
-    # Not cached: every chapter that asks for these has used their tables.
     @property
     def held_out(self) -> pl.DataFrame:
         """Held-out texts with domain and queries per head, one row each."""
@@ -241,14 +230,3 @@ def words(name: str) -> str:
 
 def _key(name: str) -> str:
     return name.replace(".", "_", 1)
-
-
-_moments = itertools.count()
-
-
-def moment() -> int:
-    """A number that grows from call to call.
-
-    Blocks and reads of tables carry one, so that a block can be told what was read for it without saying so.
-    """
-    return next(_moments)

@@ -1,4 +1,4 @@
-"""Sentences with figures of `headline.json` in them: those that a run ends with, and those that the README begins with."""
+"""Sentences with figures of `headline.json` in them: those that a run ends with, and those that report and README begin with."""
 
 from __future__ import annotations
 
@@ -9,6 +9,19 @@ from pathlib import Path
 
 from ghostkv.report.numbers import FORMATS
 
+# What report and README say first. `{name:format}` is a figure of headline.json; a sentence that lacks one is left out.
+ANSWER = (
+    "**Proved for every query:** none of the 32 keys of largest score is lost "
+    "([the proof](docs/certificates.md#3-top-k-fer--0)), while {certificates.topk.elimination:percent} of the cold keys "
+    "are never read and all that is read, records included, is {certificates.topk.bytes_ratio_gqa:percent} of the full "
+    "cache's bytes; the proof says nothing about the softmax mass of the keys that are not read.",
+    "**True on average:** thresholds calibrated to lose at most 1 % of those 32 keys leave "
+    "{frontier.elimination_at_fer_1pct:percent} unread and read {frontier.bytes_ratio_gqa_at_fer_1pct:percent} of the "
+    "bytes, but what they leave unread holds {frontier.dropped_mass_at_fer_1pct:percent} of the softmax mass.",
+    "**The price of losing little mass:** to prove for every query that at most 5 % of it is lost, a step reads "
+    "{certificates.mass_5pct.group.bytes_ratio_gqa:percent} of the bytes, and thresholds calibrated for 1 % on average read "
+    "{frontier.bytes_ratio_gqa_at_dropped_mass_1pct:percent}.",
+)
 # The first that a report has all figures of is what a run ends with.
 _CLOSING = (
     "Proved for every query: no key of the largest scores is lost while {certificates.topk.elimination:percent} of the cold "
@@ -28,8 +41,16 @@ def filled(sentence: str, figures: Mapping[str, Mapping]) -> str | None:
     return sentence
 
 
+def answers(figures: Mapping[str, Mapping]) -> list[str]:
+    """The answer in Markdown: its sentences that a report has all figures of."""
+    return [said for said in (filled(sentence, figures) for sentence in ANSWER) if said]
+
+
 def closing(made: str) -> str:
-    """What a run says last: of a text all of it; of the report in a folder its answer in a sentence, if any, and its page."""
+    """What a run says last: of a text all of it, of a page where it is; of the report in a folder its answer in a sentence, if
+    any, and its page."""
+    if made.endswith(".html"):
+        return made
     if made.endswith(".txt"):
         return Path(made).read_text(encoding="utf-8")
     figures = json.loads(Path(made, "headline.json").read_text(encoding="utf-8"))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ghostkv import __version__
 from ghostkv.files.errors import TableError
-from ghostkv.files.io import write_json, write_text
+from ghostkv.files.io import write_json
 from ghostkv.report.chapters import CHAPTERS
-from ghostkv.report.document import Chapter, Figure
-from ghostkv.report.figures import write_figure
+from ghostkv.report.document import Chapter
+from ghostkv.report.files import write_document
 from ghostkv.report.headline import measure
-from ghostkv.report.render import BuiltChapter, as_html, as_markdown
+from ghostkv.report.render import BuiltChapter
 from ghostkv.report.results import Results
 
 if TYPE_CHECKING:
@@ -37,19 +36,22 @@ def write_report(
     results.verify()
     present, left_out = _present(results)
     measured = measure(results, present)
+    results.figures = {figure.name: figure.plain() for figure in measured.values()}
     chapters = [BuiltChapter.of(chapter, results, measured) for chapter in present]
-    folder = Path(outputs["figures"])
-    folder.mkdir(parents=True, exist_ok=True)
-    figures = [block for chapter in chapters for block in chapter.blocks if isinstance(block, Figure)]
-    svgs = {figure.name: write_figure(figure, folder, job.png_scale) for figure in figures}
-    for path in folder.iterdir():
-        if path.stem not in svgs:  # of an earlier run with another config
-            path.unlink()
-    shown = {"title": job.title, "subtitle": _subtitle(results), "chapters": chapters, "left_out": left_out}
-    write_json({figure.name: figure.plain() for figure in measured.values()}, outputs["headline"])
-    beside = Path(os.path.relpath(folder, Path(outputs["markdown"]).parent)).as_posix()
-    write_text(as_markdown(**shown, table_rows=job.table_rows, figures=beside), outputs["markdown"])
-    write_text(as_html(**shown, svgs=svgs), outputs["html"])
+    write_json(results.figures, outputs["headline"])
+    write_json(_about(results), outputs["run"])
+    write_document(job, job.title, _subtitle(results), chapters, left_out, outputs)
+
+
+def _about(results: Results) -> dict[str, Any]:
+    """What a comparison with another run asks of this one: its model, its config, and the code of each table."""
+    codes = {name: results.metadata(name).get("fingerprint") for name in results.names()}
+    return {
+        "model": results.manifest().get("model", "imported tensors"),
+        "version": __version__,
+        "config": results.config,
+        "tables": {name: {"rows": results.rows(name), "code": code} for name, code in codes.items()},
+    }
 
 
 def _present(results: Results) -> tuple[list[Chapter], list[str]]:

@@ -14,6 +14,8 @@ from ghostkv.report.results import ORACLE, words
 
 FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
 INK, MUTED, FAINT = "#1f2933", "#5f6b76", "#e3e7eb"
+# The page turns ink and paper about in its dark theme. Words on a colour that stays stay as well.
+ON_BRIGHT, ON_DARK = "#1e2832", "#fefefe"
 # Okabe and Ito's palette, which survives the common colour blindnesses; the headline design is the one
 # saturated blue.
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#aa4499", "#56b4e9"
@@ -71,6 +73,9 @@ def configure(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
     # All at once: each of altair's configure_... copies the whole chart.
     finished = chart.copy(deep=False)
     finished.config = alt.Config(
+        # The page names a picture as a whole; a label for each of its marks would weigh more than the marks.
+        aria=False,
+        mark=alt.MarkConfig(tooltip=alt.TooltipContent("data")),
         font=FONT,
         background="white",
         padding=8,

@@ -36,7 +36,7 @@ def test_a_figure_and_tables_of_verdicts_layers_domains_and_settings(results):
 def test_a_peer_that_drops_less_mass_is_named_as_not_beaten(results):
     text = prose(results)
     assert "than 1 of 3 peers, intervals not overlapping" in text
-    assert "Not beaten: PQ (lower dropped mass than ours)" in text
+    assert "Not beaten at 1/8: PQ (lower dropped mass than ours)" in text
 
 
 def test_headline_counts_peers_and_not_settings(results):

@@ -11,7 +11,6 @@ import pytest
 from ghostkv.files.errors import TableError
 from ghostkv.report import chapters
 from ghostkv.report.__main__ import (
-    ANSWER,
     ANSWER_BEGIN,
     ANSWER_END,
     BEGIN,
@@ -22,6 +21,7 @@ from ghostkv.report.__main__ import (
     main,
     renew,
 )
+from ghostkv.report.sentences import ANSWER
 
 ROOT = Path(__file__).parents[2]
 FIGURES = {"frontier.safe_head_share": {"value": 0.9963, "unit": "share", "n": 270, "source": ""}}

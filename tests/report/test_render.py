@@ -59,7 +59,7 @@ def test_markdown_escapes_what_would_break_a_table():
 
 def test_html_escapes_words_and_renders_markdown():
     chapter = BuiltChapter(Chapter("x", "X & Y", lambda r: []), [Prose("**bold** <script>"), TABLE])
-    page = as_html(title="T", subtitle="s", chapters=[chapter], left_out=["<this>"], svgs={})
+    page = as_html(title="T", subtitle="s", chapters=[chapter], left_out=["<this>"], written={})
     assert "<strong>bold</strong> &lt;script&gt;" in page
     assert "X &amp; Y" in page
     assert "&lt;this&gt;" in page
@@ -76,64 +76,86 @@ def results(tmp_path, monkeypatch):
     return Results(paths, make_params())
 
 
-def _named(chapter: BuiltChapter) -> list[str]:
-    """For each block the tables that it names, as letters."""
-    return ["".join(Path(path).stem for path in chapter.made_from(block)) for block in chapter.blocks]
+def _named(chapter: BuiltChapter, block: Table) -> str:
+    """The tables that a block names, as letters."""
+    return "".join(Path(path).stem for path in chapter.made_from(block))
 
 
 def _table(name: str, data: pl.DataFrame, **more) -> Table:
     return Table(name, "", data, {"x": Column("x")}, **more)
 
 
-def test_a_block_names_what_was_read_since_the_block_before(results):
-    def build(results):
-        blocks = [_table("one", results.table("stage.a")), Prose(str(results.table("stage.b").height))]
-        return [*blocks, _table("two", results.table("stage.a").join(results.table("stage.c"), on="x"))]
-
-    chapter = BuiltChapter.of(Chapter("x", "X", build), results, {})
-    assert _named(chapter) == ["a", "b", "ac"]
-    assert chapter.tables == [results.path(f"stage.{name}") for name in "abc"]
+def _over(*blocks, needs=(), front=None) -> Chapter:
+    return Chapter("x", "X", lambda results: blocks, needs=needs, front=front)
 
 
-def test_a_block_that_was_handed_frames_names_all_that_they_may_hold(results):
-    def build(results):
-        a, b = results.table("stage.a"), results.table("stage.b")
-        return [
-            Prose(str(a.height)),
-            _table("one", b),
-            _table("two", results.table("stage.c")),
-            _table("three", a),
-        ]
-
-    assert _named(BuiltChapter.of(Chapter("x", "X", build), results, {})) == ["ab", "ab", "c", "abc"]
+def test_a_block_names_what_it_states_or_else_what_its_chapter_needs(results):
+    data = results.table("stage.a")
+    own, stated = _table("one", data), _table("two", data, sources=("stage.b",))
+    listed = _table("three", data, sources=())
+    chapter = BuiltChapter.of(_over(own, stated, listed, needs=("stage.a", "stage.c")), results, {})
+    assert [_named(chapter, block) for block in (own, stated, listed)] == ["ac", "b", ""]
+    assert sorted(chapter.tables) == [results.path(f"stage.{name}") for name in "abc"]
 
 
-def test_a_block_that_states_its_sources_is_believed(results):
-    def build(results):
-        data = results.table("stage.a")
-        return [
-            _table("one", data, sources=("stage.b",)),
-            _table("two", pl.DataFrame({"x": [0]}), sources=()),
-        ]
-
-    assert _named(BuiltChapter.of(Chapter("x", "X", build), results, {})) == ["b", ""]
+def _front(chapter: Chapter, results) -> list[str]:
+    built = BuiltChapter.of(chapter, results, {})
+    assert len(built.front) + len(built.more) >= len(built.blocks)
+    return [block.text if isinstance(block, Prose) else block.name for block in built.front]
 
 
-def test_a_table_read_by_another_chapter_before_is_named_again(results):
-    chapter = Chapter("x", "X", lambda results: [_table("one", results.table("stage.a"))])
-    assert [_named(BuiltChapter.of(chapter, results, {})) for _ in range(2)] == [["a"], ["a"]]
+def test_one_paragraph_and_what_a_chapter_names_stand_in_front(results):
+    blocks = (
+        Prose("first\n\nsecond"),
+        *(_table(name, results.table("stage.a")) for name in ("one", "two")),
+        Prose("third"),
+    )
+    assert _front(_over(*blocks, front=("two",)), results) == ["first", "two"]
+    assert _front(_over(*blocks, front=()), results) == ["first"]
+    # A chapter that says nothing, and one whose blocks are not there, show the first of either kind.
+    assert (
+        _front(_over(*blocks), results)
+        == _front(_over(*blocks, front=("else",)), results)
+        == ["first", "one"]
+    )
+    more = BuiltChapter.of(_over(*blocks, front=("two",)), results, {}).more
+    assert [block.text if isinstance(block, Prose) else block.name for block in more] == [
+        "second",
+        "one",
+        "third",
+    ]
 
 
-def test_what_a_chapter_names_does_not_hang_on_the_chapters_before(tmp_path):
+class _Watched(Results):
+    """Results that note which tables are asked for."""
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.asked = set()
+
+    def table(self, name):
+        self.asked.add(name)
+        return super().table(name)
+
+    def scan(self, name):
+        self.asked.add(name)
+        return super().scan(name)
+
+    def manifest(self):
+        self.asked.add("model.manifest")
+        return super().manifest()
+
+
+def test_a_chapter_states_every_table_that_it_reads_and_no_other(tmp_path):
     tables, params = make_tables(tmp_path), make_params()
-    shared = Results(tables, params)
     for chapter in CHAPTERS:
-        if all(map(shared.has, chapter.needs)):
-            alone = BuiltChapter.of(chapter, Results(tables, params), {})
-            after = BuiltChapter.of(chapter, shared, {})
-            assert alone.tables == after.tables, chapter.name
-            assert _named(alone) == _named(after), chapter.name
-            assert alone.tables, chapter.name
+        watched = _Watched(tables, params)
+        # Provenance looks into every file.
+        if chapter.name != "provenance" and all(map(watched.has, chapter.needs)):
+            blocks = chapter.build(watched)
+            stated = {name for block in blocks for name in block.sources or ()} | set(chapter.needs)
+            assert watched.asked - stated == set(), chapter.name
+            assert stated - watched.asked - set(chapter.needs) == set(), chapter.name
 
 
 def test_a_figure_is_printed_where_it_is_quoted_too(results):
@@ -160,7 +182,9 @@ def test_svgs_in_one_page_share_no_id():
 
 def test_the_workflow_caption_knows_every_figure_of_the_report():
     root = Path(__file__).parents[2]
-    sources = "".join(path.read_text() for path in sorted((root / "ghostkv/report").rglob("*.py")))
+    files = sorted((root / "ghostkv/report").rglob("*.py"))
+    # A comparison of runs is a page of its own.
+    sources = "".join(path.read_text() for path in files if path.name != "compared.py")
     # Names that hold a metric stand for two.
     found = re.findall(r'\bFigure\(\s*f?"([a-z_{}]+)"', sources)
     names = {name.replace("{metric}", metric) for name in found for metric in ("fer", "dropped_mass")}

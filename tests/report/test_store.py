@@ -37,7 +37,7 @@ def prose(results):
 
 def test_figures_and_tables_hold_rows_and_every_column_that_they_print(outputs, tmp_path):
     blocks = [block for block in CHAPTER.build(results_of(outputs)) if not isinstance(block, Prose)]
-    names = ["store_kills", "store_damage", "store_gather", "store_gather", "store_appends"]
+    names = ["store_kills", "store_damage", "store_gather", "store_gather_table", "store_appends"]
     assert [block.name for block in blocks] == names
     for block in blocks:
         assert block.data.height > 0, block.name

@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from ghostkv.files.io import write_table
+from ghostkv.report.document import Prose
 from ghostkv.report.results import Results
 from ghostkv.report.schemas import SCHEMAS
 from ghostkv.report.sections import answer
@@ -51,6 +52,6 @@ def test_without_a_threshold_a_run_says_whether_its_queries_or_its_grid_are_to_b
         frame = pl.read_parquet(tables[f"frontier_{name}"]).with_columns(theta=pl.lit(None, pl.Float32))
         write_table(frame, tables[f"frontier_{name}"], SCHEMAS["frontier"][name])
     params.config["frontier"]["safe"]["fer"] = fer
-    prose = answer.build(Results(tables, params))[0].text
-    assert prose.startswith(says)
-    assert "96 threshold queries a head can promise no loss below 1.0 %" in prose
+    first, more = (block.text for block in answer.build(Results(tables, params)) if isinstance(block, Prose))
+    assert first.removeprefix("- ").startswith(says)
+    assert "96 threshold queries a head can promise no loss below 1.0 %" in more

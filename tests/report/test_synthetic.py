@@ -39,7 +39,7 @@ def test_figures_and_tables_hold_rows_and_every_column_that_they_print(outputs, 
     blocks = [block for block in CHAPTER.build(results_of(outputs)) if not isinstance(block, Prose)]
     assert [block.name for block in blocks] == [
         "synthetic_overlap", "synthetic_deviation", "synthetic_deviations", "synthetic_tradeoff",
-        "synthetic_points", "synthetic_bytes", "synthetic_decode", "synthetic_decode", "synthetic_needles",
+        "synthetic_points", "synthetic_bytes", "synthetic_decode", "synthetic_decode_table", "synthetic_needles",
     ]  # fmt: skip
     for block in blocks:
         assert block.data.height > 0, block.name

@@ -21,7 +21,14 @@ for limit in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
 from ghostkv.files.errors import GhostKVError
 from ghostkv.files.processes import identity
 from ghostkv.files.usage import CORES
-from ghostkv.report.jobs import asked_tables, left_out, report_tables, shown_stages, tables_beside
+from ghostkv.report.jobs import (
+    asked_tables,
+    compared_files,
+    left_out,
+    report_tables,
+    shown_stages,
+    tables_beside,
+)
 from ghostkv.stages.checks import check_device
 from ghostkv.stages.plan.planning import resources, workload
 from ghostkv.stages.relations import check_stage
@@ -38,6 +45,7 @@ if workflow.is_main_process:
     # Seen from the clone, or, in a --directory of its own, from anywhere.
     place = "" if os.path.samefile(os.curdir, ROOT) else f"{os.getcwd()}/"
     ends = {"report": "results/report", "demo_report": "results/demo/report", "plan": "results/plan/plan.txt"}
+    ends["compare"] = "results/compare/compare.html"
     show(workflow, CLAIMS.advice(), {rule: f"{place}{page}" for rule, page in ends.items()})
 elif workflow.remote_exec and not end_with_claim():
     raise WorkflowError("The run that this job belongs to has ended.")
@@ -59,6 +67,8 @@ if re.search(r"""[\s'"\\`$&;|<>()*?!#~]""", sys.executable):
     )
 
 RESOURCES = resources_of(ROOT)
+# Which finished runs are compared is no part of an experiment.
+COMPARED = config.pop("runs", [])
 RUN = refused(Run.resolve, config, RESOURCES, workflow.config_settings.config)
 config.update(RUN.config.plain())
 # Jobs of a cluster run on machines of other devices, and look for themselves.
@@ -127,6 +137,14 @@ def shown(wildcards):
     """The tables that the report shows, once the targets are known, which decide what stages beyond the frontier are its own."""
     try:
         return report_tables(RUN, workflow.dag_settings.targets) | tables_beside(RUN.config.report.beside)
+    except GhostKVError as error:
+        ended(str(error))
+
+
+def compared(wildcards):
+    """What is read of the runs that are compared."""
+    try:
+        return compared_files(RUN, COMPARED)
     except GhostKVError as error:
         ended(str(error))
 

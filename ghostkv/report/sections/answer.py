@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import polars as pl
@@ -10,7 +11,10 @@ from ghostkv.report.document import Block, Chapter, Column, Prose, Table, aggreg
 from ghostkv.report.expressions import means
 from ghostkv.report.numbers import FORMATS, counted, factor, listed, percent, ratio, tiny
 from ghostkv.report.results import Results
-from ghostkv.report.sections.quality.figures import against_peer, family_name, role
+from ghostkv.report.sections.frontier import by_bytes
+from ghostkv.report.sections.key_numbers import key_numbers
+from ghostkv.report.sections.quality.figures import against_peer, bytes_figure, family_name, role
+from ghostkv.report.sentences import ANSWER, answers
 from ghostkv.report.summaries import (
     BYTES_GQA,
     ELIMINATION,
@@ -30,13 +34,31 @@ _NOTABLE = 0.01
 
 
 def build(results: Results) -> Sequence[Block]:
-    """The answer in words, then both operating points with their spread, then each domain alone."""
+    """Three sentences, a picture and four numbers; then both operating points with their spread, and each domain alone."""
     chosen = promises(results)
     said = [_opening(results), *(_numbers(results, promise) for promise in chosen), *_in_the_loop(results)]
     return [
-        Prose("\n\n".join([*said, _sureness(results), _limits(results)])),
+        Prose(_first(results)),
+        bytes_figure(results) if results.has("quality.summary") else by_bytes(results),
+        key_numbers(results),
+        Prose("\n\n".join([*said, _sureness(results), _limits(results)]), sources=_also(results)),
         *(_spread_table(results, promise) for promise in chosen),
         *(_domain_table(results, promise) for promise in chosen),
+    ]
+
+
+def _first(results: Results) -> str:
+    """The answer: the sentences that the README begins with, or, where one of them lacks its figures, whether there is any."""
+    found = [re.sub(r" \(\[.*?\]\(.*?\)\)", "", said) for said in answers(results.figures)]
+    if len(found) < len(ANSWER):
+        found.insert(0, _opening(results))
+    return "\n".join(f"- {said}" for said in found)
+
+
+def _also(results: Results) -> list[str]:
+    """Tables that the answer reads where they are there."""
+    return [
+        name for name in ("quality.summary", "quality.equal_bytes", "model.manifest") if results.has(name)
     ]
 
 
@@ -199,6 +221,7 @@ def _spread_table(results: Results, promise: Promise) -> Table:
             "where": Column("which is"),
             "oracle": Column("Exact scores", "figure"),
         },
+        sources=("frontier.layer_head",),
     )
 
 
@@ -224,6 +247,7 @@ def _domain_table(results: Results, promise: Promise) -> Table:
         "on texts of all domains together. A worst head here is the worst on one text.",
         aggregated(points_by_text(results, promise), "domain", columns),
         columns,
+        sources=("frontier.points",),
     )
 
 
@@ -232,6 +256,7 @@ CHAPTER = Chapter(
     "The answer",
     build,
     needs=("frontier.layer_head", "frontier.safe_points", "frontier.points"),
+    front=("quality_bytes", "bytes_and_loss", "key_numbers"),
     quotes=tuple(
         f"frontier.{name}"
         for name in (

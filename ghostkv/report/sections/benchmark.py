@@ -43,6 +43,7 @@ def _overhead(results: Results) -> Table:
             "capture_seconds": Column("Capture (s)", "number"),
             "ratio": Column("Ratio", "factor"),
         },
+        sources=("benchmark.capture_overhead",),
     )
 
 
@@ -68,6 +69,7 @@ def _speed(results: Results) -> Table:
         "run at many thetas, where their cost is known to grow with them; the sweep's should hardly grow.",
         aggregated(results.table("benchmark.sweep_speed"), by, columns).sort(by),
         columns,
+        sources=("benchmark.sweep_speed",),
     )
 
 
@@ -75,6 +77,7 @@ CHAPTER = Chapter(
     "benchmark",
     "Benchmarks",
     build,
+    front=("sweep_speed",),
     needs=("benchmark.sweep_speed",),
     headline=(
         *figures(

@@ -89,6 +89,7 @@ def _figure(achieved: pl.DataFrame) -> Figure:
         "threshold texts, so single red ticks are expected; a diamond to the right of the line is a promise "
         "broken on that domain as a whole. Losses below 0.01 % are drawn at 0.01 %. With one threshold text "
         "a domain this shows how far calibration carries once, not how far it carries on average.",
+        sources=("frontier.points",),
     )
 
 
@@ -107,12 +108,15 @@ def _table(achieved: pl.DataFrame) -> Table:
     }
     data = aggregated(achieved, ["metric", "goal", "domain"], columns)
     return Table(
-        "calibration",
+        "calibration_table",
         "Target and achieved loss by domain. Above: share of heads whose own loss is above the target. Kept: "
         "whether the mean is not.",
         data.with_columns(pl.col("metric").replace(RISKS), in_words("where", head_name)),
         columns,
+        sources=("frontier.points",),
     )
 
 
-CHAPTER = Chapter("calibration", "Calibration", build, needs=("frontier.points", "frontier.sweep"))
+CHAPTER = Chapter(
+    "calibration", "Calibration", build, front=("calibration",), needs=("frontier.points", "frontier.sweep")
+)

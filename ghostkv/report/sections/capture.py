@@ -41,11 +41,11 @@ def _reading(results: Results) -> str:
     storage = proven["storage_relative_error"].max()
     if results.config["capture"]["cache_dtype"] == "float16":
         text += (
-            " The model ran with a float16 KV cache, as servers do, so files hold exactly what attention "
+            "\n\nThe model ran with a float16 KV cache, as servers do, so files hold exactly what attention "
             f"read; the rounding by itself moves an output by at most {percent(storage)}."
         )
     else:
-        text += f" Rounding K and V to float16 for the file moves an output by at most {percent(storage)}."
+        text += f"\n\nRounding K and V to float16 for the file moves an output by at most {percent(storage)}."
     return text
 
 
@@ -73,6 +73,7 @@ CHAPTER = Chapter(
     "capture",
     "Captures",
     build,
+    front=(),
     needs=("capture.layers",),
     headline=(
         *figures(

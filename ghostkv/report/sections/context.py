@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from ghostkv.report.charts import logarithmic, quantity
-from ghostkv.report.document import Block, Chapter, Figure
+from ghostkv.report.document import Block, Chapter, Figure, Prose
 from ghostkv.report.expressions import in_words, means
 from ghostkv.report.results import ORACLE, Results
 from ghostkv.report.summaries import Promise, promises
@@ -23,7 +23,8 @@ _MEASURES = {
 
 def build(results: Results) -> Sequence[Block]:
     """One figure for each kind of loss that thresholds were calibrated for."""
-    return [_figure(results, promise) for promise in promises(results)]
+    text = "The share that can be eliminated depends on how many keys a query sees, which is its position."
+    return [Prose(text), *(_figure(results, promise) for promise in promises(results))]
 
 
 def _bands(results: Results, promise: Promise) -> pl.DataFrame:
@@ -81,4 +82,6 @@ def _panel(data: pl.DataFrame, name: str, title: str, domain: list[str]) -> alt.
     return alt.layer(area, line, dots).properties(width=182, height=220, title=alt.Title(title, fontSize=12))
 
 
-CHAPTER = Chapter("context", "Context length", build, needs=("frontier.context",))
+CHAPTER = Chapter(
+    "context", "Context length", build, front=("context_dropped_mass",), needs=("frontier.context",)
+)

@@ -12,6 +12,7 @@ from ghostkv.report.charts import (
     LOSS_TOP,
     above_floor,
     apart,
+    chosen_mark,
     crossing,
     curves,
     fer_axis,
@@ -21,9 +22,9 @@ from ghostkv.report.charts import (
     quantity,
 )
 from ghostkv.report.document import Block, Chapter, Figure, HeadlineFigure, Prose, figures
-from ghostkv.report.expressions import in_words
+from ghostkv.report.expressions import in_words, means
 from ghostkv.report.results import ORACLE, Results
-from ghostkv.report.summaries import among, codec_order, pooled_curve
+from ghostkv.report.summaries import among, codec_order, operating_point, pooled_curve, promises
 from ghostkv.report.theme import WIDTH
 
 _PANEL = 258
@@ -31,7 +32,9 @@ _PANEL = 258
 
 def build(results: Results) -> Sequence[Block]:
     """Elimination against loss, and loss against bytes."""
-    return [Prose(_reading(results)), _by_codec(results), _by_bytes(results)]
+    blocks = [Prose(_reading(results)), _by_codec(results)]
+    # Else it is the picture of the answer.
+    return [*blocks, by_bytes(results)] if results.has("quality.summary") else blocks
 
 
 def _reading(results: Results) -> str:
@@ -87,10 +90,12 @@ def _by_codec(results: Results) -> Figure:
         f"all heads alike, measured on held-out texts and pooled over {among(results)}. No threshold is "
         "chosen here, so nothing depends on calibration. A FER below 0.01 % is drawn at 0.01 %. Lines that "
         "lie close differ by less than heads of one codec do (see the layers below).",
+        sources=("frontier.sweep", "frontier.safe_points"),
     )
 
 
-def _by_bytes(results: Results) -> Figure:
+def by_bytes(results: Results) -> Figure:
+    """Loss against bytes, a line a codec, with the point that calibration chose."""
     data = _codec_curves(results).with_columns(floored("dropped_mass_mean"), floored("output_error_mean"))
     order = codec_order(results, data["codec"])
     losses = {"dropped_mass_mean": "Dropped mass (mean)"}
@@ -101,20 +106,30 @@ def _by_bytes(results: Results) -> Figure:
     lost = {"percent": True, "values": [1e-3, 3e-3, 1e-2, 0.03, 0.1, 0.3, LOSS_TOP]}
     lost |= logarithmic(1e-3, LOSS_TOP, clamp=True)
     width = _PANEL if len(losses) > 1 else WIDTH
-    panels = []
+    panels, promise = [], promises(results)[-1]
+    point = (
+        operating_point(results, promise)
+        .select(means("bytes_ratio", *losses))
+        .with_columns(map(floored, losses))
+    )
     for column, label in losses.items():
         y = quantity(f"{column}_drawn", label, alt.Y, **lost)
-        panels.append(curves(data, x, y, order, width, 290, legend=True))
+        panels.append(
+            curves(data, x, y, order, width, 250, legend=True)
+            + chosen_mark(point, x, y, align="right", dx=-8, dy=16)
+        )
     return Figure(
         "bytes_and_loss",
         "What is lost against what is read",
         alt.hconcat(*panels),
         data.drop("label"),
-        f"Down and to the left is better; codecs and rule as above, `{results.headline['rule']}`. The bytes "
-        "ratio counts every byte that a step reads (all records, survivors, sinks and hot window) over the "
+        f"Down and to the left is better; a line is one codec of {results.size(results.headline['bits'])} in "
+        f"{among(results)}, rule `{results.headline['rule']}`, and the ring is what thresholds calibrated for {promise} "
+        "choose. The bytes ratio counts every byte that a step reads (all records, survivors, sinks and hot window) over the "
         "full fp16 K and V; 1 is full attention and a codec may pass it, for records cost bytes too. Exact "
         "scores have no record, so their line is a floor that no codec can reach. Dropped mass is the "
         "softmax mass of the eliminated keys, and it, not FER, is what an output feels.",
+        sources=("frontier.sweep",),
     )
 
 
@@ -172,6 +187,7 @@ CHAPTER = Chapter(
     "frontier",
     "The frontier",
     build,
+    front=("frontier_by_codec",),
     needs=("frontier.sweep", "frontier.layer_head", "frontier.safe_points"),
     headline=HEADLINE,
 )

@@ -9,15 +9,25 @@ import altair as alt
 import polars as pl
 
 from ghostkv.report.charts import above_floor, crossing, fer_axis, layer_panels, quantity
-from ghostkv.report.document import Block, Chapter, Figure
+from ghostkv.report.document import Block, Chapter, Figure, Prose
 from ghostkv.report.results import Results
+from ghostkv.report.sections.heads import heads_figure
 from ghostkv.report.summaries import Promise, operating_point, pooled_curve, promises
 from ghostkv.report.theme import INK, ORACLE_GREY, SEQUENTIAL, WIDTH
 
 
 def build(results: Results) -> Sequence[Block]:
-    """Every layer as a curve, then at both operating points."""
-    return [_curves(results), *(_by_layer(results, promise) for promise in promises(results))]
+    """The map of heads, every layer as a curve, then at both operating points."""
+    text = (
+        "Heads differ far more than texts do. Choose a head on the map: its frontier, its bytes, what is proved of it and what it "
+        "loses appear below."
+    )
+    return [
+        Prose(text),
+        heads_figure(results),
+        _curves(results),
+        *(_by_layer(results, promise) for promise in promises(results)),
+    ]
 
 
 def _curves(results: Results) -> Figure:
@@ -57,6 +67,7 @@ def _curves(results: Results) -> Figure:
         "chosen. The layer that eliminates least at a FER of 0.5 % is named. Depth is colour: neighbouring "
         "layers of like colour that lie apart show that depth alone does not decide. The vertical axis does "
         "not start at zero; rows without a layer in the CSV are exact scores.",
+        sources=("frontier.sweep",),
     )
 
 
@@ -81,7 +92,14 @@ def _by_layer(results: Results, promise: Promise) -> Figure:
         "are heads whose calibration did not carry over to unseen text. Layers whose bars lie low on the "
         "left are dense: there attention itself is spread out, the grey tick moves along, and no codec will "
         "help. The elimination axis does not start at zero.",
+        sources=("frontier.layer_head",),
     )
 
 
-CHAPTER = Chapter("layers", "Layer by layer", build, needs=("frontier.sweep", "frontier.layer_head"))
+CHAPTER = Chapter(
+    "layers",
+    "Layer by layer, head by head",
+    build,
+    front=("heads",),
+    needs=("frontier.sweep", "frontier.layer_head", "frontier.safe_points", "frontier.context"),
+)

@@ -1,8 +1,9 @@
-"""This run beside another, of another model or another context: what each proves, and what its thresholds keep."""
+"""Runs beside each other, of other models or other contexts: what each proves, and what its thresholds keep."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import polars as pl
 
@@ -11,61 +12,87 @@ from ghostkv.report.expressions import aimed_at, promised, weighted
 from ghostkv.report.numbers import counted
 from ghostkv.report.results import ORACLE, Results
 from ghostkv.report.sections.certificates.figures import promise
-from ghostkv.report.summaries import promises
+from ghostkv.report.summaries import Promise, promises
 from ghostkv.stages.certificates.schemas import NESTED
 
 # Tables of this run and of the one beside it.
 CERTIFICATES = ("certificates.context", "beside.certificates")
 POINTS = ("frontier.context", "beside.frontier")
-_ROW = ["run", "model", "band_start", "band_stop"]
-_COLUMNS = {"model": Column("Model"), "band": Column("Positions")}
+_ROW = ["run", "name", "model", "band_start", "band_stop"]
+
+
+@dataclass(frozen=True)
+class ContextTables:
+    """What a run measured by context: its certificates and its calibrated points, and what either was read from."""
+
+    name: str  # which run it is, in words
+    model: str
+    certificates: pl.DataFrame
+    points: pl.DataFrame
+    sources: tuple[str, str]
 
 
 def build(results: Results) -> Sequence[Block]:
     """Which two runs, then their certificates and their calibrated points, context by context."""
-    return [Prose(_reading(results)), _certificates(results), _points(results)]
+    names = ("this run", f"the run in `{results.job.beside}`")
+    runs = [
+        ContextTables(name, results.metadata(tables[0]).get("model", "imported tensors"), *map(results.table, tables), tables)
+        for name, tables in zip(names, zip(CERTIFICATES, POINTS, strict=True), strict=True)
+    ]  # fmt: skip
+    return by_context(runs, promises(results))
 
 
-def _reading(results: Results) -> str:
-    runs = ("this run", f"the run in `{results.job.beside}`")
+def by_context(runs: Sequence[ContextTables], aims: Sequence[Promise]) -> list[Block]:
+    """Which runs these are, what they prove and what thresholds calibrated for `aims` keep, context by context."""
+    return [Prose(_reading(runs)), _certificates(runs), _points(runs, aims)]
+
+
+def _columns(runs: Sequence[ContextTables]) -> dict[str, Column]:
+    """What tells the rows of two runs apart: the model, or where it is the same one, which run."""
+    same = len({run.model for run in runs}) < len(runs)
+    return ({"name": Column("Run")} if same else {}) | {"model": Column("Model"), "band": Column("Positions")}
+
+
+def _reading(runs: Sequence[ContextTables]) -> str:
     lines = [
-        f"- {model}, {runs[run]}: {counted(part.select('layer', 'head').n_unique(), 'head')} of "
+        f"- {model}, {name}: {counted(part.select('layer', 'head').n_unique(), 'head')} of "
         f"{counted(part['layer'].n_unique(), 'layer')}, {counted(part['text'].n_unique(), 'held-out text')}."
-        for (run, model), part in _whole(results).group_by("run", "model", maintain_order=True)
+        for (name, model), part in _whole(runs).group_by("name", "model", maintain_order=True)
     ]
     about = (
-        "Two runs side by side, where they ask the same. A context is the position of a query, and only layers that see the whole "
+        "Runs side by side, where they ask the same. A context is the position of a query, and only layers that see the whole "
         "text are counted, as a sliding window sees the same number of keys in any context."
     )
     return "\n".join([about, "", *lines])
 
 
-def _both(results: Results, tables: Sequence[str]) -> pl.DataFrame:
-    """Rows of a table of this run (`run` 0) and of the one beside it (1), with the name of its model."""
+def _all(runs: Sequence[ContextTables], kind: str) -> pl.DataFrame:
+    """Rows of one kind of table of all runs, with their number, their name and the name of their model."""
     return pl.concat(
-        results.table(name).with_columns(
+        getattr(run, kind).with_columns(
             pl.lit(number).alias("run"),
-            pl.lit(results.metadata(name).get("model", "imported tensors")).alias("model"),
+            pl.lit(run.name).alias("name"),
+            pl.lit(run.model).alias("model"),
             pl.format("{}–{}", "band_start", "band_stop").alias("band"),
         )
-        for number, name in enumerate(tables)
+        for number, run in enumerate(runs)
     )
 
 
-def _whole(results: Results) -> pl.DataFrame:
+def _whole(runs: Sequence[ContextTables]) -> pl.DataFrame:
     """Certificates of layers that see the whole text."""
-    return _both(results, CERTIFICATES).filter(pl.col("window") == 0)
+    return _all(runs, "certificates").filter(pl.col("window") == 0)
 
 
 def _share() -> pl.Expr:
     return (pl.col("elimination") / pl.col("oracle_elimination")).alias("share")
 
 
-def _certificates(results: Results) -> Table:
+def _certificates(runs: Sequence[ContextTables]) -> Table:
     means = ("elimination", "oracle_elimination", "bytes_ratio", "bytes_ratio_gqa")
     by_chance = pl.when(pl.col("design") == NESTED).then(pl.lit("")).otherwise(pl.lit(", by chance"))
     data = (
-        _whole(results)
+        _whole(runs)
         .filter((pl.col("certificate") == "topk") | (pl.col("decision") == "group"))
         .group_by("certificate", "target", "design", *_ROW, "band")
         .agg(map(weighted, means))
@@ -83,23 +110,24 @@ def _certificates(results: Results) -> Table:
         data,
         {
             "promise": Column("Certificate"),
-            **_COLUMNS,
+            **_columns(runs),
             "elimination": Column("Elimination", "percent"),
             "oracle_elimination": Column("Exact scores", "percent"),
             "share": Column("Share of exact", "ratio"),
             "bytes_ratio_gqa": Column("Bytes, GQA-true", "ratio"),
         },
+        sources=[run.sources[0] for run in runs],
     )
 
 
-def _points(results: Results) -> Table:
+def _points(runs: Sequence[ContextTables], aims: Sequence[Promise]) -> Table:
     means = ("elimination", "fer", "dropped_mass_mean", "bytes_ratio_gqa")
     goal = [*_ROW, "band", "target_metric", "target"]
     rows = (
-        _both(results, POINTS)
-        .filter(pl.any_horizontal(aimed_at(one.metric, one.target) for one in promises(results)))
+        _all(runs, "points")
+        .filter(pl.any_horizontal(aimed_at(one.metric, one.target) for one in aims))
         # Positions of the certificates are those that thresholds were calibrated at.
-        .join(_whole(results), on=["layer", *_ROW], how="semi")
+        .join(_whole(runs), on=["layer", *_ROW], how="semi")
     )
     oracle, own = (rows.filter((pl.col("codec") == ORACLE) == exact) for exact in (True, False))
     exact = oracle.group_by(goal).agg(
@@ -120,7 +148,7 @@ def _points(results: Results) -> Table:
         data,
         {
             "promise": Column("Calibrated for"),
-            **_COLUMNS,
+            **_columns(runs),
             "code_bytes": Column("Code bytes", "integer"),
             "elimination": Column("Elimination", "percent"),
             "oracle_elimination": Column("Exact scores", "percent"),
@@ -130,7 +158,14 @@ def _points(results: Results) -> Table:
             "bytes_ratio_gqa": Column("Bytes, GQA-true", "ratio"),
             "oracle_bytes": Column("exact scores", "ratio"),
         },
+        sources=[source for run in runs for source in run.sources],
     )
 
 
-CHAPTER = Chapter("models", "Beside another run", build, needs=(*CERTIFICATES, *POINTS))
+CHAPTER = Chapter(
+    "models",
+    "Beside another run",
+    build,
+    front=("models_certificates",),
+    needs=(*CERTIFICATES, *POINTS),
+)

@@ -44,7 +44,7 @@ def _reading(results: Results) -> str:
         f"`{headline['rule']}`."
     )
     lines.append(
-        "- Made from Parquet alone: no attention was recomputed for this page. Below each figure and table stand "
+        "\n- Made from Parquet alone: no attention was recomputed for this page. Below each figure and table stand "
         "the files that it was made from, below each chapter all of its files, and every figure has its numbers in "
         "a CSV."
     )
@@ -84,6 +84,7 @@ def _texts(results: Results) -> Table:
                 if name in known
             },
         },
+        sources=("texts.texts",),
     )
 
 
@@ -145,6 +146,7 @@ def _planned(results: Results) -> Table:
         "took: CPU seconds of all jobs that left a log, memory of the largest, and its files, where all of its jobs ended.",
         shown,
         columns,
+        sources=("plan.compared",),
     )
 
 
@@ -181,6 +183,7 @@ CHAPTER = Chapter(
     "provenance",
     "Provenance",
     build,
+    front=("costs",),
     headline=figures(
         "plan.compared",
         "self",

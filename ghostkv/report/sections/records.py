@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from ghostkv.report.charts import apart, labels, logarithmic, quantity
-from ghostkv.report.document import Block, Chapter, Column, Figure, Table, aggregated
+from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table, aggregated
 from ghostkv.report.expressions import in_words, means, promised
 from ghostkv.report.results import ORACLE, Results
 from ghostkv.report.summaries import among, codec_order, promises
@@ -17,7 +17,8 @@ from ghostkv.report.theme import MUTED, ORACLE_GREY, WIDTH, codec_colours, scale
 
 def build(results: Results) -> Sequence[Block]:
     """Record sizes at one loss, rules at every target, errors and margins."""
-    return [_by_record_size(results), _rules_table(results), _bounds_table(results)]
+    text = "A larger record knows a score better and costs more to read. The rule says which statistic of a key is compared with theta."
+    return [Prose(text), _by_record_size(results), _rules_table(results), _bounds_table(results)]
 
 
 def _by_record_size(results: Results) -> Figure:
@@ -56,6 +57,7 @@ def _by_record_size(results: Results) -> Figure:
         "More bytes per record make estimates sharper and leave fewer survivors, until the records "
         "themselves cost more than the survivors they save: a line's lowest dot is that codec's best size. "
         "The CSV has the measured loss of each dot, which may lie on either side of the target.",
+        sources=("frontier.layer_head", "frontier.safe_points"),
     )
 
 
@@ -83,6 +85,7 @@ def _rules_table(results: Results) -> Table:
         "keeps those, one that looks at the softmax denominator keeps mass.",
         data.with_columns(in_words("codec"), promised()),
         {"promise": Column("Calibrated for")} | columns,
+        sources=("frontier.layer_head", "frontier.safe_points"),
     )
 
 
@@ -113,7 +116,14 @@ def _bounds_table(results: Results) -> Table:
         f"are means over {among(results)}.",
         data.with_columns(in_words("codec")),
         columns,
+        sources=("frontier.bounds", "frontier.safe_points"),
     )
 
 
-CHAPTER = Chapter("records", "Records and rules", build, needs=("frontier.layer_head", "frontier.bounds"))
+CHAPTER = Chapter(
+    "records",
+    "Records and rules",
+    build,
+    front=("record_size",),
+    needs=("frontier.layer_head", "frontier.bounds"),
+)

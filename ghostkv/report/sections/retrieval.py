@@ -10,7 +10,7 @@ import polars as pl
 from ghostkv.report.document import Block, Chapter, Column, Figure, Prose, Table, figures
 from ghostkv.report.numbers import counted, listed, percent, ratio
 from ghostkv.report.results import Results
-from ghostkv.report.theme import INK, SEQUENTIAL
+from ghostkv.report.theme import ON_BRIGHT, ON_DARK, SEQUENTIAL
 
 DENSE, POOLED, BUDGET = "dense", "single_needle", 0.25
 # Questions that a policy must have answered to be quoted before one that spends less.
@@ -35,23 +35,22 @@ def _reading(results: Results) -> str:
         else "the context is read densely, question and answer are read and decoded under the policy"
     )
     text = (
-        f"Tasks are RULER's, built from its definitions; {protocol}. Every policy answers the same questions on the same "
+        f"Tasks are RULER's, built from its definitions; {protocol}. {{}}\n\nEvery policy answers the same questions on the same "
         "cached context, greedily, with the answer's beginning given. Relative accuracy is accuracy over that of the "
         "dense model on the same questions. Bytes are those of question and answer, GQA-true, all layers. "
+        "Questions on one haystack are not wholly independent: it has a needle a depth, and the questions share its text."
     )
     pooled = summary.filter((pl.col("task") == POOLED) & (pl.col("policy") != DENSE))
     fits = pooled.filter((pl.col("kind") == "ours") & (pl.col("bytes_ratio_gqa") <= BUDGET))
     if fits.is_empty():
-        return (
-            text
-            + f"No policy of ours answered single needles at bytes ratio ≤ {BUDGET}, or none is measurable."
+        return text.format(
+            f"No policy of ours answered single needles at bytes ratio ≤ {BUDGET}, or none is measurable."
         )
     best = fits.sort(pl.min_horizontal("n", pl.lit(ENOUGH)), "bytes_ratio_gqa").row(-1, named=True)
-    return text + (
+    return text.format(
         f"**Single needles up to 4k tokens:** at bytes ratio {ratio(best['bytes_ratio_gqa'])}, {best['policy']} answers "
         f"{best['right']} of {best['n']} questions right; relative accuracy {percent(best['relative_accuracy'])} "
-        f"(95 % interval {percent(best['relative_low'])} to {percent(best['relative_high'])}, of paired questions). "
-        "Questions on one haystack are not wholly independent: it has a needle a depth, and the questions share its text."
+        f"(95 % interval {percent(best['relative_low'])} to {percent(best['relative_high'])}, of paired questions)."
     )
 
 
@@ -80,7 +79,7 @@ def _heat_map(results: Results) -> Figure:
     legend = {"orient": "bottom", "format": "%", "gradientLength": 200, "values": [0, 0.5, 1]}
     scale = alt.Scale(scheme=SEQUENTIAL, domain=[0, 1])
     colour = alt.Color("accuracy:Q", scale=scale, legend=alt.Legend(title="Accuracy", **legend))
-    readable = alt.condition("datum.accuracy > 0.6", alt.value(INK), alt.value("white"))
+    readable = alt.condition("datum.accuracy > 0.6", alt.value(ON_BRIGHT), alt.value(ON_DARK))
     chart = (
         base.mark_rect(stroke="white", strokeWidth=1).encode(color=colour)
         + base.mark_text(fontSize=9).encode(text="count:N", color=readable)
@@ -99,6 +98,7 @@ def _heat_map(results: Results) -> Figure:
         f"more than they allow. The least-asked cell ({widest['right']} of {widest['n']}) has a 95 % Wilson interval of "
         f"{percent(widest['low'])} to {percent(widest['high'])}. An empty square was not asked. Policies differ in bytes; "
         "the table has them.",
+        sources=("retrieval.cells",),
     )
 
 
@@ -140,6 +140,7 @@ def _tasks(results: Results) -> Table:
             "bytes_ratio_gqa": Column("Bytes", "ratio"),
             "certificate": Column("Certificate"),
         },
+        sources=("retrieval.summary",),
     )
 
 
@@ -163,6 +164,7 @@ def _dense(results: Results) -> Table:
             "exact_high": Column("high", "percent"),
             "measurable": Column("Measurable", "yes_no"),
         },
+        sources=("retrieval.summary",),
     )
 
 
@@ -223,6 +225,7 @@ CHAPTER = Chapter(
     "retrieval",
     "What the model still finds",
     build,
+    front=("retrieval_depths",),
     needs=("retrieval.summary", "retrieval.cells"),
     headline=HEADLINE,
 )

@@ -38,7 +38,7 @@ def _reading(rows: pl.DataFrame) -> str:
         "Attention of one layer for one new token: torch's scaled_dot_product_attention over the whole cache, in float32 and "
         "bfloat16 and in two shapes each, of which the fastest counts, beside the scan of packed records, the survivors "
         "and the tail (docs/speed.md). All ways take turns in one process on as many threads; the least time of each counts. "
-        f"One theta a row, chosen on other queries, left an output error of {percent(rows['error'].min())} to "
+        f"\n\nOne theta a row, chosen on other queries, left an output error of {percent(rows['error'].min())} to "
         f"{percent(rows['error'].max())}. Generated keys have the spectrum of scores of the captured layer and no more of "
         f"a real text: their share of survivors is theirs alone. {checked}"
     )
@@ -165,6 +165,7 @@ def _parts(steps: pl.DataFrame) -> Figure:
         chart,
         data,
         "Medians of steps taken in turns. The last bar is the model without its attention over the context.",
+        sources=("speed.steps",),
     )
 
 
@@ -185,6 +186,7 @@ def _steps(steps: pl.DataFrame) -> Table:
             "kl": Column("KL (nats)", "tiny"),
             "top1": Column("Same first choice", "percent"),
         },
+        sources=("speed.steps",),
     )
 
 

@@ -198,7 +198,7 @@ def check_figure(results: Results) -> Figure:
         f"filled dots were held out: their error is {percent(held['error'].abs().median())} in the median, "
         f"{percent(held['error'].abs().quantile(0.9))} for nine in ten, {percent(held['error'].abs().max())} at worst. The "
         "time of each is the least of its rounds' medians, taken in turns with all others.",
-    )  # fmt: skip
+    sources=("bandwidth.errors",),)  # fmt: skip
 
 
 def steps_figure(results: Results) -> Figure:
@@ -222,6 +222,7 @@ def steps_figure(results: Results) -> Figure:
         "other. All of it is modelled; survivors are measured at the shortest contexts alone. At short contexts the "
         "latency of one more dependent phase outweighs the bytes saved. Additive and nested coincide where the bytes that "
         "nesting saves do not fill a line.",
+        sources=("bandwidth.steps",),
     )
 
 
@@ -243,6 +244,7 @@ def maps_figure(results: Results) -> Figure:
         "beside the fastest, which holds the records, the more survivors it pays to leave behind; its unit is that of the "
         "first tier beyond the fastest. Right: that tier with larger units, which scattered survivors fill badly; real "
         "survivors' clustering is taken from the measured patterns.",
+        sources=("bandwidth.maps", "bandwidth.steps"),
     )
 
 
@@ -267,4 +269,5 @@ def sensitivity_figure(results: Results) -> Figure:
         data,
         "Each parameter halved and doubled, all others as configured; overlap is tried at none and at all. A parameter "
         "without a bar does not matter there: the tier is bound by something else.",
+        sources=("bandwidth.sensitivity", "bandwidth.steps"),
     )

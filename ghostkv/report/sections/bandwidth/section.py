@@ -47,7 +47,7 @@ def _reading(results: Results) -> str:
         "that on the rest; and the bytes it counts are compared with those that instruments saw which know nothing of it. "
         "What follows is **modelled, not measured**: step times on tiers taken from datasheets, for the layers of "
         f"{shape} and of {config['served']['name']}, with the survivors that were measured on {shape} "
-        f"({_point(results)}). Where no captured band of positions holds the context, two scenarios stand side by side: "
+        f"({_point(results)}).\n\nWhere no captured band of positions holds the context, two scenarios stand side by side: "
         "*constant*, the share of the nearest band, and *trend*, the power law of the bands continued. *Pages, at best* "
         "reads the bounds of all pages and exactly those that hold a survivor, which no page method can beat at equal survivors. *Nested* "
         "assumes that the first planes of the stored key eliminate as the transform code of as many bytes. Attention time "
@@ -82,6 +82,7 @@ def _fits(results: Results) -> Table:
             "error_worst": Column("worst", "percent"),
             "seconds_spread_median": Column("Spread", "percent"),
         },
+        sources=("bandwidth.fits",),
     )
 
 
@@ -104,6 +105,7 @@ def _counts(results: Results) -> Table:
         "touched: real survivors cluster, so that the formula overstates their blocks, and the model corrects for it.",
         aggregated(results.table("bandwidth.counts"), ["tier", "instrument", "unit", "pattern"], columns),
         columns,
+        sources=("bandwidth.counts",),
     )
 
 
@@ -123,6 +125,7 @@ def _survivors(results: Results) -> Table:
             "share_group_high": Column("most", "percent"),
             "exponent": Column("Exponent", "number"),
         },
+        sources=("bandwidth.survivors",),
     )
 
 
@@ -153,6 +156,7 @@ def _crossings(results: Results) -> Table:
             "step_speedup": Column("Step time", "factor"),
             "bytes_ratio": Column("Bytes", "ratio"),
         },
+        sources=("bandwidth.crossings",),
     )
 
 
@@ -258,6 +262,7 @@ CHAPTER = Chapter(
     "bandwidth",
     "Memory tiers",
     build,
+    front=("bandwidth_check", "bandwidth_steps"),
     needs=("bandwidth.errors", "bandwidth.counts", "bandwidth.steps"),
     headline=HEADLINE,
 )

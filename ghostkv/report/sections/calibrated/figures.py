@@ -10,7 +10,7 @@ from ghostkv.report.document import Figure
 from ghostkv.report.expressions import aimed_at, in_words, means, promised
 from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results, words
-from ghostkv.report.theme import BLUE, INK, MUTED, ORANGE, VERMILION, WIDTH, coloured, top_legend
+from ghostkv.report.theme import BLUE, MUTED, ON_BRIGHT, ORANGE, VERMILION, WIDTH, coloured, top_legend
 
 INSTEAD = {"none": "nothing", "mean": "running mean of V", "pages": "page means of V"}
 
@@ -66,6 +66,7 @@ def compensation_figure(results: Results) -> Figure:
         f"{percent(target, 0)} ({results.design}); a point is the mean of a layer's heads on held-out texts. "
         "A layer that stands out is dense: its heads spread their attention over most keys, and a mean in "
         "their place helps it most without making it cheap.",
+        sources=("calibrated.calibrated",),
     )
 
 
@@ -99,7 +100,7 @@ def cross_domain_figure(results: Results) -> Figure:
         legend=top_legend(title="Achieved / target"),
     )
     size = alt.Step(26)
-    cells = base.mark_rect().encode(color=colour) + base.mark_text(color=INK, fontSize=10).encode(
+    cells = base.mark_rect().encode(color=colour) + base.mark_text(color=ON_BRIGHT, fontSize=10).encode(
         text="label:N"
     )
     chart = cells.properties(width=(WIDTH - 110) // 2, height=size).facet(
@@ -121,6 +122,7 @@ def cross_domain_figure(results: Results) -> Figure:
         "exactly, red breaks it. Rows are the domain of the threshold text, columns that of the held-out "
         f"text ({results.design}). Only the diagonal could be promised: off it, queries are not "
         f"exchangeable.{note}",
+        sources=("calibrated.cross_domain",),
     )
 
 
@@ -164,4 +166,5 @@ def bands_figure(results: Results) -> Figure:
         f"heads (dashed), {results.design}, rule {words(results.headline['rule'])}. Thresholds were "
         f"calibrated on queries from position {start} on; earlier ones see fewer keys and were never part of "
         "the promise.",
+        sources=("calibrated.bands",),
     )

@@ -47,14 +47,7 @@ def build(results: Results) -> Sequence[Block]:
 def _reading(results: Results) -> str:
     points = results.table("calibrated.calibrated")
     samples, floor = points["calibration_queries"].max(), points["floor"].max()
-    text = (
-        "A calibrated threshold promises a mean, not a bound. Per head, theta is the largest for which "
-        "n/(n+1) times the mean risk on threshold texts plus 1/(n+1) is at most the target (conformal risk "
-        f"control), with n = {samples} queries a head. For exchangeable queries the expected risk of a new "
-        f"one is then at most the target; below 1/(n+1) = {percent(floor)} nothing can be promised. FER and "
-        "dropped mass grow with theta, as the theorem needs. The output error need not, so its thresholds "
-        "are a plug-in: the same rule, no promise."
-    )
+    text = "A calibrated threshold promises a mean, not a bound."
     size = pl.col("code_bytes") == results.fer_bytes
     row = summary(results, own_codec(results), results.is_rule, aimed_at("fer", 0.01), size)
     if row.height:
@@ -65,7 +58,14 @@ def _reading(results: Results) -> str:
             f"measured FER {percent(found['achieved'])}, worst head {percent(found['achieved_worst_head'])}, "
             f"{percent(found['heads_under'])} of {found['heads']} heads under the target."
         )
-    return text
+    return (
+        f"{text}\n\nPer head, theta is the largest for which "
+        "n/(n+1) times the mean risk on threshold texts plus 1/(n+1) is at most the target (conformal risk "
+        f"control), with n = {samples} queries a head. For exchangeable queries the expected risk of a new "
+        f"one is then at most the target; below 1/(n+1) = {percent(floor)} nothing can be promised. FER and "
+        "dropped mass grow with theta, as the theorem needs. The output error need not, so its thresholds "
+        "are a plug-in: the same rule, no promise."
+    )
 
 
 def _goals(results: Results) -> Table:
@@ -107,6 +107,7 @@ def _goals(results: Results) -> Table:
             "bytes_ratio": Column("Bytes ratio", "ratio"),
             "bytes_ratio_gqa": Column("GQA-true", "ratio"),
         },
+        sources=("calibrated.summary",),
     )
 
 
@@ -135,6 +136,7 @@ def _dependence(results: Results) -> Table:
             "effective_floor": Column("its floor", "percent"),
             "text_floor": Column("Floor over texts", "percent"),
         },
+        sources=("calibrated.dependence",),
     )
 
 
@@ -196,6 +198,7 @@ def _decisions(results: Results) -> Table:
             "bytes_ratio": Column("Bytes per head", "ratio"),
             "bytes_ratio_gqa": Column("GQA-true", "ratio"),
         },
+        sources=("calibrated.summary",),
     )
 
 
@@ -241,6 +244,7 @@ def _learned(results: Results) -> Table:
             "mass_elimination": Column("Elimination, mass ≤ 5 %", "percent"),
             "mass_achieved": Column("Dropped mass", "percent"),
         },
+        sources=("calibrated.learned", "calibrated.calibrated"),
     )
 
 
@@ -275,6 +279,7 @@ CHAPTER = Chapter(
     "calibrated",
     "What can be calibrated",
     build,
+    front=("calibrated_goals",),
     needs=(
         "calibrated.calibrated",
         "calibrated.bands",

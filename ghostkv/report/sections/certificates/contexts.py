@@ -37,7 +37,7 @@ def contexts(results: Results) -> Table:
     tightness = (pl.col("elimination") / pl.col("oracle_elimination")).alias("tightness")
     seen = pl.when(pl.col("window") == 0).then(pl.lit("whole text")).otherwise(pl.format("last {}", "window"))
     return Table(
-        "certificates_context",
+        "certificates_context_table",
         "The same by context, which is the position of a query, nested storage. Layers that see the whole text and those whose "
         "window slides are apart.",
         data.with_columns(
@@ -57,6 +57,7 @@ def contexts(results: Results) -> Table:
             "bytes_ratio": Column("Bytes per head", "ratio"),
             "bytes_ratio_gqa": Column("GQA-true", "ratio"),
         },
+        sources=(CONTEXT,),
     )
 
 
@@ -97,6 +98,7 @@ def context_figure(results: Results) -> list[Figure]:
             data,
             "Means over heads and queries of layers that see the whole text; nested storage; dropped mass is decided by groups. *But for a "
             "chance* is the randomised certificate.",
+            sources=(CONTEXT,),
         )
     ]
 

@@ -51,6 +51,7 @@ def mass_figure(frame: pl.DataFrame, delta: float) -> Figure:
         "is what exact scores could eliminate at the same target. Nested storage, held-out texts. Where the tick lies "
         "low, attention itself is spread out; the distance from dot to tick is what the proof costs. The elimination "
         "axis need not start at zero.",
+        sources=("certificates.certificates",),
     )
 
 

@@ -47,4 +47,5 @@ def ladder(frame: pl.DataFrame, delta: float) -> Table:
             "records": Column("records", "ratio"),
             "constants": Column("constants", "ratio"),
         },
+        sources=("certificates.certificates",),
     )

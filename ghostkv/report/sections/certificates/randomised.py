@@ -71,6 +71,7 @@ def _beside(frame: pl.DataFrame) -> Table:
             "certified_mass_mean": Column("certified", "percent"),
             "violations": Column("Violations", "integer"),
         },
+        sources=("certificates.certificates",),
     )
 
 
@@ -100,6 +101,7 @@ def _by_context(results: Results) -> Table:
             "elimination_chance": Column("By chance: elimination", "percent"),
             "bytes_ratio_gqa_chance": Column("GQA-true", "ratio"),
         },
+        sources=(CONTEXT,),
     )
 
 

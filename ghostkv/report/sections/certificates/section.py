@@ -65,15 +65,17 @@ def _reading(results: Results, frame: pl.DataFrame) -> str:
     )
     return (
         "A calibrated threshold promises something on average; a certificate promises it of every query, by "
-        "arithmetic. Each key has a record of "
-        f"{len(bits)} levels ({', '.join(f'{each:g}' for each in bits)} bits a coordinate), and a level is read only for "
-        "keys that the levels before leave undecided. *Top-k*: no key is left out that could be among the "
+        "arithmetic. *Top-k*: no key is left out that could be among the "
         f"{results.frontier['top_k']} best, so FER is 0. *Dropped mass*: the keys left out together hold at most the stated share of "
-        "the softmax mass. Nothing is calibrated for either, and a badly fitted codec costs elimination, never truth. In "
+        f"the softmax mass. Every promise was verified against exact scores: {integer(total)} checks, {verdict}.\n\n"
+        "Each key has a record of "
+        f"{len(bits)} levels ({', '.join(f'{each:g}' for each in bits)} bits a coordinate), and a level is read only for "
+        "keys that the levels before leave undecided. Nothing is calibrated for either, and a badly fitted codec costs "
+        "elimination, never truth. In "
         "*nested* storage the record with its last planes is the stored K, and a survivor pays for the planes that it lacks; "
         "in *additive* storage the record lies beside a float16 K. *Elimination* counts keys never read beyond their "
         "record; *V unread* adds those that K in full still ruled out. *Tightness* is certified elimination over that of "
-        f"exact scores at the same target. Every promise was verified against exact scores: {integer(total)} checks, {verdict}."
+        "exact scores at the same target."
     )
 
 
@@ -109,6 +111,7 @@ def _summary(frame: pl.DataFrame) -> Table:
             "output_error_bound_mean": Column("certified", "percent"),
             "violations": Column("Violations", "integer"),
         },
+        sources=(TABLE,),
     )
 
 
@@ -135,6 +138,7 @@ def _layers(frame: pl.DataFrame, delta: float) -> Table:
             "worst": Column("worst head", "percent"),
             "worst_head": Column("which", "integer"),
         },
+        sources=(TABLE,),
     )
 
 
@@ -156,6 +160,7 @@ def _domains(frame: pl.DataFrame, deltas: Sequence[float]) -> Table:
             "dropped_mass_max": Column("Dropped mass, worst query", "percent"),
             "violations": Column("Violations", "integer"),
         },
+        sources=(TABLE,),
     )
 
 
@@ -181,6 +186,7 @@ def _designs(frame: pl.DataFrame, delta: float) -> Table:
             "bytes_ratio_mass": Column("bytes", "ratio"),
             "violations": Column("Violations", "integer"),
         },
+        sources=(TABLE,),
     )
 
 
@@ -207,6 +213,7 @@ def _checks(results: Results) -> Table:
             "checks": Column("Checks", "integer"),
             "violations": Column("Violations", "integer"),
         },
+        sources=(CHECKS,),
     )
 
 
@@ -250,5 +257,10 @@ HEADLINE = (
 )
 
 CHAPTER = Chapter(
-    "certificates", "What can be proved", build, needs=(TABLE, CONTEXT, CHECKS), headline=HEADLINE
+    "certificates",
+    "What can be proved",
+    build,
+    front=("certificates_mass_5pct", "certificates"),
+    needs=(TABLE, CONTEXT, CHECKS),
+    headline=HEADLINE,
 )

@@ -64,6 +64,7 @@ def eliminated_figure(steps: pl.DataFrame) -> Figure:
         "A point is the mean of a bin of steps; the red line is the KV head that eliminates least in that bin, which need not be "
         "the same one in all. Policies place keys and choose none, so the line is one for all of them. `tokens` in the data: "
         "eliminated a step and KV head.",
+        sources=("decode.steps",),
     )
 
 
@@ -83,6 +84,7 @@ def steps_figure(steps: pl.DataFrame) -> Figure:
         chart,
         data,
         "Mean over layers and KV heads, a point a bin of steps. The ceiling is Belady's on the same reads.",
+        sources=("decode.steps",),
     )
 
 
@@ -111,6 +113,7 @@ def layers_figure(spread: pl.DataFrame) -> Figure:
         chart,
         data,
         "p99 over steps, mean over the KV heads of a layer; the table beside it has means and the worst step.",
+        sources=("decode.spread",),
     )
 
 
@@ -143,6 +146,7 @@ def bytes_figure(steps: pl.DataFrame) -> Figure:
         data,
         "Mean over layers and KV heads, stacked; a point a bin of steps. Fast memory gives hot and warm K and V and the record of "
         "every cold key; slow memory and disk give what is resurrected. The sum is the same under every policy.",
+        sources=("decode.steps",),
     )
 
 
@@ -185,6 +189,7 @@ def budget_figure(budgets: pl.DataFrame) -> Figure:
         "budget, one of each layer unless the config says more. `kilobytes` in the data: K and V of the warm slots of a KV head. "
         "The ceiling knows the future; it moves no bytes, so its line is what its misses would weigh, and it has no "
         "re-resurrections.",
+        sources=("decode.budgets",),
     )
 
 
@@ -235,6 +240,7 @@ def loss_steps_figure(loss_steps: pl.DataFrame) -> Figure:
         data,
         "A point a bin of steps: the mean over heads of a head's mean and of its p99 in the bin, and the head whose p99 is largest "
         "there. Each panel has a scale of its own. Hidden states are those of full attention: no error feeds on itself.",
+        sources=("decode.loss_steps",),
     )
 
 
@@ -263,4 +269,5 @@ def losses_figure(losses: pl.DataFrame) -> Figure:
         chart,
         data,
         "A dot is a head: quantiles over its steps. Errors are relative to the exact output of the head.",
+        sources=("decode.losses",),
     )

@@ -91,9 +91,8 @@ def _reading(spread: pl.DataFrame, losses: pl.DataFrame, store: pl.DataFrame) ->
             f"Output error p99 over steps: {percent(error['p99'].mean())} in the mean over heads, "
             f"{percent(worst['p99'])} on the worst (layer {worst['layer']}, head {worst['head']}). "
         )
-    if store.height:
-        text += _store(store)
-    return text + "Capacities are equal for all policies; the ceiling knows the future and is no policy."
+    text += "Capacities are equal for all policies; the ceiling knows the future and is no policy."
+    return f"{text}\n\n{_store(store)}" if store.height else text
 
 
 def _store(store: pl.DataFrame) -> str:
@@ -153,6 +152,7 @@ def _policies(spread: pl.DataFrame) -> Table:
         "the largest p99. The ceiling is a bound that knows the future. Sources other than the trace are generated tensors.",
         aggregated(rows, ["source", "policy", "measure"], columns).with_columns(in_words("measure")),
         columns,
+        sources=("decode.spread",),
     )
 
 
@@ -175,6 +175,7 @@ def _eliminated(spread: pl.DataFrame) -> Table:
         "averaged over KV heads. *Lowest KV head*: the one whose share is least.",
         aggregated(heads, "source", columns),
         columns,
+        sources=("decode.spread",),
     )
 
 
@@ -201,6 +202,7 @@ def _bytes(spread: pl.DataFrame) -> Table:
         "what the policy keeps of a token (age nothing, LRU 4 bytes a cold one, attention 8, and 4 a hot one).",
         _spread_by(spread, words, 1e-3),
         {"policy": Column("Policy"), "what": Column("Bytes"), "tier": Column("Tier"), **_quantiles("number")},
+        sources=("decode.spread",),
     )
 
 
@@ -211,6 +213,7 @@ def _states(spread: pl.DataFrame) -> Table:
         "Tokens of one KV head in each state when a step reads, and those that move; trace, as in the table above.",
         _spread_by(spread, words, 1.0),
         {"policy": Column("Policy"), "state": Column("Tokens"), **_quantiles("number")},
+        sources=("decode.spread",),
     )
 
 
@@ -235,6 +238,7 @@ def _budgets(budgets: pl.DataFrame) -> Table:
             "slow_kilobytes": Column("Slow", "number"),
             "disk_kilobytes": Column("Disk", "number"),
         },
+        sources=("decode.budgets",),
     )
 
 
@@ -252,6 +256,7 @@ def _losses(losses: pl.DataFrame) -> Table:
             pl.col("measure").replace(LOSS_WORDS)
         ),
         columns,
+        sources=("decode.losses",),
     )
 
 
@@ -293,6 +298,7 @@ CHAPTER = Chapter(
     "decode",
     "What does a long decode read, move and lose?",
     build,
+    front=("decode_steps", "decode_bytes"),
     needs=tuple(f"decode.{name}" for name in ("steps", "spread", "losses", "loss_steps", "budgets", "store")),
     headline=HEADLINE,
 )

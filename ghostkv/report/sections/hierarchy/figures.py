@@ -71,6 +71,7 @@ def reads_figure(heads: pl.DataFrame) -> Figure:
         "Each KV head uses the index that read least on threshold text. An anchor counts as one read, however many bytes "
         "it has. The statistical variant promises a mean FER and not one of every query; it is measured at the longest "
         "contexts alone.",
+        sources=("hierarchy.heads",),
     )
 
 
@@ -105,6 +106,7 @@ def bytes_figure(heads: pl.DataFrame) -> Figure:
         "Every index on the trace; a dot is a head. Left of the black line less than half of the flat scan's records are "
         "read, below the vermilion line the scan (anchors and record levels, without K and V) costs fewer bytes. An index pays "
         "for itself only below that line.",
+        sources=("hierarchy.heads",),
     )
 
 
@@ -139,4 +141,5 @@ def layers_figure(heads: pl.DataFrame) -> Figure:
         chart,
         data,
         "The trace at its full length. Dark cells are heads whose index hardly saves a read.",
+        sources=("hierarchy.heads",),
     )

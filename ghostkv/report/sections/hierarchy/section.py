@@ -59,7 +59,7 @@ def _reading(results: Results, heads: pl.DataFrame) -> str:
         f"{number(proven['reads_ratio'].max())}. **Bytes**: the indexes that read least scan {number(scan)} times the bytes of "
         "the flat scan, as an anchor that bounds a handful of keys tightly is longer than their records; of the indexes "
         f"chosen for bytes, {percent(saves)} of the heads read fewer in all than without one "
-        f"(mean {number((cheap['bytes_ratio'] / cheap['flat_bytes_ratio']).mean())} times). "
+        f"(mean {number((cheap['bytes_ratio'] / cheap['flat_bytes_ratio']).mean())} times).\n\n"
         "The reason is geometry: seen from the frame of the queries, what is left of a key within its cluster "
         "points in all directions alike, and a bound must assume the worst of them. "
         f"*Statistical variant*, weaker: margins shrunk to the share that threshold texts need for a FER of "
@@ -114,6 +114,7 @@ def _indexes(heads: pl.DataFrame) -> Table:
             pl.col("certificate").replace(named), in_words("index")
         ),
         columns,
+        sources=("hierarchy.heads",),
     )
 
 
@@ -124,6 +125,7 @@ def _layers(heads: pl.DataFrame) -> Table:
         "The certificate with each KV head's own index, layer by layer, on the trace.",
         aggregated(_trace(heads, "topk"), "layer", columns).sort("layer"),
         columns,
+        sources=("hierarchy.heads",),
     )
 
 
@@ -184,6 +186,7 @@ def _fits(fits: pl.DataFrame) -> Table:
         "reads / flat below one half; median over the heads that ever do so.",
         data.with_columns(pl.col("measure").replace(named)),
         columns,
+        sources=("hierarchy.fits",),
     )
 
 
@@ -206,6 +209,7 @@ def _checks(checks: pl.DataFrame) -> Table:
         "What was verified against exact scores, all layers, texts, contexts and appended blocks.",
         data.with_columns(pl.col("what").replace(named)),
         columns,
+        sources=("hierarchy.checks",),
     )
 
 
@@ -242,6 +246,7 @@ CHAPTER = Chapter(
     "hierarchy",
     "Does an index over the records pay?",
     build,
+    front=("hierarchy_bytes",),
     needs=("hierarchy.heads", "hierarchy.fits", "hierarchy.checks"),
     headline=HEADLINE,
 )

@@ -172,4 +172,5 @@ def frontier_figure(results: Results) -> Figure:
         "ours is one setting throughout. A line starts at the smallest budget that its index fits. Oracles (dashed) "
         "know the exact scores. Ours may lie below the oracles in output error, because they drop the tail and ours "
         "compensates it; dropped mass compares the choice of keys alone. The bar is our 95 % interval over documents.",
+        sources=("peers.summary", "peers.peers"),
     )

@@ -38,7 +38,7 @@ def build(results: Results) -> Sequence[Block]:
 
 
 def _reading(results: Results) -> str:
-    verdicts, ours = results.table("peers.verdicts"), our_setting(results)
+    verdicts, ours, kept = results.table("peers.verdicts"), our_setting(results), ""
     text = (
         "Every method reads the same bytes: its index, the keys that are always kept and the keys it chooses, as a "
         "mean over the queries of a head and text. Where an index alone exceeds the budget the method is *not "
@@ -60,8 +60,9 @@ def _reading(results: Results) -> str:
         )
         lost = known.filter(~pl.col("beaten"))["selector"].to_list()
         if lost:
-            text += f"Not beaten: {listed([_why_not_beaten(results, name, ratio) for name in lost])}. "
-    return text + _small_budgets(results)
+            why = listed([_why_not_beaten(results, name, ratio) for name in lost])
+            kept += f"Not beaten at {fraction(ratio)}: {why}. "
+    return f"{text}\n\n{kept}{_small_budgets(results)}"
 
 
 def _small_budgets(results: Results) -> str:
@@ -138,6 +139,7 @@ def _verdicts(results: Results) -> Table:
             "beaten_paired": Column("Paired", "yes_no"),
             "lower": Column("Lower means", "yes_no"),
         },
+        sources=("peers.verdicts",),
     )
 
 
@@ -170,6 +172,7 @@ def _layers(results: Results) -> Table:
         f"is the best of all peers and settings in that layer, in hindsight. Where we lose: {where}.",
         data,
         _columns(results, "layer", "Layer", "integer"),
+        sources=("peers.peers", "peers.summary"),
     )
 
 
@@ -179,6 +182,7 @@ def _domains(results: Results) -> Table:
         f"By domain at {fraction(middle_budget(results))} of the bytes: does the order of methods depend on the kind of text?",
         ours_against_best(results, "domain"),
         _columns(results, "domain", "Domain", "text"),
+        sources=("peers.peers", "peers.summary"),
     )
 
 
@@ -220,6 +224,7 @@ def _variants(results: Results) -> Table:
             "bytes_ratio_gqa": Column("GQA-true", "ratio"),
             "index_ratio": Column("of it index", "ratio"),
         },
+        sources=("peers.summary",),
     )
 
 
@@ -266,6 +271,7 @@ CHAPTER = Chapter(
     "peers",
     "What peers do at the same bytes",
     build,
-    needs=("peers.peers", "peers.verdicts"),
+    front=("peers_frontier", "peers_verdicts"),
+    needs=("peers.peers", "peers.verdicts", "peers.comparison", "peers.summary"),
     headline=HEADLINE,
 )

@@ -40,4 +40,5 @@ def dense(results: Results) -> Table:
             "which": Column("Layer/KV head"),
             "most": Column("Bytes, GQA-true", "ratio"),
         },
+        sources=(DENSE,),
     )

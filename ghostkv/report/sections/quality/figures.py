@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from ghostkv.report.charts import line_at, quantity
+from ghostkv.report.charts import chosen_mark, line_at, quantity
 from ghostkv.report.document import Figure
 from ghostkv.report.expressions import in_words
 from ghostkv.report.names import METHODS
@@ -94,8 +94,9 @@ def bytes_figure(results: Results) -> Figure:
     named = {family_name(family): colour for family, colour in colours(families, _COLOURS, _SPARE).items()}
     legend = {"orient": "bottom", "columns": 4, "symbolStrokeWidth": 3, "symbolSize": 140}
     read = "Bytes read over full K and V (GQA-true, whole model)"
+    x = quantity("bytes_ratio_gqa", read, zero=False, nice=False, padding=12, format=".2f")
     base = alt.Chart(data).encode(
-        x=quantity("bytes_ratio_gqa", read, zero=False, nice=False, padding=12, format=".2f"),
+        x=x,
         color=coloured("label", named, **legend),
     )
     y = _kl("KL to the dense model (nats a token)")
@@ -103,11 +104,12 @@ def bytes_figure(results: Results) -> Figure:
     points = base.mark_circle(size=46, opacity=1).encode(y=y)
     bars = base.mark_rule(strokeWidth=1).encode(y=alt.Y("kl_low:Q"), y2="kl_high:Q")
     budget = line_at(x=results.config["quality"]["budget"])
+    chosen = data.filter(pl.col("role") == "budget")
     documents = int(data["documents"].max())
     return Figure(
         "quality_bytes",
-        "What the model says, by bytes read",
-        (budget + lines + bars + points).properties(width=WIDTH - 60, height=360),
+        "What the model itself loses, by bytes read",
+        (budget + lines + bars + points + chosen_mark(chosen, x, y)).properties(width=WIDTH, height=270),
         data.select(
             "policy",
             "family",
@@ -123,7 +125,9 @@ def bytes_figure(results: Results) -> Figure:
         f"Down and left is better. Mean KL from the dense model's next-token distribution over {counted(documents, 'held-out text')}; "
         "bars are 95 % bootstrap intervals over blocks of positions. Bytes are measured, not asked for: index, survivors "
         "united over a group, sinks and hot window of all layers. All heads of a group attend to what the group read. "
-        "Slow policies decoded fewer positions (table). The dashed line is the byte budget of the headline.",
+        "Slow policies decoded fewer positions (table). The dashed line is the byte budget of the config, and the ring the policy "
+        "that keeps to it.",
+        sources=("quality.summary",),
     )
 
 
@@ -162,6 +166,7 @@ def positions_figure(results: Results) -> Figure:
         data,
         f"Mean KL over {_BAND} positions each. The first continued position sees a context that was read densely; later "
         "ones see keys that the sparse model itself has written, so errors that pile up would rise to the right.",
+        sources=("quality.positions", "quality.summary"),
     )
 
 
@@ -195,4 +200,5 @@ def ablation_figure(results: Results) -> Figure:
         data.select("text", "domain", "policy", "layers", "kl", "top1", "positions", "bytes_ratio_gqa"),
         f"The policy {data['policy'][0]} in one band of layers, all others dense, {data['positions'].max()} positions a text. "
         "KL of single bands need not add up to that of all layers together.",
+        sources=("quality.ablation",),
     )

@@ -14,7 +14,6 @@ from ghostkv.report.sections.quality.dense import DENSE, dense
 from ghostkv.report.sections.quality.figures import (
     ablation_figure,
     against_peer,
-    bytes_figure,
     family_name,
     overall,
     positions_figure,
@@ -28,7 +27,6 @@ def build(results: Results) -> Sequence[Block]:
     """Quality per byte, positions and domains, where it breaks, and the texts themselves."""
     blocks: list[Block] = [
         Prose(_reading(results)),
-        bytes_figure(results),
         _policies(results),
         dense(results),
     ]
@@ -51,15 +49,15 @@ def _reading(results: Results) -> str:
     if held.get("kl_ratio_low") is not None:
         span += f" (95 % interval {factor(held['kl_ratio_low'])} to {factor(held['kl_ratio_high'])})"
     return (
-        "The context is read densely; then every token of the continuation is decoded with the policy's own choice of keys "
-        "in all layers, errors of earlier positions included, and compared with the dense model at the same position. "
+        "The context is read densely; then every token is decoded with the policy's own choice of keys in all layers, errors of "
+        "earlier positions included, and compared with the dense model at the same position. "
+        f"`{ours.get('policy', 'budget')}` at {ratio(ours.get('bytes_ratio_gqa'))} of the bytes: {_loss(ours)}, {span}. "
+        f"Certified mass ≤ 1 %: {_loss(mass)}.\n\n"
         "KL and top-1 agreement say what is lost; perplexity can improve when attention is damaged and decides nothing. "
-        "The policies were fixed in the config, their thresholds fitted on threshold texts.\n\n"
-        f"- Elimination off: largest logit difference {tiny(off.get('max_logit_difference'))}; {_identity(results)}\n"
-        f"- Certified mass ≤ 1 %: {_loss(mass)}\n"
-        f"- `{ours.get('policy', 'budget')}` at {ratio(ours.get('bytes_ratio_gqa'))} of the bytes: {_loss(ours)}, {span}\n"
-        "\nIntervals resample blocks of positions within each text; with one text a domain they speak of these texts, not "
-        "of others like them."
+        "The policies were fixed in the config, their thresholds fitted on threshold texts. With elimination off the largest logit "
+        f"difference is {tiny(off.get('max_logit_difference'))}; {_identity(results)}. "
+        "Intervals resample blocks of positions within each text; with one text a domain they speak of these texts, not of others "
+        "like them."
     )
 
 
@@ -109,6 +107,7 @@ def _policies(results: Results) -> Table:
             "certified": Column("Largest bound", "percent"),
             "violated": Column("Broken", "integer"),
         },
+        sources=("quality.summary",),
     )
 
 
@@ -138,6 +137,7 @@ def _equal(results: Results) -> Table:
             "their_top1": Column("theirs ", "percent"),
             "positions": Column("n", "integer"),
         },
+        sources=("quality.equal_bytes",),
     )
 
 
@@ -151,6 +151,7 @@ def _domains(results: Results) -> Table:
         "The policies of the headline, text by text.",
         data,
         {"domain": Column("Domain"), **_COLUMNS},
+        sources=("quality.summary",),
     )
 
 
@@ -177,6 +178,7 @@ def _worst(results: Results) -> Table:
             "dense_margin": Column("Margin", "number"),
             "dense_entropy": Column("Entropy", "number"),
         },
+        sources=("quality.positions", "quality.summary"),
     )
 
 
@@ -197,6 +199,7 @@ def _generations(results: Results) -> Table:
             "tokens": Column("of", "integer"),
             "output": Column("Continuation"),
         },
+        sources=("quality.generations",),
     )
 
 
@@ -234,6 +237,7 @@ CHAPTER = Chapter(
     "quality",
     "What the model says under elimination",
     build,
+    front=("quality_policies",),
     needs=(DENSE, *(f"quality.{name}" for name in (
         "identity", "positions", "summary", "equal_bytes", "ablation", "generations",
     ))),

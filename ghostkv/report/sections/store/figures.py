@@ -111,6 +111,7 @@ def kills_figure(results: Results) -> Figure:
         f"({integer(below)} of {data.height}). Right: the grey bar is the append under way; a store may hold any whole part "
         "of it that reached the file, which nobody was promised. Kills are aimed at bytes and at calls, so that they do "
         f"not fall on phases as time does. Opening cut off torn writes of up to {integer(cut.max())} bytes.",
+        sources=("store.kills",),
     )
 
 
@@ -153,4 +154,4 @@ def gather_figure(results: Results) -> Figure:
         f"{integer(data['rows'].min())} scattered rows take {factor(small)} the time of NumPy's fancy index in RAM, "
         f"{integer(data['rows'].max())} rows {factor(checked)}. By blocks, one system call reads each run of 4,096-byte blocks: "
         "that is for files that are not in memory. Times from the disk are in the chapter on memory tiers.",
-    )  # fmt: skip
+    sources=("store.gathers",),)  # fmt: skip

@@ -43,7 +43,7 @@ def _reading(results: Results) -> str:
         f"bytes of a random call, and {counted(outside.height, 'time')} from outside; each store was then opened with every "
         "row checked, compared bit by bit with what was appended, appended to, and opened again. "
         + (f"**{failed} of {kills.height} kills were not survived.** " if failed else f"All {kills.height} were survived. ")
-        + (f"**{lost:,} acknowledged tokens were lost.** " if lost else "No acknowledged token was lost. ")
+        + (f"**{lost:,} acknowledged tokens were lost.**\n\n" if lost else "No acknowledged token was lost.\n\n")
         + f"Copies of a whole store were damaged {damage.height} times: {refused} were refused, "
         f"{damage.height - refused - silent} fell where nothing lies or a second mark stands in, and "
         + (f"**{silent} went unnoticed**. " if silent else "none went unnoticed. ")
@@ -77,12 +77,13 @@ def _damage(results: Results) -> Table:
         "`repair` kept, compared bit by bit; *kept* is its mean length in tokens. A damaged header cannot be repaired.",
         aggregated(results.table("store.corruptions"), by, columns).sort(by),
         columns,
+        sources=("store.corruptions",),
     )
 
 
 def _gather_table(results: Results) -> Table:
     return Table(
-        "store_gather",
+        "store_gather_table",
         "The same in numbers: medians of the repeats. *Over RAM* is the time over NumPy's in the same repeat; blocks and "
         "requests are what a read of the file touches.",
         gather_frame(results),
@@ -96,6 +97,7 @@ def _gather_table(results: Results) -> Table:
             "blocks": Column("Blocks", "integer"),
             "requests": Column("Requests", "integer"),
         },
+        sources=("store.gathers",),
     )
 
 
@@ -118,6 +120,7 @@ def _appends(results: Results) -> Table:
         "its segment.",
         aggregated(results.table("store.appends"), ["fsync", "batch"], columns),
         columns,
+        sources=("store.appends",),
     )
 
 
@@ -168,6 +171,7 @@ CHAPTER = Chapter(
     "store",
     "A store that survives",
     build,
+    front=("store_kills",),
     needs=("store.kills", "store.corruptions", "store.gathers", "store.appends"),
     headline=HEADLINE,
 )

@@ -93,6 +93,7 @@ def overlap_figure(results: Results) -> Figure:
         f"({known} exact ones over all tops); they lie on the lines. The transform code's circles take its estimates as "
         "normal; its coarse cells clip the longest keys, so it finds slightly fewer. Isotropic keys leave a codec nothing "
         "to exploit: there a projection finds little at any size, as the formula says.",
+        sources=("synthetic.audit", "synthetic.checks"),
     )
 
 
@@ -121,6 +122,7 @@ def deviation_figure(checks: pl.DataFrame) -> Figure:
         "Each tick is one generator, codec, size and place. The dashed line is what the worst of all exact comparisons "
         "passes once in a hundred runs. Exact forms (blue) must stay left of it; approximate ones (grey) need not, and "
         "show how far the approximation carries. Ticks at the right edge lie there or beyond.",
+        sources=("synthetic.checks",),
     )
 
 
@@ -178,6 +180,7 @@ def tradeoff_figure(results: Results, target: float) -> Figure:
         f"draws. Dots: thresholds calibrated for FER ≤ {percent(target, 0)} (dashed) on another text of the same generator; "
         f"a dot at the bottom has a FER of {percent(FLOOR)} or less. Grey: exact scores. Where keys are isotropic, few bytes "
         "say little and little can go; a spectrum is what makes small records work.",
+        sources=("synthetic.sweep", "synthetic.points"),
     )
 
 
@@ -213,6 +216,7 @@ def bytes_figure(results: Results, target: float) -> Figure:
         "drifting keys leave the range of their codes, and bounds that say nothing keep them. Longer contexts gain as "
         "the relevant keys become a smaller share; the records "
         "themselves, bytes of code and one more over those of K and V, are the floor.",
+        sources=("synthetic.points",),
     )
 
 
@@ -260,6 +264,7 @@ def decode_figure(decode: pl.DataFrame, bins: int = 24) -> Figure:
         "step and never change, while the cache grows. Drifting keys leave what the codec was fitted on: their residuals "
         "grow, bounds widen by themselves, and elimination falls rather than safety, unless the FER panel says otherwise. "
         "Every few steps ask for a planted key.",
+        sources=("synthetic.decode",),
     )
 
 

@@ -110,6 +110,7 @@ def _deviation_table(checks: pl.DataFrame) -> Table:
             "sigma": Column("Deviation", "number"),
             "draws": Column("Draws", "integer"),
         },
+        sources=("synthetic.checks",),
     )
 
 
@@ -143,6 +144,7 @@ def _points_table(results: Results, points: pl.DataFrame, target: float) -> Tabl
         "norm, which the expectation does not. n counts heads over draws.",
         aggregated(rows, ["generator", "method"], columns).with_columns(in_words("generator")),
         columns,
+        sources=("synthetic.points",),
     )
 
 
@@ -164,10 +166,11 @@ def _decode_table(decode: pl.DataFrame) -> Table:
         "mass_p99": Column("p99", "percent", p99("dropped_mass_worst")),
     }
     return Table(
-        "synthetic_decode",
+        "synthetic_decode_table",
         "The decode over all steps and draws. p1 and p99 are over steps; those of FER and mass take the worse head of a step.",
         aggregated(decode, "generator", columns).with_columns(in_words("generator")),
         columns,
+        sources=("synthetic.decode",),
     )
 
 
@@ -190,6 +193,7 @@ def _needle_table(decode: pl.DataFrame) -> Table:
         "is lost more often than the keys that thresholds were chosen on.",
         data.sort("generator", "needle_wanted").with_columns(in_words("generator")),
         columns,
+        sources=("synthetic.decode",),
     )
 
 
@@ -203,6 +207,7 @@ CHAPTER = Chapter(
     "synthetic",
     "Tensors whose law is known",
     build,
+    front=("synthetic_overlap",),
     needs=("synthetic.audit", "synthetic.sweep", "synthetic.points", "synthetic.decode", "synthetic.checks"),
     headline=(
         *figures(

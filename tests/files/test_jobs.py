@@ -56,6 +56,7 @@ def build(tmp_path_factory):
             "text": list(run.texts)[-1],
             "generator": list(run.config.synthetic.labels())[-1],
             "job": list(run.config.retrieval.jobs())[-1],
+            "runs": ["results", "../other/results"],
         }
         _, *wanted = inspect.signature(cls.of).parameters.values()
         return cls.of(run, *(wildcards[parameter.name] for parameter in wanted))

@@ -18,7 +18,7 @@ ROOMS = {"codecs": Codec, "selectors": Selector}
 
 def test_codecs_that_need_more_than_bytes_and_a_seed_are_not_for_the_config():
     assert list(methods("codecs", "Codec")) == [
-        "gaussian", "pca", "random_orthogonal", "transform_code", "whitened"
+        "field_code", "gaussian", "pca", "random_orthogonal", "transform_code", "whitened"
     ]  # fmt: skip
 
 
@@ -44,6 +44,7 @@ def test_every_codec_is_named_as_its_file():
 
 def test_the_colours_of_the_codecs():
     assert own_colours() == {
+        "field_code": "#7570b3",
         "gaussian": VERMILION,
         "pca": ORANGE,
         "random_orthogonal": PURPLE,

@@ -20,9 +20,10 @@ ROOT = Path(__file__).parents[2]
 RUBBISH = "neither a table nor a model\n"
 # Two stages read nothing that the workflow made, so there is nothing to spoil: the store, and the model of the tiny run.
 UNREADING = ["model", "store"]
-# A plan looks at sizes and at what jobs took, and opens no table.
+# A plan looks at sizes and at what jobs took, and opens no table. A comparison is of runs that other calls have made.
 STAGES = sorted(
-    {path.stem for path in (ROOT / "workflow/rules").glob("*.smk")} - {"common", "plan", *UNREADING}
+    {path.stem for path in (ROOT / "workflow/rules").glob("*.smk")}
+    - {"common", "plan", "compare", *UNREADING}
 )
 
 

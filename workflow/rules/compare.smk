@@ -16,7 +16,7 @@ rule compare:
         "../../environment.yml"
     threads: 1
     resources:
-        **needs("report"),
+        **needs("compare"),
     params:
         run=lambda wildcards: CompareRuns.of(RUN, runs=COMPARED).params(),
     script:

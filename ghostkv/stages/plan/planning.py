@@ -27,7 +27,7 @@ _ALIKE = {
     "gather_frontier": "gather", "demo_gather": "gather", "demo_heads": "summarise_heads", "demo_report": "report",
     **{f"gather_{stage}": _SMALL for stage in
        ("calibrated", "certificates", "peers", "hierarchy", "decode", "retrieval", "synthetic")},
-    "compare_plan": _SMALL, "plan": _SMALL, "retrieval_short": "retrieval_task", "demo_texts": "assemble_texts",
+    "compare_plan": _SMALL, "plan": _SMALL, "compare": "report", "retrieval_short": "retrieval_task", "demo_texts": "assemble_texts",
     "demo_capture": "capture_text", "demo_sketch": "sketch_layer", "demo_sweep": "sweep_layer",
 }  # fmt: skip
 # Rules whose rates are those of another, as they do the like: what was measured of either says something of both.

@@ -23,7 +23,7 @@ from ghostkv.elimination.schemas import POINT_SCHEMA
 from ghostkv.files.errors import ConfigError, ModelError, TextError
 from ghostkv.files.io import read_table
 from ghostkv.files.tables import write_rows
-from ghostkv.runtime import deciders
+from ghostkv.runtime import ghost_decider
 from ghostkv.stages.capture.jobs import CaptureText
 from ghostkv.stages.quality.families import family_of
 from ghostkv.stages.quality.fit import fit_policies
@@ -218,14 +218,14 @@ def test_identity_is_checked_from_the_start_and_after_the_context(tables):
 
 def test_a_model_that_is_not_itself_is_not_measured(stage, tmp_path, monkeypatch):
     """A step that reads one key too few: blocks are right, and nothing is written."""
-    kernel = deciders.ghost_attend
+    kernel = ghost_decider.ghost_attend
 
     def wrong(query, cache, *rest):
         kernel(query, cache, *rest)
         if query.shape[2] == 1:
             rest[-2][...] *= 1.05
 
-    monkeypatch.setattr(deciders, "ghost_attend", wrong)
+    monkeypatch.setattr(ghost_decider, "ghost_attend", wrong)
     outputs = {name: str(tmp_path / f"{name}.parquet") for name in QualityText.tables}
     with pytest.raises(ModelError, match="step_difference"):
         measure_text(QualityText.of(stage["run"], text="prose_held_out_0"), stage["inputs"], outputs)

@@ -10,6 +10,7 @@
 #   make damages    damage every artefact of a small run, and see that no job reads it unseen: docs/reliability.md
 #   make cluster    the tiny workflow on a Slurm of one node, from Debian's packages: docs/cluster.md
 #   make survey     tiny models of every architecture through the lab: docs/architectures.md
+#   make vllm       survivors inside vLLM, in an environment of its own that takes 3 GB: integrations/vllm
 #   make lint       what CI checks besides the tests
 #   make clean      remove what the workflow made; keeps .venv and downloads
 #
@@ -31,6 +32,7 @@ endif
 
 BIN := .venv/bin
 READY := .venv/.ready
+VLLM := integrations/vllm/.venv
 # Jobs state their memory; together they may take nine tenths of what is installed.
 MEMORY_MB = $(shell $(BIN)/python -c "import psutil; print(int(psutil.virtual_memory().total * 0.9) >> 20)")
 SNAKEMAKE = $(BIN)/snakemake --quiet host --cores $(CORES) --resources mem_mb=$(MEMORY_MB) $(ARGS)
@@ -44,7 +46,7 @@ ifneq ($(shell mkdir -p "$(CACHE)" 2> /dev/null && test -w "$(CACHE)" && echo us
 export XDG_CACHE_HOME := $(CURDIR)/.snakemake/cache
 endif
 
-.PHONY: demo frontier results long report test kills damages cluster survey lint clean
+.PHONY: demo frontier results long report test kills damages cluster survey vllm lint clean
 
 demo: $(READY)
 	@$(SNAKEMAKE) -- demo
@@ -84,6 +86,9 @@ cluster: $(READY)
 survey: $(READY)
 	@$(BIN)/python -m tests.survey
 
+vllm: $(VLLM)/.ready
+	@$(VLLM)/bin/python -m pytest -q -s integrations/vllm/tests
+
 lint: $(READY)
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
@@ -109,3 +114,15 @@ $(READY): pyproject.toml resources/constraints.txt
 	  $(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check --constraint resources/constraints.txt \
 	  --editable '.[dev]' && wait
 	@rm .venv/.begun && touch $@
+
+# What vLLM wants is not what the lab wants, so the lab comes in without what it requires. Builds of
+# torchvision for CUDA cannot be imported beside torch's for a CPU.
+$(VLLM)/.ready: integrations/vllm/pyproject.toml
+	@echo "Setting up $(VLLM) (some minutes)"
+	@rm -rf $(VLLM)
+	@$(PYTHON) -m venv $(VLLM)
+	@$(VLLM)/bin/python -m pip install -qq --no-compile --disable-pip-version-check $(TORCH)
+	@$(VLLM)/bin/python -m pip install -qq --no-compile --disable-pip-version-check --editable 'integrations/vllm[dev]'
+	@$(VLLM)/bin/python -m pip install -qq --no-compile --disable-pip-version-check --no-deps --editable .
+	@$(VLLM)/bin/python -m pip uninstall -qq --yes torchaudio torchcodec torchvision
+	@touch $@

@@ -278,9 +278,13 @@ def test_without_scripts_every_picture_is_there(page, downloads):
     still = Browser(page, downloads, scripts=False)
     try:
         still.open()
-        figures = still.driver.find_elements("css selector", "figure")
+        # Without scripts nothing waits for the page to have loaded: figures are counted until they are no more than before.
+        count, before = len(still.driver.find_elements("css selector", "figure")), -1
+        while count != before:
+            time.sleep(1)
+            count, before = len(still.driver.find_elements("css selector", "figure")), count
         pictures = still.driver.find_elements("css selector", "figure .chart > svg[role=img][aria-label]")
-        assert len(pictures) == len(figures) > 5
+        assert len(pictures) == count > 5
         assert still.driver.find_elements("css selector", ".bar, #stand-out") == []
         still.picture("without_scripts")
     finally:

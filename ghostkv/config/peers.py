@@ -26,8 +26,8 @@ class Peers(Section):
 
     ratios: Annotated[list[Share], Ascending] = setting(
         [0.03125, 0.0625, 0.125, 0.25],
-        "Bytes that every selector may read, over those of full attention: index, kept keys and survivors, as a mean over "
-        "the queries of a head and text. At most 8, ascending.",
+        "GQA-true bytes that every selector may read, over those of full attention: index, kept keys and survivors of a KV "
+        "head, as a mean over the queries of a text. At most 8, ascending.",
         min_length=1,
         max_length=8,
     )
@@ -48,19 +48,21 @@ class Peers(Section):
             {"name": "sparq", "components": 8},
             {"name": "double_sparsity", "channels": 8},
             {"name": "double_sparsity", "channels": 16},
-            {"name": "double_sparsity", "channels": 16, "compensate": True},
             {"name": "pq", "parts": 4, "bits": 8},
             {"name": "pq", "parts": 8, "bits": 8},
-            {"name": "pq", "parts": 8, "bits": 8, "compensate": True},
             {"name": "magicpig", "bits": 7, "tables": 128},
             {"name": "magicpig", "bits": 8, "tables": 128},
             {"name": "token_picker", "chunks": [2, 2, 4, 4], "slack": 0.2},
-            {"name": "ghost", "bits": 1.0},
+            {"name": "ghost", "bits": 0.25},
+            {"name": "ghost", "bits": 0.375},
             {"name": "ghost", "bits": 0.5},
-            {"name": "ghost", "bits": 1.0, "compensate": False},
+            {"name": "ghost", "bits": 0.75},
+            {"name": "ghost", "bits": 1.0},
+            {"name": "ghost", "bits": 1.5},
+            {"name": "ghost", "bits": 2.0},
         ),
-        "Selectors and their hyperparameters, a file of ghostkv/selectors each. A peer counts as beaten where all of its "
-        "entries are. Peers are held against the first of our own.",
+        "Selectors and their hyperparameters, a file of ghostkv/selectors each. Of a peer with several entries the best at "
+        "each budget counts, in hindsight; of our own record the size that threshold texts choose.",
         min_length=1,
         max_length=200,
     )

@@ -1,15 +1,20 @@
 """What a selector is: a rule that says which cold keys to read for a query, within a budget of bytes.
 
-A selector is a frozen dataclass of hyperparameters. `fit` may learn from calibration text; `select` decides
-for one KV head of one text. It sees the keys of the cache (what it may build an index from), the queries, the
-exact scores of the keys that are always kept, and the attention of earlier queries. It does not see the exact
-score of a cold key: the scene has none to give. Only a selector of kind `oracle` is handed the scores.
+A selector is a frozen dataclass of hyperparameters. `fit` may learn from calibration text; `estimate` says for one KV
+head of one text what the index knows of every cold key, and what that costs. Which keys are then read is decided in the
+same way for all of them (`ghostkv.selectors.columns`); a selector whose paper decides otherwise overrides `select`.
+
+It sees the keys of the cache (what it may build an index from), the queries, the exact scores of the keys that are
+always kept, and the attention of earlier queries. It does not see the exact score of a cold key: the scene has none to
+give. Only a selector of kind `oracle` is handed the scores.
+
+The query heads of a KV head decide together: a key that is read is read once, for all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +23,11 @@ import numpy as np
 from ghostkv.codecs import Codec, Decoded
 from ghostkv.elimination.attention import ColdRange
 from ghostkv.files.errors import CaptureError
-from ghostkv.selectors.picking import find_nan, pick_above, pick_pages, pick_top, sum_left
+from ghostkv.selectors.picking import find_nan, pick_above, pick_top
+
+# How an index is spent: a fixed number of keys a query and their softmax alone; one threshold for all KV heads of a layer
+# and all queries; and with the estimated mass of the keys that are left on the mean of V.
+ALONE, ONE_BUDGET, COMPENSATED = COLUMNS = ("alone", "one_budget", "compensated")
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Scene:
     observed: np.ndarray
     _scratch: np.ndarray
     _spare: np.ndarray
-    _reads: np.ndarray
+    _reads: np.ndarray  # uint8 [queries, tokens]
     layer: int
     first_head: int  # of the group
     # ``records(name, code_bytes)`` gives the sketch stage's codec and decoded ghost records of this text
@@ -81,19 +90,17 @@ class Scene:
 
         Parameters
         ----------
-        priority : ndarray, shape [group, queries, tokens] or one that broadcasts to it
-        counts : ndarray of int64, shape [ratios, group, queries]
+        priority : ndarray of float32, shape [queries, tokens]
+        counts : ndarray of int64, shape [ratios, queries]
             How many; negative where nothing is feasible.
         recent : ndarray of int64, shape [ratios, queries], optional
             How many of them are simply the most recent ones.
         """
         reads, (start, stop) = self._no_reads(), (self.visible.start, self.visible.stop)
-        if priority.shape != self.shape or priority.dtype != np.float32:
-            self._scratch[...] = priority
-            priority = self._scratch
+        priority = np.ascontiguousarray(np.broadcast_to(priority, reads.shape), np.float32)
         self._refuse_nan(priority)
         if recent is None:
-            pick_top(priority, counts, start, stop, reads)
+            pick_top(priority[None], counts[:, None], start, stop, reads[None])
             return reads
         token = np.arange(self.shape[2])
         for r, window in enumerate(recent):
@@ -102,33 +109,22 @@ class Scene:
             reads |= newest.astype(np.uint8) << np.uint8(r)
             rest = np.full_like(counts, -1)
             rest[r] = counts[r] - window
-            pick_top(priority, rest, start, edge, reads)
+            pick_top(priority[None], rest[:, None], start, edge, reads[None])
         return reads
 
     def take_above(self, statistic: np.ndarray, least: np.ndarray) -> np.ndarray:
-        """Read the cold keys whose `statistic` [group, queries, tokens] reaches `least` [ratios, group, queries]."""
+        """Read the cold keys whose `statistic` [queries, tokens] reaches `least` [ratios, queries]."""
         self._refuse_nan(statistic)
         reads = self._no_reads()
-        pick_above(statistic, least, self.visible.start, self.visible.stop, reads)
+        pick_above(statistic[None], least[:, None], self.visible.start, self.visible.stop, reads[None])
         return reads
-
-    def take_pages(self, order: np.ndarray, counts: np.ndarray, page: int) -> np.ndarray:
-        """Read whole pages in `order` [group, queries, pages], as long as `counts` [ratios, group, queries] holds one."""
-        reads = self._no_reads()
-        pick_pages(order, counts, self.visible.start, self.visible.stop, page, reads)
-        return reads
-
-    def left(self, reads: np.ndarray, mass: np.ndarray, ratios: int) -> np.ndarray:
-        """The part of `mass` [group, queries, tokens] on cold keys that are not read, shape [ratios, group, queries]."""
-        share = np.zeros((ratios, *self.shape[:2]), np.float32)
-        sum_left(reads, mass, self.visible.start, self.visible.stop, share)
-        return share
 
     def _refuse_nan(self, priority: np.ndarray) -> None:
-        head, query = find_nan(priority, self.visible.start, self.visible.stop)
-        if head >= 0:
+        _, query = find_nan(priority[None], self.visible.start, self.visible.stop)
+        if query >= 0:
+            last = self.first_head + self.shape[0] - 1
             raise CaptureError(
-                f"layer {self.layer}, head {self.first_head + head}: at position {int(self.visible.last[query]) - 1} a selector's "
+                f"layer {self.layer}, heads {self.first_head} to {last}: at position {int(self.visible.last[query]) - 1} a selector's "
                 "score of a key is not a number, so no key is the best. Accepted: scores that float32 holds.\n"
                 "  Write: dtype: float32 under model, or leave the layer out: layers: [...]"
             )
@@ -140,7 +136,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes that a head may read: a share of the full fp16 K and V, as a mean over the queries of a text.
+    """Bytes that a KV head may read: a share of its full fp16 K and V, as a mean over the queries of a text.
 
     The mean is what a server pays. With the same share for each query alone, an index would be out of reach
     at the first query of a text and affordable at the last.
@@ -155,10 +151,9 @@ class Budget:
         """Bytes of the full K and V that each query would read, shape [queries]."""
         return self.visible.visible * float(self.pair_bytes)
 
-    @property
-    def price(self) -> np.ndarray:
-        """What reading one key and value adds to a query's bytes ratio, shape [queries]."""
-        return self.pair_bytes / self.full
+    def at(self, ratios: Sequence[float]) -> Budget:
+        """The same of other ratios."""
+        return replace(self, ratios=tuple(map(float, ratios)))
 
     def allowance(self, index_bytes: np.ndarray | float = 0.0) -> np.ndarray:
         """Bytes left for cold keys after the keys that are always kept and the index.
@@ -175,18 +170,17 @@ class Budget:
         fixed = exact * self.pair_bytes + np.broadcast_to(index_bytes, exact.shape)
         return np.stack([_level(ratio - fixed / self.full) * self.full for ratio in self.ratios])
 
-    def counts(self, allowance: np.ndarray, group: int, key_bytes: float | None = None) -> np.ndarray:
-        """Whole keys that an allowance buys each query; -1 where not feasible; int64 [ratios, group, queries].
+    def counts(self, allowance: np.ndarray, key_bytes: float = 0.0) -> np.ndarray:
+        """Whole keys that an allowance buys each query; -1 where not feasible; int64 [ratios, queries].
 
         Parameters
         ----------
         allowance : ndarray, shape [ratios, queries]
-        key_bytes : float, optional
-            What reading one key costs; `pair_bytes` unless a method pays more.
+        key_bytes : float
+            What reading one key costs beside its K and V.
         """
-        keys = np.floor(allowance / (key_bytes or self.pair_bytes) + 1e-9)
-        keys = np.where(np.isnan(keys), -1, np.minimum(keys, self.visible.cold)).astype(np.int64)
-        return np.repeat(keys[:, None, :], group, axis=1)
+        keys = np.floor(allowance / (self.pair_bytes + key_bytes) + 1e-9)
+        return np.where(np.isnan(keys), -1, np.minimum(keys, self.visible.cold)).astype(np.int64)
 
 
 def _level(slack: np.ndarray) -> np.ndarray:
@@ -200,26 +194,44 @@ def _level(slack: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Selection:
-    """What a selector reads."""
+class Estimate:
+    """What an index says of every cold key of a KV head, and what it costs to know it."""
 
-    # uint8 [group, queries, tokens]; bit r: the key and its value are read at the r-th ratio. Only cold keys have
-    # bits.
+    # float32 [group, queries, tokens]; estimated scores, by which keys are chosen; valid as `Scene.empty` is
+    scores: np.ndarray
+    # Bytes read of the index, once for all heads of the group; of shape [queries], or the same for all queries
+    index_bytes: np.ndarray | float = 0.0
+    key_bytes: float = 0.0  # metadata read with every key that is read
+    # float32 [group, queries, tokens]; estimated scores of keys that are left; None where `scores` are those
+    tail: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the heads of a KV head read together."""
+
+    # uint8 [queries, tokens]; bit r: the key and its value are read at the r-th ratio. Only cold keys have bits.
     reads: np.ndarray
     feasible: np.ndarray  # bool [ratios]; false where index and kept keys alone exceed the budget
-    # float64 [ratios, group, queries]; everything read beside K and V of the keys in `reads` and of those always kept
+    # float64 [ratios, queries]; everything read beside K and V of the keys in `reads` and of those always kept
     index_bytes: np.ndarray
-    # float64 [ratios, queries]; the same for the group as a whole; by default the largest of its heads', as an index
-    # of the KV head is read once for all
-    index_bytes_gqa: np.ndarray | None = None
     # float32 [group, queries, tokens]; tail compensation by these estimated scores
     tail: np.ndarray | None = None
-    page: int = 0  # keys per mean of V in the compensation; 0 for one running mean
     # float32 [ratios, group, queries]; a rule's own share of the output for the running mean of V (SparQ's)
     tail_share: np.ndarray | None = None
-    # float32 [ratios, group, queries, tokens]; added to the exact scores of keys that are read (MagicPIG's importance
-    # weights)
+    # float32 [ratios, group, queries, tokens]; added to the exact scores of keys that are read (importance weights of
+    # methods that sample); -inf for a key that another head of the group sampled
     log_weight: Sequence[np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Spending:
+    """How a KV head spends one budget of all, fitted on texts of role `threshold`."""
+
+    theta: np.ndarray  # float32 [ratios]; least statistic that is read (`columns.statistic`)
+    shares: (
+        np.ndarray
+    )  # float64 [ratios]; bytes ratio of this KV head, whose mean over KV heads is the budget
 
 
 @dataclass(frozen=True)
@@ -236,8 +248,10 @@ class Calibration:
 class Selector:
     """Base of all selectors; subclasses add hyperparameters as fields."""
 
-    # Or "oracle", "ours", "extended": a peer with something that its paper does not have, shown and not counted as the peer.
+    # Or "oracle", or "record": one size of our own record, of which the best is chosen on threshold texts.
     kind = "peer"
+    # The columns that it can be measured in.
+    columns = COLUMNS
 
     @property
     def variant(self) -> str:
@@ -248,12 +262,20 @@ class Selector:
         """Codec and bytes of code of the ghost records that it reads of keys of this width; None where it reads none."""
 
     def fit(self, calibration: Calibration) -> Any:
-        """Learn what is fixed before a text is seen; model constants cost no bytes per key."""
+        """Learn what is fixed before a text is seen."""
         return None
 
-    def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
-        """Which cold keys each head reads for each query at each ratio."""
+    def constant_bytes(self, fitted: Any, scene: Scene) -> float:
+        """Bytes of what is fixed before a text is seen and read at every step, of one KV head."""
+        return 0.0
+
+    def estimate(self, fitted: Any, scene: Scene) -> Estimate:
+        """What the index says of the cold keys for each query."""
         raise NotImplementedError
+
+    def select(self, fitted: Any, scene: Scene, budget: Budget, column: str) -> Selection | None:
+        """Decide by other means than the column's own: what a paper's rule demands; None to leave it to the column."""
+        return None
 
 
 def _word(value: Any) -> str:
@@ -262,38 +284,6 @@ def _word(value: Any) -> str:
     return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
 
 
-def read_best(
-    priority: np.ndarray,
-    scene: Scene,
-    budget: Budget,
-    index_bytes: np.ndarray | float = 0.0,
-    key_bytes: float = 0.0,
-    recent: float = 0.0,
-) -> Selection:
-    """Spend each query's own budget on the keys of highest priority; most selectors end here.
-
-    Parameters
-    ----------
-    priority : ndarray, shape [group, queries, tokens] or one that broadcasts to it
-    key_bytes : float
-        Metadata read with every key that is read.
-    recent : float
-        Share of the keys read that are simply the most recent ones.
-    """
-    group = scene.shape[0]
-    counts = budget.counts(budget.allowance(index_bytes), group, budget.pair_bytes + key_bytes)
-    window = np.maximum((recent * counts[:, 0]).astype(np.int64), 0) if recent else None
-    reads = scene.take(priority, counts, window)
-    index = per_ratio(budget, group, index_bytes) + np.maximum(counts, 0) * key_bytes
-    return Selection(reads, counts[:, 0, 0] >= 0, index)
-
-
 def read_at(reads: np.ndarray, ratio: int) -> np.ndarray:
-    """The keys of `Selection.reads` that are read at a ratio, bool, shape [group, queries, tokens]."""
+    """The keys of `Selection.reads` that are read at a ratio, bool, shape [queries, tokens]."""
     return (reads & np.uint8(1 << ratio)) != 0
-
-
-def per_ratio(budget: Budget, group: int, index_bytes: np.ndarray | float) -> np.ndarray:
-    """Index bytes that are the same for every ratio and head, as `Selection.index_bytes`."""
-    shape = (len(budget.ratios), group, len(budget.visible.last))
-    return np.broadcast_to(np.asarray(index_bytes, np.float64), shape)

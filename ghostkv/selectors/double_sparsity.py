@@ -20,8 +20,7 @@ import numpy as np
 
 from ghostkv.codecs.quantiser import UniformQuantiser
 from ghostkv.config.options import Width
-from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector, read_best
-from ghostkv.selectors.estimates import with_tail
+from ghostkv.selectors.base import Calibration, Estimate, Scene, Selector
 
 BITS = 4
 
@@ -31,13 +30,6 @@ class DoubleSparsity(Selector):
     """Read the keys of best score in the label cache."""
 
     channels: Width = 16  # channels in the label cache
-    # Add this lab's tail compensation, which the paper does not have. Its estimates then count the other channels at
-    # their mean, a constant of the query that leaves the order of keys as it was.
-    compensate: bool = False
-
-    @property
-    def kind(self) -> str:
-        return "extended" if self.compensate else "peer"
 
     def fit(self, calibration: Calibration) -> Any:
         """The channels, their quantiser, and the mean key without them."""
@@ -48,13 +40,14 @@ class DoubleSparsity(Selector):
         rest[chosen] = 0
         return chosen, UniformQuantiser.fit(labels, np.full(len(chosen), BITS)), rest
 
-    def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
+    def constant_bytes(self, fitted: Any, scene: Scene) -> float:
+        # A channel's number, least value and step.
+        return 5.0 * len(fitted[0])
+
+    def estimate(self, fitted: Any, scene: Scene) -> Estimate:
         chosen, quantiser, rest = fitted
         labels = quantiser.dequantise(quantiser.quantise(scene.keys[:, chosen]))
-        priority = scene.score(scene.queries[..., chosen], labels)
-        index = scene.visible.cold * (len(chosen) * BITS / 8)
-        read = read_best(priority, scene, budget, index)
-        if not self.compensate:
-            return read
-        priority += (scene.queries @ (rest * np.float32(scene.scale)))[..., None]
-        return with_tail(read, priority, scene)
+        scores = scene.score(scene.queries[..., chosen], labels)
+        # The other channels at their mean: a constant of the query, so that scores have the right level for masses.
+        scores += (scene.queries @ (rest * np.float32(scene.scale)))[..., None]
+        return Estimate(scores, scene.visible.cold * (len(chosen) * BITS / 8))

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
-from ghostkv.elimination.attention import cap
 from ghostkv.files.compiled import njit
-from ghostkv.selectors.base import Scene, Selection
+from ghostkv.selectors.base import Scene
+
+# A score that holds no mass beside any other; finite, so that differences are.
+_NOTHING = -1e4
 
 
-def with_tail(selection: Selection, estimates: np.ndarray, scene: Scene) -> Selection:
-    """A selection whose eliminated keys are compensated by their estimated scores, which are capped in place."""
-    return replace(selection, tail=cap(estimates, scene.softcap))
+def scores_of_mass(mass: np.ndarray, scene: Scene) -> np.ndarray:
+    """Scores under which the cold keys would hold these shares of the softmax; in place, shape [group, queries, tokens].
+
+    For rules that know of attention by having observed it. Shares that leave nothing to the keys that are always kept
+    are cut to leave them a thousandth.
+    """
+    share = _cold_sum(mass, scene.visible.start, scene.visible.stop)
+    left = np.maximum(1.0 - share, 1e-3)
+    with np.errstate(divide="ignore"):
+        np.log(mass, out=mass)
+    mass += (scene.known_lse - np.log(left)).astype(np.float32)[..., None]
+    return np.maximum(mass, np.float32(_NOTHING), out=mass)
+
+
+def group_mass(estimates: np.ndarray, scene: Scene) -> np.ndarray:
+    """Log of the sum over the heads of the estimated shares of a key; float32, shape [queries, tokens]."""
+    every = log_mass(estimates, scene)
+    if len(every) == 1:
+        return every[0].copy()
+    # Of keys that no query sees scores may be -inf.
+    peak = np.maximum(every.max(axis=0), np.float32(_NOTHING))
+    with np.errstate(under="ignore", divide="ignore"):
+        total = np.exp(every - peak).sum(axis=0)
+        return peak + np.log(total, out=total)
 
 
 def log_mass(estimates: np.ndarray, scene: Scene) -> np.ndarray:

@@ -22,24 +22,22 @@ def evaluate(selection: Selection, scene: Scene, truth: SceneTruth, budget: Budg
     -------
     dict of ndarray, shape [ratios, group, queries]
         `recall_32` (of the 32 best cold keys, the share read), `fer` (of the exact top-k of all visible keys,
-        the share lost), `dropped_mass`, `output_error` (where values are known), `bytes_ratio`,
-        `bytes_ratio_gqa`, `index_ratio`. Ratios that are not feasible hold NaN.
+        the share lost), `dropped_mass`, `output_error` (where values are known), and of the KV head, the same for all of its
+        heads, `bytes_ratio_gqa` and `index_ratio`. Ratios that are not feasible hold NaN.
     """
     visible, ratios = scene.visible, len(budget.ratios)
     shape = (1 << ratios, *truth.mass.shape[:2])
-    pages = 1 if not selection.page else -(-scene.shape[2] // selection.page)
     width = 0 if truth.values is None else truth.values.shape[1]
     counts, masses = np.zeros((3, *shape)), np.zeros(shape)
     sums = np.zeros((*shape[1:], 1 << ratios, max(width, 1)), np.float32)
     compensated = selection.tail is not None
-    tails = np.zeros((*shape, pages if compensated else 0))
+    tails = np.zeros(shape if compensated else (0, 0, 0))
     nothing = np.zeros((1, 1, 1), np.float32)
     # The selector is done with its spare array.
     weights = tail_weights(selection.tail, truth.lse, scene._spare) if compensated else nothing
     _accumulate(
         selection.reads, truth.mass, truth.relevant, visible.start, visible.stop, counts, masses,
-        nothing[0] if truth.values is None else truth.values, width, sums,
-        weights, selection.page or scene.shape[2], tails,
+        nothing[0] if truth.values is None else truth.values, width, sums, weights, tails,
     )  # fmt: skip
     # Patterns of bits become ratios: a key counts at every ratio of its pattern.
     member = np.array([[pattern >> r & 1 for pattern in range(1 << ratios)] for r in range(ratios)], float)
@@ -53,17 +51,13 @@ def evaluate(selection: Selection, scene: Scene, truth: SceneTruth, budget: Budg
     if width:
         kept = truth.kept_output + np.einsum("rp,gqpv->rgqv", member, sums)
         mass = truth.kept_mass + kept_mass
-        missing = np.einsum("rp,pgqk->rgqk", 1 - member, tails) if compensated else None
+        missing = np.tensordot(1 - member, tails, 1)[..., None] if compensated else None
         queries["output_error"] = _errors(selection, scene, truth, kept, mass, missing)
     full = visible.visible * budget.pair_bytes
     exact = (visible.visible - visible.cold) * budget.pair_bytes
-    index = selection.index_bytes
-    group_index = selection.index_bytes_gqa if selection.index_bytes_gqa is not None else index.max(axis=1)
-    union = _union(selection.reads, visible.start, visible.stop, ratios)
-    united = (exact + group_index + union * budget.pair_bytes) / full
-    queries["bytes_ratio"] = (exact + index + count * budget.pair_bytes) / full
-    queries["bytes_ratio_gqa"] = np.repeat(united[:, None], count.shape[1], axis=1)
-    queries["index_ratio"] = index / full
+    index = selection.index_bytes[:, None]
+    queries["bytes_ratio_gqa"] = (exact + index + count * budget.pair_bytes) / full
+    queries["index_ratio"] = np.repeat(index / full, count.shape[1], axis=1)
     for values in queries.values():
         values[~selection.feasible] = np.nan
     return queries
@@ -74,8 +68,7 @@ def _errors(selection, scene, truth, kept, mass, missing) -> np.ndarray:
     if selection.log_weight is not None:
         kept, mass = _reweighted(selection, scene, truth)
     if missing is not None:
-        means = cold_means(truth.values, scene.visible, selection.page)
-        output = compensate(kept, mass, missing, means)
+        output = compensate(kept, mass, missing, cold_means(truth.values, scene.visible))
     else:
         with np.errstate(invalid="ignore"):
             output = kept / mass[..., None]
@@ -90,7 +83,7 @@ def _errors(selection, scene, truth, kept, mass, missing) -> np.ndarray:
 
 def _from_scores(selection, scene, truth, r, g, q) -> np.ndarray:
     """Output of one query whose kept keys all have vanishing mass: their softmax among themselves."""
-    kept = np.isfinite(scene.known[g, q]) | (selection.reads[g, q] >> r & 1 == 1)
+    kept = np.isfinite(scene.known[g, q]) | (selection.reads[q] >> r & 1 == 1)
     scores = truth.scores[g, q, kept].astype(np.float64)
     weights = np.exp(scores - scores.max())
     return weights @ truth.values[kept] / weights.sum()
@@ -111,16 +104,14 @@ def _reweighted(selection, scene, truth) -> tuple[np.ndarray, np.ndarray]:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _accumulate(
-    reads, mass, relevant, start, stop, counts, masses, values, width, sums, weights, page, tails
-):
+def _accumulate(reads, mass, relevant, start, stop, counts, masses, values, width, sums, weights, tails):
     """Counts, mass and value sums of every pattern of bits that reads a key; tail weights of all patterns."""
     # Values of long texts are read from memory once a block of keys, not once a query.
-    for block in range(0, reads.shape[2], _KEYS):
-        for g in range(reads.shape[0]):
-            for q in range(reads.shape[1]):
+    for block in range(0, mass.shape[2], _KEYS):
+        for g in range(mass.shape[0]):
+            for q in range(mass.shape[1]):
                 for j in range(max(start[q], block), min(stop[q], block + _KEYS)):
-                    bits = reads[g, q, j]
+                    bits = reads[q, j]
                     if bits:
                         p, flags = mass[g, q, j], relevant[g, q, j]
                         masses[bits, g, q] += p
@@ -133,37 +124,18 @@ def _accumulate(
     # Of each pattern by itself: a difference of sums would lose a small one beside a large one.
     for g in range(tails.shape[1]):
         for q in range(tails.shape[2]):
-            for p in range(tails.shape[3]):
-                for j in range(max(start[q], p * page), min(stop[q], (p + 1) * page)):
-                    tails[reads[g, q, j], g, q, p] += weights[g, q, j]
+            for j in range(start[q], stop[q]):
+                tails[reads[q, j], g, q] += weights[g, q, j]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _add_weighted(reads, bit, mass, log_weight, start, stop, values, sums, total):
-    for g in range(reads.shape[0]):
-        for q in range(reads.shape[1]):
+    for g in range(mass.shape[0]):
+        for q in range(mass.shape[1]):
             row = sums[g, q]
             for j in range(start[q], stop[q]):
-                if reads[g, q, j] & bit:
+                if reads[q, j] & bit:
                     p = mass[g, q, j] * np.exp(log_weight[g, q, j])
                     total[g, q] += p
                     for c in range(values.shape[1]):
                         row[c] += p * values[j, c]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _union(reads, start, stop, ratios):
-    """Cold keys that at least one head of the group reads, shape [ratios, queries]."""
-    out = np.zeros((ratios, reads.shape[1]))
-    histogram = np.zeros(256, np.int64)
-    for q in range(reads.shape[1]):
-        histogram[:] = 0
-        for j in range(start[q], stop[q]):
-            bits = np.uint8(0)
-            for g in range(reads.shape[0]):
-                bits |= reads[g, q, j]
-            histogram[bits] += 1
-        for pattern in range(1, 256):
-            for r in range(ratios):
-                out[r, q] += histogram[pattern] * ((pattern >> r) & 1)
-    return out

@@ -9,7 +9,9 @@ Rule: every key accumulates the attention mass that earlier queries of its head 
 What differs: captures hold a sample of query positions, so mass accumulates over the earlier *sampled*
     queries rather than over all; and a key that fell out once may come back, because mass accumulates over
     full attention rather than over what H2O itself kept. The second favours H2O.
-Index bytes: one fp16 accumulator per key that is read.
+    Heads decide together by the sum of what their queries gave. With one budget a key's share of all that was
+    observed stands for its mass, and there is no recent half.
+Index bytes: one fp16 accumulator per head and key that is read.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ import numpy as np
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.config.options import Part
 from ghostkv.files.compiled import njit
-from ghostkv.selectors.base import Budget, Scene, Selection, Selector, read_best
+from ghostkv.selectors.base import ALONE, Budget, Estimate, Scene, Selection, Selector
+from ghostkv.selectors.estimates import scores_of_mass
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,21 @@ class H2O(Selector):
 
     recent: Part = 0.0  # share of the keys read that are simply the most recent ones
 
-    def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
+    def estimate(self, fitted: Any, scene: Scene) -> Estimate:
         mass = accumulate(scene.earlier, scene.observed, scene.empty())
-        return read_best(mass, scene, budget, key_bytes=ELEMENT_BYTES, recent=self.recent)
+        mass /= np.maximum(scene.observed, 1).astype(np.float32)[:, None]
+        return Estimate(scores_of_mass(mass, scene), key_bytes=ELEMENT_BYTES * scene.shape[0])
+
+    def select(self, fitted: Any, scene: Scene, budget: Budget, column: str) -> Selection | None:
+        """With a fixed budget, a part of it goes to the most recent keys."""
+        if column != ALONE or not self.recent:
+            return None
+        key_bytes = ELEMENT_BYTES * scene.shape[0]
+        mass = accumulate(scene.earlier, scene.observed, scene.empty()).sum(axis=0)
+        counts = budget.counts(budget.allowance(), key_bytes)
+        window = np.maximum((self.recent * counts).astype(np.int64), 0)
+        index = np.maximum(counts, 0) * float(key_bytes)
+        return Selection(scene.take(mass, counts, window), counts[:, 0] >= 0, index)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -23,7 +23,7 @@ import numpy as np
 
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.config.options import Width
-from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector, read_best
+from ghostkv.selectors.base import Calibration, Estimate, Scene, Selector
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,20 @@ class Loki(Selector):
     centred: bool = True  # components of the covariance; else of the second moment
 
     def fit(self, calibration: Calibration) -> Any:
-        """The first principal components, shape [head_dim, dims]."""
+        """The first principal components, shape [head_dim, dims], and the mean key without them."""
         keys = calibration.keys.astype(np.float64)
         moment = np.cov(keys.T, bias=True) if self.centred else keys.T @ keys / len(keys)
-        return np.linalg.eigh(moment)[1][:, ::-1][:, : self.dims].astype(np.float32)
+        first = np.linalg.eigh(moment)[1][:, ::-1][:, : self.dims].astype(np.float32)
+        mean = calibration.keys.mean(axis=0)
+        return first, mean - first @ (first.T @ mean)
 
-    def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
-        stored = (scene.keys @ fitted).astype(np.float16).astype(np.float32)
-        priority = scene.score(scene.queries @ fitted, stored)
-        index = scene.visible.cold * float(ELEMENT_BYTES * fitted.shape[1])
-        return read_best(priority, scene, budget, index)
+    def constant_bytes(self, fitted: Any, scene: Scene) -> float:
+        return float(ELEMENT_BYTES * sum(one.size for one in fitted))
+
+    def estimate(self, fitted: Any, scene: Scene) -> Estimate:
+        first, rest = fitted
+        stored = (scene.keys @ first).astype(np.float16).astype(np.float32)
+        scores = scene.score(scene.queries @ first, stored)
+        # The other components at their mean: a constant of the query, so that scores have the right level for masses.
+        scores += (scene.queries @ (rest * np.float32(scene.scale)))[..., None]
+        return Estimate(scores, scene.visible.cold * float(ELEMENT_BYTES * first.shape[1]))

@@ -6,23 +6,26 @@ Paper: Chen et al. 2024, "MagicPIG: LSH sampling for efficient LLM generation".
 Rule: sign hashes of `bits` random planes in L tables; a key is sampled when its hash equals the query's in at
     least two tables. With ``p = 1 - angle / pi`` its chance is ``u = 1 - (1 - p^b)^L - L p^b (1 - p^b)^(L-1)``,
     and the output is the self-normalised estimate with weights ``e^s / u``. Keys are centred first.
-What differs: L is chosen per head and budget on texts of role `threshold`, up to `tables` (the paper takes
+What differs: L is chosen per KV head and budget on texts of role `threshold`, up to `tables` (the paper takes
     one K and L per model); the mean key comes from role `codec` instead of the prompt. A budget that a text
     would exceed cuts the sample, the keys that collided latest first. `bits` is at most 8 here.
 Index bytes: per query, head and table the two ends of a bucket (8 bytes) and the two-byte identity of every
-    key in it. A group's heads look into different buckets, so the group pays the sum.
+    key in it. A group's heads look into different buckets, so the group pays the sum; a key that several heads
+    sample is read once.
+Columns: `alone` only; its estimator has no estimate of a key that no bucket met.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
+from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.config.options import Annotated, Field
 from ghostkv.files.compiled import njit
-from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector, read_at
+from ghostkv.selectors.base import ALONE, Budget, Calibration, Scene, Selection, Selector, read_at
 from ghostkv.selectors.picking import threshold_counts
 
 _ENDS, _IDENTITY = 8, 2
@@ -37,8 +40,10 @@ class MagicPIG(Selector):
     tables: Annotated[int, Field(ge=2, le=254)] = 128  # largest number of tables, at most 254
     weigh: bool = True  # importance weights in the output; False renormalises the sample as top-k methods do
 
+    columns: ClassVar[tuple[str, ...]] = (ALONE,)
+
     def fit(self, calibration: Calibration) -> Any:
-        """Mean key, planes, and tables L of each ratio and head, shape [ratios, group]."""
+        """Mean key, planes, and tables L of each ratio."""
         mean = calibration.keys.mean(axis=0)
         rng = np.random.default_rng(calibration.seed)
         planes = rng.normal(size=(len(mean), self.tables * self.bits)).astype(np.float32)
@@ -46,39 +51,39 @@ class MagicPIG(Selector):
         for scene, budget in calibration.scenes:
             second, hits = self._collide(scene, mean, planes)
             visible = scene.visible
-            sampled = _by_table(second, visible.start, visible.stop, self.tables)
-            count = np.arange(1, self.tables + 1)
+            sampled = _by_table(second.min(axis=0), visible.start, visible.stop, self.tables)
+            ends = _ENDS * scene.shape[0] * np.arange(1, self.tables + 1)
             exact = (visible.visible - visible.cold)[:, None] * budget.pair_bytes
-            read = exact + _ENDS * count + _IDENTITY * hits + budget.pair_bytes * sampled
-            spent, texts = spent + (read / budget.full[:, None]).mean(axis=1), texts + 1
+            read = exact + ends + _IDENTITY * hits.sum(axis=0) + budget.pair_bytes * sampled
+            spent, texts = spent + (read / budget.full[:, None]).mean(axis=0), texts + 1
         cost = spent / texts
-        limits = np.array([(cost <= ratio).sum(axis=1) for ratio in budget.ratios])
-        return mean, planes, limits
+        return mean, planes, [int((cost <= ratio).sum()) for ratio in budget.ratios]
 
-    def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
+    def constant_bytes(self, fitted: Any, scene: Scene) -> float:
+        mean, planes, _ = fitted
+        return float(ELEMENT_BYTES * (mean.size + planes.size))
+
+    def select(self, fitted: Any, scene: Scene, budget: Budget, column: str) -> Selection:
         mean, planes, limits = fitted
         second, hits = self._collide(scene, mean, planes)
-        start, stop = scene.visible.start, scene.visible.stop
-        statistic = scene.empty()
-        np.negative(second, out=statistic, casting="unsafe", dtype=np.float32)
-        shape = (len(budget.ratios), *scene.shape[:2])
-        counts, index = np.full(shape, -1, np.int64), np.zeros(shape)
-        for r, ratio in enumerate(budget.ratios):
-            for g in range(scene.shape[0]):
-                tables = limits[r, g]
-                if tables < 2:
-                    continue
-                index[r, g] = _ENDS * tables + _IDENTITY * hits[g, :, tables - 1]
-                share = replace(budget, ratios=(ratio,)).allowance(index[r, g]) / budget.full
-                least = np.array([[-(tables - 1.0)]], np.float32)
-                counts[r, g] = threshold_counts(
-                    statistic[g : g + 1], least, share, budget.price, np.inf, start, stop
-                )[0, 0]
-        feasible = (counts >= 0).all(axis=(1, 2))
+        visible, (group, queries, _) = scene.visible, scene.shape
+        # The earlier a key collides for the second time, in any head, the surer it is read.
+        statistic = -second.min(axis=0).astype(np.float32)
+        counts, index = np.full((len(limits), queries), -1, np.int64), np.zeros((len(limits), queries))
+        for r, tables in enumerate(limits):
+            if tables < 2:
+                continue
+            index[r] = _ENDS * tables * group + _IDENTITY * hits[:, :, tables - 1].sum(axis=0)
+            share = budget.at([budget.ratios[r]]).allowance(index[r]) / budget.full
+            least, price = np.array([[1.0 - tables]], np.float32), budget.pair_bytes / budget.full
+            counts[r] = threshold_counts(
+                statistic[None], least, share, price, np.inf, visible.start, visible.stop
+            )[0, 0]
+        feasible = (counts >= 0).all(axis=1)
         counts[~feasible] = -1
         reads = scene.take(statistic, counts)
-        weights = self._log_weights(scene, mean, limits, reads) if self.weigh else None
-        return Selection(reads, feasible, index, index.sum(axis=1), log_weight=weights)
+        weights = self._log_weights(scene, mean, second, limits, reads) if self.weigh else None
+        return Selection(reads, feasible, index, log_weight=weights)
 
     def _collide(self, scene: Scene, mean: np.ndarray, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The table in which every key collides for the second time, and keys met in the first tables."""
@@ -93,7 +98,7 @@ class MagicPIG(Selector):
         return np.ascontiguousarray(np.packbits(signs, axis=2)[..., 0].T)
 
     def _log_weights(
-        self, scene: Scene, mean: np.ndarray, limits: np.ndarray, reads: np.ndarray
+        self, scene: Scene, mean: np.ndarray, second: np.ndarray, limits: list[int], reads: np.ndarray
     ) -> np.ndarray:
         centred = scene.keys - mean
         norms = np.maximum(np.linalg.norm(centred, axis=1), 1e-30)
@@ -102,7 +107,7 @@ class MagicPIG(Selector):
         cosine = np.matmul(flat, (centred / norms[:, None]).T, out=scene.empty().reshape(-1, len(norms)))
         out = np.empty((len(limits), *scene.shape), np.float32)
         for r, tables in enumerate(limits):
-            _weights(cosine.reshape(scene.shape), tables, self.bits, read_at(reads, r), out[r])
+            _weights(cosine.reshape(scene.shape), second, tables, self.bits, read_at(reads, r), out[r])
         return out
 
 
@@ -132,28 +137,30 @@ def _second_collision(key_codes, codes, start, stop):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _by_table(second, start, stop, tables):
-    """Keys sampled with the first 1, 2, ... tables, shape [group, queries, tables]."""
-    out = np.zeros((second.shape[0], second.shape[1], tables))
-    for g in range(second.shape[0]):
-        for q in range(second.shape[1]):
-            for j in range(start[q], stop[q]):
-                if second[g, q, j] < tables:
-                    out[g, q, second[g, q, j]] += 1
-            for t in range(1, tables):
-                out[g, q, t] += out[g, q, t - 1]
+    """Keys sampled with the first 1, 2, ... tables, shape [queries, tables]."""
+    out = np.zeros((second.shape[0], tables))
+    for q in range(second.shape[0]):
+        for j in range(start[q], stop[q]):
+            if second[q, j] < tables:
+                out[q, second[q, j]] += 1
+        for t in range(1, tables):
+            out[q, t] += out[q, t - 1]
     return out
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _weights(cosine, limits, bits, read, out):
-    """``-log u`` of the keys that are read with the first `limits` [group] tables."""
-    for g in range(read.shape[0]):
-        tables = limits[g]
-        for q in range(read.shape[1]):
-            for j in range(read.shape[2]):
-                if read[g, q, j]:
-                    angle = np.arccos(min(max(cosine[g, q, j], np.float32(-1)), np.float32(1)))
-                    same = (1 - angle / np.pi) ** bits
-                    none = (1 - same) ** (tables - 1)
-                    chance = 1 - none * (1 - same) - tables * same * none
-                    out[g, q, j] = -np.log(max(chance, 1e-6))
+def _weights(cosine, second, tables, bits, read, out):
+    """``-log u`` of the keys that are read and that a head itself sampled with the first `tables`."""
+    for g in range(cosine.shape[0]):
+        for q in range(cosine.shape[1]):
+            for j in range(cosine.shape[2]):
+                if not read[q, j]:
+                    continue
+                if second[g, q, j] >= tables:
+                    out[g, q, j] = -np.inf
+                    continue
+                angle = np.arccos(min(max(cosine[g, q, j], np.float32(-1)), np.float32(1)))
+                same = (1 - angle / np.pi) ** bits
+                none = (1 - same) ** (tables - 1)
+                chance = 1 - none * (1 - same) - tables * same * none
+                out[g, q, j] = -np.log(max(chance, 1e-6))

@@ -3,7 +3,7 @@
 Card
 ----
 Paper: none; the ceiling of every method that reads a fixed number of keys per query and renormalises.
-Rule: each query reads as many cold keys as its bytes buy, by exact score.
+Rule: each query reads as many cold keys as its bytes buy, those of largest exact mass over the heads of the group.
 Index bytes: none, which no real method can have.
 """
 
@@ -12,7 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ghostkv.selectors.base import Budget, Scene, Selection, Selector, read_best
+import numpy as np
+
+from ghostkv.selectors.base import Estimate, Scene, Selector
 
 
 @dataclass(frozen=True)
@@ -21,5 +23,7 @@ class OracleTopK(Selector):
 
     kind: ClassVar[str] = "oracle"
 
-    def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
-        return read_best(scene.scores, scene, budget)
+    def estimate(self, fitted: Any, scene: Scene) -> Estimate:
+        scores = scene.empty()
+        np.copyto(scores, scene.scores)
+        return Estimate(scores)

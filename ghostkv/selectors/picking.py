@@ -90,35 +90,6 @@ def pick_above(statistic, least, start, stop, reads):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def pick_pages(order, counts, start, stop, page, reads):
-    """Mark whole pages in their order until the next one has more cold keys than are left of `counts`."""
-    for head in range(order.shape[0]):
-        for query in range(order.shape[1]):
-            for budget in range(counts.shape[0]):
-                room = counts[budget, head, query]
-                for p in order[head, query]:
-                    low, high = max(p * page, start[query]), min((p + 1) * page, stop[query])
-                    if high <= low:
-                        continue  # no cold key in this page
-                    if high - low > room:
-                        break
-                    room -= high - low
-                    for key in range(low, high):
-                        reads[head, query, key] |= np.uint8(1 << budget)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def sum_left(reads, mass, start, stop, share):
-    """Add up the mass of keys that are not read, by budget."""
-    for head in range(reads.shape[0]):
-        for query in range(reads.shape[1]):
-            for key in range(start[query], stop[query]):
-                for budget in range(share.shape[0]):
-                    if not (reads[head, query, key] >> budget) & 1:
-                        share[budget, head, query] += mass[head, query, key]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
 def _keep_largest(work, size, k):
     """Move the `k` largest of the first `size` entries to the front; returns the smallest of them.
 
@@ -258,6 +229,12 @@ class ThresholdHistogram:
             affordable = (cell < self.cells) & ~np.isnan(total)
             found[r, affordable] = (self.low + self.step * cell)[affordable]
         return found
+
+    def spent(self, theta: np.ndarray) -> np.ndarray:
+        """What thresholds that `theta` gave cost in all, shape [budgets]."""
+        above = np.append(np.cumsum(self.counts.sum(axis=0)[::-1])[::-1], 0.0)
+        cell = np.where(np.isinf(theta), self.cells, np.rint((theta - self.low) / self.step))
+        return above[cell.astype(np.int64)]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

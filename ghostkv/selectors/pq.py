@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.config.options import Annotated, Field, Pieces
 from ghostkv.files.errors import ConfigError
-from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector, read_best
-from ghostkv.selectors.estimates import with_tail
+from ghostkv.selectors.base import Calibration, Estimate, Scene, Selector
 
 # Calibration keys and rounds of k-means: twice as many change output errors in the third digit.
 _SAMPLE, _ROUNDS = 4096, 6
@@ -34,11 +34,6 @@ class PQ(Selector):
 
     parts: Pieces = 8  # pieces of a key; must divide head_dim
     bits: Annotated[int, Field(ge=1, le=16)] = 8  # log2 of the centroids per piece
-    compensate: bool = False  # add this lab's tail compensation, which the paper does not have
-
-    @property
-    def kind(self) -> str:
-        return "extended" if self.compensate else "peer"
 
     def fit(self, calibration: Calibration) -> Any:
         """Codebooks, shape [parts, centroids, head_dim / parts]."""
@@ -53,13 +48,14 @@ class PQ(Selector):
         pieces = np.split(sample, self.parts, axis=1)
         return np.stack([_kmeans(piece, 1 << self.bits, rng) for piece in pieces])
 
-    def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
+    def constant_bytes(self, fitted: Any, scene: Scene) -> float:
+        return float(ELEMENT_BYTES * fitted.size)
+
+    def estimate(self, fitted: Any, scene: Scene) -> Estimate:
         pieces = np.split(scene.keys, self.parts, axis=1)
         stood_for = [book[_nearest(piece, book)] for piece, book in zip(pieces, fitted, strict=True)]
-        priority = scene.score(scene.queries, np.concatenate(stood_for, axis=1))
-        index = scene.visible.cold * (self.parts * self.bits / 8)
-        read = read_best(priority, scene, budget, index)
-        return with_tail(read, priority, scene) if self.compensate else read
+        scores = scene.score(scene.queries, np.concatenate(stood_for, axis=1))
+        return Estimate(scores, scene.visible.cold * (self.parts * self.bits / 8))
 
 
 def _nearest(points: np.ndarray, centroids: np.ndarray) -> np.ndarray:

@@ -6,8 +6,10 @@ Paper: Tang et al. 2024, "Quest: query-aware sparsity for efficient long-context
 Rule: every page of consecutive tokens stores the least and the largest of each key component. For a query the
     box bounds every score of the page, ``max_k q.k <= sum_c max(q_c min_c, q_c max_c)``; pages are read whole
     in order of that bound until the budget is spent.
-What differs: nothing in the rule. All layers are treated alike (the paper leaves the first two dense). A page
-    that overlaps the sinks or the hot window costs only its cold keys.
+What differs: all layers are treated alike (the paper leaves the first two dense). A page that overlaps the sinks or
+    the hot window costs only its cold keys, and of the last page that the budget opens the keys that it still affords
+    are read. Heads of a KV head decide together, by the sum of the shares that their bounds would have. Where mass is
+    estimated of pages that are left, it is by the middle of their box: its bound would claim too much.
 Index bytes: two fp16 vectors per page that holds a cold key, once per KV head.
 """
 
@@ -21,7 +23,7 @@ import numpy as np
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.config.options import Count
 from ghostkv.elimination.attention import ColdRange
-from ghostkv.selectors.base import Budget, Scene, Selection, Selector, per_ratio
+from ghostkv.selectors.base import Estimate, Scene, Selector
 
 
 @dataclass(frozen=True)
@@ -30,25 +32,34 @@ class Quest(Selector):
 
     page: Count = 16  # tokens per page
 
-    def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
-        order = np.argsort(-self.bounds(scene), axis=-1, kind="stable")
+    def estimate(self, fitted: Any, scene: Scene) -> Estimate:
+        low, high = self.boxes(scene.keys)
         index = self._pages(scene.visible) * (2.0 * ELEMENT_BYTES * scene.keys.shape[1])
-        counts = budget.counts(budget.allowance(index), scene.shape[0])
-        reads = scene.take_pages(order, counts, self.page)
-        return Selection(reads, counts[:, 0, 0] >= 0, per_ratio(budget, scene.shape[0], index))
+        scores = scene.empty()
+        scores[...] = self._of_keys(bounds(scene, low, high), scene)
+        middle = (scene.queries * np.float32(scene.scale)) @ ((low + high) / 2).T
+        return Estimate(scores, index, tail=self._of_keys(middle, scene))
 
-    def bounds(self, scene: Scene) -> np.ndarray:
-        """Upper bound of every page's scores, shape [group, queries, pages]."""
+    def boxes(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Least and largest components of the keys of every page, two arrays of shape [pages, head_dim]."""
         # Whole pages by shape, as reduceat takes the components of a key one by one; a last one that is not full by itself.
-        whole = len(scene.keys) // self.page * self.page
-        pages = scene.keys[:whole].reshape(-1, self.page, scene.keys.shape[1])
+        whole = len(keys) // self.page * self.page
+        pages = keys[:whole].reshape(-1, self.page, keys.shape[1])
         low, high = pages.min(axis=1), pages.max(axis=1)
-        if whole < len(scene.keys):
-            rest = scene.keys[whole:]
+        if whole < len(keys):
+            rest = keys[whole:]
             low, high = np.vstack([low, rest.min(axis=0)]), np.vstack([high, rest.max(axis=0)])
-        queries = scene.queries * np.float32(scene.scale)
-        return np.maximum(queries, 0) @ high.T + np.minimum(queries, 0) @ low.T
+        return low, high
+
+    def _of_keys(self, pages: np.ndarray, scene: Scene) -> np.ndarray:
+        return np.repeat(pages, self.page, axis=-1)[..., : scene.shape[2]]
 
     def _pages(self, visible: ColdRange) -> np.ndarray:
         """Pages that hold a cold key."""
         return np.where(visible.cold > 0, (visible.stop - 1) // self.page - visible.start // self.page + 1, 0)
+
+
+def bounds(scene: Scene, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Upper bound of every page's scores, shape [group, queries, pages]."""
+    queries = scene.queries * np.float32(scene.scale)
+    return np.maximum(queries, 0) @ high.T + np.minimum(queries, 0) @ low.T

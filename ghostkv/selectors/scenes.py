@@ -132,7 +132,7 @@ def _scene(capture, kv_head, visible, logits, earlier, records, space) -> Scene:
         np.arange(len(visible.last)) + max(earlier.shape[1] - len(visible.last), 0),
         space.of("scratch", logits.shape),
         space.of("spare", logits.shape),
-        space.of("reads", logits.shape, np.uint8),
+        space.of("reads", logits.shape[1:], np.uint8),
         capture.layer,
         kv_head * capture.group,
         records,

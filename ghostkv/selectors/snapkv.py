@@ -7,7 +7,8 @@ Rule: the attention mass of an observation window of the last queries, summed pe
     by a max pool so that neighbours of a heavy key survive; the heaviest are kept, per head.
 What differs: captures hold a sample of query positions, so the window is the nearest earlier *sampled*
     queries (about one in 21 tokens of the default capture) instead of consecutive ones, and it moves along
-    with the query instead of being taken once at the end of the prompt, which favours SnapKV.
+    with the query instead of being taken once at the end of the prompt, which favours SnapKV. Heads of a KV head
+    decide together. With one budget the pooled mass of a key, over the observations, stands for its mass.
 Index bytes: none; the choice is made once.
 """
 
@@ -20,7 +21,8 @@ import numpy as np
 
 from ghostkv.config.options import Count, Odd
 from ghostkv.files.compiled import njit
-from ghostkv.selectors.base import Budget, Scene, Selection, Selector, read_best
+from ghostkv.selectors.base import Estimate, Scene, Selector
+from ghostkv.selectors.estimates import scores_of_mass
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,14 @@ class SnapKV(Selector):
     observe: Count = 16  # earlier queries in the observation window
     kernel: Odd = 5  # width of the max pool, in keys; odd
 
-    def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
+    def estimate(self, fitted: Any, scene: Scene) -> Estimate:
         mass = windowed(scene.earlier, scene.observed, self.observe, self.kernel // 2, scene.empty())
-        return read_best(mass, scene, budget)
+        # A difference of sums may come out below zero by its rounding.
+        np.maximum(mass, 0, out=mass)
+        # A pool of maxima adds up to more than what was observed, so masses are scaled to add up to that.
+        seen = np.minimum(scene.observed, self.observe).astype(np.float32)
+        mass *= (1 / np.maximum(mass.sum(axis=2), seen))[..., None]
+        return Estimate(scores_of_mass(mass, scene))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -13,16 +13,21 @@ Index bytes: none.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ghostkv.selectors.base import Budget, Scene, Selection, Selector, read_best
+from ghostkv.selectors.base import ALONE, Estimate, Scene, Selector
 
 
 @dataclass(frozen=True)
 class StreamingLLM(Selector):
     """Read the most recent cold keys."""
 
-    def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
-        return read_best(np.arange(len(scene.keys)), scene, budget)
+    # It knows nothing of a key's mass.
+    columns: ClassVar[tuple[str, ...]] = (ALONE,)
+
+    def estimate(self, fitted: Any, scene: Scene) -> Estimate:
+        scores = scene.empty()
+        scores[...] = np.arange(scene.shape[2], dtype=np.float32)
+        return Estimate(scores)

@@ -10,7 +10,10 @@ Rule: keys lie in memory as bit planes of a fixed-point code. The first chunk of
 What differs: one scale per channel, from role `codec`, instead of one per tensor (which favours it). The
     paper's margin is the worst case, `slack` = 1; at the budgets here the worst case keeps nearly every key
     after the first chunk, so `slack` scales it. The threshold is chosen per head and budget on texts of role
-    `threshold`, and a token bucket makes the budget hard.
+    `threshold`, and a token bucket makes the budget hard. Heads of a KV head decide together, by the sum of the
+    shares that their bounds would have; a chunk is read once for all of them. Its threshold is one of a KV head, in every
+    column; with a fixed budget a query, `alone`, there is no bucket. Mass of keys that are left is estimated from the
+    middle of the cell that the first chunk leaves.
 Index bytes: every chunk read. Chunks are part of the stored key, so a key that survives costs its 12 bits a
     channel and not 16 more; the difference is credited.
 """
@@ -24,8 +27,9 @@ import numpy as np
 
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.config.options import Amount, Annotated, Field
+from ghostkv.elimination.attention import cap
 from ghostkv.files.compiled import njit
-from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector
+from ghostkv.selectors.base import ALONE, COMPENSATED, Budget, Calibration, Scene, Selection, Selector
 from ghostkv.selectors.estimates import log_mass
 from ghostkv.selectors.picking import ThresholdHistogram
 
@@ -53,19 +57,25 @@ class TokenPicker(Selector):
         for scene, budget in calibration.scenes:
             costs = self._costs(scene, budget)
             for bound, cost in zip(self._bounds(scene, scale), costs[1:], strict=True):
-                histogram.add(bound, scene.visible.start, scene.visible.stop, cost / budget.full)
+                histogram.add(bound[None], scene.visible.start, scene.visible.stop, cost / budget.full)
             totals = totals + self._share(scene, budget, costs).sum(axis=1)
-        return scale, histogram.theta(totals)
+        return scale, histogram.theta(totals)[:, 0]
 
-    def select(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
+    def constant_bytes(self, fitted: Any, scene: Scene) -> float:
+        return float(2 * ELEMENT_BYTES * fitted[0][0].size)
+
+    def select(self, fitted: Any, scene: Scene, budget: Budget, column: str) -> Selection:
         scale, theta = fitted
         costs = self._costs(scene, budget)
         share = self._share(scene, budget, costs)
         bounds = tuple(self._bounds(scene, scale))
-        start, stop = scene.visible.start, scene.visible.stop
-        spent, kept, cut = _progress(bounds, costs[1:], budget.full, theta, share, self.depth, start, stop)
+        start, stop, depth = scene.visible.start, scene.visible.stop, 0.0 if column == ALONE else self.depth
+        spent, kept, cut = _progress(bounds, costs[1:], budget.full, theta, share, depth, start, stop)
         index = spent + scene.visible.cold * costs[0] - kept * budget.pair_bytes
-        return Selection(scene.take_above(bounds[-1], cut), ~np.isnan(share[:, 0]), index)
+        tail = None
+        if column == COMPENSATED:
+            tail = cap(scene.score(scene.queries, self._middle(scene, scale, self.chunks[0])), scene.softcap)
+        return Selection(scene.take_above(bounds[-1], cut), ~np.isnan(share[:, 0]), index, tail=tail)
 
     def _costs(self, scene: Scene, budget: Budget) -> np.ndarray:
         """Bytes of each chunk of one key, and of one value."""
@@ -77,18 +87,24 @@ class TokenPicker(Selector):
     def _share(self, scene: Scene, budget: Budget, costs: np.ndarray) -> np.ndarray:
         return budget.allowance(scene.visible.cold * costs[0]) / budget.full
 
-    def _bounds(self, scene: Scene, scale: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
-        """Log of the probability that a key may still reach, after each chunk; never growing."""
+    def _middle(self, scene: Scene, scale: tuple[np.ndarray, np.ndarray], bits: int) -> np.ndarray:
+        """The middle of the cell that so many bits of every component leave, shape [tokens, head_dim]."""
         low, span = scale
-        unit = np.clip((scene.keys - low) / span, 0.0, 1.0 - 1e-6)
+        unit, cells = np.clip((scene.keys - low) / span, 0.0, 1.0 - 1e-6), np.float32(1 << bits)
+        return low + span * ((np.floor(unit * cells) + np.float32(0.5)) / cells)
+
+    def _bounds(self, scene: Scene, scale: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
+        """Log of the share that a key may still reach, mean over the heads, after each chunk; never growing."""
         bounds, bits = [], 0
         for chunk in self.chunks:
             bits += chunk
-            cells = np.float32(1 << bits)
-            middle = low + span * ((np.floor(unit * cells) + np.float32(0.5)) / cells)
-            estimate = log_mass(scene.score(scene.queries, middle), scene)
-            margin = (np.abs(scene.queries) @ span) * (scene.scale / (2 * cells))
+            estimate = log_mass(
+                cap(scene.score(scene.queries, self._middle(scene, scale, bits)), scene.softcap), scene
+            )
+            margin = (np.abs(scene.queries) @ scale[1]) * (scene.scale / (2 * np.float32(1 << bits)))
             bound = estimate + np.float32(self.slack) * margin[..., None]
+            peak = bound.max(axis=0)
+            bound = peak + np.log(np.exp(bound - peak).mean(axis=0))
             bounds.append(np.minimum(bound, bounds[-1]) if bounds else bound)
         return bounds
 
@@ -99,55 +115,52 @@ def _progress(bounds, costs, full, theta, share, depth, start, stop):
 
     The last element of `bounds` decides on V, the ones before on the next chunk.
     """
-    rounds = len(bounds)
-    group, queries, _ = bounds[0].shape
-    budgets = share.shape[0]
-    spent = np.zeros((budgets, group, queries))
-    kept = np.zeros((budgets, group, queries))
-    cuts = np.full((budgets, group, queries), np.inf)
+    rounds, queries, budgets = len(bounds), len(bounds[0]), share.shape[0]
+    spent = np.zeros((budgets, queries))
+    kept = np.zeros((budgets, queries))
+    cuts = np.full((budgets, queries), np.inf)
     cells = np.empty(512)
     for r in range(budgets):
         room = depth * share[r].mean()
-        for g in range(group):
-            credit = 0.0
-            for q in range(queries):
-                if np.isnan(share[r, q]):
-                    continue
-                credit += share[r, q]
-                first, last = start[q], max(stop[q], start[q])
-                wide = credit > room
-                least = np.float32(_LOW) if wide else theta[r, g]
-                step = np.float32((_HIGH - least) / cells.size)
-                limit = max(credit, 0.0) * full[q]
-                # Bytes by threshold: the lowest one not below `least` that the bucket can pay.
-                cells[:] = 0
-                for i in range(rounds):
-                    row = bounds[i][g, q, first:last]
-                    for j in range(row.size):
-                        if row[j] >= least:
-                            cell = min(np.int64((row[j] - least) / step), cells.size - 1)
-                            cells[cell] += costs[i]
-                total, cell = 0.0, cells.size
-                while cell > 0 and total + cells[cell - 1] <= limit:
-                    cell -= 1
-                    total += cells[cell]
-                # An overflowing bucket lowers the threshold only as far as what overflows.
-                cut = least + step * cell
-                if wide and cut < theta[r, g]:
-                    cut = _overflow(cells, least, step, cell, theta[r, g], (credit - room) * full[q])
-                total = 0.0
-                for i in range(rounds):
-                    row = bounds[i][g, q, first:last]
-                    for j in range(row.size):
-                        total += costs[i] * (row[j] >= cut)
-                if total > limit:
-                    continue
-                row = bounds[rounds - 1][g, q, first:last]
+        credit = 0.0
+        for q in range(queries):
+            if np.isnan(share[r, q]):
+                continue
+            credit += share[r, q]
+            first, last = start[q], max(stop[q], start[q])
+            wide = credit > room
+            least = np.float32(_LOW) if wide else theta[r]
+            step = np.float32((_HIGH - least) / cells.size)
+            limit = max(credit, 0.0) * full[q]
+            # Bytes by threshold: the lowest one not below `least` that the bucket can pay.
+            cells[:] = 0
+            for i in range(rounds):
+                row = bounds[i][q, first:last]
                 for j in range(row.size):
-                    kept[r, g, q] += row[j] >= cut
-                cuts[r, g, q] = cut
-                spent[r, g, q] = total
-                credit -= total / full[q]
+                    if row[j] >= least:
+                        cell = min(np.int64((row[j] - least) / step), cells.size - 1)
+                        cells[cell] += costs[i]
+            total, cell = 0.0, cells.size
+            while cell > 0 and total + cells[cell - 1] <= limit:
+                cell -= 1
+                total += cells[cell]
+            # An overflowing bucket lowers the threshold only as far as what overflows.
+            cut = least + step * cell
+            if wide and cut < theta[r]:
+                cut = _overflow(cells, least, step, cell, theta[r], (credit - room) * full[q])
+            total = 0.0
+            for i in range(rounds):
+                row = bounds[i][q, first:last]
+                for j in range(row.size):
+                    total += costs[i] * (row[j] >= cut)
+            if total > limit:
+                continue
+            row = bounds[rounds - 1][q, first:last]
+            for j in range(row.size):
+                kept[r, q] += row[j] >= cut
+            cuts[r, q] = cut
+            spent[r, q] = total
+            credit -= total / full[q]
     return spent, kept, cuts
 
 

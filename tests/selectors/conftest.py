@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,10 @@ from ghostkv.codecs.by_name import make as make_codec
 from ghostkv.config.selectors import selector_names
 from ghostkv.files.buffers import Space
 from ghostkv.selectors import make
-from ghostkv.selectors.base import Budget, Calibration, Scene, Selection, Selector
+from ghostkv.selectors.base import ALONE, Budget, Calibration, Scene, Selection, Selector
+from ghostkv.selectors.columns import OneBudget, rank, selections
 from ghostkv.selectors.evaluate import evaluate
-from ghostkv.selectors.scenes import SceneTruth, budget_of, calibration_view, for_selector, view
+from ghostkv.selectors.scenes import SceneTruth, budget_of, for_selector, view
 
 EXACT = {"sinks": 2, "hot": 8, "top_k": 6, "headline_start": 150}
 RATIOS = (0.1, 0.2, 0.4, 0.8)
@@ -49,18 +51,31 @@ class Bench:
     truth: SceneTruth
     budget: Budget
     calibration: Calibration
+    threshold: Callable  # scenes of the threshold text, each with its truth and budget
 
-    def select(self, selector: Selector, scene: Scene | None = None) -> Selection:
-        """What a selector reads, calibrated as the stage would."""
-        scene = scene or self.scene
+    def select(self, selector: Selector, scene: Scene | None = None, column: str | None = None) -> Selection:
+        """What a selector reads in a column, its first unless said otherwise, calibrated as the stage would."""
+        scene = for_selector(selector, scene or self.scene, self.truth)
         fitted = selector.fit(self.calibration)
-        return selector.select(fitted, for_selector(selector, scene, self.truth), self.budget)
+        every = selections(selector, fitted, scene, self.budget, self.spending(selector, fitted))
+        column = column or selector.columns[0]
+        return next(selection for name, selection in every if name == column)
+
+    def spending(self, selector: Selector, fitted):
+        """How the one KV head spends its budget; None where the selector has no such column."""
+        if selector.columns == (ALONE,) or type(selector).estimate is Selector.estimate:
+            return None
+        one = OneBudget(RATIOS)
+        for scene, truth, budget in self.threshold():
+            seen = for_selector(selector, scene, truth)
+            one.add(0, rank(selector, fitted, seen), seen, budget)
+        return one.spending()[0]
 
     def measure(self, selection: Selection) -> dict[str, np.ndarray]:
         return evaluate(selection, self.scene, self.truth, self.budget)
 
     def read(self, selection: Selection, ratio: int) -> np.ndarray:
-        """Keys read at a ratio, bool, shape [group, queries, tokens]."""
+        """Keys read at a ratio, bool, shape [queries, tokens]."""
         return (selection.reads >> ratio) & 1 == 1
 
     def cold(self) -> np.ndarray:
@@ -86,14 +101,18 @@ def make_bench(window: int = 0) -> Bench:
 
         return of
 
+    def scenes():
+        scene, truth = view(threshold, 0, EXACT, records(threshold), Space())
+        yield scene, truth, budget_of(threshold, scene.visible, RATIOS)
+
     class Scenes:
         def __iter__(self):
-            scene = calibration_view(threshold, 0, EXACT, records(threshold), Space())
-            yield scene, budget_of(threshold, scene.visible, RATIOS)
+            for scene, _, budget in scenes():
+                yield scene, budget
 
     calibration = Calibration(codec.keys[0].astype(np.float32), codec.queries, Scenes(), 7)
     scene, truth = view(held_out, 0, EXACT, records(held_out), Space())
-    return Bench(held_out, scene, truth, budget_of(held_out, scene.visible, RATIOS), calibration)
+    return Bench(held_out, scene, truth, budget_of(held_out, scene.visible, RATIOS), calibration, scenes)
 
 
 @pytest.fixture
@@ -125,21 +144,24 @@ CHOSEN = (
     {"name": "loki", "dims": 2},
     {"name": "sparq", "components": 2},
     {"name": "double_sparsity", "channels": 4},
-    {"name": "double_sparsity", "channels": 4, "compensate": True},
     {"name": "pq", "parts": 4, "bits": 4},
-    {"name": "pq", "parts": 4, "bits": 4, "compensate": True},
     {"name": "magicpig", "bits": 3, "tables": 24},
     {"name": "token_picker", "chunks": [2, 2, 4, 4]},
     {"name": "ghost", "bits": 1.0},
-    {"name": "ghost", "bits": 1.0, "adaptive": False},
-    {"name": "ghost", "bits": 1.0, "page": 32},
+    {"name": "ghost", "bits": 2.0},
 )
 # A selector that is not chosen above runs with its defaults.
 _NAMED = {entry["name"] for entry in CHOSEN}
 ALL = (*CHOSEN, *({"name": name} for name in selector_names() if name not in _NAMED))
 
 
+IN_COLUMNS = [(entry, column) for entry in ALL for column in make(entry)[1].columns]
+
+
 def pytest_generate_tests(metafunc):
-    """`entry` runs a test on every selector."""
-    if "entry" in metafunc.fixturenames:
+    """`entry` runs a test on every selector; with `column`, in each of its columns."""
+    if "column" in metafunc.fixturenames:
+        names = ["-".join([*map(str, entry.values()), column]) for entry, column in IN_COLUMNS]
+        metafunc.parametrize(("entry", "column"), IN_COLUMNS, ids=names)
+    elif "entry" in metafunc.fixturenames:
         metafunc.parametrize("entry", ALL, ids=lambda e: "-".join(map(str, e.values())))

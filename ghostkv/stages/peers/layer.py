@@ -1,10 +1,10 @@
-"""Peers: every selector of a layer at the same bytes, then intervals over documents and verdicts."""
+"""Peers: every selector of a layer at the same bytes, in every column, on held-out texts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,16 +16,17 @@ from ghostkv.captures.captured_texts import (
     measured_texts,
     sketch_metadata,
 )
-from ghostkv.codecs import Codec, Decoded
-from ghostkv.codecs.fitting import fit_codecs
-from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
+from ghostkv.codecs.records import CodecSpec
 from ghostkv.files.buffers import Space
 from ghostkv.files.progress import progress
 from ghostkv.files.tables import Tables
 from ghostkv.selectors import make
-from ghostkv.selectors.base import Calibration
+from ghostkv.selectors.base import ALONE, Calibration, Selector, Spending
+from ghostkv.selectors.columns import OneBudget, rank, selections
 from ghostkv.selectors.evaluate import evaluate
 from ghostkv.selectors.scenes import ThresholdScenes, budget_of, calibration_of, for_selector, view
+from ghostkv.stages.peers.choice import KIND, OURS, Choice, chosen
+from ghostkv.stages.peers.records import GhostRecords
 from ghostkv.stages.peers.schemas import LAYER_SCHEMAS
 from ghostkv.stages.peers.tables import head_rows, layer_rows
 
@@ -41,115 +42,124 @@ def measure_layer(job: PeersLayer, inputs: Mapping[str, str], outputs: Mapping[s
     ConfigError
         A role has no text, no query lies at or beyond `headline_start`, or a selector is misconfigured.
     """
-    texts, exact = job.captures, _exact(job)
-    chosen = [make(entry) for entry in job.selectors]
+    texts = job.captures
     loaded = {text: read_layer(text.folder, job.layer) for text in texts}
     roles = by_role(texts, "codec", "threshold", "held_out")
     # Selectors hold every pair of a text's queries and keys, so imported texts of many threshold queries are thinned.
     most = max(len(loaded[text].positions) for text in roles["held_out"])
     for text in roles["threshold"]:
-        loaded[text] = loaded[text].at(slice(None, None, -(-len(loaded[text].positions) // most)))
+        loaded[text] = loaded[text].at(
+            slice(None, None, -(-len(loaded[text].positions) // max(most, _QUERIES)))
+        )
     for text in measured_texts(texts):
         from_position(loaded[text], text, job.headline_start)  # raises where none lies there
-    ghosts = _GhostRecords(loaded, roles["codec"], inputs, job)
-    tables, found, space = Tables(LAYER_SCHEMAS), {}, Space()
-    some = loaded[texts[0]]
-    for kv_head in progress(range(some.kv_heads), desc=f"layer {job.layer}", unit="KV head"):
-        group = _HeadTexts(loaded, roles, ghosts, kv_head, job, space)
-        fitted = [selector.fit(group.calibration()) for _, selector in chosen]
-        for text in roles["held_out"]:
-            capture = loaded[text]
-            scene, truth = view(capture, kv_head, exact, group.records(text), space)
-            budget = budget_of(capture, scene.visible, job.ratios)
-            keys = {"layer": job.layer, "text": text.text, "domain": text.domain, "queries": scene.shape[1]}
-            for (name, selector), state in zip(chosen, fitted, strict=True):
-                selection = selector.select(state, for_selector(selector, scene, truth), budget)
-                queries = evaluate(selection, scene, truth, budget)
-                who = {"selector": name, "variant": selector.variant, "kind": selector.kind}
-                about = {**keys, **who, "kv_head": capture.kv_numbers[kv_head]}
-                rows = head_rows(about, capture.heads_of(kv_head), queries, job.ratios, selection.feasible)
-                tables.add_rows("peers", rows)
-                found.setdefault((text, name, selector), []).append((queries, selection.feasible))
-        print(
-            f"layer {job.layer}: KV head {some.kv_numbers[kv_head]}, {len(chosen)} selectors measured",
-            flush=True,
-        )
-    tables.add_rows("layers", _pooled(found, job.layer, some, job.ratios))
+    layer = _Layer(job, loaded, roles, GhostRecords(loaded, roles["codec"], inputs, job))
+    layer.calibrate()
+    tables = Tables(LAYER_SCHEMAS)
+    layer.measure(tables)
+    tables.add_rows("choice", layer.choice.rows(job.layer, loaded[texts[0]].kv_numbers))
     tables.write(outputs, sketch_metadata(texts, job.code))
 
 
-def _pooled(found: Mapping, layer: int, some: LayerCapture, ratios: Sequence[float]) -> list[dict]:
-    """Rows of a whole layer: the groups' queries side by side."""
-    rows = []
-    for (text, name, selector), groups in found.items():
-        feasible = np.logical_and.reduce([one for _, one in groups])
-        queries = {
-            metric: np.concatenate([values[metric] for values, _ in groups], axis=1)
-            for metric in groups[0][0]
-        }
-        keys = {
-            "layer": layer,
-            "selector": name,
-            "variant": selector.variant,
-            "kind": selector.kind,
-            "text": text.text,
-            "domain": text.domain,
-            "heads": some.heads,
-            "queries": next(iter(queries.values()))[0].size,
-        }
-        rows += layer_rows(keys, queries, ratios, feasible)
-    return rows
+# Queries of a threshold text that are never thinned out.
+_QUERIES = 512
 
 
-@dataclass(frozen=True)
-class _HeadTexts:
-    """One KV head on all texts: what its selectors are calibrated with."""
+@dataclass
+class _Layer:
+    """One layer's selectors at work."""
 
-    loaded: Mapping[CapturedText, LayerCapture]
-    by_role: Mapping[str, Sequence[CapturedText]]
-    ghosts: _GhostRecords
-    kv_head: int
     job: PeersLayer
-    space: Space
+    loaded: Mapping[CapturedText, LayerCapture]
+    roles: Mapping[str, Sequence[CapturedText]]
+    ghosts: GhostRecords
+    space: Space = field(default_factory=Space)
 
-    def records(self, text: CapturedText):
-        return lambda name, size: self.ghosts.of(text, self.kv_head, CodecSpec(name, size))
+    def __post_init__(self) -> None:
+        self.selectors = [make(entry) for entry in self.job.selectors]
+        self.exact = {name: getattr(self.job, name) for name in ("sinks", "hot", "top_k", "headline_start")}
+        self.choice = Choice(self.job.ratios)
+        self.fitted: list[list[Any]] = []  # by KV head, of each selector
+        self.spending: dict[Selector, Mapping[int, Spending]] = {}
+        self._some = next(iter(self.loaded.values()))
 
-    def calibration(self) -> Calibration:
-        texts = [(self.loaded[text], self.records(text)) for text in self.by_role["threshold"]]
-        scenes = ThresholdScenes(texts, self.kv_head, _exact(self.job), self.job.ratios, self.space)
-        return calibration_of([self.loaded[text] for text in self.by_role["codec"]], scenes, self.job.seed)
+    def calibrate(self) -> None:
+        """Fit every selector, its share of the one budget, and the size of our record, on codec and threshold texts."""
+        budgets: dict[Selector, OneBudget] = {}
+        for kv_head in self._kv_heads("calibrated"):
+            calibration = self._calibration(kv_head)
+            self.fitted.append([selector.fit(calibration) for _, selector in self.selectors])
+            for _, scene, truth, budget in self._scenes("threshold", kv_head):
+                for (_, selector), fitted in zip(self.selectors, self.fitted[-1], strict=True):
+                    if selector.columns != (ALONE,) and type(selector).estimate is not Selector.estimate:
+                        seen = for_selector(selector, scene, truth)
+                        one = budgets.setdefault(selector, OneBudget(self.job.ratios))
+                        one.add(kv_head, rank(selector, fitted, seen), seen, budget)
+        self.spending = {selector: budget.spending() for selector, budget in budgets.items()}
+        for kv_head in range(len(self.fitted)):
+            for _, scene, truth, budget in self._scenes("threshold", kv_head):
+                for _, selector, column, queries, _ in self._measured(
+                    kv_head, scene, truth, budget, "record"
+                ):
+                    self.choice.add(kv_head, column, selector, queries)
 
+    def measure(self, tables: Tables) -> None:
+        """Rows of every selector and column on held-out texts."""
+        found: dict[tuple, list] = {}
+        for kv_head in self._kv_heads("measured"):
+            for text, scene, truth, budget in self._scenes("held_out", kv_head):
+                records: dict[str, dict[Selector, tuple]] = {}
+                for name, selector, column, *measured in self._measured(kv_head, scene, truth, budget):
+                    who = name, selector.variant, selector.kind, column
+                    self._add(tables, found, text, kv_head, who, *measured)
+                    if selector.kind == "record":
+                        records.setdefault(column, {})[selector] = measured
+                for column, sizes in records.items():
+                    ours = chosen(self.choice.best(kv_head, column), sizes)
+                    self._add(tables, found, text, kv_head, (OURS, "", KIND, column), *ours)
+        for (text, *who), groups in found.items():
+            about = self._about(text, who) | {"heads": self._some.heads}
+            tables.add_rows("layers", layer_rows(about, groups, self.job.ratios))
 
-class _GhostRecords:
-    """Fitted codecs and decoded records by text and KV head; sizes that the sketch stage lacks are fitted."""
+    def _measured(self, kv_head, scene, truth, budget, kind: str = "") -> Iterator[tuple]:
+        """Name, selector, column, queries and feasibility of all selectors, or of those of a kind."""
+        for (name, selector), fitted in zip(self.selectors, self.fitted[kv_head], strict=True):
+            if kind not in ("", selector.kind):
+                continue
+            seen = for_selector(selector, scene, truth)
+            constant = np.array(selector.constant_bytes(fitted, scene) / budget.full)
+            spending = self.spending.get(selector, {}).get(kv_head)
+            for column, selection in selections(selector, fitted, seen, budget, spending):
+                queries = evaluate(selection, seen, truth, budget)
+                queries["constant_ratio"] = np.broadcast_to(constant, queries["fer"].shape)
+                yield name, selector, column, queries, selection.feasible
 
-    def __init__(self, loaded, codec_texts, sketch, job):
-        self._loaded, self._codec_texts = loaded, codec_texts
-        self._sketch, self._job = sketch, job
-        self._codecs: dict[CodecSpec, dict] = {}
-        self._decoded: dict[tuple, Decoded] = {}
+    def _add(self, tables, found, text, kv_head, who, queries, feasible) -> None:
+        capture = self.loaded[text]
+        about = self._about(text, who) | {"kv_head": capture.kv_numbers[kv_head]}
+        tables.add_rows(
+            "peers", head_rows(about, capture.heads_of(kv_head), queries, self.job.ratios, feasible)
+        )
+        found.setdefault((text, *who), []).append((queries, feasible))
 
-    def of(self, text: CapturedText, kv_head: int, spec: CodecSpec) -> tuple[Codec, Decoded]:
-        if spec not in self._codecs:
-            self._codecs[spec] = self._fit(spec)
-        codec = self._codecs[spec][spec, kv_head]
-        if (text, spec, kv_head) not in self._decoded:
-            if spec in self._job.sketched:
-                heads = read_records(self._sketch["records"], text.text, [spec])[spec]
-            else:
-                keys = self._loaded[text].keys
-                heads = [self._codecs[spec][spec, head].encode(keys[head]) for head in range(len(keys))]
-            for head, records in enumerate(heads):
-                self._decoded[text, spec, head] = self._codecs[spec][spec, head].decode(records)
-        return codec, self._decoded[text, spec, kv_head]
+    def _about(self, text: CapturedText, who: Sequence[str]) -> dict[str, Any]:
+        named = dict(zip(("selector", "variant", "kind", "column"), who, strict=True))
+        return {"layer": self.job.layer, "text": text.text, "domain": text.domain} | named
 
-    def _fit(self, spec: CodecSpec) -> dict:
-        if spec in self._job.sketched:
-            return load_codecs(self._sketch["codecs"], [spec])
-        calibration = [self._loaded[text] for text in self._codec_texts]
-        return fit_codecs(calibration, [spec], self._job.layer, self._job.sketch_seed)
+    def _scenes(self, role: str, kv_head: int) -> Iterator[tuple]:
+        for text in self.roles[role]:
+            capture = self.loaded[text]
+            scene, truth = view(capture, kv_head, self.exact, self._records(text, kv_head), self.space)
+            yield text, scene, truth, budget_of(capture, scene.visible, self.job.ratios)
 
+    def _records(self, text: CapturedText, kv_head: int):
+        return lambda name, size: self.ghosts.of(text, kv_head, CodecSpec(name, size))
 
-def _exact(job: PeersLayer) -> dict[str, int]:
-    return {name: getattr(job, name) for name in ("sinks", "hot", "top_k", "headline_start")}
+    def _calibration(self, kv_head: int) -> Calibration:
+        texts = [(self.loaded[text], self._records(text, kv_head)) for text in self.roles["threshold"]]
+        scenes = ThresholdScenes(texts, kv_head, self.exact, self.job.ratios, self.space)
+        return calibration_of([self.loaded[text] for text in self.roles["codec"]], scenes, self.job.seed)
+
+    def _kv_heads(self, done: str) -> Iterator[int]:
+        heads = range(self._some.kv_heads)
+        yield from progress(heads, desc=f"layer {self.job.layer} {done}", unit="KV head")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from ghostkv.elimination.metrics import upper_quantile
 from ghostkv.files.tables import table_of
@@ -15,7 +15,7 @@ from ghostkv.stages.peers.summary_schemas import COMPARISON_SCHEMA, SUMMARY_SCHE
 
 COMPARED = ("output_error_mean", "dropped_mass_mean")
 SHOWN = tuple(name for name, _ in METRICS)
-_WHO = ["selector", "variant", "kind"]
+_WHO = ["selector", "variant", "kind", "column"]
 _CONFIDENCE = 0.95
 
 
@@ -23,40 +23,43 @@ def head_rows(
     keys: Mapping, heads: np.ndarray, queries: Mapping[str, np.ndarray], ratios, feasible
 ) -> list[dict]:
     """Rows of `PEER_SCHEMA` from per-query arrays of shape [ratios, group, queries]."""
+    keys = {**keys, "queries": next(iter(queries.values())).shape[2]}
     rows = []
     for r, ratio in enumerate(ratios):
+        about = {**keys, "ratio": ratio, "feasible": bool(feasible[r])}
+        means = _means(queries, r) if feasible[r] else {}
         for g, head in enumerate(heads):
-            measured = {name: values[r, g] for name, values in queries.items()} if feasible[r] else {}
-            rows.append(
-                {**keys, "ratio": ratio, "feasible": bool(feasible[r]), "head": int(head)} | _pool(measured)
-            )
+            rows.append({**about, "head": int(head)} | {name: float(one[g]) for name, one in means.items()})
     return rows
 
 
-def layer_rows(keys: Mapping, queries: Mapping[str, np.ndarray], ratios, feasible) -> list[dict]:
-    """Rows of `LAYER_SCHEMA` from per-query arrays of shape [ratios, heads, queries]."""
+def _means(queries: Mapping[str, np.ndarray], r: int) -> dict[str, np.ndarray]:
+    """Means and tails over the queries of every head at one ratio."""
+    found = {}
+    for name in MEANS:
+        if name in queries:
+            tailed = name in ("dropped_mass", "output_error")
+            found[f"{name}_mean" if tailed else name] = queries[name][r].mean(axis=1)
+            if tailed:
+                found[f"{name}_p99"] = upper_quantile(queries[name][r], 0.99, axis=1)
+    return found
+
+
+def layer_rows(keys: Mapping, groups: Sequence[tuple[Mapping, np.ndarray]], ratios) -> list[dict]:
+    """Rows of `LAYER_SCHEMA`: the queries of all KV heads side by side, each with what is feasible."""
+    feasible = np.logical_and.reduce([fits for _, fits in groups])
+    queries = {name: np.concatenate([values[name] for values, _ in groups], axis=1) for name in groups[0][0]}
+    keys = {**keys, "queries": next(iter(queries.values()))[0].size}
     rows = []
     for r, ratio in enumerate(ratios):
-        measured = {name: values[r] for name, values in queries.items()} if feasible[r] else {}
         row = {**keys, "ratio": ratio, "feasible": bool(feasible[r])}
-        row |= _pool({name: values.ravel() for name, values in measured.items()})
-        if "output_error" in measured:
-            row["output_error_worst_head"] = float(measured["output_error"].mean(axis=1).max())
+        if feasible[r]:
+            pooled = {name: values.reshape(len(ratios), 1, -1) for name, values in queries.items()}
+            row |= {name: float(one[0]) for name, one in _means(pooled, r).items()}
+            if "output_error" in queries:
+                row["output_error_worst_head"] = float(queries["output_error"][r].mean(axis=1).max())
         rows.append(row)
     return rows
-
-
-def _pool(measured: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Means and tails of values over queries."""
-    row = {}
-    for name in MEANS:
-        if name not in measured:
-            continue
-        tailed = name in ("dropped_mass", "output_error")
-        row[f"{name}_mean" if tailed else name] = float(measured[name].mean())
-        if tailed:
-            row[f"{name}_p99"] = float(upper_quantile(measured[name], 0.99, axis=0))
-    return row
 
 
 def interval(documents: Sequence[float]) -> tuple[float, float | None, float | None]:
@@ -114,15 +117,26 @@ def _spread(group: pl.DataFrame, metric: str) -> dict[str, float | None]:
 
 
 def compare(peers: pl.DataFrame) -> pl.DataFrame:
-    """Our first selector against every peer, extended peer and oracle, where both are feasible."""
-    first = peers.filter(pl.col("kind") == "ours").select(_WHO).head(1)
+    """Ours against every setting of every other method and oracle, where both are feasible.
+
+    In a column that a method does not have, it stands as it is alone.
+    """
+    mine = peers.filter(pl.col("kind") == "ours")
     rows = []
-    for who, theirs in peers.join(first, on=_WHO, how="anti").group_by([*_WHO, "ratio"], maintain_order=True):
-        about = dict(zip([*_WHO, "ratio"], who, strict=True))
-        ours = peers.join(first, on=_WHO, how="semi").filter(pl.col("ratio") == about["ratio"])
-        for metric in COMPARED:
-            if ours.height and not ours[metric].null_count() and not theirs[metric].null_count():
-                rows.append(about | {"metric": metric} | _versus(ours, theirs, metric))
+    others = peers.filter(~pl.col("kind").is_in(["ours", "record"]))
+    for (selector, variant, kind, ratio), setting in others.group_by(
+        ["selector", "variant", "kind", "ratio"], maintain_order=True
+    ):
+        for column in mine["column"].unique(maintain_order=True).to_list():
+            has = setting["column"].unique(maintain_order=True).to_list()
+            theirs_in = column if column in has else has[0]
+            about = {"selector": selector, "variant": variant, "kind": kind, "ratio": ratio, "column": column,
+                     "theirs_column": theirs_in}  # fmt: skip
+            theirs = setting.filter(pl.col("column") == theirs_in)
+            ours = mine.filter(pl.col("ratio") == ratio, pl.col("column") == column)
+            for metric in COMPARED:
+                if ours.height and not ours[metric].null_count() and not theirs[metric].null_count():
+                    rows.append(about | {"metric": metric} | _versus(ours, theirs, metric))
     return pl.from_arrow(table_of(rows, COMPARISON_SCHEMA))
 
 
@@ -133,51 +147,85 @@ def _versus(ours: pl.DataFrame, theirs: pl.DataFrame, metric: str) -> dict:
     )
     by_text = both.group_by("text", maintain_order=True).agg(pl.col("ours", "theirs").mean())
     by_head = both.group_by("layer", "head").agg(pl.col("ours", "theirs").mean())
-    gaps = (by_text["theirs"] - by_text["ours"]).to_list()
+    gaps = (by_text["theirs"] - by_text["ours"]).to_numpy()
+    # Of logs, as ratios of documents are not spread evenly about their mean.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(by_text["theirs"].to_numpy()) - np.log(by_text["ours"].to_numpy())
     row = dict(zip(("ours", "ours_low", "ours_high"), interval(by_text["ours"]), strict=True))
     row |= dict(zip(("theirs", "theirs_low", "theirs_high"), interval(by_text["theirs"]), strict=True))
     row |= dict(zip(("difference", "difference_low", "difference_high"), interval(gaps), strict=True))
-    known = row["ours_high"] is not None
+    if np.isfinite(logs).all():
+        times = [None if one is None else float(np.exp(one)) for one in interval(logs)]
+        row |= dict(zip(("times", "times_low", "times_high"), times, strict=True))
     return row | {
         "documents": by_text.height,
-        "documents_won": sum(gap > 0 for gap in gaps),
+        "documents_won": int((gaps > 0).sum()),
         "heads_won": float((by_head["ours"] < by_head["theirs"]).mean()),
-        "separate": row["ours_high"] < row["theirs_low"] if known else None,
-        "separate_paired": row["difference_low"] > 0 if known else None,
+        "p_value": _p_value(gaps),
     }
 
 
-def verdicts(peers: pl.DataFrame, comparison: pl.DataFrame) -> pl.DataFrame:
-    """One row a peer and ratio: whether ours has both a lower output error and a lower dropped mass.
+def _p_value(gaps: np.ndarray) -> float | None:
+    """Two-sided p of Student's paired test that documents differ by nothing."""
+    if len(gaps) < 2:
+        return None
+    spread = gaps.std(ddof=1) / np.sqrt(len(gaps))
+    if spread == 0:
+        return float(gaps.mean() == 0)
+    return float(2 * stdtr(len(gaps) - 1, -abs(gaps.mean()) / spread))
 
-    A peer with several variants is beaten where every feasible one is. Where ours or the peer is not
-    feasible, or there is a single document, nothing is known.
+
+def verdicts(peers: pl.DataFrame, comparison: pl.DataFrame) -> pl.DataFrame:
+    """One row a peer, column and ratio: its best setting, in hindsight, against ours, which threshold texts chose.
+
+    `beaten` and `lost` ask whether output error (dropped mass where no values were captured) differs beyond chance, by paired
+    tests over documents, corrected for the number of peers at that ratio and column (Holm 1979).
     """
+    metric = COMPARED[0] if (comparison["metric"] == COMPARED[0]).any() else COMPARED[1]
     rows = []
-    others = peers.filter(pl.col("kind") == "peer")
-    for (selector, ratio), _ in others.group_by(["selector", "ratio"], maintain_order=True):
-        found = comparison.filter(
-            pl.col("selector") == selector, pl.col("ratio") == ratio, pl.col("kind") == "peer"
-        )
-        error, mass = (found.filter(pl.col("metric") == metric) for metric in COMPARED)
-        full = error.height > 0 and error.height == mass.height
-        rows.append(
-            {
-                "selector": selector,
-                "kind": "peer",
-                "ratio": ratio,
-                "variants": mass.height,
-                "output_error": error["theirs"].min(),
-                "dropped_mass": mass["theirs"].min(),
-                "ours_output_error": error["ours"].min(),
-                "ours_dropped_mass": mass["ours"].min(),
-                "beaten": _all(found["separate"]) if full else None,
-                "beaten_paired": _all(found["separate_paired"]) if full else None,
-                "lower": bool((found["difference"] > 0).all()) if full else None,
-            }
-        )
+    names = peers.filter(pl.col("kind") == "peer").select("selector", "ratio").unique(maintain_order=True)
+    for column in peers.filter(pl.col("kind") == "ours")["column"].unique(maintain_order=True).to_list():
+        for ratio in names["ratio"].unique(maintain_order=True).to_list():
+            these = [
+                _best(name, column, ratio, comparison, metric)
+                for name in names.filter(pl.col("ratio") == ratio)["selector"]
+            ]
+            for row, adjusted in zip(these, holm([one.get("p_value") for one in these]), strict=True):
+                sure = adjusted is not None and adjusted < 1 - _CONFIDENCE
+                known = adjusted is not None
+                row |= {
+                    "p_holm": adjusted,
+                    "beaten": (sure and row["difference"] > 0) if known else None,
+                    "lost": (sure and row["difference"] < 0) if known else None,
+                }
+            rows += these
     return pl.from_arrow(table_of(rows, VERDICT_SCHEMA))
 
 
-def _all(flags: pl.Series) -> bool | None:
-    return None if flags.null_count() else bool(flags.all())
+def _best(selector: str, column: str, ratio: float, comparison: pl.DataFrame, metric: str) -> dict:
+    found = comparison.filter(
+        pl.col("selector") == selector, pl.col("kind") == "peer", pl.col("ratio") == ratio,
+        pl.col("column") == column,
+    )  # fmt: skip
+    about = {"selector": selector, "ratio": ratio, "column": column, "metric": metric}
+    same = found.filter(pl.col("metric") == metric).sort("theirs", maintain_order=True)
+    if same.is_empty():
+        return about | {"variants": 0}
+    best = same.row(0, named=True)
+    mass = found.filter(pl.col("metric") == COMPARED[1], pl.col("variant") == best["variant"])
+    return about | best | {
+        "variants": same.height,
+        "dropped_mass": mass["theirs"].item(),
+        "ours_dropped_mass": mass["ours"].item(),
+    }  # fmt: skip
+
+
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """p-values corrected for being several (Holm 1979): the share of false claims among all is at most what is asked."""
+    known = sorted((value, at) for at, value in enumerate(values) if value is not None)
+    adjusted: list[float | None] = [None] * len(values)
+    largest = 0.0
+    for rank, (value, at) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - rank) * value))
+        adjusted[at] = largest
+    return adjusted

@@ -138,7 +138,7 @@ def _processes(work: Workload) -> list[_Process]:
         one("certificates", "gather_certificates"),
         *by_layer("calibrated", "calibrate_layer"),
         one("calibrated", "gather_calibrated"),
-        *by_layer("peers", "peers_layer"),
+        *by_layer("peers", "peers_layer", [name for name in layers if work.compared(int(name))]),
         one("peers", "gather_peers"),
         *each("synthetic", "synthetic_generator", "generator", config.synthetic.labels()),
         one("synthetic", "gather_synthetic"),

@@ -164,7 +164,7 @@ def threshold_counts(statistic, theta, allowance, price, depth, start, stop):
     price : ndarray of float64, shape [queries]
         What one key costs a query.
     depth : float
-        Size of the bucket, in mean allowances.
+        Size of the bucket, in mean allowances of the queries so far.
     start, stop : ndarray of int64, shape [queries]
 
     Returns
@@ -175,14 +175,15 @@ def threshold_counts(statistic, theta, allowance, price, depth, start, stop):
     budgets, queries = allowance.shape
     counts = np.empty((budgets, statistic.shape[0], queries), np.int64)
     for budget in range(budgets):
-        room = depth * allowance[budget].mean()
         for head in range(statistic.shape[0]):
-            credit, least = 0.0, theta[budget, head]
+            credit, given, least = 0.0, 0.0, theta[budget, head]
             for query in range(queries):
                 if np.isnan(allowance[budget, query]):
                     counts[budget, head, query] = -1
                     continue
                 credit += allowance[budget, query]
+                given += allowance[budget, query]
+                room = depth * given / (query + 1)
                 row = statistic[head, query, start[query] : stop[query]]
                 wanted = 0
                 for key in range(row.size):

@@ -78,6 +78,20 @@ class Bench:
         """Keys read at a ratio, bool, shape [queries, tokens]."""
         return (selection.reads >> ratio) & 1 == 1
 
+    def merit(self, scores: np.ndarray) -> np.ndarray:
+        """Sum over the heads of the shares of the softmax that scores of cold keys give, in float64 [queries, tokens]."""
+        known = self.scene.known.astype(float)
+        scores = np.where(np.isfinite(known), known, np.where(self.cold(), scores, -np.inf))
+        mass = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        return (mass / mass.sum(axis=-1, keepdims=True)).sum(axis=0)
+
+    def assert_best(self, read: np.ndarray, merit: np.ndarray) -> None:
+        """No cold key that is left has more merit than one that is read."""
+        for q, cold in enumerate(self.cold()):
+            assert merit[q][read[q]].min(initial=np.inf) >= merit[q][cold & ~read[q]].max(initial=0) * (
+                1 - 1e-4
+            )
+
     def cold(self) -> np.ndarray:
         """Cold keys, bool, shape [queries, tokens]."""
         token = np.arange(self.capture.tokens)

@@ -17,9 +17,9 @@ def test_mass_accumulates_over_the_observations_before_a_query():
 def test_it_reads_the_heaviest_cold_keys(bench, selector):
     selection = bench.select(selector("h2o"))
     read, observed = bench.read(selection, 2), bench.scene.observed
-    for g, q in np.ndindex(read.shape[:2]):
-        heavy = np.where(bench.cold()[q], bench.scene.earlier[g, : observed[q]].sum(axis=0), -1)
-        assert heavy[read[g, q]].min() >= heavy[bench.cold()[q] & ~read[g, q]].max() - 1e-6
+    for q in range(len(read)):
+        heavy = np.where(bench.cold()[q], bench.scene.earlier[:, : observed[q]].sum(axis=(0, 1)), -1)
+        assert heavy[read[q]].min() >= heavy[bench.cold()[q] & ~read[q]].max() * (1 - 1e-4)
 
 
 def test_observations_are_the_queries_before(bench):
@@ -32,11 +32,11 @@ def test_observations_are_the_queries_before(bench):
 def test_a_recent_share_is_read_first(bench, selector):
     selection = bench.select(selector("h2o", recent=0.5))
     read = bench.read(selection, 2)
-    for g, q in np.ndindex(read.shape[:2]):
-        window, stop = read[g, q].sum() // 2, bench.scene.visible.stop[q]
-        assert read[g, q, stop - window : stop].all()
+    for q in range(len(read)):
+        window, stop = read[q].sum() // 2, bench.scene.visible.stop[q]
+        assert read[q, stop - window : stop].all()
 
 
-def test_an_accumulator_is_paid_for_every_key_read(bench, selector):
+def test_an_accumulator_a_head_is_paid_for_every_key_read(bench, selector):
     selection = bench.select(selector("h2o"))
-    assert np.allclose(selection.index_bytes[2], 2 * bench.read(selection, 2).sum(axis=-1))
+    assert np.allclose(selection.index_bytes[2], 2 * 2 * bench.read(selection, 2).sum(axis=-1))

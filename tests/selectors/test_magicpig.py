@@ -30,10 +30,19 @@ def test_bucket_ends_and_identities_are_paid(bench, selector):
     selection = bench.select(pig)
     _, hits = pig._collide(bench.scene, mean, planes)
     r = int(np.flatnonzero(selection.feasible)[-1])
-    for g in range(2):
-        tables = limits[r, g]
-        assert np.allclose(selection.index_bytes[r, g], 8 * tables + 2 * hits[g, :, tables - 1])
-    assert np.allclose(selection.index_bytes_gqa[r], selection.index_bytes[r].sum(axis=0))
+    tables = limits[r]
+    assert np.allclose(selection.index_bytes[r], 2 * 8 * tables + 2 * hits[:, :, tables - 1].sum(axis=0))
+
+
+def test_a_head_gives_no_weight_to_what_another_head_sampled(bench, selector):
+    pig = selector("magicpig", bits=3, tables=12)
+    mean, planes, limits = pig.fit(bench.calibration)
+    selection = bench.select(pig)
+    second, _ = pig._collide(bench.scene, mean, planes)
+    r = int(np.flatnonzero(selection.feasible)[-1])
+    read, own = bench.read(selection, r), second < limits[r]
+    assert np.array_equal(np.isneginf(selection.log_weight[r]) & read, ~own & read)
+    assert (read & own.any(axis=0)).sum() == read.sum()
 
 
 def test_weights_are_the_inverse_chance_of_two_collisions():
@@ -41,7 +50,7 @@ def test_weights_are_the_inverse_chance_of_two_collisions():
 
     cosine = np.array([[[0.3, -0.2, 0.9]]], np.float32)
     out = np.zeros((1, 1, 3), np.float32)
-    _weights(cosine, np.array([20]), 4, np.ones((1, 1, 3), bool), out)
+    _weights(cosine, np.zeros((1, 1, 3), np.uint8), 20, 4, np.ones((1, 3), bool), out)
     rng = np.random.default_rng(0)
     for j, value in enumerate(cosine[0, 0]):
         p = 1 - np.arccos(value) / np.pi

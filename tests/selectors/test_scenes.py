@@ -27,7 +27,7 @@ def test_of_keys_that_tie_with_the_kth_the_earliest_are_relevant(bench, selector
     # Reading nothing loses the relevant keys that are cold, of six: all but the sink.
     selection = bench.select(selector("streaming_llm"))
     few = len(late.positions)
-    nothing = replace(selection, reads=np.zeros((late.group, few, late.tokens), np.uint8))
+    nothing = replace(selection, reads=np.zeros((few, late.tokens), np.uint8))
     bench = replace(
         bench, capture=late, scene=scene, truth=truth, budget=budget_of(late, scene.visible, RATIOS)
     )

@@ -33,6 +33,10 @@ from ghostkv.stages.peers.tables import head_rows, layer_rows
 if TYPE_CHECKING:
     from ghostkv.stages.peers.jobs import PeersLayer
 
+# Selectors hold every pair of a text's queries and keys, so that threshold texts of more queries than this are thinned, where
+# held-out ones have fewer.
+_QUERIES = 256
+
 
 def measure_layer(job: PeersLayer, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Measure every selector of one layer on held-out texts.
@@ -45,12 +49,9 @@ def measure_layer(job: PeersLayer, inputs: Mapping[str, str], outputs: Mapping[s
     texts = job.captures
     loaded = {text: read_layer(text.folder, job.layer) for text in texts}
     roles = by_role(texts, "codec", "threshold", "held_out")
-    # Selectors hold every pair of a text's queries and keys, so imported texts of many threshold queries are thinned.
-    most = max(len(loaded[text].positions) for text in roles["held_out"])
+    most = max(_QUERIES, *(len(loaded[text].positions) for text in roles["held_out"]))
     for text in roles["threshold"]:
-        loaded[text] = loaded[text].at(
-            slice(None, None, -(-len(loaded[text].positions) // max(most, _QUERIES)))
-        )
+        loaded[text] = loaded[text].at(slice(None, None, -(-len(loaded[text].positions) // most)))
     for text in measured_texts(texts):
         from_position(loaded[text], text, job.headline_start)  # raises where none lies there
     layer = _Layer(job, loaded, roles, GhostRecords(loaded, roles["codec"], inputs, job))
@@ -59,10 +60,6 @@ def measure_layer(job: PeersLayer, inputs: Mapping[str, str], outputs: Mapping[s
     layer.measure(tables)
     tables.add_rows("choice", layer.choice.rows(job.layer, loaded[texts[0]].kv_numbers))
     tables.write(outputs, sketch_metadata(texts, job.code))
-
-
-# Queries of a threshold text that are never thinned out.
-_QUERIES = 512
 
 
 @dataclass

@@ -184,12 +184,27 @@ class SelectorPolicy(PolicyOptions):
         "A selector of ghostkv/selectors by name, and its hyperparameters.",
         examples=[{"name": "quest", "page": 16}],
     )
-    ratio: Portion = setting(..., "Bytes that each head may read, over full fp16 K and V.", examples=[0.2])
+    ratio: Portion = setting(
+        ...,
+        "GQA-true bytes that each KV head may read, or all of them together, over full fp16 K and V.",
+        examples=[0.2],
+    )
+    column: Literal["alone", "one_budget", "compensated"] = setting(
+        "alone",
+        "alone: a fixed number of keys a query. one_budget: one threshold for the whole model on the estimated mass, fitted for "
+        "ratio on threshold texts. compensated: that, and the estimated mass of the other keys goes to the running mean of V.",
+    )
+    theta: Theta | None = setting(None, "That threshold itself; null to fit it.", examples=[0.0])
     seed: Seed | None = setting(None, "Seed of codebooks and hash planes; null for peers.seed.", examples=[0])
 
     @model_validator(mode="after")
     def _selector_exists(self) -> SelectorPolicy:
         check_selector(self.selector.plain(), f"policy {self.name}")
+        if not self.shared:
+            raise ConfigError(
+                f"config: policy {self.name} has shared: false. Accepted: shared: true, as the heads of a selector decide "
+                "together.\n  Remove it."
+            )
         return self
 
     @property

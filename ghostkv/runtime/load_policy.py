@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -16,7 +16,6 @@ from ghostkv.codecs.nested import Nested, level_bytes
 from ghostkv.codecs.records import CodecSpec, load_codecs
 from ghostkv.codecs.sizes import code_bytes
 from ghostkv.elimination.thresholds import calibrated_thetas
-from ghostkv.files.buffers import Space
 from ghostkv.files.errors import ConfigError
 from ghostkv.runtime.certified import CertifiedMass
 from ghostkv.runtime.deciders import Decider
@@ -24,10 +23,8 @@ from ghostkv.runtime.flat import calibrated_ratios, flat_heads
 from ghostkv.runtime.ghost_decider import GhostFrames
 from ghostkv.runtime.policy import Policy, ghost_policy
 from ghostkv.runtime.policy_fit import fit_theta
-from ghostkv.runtime.seated import OracleMass, Seated
-from ghostkv.selectors import make
-from ghostkv.selectors.base import Selector
-from ghostkv.selectors.scenes import ThresholdScenes, calibration_of
+from ghostkv.runtime.seat_fit import seated
+from ghostkv.runtime.seated import OracleMass
 from ghostkv.sources.texts import read_texts
 
 if TYPE_CHECKING:
@@ -132,6 +129,13 @@ def dense_heads(policy: SomePolicy, sources: Sources) -> dict[int, dict[int, flo
     return _flat(_built(policy, sources), policy, sources) if policy.policy == "calibrated" else {}
 
 
+def model_threshold(policy: SelectorPolicy, sources: Sources) -> float | None:
+    """The one threshold of a selector's policy, fitted on threshold texts; None where its column has none."""
+    _check_decided(policy)
+    active = [layer for layer in sources.layers if layer not in policy.dense_layers]
+    return next((one.theta for one in seated(policy, sources, active).values()), None)
+
+
 def _flat(built: Policy, policy: SomePolicy, sources: Sources) -> dict[int, dict[int, float]]:
     # A budget for the whole model weighs heads itself.
     if policy.policy != "calibrated":
@@ -174,9 +178,7 @@ def _built(policy: SomePolicy, sources: Sources) -> Policy:
             deciders = {layer: OracleMass(policy.delta) for layer in active}
             certificate = f"dropped mass <= {policy.delta:g} for every query (exact scores)"
         case "selector":
-            # One layer decides at a time, so all share what they compute in.
-            space = Space()
-            deciders = {layer: _seated(policy, sources, layer, space) for layer in active}
+            deciders = seated(policy, sources, active)
     return Policy(
         _name(policy), deciders, dense, policy.sinks, policy.hot, policy.prefill, policy.shared, certificate
     )
@@ -241,35 +243,3 @@ def _nested(sources: Sources, layer: int, bits: tuple[float, ...]) -> list[Neste
         )
         for head in range(captures[0].kv_heads)
     ]
-
-
-@cache
-def _kv_heads(sources: Sources) -> int:
-    return int(read_layers_table(sources.captures[0].folder)["kv_heads"][0])
-
-
-def _seated(policy: SelectorPolicy, sources: Sources, layer: int, space: Space) -> Seated:
-    """A selector of the peers list, fitted as the peers stage fits it."""
-    name, selector = make({"name": policy.selector.name, **(policy.selector.model_extra or {})})
-    read = selector.record_spec(sources.head_dim)
-    codecs = {} if read is None else {read: sources.fitted(layer, CodecSpec(*read))}
-    if type(selector).fit is Selector.fit:
-        return Seated(selector, [None] * _kv_heads(sources), policy.ratio, name, codecs, space)
-    calibration, threshold = sources.texts("codec", layer), sources.texts("threshold", layer)
-    exact = {"sinks": policy.sinks, "hot": policy.hot, "headline_start": sources.start}
-    fitted = []
-    for head in range(calibration[0].kv_heads):
-        texts = [(capture, _encoded(codecs, capture, head)) for capture in threshold]
-        scenes = ThresholdScenes(texts, head, exact, [policy.ratio], space)
-        fitted.append(selector.fit(calibration_of(calibration, scenes, policy.seed)))
-    return Seated(selector, fitted, policy.ratio, name, codecs, space)
-
-
-def _encoded(codecs: Mapping, capture: LayerCapture, head: int) -> Callable:
-    """Records of a capture's keys by codec, written when they are asked for."""
-
-    def records(name: str, size: int):
-        codec = codecs[name, size][head]
-        return codec, codec.decode(codec.encode(capture.keys[head]))
-
-    return records

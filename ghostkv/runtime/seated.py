@@ -17,7 +17,8 @@ from ghostkv.runtime.combine import combine
 from ghostkv.runtime.deciders import Call, Decider, refuse_misfit
 from ghostkv.runtime.observations import Observations, joined
 from ghostkv.runtime.traffic import rows_of
-from ghostkv.selectors.base import Budget, Scene, Selector
+from ghostkv.selectors.base import ALONE, Budget, Scene, Selection, Selector
+from ghostkv.selectors.columns import above, rank, spend
 
 # Selectors that look at the attention of earlier queries, and how a dense prefill is sampled for them: every so many
 # queries add to one accumulated observation, the most recent ones are kept each for itself.
@@ -26,7 +27,7 @@ OBSERVE_EVERY, OBSERVE_LAST = 16, 32
 # Decoded queries beyond those that are also kept each for itself, so that a rejected draft takes its own with it.
 UNDO = 32
 # Selectors that spend a mean budget over the queries of a call: what one reads depends on which others are fed with it.
-POOLED = ("ghost", "magicpig", "oracle_topp", "token_picker")
+POOLED = ("magicpig", "oracle_topp", "token_picker")
 
 
 @dataclass
@@ -85,11 +86,13 @@ class Seated(Decider):
 
     selector: Selector
     fitted: Sequence[Any]  # what `selector.fit` returned for each KV head
-    ratio: float  # budget of each head: index, kept keys and survivors together over full fp16 K and V
+    ratio: float  # budget of each KV head: index, kept keys and survivors together over its full fp16 K and V
     name: str = "selector"
     # One a KV head, for selectors that read ghost records
     codecs: Mapping[tuple[str, int], Sequence[Codec]] = field(default_factory=dict)
     space: Space = field(default_factory=Space, repr=False, compare=False)
+    column: str = ALONE
+    theta: float | None = None  # the model's threshold, in all columns but `alone`
 
     @property
     def observes(self) -> bool:
@@ -143,25 +146,31 @@ class Seated(Decider):
         for b, h, some, view in views(call):
             scores = view.scores(self.space.of("scores", (call.group, len(view.positions), len(view.keys))))
             scene, budget = self._scene(state, b, h, view, scores, call)
-            selection = self.selector.select(self.fitted[h], scene, budget)
+            selection = self._selection(self.fitted[h], scene, budget)
             cold = view.visible.mask(len(view.keys))
             own = (selection.reads & 1).astype(bool) & cold
-            # Importance weights belong to the head that sampled; a union would count keys twice.
-            alone = not call.shared or selection.log_weight is not None
-            read = own if alone else np.broadcast_to(own.any(axis=0), own.shape)
+            read = np.broadcast_to(own, scores.shape)
             result = combine(
-                scores, read | ~cold, cold & ~read, view, selection.tail, selection.page, selection.log_weight,
-                selection.tail_share,
+                scores, read | ~cold, cold & ~read, view, selection.tail,
+                log_weight=selection.log_weight, tail_share=selection.tail_share,
             )  # fmt: skip
             out[b, some, h * call.group : (h + 1) * call.group] = result.output.transpose(1, 0, 2)
             index = selection.index_bytes[0]
-            united = index.max(axis=0) if selection.index_bytes_gqa is None else selection.index_bytes_gqa[0]
-            counts.add(b, h, some, view.visible, own, united, index.sum(axis=0))
+            counts.add(b, h, some, view.visible, read, index, index * call.group)
             if self.observes:
                 places = call.past + np.arange(some.start, some.stop)
                 state.seen.add(b, h, softmax(scores, dtype=np.float32)[0], places, self.window + UNDO)
         call.refuse_unfit(call.keys.shape[2], out)
         return out, counts.rows()
+
+    def _selection(self, fitted: Any, scene: Scene, budget: Budget) -> Selection:
+        own = self.selector.select(fitted, scene, budget, self.column)
+        if own is not None:
+            return own
+        ranked = rank(self.selector, fitted, scene)
+        if self.column == ALONE:
+            return spend(ranked, scene, budget, self.column)
+        return above(ranked, scene, self.theta, self.column)
 
     def _enough(self, state: SeatState) -> None:
         """Refuse to go on where the latest observations cannot be told from older ones."""
@@ -189,7 +198,7 @@ class Seated(Decider):
         scene = Scene(
             view.keys, view.queries, view.scale, view.softcap, view.visible, known, earlier,
             np.arange(queries) + seen, self.space.of("scratch", shape), self.space.of("spare", shape),
-            self.space.of("reads", shape, np.uint8), call.layer, h * call.group, self._records(state, b, h, view.keys),
+            self.space.of("reads", shape[1:], np.uint8), call.layer, h * call.group, self._records(state, b, h, view.keys),
             scores if self.selector.kind == "oracle" else None,
         )  # fmt: skip
         budget = Budget if self.pools else OwnBudget

@@ -10,7 +10,7 @@ keys leaves less mass behind.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from ghostkv.selectors.base import (
     Selection,
     Selector,
     Spending,
+    read_at,
 )
 from ghostkv.selectors.estimates import group_mass
 from ghostkv.selectors.picking import ThresholdHistogram, threshold_counts
@@ -59,15 +60,15 @@ def rank(selector: Selector, fitted: Any, scene: Scene) -> Ranked:
 
 
 class OneBudget:
-    """Fits the one threshold of a layer, and the share of the budget that each of its KV heads spends under it."""
+    """Fits the one threshold of KV heads, of a layer or of a model, and the share of the budget that each spends under it."""
 
     def __init__(self, ratios: Sequence[float]):
         self.ratios = tuple(ratios)
-        self._heads: dict[int, ThresholdHistogram] = {}
-        self._fixed: dict[int, float] = {}
-        self._queries: dict[int, int] = {}
+        self._heads: dict[Hashable, ThresholdHistogram] = {}
+        self._fixed: dict[Hashable, float] = {}
+        self._queries: dict[Hashable, int] = {}
 
-    def add(self, kv_head: int, ranked: Ranked, scene: Scene, budget: Budget) -> None:
+    def add(self, kv_head: Hashable, ranked: Ranked, scene: Scene, budget: Budget) -> None:
         """Count the cold keys of one KV head on one text."""
         estimate = ranked.estimate
         histogram = self._heads.setdefault(kv_head, ThresholdHistogram(LOWEST, HIGHEST))
@@ -78,8 +79,18 @@ class OneBudget:
         self._fixed[kv_head] = self._fixed.get(kv_head, 0.0) + fixed
         self._queries[kv_head] = self._queries.get(kv_head, 0) + len(visible.last)
 
-    def spending(self) -> dict[int, Spending]:
-        """Theta and share of every KV head."""
+    def add_dense(self, kv_head: Hashable, queries: int) -> None:
+        """Count one KV head that reads everything on one text."""
+        self._fixed[kv_head] = self._fixed.get(kv_head, 0.0) + queries
+        self._queries[kv_head] = self._queries.get(kv_head, 0) + queries
+
+    @property
+    def least(self) -> float:
+        """Mean bytes ratio of what is read under any threshold."""
+        return sum(self._fixed.values()) / sum(self._queries.values())
+
+    def spending(self) -> dict[Hashable, Spending]:
+        """Theta, the same for all, and share of every KV head that is not dense; theta is infinite out of reach."""
         every = ThresholdHistogram(LOWEST, HIGHEST)
         every.counts = sum(one.counts for one in self._heads.values())
         queries, fixed = sum(self._queries.values()), sum(self._fixed.values())
@@ -136,6 +147,15 @@ def spend(
         index,
         tail_of(ranked) if column == COMPENSATED else None,
     )
+
+
+def above(ranked: Ranked, scene: Scene, theta: float, column: str) -> Selection:
+    """What is read by a threshold alone, whatever it comes to; of one ratio."""
+    queries, estimate = len(scene.visible.last), ranked.estimate
+    reads = scene.take_above(ranked.statistic, np.full((1, queries), theta, np.float32))
+    index = np.broadcast_to(np.asarray(estimate.index_bytes, float), (1, queries))
+    index = index + read_at(reads, 0).sum(axis=1) * estimate.key_bytes
+    return Selection(reads, np.ones(1, bool), index, tail_of(ranked) if column == COMPENSATED else None)
 
 
 def tail_of(ranked: Ranked) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ghostkv.files.provenance import metadata
 from ghostkv.files.tables import write_rows
-from ghostkv.runtime.load_policy import dense_heads, fit_budgets
+from ghostkv.runtime.load_policy import dense_heads, fit_budgets, model_threshold
 from ghostkv.stages.quality.schemas import DENSE_SCHEMA, THETA_SCHEMA
 from ghostkv.stages.quality.setup import sources_of
 
@@ -22,6 +22,13 @@ def fit_policies(job: FitPolicies, inputs: Mapping[str, Any], outputs: Mapping[s
     thetas = [
         {"policy": policy.label, "ratio": policy.ratio, "theta": theta}
         for policy, theta in zip(sized, fit_budgets(sized, sources), strict=True)
+    ]
+    thetas += [
+        {"policy": policy.label, "ratio": policy.ratio, "theta": theta}
+        for policy in job.policies
+        if policy.policy == "selector"
+        for theta in [model_threshold(policy, sources)]
+        if theta is not None
     ]
     dense = [
         {"policy": policy.label, "layer": layer, "kv_head": head, "bytes_ratio_gqa": ratio}

@@ -9,6 +9,7 @@ from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.config.policies import (
     CalibratedPolicy,
     GhostPolicy,
+    SelectorPolicy,
     SomePolicy,
     modules_of,
 )
@@ -75,22 +76,27 @@ def _context(run: Run) -> int:
 
 @dataclass(frozen=True)
 class FitPolicies(FittedJob):
-    """Policies that name a bytes ratio, or promise a mean loss of each head."""
+    """Policies with one threshold for a bytes ratio of the whole model, or that promise a mean loss of each head."""
 
     call = "ghostkv.stages.quality.fit.fit_policies"
     tables = tuple(FIT_TABLES)
 
-    policies: tuple[GhostPolicy | CalibratedPolicy, ...]
+    policies: tuple[GhostPolicy | CalibratedPolicy | SelectorPolicy, ...]
 
     @classmethod
     def of(cls, run: Run) -> FitPolicies:
-        entries = [
-            one
-            for one in run.config.quality.policies
-            if isinstance(one, CalibratedPolicy) or (isinstance(one, GhostPolicy) and one.ratio is not None)
-        ]
+        entries = [one for one in run.config.quality.policies if _is_fitted(one)]
         policies = tuple(resolve(entry, run.config) for entry in entries)
         return cls.taken(run, **_parts(run), policies=policies, uses=modules_of(policies))
+
+
+def _is_fitted(entry: QualityEntry) -> bool:
+    match entry:
+        case GhostPolicy():
+            return entry.ratio is not None
+        case SelectorPolicy():
+            return entry.column != "alone" and entry.theta is None
+    return isinstance(entry, CalibratedPolicy)
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,12 @@ class Policies:
 
     def make(self, label: str, **changes: Any) -> Policy:
         """The policy of a label, with other options where `changes` says so."""
+        policy = self.by_label[label]
         if label in self.thetas:
-            changes = {"ratio": None, "theta": self.thetas[label]} | changes
-        policy = self.by_label[label].model_copy(update=changes)
+            # Of a ghost policy a threshold stands in place of the ratio that it was fitted for.
+            fitted = {"theta": self.thetas[label]} | ({"ratio": None} if policy.policy == "ghost" else {})
+            changes = fitted | changes
+        policy = policy.model_copy(update=changes)
         return load_policy(policy, self.sources, self.dense.get(label, {}))
 
     def observer(self) -> Policy | None:

@@ -23,51 +23,65 @@ def prose(results):
     return "\n".join(block.text for block in CHAPTER.build(results) if isinstance(block, Prose))
 
 
-def test_a_figure_and_tables_of_verdicts_layers_domains_and_settings(results):
+def block(results, name):
+    return next(block for block in CHAPTER.build(results) if getattr(block, "name", "") == name)
+
+
+def test_a_figure_and_tables_of_rivals_layers_domains_and_settings(results):
     blocks = [block for block in CHAPTER.build(results) if isinstance(block, Figure | Table)]
     assert [block.name for block in blocks] == [
-        "peers_frontier", "peers_verdicts", "peers_layers", "peers_domains", "peers_variants",
+        "peers_frontier", "peers_best", "peers_verdicts", "peers_choice", "peers_layers", "peers_domains", "peers_settings",
     ]  # fmt: skip
     assert all(block.data.height > 0 for block in blocks)
     for block in blocks[1:]:
         assert set(block.columns) <= set(block.data.columns), block.name
 
 
-def test_a_peer_that_drops_less_mass_is_named_as_not_beaten(results):
-    text = prose(results)
-    assert "than 1 of 3 peers, intervals not overlapping" in text
-    assert "Not beaten at 1/8: PQ (lower dropped mass than ours)" in text
+def test_the_strongest_rival_of_each_column_is_named_with_what_it_loses(results):
+    best = block(results, "peers_best").data.filter(pl.col("ratio") == 0.125)
+    found = {
+        row["column"]: (row["selector"], row["times"], row["peers"]) for row in best.iter_rows(named=True)
+    }
+    assert found["alone"] == ("snapkv", pytest.approx(0.8), 3)
+    # SnapKV has no such column and stands as it is alone.
+    assert found["compensated"] == ("snapkv", pytest.approx(2.0), 3)
+    assert "its output error is 2.00x ours" in prose(results)
+
+
+def test_a_peer_that_is_better_is_named_as_that(results):
+    # All documents agree to the last digit, so that nothing is chance.
+    assert "Better than ours beyond chance: SnapKV at 1/16, alone" in prose(results)
 
 
 def test_headline_counts_peers_and_not_settings(results):
     found = headline(results, [CHAPTER])
     values = {name: (figure["value"], figure["n"]) for name, figure in found.items()}
-    assert values["peers.count"] == (3, 3)
-    # Loki is not feasible, so two peers are measured; one of them drops less mass.
-    assert values["peers.beaten_at_1_8"] == (1, 2)
-    assert values["peers.beaten_at_1_4"] == (1, 2)
+    assert values["peers.count"] == (4, 4)
+    assert values["peers.documents"] == (3, 3)
+    assert values["peers.best_rival_over_ours_1_8"] == (pytest.approx(2.0), 3)
+    assert values["peers.record_alone_1_8"] == (pytest.approx(0.8), 3)
+    # No row of that budget.
+    assert values["peers.best_rival_over_ours_1_32"] == (None, 0)
 
 
-def test_peers_are_held_against_the_first_of_ours_and_not_the_best(results):
-    table = next(block for block in CHAPTER.build(results) if getattr(block, "name", "") == "peers_verdicts")
-    assert table.data["ours_output_error"].drop_nulls().min() > 0.02
-    figure = next(block for block in CHAPTER.build(results) if isinstance(block, Figure))
-    assert set(figure.data.filter(pl.col("kind") == "ours")["variant"]) == {"bits=1.0"}
-    assert "extended" not in set(figure.data["kind"])
+def test_ours_is_what_threshold_texts_chose_and_not_the_best_size(results):
+    figure = block(results, "peers_frontier")
+    assert set(figure.data.filter(pl.col("kind") == "ours")["variant"]) == {""}
+    assert "record" not in set(figure.data["kind"])
+    ours = figure.data.filter(pl.col("kind") == "ours", pl.col("column") == "alone", pl.col("ratio") == 0.125)
+    assert ours["mean"].item() > 0.04
 
 
 def test_layers_where_a_peer_is_as_good_are_listed(results):
-    table = next(block for block in CHAPTER.build(results) if getattr(block, "name", "") == "peers_layers")
-    assert "in dropped mass a peer is at least as good in 2 of 2 (layers 0, 1)" in table.caption
-    assert "in output error a peer is at least as good in 0 of 2" in table.caption
+    assert "A peer is at least as good in 0 of 2" in block(results, "peers_layers").caption
 
 
 def test_one_document_claims_nothing(tmp_path):
     single = results_of(tmp_path, domains=("prose",))
-    assert "no interval exists" in prose(single)
     assert "nothing is called beaten" in prose(single)
+    assert block(single, "peers_best").data["times_low"].null_count() == 6
     found = headline(single, [CHAPTER])
-    assert (found["peers.beaten_at_1_8"]["value"], found["peers.beaten_at_1_8"]["n"]) == (None, 0)
+    assert (found["peers.documents"]["value"], found["peers.documents"]["n"]) == (1, 1)
 
 
 def test_captures_without_values_are_compared_by_mass_alone(tmp_path):

@@ -41,9 +41,12 @@ def _listed(name: str) -> dict[str, Any]:
 
 
 def _words(options: dict[str, Any]) -> list[str]:
-    return [
-        "plain" if (name, value) == ("compensate", False) else f"{name}_{_text(value)}" for name, value in options.items()
-    ]  # fmt: skip
+    said = {
+        ("compensate", False): "plain",
+        ("column", "one_budget"): "one_budget",
+        ("column", "compensated"): "compensated",
+    }
+    return [said.get((name, value)) or f"{name}_{_text(value)}" for name, value in options.items()]
 
 
 def _text(value: Any) -> str:

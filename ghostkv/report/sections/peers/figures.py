@@ -27,8 +27,12 @@ from ghostkv.report.theme import (
     top_legend,
 )
 
-METRICS = {"output_error_mean": "Output error (mean)", "dropped_mass_mean": "Dropped mass (mean)"}
 NOUNS = {"output_error_mean": "output error", "dropped_mass_mean": "dropped mass"}
+COLUMNS = {
+    "alone": "alone, a fixed number of keys a query",
+    "one_budget": "with one budget for all heads and queries",
+    "compensated": "with that and tail compensation",
+}
 
 
 def method_named(column: str = "selector") -> pl.Expr:
@@ -45,31 +49,26 @@ def budget_label() -> pl.Expr:
     return in_words("ratio", fraction).alias("budget")
 
 
-def shown_metrics(results: Results) -> list[str]:
-    """Metrics that exist: a capture without values has no output error."""
+def metric_of(results: Results) -> str:
+    """What methods are compared by: a capture without values has no output error."""
     found = results.table("peers.summary").drop_nulls("mean")["metric"].unique().to_list()
-    return [metric for metric in METRICS if metric in found]
+    return next((name for name in NOUNS if name in found), "output_error_mean")
 
 
-def our_setting(results: Results) -> dict:
-    """The selector that peers are held against: the first of our own."""
+def columns_of(results: Results) -> list[str]:
+    """Columns that our method was measured in; of none where it was not among the selectors."""
     own = results.table("peers.peers").filter(pl.col("kind") == "ours")
-    return own.select("selector", "variant").row(0, named=True) if own.height else {}
+    return [name for name in COLUMNS if name in own["column"].unique().to_list()]
 
 
 def best_settings(results: Results, metric: str) -> pl.DataFrame:
-    """Of every selector and ratio the variant with the lowest mean (hindsight, which favours peers)."""
+    """Of every method, column and ratio the setting with the lowest mean, in hindsight; of ours the chosen one."""
     summary = results.table("peers.summary").filter(
-        pl.col("domain") == "all", pl.col("metric") == metric, pl.col("kind") != "extended"
+        pl.col("domain") == "all", pl.col("metric") == metric, pl.col("kind") != "record"
     )
-    # Ours is the one configured design, not the best of several.
-    own = pl.lit(True)
-    if ours := our_setting(results):
-        own = (pl.col("kind") != "ours") | (
-            (pl.col("selector") == ours["selector"]) & (pl.col("variant") == ours["variant"])
-        )
-    best = summary.drop_nulls("mean").filter(own).sort("mean", maintain_order=True)
-    return best.unique(["selector", "ratio"], keep="first", maintain_order=True).sort("selector", "ratio")
+    best = summary.drop_nulls("mean").sort("mean", maintain_order=True)
+    keys = ["selector", "kind", "column", "ratio"]
+    return best.unique(keys, keep="first", maintain_order=True).sort("selector", "column", "ratio")
 
 
 def middle_budget(results: Results) -> float:
@@ -79,48 +78,53 @@ def middle_budget(results: Results) -> float:
 
 
 def ours_against_best(results: Results, by: str) -> pl.DataFrame:
-    """Ours, the best peer and the oracle within each layer or domain, at the middle budget."""
-    ours = our_setting(results)
+    """Ours, the best peer and the oracle within each layer or domain, compensated, at the middle budget."""
+    metric, last = metric_of(results), (columns_of(results) or list(COLUMNS))[-1]
     rows = results.table("peers.peers").filter(pl.col("ratio") == middle_budget(results))
+    # What has no such column stands as it is alone.
+    has = rows.filter(pl.col("column") == last).select("selector", "variant").unique()
+    alone = rows.join(has, on=["selector", "variant"], how="anti")
+    rows = pl.concat([rows.filter(pl.col("column") == last), alone])
     found = rows.select(by).unique(maintain_order=True).sort(by)
-    for metric in shown_metrics(results):
-        means = rows.group_by("selector", "variant", "kind", by, maintain_order=True).agg(
-            pl.when(pl.col(metric).null_count() == 0)
-            .then(pl.col(metric).cast(pl.Float64).mean())
-            .alias(metric)
-        )
-        means = means.drop_nulls(metric).sort(metric, maintain_order=True)
-        peer = means.filter(pl.col("kind") == "peer").unique(by, keep="first", maintain_order=True)
-        mine = means.filter(*[pl.col(name) == ours[name] for name in ours]) if ours else means.clear()
-        oracle = means.filter(pl.col("selector") == "oracle_topk")
-        found = found.join(mine.select(by, pl.col(metric).alias(f"{metric}_ours")), on=by, how="left")
-        found = found.join(
-            peer.select(by, pl.col(metric).alias(f"{metric}_peer"), method_named().alias(f"{metric}_who")),
-            on=by,
-            how="left",
-        )
-        found = found.join(oracle.select(by, pl.col(metric).alias(f"{metric}_oracle")), on=by, how="left")
-    return found
+    means = rows.group_by("selector", "variant", "kind", "column", by, maintain_order=True).agg(
+        pl.when(pl.col(metric).null_count() == 0).then(pl.col(metric).cast(pl.Float64).mean()).alias(metric)
+    )
+    means = means.drop_nulls(metric).sort(metric, maintain_order=True)
+    peer = means.filter(pl.col("kind") == "peer").unique(by, keep="first", maintain_order=True)
+    mine, oracle = means.filter(pl.col("kind") == "ours"), means.filter(pl.col("selector") == "oracle_topk")
+    found = found.join(mine.select(by, pl.col(metric).alias("ours")), on=by, how="left")
+    named = peer.select(by, pl.col(metric).alias("peer"), method_named().alias("who"))
+    found = found.join(named, on=by, how="left")
+    return found.join(oracle.select(by, pl.col(metric).alias("oracle")), on=by, how="left")
 
 
-_PANEL, _HEIGHT = 232, 360
+_PANEL, _HEIGHT = 190, 360
 _DECADES = (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)
-
-
 _BUDGET_LABEL = (
     "abs(1 / datum.value - round(1 / datum.value)) < 1e-6 ? '1/' + round(1 / datum.value) : datum.value"
 )
+_COLOURS = (VERMILION, ORANGE, GREEN, PURPLE, SKY, "#999933")
+# Lines of more methods than there are colours that everyone can tell apart are thin, and of one colour.
+_REST, _REST_COLOUR = "other peers", "#c9d1d8"
 
 
-_COLOURS = (VERMILION, ORANGE, "#999933", GREEN, "#44aa99", SKY, PURPLE, "#882255", "#6b6ecf", "#8c6d31")
+def _labelled(data: pl.DataFrame) -> pl.DataFrame:
+    """Names in the legend: the peers that come nearest to the best anywhere have their own."""
+    peers = data.filter(pl.col("kind") == "peer")
+    near = peers.with_columns((pl.col("mean") / pl.col("mean").min().over("column", "ratio")).alias("times"))
+    order = near.group_by("selector", maintain_order=True).agg(pl.col("times").min()).sort("times")
+    shown = set(order["selector"].head(len(_COLOURS)))
+    own = (pl.col("kind") != "peer") | pl.col("selector").is_in(shown)
+    return data.with_columns(pl.when(own).then(method_named()).otherwise(pl.lit(_REST)).alias("label"))
 
 
 def _lines_of(kinds: dict[str, str]) -> dict[str, Any]:
     """Encodings of methods by name: ours blue and wide, oracles grey and dashed, each peer in a colour of its own."""
     fixed = {name: {"ours": BLUE, "oracle": ORACLE_GREY}.get(kind) for name, kind in kinds.items()}
+    fixed[_REST] = _REST_COLOUR
     legend = {"orient": "bottom", "columns": 5, "symbolStrokeWidth": 3, "symbolSize": 160}
     dashes = [[5, 3] if kind == "oracle" else [1, 0] for kind in kinds.values()]
-    widths = [3.5 if kind == "ours" else 1.5 for kind in kinds.values()]
+    widths = [3.5 if kind == "ours" else 1.0 if name == _REST else 1.8 for name, kind in kinds.items()]
 
     def scale(values: list) -> alt.Scale:
         return alt.Scale(domain=list(kinds), range=values)
@@ -133,44 +137,51 @@ def _lines_of(kinds: dict[str, str]) -> dict[str, Any]:
 
 
 def frontier_figure(results: Results) -> Figure:
-    """What is lost against the budget, a line a method and a panel a metric."""
-    shown = shown_metrics(results)
-    data = pl.concat([best_settings(results, metric) for metric in shown])
-    data = data.with_columns(
-        method_named().alias("label"), pl.col("low").clip(lower_bound=1e-4), budget_label()
+    """What is lost against the budget, a line a method and a panel a column."""
+    metric = metric_of(results)
+    data = _labelled(best_settings(results, metric)).with_columns(
+        pl.col("low").clip(lower_bound=1e-4), budget_label()
     )
-    found = dict(data.select("label", "kind").unique().iter_rows())
-    order = map(method, results.table("peers.summary")["selector"].unique(maintain_order=True))
-    drawn = _lines_of({name: found[name] for name in order if name in found})
+    kinds = dict(data.sort(pl.col("label") == _REST, descending=True).select("label", "kind").iter_rows())
+    drawn = _lines_of(kinds)
     ratios = sorted(data["ratio"].unique().to_list())
     span = logarithmic(ratios[0] * 0.93, ratios[-1] * 1.07)
-    x = quantity("ratio", "Budget (bytes ratio per head)", values=ratios, labelExpr=_BUDGET_LABEL, **span)
+    x = quantity("ratio", "Budget (GQA-true bytes)", values=ratios, labelExpr=_BUDGET_LABEL, **span)
+    span = logarithmic(0.8 * data["mean"].min(), min(1.2 * data["mean"].max(), 1.0))
     panels = []
-    for metric in shown:
-        rows = data.filter(pl.col("metric") == metric)
-        span = logarithmic(0.8 * rows["mean"].min(), 1.2 * rows["mean"].max())
-        y = quantity("mean", METRICS[metric], alt.Y, percent=True, values=_DECADES, **span)
+    for column in columns_of(results) or ["alone"]:
+        rows = data.filter(pl.col("column") == column)
+        title = NOUNS[metric].capitalize() + " (mean)"
+        y = quantity("mean", title, alt.Y, percent=True, values=_DECADES, **span)
         base = alt.Chart(rows).encode(x=x, color=drawn["color"])
         lines = base.mark_line(clip=True).encode(y=y, detail="selector:N", **drawn)
-        points = base.mark_circle(size=26, opacity=1, clip=True).encode(y=y)
-        # An interval for ours alone: thirteen of them would hide each other, and the table has them all.
+        points = base.mark_circle(size=22, opacity=1, clip=True).encode(y=y, tooltip=_TOLD)
+        # An interval for ours alone: twenty of them would hide each other, and the tables have them all.
         mine = alt.Chart(rows.filter(pl.col("kind") == "ours").drop_nulls("high"))
         bars = mine.mark_rule(strokeWidth=1.5, clip=True).encode(
             x=x, y="low:Q", y2="high:Q", color=drawn["color"]
         )
-        panels.append((lines + points + bars).properties(width=_PANEL, height=_HEIGHT))
+        panel = (lines + points + bars).properties(width=_PANEL, height=_HEIGHT)
+        panels.append(panel.properties(title=column.replace("_", " ")))
     documents = data["documents"].max()
     return Figure(
         "peers_frontier",
-        "What is lost at equal bytes, every method",
+        "What is lost at equal bytes, every method in three columns",
         alt.hconcat(*panels),
         data.select(
-            "selector", "variant", "kind", "budget", "ratio", "metric", "mean", "low", "high", "documents"
-        ),
-        f"Down is better. All layers, heads and queries, mean over {counted(documents, 'held-out document')}. Of a peer "
-        "with several settings the best at each budget is drawn, chosen in hindsight on the held-out texts themselves; "
-        "ours is one setting throughout. A line starts at the smallest budget that its index fits. Oracles (dashed) "
-        "know the exact scores. Ours may lie below the oracles in output error, because they drop the tail and ours "
-        "compensates it; dropped mass compares the choice of keys alone. The bar is our 95 % interval over documents.",
+            "selector", "variant", "kind", "column", "budget", "ratio", "mean", "low", "high", "documents"
+        ).with_columns(pl.lit(metric).alias("metric")),
+        f"Down is better. Heads and queries of the compared layers, mean over {counted(documents, 'held-out document')}. *Alone*: "
+        f"{COLUMNS['alone']}. *One budget*: {COLUMNS['one_budget']}. *Compensated*: {COLUMNS['compensated']}. Of a peer with "
+        "several settings the best at each budget is drawn, chosen in hindsight on the held-out texts themselves; of ours the "
+        "size that threshold texts chose. A line starts at the smallest budget that its index fits. Oracles (dashed) know the "
+        "exact scores. The bar is our 95 % interval over documents. The six peers that come nearest to the best anywhere have a "
+        "colour; point at a dot for the name of any.",
         sources=("peers.summary", "peers.peers"),
     )
+
+
+_TOLD = [
+    alt.Tooltip("selector:N", title="Method"), alt.Tooltip("variant:N", title="Setting"),
+    alt.Tooltip("budget:N", title="Budget"), alt.Tooltip("mean:Q", title="Mean", format=".4f"),
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Stage `peers`: every method on one axis of bytes, where ours wins and where it loses."""
+"""Stage `peers`: every method on one axis of GQA-true bytes, where ours wins and where it loses."""
 
 from __future__ import annotations
 
@@ -8,170 +8,108 @@ import polars as pl
 
 from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table, figures
 from ghostkv.report.names import method
-from ghostkv.report.numbers import NONE, counted, listed, percent
+from ghostkv.report.numbers import NONE, counted, factor, percent
 from ghostkv.report.results import Results
 from ghostkv.report.sections.peers.figures import (
-    METRICS,
     NOUNS,
     budget_label,
+    columns_of,
     fraction,
     frontier_figure,
     method_named,
+    metric_of,
     middle_budget,
-    our_setting,
     ours_against_best,
-    shown_metrics,
 )
+from ghostkv.report.sections.peers.rivals import best_rivals, best_table, losses, rivals_table
 
 
 def build(results: Results) -> Sequence[Block]:
-    """Verdicts, the frontier, layers, and every variant in numbers."""
+    """Ours against the best rival, the frontier, every rival, layers, and every setting in numbers."""
     return [
         Prose(_reading(results)),
         frontier_figure(results),
-        _verdicts(results),
+        best_table(results),
+        rivals_table(results),
+        _choice(results),
         _layers(results),
         _domains(results),
-        _variants(results),
+        _settings(results),
         Prose(_honesty(results)),
     ]
 
 
 def _reading(results: Results) -> str:
-    verdicts, ours, kept = results.table("peers.verdicts"), our_setting(results), ""
     text = (
-        "Every method reads the same bytes: its index, the keys that are always kept and the keys it chooses, as a "
-        "mean over the queries of a head and text. Where an index alone exceeds the budget the method is *not "
-        "feasible* there; it is never given more. No method but the oracles sees the exact score of a cold key. "
+        "Every method reads the same bytes of a KV head: its index, the keys that are always kept and the keys that its query "
+        "heads choose together, as a mean over queries. An index that alone exceeds the budget is *not feasible*; it is never "
+        "given more. No method but the oracles sees the exact score of a cold key.\n\n"
     )
-    if not ours:
-        return text + "None of the selectors is ours, so nothing is compared."
-    for ratio in sorted({0.125, 0.25} & set(verdicts["ratio"].to_list())):
-        rows = verdicts.filter(pl.col("ratio") == ratio)
-        known = rows.drop_nulls("beaten")
-        if known.is_empty():
-            text += f"**At {fraction(ratio)}** no interval exists (one document, or nothing to compare). "
-            continue
-        text += (
-            f"**At {fraction(ratio)} of the bytes**, ours ({ours['variant']}) has a lower output error and a lower "
-            f"dropped mass than {known['beaten'].sum()} of {counted(rows.height, 'peer')}, intervals not overlapping; "
-            f"with intervals of paired differences than {known['beaten_paired'].sum()}; by means alone than "
-            f"{known['lower'].sum()}. "
+    best = best_rivals(results)
+    if best.is_empty():
+        return (
+            text
+            + "Ours is not among the selectors, or nothing was feasible beside it, so nothing is compared."
         )
-        lost = known.filter(~pl.col("beaten"))["selector"].to_list()
-        if lost:
-            why = listed([_why_not_beaten(results, name, ratio) for name in lost])
-            kept += f"Not beaten at {fraction(ratio)}: {why}. "
-    return f"{text}\n\n{kept}{_small_budgets(results)}"
+    noun, told = NOUNS[metric_of(results)], []
+    for row in best.filter(pl.col("column") == columns_of(results)[-1]).sort("ratio").iter_rows(named=True):
+        interval = (
+            f" (95 % interval over {counted(row['documents'], 'document')}: {factor(row['times_low'])} to "
+            f"{factor(row['times_high'])})" * (row["times_low"] is not None)
+        )  # fmt: skip
+        told.append(
+            f"**At {fraction(row['ratio'])} of the bytes** the best rival is {method(row['selector'])}: its {noun} is "
+            f"{factor(row['times'])} ours{interval}."
+        )
+    return text + " ".join(told) + "\n\n" + losses(results)
 
 
-def _small_budgets(results: Results) -> str:
-    """Below 1/8 an index weighs: which setting of ours is best there, and which peer."""
-    text = ""
-    summary = results.table("peers.summary").filter(pl.col("domain") == "all", pl.col("ratio") < 0.1)
-    for metric in shown_metrics(results)[:1]:
-        rows = summary.filter(pl.col("metric") == metric).drop_nulls("mean").sort("mean", maintain_order=True)
-        for ratio in sorted(rows["ratio"].unique().to_list(), reverse=True):
-            at = {
-                kind: rows.filter(pl.col("ratio") == ratio, pl.col("kind") == kind)
-                for kind in ("ours", "peer")
-            }
-            if at["peer"].is_empty():
-                continue
-            peer = at["peer"].row(0, named=True)
-            setting = f" ({peer['variant']})" if peer["variant"] else ""
-            told = f"best peer {method(peer['selector'])}{setting}, {NOUNS[metric]} {percent(peer['mean'])}"
-            if at["ours"].is_empty():
-                text += f"**At {fraction(ratio)}** none of our records fits; {told}. "
-                continue
-            mine = at["ours"].row(0, named=True)
-            text += (
-                f"**At {fraction(ratio)}** an index takes a large part of the budget: our best setting is "
-                f"{mine['variant']} with {percent(mine['mean'])}; {told}. "
-            )
-    return text
-
-
-def _why_not_beaten(results: Results, selector: str, ratio: float) -> str:
-    """What keeps a peer from being beaten: the metrics on which it is better, or too close."""
-    rows = results.table("peers.comparison").filter(
-        pl.col("selector") == selector, pl.col("ratio") == ratio, pl.col("kind") == "peer"
-    )
-    better = rows.filter(pl.col("difference") <= 0)["metric"].unique(maintain_order=True).to_list()
-    close = (
-        rows.filter(pl.col("difference") > 0, ~pl.col("separate"))["metric"]
-        .unique(maintain_order=True)
-        .to_list()
-    )
-    parts = [f"lower {NOUNS[metric]} than ours" for metric in better]
-    parts += [f"intervals of {NOUNS[metric]} overlap" for metric in close if metric not in better]
-    return f"{method(selector)} ({'; '.join(parts)})"
-
-
-def _with_interval(row: dict) -> str:
-    if row["mean"] is None:
-        return NONE
-    mean = percent(row["mean"])
-    return mean if row["low"] is None else f"{mean} ({100 * row['low']:.1f}–{100 * row['high']:.1f})"
-
-
-def _verdicts(results: Results) -> Table:
+def _choice(results: Results) -> Table:
+    choice = results.table("peers.choice")
+    total = choice.group_by("column", "ratio").len("of")
     data = (
-        results.table("peers.verdicts")
-        .filter(pl.col("ratio") >= 0.1)
-        .with_columns(method_named().alias("peer"), budget_label())
-        .sort("ratio", "output_error", nulls_last=True)
+        choice.group_by("column", "ratio", "variant", maintain_order=True)
+        .len("heads")
+        .join(total, on=["column", "ratio"])
     )
+    data = data.with_columns((pl.col("heads") / pl.col("of")).alias("share"), budget_label())
     return Table(
-        "peers_verdicts",
-        "Each peer at its best setting against ours. Beaten: for every setting of the peer, ours has both a lower output "
-        "error and a lower dropped mass and the 95 % intervals over documents do not overlap. Paired: the interval of "
-        "the difference on the same documents lies above zero, for both. A dash: not feasible, or no interval.",
-        data,
+        "peers_choice",
+        "The size of our record, as threshold texts chose it for each KV head, column and budget: share of the KV heads.",
+        data.sort("column", "ratio", "share", descending=[False, False, True]).with_columns(
+            pl.col("column").str.replace("_", " ")
+        ),
         {
+            "column": Column("Column"),
             "budget": Column("Budget"),
-            "peer": Column("Peer"),
-            "output_error": Column("Output error", "percent"),
-            "ours_output_error": Column("ours", "percent"),
-            "dropped_mass": Column("Dropped mass", "percent"),
-            "ours_dropped_mass": Column("ours", "percent"),
-            "beaten": Column("Beaten", "yes_no"),
-            "beaten_paired": Column("Paired", "yes_no"),
-            "lower": Column("Lower means", "yes_no"),
+            "variant": Column("Record"),
+            "share": Column("KV heads", "percent"),
         },
-        sources=("peers.verdicts",),
+        sources=("peers.choice",),
     )
 
 
-def _columns(results: Results, by: str, label: str, format: str) -> dict[str, Column]:
-    columns = {by: Column(label, format)}
-    for metric in shown_metrics(results):
-        columns |= {
-            f"{metric}_ours": Column(f"{NOUNS[metric].capitalize()}, ours", "percent"),
-            f"{metric}_peer": Column("best peer", "percent"),
-            f"{metric}_who": Column("which is"),
-            f"{metric}_oracle": Column("oracle top-k", "percent"),
-        }
-    return columns
+def _against(by: str, label: str, format: str) -> dict[str, Column]:
+    return {
+        by: Column(label, format),
+        "ours": Column("Ours", "percent"),
+        "peer": Column("best peer", "percent"),
+        "who": Column("which is"),
+        "oracle": Column("oracle top-k", "percent"),
+    }
 
 
 def _layers(results: Results) -> Table:
-    data = ours_against_best(results, "layer")
-    lost = {
-        metric: data.filter(pl.col(f"{metric}_ours") >= pl.col(f"{metric}_peer"))["layer"].to_list()
-        for metric in shown_metrics(results)
-    }
-    where = "; ".join(
-        f"in {NOUNS[metric]} a peer is at least as good in {len(layers)} of {data.height}"
-        + (f" (layers {', '.join(map(str, layers))})" if layers else "")
-        for metric, layers in lost.items()
-    )
+    data, metric = ours_against_best(results, "layer"), NOUNS[metric_of(results)]
+    lost = data.filter(pl.col("ours") >= pl.col("peer"))["layer"].to_list()
+    where = f" (layers {', '.join(map(str, lost))})" if lost else ""
     return Table(
         "peers_layers",
-        f"Layer by layer at {fraction(middle_budget(results))} of the bytes, mean over heads and held-out texts. The best peer "
-        f"is the best of all peers and settings in that layer, in hindsight. Where we lose: {where}.",
+        f"Layer by layer, compensated, at {fraction(middle_budget(results))} of the bytes: mean {metric} over heads and texts. The "
+        "best peer is the best of all peers and settings in that layer, in hindsight. A peer is at least as good in "
+        f"{len(lost)} of {data.height}{where}.",
         data,
-        _columns(results, "layer", "Layer", "integer"),
+        _against("layer", "Layer", "integer"),
         sources=("peers.peers", "peers.summary"),
     )
 
@@ -179,68 +117,72 @@ def _layers(results: Results) -> Table:
 def _domains(results: Results) -> Table:
     return Table(
         "peers_domains",
-        f"By domain at {fraction(middle_budget(results))} of the bytes: does the order of methods depend on the kind of text?",
+        f"By domain, compensated, at {fraction(middle_budget(results))} of the bytes: does the order depend on the kind of text?",
         ours_against_best(results, "domain"),
-        _columns(results, "domain", "Domain", "text"),
+        _against("domain", "Domain", "text"),
         sources=("peers.peers", "peers.summary"),
     )
 
 
-def _variants(results: Results) -> Table:
-    summary = results.table("peers.summary").filter(pl.col("domain") == "all")
-    keys = ["ratio", "selector", "variant", "kind"]
-    data = summary.pivot("metric", index=[*keys, "feasible_share"], values="mean", maintain_order=True)
-    for metric in METRICS:
-        rows = summary.filter(pl.col("metric") == metric)
-        span = rows.select(
-            *keys,
-            pl.struct("mean", "low", "high")
-            .map_elements(_with_interval, return_dtype=pl.String)
-            .alias(f"{metric}_span"),
-            pl.col("head_p95").alias(f"{metric}_head"),
-        )
-        data = data.join(span, on=keys, how="left", maintain_order="left")
-    data = data.sort("ratio", maintain_order=True).with_columns(method_named().alias("who"), budget_label())
+_METRICS = ("output_error_mean", "dropped_mass_mean", "recall_32", "index_ratio", "constant_ratio")
+
+
+def _settings(results: Results) -> Table:
+    ratio = middle_budget(results)
+    summary = results.table("peers.summary").filter(pl.col("domain") == "all", pl.col("ratio") == ratio)
+    keys = ["selector", "variant", "kind", "column"]
+    data = summary.filter(pl.col("metric").is_in(_METRICS)).pivot(
+        "metric", index=keys, values="mean", maintain_order=True
+    )
+    metric = metric_of(results)
+    spread = summary.filter(pl.col("metric") == metric).select(
+        *keys, pl.struct("low", "high").map_elements(_interval, return_dtype=pl.String).alias("interval"),
+        pl.col("head_p95"), pl.col("head_worst"),
+    )  # fmt: skip
+    data = data.join(spread, on=keys, how="left", maintain_order="left")
+    data = data.with_columns(
+        pl.lit(None, pl.Float64).alias(name) for name in _METRICS if name not in data.columns
+    )
     return Table(
-        "peers_variants",
-        "Every setting at every budget; mean and 95 % Student interval over held-out documents, and the 95th percentile "
-        "of heads beside it: heads differ far more than documents do. *Extended*: a peer with our tail compensation, which its "
-        "paper does not have; it shows how much of our lead is the compensation and how much the record. p99 is over "
-        "all queries and heads of a layer, mean over layers. A dash: not feasible.",
-        data,
+        "peers_settings",
+        f"Every setting in every column at {fraction(ratio)} of the bytes: means over held-out documents, the 95 % interval of the "
+        f"{NOUNS[metric]} over them, and its spread over heads, which is far larger. Index: part of the full K and V. Constants: what is "
+        "fixed before a text is seen (codebooks, frames), over the K and V of one sequence; a batch reads it once. *record*: one "
+        "size of ours. A dash: not feasible. The Parquet table has the other budgets.",
+        data.with_columns(method_named().alias("who"), pl.col("column").str.replace("_", " ")),
         {
-            "budget": Column("Budget"),
             "who": Column("Method"),
             "variant": Column("Setting"),
             "kind": Column("Kind"),
-            "output_error_mean_span": Column("Output error", "figure"),
-            "output_error_mean_head": Column("p95 head", "percent"),
-            "output_error_p99": Column("p99", "percent"),
-            "dropped_mass_mean_span": Column("Dropped mass", "figure"),
-            "dropped_mass_mean_head": Column("p95 head", "percent"),
+            "column": Column("Column"),
+            "output_error_mean": Column("Output error", "percent"),
+            "interval": Column("interval", "figure"),
+            "head_p95": Column("p95 head", "percent"),
+            "head_worst": Column("worst", "percent"),
+            "dropped_mass_mean": Column("Dropped mass", "percent"),
             "recall_32": Column("Recall@32", "percent"),
-            "fer": Column("FER", "percent"),
-            "bytes_ratio": Column("Bytes", "ratio"),
-            "bytes_ratio_gqa": Column("GQA-true", "ratio"),
-            "index_ratio": Column("of it index", "ratio"),
+            "index_ratio": Column("Index", "ratio"),
+            "constant_ratio": Column("Constants", "ratio"),
         },
         sources=("peers.summary",),
     )
 
 
+def _interval(row: dict) -> str:
+    return NONE if row["low"] is None else f"{percent(row['low'])} to {percent(row['high'])}"
+
+
 def _honesty(results: Results) -> str:
-    documents = results.table("peers.peers")["text"].n_unique()
+    peers = results.table("peers.peers")
+    documents, domains = peers["text"].n_unique(), peers["domain"].n_unique()
     text = (
-        f"**How sure this is.** The sample is {counted(documents, 'held-out document')}: thousands of queries and "
-        "hundreds of heads of one document are not independent, so only documents count as repeats. "
+        f"**How sure this is.** The sample is {counted(documents, 'held-out document')} of {counted(domains, 'domain')}: thousands of "
+        "queries and hundreds of heads of one document are not independent, so only documents count as repeats. "
     )
     if documents > 1:
         text += (
-            f"With {documents} the Student quantile is large, and because they come from different domains an interval "
-            "of each method's own mean holds the difference between domains as well. All methods run on the same "
-            "documents, so the paired interval answers the question 'is ours lower on a document like these' and the "
-            "unpaired one is the stricter test; both are shown and the headline counts the stricter. More texts a "
-            "domain (`texts.per_role.held_out`) narrow both. "
+            "All methods run on the same queries, so documents are compared in pairs, and tests are corrected for the number of "
+            "peers. "
         )
     else:
         text += "One document gives no interval at all, so nothing is called beaten. "
@@ -250,28 +192,41 @@ def _honesty(results: Results) -> str:
     )
 
 
-_PEERS = "non-oracle peers"
+def _least(column: str, ratio: float) -> str:
+    rows = f"column = '{column}' AND abs(ratio - {ratio}) < 0.000001 AND times IS NOT NULL"
+    return f"(SELECT * FROM self WHERE {rows} ORDER BY theirs LIMIT 1) AS best"
 
 
-def _counted(name: str, column: str, ratio: float) -> tuple[HeadlineFigure, ...]:
-    count = f"CASE WHEN count({column}) > 0 THEN sum(CAST({column} AS INT)) ELSE NULL END"
-    rows = f"self WHERE abs(ratio - {ratio}) < 0.000001"
-    return figures("peers.verdicts", rows, {f"peers.{name}": (_PEERS, count)}, f"count({column})")
+def _over_ours(name: str, column: str, ratio: float) -> tuple[HeadlineFigure, ...]:
+    unit = "output error of the best rival / ours, geometric mean over documents"
+    return figures(
+        "peers.verdicts", _least(column, ratio), {name: (unit, "max(times)")}, "coalesce(max(documents), 0)"
+    )
 
 
 _EVERY = "count(DISTINCT selector)"
+_PEERS = "non-oracle peers"
 HEADLINE = (
     *figures("peers.verdicts", "self", {"peers.count": (_PEERS, _EVERY)}, _EVERY),
-    *_counted("beaten_at_1_8", "beaten", 0.125),
-    *_counted("beaten_at_1_4", "beaten", 0.25),
-    *_counted("beaten_paired_at_1_8", "beaten_paired", 0.125),
-    *_counted("beaten_paired_at_1_4", "beaten_paired", 0.25),
+    *figures(
+        "peers.verdicts",
+        "self",
+        {"peers.documents": ("held-out documents", "max(documents)")},
+        "max(documents)",
+    ),
+    *(
+        figure
+        for word, ratio in (("1_32", 1 / 32), ("1_16", 1 / 16), ("1_8", 1 / 8), ("1_4", 1 / 4))
+        for figure in _over_ours(f"peers.best_rival_over_ours_{word}", "compensated", ratio)
+    ),
+    *_over_ours("peers.record_alone_1_8", "alone", 1 / 8),
+    *_over_ours("peers.record_alone_1_4", "alone", 1 / 4),
 )
 CHAPTER = Chapter(
     "peers",
     "What peers do at the same bytes",
     build,
-    front=("peers_frontier", "peers_verdicts"),
-    needs=("peers.peers", "peers.verdicts", "peers.comparison", "peers.summary"),
+    front=("peers_frontier", "peers_best"),
+    needs=("peers.peers", "peers.verdicts", "peers.comparison", "peers.summary", "peers.choice"),
     headline=HEADLINE,
 )

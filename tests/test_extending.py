@@ -107,10 +107,10 @@ print(json.dumps({
     "tested": [one["name"] for one in ALL],
     "variant": make(entry)[1].variant,
     "feasible": selection.feasible.tolist(),
-    "spent": measured["bytes_ratio"].mean(axis=2).max(axis=1).tolist(),
-    "index": float(selection.index_bytes[3, 0, 0] / bench.scene.visible.cold[0]),
+    "spent": measured["bytes_ratio_gqa"].mean(axis=2).max(axis=1).tolist(),
+    "index": float(selection.index_bytes[3, 0] / bench.scene.visible.cold[0]),
     "dropped": measured["dropped_mass"][3].mean(),
-    "cold_alone": bool((selection.reads[:, ~bench.cold()] == 0).all()),
+    "cold_alone": bool((selection.reads[~bench.cold()] == 0).all()),
     "ratios": bench.budget.ratios,
     "refused": refused,
 }))

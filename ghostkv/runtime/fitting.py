@@ -34,9 +34,10 @@ from ghostkv.models.tokenizer import ModelTokenizer, tokenizer_of
 from ghostkv.models.watch import LayerShape
 from ghostkv.runtime.flat import calibrated_ratios, flat_heads
 from ghostkv.runtime.ghost_decider import GhostFrames
-from ghostkv.runtime.load_policy import Sources, load_policy
+from ghostkv.runtime.load_policy import load_policy
 from ghostkv.runtime.policy import Policy, ghost_policy
 from ghostkv.runtime.policy_files import FittedPolicy
+from ghostkv.runtime.sources import Sources
 
 Texts = Sequence[str] | Mapping[str, Sequence[str] | Mapping[str, str]]
 ROLES = ("codec", "threshold")

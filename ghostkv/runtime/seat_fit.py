@@ -18,7 +18,7 @@ from ghostkv.selectors.scenes import ThresholdScenes, budget_of, calibration_of,
 
 if TYPE_CHECKING:
     from ghostkv.config.policies import SelectorPolicy
-    from ghostkv.runtime.load_policy import Sources
+    from ghostkv.runtime.sources import Sources
 
 
 def seated(policy: SelectorPolicy, sources: Sources, active: Sequence[int]) -> dict[int, Seated]:

@@ -13,7 +13,7 @@ from ghostkv.codecs.sizes import code_bytes
 from ghostkv.config.experiment import Config
 from ghostkv.config.policies import SelectorPolicy
 from ghostkv.config.retrieval import Retrieval
-from ghostkv.config.selectors import check_width, selector_options
+from ghostkv.config.selectors import check_width
 from ghostkv.files.errors import ConfigError
 from ghostkv.sources.documents import TextSource, read_own
 
@@ -85,10 +85,6 @@ def check_widths(config: Config, head_dim: int) -> None:
     """Refuse options of selectors, and sizes of records, by a `ConfigError`, that keys of this width do not have."""
     for entry in config.peers.selectors:
         check_width(entry.plain(), "peers.selectors", head_dim)
-        if entry.name == "ghost":
-            _check_sizes(
-                "peers.selectors (ghost)", [(selector_options("ghost") | entry.plain())["bits"]], head_dim
-            )
     for section in ("quality", "retrieval"):
         for policy in getattr(config, section).policies:
             if isinstance(policy, SelectorPolicy):

@@ -17,7 +17,7 @@ FAULTS = {
     "option that it lacks": ({"name": "quest", "pages": 8}, ["quest with pages: 8", "Accepted: page.", "Write: page: 8"]),
     "option where there is none": ({"name": "streaming_llm", "window": 8}, ["window: 8", "Accepted: none", "Remove it"]),
     "empty page": ({"name": "quest", "page": 0}, ["(quest): page is 0", "greater than or equal to 1", "Write: page: 16"]),
-    "negative page": ({"name": "ghost", "page": -1}, ["page is -1", "greater than or equal to 0", "Write: page: 0"]),
+    "negative page": ({"name": "quest", "page": -1}, ["page is -1", "greater than or equal to 1", "Write: page: 16"]),
     "wider than any head": ({"name": "loki", "dims": 10000}, ["dims is 10000", "less than or equal to 1024", "Write: dims: 8"]),
     "no observation": ({"name": "snapkv", "observe": 0}, ["observe is 0", "Write: observe: 16"]),
     "even kernel": ({"name": "snapkv", "kernel": 4}, ["kernel is 4", "an odd number", "Write: kernel: 5"]),

@@ -23,10 +23,11 @@ from ghostkv.runtime.certified import CertifiedMass  # noqa: E402
 from ghostkv.runtime.combine import combine  # noqa: E402
 from ghostkv.runtime.deciders import Call  # noqa: E402
 from ghostkv.runtime.ghost_attention import set_policy  # noqa: E402
-from ghostkv.runtime.load_policy import Sources, load_policy  # noqa: E402
+from ghostkv.runtime.load_policy import load_policy  # noqa: E402
 from ghostkv.runtime.policy import Policy  # noqa: E402
 from ghostkv.runtime.policy_fit import fit_theta  # noqa: E402
 from ghostkv.runtime.seated import OracleMass, Seated  # noqa: E402
+from ghostkv.runtime.sources import Sources  # noqa: E402
 from ghostkv.selectors import make  # noqa: E402
 from ghostkv.selectors.base import Calibration  # noqa: E402
 from ghostkv.selectors.scenes import budget_of, calibration_view  # noqa: E402

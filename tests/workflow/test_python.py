@@ -15,7 +15,8 @@ from ghostkv.config.policies import CalibratedPolicy, CertifiedMassPolicy, Ghost
 from ghostkv.config.resolved import resolve
 from ghostkv.models.load import load_model
 from ghostkv.models.tokenizer import load_tokenizer
-from ghostkv.runtime.load_policy import Sources, load_policy
+from ghostkv.runtime.load_policy import load_policy
+from ghostkv.runtime.sources import Sources
 
 TINY = yaml.safe_load((Path(__file__).parents[1] / "config/tiny.yaml").read_text())
 CONFIG = {name: TINY[name] for name in ("capture", "sketch", "frontier", "certificates") if name in TINY}

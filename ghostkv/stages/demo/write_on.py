@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ghostkv.files.provenance import metadata
 from ghostkv.files.tables import write_rows
-from ghostkv.runtime.load_policy import Sources, load_policy
+from ghostkv.runtime.load_policy import load_policy
+from ghostkv.runtime.sources import Sources
 from ghostkv.runtime.writing import WRITING_SCHEMA
 from ghostkv.sources.texts import text_row
 

@@ -13,7 +13,7 @@ from ghostkv.selectors.base import Selector
 OURS, KIND = "ghost", "ours"
 
 
-class Choice:
+class SizeChoice:
     """Losses of every size of the record on threshold texts, and the best size of each KV head, column and ratio."""
 
     def __init__(self, ratios: Sequence[float]):

@@ -8,12 +8,28 @@ from typing import TYPE_CHECKING, Any
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.codecs.by_name import modules
 from ghostkv.codecs.records import CodecSpec
+from ghostkv.codecs.sizes import code_bytes
+from ghostkv.config.selectors import selector_options
 from ghostkv.files.jobs import Job
 from ghostkv.stages.peers.schemas import LAYER_SCHEMAS
 from ghostkv.stages.peers.summary_schemas import SUMMARY_SCHEMAS
 
 if TYPE_CHECKING:
     from ghostkv.stages.run import Run
+
+
+def _apart(entries: list[dict[str, Any]], head_dim: int) -> list[dict[str, Any]]:
+    """Without sizes of our record that come to the same bytes of so narrow a key as one before, or to less than one."""
+    found, sizes = [], set()
+    for entry in entries:
+        if entry["name"] == "ghost":
+            given = selector_options("ghost") | entry
+            size = given["codec"], code_bytes(given["bits"], head_dim)
+            if size in sizes or given["bits"] * head_dim < 8:
+                continue
+            sizes.add(size)
+        found.append(entry)
+    return found
 
 
 @dataclass(frozen=True)
@@ -51,7 +67,7 @@ class PeersLayer(Job):
         return cls.taken(
             run,
             layer=layer,
-            selectors=[entry.plain() for entry in run.config.peers.selectors],
+            selectors=_apart([entry.plain() for entry in run.config.peers.selectors], run.key_width),
             sketched=sketched,
             sketch_seed=run.config.sketch.seed,
             uses=(

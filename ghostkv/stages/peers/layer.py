@@ -25,8 +25,8 @@ from ghostkv.selectors.base import ALONE, Calibration, Selector, Spending
 from ghostkv.selectors.columns import OneBudget, rank, selections
 from ghostkv.selectors.evaluate import evaluate
 from ghostkv.selectors.scenes import ThresholdScenes, budget_of, calibration_of, for_selector, view
-from ghostkv.stages.peers.choice import KIND, OURS, Choice, chosen
-from ghostkv.stages.peers.records import GhostRecords
+from ghostkv.stages.peers.choice import KIND, OURS, SizeChoice, chosen
+from ghostkv.stages.peers.records import TextRecords
 from ghostkv.stages.peers.schemas import LAYER_SCHEMAS
 from ghostkv.stages.peers.tables import head_rows, layer_rows
 
@@ -54,7 +54,7 @@ def measure_layer(job: PeersLayer, inputs: Mapping[str, str], outputs: Mapping[s
         loaded[text] = loaded[text].at(slice(None, None, -(-len(loaded[text].positions) // most)))
     for text in measured_texts(texts):
         from_position(loaded[text], text, job.headline_start)  # raises where none lies there
-    layer = _Layer(job, loaded, roles, GhostRecords(loaded, roles["codec"], inputs, job))
+    layer = _PeersAtWork(job, loaded, roles, TextRecords(loaded, roles["codec"], inputs, job))
     layer.calibrate()
     tables = Tables(LAYER_SCHEMAS)
     layer.measure(tables)
@@ -63,19 +63,19 @@ def measure_layer(job: PeersLayer, inputs: Mapping[str, str], outputs: Mapping[s
 
 
 @dataclass
-class _Layer:
+class _PeersAtWork:
     """One layer's selectors at work."""
 
     job: PeersLayer
     loaded: Mapping[CapturedText, LayerCapture]
     roles: Mapping[str, Sequence[CapturedText]]
-    ghosts: GhostRecords
+    ghosts: TextRecords
     space: Space = field(default_factory=Space)
 
     def __post_init__(self) -> None:
         self.selectors = [make(entry) for entry in self.job.selectors]
         self.exact = {name: getattr(self.job, name) for name in ("sinks", "hot", "top_k", "headline_start")}
-        self.choice = Choice(self.job.ratios)
+        self.choice = SizeChoice(self.job.ratios)
         self.fitted: list[list[Any]] = []  # by KV head, of each selector
         self.spending: dict[Selector, Mapping[int, Spending]] = {}
         self._some = next(iter(self.loaded.values()))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ghostkv.stages.peers.jobs import PeersLayer
 
 
-class GhostRecords:
+class TextRecords:
     """Fitted codecs and decoded records by text and KV head; sizes that the sketch stage lacks are fitted."""
 
     def __init__(

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ghostkv.files.io import read_table
-from ghostkv.runtime.load_policy import Sources, load_policy
+from ghostkv.runtime.load_policy import load_policy
 from ghostkv.runtime.policy import Policy
 from ghostkv.runtime.seated import OBSERVERS
+from ghostkv.runtime.sources import Sources
 from ghostkv.stages.quality.schemas import DENSE_SCHEMA, THETA_SCHEMA
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ghostkv.files.errors import TextError
-from ghostkv.runtime.load_policy import Sources
+from ghostkv.runtime.sources import Sources
 
 if TYPE_CHECKING:
     from ghostkv.models.tokenizer import ModelTokenizer

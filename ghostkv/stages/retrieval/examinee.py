@@ -14,9 +14,10 @@ from ghostkv.models.load import load_model
 from ghostkv.models.tokenizer import ModelTokenizer, load_tokenizer
 from ghostkv.runtime.answering import Answer, Reader
 from ghostkv.runtime.ghost_attention import NAME, register
-from ghostkv.runtime.load_policy import Sources, load_policy
+from ghostkv.runtime.load_policy import load_policy
 from ghostkv.runtime.measure import check_identity, measure_identity
 from ghostkv.runtime.policy import Policy
+from ghostkv.runtime.sources import Sources
 from ghostkv.stages.retrieval.schemas import DENSE, SAMPLE_SCHEMA, THETA_SCHEMA
 from ghostkv.stages.retrieval.tasks.scoring import score
 

@@ -14,7 +14,8 @@ import yaml
 from ghostkv.files.io import stable_seed
 from ghostkv.files.provenance import metadata
 from ghostkv.files.tables import write_rows
-from ghostkv.runtime.load_policy import Sources, fit_budgets
+from ghostkv.runtime.load_policy import fit_budgets
+from ghostkv.runtime.sources import Sources
 from ghostkv.sources.texts import read_texts
 from ghostkv.stages.retrieval.schemas import SAMPLE_SCHEMA, THETA_SCHEMA
 from ghostkv.stages.retrieval.tasks import TASKS

@@ -11,7 +11,7 @@ from ghostkv.config.peers import Peers
 from ghostkv.files.errors import CaptureError, ConfigError
 from ghostkv.files.io import read_table, sha256_file
 from ghostkv.selectors import make
-from ghostkv.stages.peers.choice import Choice
+from ghostkv.stages.peers.choice import SizeChoice
 from ghostkv.stages.peers.gather import gather
 from ghostkv.stages.peers.jobs import GatherPeers, PeersLayer
 from ghostkv.stages.peers.layer import measure_layer
@@ -147,7 +147,7 @@ def test_ours_is_the_size_that_threshold_texts_choose(tables):
 
 def test_of_records_the_one_of_least_loss_is_chosen():
     small, large = make({"name": "ghost", "bits": 1})[1], make({"name": "ghost", "bits": 2})[1]
-    choice = Choice([0.1, 0.5])
+    choice = SizeChoice([0.1, 0.5])
     for text in (0, 1):
         for record, losses in ((small, [0.3, 0.2]), (large, [np.nan, 0.1 + 0.15 * text])):
             error = np.tile(np.array(losses)[:, None, None], (1, 2, 3))

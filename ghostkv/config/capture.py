@@ -47,6 +47,13 @@ class Capture(Section):
         min_length=1,
         max_length=64,
     )
+    held_out_share: float = setting(
+        0.25,
+        "Share of those queries that a held-out text takes, rounded up. Queries of one text resemble one another, so many texts "
+        "with few queries say more than few texts with many. Write 1 for one held-out text or two.",
+        gt=0,
+        le=1,
+    )
     tolerance: float = setting(
         1e-3,
         "Largest relative error of attention recomputed from the file, beyond what rounding in model.dtype explains. A capture "

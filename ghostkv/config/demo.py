@@ -15,6 +15,8 @@ def demo_config(config: Config) -> Config:
     plain = shorter(config, min(config.capture.tokens, _TOKENS), _QUERIES)
     domain = next(iter(config.text_names().values()))["domain"]
     texts = plain["texts"] | {
+        # One held-out text, which takes all queries.
+        "per_role": plain["texts"]["per_role"] | {"held_out": 1},
         "domains": [name for name in config.texts.domains if name == domain],
         "custom": [entry for entry in plain["texts"]["custom"] if entry["domain"] == domain],
     }
@@ -23,7 +25,7 @@ def demo_config(config: Config) -> Config:
         plain
         | {
             "texts": texts,
-            "capture": plain["capture"] | {"layers": "all"},
+            "capture": plain["capture"] | {"layers": "all", "held_out_share": 1.0},
             "sketch": plain["sketch"] | {"codecs": [{"name": headline.codec, "bits": [headline.bits]}]},
             "report": plain["report"] | {"title": f"{config.report.title}: a first look"},
         }

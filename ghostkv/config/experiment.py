@@ -94,10 +94,13 @@ class Config(Section):
     def query_bands(self, role: str) -> list[QueryBand]:
         """Where the queries of a role's texts are sampled.
 
-        Imported tensors hold every query. Where the folders whose thresholds are chosen on them would have too few for the
-        least target of the frontier, more are drawn: every band's count grows alike, as far as the band goes.
+        A held-out text takes `capture.held_out_share` of them. Imported tensors hold every query. Where the folders whose
+        thresholds are chosen on them would have too few for the least target of the frontier, more are drawn: every band's
+        count grows alike, as far as the band goes.
         """
         bands = self.capture.query_bands
+        if role == "held_out":
+            return [_times(band, self.capture.held_out_share) for band in bands]
         folders = [one for one in self.capture.import_ or [] if one.role == role]
         if role != "threshold" or not folders:
             return bands
@@ -107,10 +110,7 @@ class Config(Section):
             for band in bands
         )
         grown = max(1.0, _QUERIES_BY_TARGET / min(map(min, filter(None, targets))) / (len(folders) * late))
-        return [
-            band.model_copy(update={"count": min(math.ceil(grown * band.count), band.stop - band.start)})
-            for band in bands
-        ]
+        return [_times(band, grown) for band in bands]
 
     def trace_text(self, max_context: int | None = None) -> dict[str, dict[str, Any]]:
         """The text of the trace by name, with its `tokens` and `steps`; empty where tensors are imported.
@@ -247,6 +247,11 @@ class Config(Section):
                     f"as no document may both choose a threshold and be measured by it.\n  {fix}"
                 )
         return self
+
+
+def _times(band: QueryBand, factor: float) -> QueryBand:
+    """A band with so many times its queries, rounded up, as far as it has positions."""
+    return band.model_copy(update={"count": min(math.ceil(factor * band.count), band.stop - band.start)})
 
 
 def load_config(raw: Mapping[str, Any], where: str = "config") -> Config:

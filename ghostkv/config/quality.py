@@ -21,7 +21,7 @@ class QualityEntry(PolicyOptions):
     positions: Count | None = setting(
         None,
         "Positions to decode under it, for a policy that is slow; null for all.",
-        examples=[64],
+        examples=[16],
     )
 
 
@@ -34,9 +34,9 @@ def _ladder(label: str, selector: dict[str, Any], ratios: list[float], **more: A
 
 
 def _defaults() -> list[dict[str, Any]]:
-    certified = (("5pct", 0.05, 16), ("1pct", 0.01, 48), ("01pct", 0.001, 16))
+    certified = (("5pct", 0.05, 4), ("1pct", 0.01, 12), ("01pct", 0.001, 4))
     return [
-        {"label": "identity", "policy": "identity", "positions": 64},
+        {"label": "identity", "policy": "identity", "positions": 16},
         *[
             {"label": f"mass_{name}", "policy": "certified_mass", "positions": positions, "delta": delta}
             for name, delta, positions in certified
@@ -47,11 +47,11 @@ def _defaults() -> list[dict[str, Any]]:
         ],
         {"label": "ghost_029_plain", "policy": "ghost", "ratio": 0.29, "compensate": False},
         {"label": "calibrated_1pct", "policy": "calibrated", "target_metric": "dropped_mass", "target": 0.01},
-        {"label": "oracle_1pct", "policy": "oracle_mass", "positions": 64, "delta": 0.01},
+        {"label": "oracle_1pct", "policy": "oracle_mass", "positions": 16, "delta": 0.01},
         *_ladder("quest", {"name": "quest", "page": 16}, [0.09, 0.16, 0.26]),
-        *_ladder("streaming_llm", {"name": "streaming_llm"}, [0.10, 0.30], positions=64),
-        *_ladder("h2o", {"name": "h2o", "recent": 0.5}, [0.08, 0.20], positions=64),
-        *_ladder("snapkv", {"name": "snapkv", "observe": 32, "kernel": 5}, [0.08, 0.20], positions=64),
+        *_ladder("streaming_llm", {"name": "streaming_llm"}, [0.10, 0.30], positions=16),
+        *_ladder("h2o", {"name": "h2o", "recent": 0.5}, [0.08, 0.20], positions=16),
+        *_ladder("snapkv", {"name": "snapkv", "observe": 32, "kernel": 5}, [0.08, 0.20], positions=16),
     ]
 
 
@@ -60,7 +60,7 @@ class Ablation(Section):
 
     policy: str | None = setting("ghost_020", "Label of the policy; null for no ablation.")
     band: Layers = setting(5, "Layers that eliminate together; all others read everything.")
-    positions: Count = setting(64, "Positions to decode under it, for a policy that is slow; null for all.")
+    positions: Count = setting(16, "Positions to decode under it, for a policy that is slow; null for all.")
 
 
 class Generation(Section):
@@ -76,7 +76,7 @@ class Quality(Section):
     """What the model itself says when it decodes under elimination."""
 
     continuation: Tokens = setting(
-        256,
+        64,
         "Last tokens of a text that are decoded, each query choosing for itself. What precedes them is read densely, or "
         "under a policy with `prefill: sparse`.",
     )

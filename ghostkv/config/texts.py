@@ -23,7 +23,7 @@ class PerRole(Section):
 
     codec: int = setting(1, "Texts of each domain that fit the codecs.", ge=0, le=1000)
     threshold: int = setting(1, "Texts of each domain that choose the thresholds.", ge=0, le=1000)
-    held_out: int = setting(1, "Texts of each domain that are measured.", ge=0, le=1000)
+    held_out: int = setting(3, "Texts of each domain that are measured.", ge=0, le=1000)
 
 
 class CustomText(Section):
@@ -54,7 +54,7 @@ class Texts(Section):
     """What the model reads."""
 
     domains: Annotated[list[Domain], once()] = setting(
-        ["essays", "qa", "code"],
+        ["essays", "qa", "code", "json"],
         "Domains from resources/texts.yaml; empty to use custom texts alone.",
         max_length=100,
     )

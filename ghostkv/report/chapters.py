@@ -14,6 +14,7 @@ from ghostkv.report.sections import (
     historical,
     layers,
     models,
+    power,
     provenance,
     records,
     retrieval,
@@ -56,5 +57,6 @@ CHAPTERS: tuple[Chapter, ...] = (
     capture.CHAPTER,
     benchmark.CHAPTER,
     speed.CHAPTER,
+    power.CHAPTER,
     provenance.CHAPTER,
 )

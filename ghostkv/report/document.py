@@ -79,12 +79,19 @@ class HeadlineFigure:
     unit: str
     table: str  # `stage.table`, as in `results/<stage>/<table>.parquet`
     # SQL over the table, called `self`, with columns `value` and `n`. `{codec}`, `{bytes}` and `{rule}` stand for
-    # the headline design.
+    # the headline design. It may have columns `texts`, `low` and `high` too: how many texts stand behind the value, and its
+    # 95 % interval over them; and `deviation` or `log_deviation`, between them.
     query: str
+    # Where it has none: the table and the query with columns `text` and `value` that these are made of.
+    by_text: tuple[str, str] | None = None
 
 
 def figures(
-    table: str, rows: str, values: Mapping[str, tuple[str, str]], n: str = "count(*)"
+    table: str,
+    rows: str,
+    values: Mapping[str, tuple[str, str]],
+    n: str = "count(*)",
+    by_text: str | None = None,
 ) -> tuple[HeadlineFigure, ...]:
     """Headline figures that are aggregates of the same rows of one table.
 
@@ -96,9 +103,17 @@ def figures(
         By name of the figure, its unit and the SQL of its value.
     n : str
         SQL of what was counted.
+    by_text : str, optional
+        Of means over texts: the table with a column `text`, of whose `rows` of each text the same value is taken.
     """
     return tuple(
-        HeadlineFigure(name, unit, table, f"SELECT {value} AS value, {n} AS n FROM {rows}")
+        HeadlineFigure(
+            name,
+            unit,
+            table,
+            f"SELECT {value} AS value, {n} AS n FROM {rows}",
+            by_text and (by_text, f"SELECT text, {value} AS value FROM {rows} GROUP BY text ORDER BY text"),
+        )
         for name, (unit, value) in values.items()
     )
 

@@ -35,6 +35,8 @@ class Results:
     ----------
     figures : dict
         The headline figures of the report, as `headline.json` has them, once they are measured.
+    power : DataFrame
+        Which differences their texts could not have shown, likewise; see `ghostkv.report.power`.
     """
 
     def __init__(self, tables: Mapping[str, str | Sequence[str]], job: WriteReport):
@@ -42,6 +44,7 @@ class Results:
         self._paths = {name: [path] if isinstance(path, str) else list(path) for name, path in tables.items()}
         self._read: dict[str, pl.DataFrame] = {}
         self.figures: dict[str, dict[str, Any]] = {}
+        self.power = pl.DataFrame()
 
     def has(self, name: str) -> bool:
         """Whether the pipeline made the table `stage.table`."""

@@ -31,19 +31,32 @@ _CLOSING = (
 )
 
 
-def filled(sentence: str, figures: Mapping[str, Mapping]) -> str | None:
-    """A sentence with its `{name:format}` replaced by figures; None where one is not there, or has no value."""
+def filled(sentence: str, figures: Mapping[str, Mapping], ends: bool = False) -> str | None:
+    """A sentence with its `{name:format}` replaced by figures, with the `ends` of their intervals in brackets where they have
+    any; None where a figure is not there, or has no value."""
     names = re.findall(r"\{([\w.]+):(\w+)\}", sentence)
     if any(figures.get(name, {}).get("value") is None for name, _ in names):
         return None
     for name, kind in names:
-        sentence = sentence.replace(f"{{{name}:{kind}}}", FORMATS[kind](figures[name]["value"]))
+        shown = between(figures[name], kind) if ends else ""
+        said = " ".join(filter(None, (FORMATS[kind](figures[name]["value"]), shown)))
+        sentence = sentence.replace(f"{{{name}:{kind}}}", said)
     return sentence
+
+
+def between(figure: Mapping, kind: str) -> str:
+    """The 95 % interval of a figure of headline.json in brackets; nothing where it has none."""
+    if figure.get("low") is None:
+        return ""
+    low, high = (FORMATS[kind](figure[end]) for end in ("low", "high"))
+    # The unit once: [98.2, 99.1 %].
+    number, unit = re.fullmatch(r"(.*?)(x| %)?", low).groups()
+    return f"[{number if unit else low}, {high}]"
 
 
 def answers(figures: Mapping[str, Mapping]) -> list[str]:
     """The answer in Markdown: its sentences that a report has all figures of."""
-    return [said for said in (filled(sentence, figures) for sentence in ANSWER) if said]
+    return [said for said in (filled(sentence, figures, True) for sentence in ANSWER) if said]
 
 
 def closing(made: str) -> str:

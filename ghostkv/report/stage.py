@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from ghostkv import __version__
 from ghostkv.files.errors import TableError
-from ghostkv.files.io import write_json
+from ghostkv.files.io import write_json, write_table
 from ghostkv.report.chapters import CHAPTERS
 from ghostkv.report.document import Chapter
 from ghostkv.report.files import write_document
 from ghostkv.report.headline import measure
+from ghostkv.report.power import POWER_SCHEMA, power_table
 from ghostkv.report.render import BuiltChapter
 from ghostkv.report.results import Results
 
@@ -37,8 +38,10 @@ def write_report(
     present, left_out = _present(results)
     measured = measure(results, present)
     results.figures = {figure.name: figure.plain() for figure in measured.values()}
+    results.power = power_table(measured)
     chapters = [BuiltChapter.of(chapter, results, measured) for chapter in present]
     write_json(results.figures, outputs["headline"])
+    write_table(results.power, outputs["power"], POWER_SCHEMA, {"fingerprint": job.code})
     write_json(_about(results), outputs["run"])
     write_document(job, job.title, _subtitle(results), chapters, left_out, outputs)
 

@@ -188,7 +188,7 @@ class _Fitting:
                         writer.append(layer, proof)
                         bar.update()
 
-                    positions = sample_positions(asked.query_bands, name, asked.seed)
+                    positions = sample_positions(self.config.query_bands(role), name, asked.seed)
                     record_attention(
                         self.model, ids[name], positions, keep, self.layers, asked.cache_dtype, asked.chunk
                     )

@@ -121,7 +121,8 @@ def _check_sizes(where: str, sizes: Sequence[float], head_dim: int) -> None:
 
 def check_positions(config: Config) -> None:
     """Refuse a `frontier.headline_start`, by a `ConfigError`, that lies beyond the last query of some measured text."""
-    bands, start = config.capture.query_bands, config.frontier.headline_start
+    # No role has fewer queries.
+    bands, start = config.query_bands("held_out"), config.frontier.headline_start
     if any(band.start + band.count > start for band in bands):
         return
     # Only here, as it brings NumPy: whether a query lies there depends on the draw.

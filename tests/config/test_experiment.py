@@ -93,7 +93,7 @@ def test_texts_are_named_by_domain_role_and_number():
 def test_own_texts_are_numbered_after_the_listed_ones():
     own = {"domain": "qa", "role": "held_out", "path": "/data/mine.txt"}
     names = load_config({"texts": {"domains": ["qa"], "custom": [own]}}).text_names()
-    assert names["qa_held_out_1"]["custom"]["path"] == "/data/mine.txt"
+    assert names["qa_held_out_3"]["custom"]["path"] == "/data/mine.txt"
 
 
 def test_imported_tensors_stand_in_place_of_texts():
@@ -108,13 +108,24 @@ def test_threshold_folders_together_have_queries_enough_for_the_least_target():
         config = load_config({"capture": {"import": [*TENSORS, *more]}})
         bands = config.query_bands("threshold")
         assert bands[-1].count == late
-        assert config.query_bands("held_out") == load_config({}).query_bands("threshold")
+        assert config.query_bands("codec") == load_config({}).query_bands("threshold")
     assert [band.count for band in load_config({}).query_bands("threshold")] == [16, 16, 32, 96]
     # No band has more queries than positions.
     bands = [{"start": 100, "stop": 164, "count": 8}, {"start": 164, "stop": 256, "count": 8}]
     raw = {"tokens": 256, "query_bands": bands, "import": TENSORS}
     config = load_config({"capture": raw, "frontier": {"headline_start": 164, "hot": 16}})
     assert [band.count for band in config.query_bands("threshold")] == [64, 92]
+
+
+def test_held_out_texts_take_their_share_of_the_queries_and_at_least_one_a_band():
+    config = load_config({})
+    assert [band.count for band in config.query_bands("held_out")] == [4, 4, 8, 24]
+    held_out = sum(entry["role"] == "held_out" for entry in config.text_names().values())
+    # As many as three texts that take all of them.
+    assert held_out * config.query_bands("held_out")[-1].count == 3 * config.query_bands("codec")[-1].count
+    few = load_config({"capture": {"held_out_share": 0.01}})
+    assert [band.count for band in few.query_bands("held_out")] == [1, 1, 1, 1]
+    assert few.query_bands("threshold") == config.query_bands("threshold")
 
 
 FAULTS = {

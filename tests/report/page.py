@@ -15,6 +15,7 @@ def write_report_of(tables: Mapping, folder: Path, **report) -> Path:
         "markdown": folder / "RESULTS.md",
         "html": folder / "report.html",
         "headline": folder / "headline.json",
+        "power": folder / "power.parquet",
         "run": folder / "run.json",
         "figures": folder / "figures",
     }

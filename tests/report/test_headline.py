@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import ttest_1samp
 
+from ghostkv.elimination.intervals import least_seen
 from ghostkv.files.errors import TableError
 from ghostkv.files.io import write_table
 from ghostkv.report.chapters import CHAPTERS
 from ghostkv.report.document import Chapter, HeadlineFigure
+from ghostkv.report.headline import HeadlineValue, Sureness, measure
 from ghostkv.report.jobs import BEYOND
+from ghostkv.report.power import power_table
 from ghostkv.report.results import Results
 from ghostkv.stages.frontier.summary_schemas import LAYER_HEAD_SCHEMA
 from tests.report.fixtures import headline, make_params, make_tables
@@ -54,6 +59,52 @@ def test_a_mean_over_heads_is_the_mean_over_their_texts(tables, figures, figure,
     assert figures[figure]["n"] == rows.select("layer", "head").n_unique() == 8
 
 
+def test_a_mean_over_texts_has_student_s_interval_over_them(tables, figures):
+    rows = _calibrated(tables, "fer", 0.01)
+    each = rows.group_by("text").agg(pl.col("elimination").cast(pl.Float64).mean())["elimination"].to_numpy()
+    found = figures["frontier.elimination_at_fer_1pct"]
+    theirs = ttest_1samp(each, 0).confidence_interval(0.95)
+    assert found["texts"] == len(each) == 2
+    assert (found["low"], found["high"]) == pytest.approx((theirs.low, theirs.high))
+    assert found["low"] < found["value"] < found["high"]
+
+
+def test_the_least_of_all_heads_is_no_mean_and_has_no_interval(figures):
+    worst = figures["frontier.elimination_at_fer_1pct_worst_head"]
+    assert (worst["texts"], worst["low"], worst["by_text"]) == (None, None, None)
+
+
+def test_power_says_what_the_texts_could_not_have_shown(tables):
+    measured = measure(Results(tables, make_params()), CHAPTERS)
+    table = power_table(measured)
+    rows = _calibrated(tables, "fer", 0.01)
+    each = rows.group_by("text").agg(pl.col("elimination").cast(pl.Float64).mean())["elimination"]
+    row = table.row(by_predicate=pl.col("figure") == "frontier.elimination_at_fer_1pct", named=True)
+    assert row["deviation"] == pytest.approx(each.std())
+    assert row["least_seen"] == pytest.approx(least_seen(each.std(), 2))
+    assert row["least_seen_of_all"] == pytest.approx(least_seen(each.std(), 2, table.height))
+    assert set(table["figure"]) < {figure.name for figure in measured.values()}
+    assert "frontier.elimination_at_fer_1pct_worst_head" not in table["figure"]
+
+
+def test_a_ratio_of_two_methods_is_seen_by_a_factor():
+    sure = Sureness(texts=12, low=50.0, high=150.0, log_deviation=0.5)
+    value = HeadlineValue("quality.at_030.kl_ratio_to_quest", "factor", 90.0, 768, "p", "q", sure)
+    (row,) = power_table({value.name: value}).iter_rows(named=True)
+    assert row["scale"] == "log"
+    assert row["least_seen"] == row["least_seen_of_all"] == pytest.approx(np.exp(least_seen(0.5, 12)))
+
+
+def test_one_text_has_no_power():
+    alone = HeadlineValue(
+        "certificates.topk.elimination", "", 0.5, 1, "p", "q", Sureness.of_texts([0.5], "s")
+    )
+    assert alone.plain() | {"unit": ""} == {
+        "value": 0.5, "unit": "", "n": 1, "texts": 1, "low": None, "high": None, "source": "p: q", "by_text": "s",
+    }  # fmt: skip
+    assert power_table({alone.name: alone}).is_empty()
+
+
 def test_safe_head_share_counts_heads_that_eliminate_enough_at_little_loss(tables, figures):
     points = pl.read_parquet(tables["frontier_points"]).filter(
         pl.col("codec") == "transform_code",
@@ -69,7 +120,8 @@ def test_safe_head_share_counts_heads_that_eliminate_enough_at_little_loss(table
 
 def test_capture_and_benchmark_figures_are_worst_error_and_medians(figures):
     assert figures["capture.max_relative_error"] | {"source": ""} == {
-        "value": 2e-6, "n": 2, "unit": "relative to the output's norm", "source": "",
+        "value": 2e-6, "n": 2, "unit": "relative to the output's norm", "source": "", "texts": None, "low": None, "high": None,
+        "by_text": None,
     }  # fmt: skip
     assert figures["capture.overhead_ratio"]["value"] == pytest.approx(1.2)
     assert figures["frontier.sweep_speedup"]["value"] == pytest.approx(80.5)
@@ -85,6 +137,10 @@ def test_every_source_is_a_query_that_gives_the_value_again(figures):
         again = pl.SQLContext(frames={"self": frame}).execute(query, eager=True)
         assert again["n"][0] == figure["n"], name
         assert again["value"][0] == pytest.approx(figure["value"]), name
+        if figure["by_text"]:
+            path, query = figure["by_text"].split(": ", 1)
+            each = pl.SQLContext(frames={"self": pl.scan_parquet(path)}).execute(query, eager=True)
+            assert each["text"].n_unique() == each.height == figure["texts"], name
 
 
 # What headline.json was asked to have; those beyond the frontier need stages that the tables here lack.
@@ -132,9 +188,12 @@ def test_the_stages_of_figures_that_were_asked_for_are_stages_of_the_report():
     assert {name.partition(".")[0] for name in ASKED_OF_STAGES} <= {"frontier", "plan", *BEYOND}
 
 
+KEYS = {"value", "unit", "n", "texts", "low", "high", "source", "by_text"}
+
+
 def test_figures_that_were_asked_for_are_measured(figures):
     assert figures.keys() >= ASKED
-    assert all(figure.keys() == {"value", "unit", "n", "source"} for figure in figures.values())
+    assert all(figure.keys() == KEYS for figure in figures.values())
 
 
 def test_the_worst_ratio_of_a_plan_is_that_of_the_worse_side(figures):

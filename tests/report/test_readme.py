@@ -24,7 +24,17 @@ from ghostkv.report.__main__ import (
 from ghostkv.report.sentences import ANSWER
 
 ROOT = Path(__file__).parents[2]
-FIGURES = {"frontier.safe_head_share": {"value": 0.9963, "unit": "share", "n": 270, "source": ""}}
+FIGURES = {
+    "frontier.safe_head_share": {
+        "value": 0.9963,
+        "unit": "share",
+        "n": 270,
+        "source": "",
+        "texts": 12,
+        "low": 0.981,
+        "high": 0.9991,
+    }
+}
 
 
 EMPTY = f"before\n{ANSWER_BEGIN}\nold\n{ANSWER_END}\nbetween\n{BEGIN}\nold\n{END}\nafter\n"
@@ -35,7 +45,7 @@ def test_the_blocks_are_replaced_and_all_else_kept():
     assert text.startswith(f"before\n{ANSWER_BEGIN}\n")
     assert "between" in text
     assert text.endswith(f"{END}\nafter\n")
-    assert "| Heads with a safe point on held-out text | 99.63 % | 270 |" in text
+    assert "| Heads with a safe point on held-out text | 99.63 % | [98.1, 99.91 %] | 270 | 12 |" in text
     assert "old" not in text
     assert renew(text, FIGURES) == text
 
@@ -45,6 +55,8 @@ def test_a_sentence_of_the_answer_needs_all_of_its_figures():
     assert answer_block(figures).count("12.5 %") == len(figures) == 2
     assert answer_block(figures).count("\n- ") == 1
     assert answer_block({}).count("\n- ") == 0
+    sure = {name: {"value": 0.125, "low": 0.1, "high": 0.2} for name in figures}
+    assert answer_block(sure).count("12.5 % [10.0, 20.0 %]") == 2
 
 
 def test_a_readme_without_a_place_is_told_what_to_write():

@@ -115,6 +115,7 @@ use rule report as demo_report with:
         markdown="results/demo/report/RESULTS.md",
         html="results/demo/report/report.html",
         headline="results/demo/report/headline.json",
+        power="results/demo/report/power.parquet",
         run="results/demo/report/run.json",
         figures=directory("results/demo/report/figures"),
     log:

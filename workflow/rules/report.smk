@@ -25,6 +25,7 @@ rule report:
             labels={"what": "the headline figures"},
             caption="../report/headline.rst",
         ),
+        power="results/report/power.parquet",
         run="results/report/run.json",
         figures=report(
             directory("results/report/figures"),

@@ -143,8 +143,13 @@ def _mean(column: str) -> str:
 def _calibrated(metric: str, values: dict[str, tuple[str, str]]) -> tuple[HeadlineFigure, ...]:
     """Figures of the headline design calibrated for a loss of 1 %."""
     chosen = f"method = 'calibrated' AND target_metric = '{metric}' AND abs(target - 0.01) < 0.000001"
-    named = {f"frontier.{name}": value for name, value in values.items()}
-    return figures("frontier.layer_head", f"self WHERE {_DESIGN} AND {chosen}", named)
+    rows = f"self WHERE {_DESIGN} AND {chosen}"
+    means = {f"frontier.{name}": value for name, value in values.items() if value[1].startswith("avg")}
+    others = {f"frontier.{name}": value for name, value in values.items() if f"frontier.{name}" not in means}
+    return (
+        *figures("frontier.layer_head", rows, means, by_text="frontier.points"),
+        *figures("frontier.layer_head", rows, others),
+    )
 
 
 _COLD, _TOP, _MASS = "share of cold keys", "share of exact top-k keys", "share of softmax mass"

@@ -25,7 +25,8 @@ class CaptureText(Recording):
 
     @classmethod
     def of(cls, run: Run, text: str) -> CaptureText:
-        return cls.taken(run, text=text, layers=run.layers)
+        bands = run.config.query_bands(run.texts[text]["role"])
+        return cls.taken(run, text=text, layers=run.layers, query_bands=bands)
 
 
 @dataclass(frozen=True)

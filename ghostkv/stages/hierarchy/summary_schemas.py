@@ -15,9 +15,10 @@ FIT_SCHEMA = pa.schema(
         ("chosen_for", pa.string()),  # reads or bytes
         ("measure", pa.string()),  # reads: anchors and records; reads_ratio, bytes: hierarchical over flat
         ("points", pa.int32()),  # texts and context lengths
+        ("texts", pa.int32()),
         ("factor", pa.float64()),  # measure = factor * keys ^ exponent
         ("exponent", pa.float64()),
-        ("low", pa.float64()),  # 95 % Student interval of the exponent
+        ("low", pa.float64()),  # 95 % Student interval of the exponent, over texts
         ("high", pa.float64()),
         ("longest", pa.float64()),  # most keys measured
         (

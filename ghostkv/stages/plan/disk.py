@@ -23,7 +23,10 @@ def disk_terms(work: Workload, stage: str) -> dict[str, float]:
     measured, held_out = work.measured, work.texts["held_out"]
     found: dict[str, float] = {}
     if stage == "capture":
-        found = {"captured": (work.texts["codec"] + measured) * _captured(work, work.tokens, work.queries)}
+        texts = [
+            count * _captured(work, work.tokens, work.queries[role]) for role, count in work.texts.items()
+        ]
+        found = {"captured": sum(texts)}
     elif stage == "trace":
         found = {"captured": _captured(work, *work.trace)}
     elif stage == "model":

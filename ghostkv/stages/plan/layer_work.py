@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ghostkv.files.blocks import PAIRS
 from ghostkv.stages.plan.terms import Terms
-from ghostkv.stages.plan.workload import GIGA, Workload
+from ghostkv.stages.plan.workload import GIGA, MEASURED, Workload
 
 # Bounds of a nested record are kept for all of its levels, lower and upper, with the powers of both.
 _BOUNDS = 4
@@ -24,7 +24,8 @@ def assemble_texts(work: Workload) -> Terms:
 
 def import_tensors(work: Workload, text: str = "") -> Terms:
     kv = work.kv(work.tokens)
-    return Terms({"kv": len(work.layers) * kv, "pairs": work.pairs(work.queries, work.tokens)}, {"kv": kv})
+    queries = work.queries[work.role_of(text)]
+    return Terms({"kv": len(work.layers) * kv, "pairs": work.pairs(queries, work.tokens)}, {"kv": kv})
 
 
 def sketch_layer(work: Workload, layer: str) -> Terms:
@@ -45,28 +46,33 @@ def _held(work: Workload, queries: int, layer: str) -> float:
     return min(work.seen(queries, layer, work.group), PAIRS / GIGA)
 
 
+def _late_held(work: Workload, layer: str) -> float:
+    """As `_held`, of all texts that are measured."""
+    return sum(work.texts[role] * _held(work, work.late_queries[role], layer) for role in MEASURED)
+
+
 def _products(work: Workload, pairs: float) -> float:
     """Multiplications of queries with keys, or with what is known of them, in billions."""
     return pairs * work.size.head_dim
 
 
 def sweep_layer(work: Workload, layer: str) -> Terms:
-    pairs = work.seen(work.late_queries, layer)
-    whole = work.texts["held_out"] * work.seen(work.queries, layer)
+    pairs = work.seen(work.late(*MEASURED), layer)
+    whole = work.texts["held_out"] * work.seen(work.queries["held_out"], layer)
     designs = work.swept(int(layer))
     thetas = sum(grid.count for grid in work.config.frontier.grids().values())
-    counted = work.measured * work.late_queries * work.size.heads * thetas * designs
+    counted = work.late(*MEASURED) * work.size.heads * thetas * designs
     return Terms(
         {
-            "pairs": work.measured * pairs * designs * work.rules,
+            "pairs": pairs * designs * work.rules,
             "bands": 2 * whole,
             "counted": counted / GIGA,
-            "products": _products(work, pairs * work.measured * designs),
+            "products": _products(work, pairs * designs),
         },
         {
             "kv": work.measured * work.kv(work.tokens),
-            "pairs": work.measured * _held(work, work.late_queries, layer)
-            + work.texts["held_out"] * _held(work, work.queries, layer),
+            "pairs": _late_held(work, layer)
+            + work.texts["held_out"] * _held(work, work.queries["held_out"], layer),
         },
     )
 
@@ -95,7 +101,7 @@ def small_gather(work: Workload) -> Terms:
 def certify_layer(work: Workload, layer: str) -> Terms:
     certificates = work.config.certificates
     levels = len(certificates.levels)
-    one = work.texts["held_out"] * work.seen(work.late_queries, layer)
+    one = work.seen(work.late("held_out"), layer)
     compared = (len(certificates.bounds) + 2) / certificates.compared_every
     return Terms(
         {
@@ -107,7 +113,7 @@ def certify_layer(work: Workload, layer: str) -> Terms:
         },
         {
             "kv": (work.texts["codec"] + work.texts["held_out"]) * work.kv(work.tokens),
-            "pairs": _BOUNDS * levels * _held(work, work.late_queries, layer),
+            "pairs": _BOUNDS * levels * _held(work, work.late_queries["held_out"], layer),
         },
     )
 
@@ -116,7 +122,7 @@ def calibrate_layer(work: Workload, layer: str) -> Terms:
     calibrated, headline = work.config.calibrated, work.config.frontier.headline
     sizes = len({headline.bits, *calibrated.bits})
     rules = len({headline.rule, *calibrated.rules})
-    pairs = work.measured * work.pairs(work.late_queries, work.tokens)
+    pairs = work.pairs(work.late(*MEASURED), work.tokens)
     learned = calibrated.learned
     trains = learned.every is not None and int(layer) % learned.every == 0
     steps = trains * learned.steps * work.size.kv_heads
@@ -130,19 +136,19 @@ def calibrate_layer(work: Workload, layer: str) -> Terms:
         },
         {
             "kv": (work.texts["codec"] + work.measured) * work.kv(work.tokens),
-            "pairs": work.measured * _held(work, work.late_queries, layer),
+            "pairs": _late_held(work, layer),
             "trains": float(trains),
         },
     )
 
 
 def peers_layer(work: Workload, layer: str) -> Terms:
-    pairs, selectors = work.pairs(work.late_queries, work.tokens), len(work.config.peers.selectors)
+    pairs, selectors = work.pairs(work.late(*MEASURED), work.tokens), len(work.config.peers.selectors)
     return Terms(
-        {"pairs": work.measured * pairs * selectors, "fitted": _fitted(work, selectors)},
+        {"pairs": pairs * selectors, "fitted": _fitted(work, selectors)},
         {
             "kv": (work.texts["codec"] + work.measured) * work.kv(work.tokens),
-            "pairs": work.measured * work.pairs(work.late_queries, work.tokens, work.group),
+            "pairs": work.pairs(work.late(*MEASURED), work.tokens, work.group),
         },
     )
 
@@ -227,10 +233,11 @@ def synthetic_generator(work: Workload, generator: str = "") -> Terms:
 
 def survivor_patterns(work: Workload) -> Terms:
     layers = min(work.config.bandwidth.measure.layers, len(work.layers))
-    pairs = work.texts["held_out"] * work.pairs(work.queries, work.tokens)
+    queries = work.queries["held_out"]
+    pairs = work.texts["held_out"] * work.pairs(queries, work.tokens)
     return Terms(
         {"pairs": layers * pairs},
-        {"kv": work.kv(work.tokens), "pairs": work.pairs(work.queries, work.tokens, work.group)},
+        {"kv": work.kv(work.tokens), "pairs": work.pairs(queries, work.tokens, work.group)},
     )
 
 

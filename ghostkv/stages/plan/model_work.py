@@ -50,7 +50,7 @@ def _forward(work: Workload, tokens: int, queries: int, times: float = 1.0) -> T
 
 
 def capture_text(work: Workload, text: str = "") -> Terms:
-    return _forward(work, work.tokens, work.queries)
+    return _forward(work, work.tokens, work.queries[work.role_of(text)])
 
 
 def trace_text(work: Workload) -> Terms:
@@ -60,19 +60,19 @@ def trace_text(work: Workload) -> Terms:
 def capture_overhead(work: Workload) -> Terms:
     benchmark = work.config.benchmark
     # A first pair warms up.
-    return _forward(work, benchmark.tokens or work.tokens, work.queries, 2 * benchmark.repeats + 2)
+    return _forward(work, benchmark.tokens or work.tokens, work.queries["codec"], 2 * benchmark.repeats + 2)
 
 
 def _fit(work: Workload, policies: Iterable[PolicyOptions]) -> Terms:
     """Thresholds of policies that name a bytes ratio, over all layers of the threshold texts."""
     if not any(one.policy == "ghost" and one.ratio is not None for one in policies):
         return Terms()
-    pairs = work.texts["threshold"] * work.pairs(work.late_queries, work.tokens)
+    pairs = work.pairs(work.late("threshold"), work.tokens)
     return Terms(
         {"pairs": min(len(work.layers), work.deciding) * pairs},
         {
             "kv": work.texts["threshold"] * work.kv(work.tokens),
-            "pairs": work.pairs(work.late_queries, work.tokens, work.group),
+            "pairs": work.pairs(work.late_queries["threshold"], work.tokens, work.group),
         },
     )
 
@@ -134,7 +134,7 @@ def time_steps(work: Workload) -> Terms:
             "pairs": work.pairs(decoded, longest) * work.deciding,
             # Codecs are fitted here, and the threshold.
             "fitted": work.deciding * work.size.kv_heads * work.size.head_dim**2 / 1e6,
-            "budget": work.pairs(work.late_queries, work.tokens) * work.deciding,
+            "budget": work.pairs(work.late_queries["threshold"], work.tokens) * work.deciding,
         },
         {"weights": work.weights, "cache": 4 * work.cache(sum(spans)) / work.size.layers},
     )

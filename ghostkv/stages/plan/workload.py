@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ghostkv.codecs.sizes import code_bytes
+from ghostkv.config.capture import QueryBand
 from ghostkv.config.experiment import Config
 from ghostkv.sources.model_size import ModelSize
 
 # Formulas count in billions: of multiplications, of bytes, of pairs of a query and a key.
 GIGA = 1e9
 # The roles of texts that thresholds are chosen on, or that are measured.
-_MEASURED = ("threshold", "held_out")
+MEASURED = ("threshold", "held_out")
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,19 @@ class Workload:
     @cached_property
     def texts(self) -> dict[str, int]:
         """Texts by role."""
-        found = dict.fromkeys(("codec", *_MEASURED), 0)
+        found = dict.fromkeys(("codec", *MEASURED), 0)
         for entry in self.config.text_names().values():
             found[entry["role"]] += 1
         return found
 
+    def role_of(self, text: str) -> str:
+        """Role of a text by name; without one, a role that takes all queries."""
+        return self.config.text_names()[text]["role"] if text else "codec"
+
     @property
     def measured(self) -> int:
         """Texts of the roles threshold and held_out."""
-        return sum(self.texts[role] for role in _MEASURED)
+        return sum(self.texts[role] for role in MEASURED)
 
     @property
     def tokens(self) -> int:
@@ -65,19 +70,23 @@ class Workload:
         return 0, 0
 
     @cached_property
-    def queries(self) -> int:
-        """Queries per head and text."""
-        return sum(band.count for band in self.config.capture.query_bands)
+    def queries(self) -> dict[str, int]:
+        """Queries per head of a text, by role."""
+        return {role: sum(band.count for band in self.config.query_bands(role)) for role in self.texts}
 
     @cached_property
-    def late_queries(self) -> int:
+    def late_queries(self) -> dict[str, int]:
         """Those of them at or beyond `frontier.headline_start`, about."""
         start = self.config.frontier.headline_start
-        shares = [
-            (band.count, (band.stop - max(band.start, start)) / (band.stop - band.start))
-            for band in self.config.capture.query_bands
-        ]
-        return round(sum(count * min(1.0, max(0.0, share)) for count, share in shares))
+
+        def late(band: QueryBand) -> float:
+            return band.count * max(0, band.stop - max(band.start, start)) / (band.stop - band.start)
+
+        return {role: round(sum(map(late, self.config.query_bands(role)))) for role in self.texts}
+
+    def late(self, *roles: str) -> int:
+        """Late queries per head of all texts of these roles."""
+        return sum(self.texts[role] * self.late_queries[role] for role in roles)
 
     @property
     def group(self) -> int:

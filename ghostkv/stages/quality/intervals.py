@@ -1,9 +1,8 @@
 """How sure a mean over positions of a few texts is: a bootstrap of documents and of blocks within them.
 
 Neighbouring positions of one text resemble each other, so positions are not drawn one by one but in blocks of
-consecutive ones (Kuensch 1989), and documents before them where a domain has more than one. Every policy is
-measured on the same positions, so all are drawn together and ratios between policies are paired. With one
-document a domain the interval speaks of these documents alone, and the report says so.
+consecutive ones (Kuensch 1989), and documents before them where there is more than one, whatever their domains. Every
+policy is measured on the same positions, so all are drawn together. With one document the interval speaks of it alone.
 """
 
 from __future__ import annotations
@@ -46,35 +45,28 @@ class Draws:
     weights: np.ndarray
 
     @classmethod
-    def make(cls, blocks: Sequence[int], domains: Sequence[str], replicates: int, seed: int) -> Draws:
-        """Draw documents within their domain, then blocks within each drawn document.
+    def make(cls, blocks: Sequence[int], replicates: int, seed: int) -> Draws:
+        """Draw documents, then blocks within each drawn document.
 
         Parameters
         ----------
         blocks : sequence of int
             Blocks of each document.
-        domains : sequence of str
-            Domain of each document.
         """
-        rng = np.random.default_rng(stable_seed("quality bootstrap", seed, *blocks, *domains))
+        rng = np.random.default_rng(stable_seed("quality bootstrap", seed, *blocks))
         first = np.concatenate([[0], np.cumsum(blocks)]).astype(int)
         weights = np.zeros((replicates, first[-1]))
-        for domain in dict.fromkeys(domains):
-            own = [number for number, name in enumerate(domains) if name == domain]
-            drawn = rng.multinomial(len(own), np.full(len(own), 1 / len(own)), size=replicates)
-            for column, number in enumerate(own):
-                size = blocks[number]
-                share = np.full(size, 1 / size)
-                # A document drawn twice gives two independent draws of its blocks, which add to one of twice the size.
-                weights[:, first[number] : first[number + 1]] = rng.multinomial(
-                    drawn[:, column] * size, share
-                )
+        drawn = rng.multinomial(len(blocks), np.full(len(blocks), 1 / len(blocks)), size=replicates)
+        for number, size in enumerate(blocks):
+            share = np.full(size, 1 / size)
+            # A document drawn twice gives two independent draws of its blocks, which add to one of twice the size.
+            weights[:, first[number] : first[number + 1]] = rng.multinomial(drawn[:, number] * size, share)
         return cls(weights)
 
     def means(self, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Mean of every replicate, shape [..., replicates], from sums and counts [..., blocks]; NaN without a count.
 
-        NaN too where every replicate is the same draw, as with one block of one document a domain: that they agree
+        NaN too where every replicate is the same draw, as with one block of one document: that they agree
         says nothing of how sure the mean is.
         """
         if (self.weights == self.weights[:1]).all():

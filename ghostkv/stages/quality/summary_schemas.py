@@ -27,6 +27,10 @@ SUMMARY_SCHEMA = pa.schema(
         ("kept_fraction", pa.float64()),
         ("bytes_ratio", pa.float64()),
         ("bytes_ratio_gqa", pa.float64()),
+        ("bytes_ratio_gqa_low", pa.float64()),  # 95 % Student interval over documents
+        ("bytes_ratio_gqa_high", pa.float64()),
+        # Standard deviations between documents of their means.
+        *[(f"{metric}_deviation", pa.float64()) for metric in ("kl", "top1", "bytes_ratio_gqa")],
         ("certificate", pa.string()),
         ("prefill", pa.string()),
         ("certified", pa.float64()),  # largest dropped mass that a certificate admits; null without one
@@ -46,8 +50,13 @@ EQUAL_BYTES_SCHEMA = pa.schema(
         ("kl", pa.float64()),
         ("their_kl", pa.float64()),  # null where the policy's bytes lie beyond theirs
         ("kl_ratio", pa.float64()),  # theirs over the policy's
-        ("kl_ratio_low", pa.float64()),
+        ("kl_ratio_low", pa.float64()),  # 95 % over documents; over blocks of a single one
         ("kl_ratio_high", pa.float64()),
+        ("documents", pa.int32()),
+        (
+            "kl_log_ratio_deviation",
+            pa.float64(),
+        ),  # between documents, of the ratio's logarithm
         ("top1", pa.float64()),
         ("their_top1", pa.float64()),
         ("positions", pa.int32()),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from ghostkv.elimination.intervals import over_documents
 from ghostkv.stages.quality.intervals import Draws, at_bytes, block_sums, span
 from ghostkv.stages.quality.summary_schemas import EQUAL_BYTES_SCHEMA
 
@@ -69,10 +70,9 @@ class MeasuredBlocks:
         return np.flatnonzero(np.isin(self.owner, self.chosen(domain)))
 
     def draws(self, blocks: np.ndarray) -> Draws:
-        """Bootstrap replicates of these blocks, by document and domain."""
-        chosen, sizes = np.unique(self.owner[blocks], return_counts=True)
-        domains = [self.documents[number][1] for number in chosen]
-        return Draws.make(sizes.tolist(), domains, self.replicates, self.seed)
+        """Bootstrap replicates of these blocks, by document."""
+        _, sizes = np.unique(self.owner[blocks], return_counts=True)
+        return Draws.make(sizes.tolist(), self.replicates, self.seed)
 
     def mean(self, measure: str, domain: str) -> np.ndarray:
         """Mean over positions, shape [policies]; NaN where nothing was measured."""
@@ -81,6 +81,18 @@ class MeasuredBlocks:
         return np.divide(
             self.sums[measure][:, blocks].sum(axis=1), total, out=np.full(len(total), np.nan), where=total > 0
         )
+
+    def deviation(self, measure: str, domain: str) -> np.ndarray:
+        """Standard deviation between documents of their means, shape [policies]; NaN for a single one."""
+        chosen = self.chosen(domain)
+        if len(chosen) < 2:
+            return np.full(len(self.policies), np.nan)
+        own = [self.owner == number for number in chosen]
+        sums, counts = (
+            np.stack([part[measure][:, one].sum(axis=1) for one in own]) for part in (self.sums, self.counts)
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return (sums / counts).std(axis=0, ddof=1)
 
     def replicate(self, measure: str, domain: str) -> np.ndarray:
         """Bootstrap means, shape [policies, replicates]; each policy over the blocks that it decoded."""
@@ -109,6 +121,7 @@ def summarise(positions: pl.DataFrame, runs: pl.DataFrame, measured: MeasuredBlo
             mean, (low, high) = measured.mean(measure, domain), span(measured.replicate(measure, domain))
             change = np.exp if measure.endswith("nll") else np.asarray
             found |= {column: change(mean), f"{column}_low": change(low), f"{column}_high": change(high)}
+        found |= {f"{name}_deviation": measured.deviation(name, domain) for name in ("kl", "top1")}
         for number, policy in enumerate(measured.policies):
             values = {name: _number(values[number]) for name, values in found.items()}
             about = {"policy": policy, "domain": domain, "documents": len(measured.chosen(domain))}
@@ -163,9 +176,41 @@ def _at_equal_bytes(
         low, high = span(at_bytes(ratios, drawn["kl"][1:].T, wanted)[:, 0] / drawn["kl"][0])
         times = their_kl / mean["kl"][0]
     return {
+        "documents": len(np.unique(measured.owner[blocks])),
         "bytes_ratio_gqa": wanted, "lowest": ratios[0], "highest": ratios[-1], "kl": mean["kl"][0],
         "their_kl": their_kl, "kl_ratio": times, "kl_ratio_low": low, "kl_ratio_high": high,
         "top1": mean["top1"][0], "their_top1": 1 - missed, "positions": counts[0].sum(),
+    } | _over_documents(measured, blocks, every, ratios, wanted)  # fmt: skip
+
+
+def _log_ratio(
+    measured: MeasuredBlocks, blocks: np.ndarray, every: list[int], ratios: np.ndarray, wanted: float
+) -> float:
+    """Logarithm of their KL over the policy's, pooled over these blocks; NaN beyond their bytes."""
+    sums, counts = (
+        part["kl"][np.ix_(every, blocks)].sum(axis=1) for part in (measured.sums, measured.counts)
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.log(at_bytes(ratios, (sums / counts)[1:], wanted)[0] / (sums / counts)[0]))
+
+
+def _over_documents(
+    measured: MeasuredBlocks, blocks: np.ndarray, every: list[int], ratios: np.ndarray, wanted: float
+) -> dict[str, float]:
+    """Student's interval of the ratio of KLs over documents, by the jackknife of its logarithm; nothing for a single one.
+
+    Few documents make a bootstrap's interval too narrow, and one document may hold most of either KL.
+    """
+    owner = measured.owner[blocks]
+    documents = np.unique(owner)
+    if len(documents) < 2:
+        return {}
+    whole = _log_ratio(measured, blocks, every, ratios, wanted)
+    without = [_log_ratio(measured, blocks[owner != one], every, ratios, wanted) for one in documents]
+    own = whole + (len(documents) - 1) * (whole - np.array(without))
+    _, low, high = over_documents(own)
+    return {
+        "kl_ratio_low": np.exp(low), "kl_ratio_high": np.exp(high), "kl_log_ratio_deviation": own.std(ddof=1),
     }  # fmt: skip
 
 
@@ -181,14 +226,21 @@ def _spread(positions: pl.DataFrame) -> dict[str, dict]:
 
 
 def _traffic(runs: pl.DataFrame) -> dict[str, dict]:
-    """What was read by policy: means over texts."""
+    """What was read by policy: means over texts, of the leading bytes ratio with their interval."""
     found = runs.group_by("policy").agg(
         pl.col("kind", "family", "target", "certificate", "prefill").first(),
         pl.col("kept_fraction", "bytes_ratio", "bytes_ratio_gqa").mean(),
         pl.col("certified").max(),
         pl.col("violated").sum(),
+        pl.col("bytes_ratio_gqa").alias("each"),
     )
-    return {row.pop("policy"): row for row in found.iter_rows(named=True)}
+    rows = {}
+    for row in found.iter_rows(named=True):
+        each = row.pop("each")
+        _, row["bytes_ratio_gqa_low"], row["bytes_ratio_gqa_high"] = over_documents(each)
+        row["bytes_ratio_gqa_deviation"] = float(np.std(each, ddof=1)) if len(each) > 1 else None
+        rows[row.pop("policy")] = row
+    return rows
 
 
 def _number(value: float) -> float | None:

@@ -11,7 +11,7 @@ _COUNTS = [
     ("n", pa.int32()),
     ("accuracy", pa.float64()),  # mean score
     ("right", pa.int32()),  # questions with the full score
-    ("low", pa.float64()),  # 95 % Wilson interval of right / n
+    ("low", pa.float64()),  # 95 % Wilson interval of right / n independent questions
     ("high", pa.float64()),
     ("dense_accuracy", pa.float64()),  # on the same questions
     ("measurable", pa.bool_()),  # of the task at this length
@@ -25,13 +25,19 @@ SUMMARY_SCHEMA = pa.schema(
         *WHO,
         *_COUNTS,
         ("contexts", pa.int32()),
-        ("exact_low", pa.float64()),  # 95 % Clopper-Pearson interval of right / n
-        ("exact_high", pa.float64()),
+        (
+            "clustered_low",
+            pa.float64(),
+        ),  # 95 % interval of right / n; questions of one context are no independent ones
+        ("clustered_high", pa.float64()),
         ("relative_accuracy", pa.float64()),  # null where not measurable
-        ("relative_low", pa.float64()),
+        ("relative_low", pa.float64()),  # likewise by context
         ("relative_high", pa.float64()),
         ("lost", pa.int32()),  # dense right, policy wrong
         ("won", pa.int32()),
-        ("mcnemar_p", pa.float64()),
+        (
+            "mcnemar_p",
+            pa.float64(),
+        ),  # of contexts on which the policy loses more than it wins, and the reverse
     ]
 )

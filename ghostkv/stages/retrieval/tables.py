@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import polars as pl
 
-from ghostkv.elimination.intervals import clopper_pearson, mcnemar, relative_interval, wilson
+from ghostkv.elimination.intervals import clustered, mcnemar, relative_interval, wilson
 from ghostkv.stages.retrieval.schemas import DENSE, WHO
 
 # All single needles of prompts up to this length, pooled: what the headline is about.
@@ -65,8 +65,8 @@ def _rows(task: str, length: int, part: pl.DataFrame, measurable: bool) -> list[
         mine = _right(own)
         theirs = {key: dense[key] for key in mine}
         row = {"task": task, "length": length} | _who(own) | _counts(own, list(theirs.values()), measurable)
-        row["exact_low"], row["exact_high"] = clopper_pearson(row["right"], row["n"])
-        row["contexts"] = own.select("task", "length", "context_number").n_unique()
+        row["clustered_low"], row["clustered_high"] = clustered(*_by_context(mine, mine))
+        row["contexts"] = len(set(map(_context, mine)))
         if measurable and row["policy"] != DENSE:
             row |= _paired(mine, theirs, row)
         rows.append(row)
@@ -75,17 +75,34 @@ def _rows(task: str, length: int, part: pl.DataFrame, measurable: bool) -> list[
 
 def _paired(mine: dict, theirs: dict, row: dict) -> dict:
     """The policy against the dense model on the same questions."""
-    both, lost, won, neither = (
-        sum((theirs[key] >= _FULL) == dense and (mine[key] >= _FULL) == own for key in mine)
-        for dense, own in ((True, True), (True, False), (False, True), (False, False))
-    )
-    found = {"lost": lost, "won": won, "mcnemar_p": mcnemar(lost, won)}
+    kept = _by_context(mine, [key for key in mine if theirs[key] >= _FULL])
+    gained = _by_context(mine, [key for key in mine if theirs[key] < _FULL])
+    lost, won = ([of - right for right, of in zip(*kept, strict=True)], gained[0])
+    # Questions on one context are no independent tosses, but contexts are.
+    worse = sum(less > more for less, more in zip(lost, won, strict=True))
+    better = sum(less < more for less, more in zip(lost, won, strict=True))
+    found = {"lost": sum(lost), "won": sum(won), "mcnemar_p": mcnemar(worse, better)}
     if row["dense_accuracy"] > 0:
         found["relative_accuracy"] = row["accuracy"] / row["dense_accuracy"]
     # An interval counts questions; with partial scores accuracy is no count.
-    if both + lost and all(score in (0.0, 1.0) for score in (*mine.values(), *theirs.values())):
-        found["relative_low"], found["relative_high"] = relative_interval(both, lost, won, neither)
+    if sum(kept[1]) and all(score in (0.0, 1.0) for score in (*mine.values(), *theirs.values())):
+        found["relative_low"], found["relative_high"] = relative_interval(kept, gained)
     return found
+
+
+def _by_context(mine: dict, asked: Collection[tuple]) -> tuple[list[int], list[int]]:
+    """Full scores, and questions, on each context, of the questions `asked` alone; contexts in the order of all questions."""
+    right = dict.fromkeys(map(_context, mine), 0)
+    of = dict(right)
+    for key in asked:
+        right[_context(key)] += mine[key] >= _FULL
+        of[_context(key)] += 1
+    return list(right.values()), list(of.values())
+
+
+def _context(key: tuple) -> tuple:
+    """The haystack of a question: its task, length and number."""
+    return key[:3]
 
 
 def _counts(own: pl.DataFrame, dense: Sequence[float], measurable: bool) -> dict:

@@ -282,13 +282,28 @@ def test_risk_control_by_hand():
 
 
 def test_power_laws_and_where_they_cross():
-    keys = np.array([500.0, 1000.0, 4000.0, 8000.0])
-    factor, exponent, low, high = power_law(keys, 3 * keys**-0.25)
+    keys, texts = np.array([500.0, 1000.0, 4000.0, 8000.0]), np.array(["a", "b", "a", "b"])
+    factor, exponent, low, high = power_law(keys, 3 * keys**-0.25, texts)
     assert (factor, exponent) == pytest.approx((3, -0.25))
     assert low == pytest.approx(high)
     assert pays_from(factor, exponent, 0.5) == pytest.approx(6**4)
     assert pays_from(2.0, 0.1, 1.0) is None
     assert pays_from(0.5, 0.0, 1.0) == 0.0
-    noisy = power_law(keys, keys * np.array([1.1, 0.9, 1.2, 0.8]))
+    noisy = power_law(keys, keys * np.array([1.1, 0.9, 1.2, 0.8]), texts)
     assert noisy[2] < 1 < noisy[3]
-    assert power_law(keys[:1], keys[:1])[2:] == (-np.inf, np.inf)
+    # One text says nothing of others, however many lengths of it there are; nor do texts of one length each.
+    for few in (keys[:1], texts[:1]), (keys, np.array(["a"] * 4)), (keys[:2], texts[:2]):
+        assert power_law(few[0], few[0], few[1])[2:] == (-np.inf, np.inf)
+
+
+def test_the_exponent_is_as_sure_as_its_texts_are_many():
+    """Three lengths of a text that is off are off together: the interval covers, as one over points would not."""
+    rng = np.random.default_rng(6)
+    keys, texts = np.tile([1000.0, 2000.0, 4000.0], 8), np.repeat([f"t{i}" for i in range(8)], 3)
+    hits = 0
+    for _ in range(300):
+        slopes = np.repeat(-0.2 + 0.1 * rng.normal(size=8), 3)
+        _, exponent, low, high = power_law(keys, 2 * (keys / 2000.0) ** slopes, texts)
+        assert low < exponent < high
+        hits += low <= -0.2 <= high
+    assert 0.91 <= hits / 300 <= 0.98

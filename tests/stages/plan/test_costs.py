@@ -117,8 +117,23 @@ def test_a_job_holds_at_least_the_weights_of_its_model_and_its_cache():
 
 def test_a_capture_takes_what_its_numbers_take_on_disk():
     one = work()
-    numbers = 2 * 1024 * 2 * 64 * 4 * 2 + 2 * 64 * 8 * 64 * 4 * 4
-    assert disk(one, "capture") == pytest.approx(9 * numbers / 1e9, rel=0.1)
+    # Four texts each that fit codecs and choose thresholds; twelve held-out ones, which take a quarter of the queries.
+    kv, asked = 2 * 1024 * 2 * 64 * 4 * 2, 2 * 64 * 8 * 64 * 4 * 4
+    assert disk(one, "capture") == pytest.approx((20 * kv + (8 + 12 / 4) * asked) / 1e9, rel=0.1)
+
+
+def test_more_texts_with_fewer_queries_each_cost_their_sweeps_what_fewer_texts_do():
+    few, many = (
+        work(
+            texts={"per_role": {"held_out": texts}},
+            capture=work().config.capture.plain() | {"held_out_share": share},
+        )
+        for texts, share in ((1, 1.0), (4, 0.25))
+    )
+    assert few.late("held_out") == many.late("held_out") == 4 * 64
+    for rule in ("sweep_layer", "certify_layer", "calibrate_layer", "peers_layer"):
+        before, after = (terms_of(one, rule, [{"layer": "00"}]).cpu for one in (few, many))
+        assert after == pytest.approx(before), rule
 
 
 def test_one_process_for_several_jobs_starts_and_loads_once_and_holds_the_largest():

@@ -19,6 +19,7 @@ from ghostkv.config.policies import (
 )
 from ghostkv.config.quality import Quality
 from ghostkv.config.resolved import resolve
+from ghostkv.elimination.intervals import over_documents
 from ghostkv.elimination.schemas import POINT_SCHEMA
 from ghostkv.files.errors import ConfigError, ModelError, TextError
 from ghostkv.files.io import read_table
@@ -407,6 +408,39 @@ def test_a_policy_on_fewer_positions_is_compared_on_those_alone():
     assert row["kl"] == pytest.approx(0.1)
     assert row["positions"] == 4
     assert row["their_kl"] == pytest.approx(0.2**0.5 * 0.1**0.5)
+
+
+def test_the_ratio_of_kls_has_student_s_interval_over_documents():
+    """At bytes that the peer has itself nothing is interpolated, and with alike documents the jackknife is the plain mean."""
+    rng = np.random.default_rng(4)
+    ours, theirs = rng.uniform(0.1, 0.12, 6), rng.uniform(1.0, 1.2, 6)
+    rows = [
+        {
+            "text": f"t{text}", "domain": "ab"[text % 2], "policy": policy, "position": position, "kl": float(kl[text]),
+            "agree": True, "dense_nll": 1.0, "sparse_nll": 1.0,
+        }
+        for policy, kl in (("ours", ours), ("peer", theirs))
+        for text in range(6)
+        for position in range(4)
+    ]  # fmt: skip
+    measured = MeasuredBlocks.read(pl.DataFrame(rows), 4, 20, 0)
+    about = {"domain": "all", "bytes_ratio_gqa": 0.2, "positions": 24}
+    summary = pl.DataFrame(
+        [
+            about | {"policy": "ours", "kind": "ours", "family": "o"},
+            about | {"policy": "peer", "kind": "peer", "family": "p"},
+        ]
+    )
+    row = compare_at_equal_bytes(summary, measured).row(0, named=True)
+    assert row["documents"] == 6
+    assert row["kl_ratio"] == pytest.approx(theirs.mean() / ours.mean())
+    _, low, high = over_documents(theirs / theirs.mean() - ours / ours.mean())
+    assert np.log(row["kl_ratio_low"] / row["kl_ratio"]) == pytest.approx(low, rel=0.05)
+    assert np.log(row["kl_ratio_high"] / row["kl_ratio"]) == pytest.approx(high, rel=0.05)
+    spread = np.std(theirs / theirs.mean() - ours / ours.mean(), ddof=1)
+    assert row["kl_log_ratio_deviation"] == pytest.approx(spread, rel=0.05)
+    assert measured.deviation("kl", "all") == pytest.approx([ours.std(ddof=1), theirs.std(ddof=1)])
+    assert np.isnan(MeasuredBlocks.read(pl.DataFrame(rows[:4]), 4, 20, 0).deviation("kl", "all")).all()
 
 
 def test_a_label_twice_or_a_headline_without_a_policy_is_refused():

@@ -249,16 +249,32 @@ def _learned(results: Results) -> Table:
 
 
 def _figures(goal: str, rows: str, achieved: str) -> tuple[HeadlineFigure, ...]:
-    own = "codec = '{codec}' AND decision = 'head' AND domain = 'all'"
+    own = "codec = '{codec}' AND decision = 'head'"
     values = {
         "elimination": ("share of cold keys", "avg(elimination)"),
         "bytes_ratio": (_FULL, "avg(bytes_ratio)"),
         "bytes_ratio_gqa": (_FULL, "avg(bytes_ratio_gqa)"),
         "achieved": (achieved, "avg(achieved)"),
-        "heads_under": ("share of heads", "avg(heads_under)"),
     }
-    named = {f"calibrated.{goal}.{name}": value for name, value in values.items()}
-    return figures("calibrated.summary", f"self WHERE {own} AND {rows}", named, "coalesce(sum(heads), 0)")
+    every, count = f"self WHERE {own} AND domain = 'all' AND {rows}", "coalesce(sum(heads), 0)"
+    return tuple(
+        HeadlineFigure(
+            f"calibrated.{goal}.{name}",
+            unit,
+            "calibrated.summary",
+            f"SELECT {value} AS value, {count} AS n FROM {every}",
+            (
+                "calibrated.calibrated",
+                f"SELECT text, {value} AS value FROM self WHERE {own} AND {rows} GROUP BY text ORDER BY text",
+            ),
+        )
+        for name, (unit, value) in values.items()
+    ) + figures(
+        "calibrated.summary",
+        every,
+        {f"calibrated.{goal}.heads_under": ("share of heads", "avg(heads_under)")},
+        count,
+    )
 
 
 _FULL = "bytes read / bytes of full fp16 K and V"

@@ -133,6 +133,7 @@ CONTEXT_HEADLINE = (
                 f"context.{name}_{what.replace('_ratio', '')}_at_longest": found
                 for what, found in _MEASURES.items()
             },
+            by_text=CONTEXT,
         )
     ),
     *(
@@ -142,6 +143,7 @@ CONTEXT_HEADLINE = (
             CONTEXT,
             f"{_WHOLE} band_stop = {_COMMON} AND {rows}",
             {f"{{model}}.certificates.{promised}.{what}": found for what, found in _MEASURES.items()},
+            by_text=CONTEXT,
         )
     ),
 )

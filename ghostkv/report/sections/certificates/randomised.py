@@ -122,6 +122,7 @@ RANDOMISED_HEADLINE = (
                 f"certificates.randomised.{name}.bytes_ratio_gqa": ("ratio", mean("bytes_ratio_gqa")),
                 f"certificates.randomised.{name}.tightness": ("ratio", TIGHTNESS),
             },
+            by_text="certificates.certificates",
         )
     ),
     *(
@@ -131,6 +132,7 @@ RANDOMISED_HEADLINE = (
             CONTEXT,
             f"self WHERE {rows} AND {_LONGEST}",
             {f"context.randomised_{name}_bytes_gqa_at_longest": ("ratio", mean("bytes_ratio_gqa"))},
+            by_text=CONTEXT,
         )
     ),
 )

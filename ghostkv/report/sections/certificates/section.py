@@ -222,7 +222,7 @@ def _figures(name: str, rows: str, *wanted: str) -> tuple[HeadlineFigure, ...]:
     values = {"elimination": ("share", mean("elimination")), "tightness": ("ratio", TIGHTNESS)}
     values |= {ratio: ("ratio", mean(ratio)) for ratio in ("bytes_ratio", "bytes_ratio_gqa")}
     shown = {f"certificates.{name.format(value)}": values[value] for value in wanted}
-    return figures(TABLE, f"self WHERE {rows}", shown)
+    return figures(TABLE, f"self WHERE {rows}", shown, by_text=TABLE)
 
 
 _OWN = f"design = '{NESTED}' AND storage = 'nested' AND certificate ="

@@ -170,6 +170,7 @@ def _fits(fits: pl.DataFrame) -> Table:
         "measure": Column("Fitted"),
         "heads": Column("Heads", "integer", pl.len()),
         "points": Column("Points", "integer", pl.col("points").median()),
+        "texts": Column("Texts", "integer", pl.col("texts").median()),
         "exponent": Column("Exponent, median", "ratio", exponent.median()),
         "steepest": Column("least", "ratio", exponent.min()),
         "flattest": Column("most", "ratio", exponent.max()),
@@ -182,7 +183,7 @@ def _fits(fits: pl.DataFrame) -> Table:
     return Table(
         "hierarchy_fits",
         "Power laws of the number of cold keys, a fit a head over held-out texts, context lengths and the trace. *Surely*: heads "
-        "whose 95 % interval lies below 1 (reads) or 0 (ratios). *Pays from*: keys at which bytes / flat falls below 1, "
+        "whose 95 % interval over texts lies below 1 (reads) or 0 (ratios). *Pays from*: keys at which bytes / flat falls below 1, "
         "reads / flat below one half; median over the heads that ever do so.",
         data.with_columns(pl.col("measure").replace(named)),
         columns,
@@ -227,11 +228,13 @@ HEADLINE = (
             "hierarchy.heads_reading_under_half_at_8k": ("share of heads", _UNDER_HALF),
             "hierarchy.reads_ratio_at_8k": ("of the flat scan's records", "avg(reads_ratio)"),
         },
+        by_text="hierarchy.heads",
     ),
     *figures(
         "hierarchy.heads",
         f"{_TRACE} 'topk' AND chosen_for_bytes",
         {"hierarchy.heads_cheaper_in_bytes_at_8k": ("share of heads", _CHEAPER)},
+        by_text="hierarchy.heads",
     ),
     *figures(
         "hierarchy.heads",
@@ -240,6 +243,7 @@ HEADLINE = (
             "hierarchy.statistical_heads_reading_under_half_at_8k": ("share of heads", _UNDER_HALF),
             "hierarchy.statistical_fer_at_8k": ("of the exact top-k", "avg(fer)"),
         },
+        by_text="hierarchy.heads",
     ),
 )
 CHAPTER = Chapter(

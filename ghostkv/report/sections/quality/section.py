@@ -203,12 +203,28 @@ def _generations(results: Results) -> Table:
     )
 
 
+# What a table says of how sure a figure is.
+_SURE = {
+    name: f", avg({name}_low) AS low, avg({name}_high) AS high, avg({between}) AS {kind}"
+    for name, between, kind in (
+        *((name, f"{name}_deviation", "deviation") for name in ("kl", "top1", "bytes_ratio_gqa")),
+        ("kl_ratio", "kl_log_ratio_deviation", "log_deviation"),
+    )
+}
+
+
 def _quoted(
     goal: str, rows: str, values: dict[str, tuple[str, str]], table: str = "summary"
 ) -> tuple[HeadlineFigure, ...]:
-    named = {f"quality.{goal}.{name}": (unit, f"avg({column})") for name, (unit, column) in values.items()}
-    return figures(
-        f"quality.{table}", f"self WHERE domain = 'all' AND {rows}", named, "coalesce(sum(positions), 0)"
+    return tuple(
+        HeadlineFigure(
+            f"quality.{goal}.{name}",
+            unit,
+            f"quality.{table}",
+            f"SELECT avg({column}) AS value, coalesce(sum(positions), 0) AS n, max(documents) AS texts{_SURE.get(column, '')} "
+            f"FROM self WHERE domain = 'all' AND {rows}",
+        )
+        for name, (unit, column) in values.items()
     )
 
 

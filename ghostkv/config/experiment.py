@@ -23,7 +23,7 @@ from ghostkv.config.messages import explain
 from ghostkv.config.model import Model
 from ghostkv.config.peers import Peers
 from ghostkv.config.plan import Plan
-from ghostkv.config.policies import check_dense_layers, check_fitted
+from ghostkv.config.policy_checks import check_dense_layers, check_fitted
 from ghostkv.config.quality import Quality
 from ghostkv.config.report import Report
 from ghostkv.config.retrieval import Retrieval

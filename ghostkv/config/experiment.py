@@ -198,9 +198,10 @@ class Config(Section):
                 f"  Write: rules: [{', '.join(rule for rule in on if rule in self.calibrated.rules) or on[0]}]"
             )
         if not getattr(self.frontier.targets, self.bandwidth.point):
+            other = "fer" if self.bandwidth.point == "dropped_mass" else "dropped_mass"
             raise ConfigError(
                 f"config: bandwidth.point is {self.bandwidth.point}, and frontier.targets.{self.bandwidth.point} is empty. "
-                "Accepted: a loss with a target.\n  Write: point: fer"
+                f"Accepted: a loss with a target.\n  Write: point: {other}"
             )
         return self
 

@@ -91,7 +91,8 @@ def grouped(numbers: np.ndarray, bits: int, group: int, axis: int = -1) -> np.nd
     for part in (slice(0, whole), slice(whole, width)):
         some = moved[..., part]
         if some.shape[-1]:
-            split = some.reshape(*some.shape[:-1], -1, min(group, some.shape[-1]))
+            size = min(group, some.shape[-1])
+            split = some.reshape(*some.shape[:-1], some.shape[-1] // size, size)
             out[..., part] = _coded(split, bits).reshape(some.shape)
     return np.moveaxis(out, -1, axis)
 

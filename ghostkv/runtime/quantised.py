@@ -89,7 +89,7 @@ class WholeCache(Decider):
             tokens = slice(int(call.first[b]), int(call.first[b]) + len(view.keys))
             read = replace(view, keys=keys[b, h, tokens], values=values[b, h, tokens])
             heads = slice(h * call.group, (h + 1) * call.group)
-            out[b, some, heads] = self._output(view, read).transpose(1, 0, 2)
+            out[b, some, heads] = self.output(view, read).transpose(1, 0, 2)
             visible, cold = view.visible.visible, view.visible.cold
             counts[:, b, h, some] = visible, cold, self._price(view, call.pair)
         call.refuse_unfit(call.keys.shape[2], out)
@@ -98,8 +98,18 @@ class WholeCache(Decider):
         nothing = np.zeros_like(cold)
         return out, rows_of(visible, cold, cold, own, call.pair, nothing, nothing, price)
 
-    def _output(self, view: CallView, read: CallView) -> np.ndarray:
-        """Attention of a KV head's queries, each over what is in fp16 when it comes and what was written by then."""
+    def output(self, view: CallView, read: CallView) -> np.ndarray:
+        """Attention of a KV head's queries, each over what is in fp16 when it comes and what was written by then.
+
+        Parameters
+        ----------
+        view, read : CallView
+            With keys and values as they came, and as `CacheType.quantise` gives them.
+
+        Returns
+        -------
+        ndarray of float32, shape [group, queries, value_dim]
+        """
         tokens = np.arange(len(view.keys))
         warm = ~view.visible.mask(len(tokens))
         exact_keys, exact_values = (

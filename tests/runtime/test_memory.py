@@ -28,7 +28,7 @@ from tests.runtime.test_seated import policy_of  # noqa: E402
 
 OBSERVERS = ("h2o", "snapkv")
 KINDS = (
-    "identity", "ghost", "certified_mass", "partly_dense", "oracle_mass", "quest", "kivi", "ghost_over_int4", *OBSERVERS,
+    "identity", "ghost", "certified_mass", "partly_dense", "oracle_mass", "quest", "kivi", "ghost_over_cache", *OBSERVERS,
 )  # fmt: skip
 # A budget over the queries of a call, and records by row: what is compared comes in the same calls.
 POOLED = "pooled"
@@ -50,9 +50,12 @@ def policies():
         "ghost": ghost_policy(frames(found), -4.0, HEADS, **SMALL),
         "oracle_mass": Policy("oracle_mass", {one.layer: OracleMass(0.3) for one in found}, **SMALL),
     }
-    made["kivi"] = Policy("kivi", {one.layer: WholeCache(Kivi(residual=32)) for one in found}, **SMALL)
-    over = {layer: OverCache(one, Integers(4, 16)) for layer, one in made["ghost"].deciders.items()}
-    made["ghost_over_int4"] = replace(made["ghost"], deciders=over)
+    # Many bits: where a number lies between two codes, what float32 rounds otherwise flips it.
+    made["kivi"] = Policy(
+        "kivi", {one.layer: WholeCache(Kivi(bits=14, residual=32)) for one in found}, **SMALL
+    )
+    over = {layer: OverCache(one, Integers(14, 16)) for layer, one in made["ghost"].deciders.items()}
+    made["ghost_over_cache"] = replace(made["ghost"], deciders=over)
     made["partly_dense"] = policy_of("certified_mass", found).leaving_dense({0: [1], 1: [0]})
     made[POOLED] = policy_of("ghost", found)
     return {name: made.get(name) or policy_of(name, found) for name in (*KINDS, POOLED)}

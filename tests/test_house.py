@@ -13,7 +13,7 @@ PACKAGE = ROOT / "ghostkv"
 # Floors from the ground up; rooms of one floor may import each other as long as no circle comes of it.
 FLOORS = (
     {"files"},
-    {"config", "sources", "captures", "codecs", "store"},
+    {"config", "sources", "captures", "codecs", "quantised", "store"},
     {"elimination"},
     {"selectors", "models", "gpu"},
     {"runtime"},

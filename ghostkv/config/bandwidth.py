@@ -15,12 +15,15 @@ from ghostkv.config.base import (
     Section,
     Seed,
     Shares,
+    Theta,
     once,
     part,
     setting,
 )
 from ghostkv.config.options import Count, Width
+from ghostkv.config.policies import CacheName, TokenCacheName
 from ghostkv.files.errors import ConfigError
+from ghostkv.quantised.by_name import CACHE_TYPES
 
 Context = Annotated[int, Field(ge=1, le=1 << 40)]  # asked of a model, not run
 # Bounds that catch slips of a factor 1,000: GB/s as MB/s, us as ns.
@@ -111,6 +114,25 @@ class Measure(Section):
         return self
 
 
+class Caches(Section):
+    """Cache types whose losses are measured on captures, alone and under ghost records."""
+
+    layers: Layers = setting(10, "Layers, evenly spread.")
+    queries: Count = setting(6, "Queries of a text, evenly spread from frontier.headline_start on.")
+    whole: Annotated[list[CacheName], once()] = setting(
+        [name for name in CACHE_TYPES if name != "fp16"], "Types that are read whole.", min_length=1
+    )
+    under: Annotated[list[TokenCacheName], once()] = setting(
+        ["fp16", "fp8", "int8", "int4"], "Types that ghost records lie over.", min_length=1
+    )
+    thetas: Annotated[list[Theta], Ascending] = setting(
+        [-5.0, -3.0, -2.0, -1.0, 0.0, 1.0],
+        "Thresholds of policy ghost, for all heads, that losses are measured at.",
+        min_length=2,
+        max_length=64,
+    )
+
+
 _PCIE = "PCIe 5.0: 32 GT/s a lane, 128b/130b"
 _TIERS = [
     {
@@ -173,7 +195,8 @@ class Bandwidth(Section):
     )
     headline_context: Context = setting(131072, "One of them, for headline figures.")
     point: Literal["fer", "dropped_mass"] = setting(
-        "fer", "Loss of the operating point, at the least of frontier.targets."
+        "dropped_mass",
+        "Loss of the operating point that steps, maps and patterns are shown at, at the largest of frontier.targets.",
     )
     overlap: Annotated[float, Field(ge=0, le=1)] = setting(
         0.0,
@@ -182,8 +205,8 @@ class Bandwidth(Section):
     phase_us: Microseconds = setting(
         1.0, "From bounds to the gather that depends on them: one kernel more (assumed)."
     )
-    quant_group: Count = setting(32, "Elements that share an fp16 scale and zero point in INT8 and INT4.")
     page: Count = setting(16, "Tokens a page of the Quest-like scheme.")
+    caches: Caches = part(Caches)
     measure: Measure = part(Measure)
 
     @model_validator(mode="after")

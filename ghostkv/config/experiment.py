@@ -23,7 +23,7 @@ from ghostkv.config.messages import explain
 from ghostkv.config.model import Model
 from ghostkv.config.peers import Peers
 from ghostkv.config.plan import Plan
-from ghostkv.config.policies import check_dense_layers, check_fitted
+from ghostkv.config.policy_checks import check_dense_layers, check_fitted
 from ghostkv.config.quality import Quality
 from ghostkv.config.report import Report
 from ghostkv.config.retrieval import Retrieval
@@ -198,9 +198,10 @@ class Config(Section):
                 f"  Write: rules: [{', '.join(rule for rule in on if rule in self.calibrated.rules) or on[0]}]"
             )
         if not getattr(self.frontier.targets, self.bandwidth.point):
+            other = "fer" if self.bandwidth.point == "dropped_mass" else "dropped_mass"
             raise ConfigError(
                 f"config: bandwidth.point is {self.bandwidth.point}, and frontier.targets.{self.bandwidth.point} is empty. "
-                "Accepted: a loss with a target.\n  Write: point: fer"
+                f"Accepted: a loss with a target.\n  Write: point: {other}"
             )
         return self
 

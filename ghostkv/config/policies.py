@@ -10,12 +10,15 @@ from pydantic import Field, StrictBool, create_model, model_serializer, model_va
 from ghostkv.codecs.by_name import modules
 from ghostkv.config.base import CodeBits, Exact, Layer, Section, Seed, Theta, setting
 from ghostkv.config.certificates import BudgetShare, LevelBits
-from ghostkv.config.frontier import Frontier, Headline
 from ghostkv.config.peers import SelectorEntry
 from ghostkv.config.selectors import check_selector, selector_options
-from ghostkv.config.sketch import CodecName, Sketch
+from ghostkv.config.sketch import CodecName
 from ghostkv.files.errors import ConfigError
+from ghostkv.quantised.by_name import CACHE_TYPES
 
+CacheName = Literal[*CACHE_TYPES]
+# Those that write each token by itself, so that records can be written of what is read back.
+TokenCacheName = Literal[*(name for name, kind in CACHE_TYPES.items() if kind.together == 1)]
 Portion = Annotated[float, Field(gt=0, le=1)]
 Compensate = Annotated[
     StrictBool, Field(description="Give the eliminated keys' estimated mass to the running mean of V.")
@@ -103,7 +106,19 @@ class GhostPolicy(RecordPolicy):
     )
     theta: Theta | None = setting(None, "The threshold itself, in place of ratio.", examples=[0.0])
     compensate: Compensate = True
+    cache: TokenCacheName = setting(
+        "fp16", "Type of the cache that records, survivors, sinks and hot window are of, and are counted in."
+    )
     kind: ClassVar[str] = "ours"
+
+    @model_validator(mode="after")
+    def _dense_layers_are_full(self) -> GhostPolicy:
+        if self.cache != "fp16" and self.dense_layers:
+            raise ConfigError(
+                f"config: policy {self.name} has cache: {self.cache} and dense_layers: {list(self.dense_layers)}, which are read "
+                "as they are. Accepted: one of them.\n  Write: dense_layers: []"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_budget(self) -> GhostPolicy:
@@ -175,6 +190,14 @@ class OracleMassPolicy(PolicyOptions):
     kind: ClassVar[str] = "oracle"
 
 
+class QuantisedPolicy(PolicyOptions):
+    """All of a cache of fewer bits; sinks and hot window stay in fp16."""
+
+    policy: Literal["quantised"] = setting("quantised", "Everything is read, in fewer bits.")
+    cache: CacheName = setting(..., "Type of the cache.", examples=["int4"])
+    kind: ClassVar[str] = "peer"
+
+
 class SelectorPolicy(PolicyOptions):
     """A selector of the peers list in the model's seat."""
 
@@ -221,7 +244,7 @@ class SelectorPolicy(PolicyOptions):
 
 
 SEATED = (
-    IdentityPolicy, GhostPolicy, CalibratedPolicy, CertifiedMassPolicy, OracleMassPolicy, SelectorPolicy,
+    IdentityPolicy, GhostPolicy, CalibratedPolicy, CertifiedMassPolicy, OracleMassPolicy, QuantisedPolicy, SelectorPolicy,
 )  # fmt: skip
 BRANCHES = (FullPolicy, *SEATED)
 SomePolicy = Annotated[Union[BRANCHES], Field(discriminator="policy")]  # noqa: UP007
@@ -248,62 +271,3 @@ def modules_of(policies: Iterable[PolicyOptions]) -> tuple[str, ...]:
         codecs |= {one.record[0]} if one.record else set()
         selectors |= {one.selector.name} if isinstance(one, SelectorPolicy) else set()
     return (*modules(codecs), *sorted(f"ghostkv.selectors.{name}" for name in selectors))
-
-
-def check_dense_layers(where: str, entries: Iterable[PolicyOptions], layers: int) -> None:
-    """Refuse, by a `ConfigError`, policies that name layers which a model of so many layers lacks."""
-    for entry in entries:
-        lacking = [layer for layer in entry.dense_layers if layer >= layers]
-        if lacking:
-            raise ConfigError(
-                f"config: {where} {entry.name} has dense_layers: {list(entry.dense_layers)}, and the model has {layers} layers. "
-                f"Accepted: layers from 0 to {layers - 1}.\n"
-                f"  Write: dense_layers: {[layer for layer in entry.dense_layers if layer < layers]}"
-            )
-
-
-def check_fitted(where: str, entries: Iterable[PolicyOptions], sketch: Sketch, frontier: Frontier) -> None:
-    """Refuse, by a `ConfigError`, policies whose records or thresholds no earlier stage makes, before those run for hours."""
-    sizes = {codec.name: codec.bits for codec in sketch.codecs}
-    for entry in entries:
-        codec, size = entry.record or (None, None)
-        if codec and size not in sizes.get(codec, []):
-            raise ConfigError(
-                f"config: {where} {entry.name} reads records of {codec} at {size:g} bits a coordinate, which sketch.codecs does not "
-                f"make. Accepted: {'; '.join(f'{name} at {bits}' for name, bits in sizes.items())}.\n"
-                f"  Write: - {{name: {codec}, bits: {sorted([*sizes.get(codec, []), size])}}}   "
-                "(under sketch.codecs, or leave the policy out)"
-            )
-        if codec and sketch.compared_every > 1:
-            _check_every_layer(f"{where} {entry.name}", entry, frontier.headline)
-        if isinstance(entry, CalibratedPolicy):
-            _check_calibrated(f"{where} {entry.name}", entry, frontier)
-
-
-def _check_every_layer(place: str, entry: PolicyOptions, headline: Headline) -> None:
-    """A policy decodes in every layer; codecs that are there for comparison are not made in every layer."""
-    codec, size = entry.record
-    swept = isinstance(entry, CalibratedPolicy)
-    if codec != headline.codec or (swept and size != headline.bits):
-        accepted = f"{headline.codec}, frontier.headline's" + (
-            f", at {headline.bits:g} bits" if swept else ""
-        )
-        raise ConfigError(
-            f"config: {place} reads {codec} at {size:g} bits a coordinate in every layer, and sketch.compared_every leaves layers "
-            f"without. Accepted: {accepted}; any other with compared_every: 1.\n  Write: compared_every: 1   (under sketch)"
-        )
-
-
-def _check_calibrated(place: str, entry: CalibratedPolicy, frontier: Frontier) -> None:
-    targets = getattr(frontier.targets, entry.target_metric)
-    if frontier.rules.relative_lse is None:
-        raise ConfigError(
-            f"config: {place} takes thetas of the rule relative_lse, which frontier.rules leaves out. Accepted: a grid.\n"
-            "  Write: relative_lse: {start: -20, stop: 0, count: 126}   (under frontier.rules, or leave the policy out)"
-        )
-    if not any(abs(target - entry.target) < 1e-6 for target in targets):
-        raise ConfigError(
-            f"config: {place} has target: {entry.target}, which frontier.targets.{entry.target_metric} does not list. "
-            f"Accepted: {targets}.\n"
-            f"  Write: {entry.target_metric}: {sorted([*targets, entry.target])}   (under frontier.targets, or leave the policy out)"
-        )

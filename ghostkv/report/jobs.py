@@ -10,7 +10,7 @@ from typing import Any
 from ghostkv.config.experiment import Config
 from ghostkv.files.errors import ConfigError
 from ghostkv.files.jobs import Job
-from ghostkv.stages.bandwidth.jobs import MeasureMemory, ModelBandwidth
+from ghostkv.stages.bandwidth.jobs import CacheLosses, MeasureMemory, ModelBandwidth
 from ghostkv.stages.benchmark.jobs import CaptureOverhead, SweepSpeed
 from ghostkv.stages.calibrated.jobs import GatherCalibrated
 from ghostkv.stages.certificates.jobs import GatherCertificates
@@ -39,7 +39,7 @@ BEYOND: Mapping[str, tuple[type[Job], ...]] = {
     "retrieval": (GatherRetrieval,),
     "historical": (HistoricalRun,),
     "synthetic": (GatherSynthetic,),
-    "bandwidth": (MeasureMemory, ModelBandwidth),
+    "bandwidth": (CacheLosses, MeasureMemory, ModelBandwidth),
     "store": (TryStore, TimeStore),
     "benchmark": (CaptureOverhead, SweepSpeed),
     "speed": (TimeLayers, TimeSteps),

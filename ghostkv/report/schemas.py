@@ -34,7 +34,7 @@ from ghostkv.stages.synthetic import schemas as synthetic
 from ghostkv.stages.synthetic import summary_schemas as synthetic_summaries
 
 SCHEMAS: Mapping[str, Mapping[str, pa.Schema]] = {
-    "bandwidth": bandwidth.MEASURED_SCHEMAS | bandwidth.MODEL_SCHEMAS,
+    "bandwidth": {"losses": bandwidth.LOSS_SCHEMA} | bandwidth.MEASURED_SCHEMAS | bandwidth.MODEL_SCHEMAS,
     # Of the run that `report.beside` names.
     "beside": {"certificates": certificates.CONTEXT_SCHEMA, "frontier": CONTEXT_SCHEMA},
     "benchmark": {

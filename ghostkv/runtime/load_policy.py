@@ -11,12 +11,14 @@ import numpy as np
 from ghostkv.codecs.nested import Nested, level_bytes
 from ghostkv.elimination.thresholds import calibrated_thetas
 from ghostkv.files.errors import ConfigError
+from ghostkv.quantised.by_name import cache_type
 from ghostkv.runtime.certified import CertifiedMass
 from ghostkv.runtime.deciders import Decider
 from ghostkv.runtime.flat import calibrated_ratios, flat_heads
 from ghostkv.runtime.ghost_decider import GhostFrames
 from ghostkv.runtime.policy import Policy, ghost_policy
 from ghostkv.runtime.policy_fit import fit_theta
+from ghostkv.runtime.quantised import OverCache, WholeCache
 from ghostkv.runtime.seat_fit import seated
 from ghostkv.runtime.seated import OracleMass
 from ghostkv.runtime.sources import Sources
@@ -96,6 +98,9 @@ def _built(policy: SomePolicy, sources: Sources) -> Policy:
         case "ghost":
             theta = fit_budgets([policy], sources)[0] if policy.theta is None else policy.theta
             deciders = _ghosts(policy, sources, active, theta, policy.compensate, per_key=True)
+            if policy.cache != "fp16":
+                held = cache_type(policy.cache)
+                deciders = {layer: OverCache(decider, held) for layer, decider in deciders.items()}
         case "calibrated":
             goal = "relative_lse", policy.target_metric, policy.target
             thetas = calibrated_thetas(sources.points, sources.spec(policy), *goal)
@@ -110,6 +115,8 @@ def _built(policy: SomePolicy, sources: Sources) -> Policy:
         case "oracle_mass":
             deciders = {layer: OracleMass(policy.delta) for layer in active}
             certificate = f"dropped mass <= {policy.delta:g} for every query (exact scores)"
+        case "quantised":
+            deciders = {layer: WholeCache(cache_type(policy.cache)) for layer in active}
         case "selector":
             deciders = seated(policy, sources, active)
     return Policy(
@@ -137,7 +144,8 @@ def fit_budgets(policies: Sequence[GhostPolicy], sources: Sources) -> list[float
     for policy in policies:
         alike.setdefault(_reads(policy, sources), []).append(policy.ratio)
     found = {}
-    for (spec, dense, sinks, hot), ratios in alike.items():
+    for reads, ratios in alike.items():
+        spec, dense, sinks, hot, cache = reads
         layers = (
             (
                 sources.texts("threshold", layer),
@@ -146,14 +154,14 @@ def fit_budgets(policies: Sequence[GhostPolicy], sources: Sources) -> list[float
             for layer in sources.layers
         )
         # Bytes are GQA-true whether heads share survivors or not: the union is read.
-        found[spec, dense, sinks, hot] = fit_theta(
-            layers, sorted(set(ratios)), sinks=sinks, hot=hot, start=sources.start
+        found[reads] = fit_theta(
+            layers, sorted(set(ratios)), sinks=sinks, hot=hot, start=sources.start, cache=cache_type(cache)
         )
     return [found[_reads(policy, sources)][policy.ratio] for policy in policies]
 
 
 def _reads(policy: GhostPolicy, sources: Sources) -> tuple:
-    return sources.spec(policy), policy.dense_layers, policy.sinks, policy.hot
+    return sources.spec(policy), policy.dense_layers, policy.sinks, policy.hot, policy.cache
 
 
 def _ghosts(

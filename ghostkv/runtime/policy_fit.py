@@ -9,7 +9,7 @@ role `threshold`, at GQA-true bytes of the whole model, dense layers included.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.elimination.attention import cap, cold_range, scores
 from ghostkv.elimination.thresholds import kept_or_estimated, reference, statistic
 from ghostkv.files.errors import ConfigError
+from ghostkv.quantised.base import CacheType
+from ghostkv.quantised.floats import Fp16
 from ghostkv.selectors.picking import ThresholdHistogram
 
 LOWEST, HIGHEST = -16.0, 8.0
@@ -32,6 +34,9 @@ class BudgetFit:
     hot: int
     start: int = 0  # first query position that counts
     shared: bool = True  # survivors are united over a group (GQA-true bytes); else each head pays for its own
+    cache: CacheType = field(
+        default_factory=Fp16
+    )  # what is read of K and V, and what that costs; over full fp16
 
     def __post_init__(self) -> None:
         self._histogram = ThresholdHistogram(LOWEST, HIGHEST)
@@ -42,7 +47,8 @@ class BudgetFit:
         wanted = capture.positions >= self.start
         positions = capture.positions[wanted]
         visible = cold_range(positions, capture.first_visible()[wanted], self.sinks, self.hot)
-        pair = ELEMENT_BYTES * (capture.keys.shape[2] + capture.values.shape[2])
+        widths = capture.keys.shape[2], capture.values.shape[2]
+        pair, held = ELEMENT_BYTES * sum(widths), self.cache.pair_bytes(*widths)
         count = capture.kv_heads if self.shared else capture.heads
         full = float(visible.visible.sum()) * pair * count
         self._full += full
@@ -50,11 +56,12 @@ class BudgetFit:
             self._fixed += full
             return
         self._fixed += count * float(
-            ((visible.visible - visible.cold) * pair + visible.cold * codecs[0].record_bytes).sum()
+            ((visible.visible - visible.cold) * held + visible.cold * codecs[0].record_bytes).sum()
         )
-        price = np.full(len(positions), float(pair))
+        price = np.full(len(positions), float(held))
         for h, codec in enumerate(codecs):
-            found = log_mass(capture, h, codec, wanted, visible)
+            keys, _ = self.cache.write(*(one[h].astype(np.float32) for one in (capture.keys, capture.values)))
+            found = log_mass(capture, h, codec, wanted, visible, keys)
             found += np.log(visible.visible)[:, None].astype(np.float32)
             if self.shared:
                 found = found.max(axis=0, keepdims=True)
@@ -80,9 +87,16 @@ class BudgetFit:
         return [float(t) for t in self._histogram.theta([r * self._full - self._fixed for r in ratios])[:, 0]]
 
 
-def log_mass(capture: LayerCapture, kv_head: int, codec: Codec, wanted: np.ndarray, visible) -> np.ndarray:
-    """Estimated log mass of cold keys, float32 of shape [group, queries, tokens]."""
-    queries, keys = capture.group_queries(kv_head)[:, wanted], capture.keys[kv_head]
+def log_mass(
+    capture: LayerCapture,
+    kv_head: int,
+    codec: Codec,
+    wanted: np.ndarray,
+    visible,
+    keys: np.ndarray | None = None,
+) -> np.ndarray:
+    """Estimated log mass of cold keys, float32 of shape [group, queries, tokens]; of other `keys` than those captured."""
+    queries, keys = capture.group_queries(kv_head)[:, wanted], capture.keys[kv_head] if keys is None else keys
     exact = scores(queries, keys.astype(np.float32), capture.scale, capture.softcap, visible)
     decoded = codec.decode(codec.encode(keys))
     projected = codec.project(queries.reshape(-1, queries.shape[2]))

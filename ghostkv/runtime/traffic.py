@@ -48,7 +48,7 @@ def rows_of(
     pair: float,
     records: np.ndarray,
     head_records: np.ndarray,
-    survivor: float | None = None,
+    survivor: float | np.ndarray | None = None,
     certified: np.ndarray | None = None,
     violated: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -65,7 +65,7 @@ def rows_of(
         Index bytes, once per KV head.
     head_records : ndarray, shape [batch, kv_heads, queries]
         The same summed over the group's heads, each reading for itself.
-    survivor : float, optional
+    survivor : float or ndarray of shape [batch, kv_heads, queries], optional
         Bytes of a survivor where it costs something else than `pair`.
     certified : ndarray, shape [batch, kv_heads, queries], optional
         Largest dropped mass of a head that the certificate admits.

@@ -11,10 +11,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from ghostkv.files.errors import GhostKVError, ModelError  # noqa: E402
+from ghostkv.quantised.floats import Fp8  # noqa: E402
+from ghostkv.quantised.kivi import Kivi  # noqa: E402
 from ghostkv.runtime.certified import CertifiedMass  # noqa: E402
 from ghostkv.runtime.fused_records import write_records  # noqa: E402
 from ghostkv.runtime.ghost_attention import set_policy  # noqa: E402
 from ghostkv.runtime.ghost_decider import GhostDecider, GhostFrames  # noqa: E402
+from ghostkv.runtime.quantised import OverCache, WholeCache  # noqa: E402
 from ghostkv.runtime.seated import OracleMass  # noqa: E402
 from ghostkv.runtime.traffic import made  # noqa: E402
 from tests.runtime.ghost_fixtures import (  # noqa: E402
@@ -31,7 +34,7 @@ from tests.runtime.ghost_fixtures import (  # noqa: E402
 )
 from tests.runtime.test_policies import FIXED, POOLED, SHARES, call, seated_policy  # noqa: E402
 
-DECIDERS = ("records", "certified_mass", "oracle_mass", *FIXED, *POOLED)
+DECIDERS = ("records", "certified_mass", "oracle_mass", "kivi", "over_fp8", *FIXED, *POOLED)
 BAD = (np.nan, np.inf, -np.inf, 1e20)
 
 
@@ -46,7 +49,9 @@ def deciders(captures):
         "records": GhostDecider(GhostFrames.of(fitted(captures[1])), np.full(HEADS, -4.0, np.float32)),
         "certified_mass": CertifiedMass(nested(captures[1]), 0.1, SHARES),
         "oracle_mass": OracleMass(0.1),
+        "kivi": WholeCache(Kivi()),
     }
+    own["over_fp8"] = OverCache(own["records"], Fp8())
     return own | {name: seated_policy(name, captures).decider(1) for name in (*FIXED, *POOLED)}
 
 

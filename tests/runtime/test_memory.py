@@ -15,16 +15,21 @@ pytest.importorskip("transformers")
 from transformers import DynamicCache  # noqa: E402
 
 from ghostkv.files.errors import ModelError  # noqa: E402
+from ghostkv.quantised.integers import Integers  # noqa: E402
+from ghostkv.quantised.kivi import Kivi  # noqa: E402
 from ghostkv.runtime.continuation import Continuation  # noqa: E402
 from ghostkv.runtime.ghost_attention import NAME, dense_attention, set_policy  # noqa: E402
 from ghostkv.runtime.policy import Policy, ghost_policy, identity_policy  # noqa: E402
+from ghostkv.runtime.quantised import OverCache, WholeCache  # noqa: E402
 from ghostkv.runtime.seated import UNDO, OracleMass  # noqa: E402
 from tests.runtime.ghost_fixtures import HEADS, captured, frames, ghostly, text, tiny  # noqa: E402
 from tests.runtime.test_policies import SMALL  # noqa: E402
 from tests.runtime.test_seated import policy_of  # noqa: E402
 
 OBSERVERS = ("h2o", "snapkv")
-KINDS = ("identity", "ghost", "certified_mass", "partly_dense", "oracle_mass", "quest", *OBSERVERS)
+KINDS = (
+    "identity", "ghost", "certified_mass", "partly_dense", "oracle_mass", "quest", "kivi", "ghost_over_cache", *OBSERVERS,
+)  # fmt: skip
 # A budget over the queries of a call, and records by row: what is compared comes in the same calls.
 POOLED = "pooled"
 # Tokens of the prompt, of a first stretch that is decoded, and of the stretch whose logits are compared.
@@ -45,6 +50,12 @@ def policies():
         "ghost": ghost_policy(frames(found), -4.0, HEADS, **SMALL),
         "oracle_mass": Policy("oracle_mass", {one.layer: OracleMass(0.3) for one in found}, **SMALL),
     }
+    # Many bits: where a number lies between two codes, what float32 rounds otherwise flips it.
+    made["kivi"] = Policy(
+        "kivi", {one.layer: WholeCache(Kivi(bits=14, residual=32)) for one in found}, **SMALL
+    )
+    over = {layer: OverCache(one, Integers(14, 16)) for layer, one in made["ghost"].deciders.items()}
+    made["ghost_over_cache"] = replace(made["ghost"], deciders=over)
     made["partly_dense"] = policy_of("certified_mass", found).leaving_dense({0: [1], 1: [0]})
     made[POOLED] = policy_of("ghost", found)
     return {name: made.get(name) or policy_of(name, found) for name in (*KINDS, POOLED)}

@@ -7,7 +7,8 @@ import yaml
 
 from ghostkv.codecs.records import CodecSpec
 from ghostkv.config.experiment import Config
-from ghostkv.config.policies import CalibratedPolicy, GhostPolicy, check_fitted
+from ghostkv.config.policies import CalibratedPolicy, GhostPolicy
+from ghostkv.config.policy_checks import check_fitted
 from ghostkv.files.errors import ConfigError
 from ghostkv.stages.demo.jobs import WriteOn, swept_layers
 from ghostkv.stages.frontier.jobs import SweepLayer

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Point(Job):
-    """The operating point whose survivors are read: the headline design at the least loss of one kind.
+    """The operating point whose survivors are read: the headline design at the largest target of one kind.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ def _point(run: Run) -> dict[str, Any]:
         "headline": run.headline_spec(),
         "rule": frontier.headline.rule,
         "target_metric": metric,
-        "target": min(getattr(frontier.targets, metric), default=0.0),
+        "target": max(getattr(frontier.targets, metric), default=0.0),
     }
 
 
@@ -79,6 +79,45 @@ class SurvivorPatterns(Point):
 
 
 @dataclass(frozen=True)
+class CacheLosses(Job):
+    """Cache types whose losses are measured, alone and under ghost records.
+
+    Attributes
+    ----------
+    start : int
+        First query position that counts.
+    whole, under : tuple of str
+        Cache types that are read whole, and those that ghost records lie over.
+    """
+
+    call = "ghostkv.stages.bandwidth.losses.cache_losses"
+    tables = ("losses",)
+    sections = ("frontier",)
+
+    captures: tuple[CapturedText, ...]
+    headline: CodecSpec
+    layers: tuple[int, ...]
+    sinks: int
+    hot: int
+    start: int
+    queries: int
+    whole: tuple[str, ...]
+    under: tuple[str, ...]
+    thetas: tuple[float, ...]
+
+    @classmethod
+    def of(cls, run: Run) -> CacheLosses:
+        caches = run.config.bandwidth.caches
+        return cls.taken(
+            run,
+            **caches.plain() | {"layers": run.spread_layers(caches.layers)},
+            headline=run.headline_spec(),
+            start=run.config.frontier.headline_start,
+            uses=modules([run.config.frontier.headline.codec]),
+        )
+
+
+@dataclass(frozen=True)
 class MeasureMemory(Job):
     """What is timed of this machine's memory and disk."""
 
@@ -97,6 +136,8 @@ class ModelBandwidth(Point):
     ----------
     model : str
         Name of the captured model, of so many `layers`.
+    masses : tuple of float
+        Dropped mass that schemes are compared at, beside equal output error.
     seed : int
         Of the halves that a fit is checked on.
     """
@@ -113,8 +154,8 @@ class ModelBandwidth(Point):
     headline_context: int
     overlap: float
     phase_us: float
-    quant_group: int
     page: int
+    masses: tuple[float, ...]
     seed: int
 
     @classmethod
@@ -125,5 +166,6 @@ class ModelBandwidth(Point):
             **_point(run),
             model=run.config.model.name,
             placements=[placement.plain() for placement in bandwidth.placements],
+            masses=run.config.frontier.targets.dropped_mass,
             seed=bandwidth.measure.seed,
         )

@@ -12,7 +12,8 @@ from ghostkv.files.io import read_table
 from ghostkv.files.provenance import inherited
 from ghostkv.files.tables import Tables
 from ghostkv.stages.bandwidth import step_times as model
-from ghostkv.stages.bandwidth.schemas import MODEL_SCHEMAS, PATTERN_SCHEMA, SAMPLE_SCHEMA
+from ghostkv.stages.bandwidth.equal_loss import Losses, crossings
+from ghostkv.stages.bandwidth.schemas import LOSS_SCHEMA, MODEL_SCHEMAS, PATTERN_SCHEMA, SAMPLE_SCHEMA
 from ghostkv.stages.bandwidth.schemes import MemoryModel, ModelShape
 from ghostkv.stages.bandwidth.tiers import Tier
 
@@ -27,7 +28,8 @@ _PARAMETERS_PER_SQUARE = 12
 def model_bandwidth(job: ModelBandwidth, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
     """Fit and check the tiers of this machine, then model every scheme on every placement.
 
-    Of the inputs, `context` is the frontier's table, and `layers` of a capture tells the shape of the model.
+    Of the inputs, `context` is the frontier's table, and `layers` of a capture tells the shape of the model. The frontier's bands
+    say how survivors go with the context; where the point is a dropped mass, `losses` says how many they are.
     """
     tables, patterns = Tables(MODEL_SCHEMAS), read_table(inputs["patterns"], PATTERN_SCHEMA)
     fits, errors, measured = model.check_fits(read_table(inputs["samples"], SAMPLE_SCHEMA), job.seed)
@@ -35,7 +37,9 @@ def model_bandwidth(job: ModelBandwidth, inputs: Mapping[str, str], outputs: Map
     tables.add_rows("errors", errors)
     captured = _captured(inputs["layers"], job)
     bands = model.bands(read_table(inputs["context"], CONTEXT_SCHEMA), job, captured.pair_bytes)
-    shares = model.survivors(bands, job.contexts)
+    losses = Losses.of(read_table(inputs["losses"], LOSS_SCHEMA))
+    point = losses.at("fp16", job.target_metric, job.target) if job.target_metric == "dropped_mass" else None
+    shares = model.survivors(bands, job.contexts, point and point.share)
     tables.add_rows("survivors", [{"shape": captured.name, **row} for row in shares])
     world = _world(job, captured, model.clustering(patterns))
     here, around = _this_machine(world, measured)
@@ -45,7 +49,9 @@ def model_bandwidth(job: ModelBandwidth, inputs: Mapping[str, str], outputs: Map
     for shape in (captured, ModelShape(**job.served.plain())):
         for placements, where in ((job.placements, world), (around, here)):
             tables.add_rows("steps", model.steps(shape, placements, shares, where))
-            tables.add_rows("crossings", model.crossings(shape, placements, shares, where, context))
+            tables.add_rows(
+                "crossings", crossings(shape, placements, shares, losses, job.masses, where, context)
+            )
         tables.add_rows("maps", model.maps(shape, slow, world, context))
         tables.add_rows("sensitivity", model.sensitivity(shape, job.placements, share, world, context))
     tables.write(outputs, inherited(inputs["samples"], job.code))
@@ -67,7 +73,7 @@ def _world(job: ModelBandwidth, captured: ModelShape, clustering) -> MemoryModel
         for tier in job.tiers
     }  # fmt: skip
     exact, code_bits = job.sinks + job.hot, 8 * job.headline.code_bytes / captured.head_dim
-    plan = job.overlap, job.phase_us * _MICRO, job.quant_group, job.page
+    plan = job.overlap, job.phase_us * _MICRO, job.page
     return MemoryModel(tiers, job.tiers[0].name, exact, code_bits, *plan, clustering)
 
 

@@ -22,6 +22,22 @@ PATTERN_SCHEMA = pa.schema(
         ("survivors", pa.list_(pa.int32())),  # of any head of the group, ascending
     ]
 )
+# Means over some queries and all heads of a layer of one text.
+LOSS_SCHEMA = pa.schema(
+    [
+        ("layer", pa.int16()),
+        ("text", pa.string()),
+        ("domain", pa.string()),
+        ("cache", pa.string()),  # type that sinks, hot window and cold keys are held in
+        ("theta", pa.float64()),  # of policy ghost over it, for all heads; null: the whole cache is read
+        ("queries", pa.int32()),
+        ("share_head", pa.float64()),  # survivors of cold keys
+        ("share_group", pa.float64()),  # survivors of any head of the group
+        ("bytes_ratio_gqa", pa.float64()),  # over full fp16, records and scales included
+        ("dropped_mass", pa.float64()),
+        ("output_error", pa.float64()),  # from exact attention over fp16, with tail compensation
+    ]
+)
 SAMPLE_SCHEMA = pa.schema(
     [
         ("name", pa.string()),
@@ -117,8 +133,16 @@ STEP_SCHEMA = pa.schema(
 CROSSING_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("shape", "placement", "scenario", "scheme", "against")),
+        ("goal", pa.string()),  # what both lose: equal output error, or a dropped mass of ours
+        (
+            "share",
+            pa.float64(),
+        ),  # survivors that ours needs for it, united over the group; null where it cannot
+        ("dropped_mass", pa.float64()),  # of ours
+        ("output_error", pa.float64()),
+        ("their_output_error", pa.float64()),  # null where it was not measured
         ("context", pa.float64()),  # from which the scheme is faster; null where it never is
-        ("always", pa.bool_()),  # at every context tried
+        ("always", pa.bool_()),  # faster at every context tried
         ("headline_context", pa.int32()),
         ("speedup", pa.float64()),  # attention time of the other over the scheme's, at the headline context
         ("step_speedup", pa.float64()),  # the same with weights

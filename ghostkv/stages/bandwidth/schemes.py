@@ -12,16 +12,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from ghostkv.codecs.base import ELEMENT_BYTES
+from ghostkv.quantised.by_name import CACHE_TYPES
 from ghostkv.stages.bandwidth.tiers import Tier, expected
 
-FULL, INT8, INT4, QUEST, ADDITIVE, NESTED, NEAR = (
-    "full", "int8", "int4", "quest", "additive", "nested", "near_memory",
-)  # fmt: skip
-SCHEMES = (FULL, INT8, INT4, QUEST, ADDITIVE, NESTED, NEAR)
-OURS = (ADDITIVE, NESTED, NEAR)
-_BITS = {FULL: 16, INT8: 8, INT4: 4}
-# An fp16 scale and an fp16 zero point.
-_SCALE_BYTES = 4
+# Cache types that are read whole, what chooses pages or keys of a full cache, and ghost records over a quantised one.
+FULL, FP8, INT8, INT4, INT3 = "full", "fp8", "int8", "int4", "int3"
+QUEST, ADDITIVE, NESTED, NEAR = "quest", "additive", "nested", "near_memory"
+OVER_FP8, OVER_INT8 = "over_fp8", "over_int8"
+WHOLE = (FULL, FP8, INT8, INT4, INT3)
+OURS = (ADDITIVE, NESTED, NEAR, OVER_FP8, OVER_INT8)
+SCHEMES = (*WHOLE, QUEST, *OURS)
+# What a scheme holds cold keys and values in.
+_HELD = {
+    FULL: "fp16",
+    FP8: "fp8",
+    INT8: "int8",
+    INT4: "int4",
+    INT3: "int3",
+    OVER_FP8: "fp8",
+    OVER_INT8: "int8",
+}
 _RHO_BYTES = 1
 
 
@@ -73,7 +83,6 @@ class MemoryModel:
     code_bits: float  # bits of a record per coordinate of a key
     overlap: float  # share of cold K,V reads that hides behind work of other tiers which need not come first
     phase: float  # seconds from bounds to gather
-    quant_group: int
     page: int
     clustering: Clustering
 
@@ -121,13 +130,14 @@ def step(
     heads, pair = shape.kv_heads, shape.pair_bytes
     exact = min(world.exact, context)
     cold = context - exact
-    fast_bytes = heads * _whole(exact * pair, fast)
+    # What is read whole has sinks and hot window in fp16, as policy `quantised` has; what lies over a cache has them in its type.
+    fast_bytes = heads * _whole(exact * (pair if scheme in WHOLE else pair_held(scheme, shape)), fast)
     record_bytes = near_bytes = kv_bytes = requests = ramp = near = 0.0
     used = 1.0
-    if scheme in _BITS:
-        kv_bytes, requests = heads * _whole(cold * _stored(scheme, shape, world), store), float(heads)
+    if scheme in WHOLE:
+        kv_bytes, requests = heads * _whole(cold * pair_held(scheme, shape), store), float(heads)
     elif cold:
-        row, universe, used = pair, cold, share
+        row, universe, used = int(np.ceil(pair_held(scheme, shape))), cold, share
         record_bytes = cold * world.record_bytes(shape)
         if scheme == NESTED:
             row = max(1, int(np.ceil(pair - world.code_bits * shape.head_dim / 8)))
@@ -145,15 +155,15 @@ def step(
             near_bytes, record_bytes = record_bytes, float(heads * _whole(_query(shape), store))
             near = near_bytes / (store.near_bandwidth or store.bandwidth)
     first = _first(fast, store if scheme == NEAR else index, heads, fast_bytes, record_bytes)
-    depends = scheme not in (*_BITS, NEAR)
+    depends = scheme not in (*WHOLE, NEAR)
     phase = world.phase if depends and kv_bytes else 0.0
     kv_seconds = near + phase + store.seconds(requests, kv_bytes, ramp)
-    if scheme in _BITS and store is fast:  # one scan: exact keys and cold ones follow one another
+    if scheme in WHOLE and store is fast:  # one scan: exact keys and cold ones follow one another
         first, kv_seconds = 0.0, fast.seconds(heads, fast_bytes + kv_bytes)
     weights = ELEMENT_BYTES * shape.layer_parameters / fast.bandwidth
     # Survivors are known once records and exact keys are read: only weights can be read meanwhile. Schemes that read
     # everything wait for no bounds.
-    elsewhere = weights + (first if scheme in _BITS else 0.0)
+    elsewhere = weights + (first if scheme in WHOLE else 0.0)
     hidden = 0.0 if store is fast else world.overlap * min(kv_seconds, elsewhere)
     each = {
         "stored_bytes": heads * context * _kept(scheme, shape, world), "fast_bytes": fast_bytes,
@@ -173,19 +183,23 @@ def _first(fast: Tier, index: Tier, heads: int, fast_bytes: float, record_bytes:
     return max(fast.seconds(heads, fast_bytes), records)
 
 
-def _stored(scheme: str, shape: ModelShape, world: MemoryModel) -> float:
+def held_in(scheme: str) -> str:
+    """Type of the cache that a scheme reads from."""
+    return _HELD.get(scheme, "fp16")
+
+
+def pair_held(scheme: str, shape: ModelShape) -> float:
     """Bytes of one key and value as the scheme stores them."""
-    scales = 0.0 if scheme == FULL else 2 * _SCALE_BYTES * -(-shape.head_dim // world.quant_group)
-    return 2 * shape.head_dim * _BITS[scheme] / 8 + scales
+    return CACHE_TYPES[held_in(scheme)].pair_bytes(shape.head_dim, shape.head_dim)
 
 
 def _kept(scheme: str, shape: ModelShape, world: MemoryModel) -> float:
     """Bytes of a token that memory must hold: nested records are part of the key, all but the residual norm."""
-    if scheme in _BITS:
-        return _stored(scheme, shape, world)
+    if scheme in WHOLE:
+        return pair_held(scheme, shape)
     bounds = 2 * ELEMENT_BYTES * shape.head_dim / world.page
     extra = {QUEST: bounds, NESTED: float(_RHO_BYTES)}.get(scheme, world.record_bytes(shape))
-    return shape.pair_bytes + extra
+    return pair_held(scheme, shape) + extra
 
 
 def _query(shape: ModelShape) -> float:

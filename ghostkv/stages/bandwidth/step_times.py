@@ -12,12 +12,8 @@ import polars as pl
 from ghostkv.files.errors import TableError
 from ghostkv.stages.bandwidth.fit import LEAST, fit, foretell, halves
 from ghostkv.stages.bandwidth.schemes import (
-    FULL,
     INT4,
-    INT8,
     NESTED,
-    OURS,
-    QUEST,
     SCHEMES,
     Clustering,
     MemoryModel,
@@ -30,8 +26,8 @@ if TYPE_CHECKING:
     from ghostkv.stages.bandwidth.jobs import Point
 
 CONSTANT, TREND = "constant", "trend"
-# Contexts tried for a crossing, per octave; points on each axis of a map; a small change for an elasticity.
-_PER_OCTAVE, _GRID, _NUDGE = 8, 25, 1.01
+# Points on each axis of a map; a small change for an elasticity.
+_GRID, _NUDGE = 25, 1.01
 _ROWS_PER_UNIT = 2.0 ** np.arange(0, 9)
 
 
@@ -133,11 +129,12 @@ def bands(context: pl.DataFrame, point: Point, pair_bytes: float) -> pl.DataFram
     )
 
 
-def survivors(measured: pl.DataFrame, contexts: Sequence[int]) -> list[dict]:
+def survivors(measured: pl.DataFrame, contexts: Sequence[int], level: float | None = None) -> list[dict]:
     """Share of survivors at each context: of the band of positions that holds it, and else by two scenarios.
 
-    A context of n tokens is what the query at position n - 1 sees. One that no band holds takes the share of the
-    nearest band, as it is (constant) or carried on from that band's edge by the trend over bands.
+    With a `level`, all shares are scaled so that the last band has it (united over the group). A context of n tokens is what
+    the query at position n - 1 sees. One that no band holds takes the share of the nearest band, as it is (constant) or
+    carried on from that band's edge by the trend over bands.
     """
     slope = 0.0
     usable = measured.filter((pl.col("united") > 0) & (pl.col("cold") > 0))
@@ -145,11 +142,12 @@ def survivors(measured: pl.DataFrame, contexts: Sequence[int]) -> list[dict]:
         slope = float(np.polyfit(np.log(usable["cold"]), np.log(usable["united"]), 1)[0])
         # Not fewer survivors in a longer context, and not a larger share of it than of the last band's squared.
         slope = float(np.clip(slope, -1.0, 1.0))
-    rows = []
+    rows, last = [], measured["united"][-1]
+    scale = 1.0 if level is None or last <= 0 else level / last
     for scenario, exponent in ((CONSTANT, 0.0), (TREND, slope)):
         for tokens in contexts:
             band, edge = _nearest(measured, tokens)
-            factor = (tokens / edge) ** exponent
+            factor = scale * (tokens / edge) ** exponent
             shares = {
                 "share_head": band["own"], "share_group": band["united"], "share_group_low": band["low"],
                 "share_group_high": band["high"],
@@ -187,39 +185,6 @@ def steps(
                 found = step(scheme, shape, *where, row["context"], row["share_group"], world)
                 about = {"shape": shape.name, "placement": placement["name"], "scheme": scheme}
                 yield about | {"scenario": row["scenario"], "context": row["context"]} | found
-
-
-def crossings(
-    shape: ModelShape,
-    placements: Sequence[Mapping],
-    shares: Sequence[Mapping],
-    world: MemoryModel,
-    headline: int,
-) -> Iterator[dict]:
-    """From which context on each of ours is faster than each other, and how much at the headline context."""
-    every = sorted({row["context"] for row in shares})
-    octaves = np.log2(every[-1] / every[0])
-    grid = np.unique(np.rint(np.geomspace(every[0], every[-1], int(octaves * _PER_OCTAVE) + 1)).astype(int))
-    for placement in placements:
-        where = placement["kv"], placement["records"]
-        for scenario in (CONSTANT, TREND):
-            used = [(int(tokens), share_at(shares, scenario, tokens)) for tokens in (*grid, headline)]
-            times = {scheme: [step(scheme, shape, *where, *at, world) for at in used] for scheme in SCHEMES}
-            for scheme in OURS:
-                for against in (FULL, INT8, INT4, QUEST):
-                    ours, theirs = times[scheme], times[against]
-                    pairs = zip(ours[:-1], theirs[:-1], strict=True)
-                    faster = np.array([a["attention_seconds"] < b["attention_seconds"] for a, b in pairs])
-                    slower = np.flatnonzero(~faster)
-                    start = 0 if not len(slower) else int(slower[-1]) + 1
-                    yield {
-                        "shape": shape.name, "placement": placement["name"], "scenario": scenario, "scheme": scheme,
-                        "against": against, "context": float(grid[start]) if start < len(grid) else None,
-                        "always": bool(faster.all()), "headline_context": headline,
-                        "speedup": theirs[-1]["attention_seconds"] / ours[-1]["attention_seconds"],
-                        "step_speedup": theirs[-1]["step_seconds"] / ours[-1]["step_seconds"],
-                        "bytes_ratio": ours[-1]["link_bytes"] / theirs[-1]["link_bytes"],
-                    }  # fmt: skip
 
 
 def maps(shape: ModelShape, kv: str, world: MemoryModel, context: int) -> Iterator[dict]:

@@ -241,6 +241,18 @@ def survivor_patterns(work: Workload) -> Terms:
     )
 
 
+def cache_losses(work: Workload) -> Terms:
+    caches = work.config.bandwidth.caches
+    times = min(caches.layers, len(work.layers)) * work.texts["held_out"]
+    read = len(caches.whole) + len(caches.under) * (1 + len(caches.thetas))
+    pairs = work.pairs(caches.queries, work.tokens)
+    written = (len(caches.whole) + len(caches.under)) * work.kv(work.tokens)
+    return Terms(
+        {"pairs": times * read * pairs, "coded": times * written},
+        {"kv": work.kv(work.tokens), "pairs": work.pairs(caches.queries, work.tokens, work.group)},
+    )
+
+
 def measure_memory(work: Workload) -> Terms:
     measure = work.config.bandwidth.measure
     moved = (measure.memory_mb + measure.file_mb) * measure.rounds * len(measure.row_bytes) / 1e3

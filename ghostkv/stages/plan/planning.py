@@ -143,6 +143,7 @@ def _processes(work: Workload) -> list[_Process]:
         *each("synthetic", "synthetic_generator", "generator", config.synthetic.labels()),
         one("synthetic", "gather_synthetic"),
         one("bandwidth", "survivor_patterns", "patterns"),
+        one("bandwidth", "cache_losses", "losses"),
         one("bandwidth", "measure_memory", "measure"),
         one("bandwidth", "model_bandwidth", "model"),
         one("benchmark", "sweep_speed", "sweep_speed"),

@@ -12,6 +12,7 @@ RATES = {'capture_overhead': {'cpu': {'start': 4.441, 'weights': 17.22, 'matmul'
                 'memory': {'start': 0.4901, 'weights': 1.272, 'hidden': 28.43}},
  'assemble_texts': {'cpu': {'start': 0.5741, 'domains': 0.1858, 'vocabulary': 10.62},
                     'memory': {'start': 0.1345, 'tokens': 3.95, 'vocabulary': 1.256}},
+ 'cache_losses': {'cpu': {'start': 1.9, 'pairs': 25.3, 'coded': 21.8}, 'memory': {'start': 0.28, 'kv': 12.0, 'pairs': 40.0}},
  'calibrate_layer': {'cpu': {'start': 1.522, 'products': 0.6046, 'trained': 3.169, 'fitted': 24.7},
                      'memory': {'start': 0.2956, 'kv': 12.0, 'pairs': 41.0, 'trains': 0.2612}},
  'capture_text': {'cpu': {'start': 4.666, 'weights': 7.928, 'matmul': 0.01826, 'attention': 0.02999},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ghostkv.config.experiment import Config
-from ghostkv.config.policies import SelectorPolicy, SomePolicy
+from ghostkv.config.policies import QuantisedPolicy, SelectorPolicy, SomePolicy
 from ghostkv.config.quality import Quality
 from ghostkv.config.resolved import usual
 from ghostkv.config.selectors import selector_options
@@ -22,6 +22,10 @@ def family_of(policy: SomePolicy, config: Config) -> str:
     fields = type(policy).model_fields
     given = {name: field.default for name, field in fields.items()} | usual(config)
     odd = {name: value for name, value in policy if name not in _APART and value != given[name]}
+    if isinstance(policy, QuantisedPolicy):
+        # Integers of other bits differ in bytes alone.
+        kind = policy.cache.rstrip("0123456789") if policy.cache.startswith("int") else policy.cache
+        return "_".join([policy.policy, kind, *_words({name: odd[name] for name in odd if name != "cache"})])
     if not isinstance(policy, SelectorPolicy):
         return "_".join([policy.policy, *_words(odd)])
     options = selector_options(policy.selector.name)

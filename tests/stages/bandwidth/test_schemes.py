@@ -11,11 +11,13 @@ from ghostkv.stages.bandwidth.schemes import (
     ADDITIVE,
     FULL,
     INT4,
-    INT8,
     NEAR,
     NESTED,
+    OVER_FP8,
+    OVER_INT8,
     QUEST,
     SCHEMES,
+    WHOLE,
     Clustering,
     MemoryModel,
     ModelShape,
@@ -30,7 +32,7 @@ TIERS = {
     "dram": Tier("dram", 5e10, 1e-6, 64, 1024.0, near_bandwidth=3e11),
     "nvme": Tier("nvme", 1e10, 8e-5, 4096, 256.0, 4e-7, near_bandwidth=1e10),
 }
-WORLD = MemoryModel(TIERS, "hbm", 68, 1.0, 0.0, 1e-6, 32, 16, Clustering.none())
+WORLD = MemoryModel(TIERS, "hbm", 68, 1.0, 0.0, 1e-6, 16, Clustering.none())
 SCHEME, KV = st.sampled_from(SCHEMES), st.sampled_from(sorted(TIERS))
 CONTEXT, SHARE = st.integers(1, 1 << 20), st.floats(0, 1)
 
@@ -42,7 +44,7 @@ def test_overlap_lies_between_nothing_hidden_and_the_longest_chain(
     found = step(scheme, SHAPE, kv, records, context, share, replace(WORLD, overlap=overlap))
     weights, first, cold = (found[f"{name}_seconds"] for name in ("weights", "record", "kv"))
     # Where all is read, no read waits for another; else bounds need records and survivors bounds, and weights neither.
-    alone = scheme in (FULL, INT8, INT4)
+    alone = scheme in WHOLE
     longest = max(weights + first, cold) if alone else max(weights, cold) + first
     assert longest * (1 - 1e-9) <= found["step_seconds"] <= (weights + first + cold) * (1 + 1e-9)
     assert found["step_seconds"] == pytest.approx(found["weights_seconds"] + found["attention_seconds"])
@@ -61,7 +63,8 @@ def test_link_bytes_are_the_sum_of_what_is_read_and_never_less_than_wanted(
     assert all(value >= 0 for value in found.values())
     cold = max(0, context - 68) * SHAPE.kv_heads * SHAPE.layers
     wanted = {
-        FULL: 256.0, INT8: 144.0, INT4: 80.0, QUEST: 0.0, ADDITIVE: 256 * share, NESTED: 248 * share, NEAR: 256 * share,
+        "full": 256.0, "fp8": 128.0, "int8": 136.0, "int4": 80.0, "int3": 64.0, "quest": 0.0, "additive": 256 * share,
+        "nested": 248 * share, "near_memory": 256 * share, "over_fp8": 128 * share, "over_int8": 136 * share,
     }[scheme]  # fmt: skip
     assert found["kv_bytes"] >= cold * wanted * (1 - 1e-9)
 
@@ -95,7 +98,7 @@ def test_survivors_hide_behind_weights_and_never_behind_their_own_records():
     tiers = {name: replace(plain, name=name) for name in ("hbm", "dram", "cxl")}
     # Weights of 20 kB take 20 us, 100 exact pairs 25.6 us, 1,000 records of 9 B 9 us beside them.
     shape = ModelShape("one", 1, 1, 1, 64, 10_000)
-    world = MemoryModel(tiers, "hbm", 100, 1.0, 1.0, 1e-6, 32, 16, Clustering.none())
+    world = MemoryModel(tiers, "hbm", 100, 1.0, 1.0, 1e-6, 16, Clustering.none())
     for records, first in (("hbm", 34.6e-6), ("dram", 25.6e-6), ("cxl", 25.6e-6)):
         found = step(ADDITIVE, shape, "dram", records, 1100, 0.5, world)
         # 500 survivors take 128 us and wait 1 us for the kernel.
@@ -133,6 +136,19 @@ def test_nesting_saves_memory_always_and_bytes_only_where_it_fills_a_unit():
         heads = SHAPE.kv_heads * SHAPE.layers
         assert additive["kv_bytes"] - nested["kv_bytes"] == pytest.approx(heads * 1000 * saved)
         assert additive["stored_bytes"] - nested["stored_bytes"] == heads * 10_068 * 8
+
+
+def test_over_a_quantised_cache_all_but_the_records_is_smaller():
+    fine = replace(WORLD, tiers={name: replace(tier, unit=1) for name, tier in TIERS.items()})
+    full, fp8, int8 = (
+        step(scheme, SHAPE, "hbm", "hbm", 10_068, 0.1, fine) for scheme in (ADDITIVE, OVER_FP8, OVER_INT8)
+    )
+    for found, pair in ((fp8, 128), (int8, 136)):
+        assert found["record_bytes"] == full["record_bytes"]
+        for name in ("fast_bytes", "kv_bytes"):
+            assert found[name] == pytest.approx(full[name] * pair / 256)
+        heads = SHAPE.kv_heads * SHAPE.layers
+        assert found["stored_bytes"] == heads * 10_068 * (pair + 9)
 
 
 def test_records_in_a_slower_tier_cost_more():

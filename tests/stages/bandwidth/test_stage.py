@@ -23,10 +23,10 @@ from ghostkv.stages.bandwidth.jobs import MeasureMemory, ModelBandwidth, Survivo
 from ghostkv.stages.bandwidth.measure import measure
 from ghostkv.stages.bandwidth.model import model_bandwidth
 from ghostkv.stages.bandwidth.patterns import _survived, survivor_patterns
-from ghostkv.stages.bandwidth.schemas import MODEL_SCHEMAS, PATTERN_SCHEMA, SAMPLE_SCHEMA
+from ghostkv.stages.bandwidth.schemas import LOSS_SCHEMA, MODEL_SCHEMAS, PATTERN_SCHEMA, SAMPLE_SCHEMA
 from ghostkv.stages.bandwidth.schemes import NESTED, MemoryModel, ModelShape, step
 from ghostkv.stages.bandwidth.tiers import Tier
-from tests.report.bandwidth_fixtures import samples
+from tests.report.bandwidth_fixtures import losses, samples
 from tests.stages.conftest import job_of, make_sketch
 
 MEASURE = {
@@ -191,6 +191,7 @@ def test_the_model_joins_what_was_measured_and_what_is_configured(tmp_path):
                "bytes_ratio_gqa": (9 / 256 * 956 + 0.07 * 956 + 68) / 1024}  # fmt: skip
     heads = [context | {"head": head} for head in range(4)]
     write_rows(heads, tmp_path / "context.parquet", CONTEXT_SCHEMA, {})
+    write_rows(list(losses()), tmp_path / "losses.parquet", LOSS_SCHEMA, {})
     shape = {"heads": 4, "kv_heads": 2, "head_dim": 64}
     write_rows([shape], tmp_path / "layers.parquet", LAYER_SCHEMA, {})
     rows = [pattern(np.arange(0, 900, 9))]
@@ -198,7 +199,8 @@ def test_the_model_joins_what_was_measured_and_what_is_configured(tmp_path):
     timed = table_of(samples().to_dicts(), SAMPLE_SCHEMA)
     write_table(timed, tmp_path / "samples.parquet", SAMPLE_SCHEMA, {"o_direct": "false"})
     inputs = {
-        name: str(tmp_path / f"{name}.parquet") for name in ("patterns", "samples", "context", "layers")
+        name: str(tmp_path / f"{name}.parquet")
+        for name in ("patterns", "samples", "losses", "context", "layers")
     }
     outputs = {name: str(tmp_path / f"{name}_out.parquet") for name in MODEL_SCHEMAS}
     config = {
@@ -207,7 +209,7 @@ def test_the_model_joins_what_was_measured_and_what_is_configured(tmp_path):
             "headline": {"codec": "transform_code", "bits": 1},
             "sinks": 4,
             "hot": 64,
-            "targets": {"fer": [0.05, 0.01]},
+            "targets": {"fer": [0.005, 0.01]},
         },
         "model": {"name": "made-up"},
     }
@@ -231,13 +233,17 @@ def test_the_model_joins_what_was_measured_and_what_is_configured(tmp_path):
         1e-6 * fitted["ramp_us"], fitted["ramp_units"],
     )  # fmt: skip
     close = model.clustering(read_table(inputs["patterns"]))
-    world = MemoryModel({"dram": here}, "dram", 68, 1.0, 0.0, 0.0, 32, 16, close)
+    world = MemoryModel({"dram": here}, "dram", 68, 1.0, 0.0, 0.0, 16, close)
     row = steps.filter(
         shape="made-up", placement="measured_dram", scheme="nested", scenario="constant", context=4096
     )
     expected = step(NESTED, shape, "dram", "dram", 4096, 0.07, world)
     for name in ("share", "link_bytes", "weights_seconds", "attention_seconds", "step_seconds"):
         assert row[name][0] == pytest.approx(expected[name], rel=1e-6), name
+    crossings = tables["crossings"]
+    assert set(crossings["goal"]) == {"equal output error", "dropped mass <= 0.01", "dropped mass <= 0.05"}
+    equal = crossings.filter(pl.col("goal") == "equal output error", pl.col("share").is_not_null())
+    assert (equal["output_error"] <= equal["their_output_error"] * (1 + 1e-9)).all()
     assert tables["survivors"].select("measured").to_series().to_list() == [True, False] * 2
     assert tables["survivors"]["share_group"].to_list() == pytest.approx([0.07] * 4)
 

@@ -10,8 +10,6 @@ from ghostkv.files.errors import TableError
 from ghostkv.stages.bandwidth import step_times as model
 from ghostkv.stages.bandwidth.jobs import Point
 from ghostkv.stages.bandwidth.schemes import (
-    ADDITIVE,
-    FULL,
     INT4,
     NESTED,
     Clustering,
@@ -123,38 +121,16 @@ def test_clustering_is_one_for_random_rows_and_less_for_runs():
 # One layer of one head, 100 exact keys; 1 GB/s everywhere and no latency, so that times are bytes.
 ONE, GIGA = ModelShape("one", 1, 1, 1, 64, 10_000), 1e9
 PLAIN = {name: Tier(name, GIGA, 0.0, 1, 1e6) for name in ("hbm", "dram")}
-FLAT = MemoryModel(PLAIN, "hbm", 100, 1.0, 0.0, 1.19e-3, 32, 16, Clustering.none())
+FLAT = MemoryModel(PLAIN, "hbm", 100, 1.0, 0.0, 1.19e-3, 16, Clustering.none())
 PLACED = [{"name": "there", "kv": "dram", "records": "hbm"}]
 
 
-def crossing(share, world=FLAT, scheme=ADDITIVE, against=FULL):
-    shares = [
-        {"scenario": scenario, "context": tokens, "share_group": share}
-        for scenario in (model.CONSTANT, model.TREND)
-        for tokens in (1024, 65536)
-    ]
-    rows = model.crossings(ONE, PLACED, shares, world, 20_100)
-    return next(row for row in rows if (row["scheme"], row["against"]) == (scheme, against))
-
-
-def test_a_crossing_lies_where_bytes_saved_pay_for_the_phase():
-    # 256 B a key in full against 9 B of record and half of 256 B: 119 ns a cold key, and 1.19 ms to earn back.
-    found = crossing(0.5)
-    assert found["context"] / 2 ** (1 / 8) < 10_000 + 100 < found["context"]
-    assert not found["always"]
-    # At 20,000 cold keys: 5.12 ms in full against 2.74 and the phase, beside 25.6 us of exact keys.
-    assert found["speedup"] == pytest.approx((5.12 + 0.0256) / (2.74 + 1.19 + 0.0256))
-    # 20 us of weights on both sides.
-    assert found["step_speedup"] == pytest.approx((5.12 + 0.0456) / (2.74 + 1.19 + 0.0456))
-    assert found["bytes_ratio"] == pytest.approx((2.74 + 0.0256) / (5.12 + 0.0256))
-
-
-def test_a_crossing_may_be_everywhere_or_nowhere():
-    at_once = crossing(0.5, replace(FLAT, phase=0.0))
-    assert (at_once["context"], at_once["always"]) == (1024, True)
-    never = crossing(1.0)  # all survive, and their records come on top
-    assert (never["context"], never["always"]) == (None, False)
-    assert never["speedup"] < 1
+def test_a_level_is_that_of_the_last_band_and_all_else_goes_with_it():
+    plain, levelled = (model.survivors(bands(), [2048, 4096, 65536], level) for level in (None, 0.25))
+    for row, other in zip(plain, levelled, strict=True):
+        for name in ("share_head", "share_group", "share_group_low", "share_group_high"):
+            assert other[name] == pytest.approx(min(1.0, 2.5 * row[name]))
+    assert levelled[1]["share_group"] == pytest.approx(0.25)
 
 
 def test_cells_of_the_maps_are_ratios_of_two_step_times():

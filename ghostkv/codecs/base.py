@@ -45,12 +45,13 @@ class Records:
     code: np.ndarray  # uint8 [keys, code_bytes]; the sketch, bit-packed
     # uint8 [keys]; residual norm in steps of the codec's ``rho_step_``, rounded up; 255 is infinite
     rho: np.ndarray
+    first: int = 0  # position of the first key; the others follow it
 
     def __len__(self) -> int:
         return len(self.rho)
 
-    def __getitem__(self, index) -> Records:
-        return Records(self.code[index], self.rho[index])
+    def __getitem__(self, index: slice) -> Records:
+        return Records(self.code[index], self.rho[index], self.first + index.indices(len(self))[0])
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,16 @@ class Codec:
         """Bytes that one cold key costs on every step: sketch and residual norm."""
         return self.code_bytes + RHO_BYTES
 
-    def fit(self, keys: np.ndarray, queries: np.ndarray) -> Codec:
+    @property
+    def constant_bytes(self) -> int:
+        """Bytes that estimates read on every step whatever the number of keys: what was fitted, in fp16.
+
+        For each coordinate a row of the decoder, and of the quantiser a step and a centre; and the mean.
+        """
+        head_dim, dims = self.decoder_.shape
+        return ELEMENT_BYTES * (head_dim + head_dim * dims + 2 * dims)
+
+    def fit(self, keys: np.ndarray, queries: np.ndarray, positions: np.ndarray | None = None) -> Codec:
         """Fit the frame, the quantiser and the residual step on calibration tensors; returns self.
 
         Parameters
@@ -123,17 +133,25 @@ class Codec:
             Keys of one KV head.
         queries : ndarray, shape [queries, head_dim]
             Queries of all heads that read that KV head.
+        positions : ndarray of int, shape [keys], optional
+            Where each key stands in its text; by default the keys are one text from its start.
         """
         keys, queries = np.asarray(keys, np.float64), np.asarray(queries, np.float64)
+        positions = np.arange(len(keys)) if positions is None else np.asarray(positions, np.int64)
         self.fit_frame(keys, queries)
-        coordinates = (keys - self.mean_) @ self.encoder_.T
-        self.quantiser_ = self.fit_quantiser(coordinates)
-        self._drop_unwritten_dims()
-        keys = keys[:: max(1, len(keys) // _RHO_KEYS)]
-        residual = self._residual(keys, self.quantiser_.quantise((keys - self.mean_) @ self.encoder_.T))
+        self._fit_code(keys, queries, positions)
+        some = slice(None, None, max(1, len(keys) // _RHO_KEYS))
+        residual = self._residual(
+            keys[some], self._rebuild(self._code(keys[some], positions[some]), positions[some])
+        )
         # A quarter above the largest residual seen: a key beyond it is still sound, its bound is infinite.
         self.rho_step_ = float(max(1.25 * residual.max(initial=0.0), 1e-6) / RHO_MAX)
         return self
+
+    def _fit_code(self, keys: np.ndarray, queries: np.ndarray, positions: np.ndarray) -> None:
+        """Fit what writes the code, once the frame is known."""
+        self.quantiser_ = self.fit_quantiser((keys - self.mean_) @ self.encoder_.T)
+        self._drop_unwritten_dims()
 
     def fit_frame(self, keys: np.ndarray, queries: np.ndarray) -> None:
         """Set ``mean_``, ``encoder_``, ``decoder_`` and ``metric_``."""
@@ -150,24 +168,48 @@ class Codec:
         self.encoder_, self.decoder_ = self.encoder_[written], self.decoder_[:, written]
         self.quantiser_ = self.quantiser_.select(written)
 
-    def _residual(self, keys: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    def _code(self, keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Codes of float64 keys, uint8, before they are packed."""
+        return self.quantiser_.quantise((keys - self.mean_) @ self.encoder_.T)
+
+    def _rebuild(self, codes: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Coordinates that codes of keys at these positions stand for, float32 [keys, dims]."""
+        return self.quantiser_.dequantise(codes)
+
+    def _pack(self, codes: np.ndarray) -> np.ndarray:
+        return self.quantiser_.pack(codes, self.code_bytes)
+
+    def _unpack(self, code: np.ndarray) -> np.ndarray:
+        return self.quantiser_.unpack(code)
+
+    def _residual(self, keys: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
         """``||W (k - k_hat)||`` of each key, in float64."""
-        rebuilt = self.mean_ + self.quantiser_.dequantise(codes).astype(np.float64) @ self.decoder_.T
+        rebuilt = self.mean_ + coordinates.astype(np.float64) @ self.decoder_.T
         return np.linalg.norm((keys - rebuilt) @ self.metric_.T, axis=1)
 
-    def encode(self, keys: np.ndarray) -> Records:
-        """Write ghost records of finite keys as the cache holds them, float16 or wider, shape [keys, head_dim]."""
-        blocks = [self._encode(keys[rows]) for rows in row_blocks(len(keys))]
+    def encode(self, keys: np.ndarray, first: int = 0) -> Records:
+        """Write ghost records of finite keys as the cache holds them, float16 or wider.
+
+        Parameters
+        ----------
+        keys : ndarray, shape [keys, head_dim]
+            Keys that follow each other in a text.
+        first : int
+            Position of the first of them.
+        """
+        blocks = [self._encode(keys[rows], first + rows.start) for rows in row_blocks(len(keys))]
         if len(blocks) == 1:
             return blocks[0]
-        return Records(*(np.concatenate([getattr(one, name) for one in blocks]) for name in ("code", "rho")))
+        return Records(
+            *(np.concatenate([getattr(one, name) for one in blocks]) for name in ("code", "rho")), first
+        )
 
-    def _encode(self, keys: np.ndarray) -> Records:
-        keys = np.asarray(keys, np.float64)
-        codes = self.quantiser_.quantise((keys - self.mean_) @ self.encoder_.T)
-        steps = np.ceil(self._residual(keys, codes) * FRAME_SLACK / self.rho_step_)
+    def _encode(self, keys: np.ndarray, first: int) -> Records:
+        keys, positions = np.asarray(keys, np.float64), first + np.arange(len(keys))
+        codes = self._code(keys, positions)
+        steps = np.ceil(self._residual(keys, self._rebuild(codes, positions)) * FRAME_SLACK / self.rho_step_)
         rho = np.where(steps <= RHO_MAX, steps, 255).astype(np.uint8)
-        return Records(self.quantiser_.pack(codes, self.code_bytes), rho)
+        return Records(self._pack(codes), rho, first)
 
     def decode(self, records: Records) -> Decoded:
         """Read records back; the radius carries what float32 rounds of estimates, derived in docs/certificates.md.
@@ -182,7 +224,8 @@ class Codec:
                 f"codec {self.name}: records have {records.code.shape[1]} code bytes, the codec "
                 f"{self.code_bytes}. Delete results/sketch and rerun."
             )
-        coordinates = self.quantiser_.dequantise(self.quantiser_.unpack(records.code))
+        positions = records.first + np.arange(len(records))
+        coordinates = self._rebuild(self._unpack(records.code), positions)
         rho = np.where(records.rho == 255, np.inf, records.rho * (self.rho_step_ * FRAME_SLACK))
         return self._decoded(coordinates, rho)
 

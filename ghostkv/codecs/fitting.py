@@ -26,9 +26,10 @@ def fit_codecs(
                 for capture in calibration
             ]
         )
+        positions = np.concatenate([np.arange(capture.tokens) for capture in calibration])
         for spec in chosen:
             codec = by_name.make(spec.name, spec.code_bytes, stable_seed(seed, layer, kv_head, spec.key))
-            fitted[spec, kv_head] = codec.fit(keys, queries)
+            fitted[spec, kv_head] = codec.fit(keys, queries, positions)
     return fitted
 
 

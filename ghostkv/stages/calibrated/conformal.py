@@ -54,7 +54,9 @@ class CalibratedThresholds:
     goal: Goal
     index: np.ndarray  # int, shape [group]: threshold of each head; -1 eliminates nothing
     samples: int  # calibration queries ``n`` of each head
-    guaranteed: bool  # whether the expected risk of a new, exchangeable query is at most the target
+    guaranteed_if_exchangeable: (
+        bool  # whether the expected risk of a new, exchangeable query is at most the target
+    )
 
     @property
     def floor(self) -> float:
@@ -62,7 +64,7 @@ class CalibratedThresholds:
         return floor(self.samples)
 
 
-def floor(samples: int) -> float:
+def floor(samples: float) -> float:
     """``1 / (n + 1)``: with ``n`` calibration queries no smaller risk can be promised, for the next query may be
     the one in ``n + 1`` that loses everything."""
     return 1.0 / (samples + 1)
@@ -87,8 +89,8 @@ def calibrate(risks: Sequence[np.ndarray], goal: Goal, shared: bool = False) -> 
     index = np.array([conformal_index(head / samples, samples, goal.target) for head in total])
     if shared:
         index[:] = index.min()
-    guaranteed = goal.metric in _CONTROLLED and goal.target >= floor(samples)
-    return CalibratedThresholds(goal, index, samples, guaranteed)
+    guaranteed_if_exchangeable = goal.metric in _CONTROLLED and goal.target >= floor(samples)
+    return CalibratedThresholds(goal, index, samples, guaranteed_if_exchangeable)
 
 
 def plug_in(risks: Sequence[np.ndarray], goal: Goal) -> CalibratedThresholds:
@@ -141,26 +143,30 @@ class Dependence:
     """How much the queries of a text are alike, and what that leaves of a sample."""
 
     correlation: float  # intraclass correlation: the share of a query's risk variance that its text decides
-    effect: float  # Kish's design effect ``1 + (m - 1) correlation`` for ``m`` queries a text
+    # Kish's design effect ``1 + (m - 1) correlation``; ``m`` is the queries of a text as a query meets them,
+    # ``sum m_i^2 / sum m_i``
+    effect: float
     effective: float  # independent queries that would be worth as much
 
 
-def dependence(means: np.ndarray, variances: np.ndarray, queries: int) -> Dependence:
-    """Intraclass correlation from one-way analysis of variance, heads pooled.
+def dependence(means: np.ndarray, variances: np.ndarray, queries: np.ndarray) -> Dependence:
+    """Intraclass correlation from one-way analysis of variance, heads pooled; derived in docs/calibrated.md, section 1.
 
     Parameters
     ----------
     means, variances : ndarray, shape [heads, texts]
         Of the risk over a text's queries; variances with denominator ``m - 1``.
-    queries : int
+    queries : ndarray of int, shape [texts]
         Queries ``m`` of each text.
     """
-    texts = means.shape[1]
-    if texts < 2 or queries < 2:
+    texts, total = len(queries), int(queries.sum())
+    if texts < 2 or total <= texts:
         return Dependence(float("nan"), float("nan"), float("nan"))
-    between = queries * means.var(axis=1, ddof=1).sum()
-    within = variances.mean(axis=1).sum()
-    scale = between + (queries - 1) * within
-    correlation = max((between - within) / scale, 0.0) if scale > 0 else 0.0
-    effect = 1.0 + (queries - 1) * correlation
-    return Dependence(correlation, effect, texts * queries / effect)
+    whole = (means @ queries / total)[:, None]
+    between = ((means - whole) ** 2 @ queries).sum() / (texts - 1)
+    within = (variances @ (queries - 1)).sum() / (total - texts)
+    alike = float(queries @ queries) / total
+    scale = between + ((total - alike) / (texts - 1) - 1.0) * within
+    correlation = max(float((between - within) / scale), 0.0) if scale > 0 else 0.0
+    effect = 1.0 + (alike - 1.0) * correlation
+    return Dependence(correlation, effect, total / effect)

@@ -19,5 +19,6 @@ def gather(job: GatherCalibrated, inputs: Mapping[str, Sequence[str]], outputs: 
     """Join all layers, and summarise them."""
     about = join(inputs, outputs, LAYER_SCHEMAS)
     points, texts = (read_table(outputs[name], LAYER_SCHEMAS[name]) for name in ("calibrated", "texts"))
-    write_table(summarise_points(points), outputs["summary"], SUMMARY_SCHEMA, about)
-    write_table(summarise_dependence(texts), outputs["dependence"], DEPENDENCE_SCHEMA, about)
+    dependence = summarise_dependence(texts)
+    write_table(dependence, outputs["dependence"], DEPENDENCE_SCHEMA, about)
+    write_table(summarise_points(points, dependence), outputs["summary"], SUMMARY_SCHEMA, about)

@@ -72,8 +72,8 @@ class CalibratedGroup:
             found = self._calibrate(curves)
             if found:
                 self._add_points(keys | {"decision": "head"}, design, curves, found)
-            if headline and found:
                 self._add_texts(keys, curves, found)
+            if headline and found:
                 self._add_bands(keys, design, curves, found)
                 before = {text: head_curves(known, rule, page) for text, known in early.items()}
                 self._add_bands(keys, design, before, found)
@@ -177,7 +177,10 @@ class CalibratedGroup:
                 about = {"method": "conformal" if conformal else "plug_in", "calibrated_on": source}
                 for tested in domains["held_out"]:
                     # Queries of another domain are not exchangeable with those of this one.
-                    promised = replace(found, guaranteed=found.guaranteed and tested == source)
+                    promised = replace(
+                        found,
+                        guaranteed_if_exchangeable=found.guaranteed_if_exchangeable and tested == source,
+                    )
                     self._add_tested({**keys, **about, "tested_on": tested}, curves, promised)
 
     def _add_tested(self, keys: Mapping, curves: _Curves, found: CalibratedThresholds) -> None:
@@ -216,7 +219,9 @@ class CalibratedGroup:
         united = replace(each, index=np.full_like(each.index, unmoved))
         self._add_points({**keys, "decision": "united"}, design, moved, [united], shared=True)
         # The offsets come from the very queries that calibrate the shift, so nothing is promised.
-        shift = replace(calibrate(_risks(moved, goal, "threshold"), goal, shared=True), guaranteed=False)
+        shift = replace(
+            calibrate(_risks(moved, goal, "threshold"), goal, shared=True), guaranteed_if_exchangeable=False
+        )
         if not possible:
             shift = replace(shift, index=united.index)
         self._add_points({**keys, "decision": "group_offset"}, design, moved, [shift], shared=True)

@@ -167,7 +167,7 @@ def choice_columns(found: Sequence[CalibratedThresholds], heads: np.ndarray, gri
         "target_metric": [one.goal.metric for one in found],
         "compensation": [one.goal.compensation for one in found],
         "target": [one.goal.target for one in found],
-        "guaranteed": [one.guaranteed for one in found],
+        "guaranteed_if_exchangeable": [one.guaranteed_if_exchangeable for one in found],
         "floor": [one.floor for one in found],
         "calibration_queries": [one.samples for one in found],
     }

@@ -22,7 +22,7 @@ GOAL = [
     ("target", pa.float32()),
 ]
 _PROMISE = [
-    ("guaranteed", pa.bool_()),  # conformal risk control holds for exchangeable queries
+    ("guaranteed_if_exchangeable", pa.bool_()),  # conformal risk control holds for exchangeable queries
     ("floor", pa.float32()),  # 1 / (n + 1)
     ("calibration_queries", pa.int32()),  # n
     ("theta", pa.float32()),  # null: nothing is eliminated

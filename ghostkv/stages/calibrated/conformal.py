@@ -13,7 +13,7 @@ from ghostkv.files.compiled import njit
 # What may stand in for eliminated values; see `ghostkv.stages.calibrated.compensated_sweep`.
 COMPENSATIONS = ("none", "mean", "pages")
 # Risks that grow with theta and are at most 1, as conformal risk control demands.
-_CONTROLLED = ("fer", "dropped_mass")
+CONTROLLED = ("fer", "dropped_mass")
 
 # How the heads of a group come to one set of survivors.
 #   head          each head attends to the keys that its own threshold keeps
@@ -58,16 +58,23 @@ class CalibratedThresholds:
         bool  # whether the expected risk of a new, exchangeable query is at most the target
     )
 
+    failure: float = (
+        0.0  # share of calibrations that may lie above the target; 0 where their mean risk is bounded
+    )
+
     @property
     def floor(self) -> float:
-        """The smallest target that so many queries can guarantee."""
-        return floor(self.samples)
+        """The smallest target that so many queries can promise."""
+        return floor(self.samples, self.failure)
 
 
-def floor(samples: float) -> float:
-    """``1 / (n + 1)``: with ``n`` calibration queries no smaller risk can be promised, for the next query may be
-    the one in ``n + 1`` that loses everything."""
-    return 1.0 / (samples + 1)
+def floor(samples: float, failure: float = 0.0) -> float:
+    """The smallest target that ``n`` calibration queries can promise, be their losses all 0.
+
+    ``1 / (n + 1)`` for the mean, for the next query may be the one in ``n + 1`` that loses everything. But for a probability
+    `failure` it is ``1 - failure^(1/n)``: queries that lose everything at that rate are all missed with that probability.
+    """
+    return 1.0 - failure ** (1.0 / samples) if failure else 1.0 / (samples + 1)
 
 
 def calibrate(risks: Sequence[np.ndarray], goal: Goal, shared: bool = False) -> CalibratedThresholds:
@@ -89,7 +96,7 @@ def calibrate(risks: Sequence[np.ndarray], goal: Goal, shared: bool = False) -> 
     index = np.array([conformal_index(head / samples, samples, goal.target) for head in total])
     if shared:
         index[:] = index.min()
-    guaranteed_if_exchangeable = goal.metric in _CONTROLLED and goal.target >= floor(samples)
+    guaranteed_if_exchangeable = goal.metric in CONTROLLED and goal.target >= floor(samples)
     return CalibratedThresholds(goal, index, samples, guaranteed_if_exchangeable)
 
 

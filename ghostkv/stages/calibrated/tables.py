@@ -62,10 +62,10 @@ def _weighted(name: str) -> pl.Expr:
     return ((pl.col(name).cast(pl.Float64) * weight).sum() / weight.sum()).fill_nan(None).alias(name)
 
 
-def summarise_dependence(texts: pl.DataFrame) -> pl.DataFrame:
+def summarise_dependence(texts: pl.DataFrame, failure: float) -> pl.DataFrame:
     """How far the queries of a text are from independent, per design, goal and role; heads pooled.
 
-    Takes rows of `TEXT_SCHEMA`.
+    Takes rows of `TEXT_SCHEMA`; `failure` is that of the high-probability thresholds.
     """
     rows = []
     keys = [*_DESIGN, *_GOAL, "role"]
@@ -89,6 +89,7 @@ def summarise_dependence(texts: pl.DataFrame) -> pl.DataFrame:
                 "effective_queries": found.effective,
                 "floor": floor(samples),
                 "effective_floor": floor(found.effective),
+                "high_floor": floor(found.effective, failure),
                 "text_floor": floor(len(names)),
                 "text_risk_worst": float(means.mean(axis=0).max()),
             }

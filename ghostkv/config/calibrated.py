@@ -1,4 +1,4 @@
-"""Section `calibrated`: thresholds with a guarantee, tail compensation, shared decisions, a learned codec."""
+"""Section `calibrated`: thresholds with a promise, tail compensation, shared decisions, a learned codec."""
 
 from __future__ import annotations
 
@@ -37,6 +37,18 @@ class Pair(Section):
 
     fer: Shares = setting([0.01], "False elimination rates.")
     dropped_mass: Shares = setting([0.05], "Mean dropped softmax mass.")
+
+
+class Validity(Section):
+    """What promises are worth: calibration repeated on resampled texts, and thresholds that rarely fail."""
+
+    resamplings: int = setting(256, "Calibrations on resampled texts, per head.", ge=2, le=1 << 16)
+    failure: Share = setting(
+        0.1, "Share of calibrations that high-probability thresholds may leave above target."
+    )
+    permutations: int = setting(499, "Permutations of queries and of texts.", ge=19, le=1 << 16)
+    alarm: Share = setting(0.05, "Probability of a false alarm of the monitor.")
+    seed: Seed = setting(0, "Seed of draws and permutations.")
 
 
 class LearnedCodec(Section):
@@ -88,4 +100,5 @@ class Calibrated(Section):
     group: Pair = setting(
         Pair(), "Targets at which a group's shared decision is compared with its heads' own."
     )
+    validity: Validity = part(Validity)
     learned: LearnedCodec = part(LearnedCodec)

@@ -30,7 +30,7 @@ def _row(layer, head, size, rule, goal, codec="transform_code") -> dict:
     return {
         "layer": layer, "head": head, "kv_head": head // 2, "codec": codec, "code_bytes": size,
         "record_bytes": size + 1, "rule": rule, "target_metric": metric, "compensation": kind, "target": target,
-        "guaranteed": metric != "output_error", "floor": FLOOR, "calibration_queries": 96, "theta": -0.3,
+        "guaranteed_if_exchangeable": metric != "output_error", "floor": FLOOR, "calibration_queries": 96, "theta": -0.3,
     }  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def cross_rows(layers, heads, domains: Sequence[str]) -> list[dict]:
         row |= {"calibrated_on": source, "tested_on": tested, "queries": QUERIES}
         row |= {
             "method": "conformal" if goal[0] == "dropped_mass" else "plug_in",
-            "guaranteed": source == tested,
+            "guaranteed_if_exchangeable": source == tested,
         }
         push = 1.0 if source == tested else 1.7
         measured = _measured(layer, head, 8, goal, False, push)
@@ -129,12 +129,13 @@ def calibrated_tables(layers, heads, domains, has_values: bool) -> dict[str, tup
 
     points = frame(point_rows(layers, heads, domains, has_values), POINT_SCHEMA)
     texts = frame(text_rows(layers, heads, domains), TEXT_SCHEMA)
+    dependence = summarise_dependence(texts)
     return {
         "calibrated": (points, POINT_SCHEMA),
         "bands": (frame(band_rows(layers, heads, domains, has_values), BAND_SCHEMA), BAND_SCHEMA),
         "cross_domain": (frame(cross_rows(layers, heads, domains), CROSS_SCHEMA), CROSS_SCHEMA),
         "texts": (texts, TEXT_SCHEMA),
         "learned": (frame(learned_rows(layers, domains), LEARNED_SCHEMA), LEARNED_SCHEMA),
-        "summary": (summarise_points(points), SUMMARY_SCHEMA),
-        "dependence": (summarise_dependence(texts), DEPENDENCE_SCHEMA),
+        "summary": (summarise_points(points, dependence), SUMMARY_SCHEMA),
+        "dependence": (dependence, DEPENDENCE_SCHEMA),
     }

@@ -66,7 +66,7 @@ def test_some_heads_keep_their_numbers_in_every_table(project, some_heads, tmp_p
     # One threshold text, whose queries from the headline's start on are all drawn.
     points = pl.read_parquet(run.folder / "results/calibrated/calibrated.parquet")
     assert set(points["calibration_queries"]) == {TOKENS - 256}
-    assert points["guaranteed"].any()
+    assert points["guaranteed_if_exchangeable"].any()
 
 
 def test_a_run_of_everything_says_what_it_leaves_out_and_runs_the_rest(project, some_heads, tmp_path):

@@ -13,7 +13,7 @@ from ghostkv.files.compiled import njit
 # What may stand in for eliminated values; see `ghostkv.stages.calibrated.compensated_sweep`.
 COMPENSATIONS = ("none", "mean", "pages")
 # Risks that grow with theta and are at most 1, as conformal risk control demands.
-_CONTROLLED = ("fer", "dropped_mass")
+CONTROLLED = ("fer", "dropped_mass")
 
 # How the heads of a group come to one set of survivors.
 #   head          each head attends to the keys that its own threshold keeps
@@ -54,18 +54,27 @@ class CalibratedThresholds:
     goal: Goal
     index: np.ndarray  # int, shape [group]: threshold of each head; -1 eliminates nothing
     samples: int  # calibration queries ``n`` of each head
-    guaranteed: bool  # whether the expected risk of a new, exchangeable query is at most the target
+    guaranteed_if_exchangeable: (
+        bool  # whether the expected risk of a new, exchangeable query is at most the target
+    )
+
+    failure: float = (
+        0.0  # share of calibrations that may lie above the target; 0 where their mean risk is bounded
+    )
 
     @property
     def floor(self) -> float:
-        """The smallest target that so many queries can guarantee."""
-        return floor(self.samples)
+        """The smallest target that so many queries can promise."""
+        return floor(self.samples, self.failure)
 
 
-def floor(samples: int) -> float:
-    """``1 / (n + 1)``: with ``n`` calibration queries no smaller risk can be promised, for the next query may be
-    the one in ``n + 1`` that loses everything."""
-    return 1.0 / (samples + 1)
+def floor(samples: float, failure: float = 0.0) -> float:
+    """The smallest target that ``n`` calibration queries can promise, be their losses all 0.
+
+    ``1 / (n + 1)`` for the mean, for the next query may be the one in ``n + 1`` that loses everything. But for a probability
+    `failure` it is ``1 - failure^(1/n)``: queries that lose everything at that rate are all missed with that probability.
+    """
+    return 1.0 - failure ** (1.0 / samples) if failure else 1.0 / (samples + 1)
 
 
 def calibrate(risks: Sequence[np.ndarray], goal: Goal, shared: bool = False) -> CalibratedThresholds:
@@ -87,8 +96,8 @@ def calibrate(risks: Sequence[np.ndarray], goal: Goal, shared: bool = False) -> 
     index = np.array([conformal_index(head / samples, samples, goal.target) for head in total])
     if shared:
         index[:] = index.min()
-    guaranteed = goal.metric in _CONTROLLED and goal.target >= floor(samples)
-    return CalibratedThresholds(goal, index, samples, guaranteed)
+    guaranteed_if_exchangeable = goal.metric in CONTROLLED and goal.target >= floor(samples)
+    return CalibratedThresholds(goal, index, samples, guaranteed_if_exchangeable)
 
 
 def plug_in(risks: Sequence[np.ndarray], goal: Goal) -> CalibratedThresholds:
@@ -141,26 +150,30 @@ class Dependence:
     """How much the queries of a text are alike, and what that leaves of a sample."""
 
     correlation: float  # intraclass correlation: the share of a query's risk variance that its text decides
-    effect: float  # Kish's design effect ``1 + (m - 1) correlation`` for ``m`` queries a text
+    # Kish's design effect ``1 + (m - 1) correlation``; ``m`` is the queries of a text as a query meets them,
+    # ``sum m_i^2 / sum m_i``
+    effect: float
     effective: float  # independent queries that would be worth as much
 
 
-def dependence(means: np.ndarray, variances: np.ndarray, queries: int) -> Dependence:
-    """Intraclass correlation from one-way analysis of variance, heads pooled.
+def dependence(means: np.ndarray, variances: np.ndarray, queries: np.ndarray) -> Dependence:
+    """Intraclass correlation from one-way analysis of variance, heads pooled; derived in docs/calibrated.md, section 1.
 
     Parameters
     ----------
     means, variances : ndarray, shape [heads, texts]
         Of the risk over a text's queries; variances with denominator ``m - 1``.
-    queries : int
+    queries : ndarray of int, shape [texts]
         Queries ``m`` of each text.
     """
-    texts = means.shape[1]
-    if texts < 2 or queries < 2:
+    texts, total = len(queries), int(queries.sum())
+    if texts < 2 or total <= texts:
         return Dependence(float("nan"), float("nan"), float("nan"))
-    between = queries * means.var(axis=1, ddof=1).sum()
-    within = variances.mean(axis=1).sum()
-    scale = between + (queries - 1) * within
-    correlation = max((between - within) / scale, 0.0) if scale > 0 else 0.0
-    effect = 1.0 + (queries - 1) * correlation
-    return Dependence(correlation, effect, texts * queries / effect)
+    whole = (means @ queries / total)[:, None]
+    between = ((means - whole) ** 2 @ queries).sum() / (texts - 1)
+    within = (variances @ (queries - 1)).sum() / (total - texts)
+    alike = float(queries @ queries) / total
+    scale = between + ((total - alike) / (texts - 1) - 1.0) * within
+    correlation = max(float((between - within) / scale), 0.0) if scale > 0 else 0.0
+    effect = 1.0 + (alike - 1.0) * correlation
+    return Dependence(correlation, effect, total / effect)

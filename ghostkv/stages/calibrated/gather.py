@@ -1,4 +1,4 @@
-"""All layers of the calibrated points, what they achieved, and how dependent the queries are."""
+"""All layers of the calibrated points, what they achieved, how dependent the queries are, and what promises are worth."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING
 from ghostkv.files.io import read_table, write_table
 from ghostkv.files.tables import join
 from ghostkv.stages.calibrated.schemas import LAYER_SCHEMAS
-from ghostkv.stages.calibrated.summary_schemas import DEPENDENCE_SCHEMA, SUMMARY_SCHEMA
+from ghostkv.stages.calibrated.summary_schemas import SUMMARY_SCHEMAS
 from ghostkv.stages.calibrated.tables import summarise_dependence, summarise_points
+from ghostkv.stages.calibrated.validity_tables import (
+    summarise_alarms,
+    summarise_alike,
+    summarise_surely,
+    summarise_validity,
+)
 
 if TYPE_CHECKING:
     from ghostkv.stages.calibrated.jobs import GatherCalibrated
@@ -18,6 +24,15 @@ if TYPE_CHECKING:
 def gather(job: GatherCalibrated, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
     """Join all layers, and summarise them."""
     about = join(inputs, outputs, LAYER_SCHEMAS)
-    points, texts = (read_table(outputs[name], LAYER_SCHEMAS[name]) for name in ("calibrated", "texts"))
-    write_table(summarise_points(points), outputs["summary"], SUMMARY_SCHEMA, about)
-    write_table(summarise_dependence(texts), outputs["dependence"], DEPENDENCE_SCHEMA, about)
+    layers = {name: read_table(outputs[name], schema) for name, schema in LAYER_SCHEMAS.items()}
+    dependence = summarise_dependence(layers["texts"], job.validity.failure)
+    found = {
+        "summary": summarise_points(layers["calibrated"], dependence),
+        "dependence": dependence,
+        "validity": summarise_validity(layers["resampled"], job.validity),
+        "surely": summarise_surely(layers["high_probability"]),
+        "alike": summarise_alike(layers["exchangeability"], job.validity),
+        "alarms": summarise_alarms(layers["monitored"], job.validity),
+    }
+    for name, table in found.items():
+        write_table(table, outputs[name], SUMMARY_SCHEMAS[name], about)

@@ -25,15 +25,21 @@ from ghostkv.stages.calibrated.conformal import (
     plug_in,
     shifts,
 )
+from ghostkv.stages.calibrated.promises import Promises
 from ghostkv.stages.calibrated.rows import (
+    ByText,
     Curves,
     at,
     choice_columns,
+    domains_of,
     group_curves,
     head_curves,
+    held_out,
     point_columns,
     queries_at,
+    risks_of,
     text_columns,
+    text_keys,
     thetas,
 )
 
@@ -47,7 +53,6 @@ _SHIFTS = {
     "absolute": Grid.of(shifts(0.1, 60)),
 }
 _Found = Sequence[CalibratedThresholds]
-_Curves = Mapping[CapturedText, Curves]
 
 
 @dataclass(frozen=True)
@@ -72,13 +77,15 @@ class CalibratedGroup:
             found = self._calibrate(curves)
             if found:
                 self._add_points(keys | {"decision": "head"}, design, curves, found)
-            if headline and found:
                 self._add_texts(keys, curves, found)
+            if headline and found:
                 self._add_bands(keys, design, curves, found)
                 before = {text: head_curves(known, rule, page) for text, known in early.items()}
                 self._add_bands(keys, design, before, found)
             if headline:
-                self._add_cross_domain(keys, curves)
+                promises = Promises(self.tables, keys, self._heads(), curves, self.job)
+                promises.measure(design)
+                self._add_cross_domain(keys, curves, promises)
                 self._add_shared(keys, design, curves)
 
     def compare(self, derived: Codec, trained: Codec, losses: np.ndarray) -> None:
@@ -100,10 +107,12 @@ class CalibratedGroup:
             self.tables.add("learned", named | about, bound_columns(estimates[text].errors()))
         return estimates
 
-    def _calibrate(self, curves: _Curves) -> list[CalibratedThresholds]:
+    def _calibrate(self, curves: ByText) -> list[CalibratedThresholds]:
         risks = next(iter(curves.values())).risks
         kinds = [name.removeprefix("output_error_") for name in risks if name.startswith("output_error_")]
-        return [calibrate(_risks(curves, goal, "threshold"), goal) for goal in goals(self.job.targets, kinds)]
+        return [
+            calibrate(risks_of(curves, goal, "threshold"), goal) for goal in goals(self.job.targets, kinds)
+        ]
 
     def _keys(self, design: Design) -> dict:
         return {
@@ -122,24 +131,24 @@ class CalibratedGroup:
         return next(iter(self.loaded.values()))
 
     def _add_points(
-        self, keys: Mapping, design: Design, curves: _Curves, found: _Found, shared: bool = False
+        self, keys: Mapping, design: Design, curves: ByText, found: _Found, shared: bool = False
     ) -> None:
-        for text, one in _held_out(curves):
+        for text, one in held_out(curves):
             queries = queries_at(one, design, found, self.job.page, shared)
             columns = point_columns(one, queries) | choice_columns(found, self._heads(), one.grid)
-            self.tables.add("calibrated", {**keys, **_about(text, one)}, columns)
+            self.tables.add("calibrated", {**keys, **text_keys(text, one)}, columns)
 
-    def _add_texts(self, keys: Mapping, curves: _Curves, found: _Found) -> None:
+    def _add_texts(self, keys: Mapping, curves: ByText, found: _Found) -> None:
         """What each text by itself says of the risk: queries of one text are no independent sample."""
         for text, one in curves.items():
             named = choice_columns(found, self._heads(), one.grid)
             columns = {name: named[name] for name in ("head", "target_metric", "compensation", "target")}
-            about = _about(text, one) | {"role": text.role}
+            about = text_keys(text, one) | {"role": text.role}
             self.tables.add("texts", {**keys, **about}, columns | text_columns(one, found))
 
-    def _add_bands(self, keys: Mapping, design: Design, curves: _Curves, found: _Found) -> None:
+    def _add_bands(self, keys: Mapping, design: Design, curves: ByText, found: _Found) -> None:
         """Held-out points by the queries' position."""
-        for text, one in _held_out(curves):
+        for text, one in held_out(curves):
             positions = one.view.capture.positions
             queries = queries_at(one, design, found, self.job.page)
             named = choice_columns(found, self._heads(), one.grid)
@@ -147,7 +156,7 @@ class CalibratedGroup:
             for start, stop in zip(edges, edges[1:], strict=False):
                 inside = (positions >= start) & (positions < stop)
                 if inside.any():
-                    about = _about(text, one) | {"queries": int(inside.sum())}
+                    about = text_keys(text, one) | {"queries": int(inside.sum())}
                     about |= {"band_start": start, "band_stop": stop}
                     about["cold_keys"] = float(one.view.visible.cold[inside].mean())
                     self.tables.add("bands", {**keys, **about}, point_columns(one, queries, inside) | named)
@@ -166,23 +175,28 @@ class CalibratedGroup:
                 found[text] = view.estimate(design, records[text][:stop])
         return found
 
-    def _add_cross_domain(self, keys: Mapping, curves: _Curves) -> None:
+    def _add_cross_domain(self, keys: Mapping, curves: ByText, promises: Promises) -> None:
         """Thresholds of each domain's threshold texts, tested on each domain's held-out texts."""
-        domains = {role: _domains(curves, role) for role in ("threshold", "held_out")}
+        domains = {role: domains_of(curves, role) for role in ("threshold", "held_out")}
         for goal in goals(self.job.cross_domain):
+            promises.watch(calibrate(risks_of(curves, goal, "threshold"), goal), "all")
             for source in domains["threshold"]:
-                risks = _risks(curves, goal, "threshold", source)
+                risks = risks_of(curves, goal, "threshold", source)
                 conformal = goal.target >= floor(sum(risk.shape[1] for risk in risks))
                 found = calibrate(risks, goal) if conformal else plug_in(risks, goal)
                 about = {"method": "conformal" if conformal else "plug_in", "calibrated_on": source}
+                promises.watch(found, source)
                 for tested in domains["held_out"]:
                     # Queries of another domain are not exchangeable with those of this one.
-                    promised = replace(found, guaranteed=found.guaranteed and tested == source)
+                    promised = replace(
+                        found,
+                        guaranteed_if_exchangeable=found.guaranteed_if_exchangeable and tested == source,
+                    )
                     self._add_tested({**keys, **about, "tested_on": tested}, curves, promised)
 
-    def _add_tested(self, keys: Mapping, curves: _Curves, found: CalibratedThresholds) -> None:
+    def _add_tested(self, keys: Mapping, curves: ByText, found: CalibratedThresholds) -> None:
         index = found.index[:, None]
-        parts = [one for text, one in _held_out(curves) if text.domain == keys["tested_on"]]
+        parts = [one for text, one in held_out(curves) if text.domain == keys["tested_on"]]
         columns = choice_columns([found], self._heads(), parts[0].grid)
         measured = {
             "achieved": [at(one.risks[found.goal.risk], index) for one in parts],
@@ -192,22 +206,22 @@ class CalibratedGroup:
         queries = sum(len(one.view.capture.positions) for one in parts)
         self.tables.add("cross_domain", {**keys, "queries": queries}, columns)
 
-    def _add_shared(self, keys: Mapping, design: Design, curves: _Curves) -> None:
+    def _add_shared(self, keys: Mapping, design: Design, curves: ByText) -> None:
         """What a group takes together, beside its heads' own decisions."""
         group = len(self._heads())
         wanted = goals(self.job.group)
         if not wanted:
             return
         plain = self._shared(curves, np.zeros(group), next(iter(curves.values())).grid)
-        found = [calibrate(_risks(plain, goal, "threshold"), goal, shared=True) for goal in wanted]
+        found = [calibrate(risks_of(plain, goal, "threshold"), goal, shared=True) for goal in wanted]
         self._add_points({**keys, "decision": "group"}, design, plain, found, shared=True)
         for goal in wanted:
             self._add_shifted(keys, design, curves, goal)
 
-    def _add_shifted(self, keys: Mapping, design: Design, curves: _Curves, goal: Goal) -> None:
+    def _add_shifted(self, keys: Mapping, design: Design, curves: ByText, goal: Goal) -> None:
         """A group that reads what any head's own threshold keeps, as it is and with one shift for all heads."""
         own, grid = next(iter(curves.values())).grid, _SHIFTS[keys["rule"]]
-        each = calibrate(_risks(curves, goal, "threshold"), goal)
+        each = calibrate(risks_of(curves, goal, "threshold"), goal)
         offset = thetas(own, each.index)
         # A head that must keep everything makes its group read everything.
         possible = np.isfinite(offset).all()
@@ -216,31 +230,12 @@ class CalibratedGroup:
         united = replace(each, index=np.full_like(each.index, unmoved))
         self._add_points({**keys, "decision": "united"}, design, moved, [united], shared=True)
         # The offsets come from the very queries that calibrate the shift, so nothing is promised.
-        shift = replace(calibrate(_risks(moved, goal, "threshold"), goal, shared=True), guaranteed=False)
+        shift = replace(
+            calibrate(risks_of(moved, goal, "threshold"), goal, shared=True), guaranteed_if_exchangeable=False
+        )
         if not possible:
             shift = replace(shift, index=united.index)
         self._add_points({**keys, "decision": "group_offset"}, design, moved, [shift], shared=True)
 
-    def _shared(self, curves: _Curves, offset: np.ndarray, grid: Grid) -> dict[CapturedText, Curves]:
+    def _shared(self, curves: ByText, offset: np.ndarray, grid: Grid) -> dict[CapturedText, Curves]:
         return {text: group_curves(one, offset, grid) for text, one in curves.items()}
-
-
-def _held_out(curves: _Curves) -> list[tuple[CapturedText, Curves]]:
-    return [(text, one) for text, one in curves.items() if text.role == "held_out"]
-
-
-def _domains(curves: _Curves, role: str) -> list[str]:
-    return list(dict.fromkeys(text.domain for text in curves if text.role == role))
-
-
-def _risks(curves: _Curves, goal: Goal, role: str, domain: str | None = None) -> list[np.ndarray]:
-    """A goal's risk curves on the texts of a role, and of one domain where it is named."""
-    return [
-        one.risks[goal.risk]
-        for text, one in curves.items()
-        if text.role == role and domain in (None, text.domain)
-    ]
-
-
-def _about(text: CapturedText, curves: Curves) -> dict[str, str | int]:
-    return {"text": text.text, "domain": text.domain, "queries": len(curves.view.capture.positions)}

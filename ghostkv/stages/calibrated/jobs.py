@@ -10,7 +10,7 @@ from ghostkv.codecs.by_name import modules
 from ghostkv.codecs.records import CodecSpec
 from ghostkv.codecs.sizes import code_bytes
 from ghostkv.config.base import GridEntry, losses
-from ghostkv.config.calibrated import LearnedCodec
+from ghostkv.config.calibrated import LearnedCodec, Validity
 from ghostkv.files.jobs import Job
 from ghostkv.stages.calibrated.schemas import LAYER_SCHEMAS
 from ghostkv.stages.calibrated.summary_schemas import SUMMARY_SCHEMAS
@@ -52,6 +52,7 @@ class CalibrateLayer(Job):
     group: dict[str, tuple[float, ...]]
     bands: tuple[int, ...]
     page: int
+    validity: Validity
     learned: LearnedCodec
     seed: int
 
@@ -88,3 +89,6 @@ class GatherCalibrated(Job):
 
     call = "ghostkv.stages.calibrated.gather.gather"
     tables = (*LAYER_SCHEMAS, *SUMMARY_SCHEMAS)
+    sections = ("calibrated",)
+
+    validity: Validity

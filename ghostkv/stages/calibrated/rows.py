@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.elimination.frontier import Design, Estimates, GroupView, RuleSweep, sweep_rule
 from ghostkv.elimination.grid import Grid
 from ghostkv.elimination.metrics import per_query
@@ -167,7 +168,7 @@ def choice_columns(found: Sequence[CalibratedThresholds], heads: np.ndarray, gri
         "target_metric": [one.goal.metric for one in found],
         "compensation": [one.goal.compensation for one in found],
         "target": [one.goal.target for one in found],
-        "guaranteed": [one.guaranteed for one in found],
+        "guaranteed_if_exchangeable": [one.guaranteed_if_exchangeable for one in found],
         "floor": [one.floor for one in found],
         "calibration_queries": [one.samples for one in found],
     }
@@ -183,3 +184,27 @@ def text_columns(curves: Curves, found: Sequence[CalibratedThresholds]) -> dict:
     risk = np.stack([at(curves.risks[one.goal.risk], one.index[:, None])[..., 0] for one in found], axis=2)
     spread = risk.var(axis=1, ddof=1) if risk.shape[1] > 1 else np.full_like(risk[:, 0], np.nan)
     return {"risk_mean": risk.mean(axis=1), "risk_variance": spread}
+
+
+ByText = Mapping[CapturedText, Curves]
+
+
+def held_out(curves: ByText) -> list[tuple[CapturedText, Curves]]:
+    return [(text, one) for text, one in curves.items() if text.role == "held_out"]
+
+
+def domains_of(curves: ByText, role: str) -> list[str]:
+    return list(dict.fromkeys(text.domain for text in curves if text.role == role))
+
+
+def risks_of(curves: ByText, goal: Goal, role: str, domain: str | None = None) -> list[np.ndarray]:
+    """A goal's risk curves on the texts of a role, and of one domain where it is named."""
+    return [
+        one.risks[goal.risk]
+        for text, one in curves.items()
+        if text.role == role and domain in (None, text.domain)
+    ]
+
+
+def text_keys(text: CapturedText, curves: Curves) -> dict[str, str | int]:
+    return {"text": text.text, "domain": text.domain, "queries": len(curves.view.capture.positions)}

@@ -22,7 +22,7 @@ GOAL = [
     ("target", pa.float32()),
 ]
 _PROMISE = [
-    ("guaranteed", pa.bool_()),  # conformal risk control holds for exchangeable queries
+    ("guaranteed_if_exchangeable", pa.bool_()),  # conformal risk control holds for exchangeable queries
     ("floor", pa.float32()),  # 1 / (n + 1)
     ("calibration_queries", pa.int32()),  # n
     ("theta", pa.float32()),  # null: nothing is eliminated
@@ -50,6 +50,30 @@ BAND_SCHEMA = pa.schema(
     [*DESIGN, *GOAL, *_PROMISE, *_TEXT]
     + [("band_start", pa.int32()), ("band_stop", pa.int32()), ("cold_keys", pa.float32()), *_METRICS]
 )
+HIGH_SCHEMA = pa.schema(
+    [*DESIGN, ("method", pa.string()), *GOAL, *_PROMISE, *_TEXT, *_METRICS], metadata=MAY_BE_EMPTY
+)
+RESAMPLED_SCHEMA = pa.schema(
+    [*DESIGN, *GOAL, ("draw", pa.string()), ("method", pa.string())]
+    + [("queries", pa.float32())]  # of a calibration, mean
+    + [("promising", pa.float32())]  # share of calibrations that can promise the target at all
+    + [("above", pa.float32())]  # share of calibrations whose risk is above the target
+    + [("risk", pa.float32())],  # mean over calibrations
+    metadata=MAY_BE_EMPTY,
+)
+EXCHANGEABILITY_SCHEMA = pa.schema(
+    [*DESIGN, *GOAL, *_TEXT, ("role", pa.string())]
+    + [("risk_mean", pa.float64())]  # at the theta that all measured texts together choose
+    # That queries do not depend on their text; the same for all texts of a head
+    + [("p_queries", pa.float64())],
+    metadata=MAY_BE_EMPTY,
+)
+MONITORED_SCHEMA = pa.schema(
+    [*(one for one in DESIGN if one[0] != "head"), *GOAL]
+    + [("calibrated_on", pa.string()), ("text", pa.string()), ("domain", pa.string())]
+    + [("losses", pa.list_(pa.float32()))],  # of each query in order, mean over the group's heads
+    metadata=MAY_BE_EMPTY,
+)
 CROSS_SCHEMA = pa.schema(
     [*DESIGN, *GOAL, *_PROMISE]
     + [("method", pa.string())]  # conformal; plug_in where the floor lies above the target
@@ -69,6 +93,10 @@ LEARNED_SCHEMA = pa.schema(
 LAYER_SCHEMAS = {
     "calibrated": POINT_SCHEMA,
     "bands": BAND_SCHEMA,
+    "high_probability": HIGH_SCHEMA,
+    "resampled": RESAMPLED_SCHEMA,
+    "exchangeability": EXCHANGEABILITY_SCHEMA,
+    "monitored": MONITORED_SCHEMA,
     "cross_domain": CROSS_SCHEMA,
     "texts": TEXT_SCHEMA,
     "learned": LEARNED_SCHEMA,

@@ -43,19 +43,19 @@ def test_below_the_floor_nothing_is_eliminated_and_nothing_promised():
     assert floor(50) == pytest.approx(1 / 51)
     below = calibrate(risks, Goal("fer", 0.019))
     above = calibrate(risks, Goal("fer", 0.02))
-    assert not below.guaranteed
+    assert not below.guaranteed_if_exchangeable
     assert (below.index == -1).all()
-    assert above.guaranteed
+    assert above.guaranteed_if_exchangeable
     assert (above.index == 9).all()
     assert (plug_in(risks, Goal("fer", 0.019)).index == 9).all()
-    assert not plug_in(risks, Goal("fer", 0.5)).guaranteed
+    assert not plug_in(risks, Goal("fer", 0.5)).guaranteed_if_exchangeable
 
 
 def test_output_error_is_cut_at_one_stops_at_its_first_excess_and_promises_nothing():
     risk = np.tile(np.array([0.01, 0.02, 0.5, 0.03, 40.0]), (1, 200, 1))
     found = calibrate([risk], Goal("output_error", 0.05, "mean"))
     assert found.index.tolist() == [1]
-    assert not found.guaranteed
+    assert not found.guaranteed_if_exchangeable
     assert calibrate([risk], Goal("output_error", 0.999, "mean")).index.tolist() == [3]
 
 
@@ -65,7 +65,7 @@ def test_a_shared_threshold_is_the_strictest_heads():
     each, shared = (calibrate(risks, Goal("dropped_mass", 0.05), shared) for shared in (False, True))
     assert len(set(each.index)) > 1
     assert (shared.index == each.index.min()).all()
-    assert shared.guaranteed
+    assert shared.guaranteed_if_exchangeable
 
 
 def test_goals_name_their_risk_and_repeat_only_output_errors():
@@ -112,15 +112,29 @@ def test_shift_zero_is_the_union_of_the_heads_own_survivors():
 
 def test_dependence_finds_independent_queries_and_texts_that_decide_all():
     rng = np.random.default_rng(4)
+    sizes = np.full(3, 96)
     alone = rng.normal(size=(200, 3, 96))
-    found = dependence(alone.mean(axis=2), alone.var(axis=2, ddof=1), 96)
+    found = dependence(alone.mean(axis=2), alone.var(axis=2, ddof=1), sizes)
     assert found.correlation < 0.003
     assert found.effective > 288 / 1.3
     same = np.repeat(rng.normal(size=(200, 3, 1)), 96, axis=2)
-    found = dependence(same.mean(axis=2), same.var(axis=2, ddof=1), 96)
+    found = dependence(same.mean(axis=2), same.var(axis=2, ddof=1), sizes)
     assert found.correlation == pytest.approx(1)
     assert found.effective == pytest.approx(3)
     mixed = rng.normal(size=(2000, 3, 1)) * 0.5 + rng.normal(size=(2000, 3, 96))
-    found = dependence(mixed.mean(axis=2), mixed.var(axis=2, ddof=1), 96)
+    found = dependence(mixed.mean(axis=2), mixed.var(axis=2, ddof=1), sizes)
     assert found.correlation == pytest.approx(0.25 / 1.25, rel=0.1)
-    assert np.isnan(dependence(np.zeros((5, 1)), np.zeros((5, 1)), 96).effective)
+    assert np.isnan(dependence(np.zeros((5, 1)), np.zeros((5, 1)), np.array([96])).effective)
+
+
+def test_dependence_weighs_texts_by_their_queries():
+    rng = np.random.default_rng(6)
+    sizes = np.array([20, 40, 160])
+    shift = rng.normal(size=(20_000, 3)) * 0.5
+    means = shift + rng.normal(size=(20_000, 3)) / np.sqrt(sizes)
+    variances = rng.chisquare(sizes - 1, size=(20_000, 3)) / (sizes - 1)
+    found = dependence(means, variances, sizes)
+    assert found.correlation == pytest.approx(0.2, rel=0.03)
+    # The variance of the mean over all queries, against that of independent ones.
+    whole = (means @ sizes / sizes.sum()).var()
+    assert 1.25 / whole == pytest.approx(found.effective, rel=0.05)

@@ -151,7 +151,10 @@ def test_calibration_ignores_held_out_text(captures, tables, tmp_path):
         "target",
     ]
     mine, theirs = (
-        found["calibrated"].filter(pl.col("layer") == 0).select(*keys, "theta", "guaranteed").sort(keys)
+        found["calibrated"]
+        .filter(pl.col("layer") == 0)
+        .select(*keys, "theta", "guaranteed_if_exchangeable")
+        .sort(keys)
         for found in (tables, other)
     )
     assert mine.equals(theirs)
@@ -164,12 +167,12 @@ def test_what_is_promised_is_said(tables):
     assert points["floor"].to_numpy() == pytest.approx(1 / (points["calibration_queries"].to_numpy() + 1))
     assert points["floor"].min() > 0.02
     assert points["floor"].max() < 0.2
-    promised = points.filter("guaranteed")
+    promised = points.filter("guaranteed_if_exchangeable")
     assert set(promised["target_metric"]) == {"fer", "dropped_mass"}
     assert promised["target"].min() > 0.1
     assert set(promised["decision"]) == {"head", "united", "group"}
     below = points.filter(pl.col("target") < 0.1)
-    assert not below["guaranteed"].any()
+    assert not below["guaranteed_if_exchangeable"].any()
     assert below["elimination"].max() == 0
 
 
@@ -210,15 +213,15 @@ def test_bands_hold_all_queries_and_agree_with_the_points(captures, tables):
 def test_a_small_domain_is_calibrated_without_a_promise(tables):
     cross = tables["cross_domain"]
     assert cross.filter(pl.col("target") < 0.1)["method"].unique().to_list() == ["plug_in"]
-    assert not cross.filter(pl.col("method") == "plug_in")["guaranteed"].any()
-    assert cross.filter(pl.col("target") > 0.1)["guaranteed"].all()
+    assert not cross.filter(pl.col("method") == "plug_in")["guaranteed_if_exchangeable"].any()
+    assert cross.filter(pl.col("target") > 0.1)["guaranteed_if_exchangeable"].all()
 
 
 def test_no_promise_reaches_another_domain(captures, tmp_path):
     moved = [*captures[:2], captures[2] | {"domain": "verse"}]
     cross = run(moved, tmp_path, layers=(1,))["cross_domain"]
     assert set(zip(cross["calibrated_on"], cross["tested_on"], strict=True)) == {("prose", "verse")}
-    assert not cross["guaranteed"].any()
+    assert not cross["guaranteed_if_exchangeable"].any()
 
 
 def test_learned_codec_is_sound_and_only_where_it_was_trained(tables):
@@ -266,6 +269,8 @@ def test_summaries_follow_from_the_points(tables):
     assert row["achieved_worst_head"].item() == pytest.approx(mine["achieved"].max(), abs=1e-6)
     assert row["heads_under"].item() == (mine["achieved"] <= mine["target"]).mean()
     assert tables["dependence"]["text_floor"].to_list() == [0.5] * tables["dependence"].height
+    # One text says nothing of how texts differ.
+    assert summary["effective_queries"].is_null().all()
 
 
 def test_the_same_inputs_give_the_same_bytes(captures, folder, tables, tmp_path):

@@ -89,7 +89,9 @@ def _goals(results: Results) -> Table:
     return Table(
         "calibrated_goals",
         "Target and achieved risk on held-out texts, each head with its own threshold "
-        f"({words(results.headline['codec'])}). Promised: whether conformal risk control covers the row. "
+        f"({words(results.headline['codec'])}). If exchangeable: whether conformal risk control covers the row where a "
+        "new query is exchangeable with the calibration queries. Effective n: what those are worth as a sample of "
+        "texts, and its floor, below which nothing can be promised of other texts. "
         "Under: share of heads whose own risk, over all held-out texts, is within the target; a promise of "
         f"means lets some lie above. Other sizes, and each domain: {results.path('calibrated.summary')}.",
         data,
@@ -98,7 +100,9 @@ def _goals(results: Results) -> Table:
             "target": Column("Target", "percent"),
             "rule": Column("Rule"),
             "code_bytes": Column("Code bytes", "integer"),
-            "guaranteed": Column("Promised", "yes_no"),
+            "guaranteed_if_exchangeable": Column("If exchangeable", "yes_no"),
+            "effective_queries": Column("Effective n", "integer"),
+            "effective_floor": Column("its floor", "percent"),
             "achieved": Column("Achieved", "percent"),
             "achieved_worst_head": Column("Worst head", "percent"),
             "where": Column("which is"),
@@ -114,7 +118,7 @@ def _goals(results: Results) -> Table:
 def _dependence(results: Results) -> Table:
     data = (
         results.table("calibrated.dependence")
-        .filter(results.is_rule, pl.col("compensation") == "none", pl.col("role") == "threshold")
+        .filter(results.is_headline, pl.col("compensation") == "none", pl.col("role") == "threshold")
         .with_columns(pl.col("target_metric").replace(RISKS))
     )
     return Table(
@@ -191,7 +195,7 @@ def _decisions(results: Results) -> Table:
             "target": Column("Target", "percent"),
             "rule": Column("Rule"),
             "decision": Column("Decision"),
-            "guaranteed": Column("Promised", "yes_no"),
+            "guaranteed_if_exchangeable": Column("If exchangeable", "yes_no"),
             "achieved": Column("Achieved", "percent"),
             "achieved_worst_head": Column("Worst head", "percent"),
             "elimination": Column("Elimination", "percent"),

@@ -210,7 +210,7 @@ class Seated(Decider):
             found = state.decoded.get(key)
             begin = 0 if found is None else len(found.radius)
             if begin < len(keys):
-                new = codec.decode(codec.encode(keys[begin:]))
+                new = codec.decode(codec.encode(keys[begin:], begin))
                 if found is not None:
                     new = Decoded(
                         np.concatenate([found.coordinates, new.coordinates]),

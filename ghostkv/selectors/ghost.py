@@ -33,6 +33,9 @@ class Ghost(Selector):
     def record_spec(self, head_dim: int) -> tuple[str, int]:
         return self.codec, code_bytes(self.bits, head_dim)
 
+    def constant_bytes(self, fitted: Any, scene: Scene) -> float:
+        return float(scene.records(*self.record_spec(scene.keys.shape[1]))[0].constant_bytes)
+
     def estimate(self, fitted: Any, scene: Scene) -> Estimate:
         spec = self.record_spec(scene.keys.shape[1])
         codec, decoded = scene.records(*spec)

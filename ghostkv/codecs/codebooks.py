@@ -12,9 +12,9 @@ from ghostkv.files.compiled import njit
 # Centroids of a codebook: a stage takes one byte.
 CENTROIDS = 256
 # Sums that are carried from stage to stage of an encoding, and rounds of k-means and of refitting all codebooks together.
-BEAM, _ROUNDS, _REFITS = 4, 8, 1
+BEAM, _ROUNDS, _REFITS = 2, 5, 1
 # Vectors that codebooks are fitted on.
-_SAMPLE = 1 << 14
+_SAMPLE = 1 << 13
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ghostkv.config.messages import explain
 from ghostkv.config.model import Model
 from ghostkv.config.peers import Peers
 from ghostkv.config.plan import Plan
-from ghostkv.config.policy_checks import check_dense_layers, check_fitted
+from ghostkv.config.policy_checks import check_calibrated, check_dense_layers
 from ghostkv.config.quality import Quality
 from ghostkv.config.report import Report
 from ghostkv.config.retrieval import Retrieval
@@ -153,10 +153,10 @@ class Config(Section):
         }  # fmt: skip
 
     def check_policies(self, stage: Literal["quality", "retrieval"], layers: int) -> None:
-        """Refuse a stage's policies whose records or thresholds no earlier stage makes, or whose dense layers a model of so
-        many layers lacks.
+        """Refuse a stage's policies whose thresholds no earlier stage makes, or whose dense layers a model of so many layers
+        lacks.
 
-        Called where the stage is asked for, so that a run of the frontier alone need not sketch for policies.
+        Called where the stage is asked for, so that a run of the frontier alone need not sweep for policies.
 
         Raises
         ------
@@ -165,7 +165,7 @@ class Config(Section):
         """
         where, policies = f"{stage}.policies", getattr(self, stage).policies
         check_dense_layers(where, policies, layers)
-        check_fitted(where, policies, self.sketch, self.frontier)
+        check_calibrated(where, policies, self.frontier)
 
     @model_validator(mode="after")
     def _context_holds_cold_keys(self) -> Config:

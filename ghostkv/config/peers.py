@@ -53,7 +53,10 @@ class Peers(Section):
             {"name": "magicpig", "bits": 7, "tables": 128},
             {"name": "magicpig", "bits": 8, "tables": 128},
             {"name": "token_picker", "chunks": [2, 2, 4, 4], "slack": 0.2},
-            *({"name": "ghost", "codec": "vector_code", "bits": bits} for bits in (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)),
+            *(
+                {"name": "ghost", "codec": "vector_code", "bits": bits}
+                for bits in (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
+            ),
             *({"name": "ghost", "codec": "transform_code", "bits": bits} for bits in (0.75, 1.0, 1.5, 2.0)),
         ),
         "Selectors and their hyperparameters, a file of ghostkv/selectors each. Of a peer with several entries the best at "

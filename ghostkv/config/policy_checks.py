@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ghostkv.config.frontier import Frontier, Headline
+from ghostkv.config.frontier import Frontier
 from ghostkv.config.policies import CalibratedPolicy, PolicyOptions
-from ghostkv.config.sketch import Sketch
 from ghostkv.files.errors import ConfigError
 
 
@@ -22,36 +21,19 @@ def check_dense_layers(where: str, entries: Iterable[PolicyOptions], layers: int
             )
 
 
-def check_fitted(where: str, entries: Iterable[PolicyOptions], sketch: Sketch, frontier: Frontier) -> None:
-    """Refuse, by a `ConfigError`, policies whose records or thresholds no earlier stage makes, before those run for hours."""
-    sizes = {codec.name: codec.bits for codec in sketch.codecs}
+def check_calibrated(where: str, entries: Iterable[PolicyOptions], frontier: Frontier) -> None:
+    """Refuse, by a `ConfigError`, policies whose thresholds no earlier stage makes, before those run for hours."""
+    headline = frontier.headline
     for entry in entries:
-        codec, size = entry.record or (None, None)
-        if codec and size not in sizes.get(codec, []):
+        if not isinstance(entry, CalibratedPolicy):
+            continue
+        if entry.record != (headline.codec, headline.bits):
             raise ConfigError(
-                f"config: {where} {entry.name} reads records of {codec} at {size:g} bits a coordinate, which sketch.codecs does not "
-                f"make. Accepted: {'; '.join(f'{name} at {bits}' for name, bits in sizes.items())}.\n"
-                f"  Write: - {{name: {codec}, bits: {sorted([*sizes.get(codec, []), size])}}}   "
-                "(under sketch.codecs, or leave the policy out)"
+                f"config: {where} {entry.name} takes thetas of {entry.codec} at {entry.bits:g} bits a coordinate in every layer. "
+                f"Accepted: {headline.codec} at {headline.bits:g}, frontier.headline's, as others are swept for comparison alone.\n"
+                f"  Write: codec: {headline.codec}, bits: {headline.bits:g}   (or leave the policy out)"
             )
-        if codec and sketch.compared_every > 1:
-            _check_every_layer(f"{where} {entry.name}", entry, frontier.headline)
-        if isinstance(entry, CalibratedPolicy):
-            _check_calibrated(f"{where} {entry.name}", entry, frontier)
-
-
-def _check_every_layer(place: str, entry: PolicyOptions, headline: Headline) -> None:
-    """A policy decodes in every layer; codecs that are there for comparison are not made in every layer."""
-    codec, size = entry.record
-    swept = isinstance(entry, CalibratedPolicy)
-    if codec != headline.codec or (swept and size != headline.bits):
-        accepted = f"{headline.codec}, frontier.headline's" + (
-            f", at {headline.bits:g} bits" if swept else ""
-        )
-        raise ConfigError(
-            f"config: {place} reads {codec} at {size:g} bits a coordinate in every layer, and sketch.compared_every leaves layers "
-            f"without. Accepted: {accepted}; any other with compared_every: 1.\n  Write: compared_every: 1   (under sketch)"
-        )
+        _check_calibrated(f"{where} {entry.name}", entry, frontier)
 
 
 def _check_calibrated(place: str, entry: CalibratedPolicy, frontier: Frontier) -> None:

@@ -12,7 +12,7 @@ from ghostkv.config.policies import PolicyOptions, entries_of
 from ghostkv.files.errors import ConfigError
 
 # What the report quotes figures for; each is looked up by name.
-_HEADLINE = ("identity", "mass", "budget", "peer")
+_HEADLINE = ("identity", "mass", "budget")
 
 
 class QualityEntry(PolicyOptions):
@@ -25,12 +25,23 @@ class QualityEntry(PolicyOptions):
     )
 
 
-def _ladder(label: str, selector: dict[str, Any], ratios: list[float], **more: Any) -> list[dict[str, Any]]:
+# Our record in the model's seat: six bytes a key at head_dim 64.
+_RECORD = {"codec": "vector_code", "bits": 0.75}
+# Positions of a text under a policy that decides in NumPy.
+_FEW = 16
+
+
+def _columns(
+    name: str, selector: dict[str, Any], columns: list[str], ratios: list[float]
+) -> list[dict[str, Any]]:
+    """A selector in each column at each ratio."""
     return [
-        {"label": f"{label}_{round(100 * ratio):03d}", "policy": "selector", "selector": selector, "ratio": ratio}
-        | more
+        {"label": "_".join([name, *([column] if column != "alone" else []), f"{round(100 * ratio):03d}"])}
+        | {"policy": "selector", "positions": _FEW, "selector": selector, "ratio": ratio}
+        | ({"column": column} if column != "alone" else {})
+        for column in columns
         for ratio in ratios
-    ]  # fmt: skip
+    ]
 
 
 def _defaults() -> list[dict[str, Any]]:
@@ -42,16 +53,25 @@ def _defaults() -> list[dict[str, Any]]:
             for name, delta, positions in certified
         ],
         *[
-            {"label": f"ghost_{round(100 * ratio):03d}", "policy": "ghost", "ratio": ratio}
+            {"label": f"ghost_{round(100 * ratio):03d}", "policy": "ghost", "ratio": ratio} | _RECORD
             for ratio in (0.10, 0.15, 0.20, 0.25, 0.29)
         ],
-        {"label": "ghost_029_plain", "policy": "ghost", "ratio": 0.29, "compensate": False},
+        {"label": "ghost_025_plain", "policy": "ghost", "ratio": 0.25, "compensate": False} | _RECORD,
+        *_columns("ghost_alone", {"name": "ghost"} | _RECORD, ["alone"], [0.15, 0.30]),
         {"label": "calibrated_1pct", "policy": "calibrated", "target_metric": "dropped_mass", "target": 0.01},
         {"label": "oracle_1pct", "policy": "oracle_mass", "positions": 16, "delta": 0.01},
-        *_ladder("quest", {"name": "quest", "page": 16}, [0.09, 0.16, 0.26]),
-        *_ladder("streaming_llm", {"name": "streaming_llm"}, [0.10, 0.30], positions=16),
-        *_ladder("h2o", {"name": "h2o", "recent": 0.5}, [0.08, 0.20], positions=16),
-        *_ladder("snapkv", {"name": "snapkv", "observe": 32, "kernel": 5}, [0.08, 0.20], positions=16),
+        *_columns("oracle_topk", {"name": "oracle_topk"}, ["alone", "compensated"], [0.15, 0.30]),
+        *_columns("quest", {"name": "quest", "page": 16}, ["alone", "compensated"], [0.15, 0.30]),
+        *_columns("pq", {"name": "pq"}, ["alone", "one_budget", "compensated"], [0.15, 0.30]),
+        *_columns(
+            "double_sparsity",
+            {"name": "double_sparsity"},
+            ["alone", "one_budget", "compensated"],
+            [0.15, 0.30],
+        ),
+        *_columns("streaming_llm", {"name": "streaming_llm"}, ["alone"], [0.15, 0.30]),
+        *_columns("h2o", {"name": "h2o", "recent": 0.5}, ["alone"], [0.15, 0.30]),
+        *_columns("snapkv", {"name": "snapkv", "observe": 32, "kernel": 5}, ["alone"], [0.15, 0.30]),
     ]
 
 
@@ -67,7 +87,7 @@ class Generation(Section):
     """Greedy continuations side by side."""
 
     policies: Annotated[list[str], once()] = setting(
-        ["ghost_029", "quest_016"], "Labels, beside the dense model.", max_length=64
+        ["ghost_029", "quest_015"], "Labels, beside the dense model.", max_length=64
     )
     tokens: int = setting(32, "Tokens to generate; 0 for none.", ge=0, le=1 << 16)
 
@@ -82,17 +102,17 @@ class Quality(Section):
     )
     policies: Annotated[list[entries_of(QualityEntry)], once("label")] = setting(
         _defaults(),
-        "Policies, each with a label. A ghost policy's ratio is GQA-true and of the whole model. A selector's is of each "
-        "head, and the GQA-true bytes that it comes to are measured.",
+        "Policies, each with a label. Ratios are GQA-true: of the whole model where one threshold decides, of each KV head "
+        "where a selector reads a fixed number of keys.",
         validate_default=True,
         min_length=1,
         max_length=200,
         examples=[[{"label": "ghost_030", "policy": "ghost", "ratio": 0.3}]],
     )
     headline: dict[str, str] = setting(
-        {"identity": "identity", "mass": "mass_1pct", "budget": "ghost_029", "peer": "quest"},
-        "Labels that headline figures quote, fixed before held-out text is read: elimination off, the certificate, the "
-        "best policy within `budget`, and the family of peers that it is held against.",
+        {"identity": "identity", "mass": "mass_1pct", "budget": "ghost_029"},
+        "Labels that headline figures quote, fixed before held-out text is read: elimination off, the certificate, and the "
+        "best policy within `budget`, which is held against the strongest rival there.",
     )
     budget: Share = setting(0.30, "GQA-true bytes ratio that the headline policy may reach.")
     block: Count = setting(16, "Positions of a block that the bootstrap draws.")
@@ -105,7 +125,7 @@ class Quality(Section):
     @model_validator(mode="after")
     def _labels(self) -> Quality:
         labels = [entry.label for entry in self.policies]
-        wanted = {f"headline.{key}": label for key, label in self.headline.items() if key != "peer"}
+        wanted = {f"headline.{key}": label for key, label in self.headline.items()}
         wanted |= {"ablation.policy": self.ablation.policy} if self.ablation.policy else {}
         wanted |= {f"generation.policies[{i}]": label for i, label in enumerate(self.generation.policies)}
         for where, label in wanted.items():
@@ -119,6 +139,6 @@ class Quality(Section):
             lacks = odd[0] in _HEADLINE
             raise ConfigError(
                 f"config: quality.headline {'lacks' if lacks else 'has'} {odd[0]}. Accepted: {', '.join(_HEADLINE)}.\n"
-                f"  Write: {'a label for it' if lacks else 'those four and no other'}   (under quality.headline)"
+                f"  Write: {'a label for it' if lacks else 'those three and no other'}   (under quality.headline)"
             )
         return self

@@ -27,7 +27,7 @@ ROWS = (
     ("Historical protocol: heads with a safe point", "historical.safe_head_share", "percent"),
     ("The model itself decodes under elimination: bytes ratio, GQA-true", "quality.at_030.bytes_ratio_gqa", "ratio"),
     ("KL of its next token from the dense model's there (nats)", "quality.at_030.kl", "tiny"),
-    ("Quest's KL over that, at the same bytes", "quality.at_030.kl_ratio_to_quest", "factor"),
+    ("The strongest rival's KL over that, at the same bytes", "quality.best_rival_kl_ratio", "factor"),
     ("its first choice is the dense model's there", "quality.at_030.top1", "percent"),
     (_LAYER, "speed.layer_32k", "factor"),
     ("the output error there", "speed.output_error_32k", "percent"),

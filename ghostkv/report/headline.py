@@ -52,7 +52,7 @@ class HeadlineValue:
 
     name: str
     unit: str
-    value: float | None  # None where no row answers
+    value: float | str | None  # None where no row answers
     n: int
     path: str  # the Parquet file; a pattern for many
     query: str  # SQL over it, called `self`
@@ -131,6 +131,6 @@ def _asked(results: Results, name: str, table: str, query: str) -> tuple[pl.Data
     return found, path, query
 
 
-def _rounded(value: float | None) -> float | None:
+def _rounded(value: float | str | None) -> float | str | None:
     # Nine digits: sums of many threads differ in the last ones, and the file should not.
-    return None if value is None else float(f"{value:.9g}")
+    return value if value is None or isinstance(value, str) else float(f"{value:.9g}")

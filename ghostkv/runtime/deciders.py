@@ -84,6 +84,10 @@ class Decider:
         """Nothing in it ever changes; a copied cache or model has the same."""
         return self
 
+    def continues(self, other: Decider) -> bool:
+        """Whether it can go on with what another decider remembers of a sequence."""
+        return other is self
+
     def start(self) -> Any:
         """A fresh state for the sequences of a batch.
 

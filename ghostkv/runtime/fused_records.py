@@ -13,6 +13,7 @@ import numpy as np
 from ghostkv.codecs import Codec
 from ghostkv.codecs.base import FRAME_SLACK, RHO_MAX
 from ghostkv.codecs.field_code import ROW_BITS
+from ghostkv.codecs.quantiser import UniformQuantiser
 from ghostkv.files.compiled import njit
 from ghostkv.runtime.lanes import LANES, number
 
@@ -39,7 +40,7 @@ class RecordFrames(NamedTuple):
 
     @classmethod
     def of(cls, codecs: Sequence[Codec]) -> RecordFrames:
-        """From one fitted affine codec per KV head, all of the same size."""
+        """From one fitted codec per KV head, all of the same size; without a quantiser of coordinates every level is 0."""
         width, most = len(codecs[0].mean_), max(len(codec.encoder_) for codec in codecs)
 
         def padded(arrays: Sequence[np.ndarray], shape: tuple[int, ...], fill: float = 0.0) -> np.ndarray:
@@ -48,7 +49,11 @@ class RecordFrames(NamedTuple):
                 row[: len(array)] = array
             return out
 
-        quantisers = [codec.quantiser_ for codec in codecs]
+        quantisers = [
+            codec.quantiser_
+            or UniformQuantiser(*(np.zeros(len(codec.encoder_), kind) for kind in (int, float, float)))
+            for codec in codecs
+        ]
         return cls(
             mean=np.stack([codec.mean_ for codec in codecs]).astype(np.float64),
             encoder=padded([codec.encoder_ for codec in codecs], (most, width)),

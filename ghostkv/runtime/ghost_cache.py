@@ -86,8 +86,9 @@ class GhostLayer(DynamicLayer):
 
     def recall(self, decider: Decider, call: Call) -> LayerMemory:
         """The decider's memory of this layer; a fresh one if another decider, or another sequence, was here before."""
-        if self.memory is None or self.memory.decider is not decider or not self.memory.holds(call):
+        if self.memory is None or not decider.continues(self.memory.decider) or not self.memory.holds(call):
             self.memory = LayerMemory(decider, decider.start())
+        self.memory.decider = decider
         return self.memory
 
     def crop(self, tokens_to_remove: int) -> None:

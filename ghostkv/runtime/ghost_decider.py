@@ -50,17 +50,20 @@ class GhostFrames:
     writing: RecordFrames
     reading: EstimateFrames
     record_bytes: int
+    # One a KV head where codes are no levels of single coordinates; such records are written by the codecs themselves.
+    codecs: tuple[Codec, ...] = ()
 
     @classmethod
     def of(cls, codecs: Sequence[Codec]) -> GhostFrames:
-        """From one fitted affine codec per KV head, all of the same size."""
+        """From one fitted codec per KV head, all of the same size."""
         writing = RecordFrames.of(codecs)
         reading = EstimateFrames(
             offset=writing.mean.astype(np.float32),
             decoder=writing.decoder.astype(np.float32),
             dims=writing.dims,
         )
-        return cls(writing=writing, reading=reading, record_bytes=int(codecs[0].record_bytes))
+        whole = tuple(codecs) if codecs[0].quantiser_ is None else ()
+        return cls(writing, reading, int(codecs[0].record_bytes), whole)
 
     def part(self, kv_heads: Sequence[int]) -> GhostFrames:
         """Those of some KV heads."""
@@ -68,7 +71,9 @@ class GhostFrames:
         writing, reading = (
             type(one)(*(array[some] for array in one)) for one in (self.writing, self.reading)
         )
-        return GhostFrames(writing, reading, self.record_bytes)
+        return GhostFrames(
+            writing, reading, self.record_bytes, tuple(self.codecs[h] for h in some) if self.codecs else ()
+        )
 
 
 @dataclass
@@ -128,7 +133,7 @@ class GhostDecider(Decider):
         keys, values = stored(call.keys), stored(call.values)
         self._room(state, batch, tokens, call.values.shape[3])
         if written < tokens:
-            self._write(state, keys, tokens)
+            self._write(state, keys, tokens, call.first)
             state.tokens = tokens
         counts = np.zeros((batch, kv_heads, call.query.shape[2], HEADS + call.group), np.int32)
         self._read(state, call, keys, values, out, counts)
@@ -155,7 +160,11 @@ class GhostDecider(Decider):
         coordinates = np.empty((batch, kv_heads, dims, capacity), np.float32)
         return coordinates, np.empty((batch, kv_heads, capacity), np.uint8)
 
-    def _write(self, state: GhostState, keys: np.ndarray, tokens: int) -> None:
+    def continues(self, other: Decider) -> bool:
+        """Whether what `other` remembers of a sequence is what this one would: the same records, whatever theta."""
+        return type(other) is type(self) and other.frames is self.frames
+
+    def _write(self, state: GhostState, keys: np.ndarray, tokens: int, first: np.ndarray) -> None:
         write_records(keys, state.tokens, tokens, self.frames.writing, *state.records)
 
     def _read(
@@ -169,6 +178,21 @@ class GhostDecider(Decider):
         records = GhostRecords(*state.records, total=state.total, span=state.span)
         cache = Cache(keys=keys, values=values, first=call.first, past=call.past)
         ghost_attend(call.query, cache, self.frames.reading, records, rule, out, counts)
+
+
+@dataclass(frozen=True)
+class CodedDecider(GhostDecider):
+    """The same with records that their codecs write: vector codes, which also ask for a key's position."""
+
+    def _write(self, state: GhostState, keys: np.ndarray, tokens: int, first: np.ndarray) -> None:
+        coordinates, unbound = state.records
+        for row, padding in enumerate(first.tolist()):
+            begin = max(state.tokens, padding)
+            for head, codec in enumerate(self.frames.codecs):
+                records = codec.encode(keys[row, head, begin:tokens], begin - padding)
+                decoded = codec.decode(records)
+                coordinates[row, head, : decoded.coordinates.shape[1], begin:tokens] = decoded.coordinates.T
+                unbound[row, head, begin:tokens] = ~np.isfinite(decoded.radius)
 
 
 @dataclass(frozen=True)
@@ -198,7 +222,7 @@ class PackedDecider(GhostDecider):
         codes = np.zeros((batch, self.kv_heads, blocks, LANES * each), np.uint8)
         return codes, np.zeros((batch, self.kv_heads, blocks * LANES), np.uint8)
 
-    def _write(self, state: GhostState, keys: np.ndarray, tokens: int) -> None:
+    def _write(self, state: GhostState, keys: np.ndarray, tokens: int, first: np.ndarray) -> None:
         write_packed(keys, state.tokens, tokens, self.frames.writing, self._places, *state.records)
 
     def _read(
@@ -241,6 +265,8 @@ def ghost_decider(
     frames: GhostFrames, theta: np.ndarray, compensate: bool, per_key: bool, shared: bool, rooms: StepRooms
 ) -> GhostDecider:
     """The decider of a layer: packed where its records lie in whole fields and its heads share survivors."""
+    if frames.codecs:
+        return CodedDecider(frames, theta, compensate, per_key)
     fits = shared and in_whole_fields(frames.writing) and not frames.writing.mean.shape[1] % LANES
     if fits:
         return PackedDecider(frames, theta, compensate, per_key, rooms=rooms)

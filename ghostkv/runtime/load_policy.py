@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ghostkv.codecs.nested import Nested, level_bytes
+from ghostkv.codecs.records import CodecSpec
 from ghostkv.elimination.thresholds import calibrated_thetas
 from ghostkv.files.errors import ConfigError
 from ghostkv.quantised.by_name import cache_type
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ghostkv.config.policies import (
         GhostPolicy,
         RecordPolicy,
-        SelectorPolicy,
         SomePolicy,
     )
 
@@ -62,13 +62,6 @@ def dense_heads(policy: SomePolicy, sources: Sources) -> dict[int, dict[int, flo
         Layer -> KV head -> the bytes ratio that elimination would have there, at least 1.
     """
     return _flat(_built(policy, sources), policy, sources) if policy.policy == "calibrated" else {}
-
-
-def model_threshold(policy: SelectorPolicy, sources: Sources) -> float | None:
-    """The one threshold of a selector's policy, fitted on threshold texts; None where its column has none."""
-    _check_decided(policy)
-    active = [layer for layer in sources.layers if layer not in policy.dense_layers]
-    return next((one.theta for one in seated(policy, sources, active).values()), None)
 
 
 def _flat(built: Policy, policy: SomePolicy, sources: Sources) -> dict[int, dict[int, float]]:
@@ -168,8 +161,14 @@ def _ghosts(
     policy: RecordPolicy, sources: Sources, active: Sequence[int], theta: float | Mapping[int, np.ndarray],
     compensate: bool = True, per_key: bool = False,
 ) -> Mapping[int, Decider]:  # fmt: skip
-    frames = {layer: GhostFrames.of(sources.fitted(layer, sources.spec(policy))) for layer in active}
+    frames = {layer: _frames(sources, layer, sources.spec(policy)) for layer in active}
     return ghost_policy(frames, theta, sources.heads, compensate, per_key, shared=policy.shared).deciders
+
+
+@cache
+def _frames(sources: Sources, layer: int, spec: CodecSpec) -> GhostFrames:
+    """The same object for all policies that read the same records, so that they share those of a context."""
+    return GhostFrames.of(sources.fitted(layer, spec))
 
 
 @cache

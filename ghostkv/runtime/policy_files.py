@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ghostkv.codecs.by_name import make as make_codec
 from ghostkv.codecs.nested import Nested
 from ghostkv.files.errors import ConfigError, TableError
 from ghostkv.files.tensors import load_tensors, save_tensors
@@ -116,6 +117,15 @@ def _packed(decider: Decider) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             "kind": "ghost", "compensate": decider.compensate, "per_key": decider.per_key,
             "record_bytes": frames.record_bytes,
         }  # fmt: skip
+        if frames.codecs:
+            codec = frames.codecs[0]
+            kind |= {"kind": "coded", "codec": codec.name, "code_bytes": codec.code_bytes}
+            arrays = {
+                f"{head}/{name}": array
+                for head, one in enumerate(frames.codecs)
+                for name, array in one.arrays().items()
+            }
+            return kind, arrays | {"theta": decider.theta}
         arrays = frames.writing._asdict()
         rows = _rows(arrays["metric"], arrays["encoder"], arrays["dims"])
         if rows is not None:
@@ -165,6 +175,18 @@ def _ghost(kind: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> GhostDecid
     )
 
 
+def _coded(kind: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> GhostDecider:
+    theta, by_head = arrays.pop("theta"), {}
+    for name, array in arrays.items():
+        head, _, field = name.partition("/")
+        by_head.setdefault(int(head), {})[field] = array
+    codecs = [
+        make_codec(kind["codec"], kind["code_bytes"]).load(by_head[head]) for head in range(len(by_head))
+    ]
+    named = (kind[name] for name in ("compensate", "per_key", "shared", "rooms"))
+    return ghost_decider(GhostFrames.of(codecs), theta, *named)
+
+
 def _certified(kind: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> CertifiedMass:
     heads = range(len(arrays["mean"]))
     levels = tuple(kind["levels"])
@@ -174,4 +196,4 @@ def _certified(kind: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Certif
     return CertifiedMass(codecs, kind["delta"], tuple(kind["shares"]), kind["compensate"])
 
 
-_READERS = {"ghost": _ghost, "certified_mass": _certified}
+_READERS = {"ghost": _ghost, "coded": _coded, "certified_mass": _certified}

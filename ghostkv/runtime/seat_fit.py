@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ghostkv.captures.capture_files import LayerCapture, read_layers_table
@@ -29,87 +30,113 @@ def seated(policy: SelectorPolicy, sources: Sources, active: Sequence[int]) -> d
     ConfigError
         The selector has no such column, or index and kept keys alone exceed its bytes.
     """
-    name, selector = make({"name": policy.selector.name, **(policy.selector.model_extra or {})})
-    if policy.column not in selector.columns:
-        raise ConfigError(
-            f"config: policy {policy.name} has column: {policy.column}, which {name} does not have. Accepted: "
-            f"{', '.join(selector.columns)}.\n  Write: column: {selector.columns[0]}"
-        )
-    # One layer decides at a time, so all share what they compute in.
-    space = Space()
-    found = {layer: _seated(policy, name, selector, sources, layer, space) for layer in active}
-    if policy.column == ALONE or type(selector).estimate is Selector.estimate:
-        return found
-    theta = policy.theta
-    if theta is None:
-        theta = fit_selector(policy, sources, found)
+    found = _unfitted(policy, sources, active)
+    if policy.theta is not None or not needs_threshold(policy):
+        return {layer: replace(one, theta=policy.theta) for layer, one in found.items()}
+    (theta,) = fit_selectors([policy], sources)
     return {layer: replace(one, theta=theta) for layer, one in found.items()}
 
 
-def fit_selector(policy: SelectorPolicy, sources: Sources, found: Mapping[int, Seated]) -> float:
-    """The threshold that spends a policy's bytes on threshold texts, as a mean over the queries and KV heads of the model.
+def needs_threshold(policy: SelectorPolicy) -> bool:
+    """Whether one threshold for the model decides, which texts of role `threshold` give."""
+    selector = _selector(policy)[1]
+    return policy.column != ALONE and type(selector).estimate is not Selector.estimate
+
+
+def fit_selectors(policies: Sequence[SelectorPolicy], sources: Sources) -> list[float]:
+    """The thresholds that spend policies' bytes on threshold texts, as a mean over the queries and KV heads of the model.
+
+    Policies of the same selector are fitted together.
 
     Raises
     ------
     ConfigError
         Index, kept keys and dense layers alone exceed the bytes.
     """
-    budget = OneBudget([policy.ratio])
+    alike: dict[tuple, list[SelectorPolicy]] = {}
+    for policy in policies:
+        alike.setdefault(
+            (_selector(policy), policy.dense_layers, policy.sinks, policy.hot, policy.seed), []
+        ).append(policy)
+    found = {}
+    for some in alike.values():
+        ratios = sorted({policy.ratio for policy in some})
+        budget = _spent(some[0], sources, ratios)
+        for policy in some:
+            if budget.least >= policy.ratio:
+                raise ConfigError(
+                    f"policy {policy.name}: a bytes ratio of {policy.ratio:g} is out of reach: index, sinks, hot window and dense "
+                    f"layers alone read {budget.least:.3f} of the full K and V.\n  Write: ratio: {budget.least + 0.05:.2f}, or fewer "
+                    "dense_layers"
+                )
+        theta = next(iter(budget.spending().values())).theta
+        found |= {policy.name: float(theta[ratios.index(policy.ratio)]) for policy in some}
+    return [found[policy.name] for policy in policies]
+
+
+def _spent(policy: SelectorPolicy, sources: Sources, ratios: Sequence[float]) -> OneBudget:
+    """What every threshold would read of the model on threshold texts."""
+    budget, active = (
+        OneBudget(ratios),
+        [layer for layer in sources.layers if layer not in policy.dense_layers],
+    )
+    found = _unfitted(policy, sources, active)
     exact = {"sinks": policy.sinks, "hot": policy.hot, "headline_start": sources.start, "top_k": 1}
     for layer in sources.layers:
         seat = found.get(layer)
         for capture in sources.texts("threshold", layer):
-            if seat is None or capture.window:
-                for head in range(capture.kv_heads):
-                    budget.add_dense((layer, head), int((capture.positions >= sources.start).sum()))
-                continue
             for head in range(capture.kv_heads):
+                if seat is None or capture.window:
+                    budget.add_dense((layer, head), int((capture.positions >= sources.start).sum()))
+                    continue
                 scene, truth = view(capture, head, exact, _encoded(seat.codecs, capture, head), seat.space)
                 seen = for_selector(seat.selector, scene, truth)
                 ranked = rank(seat.selector, seat.fitted[head], seen)
-                budget.add((layer, head), ranked, seen, budget_of(capture, scene.visible, [policy.ratio]))
-    if budget.least >= policy.ratio:
+                budget.add((layer, head), ranked, seen, budget_of(capture, scene.visible, ratios))
+    return budget
+
+
+def _selector(policy: SelectorPolicy) -> tuple[str, Selector]:
+    name, selector = make({"name": policy.selector.name, **(policy.selector.model_extra or {})})
+    if policy.column not in selector.columns:
         raise ConfigError(
-            f"policy {policy.name}: a bytes ratio of {policy.ratio:g} is out of reach: index, sinks, hot window and dense layers "
-            f"alone read {budget.least:.3f} of the full K and V.\n  Write: ratio: {budget.least + 0.05:.2f}, or fewer dense_layers"
+            f"config: policy {policy.name} has column: {policy.column}, which {name} does not have. Accepted: "
+            f"{', '.join(selector.columns)}.\n  Write: column: {selector.columns[0]}"
         )
-    return float(next(iter(budget.spending().values())).theta[0])
+    return name, selector
 
 
-def _seated(
-    policy: SelectorPolicy, name: str, selector: Selector, sources: Sources, layer: int, space: Space
-) -> Seated:
-    """The selector of one layer, without a threshold."""
+def _unfitted(policy: SelectorPolicy, sources: Sources, active: Sequence[int]) -> dict[int, Seated]:
+    """The selector of every layer, without a threshold."""
+    # One layer decides at a time, so all share what they compute in.
+    (name, selector), space = _selector(policy), Space()
     read = selector.record_spec(sources.head_dim)
-    codecs = {} if read is None else {read: sources.fitted(layer, CodecSpec(*read))}
-    fixed = {"codecs": codecs, "space": space, "column": policy.column}
-    if type(selector).fit is Selector.fit:
-        heads = int(read_layers_table(sources.captures[0].folder)["kv_heads"][0])
-        return Seated(selector, [None] * heads, policy.ratio, name, **fixed)
-    calibration, threshold = sources.texts("codec", layer), sources.texts("threshold", layer)
-    exact = {"sinks": policy.sinks, "hot": policy.hot, "headline_start": sources.start}
-    return Seated(
-        selector,
-        list(_fits(selector, codecs, calibration, threshold, exact, policy, space)),
-        policy.ratio,
-        name,
-        **fixed,
-    )
+    found = {}
+    for layer in active:
+        codecs = {} if read is None else {read: sources.fitted(layer, CodecSpec(*read))}
+        if type(selector).fit is Selector.fit:
+            fitted = [None] * int(read_layers_table(sources.captures[0].folder)["kv_heads"][0])
+        else:
+            fixed = policy.sinks, policy.hot, policy.seed, policy.ratio if selector.budgeted else None
+            fitted = _fits(selector, sources, layer, *fixed)
+        found[layer] = Seated(selector, fitted, policy.ratio, name, codecs, space, policy.column)
+    return found
 
 
+@cache
 def _fits(
-    selector: Selector,
-    codecs: Mapping,
-    calibration: Sequence[LayerCapture],
-    threshold: Sequence[LayerCapture],
-    exact: Mapping[str, int],
-    policy: SelectorPolicy,
-    space: Space,
-) -> Iterator[Any]:
+    selector: Selector, sources: Sources, layer: int, sinks: int, hot: int, seed: int, ratio: float | None
+) -> list[Any]:
+    """What is fitted of each KV head of a layer, once for all policies of the selector."""
+    calibration, threshold, space = sources.texts("codec", layer), sources.texts("threshold", layer), Space()
+    exact = {"sinks": sinks, "hot": hot, "headline_start": sources.start}
+    read, found = selector.record_spec(sources.head_dim), []
+    codecs = {} if read is None else {read: sources.fitted(layer, CodecSpec(*read))}
     for head in range(calibration[0].kv_heads):
         texts = [(capture, _encoded(codecs, capture, head)) for capture in threshold]
-        scenes = ThresholdScenes(texts, head, exact, [policy.ratio], space)
-        yield selector.fit(calibration_of(calibration, scenes, policy.seed))
+        scenes = ThresholdScenes(texts, head, exact, [ratio], space)
+        found.append(selector.fit(calibration_of(calibration, scenes, seed)))
+    return found
 
 
 def _encoded(codecs: Mapping, capture: LayerCapture, head: int) -> Callable:

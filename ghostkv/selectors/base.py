@@ -252,6 +252,8 @@ class Selector:
     kind = "peer"
     # The columns that it can be measured in.
     columns = COLUMNS
+    # Whether what is fitted depends on the budget.
+    budgeted = False
 
     @property
     def variant(self) -> str:

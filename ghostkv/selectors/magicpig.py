@@ -42,6 +42,8 @@ class MagicPIG(Selector):
 
     columns: ClassVar[tuple[str, ...]] = (ALONE,)
 
+    budgeted: ClassVar[bool] = True
+
     def fit(self, calibration: Calibration) -> Any:
         """Mean key, planes, and tables L of each ratio."""
         mean = calibration.keys.mean(axis=0)

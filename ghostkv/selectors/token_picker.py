@@ -21,7 +21,7 @@ Index bytes: every chunk read. Chunks are part of the stored key, so a key that 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -48,6 +48,8 @@ class TokenPicker(Selector):
     )
     slack: Amount = 0.2  # share of the worst-case margin that is added to an estimate
     depth: Amount = 1.0  # size of the token bucket, in queries
+
+    budgeted: ClassVar[bool] = True
 
     def fit(self, calibration: Calibration) -> Any:
         """Least value and range of each channel, and thetas of each ratio and head."""

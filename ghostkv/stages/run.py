@@ -39,6 +39,8 @@ class Run:
         Domain -> where its documents are kept.
     folder : str
         Where its results lie.
+    compares : bool
+        Whether it is a whole run, with stages that let the model decode under policies.
     """
 
     config: Config
@@ -47,6 +49,7 @@ class Run:
     trace: dict[str, dict[str, Any]]
     sources: dict[str, TextSource]
     folder: str = "results"
+    compares: bool = True
 
     @classmethod
     def resolve(
@@ -97,6 +100,7 @@ class Run:
             trace={},
             sources={name: self.sources[name] for name in config.texts.domains},
             folder=f"{self.folder}/demo",
+            compares=False,
         )
 
     @cached_property
@@ -138,6 +142,15 @@ class Run:
         """Codecs that are sketched in a layer: all, or the headline's at all its sizes."""
         name = self.config.frontier.headline.codec
         return tuple(spec for spec in self.codecs if layer in self.compared_layers or spec.name == name)
+
+    def fitted(self, layer: int) -> tuple[CodecSpec, ...]:
+        """Codecs that policies read in every layer, where the sketch of this one has no use for their records."""
+        # Imported tensors have no model that could decode.
+        decode = self.compares and not self.imports
+        entries = (*self.config.quality.policies, *self.config.retrieval.policies) if decode else ()
+        asked = sorted({entry.record for entry in entries if entry.record})
+        specs = dict.fromkeys(CodecSpec(name, code_bytes(bits, self.key_width)) for name, bits in asked)
+        return tuple(spec for spec in specs if spec not in self.sketched(layer))
 
     def swept(self, layer: int) -> tuple[CodecSpec, ...]:
         """Codecs that are swept in a layer: all, or the headline's at its size."""

@@ -137,28 +137,15 @@ def test_the_default_config_decides_what_the_literals_decided():
     ("entry", "raw", "expected"),
     [
         (
-            {"policy": "ghost", "ratio": 0.2, "bits": 0.75},
+            {"policy": "calibrated", "bits": 0.5},
             {},
-            r"mine reads records of transform_code at 0\.75 bits.*\n.*bits: \[0\.5, 0\.75, 1\.0, 2\.0, 4\.0\]\}   \(under sketch.codecs",
+            r"transform_code at 0\.5 bits.*\n.*Write: codec: transform_code, bits: 1 ",
         ),
-        ({"policy": "identity", "codec": "pca", "bits": 1.1}, {}, "records of pca at 1.1 bits"),
+        ({"policy": "calibrated", "codec": "pca"}, {}, r"thetas of pca at 1 bits"),
         (
             {"policy": "oracle_mass", "dense_layers": [3, 30]},
             {},
             r"the model has 30 layers.*\n.*Write: dense_layers: \[3\]",
-        ),
-        (
-            {"policy": "selector", "selector": {"name": "ghost", "bits": 0.6}, "ratio": 0.2},
-            {},
-            "records of transform_code at 0.6 bits",
-        ),
-        (
-            {"policy": "selector", "selector": {"name": "ghost"}, "ratio": 0.2},
-            {
-                "sketch": {"codecs": [{"name": "pca", "bits": [1]}]},
-                "frontier": {"headline": {"codec": "pca"}},
-            },
-            r"transform_code at 1 bits.*\n.*Write: - \{name: transform_code, bits: \[1.0\]\}",
         ),
         (
             {"policy": "calibrated", "target": 0.02},
@@ -178,14 +165,6 @@ def test_what_no_earlier_stage_makes_is_refused_before_any_runs(entry, raw, expe
         load_config({"quality": only(mine), **raw}).check_policies("quality", 30)
     with pytest.raises(ConfigError, match=expected):
         load_config({"retrieval": {"policies": [mine]}, **raw}).check_policies("retrieval", 30)
-
-
-def test_a_frontier_alone_needs_no_records_of_policies():
-    raw = {
-        "sketch": {"codecs": [{"name": "pca", "bits": [1]}]},
-        "frontier": {"headline": {"codec": "pca"}},
-    }
-    assert load_config(raw).quality == Config().quality
 
 
 def test_modules_that_policies_find_by_name():

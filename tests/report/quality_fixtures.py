@@ -65,6 +65,7 @@ def make_rows(domains=("prose", "code")):
                 for against, times in (("oracle_mass", 0.5), ("quest", 8.0 + number)):
                     compared = who | {
                         "against": against,
+                        "against_kind": "peer" if against == "quest" else "oracle",
                         "domain": domain,
                         "bytes_ratio_gqa": ratio,
                         "kl": kl,

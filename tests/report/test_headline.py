@@ -89,7 +89,7 @@ def test_power_says_what_the_texts_could_not_have_shown(tables):
 
 def test_a_ratio_of_two_methods_is_seen_by_a_factor():
     sure = Sureness(texts=12, low=50.0, high=150.0, log_deviation=0.5)
-    value = HeadlineValue("quality.at_030.kl_ratio_to_quest", "factor", 90.0, 768, "p", "q", sure)
+    value = HeadlineValue("quality.best_rival_kl_ratio", "factor", 90.0, 768, "p", "q", sure)
     (row,) = power_table({value.name: value}).iter_rows(named=True)
     assert row["scale"] == "log"
     assert row["least_seen"] == row["least_seen_of_all"] == pytest.approx(np.exp(least_seen(0.5, 12)))
@@ -170,7 +170,7 @@ ASKED_OF_STAGES = {
     "quality.mass_1pct.kl",
     "quality.mass_1pct.top1",
     "quality.at_030.kl",
-    "quality.at_030.kl_ratio_to_quest",
+    "quality.best_rival_kl_ratio",
     "quality.at_030.top1",
     "retrieval.single_needle_at_025.relative_accuracy",
 }

@@ -13,7 +13,7 @@ from ghostkv.report.numbers import FORMATS, counted, factor, listed, percent, ra
 from ghostkv.report.results import Results
 from ghostkv.report.sections.frontier import by_bytes
 from ghostkv.report.sections.key_numbers import key_numbers
-from ghostkv.report.sections.quality.figures import against_peer, bytes_figure, family_name, role
+from ghostkv.report.sections.quality.figures import best_rival, bytes_figure, family_name, role
 from ghostkv.report.sentences import ANSWER, answers
 from ghostkv.report.summaries import (
     BYTES_GQA,
@@ -185,7 +185,7 @@ def _in_the_loop(results: Results) -> list[str]:
     """What the model itself says at the bytes that the config allows; nothing where that stage was not run."""
     if not results.has("quality.summary"):
         return []
-    row, held = role(results, "budget"), against_peer(results)
+    row, held = role(results, "budget"), best_rival(results)
     if not row:
         return []
     text = (
@@ -194,7 +194,7 @@ def _in_the_loop(results: Results) -> list[str]:
         f"with a KL of {tiny(row['kl'])} nats a token"
     )
     if held.get("kl_ratio") is not None:
-        text += f", {factor(held['kl_ratio'])} below {family_name(held['against'])} at the same bytes"
+        text += f", {factor(held['kl_ratio'])} below {family_name(held['against'])}, the strongest rival, at the same bytes"
     return [text + ". What it finds, and where it breaks, are chapters of their own."]
 
 
@@ -264,5 +264,6 @@ CHAPTER = Chapter(
             "bytes_ratio_gqa_at_fer_1pct", "elimination_at_dropped_mass_1pct", "bytes_ratio_gqa_at_dropped_mass_1pct",
         )
     )
-    + tuple(f"quality.at_030.{name}" for name in ("bytes_ratio_gqa", "kl", "top1", "kl_ratio_to_quest")),
+    + tuple(f"quality.at_030.{name}" for name in ("bytes_ratio_gqa", "kl", "top1"))
+    + ("quality.best_rival_kl_ratio",),
 )  # fmt: skip

@@ -40,8 +40,8 @@ class PeersLayer(Job):
     ----------
     selectors : tuple of dict
         Name and hyperparameters of each.
-    sketched : tuple of CodecSpec
-        Codecs that the sketch has; others that a selector asks for are fitted with `sketch_seed`.
+    sketched, fitted : tuple of CodecSpec
+        Codecs that the sketch has, with records and without; others that a selector asks for are fitted with `sketch_seed`.
     """
 
     call = "ghostkv.stages.peers.layer.measure_layer"
@@ -57,21 +57,23 @@ class PeersLayer(Job):
     top_k: int
     headline_start: int
     sketched: tuple[CodecSpec, ...]
+    fitted: tuple[CodecSpec, ...]
     sketch_seed: int
     seed: int
 
     @classmethod
     def of(cls, run: Run, layer: str) -> PeersLayer:
         named = sorted({entry.name for entry in run.config.peers.selectors})
-        sketched = run.sketched(int(layer))
+        sketched, fitted = run.sketched(int(layer)), run.fitted(int(layer))
         return cls.taken(
             run,
             layer=layer,
             selectors=_apart([entry.plain() for entry in run.config.peers.selectors], run.key_width),
             sketched=sketched,
+            fitted=fitted,
             sketch_seed=run.config.sketch.seed,
             uses=(
-                *modules(spec.name for spec in sketched),
+                *modules({"transform_code", "vector_code", *(spec.name for spec in sketched)}),
                 *(f"ghostkv.selectors.{name}" for name in named),
             ),
         )

@@ -46,7 +46,7 @@ class TextRecords:
         return codec, self._decoded[text, spec, kv_head]
 
     def _fit(self, spec: CodecSpec) -> dict:
-        if spec in self._job.sketched:
+        if spec in (*self._job.sketched, *self._job.fitted):
             return load_codecs(self._sketch["codecs"], [spec])
         calibration = [self._loaded[text] for text in self._codec_texts]
         return fit_codecs(calibration, [spec], self._job.layer, self._job.sketch_seed)

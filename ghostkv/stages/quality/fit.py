@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ghostkv.files.provenance import metadata
 from ghostkv.files.tables import write_rows
-from ghostkv.runtime.load_policy import dense_heads, fit_budgets, model_threshold
+from ghostkv.runtime.load_policy import dense_heads, fit_budgets
+from ghostkv.runtime.seat_fit import fit_selectors, needs_threshold
 from ghostkv.stages.quality.schemas import DENSE_SCHEMA, THETA_SCHEMA
 from ghostkv.stages.quality.setup import sources_of
 
@@ -19,16 +20,11 @@ def fit_policies(job: FitPolicies, inputs: Mapping[str, Any], outputs: Mapping[s
     """Fit the job's policies on texts of role `threshold`."""
     sources = sources_of(job, inputs)
     sized = [policy for policy in job.policies if policy.policy == "ghost"]
+    asked = [policy for policy in job.policies if policy.policy == "selector" and needs_threshold(policy)]
+    found = [*fit_budgets(sized, sources), *fit_selectors(asked, sources)]
     thetas = [
         {"policy": policy.label, "ratio": policy.ratio, "theta": theta}
-        for policy, theta in zip(sized, fit_budgets(sized, sources), strict=True)
-    ]
-    thetas += [
-        {"policy": policy.label, "ratio": policy.ratio, "theta": theta}
-        for policy in job.policies
-        if policy.policy == "selector"
-        for theta in [model_threshold(policy, sources)]
-        if theta is not None
+        for policy, theta in zip((*sized, *asked), found, strict=True)
     ]
     dense = [
         {"policy": policy.label, "layer": layer, "kv_head": head, "bytes_ratio_gqa": ratio}

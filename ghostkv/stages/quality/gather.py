@@ -30,7 +30,7 @@ def gather(job: GatherQuality, inputs: Mapping[str, Sequence[str]], outputs: Map
     measured = MeasuredBlocks.read(positions, job.block, job.replicates, job.seed)
     summary = summarise(positions, runs, measured)
     # A policy may be quoted for one thing only: the last named wins.
-    roles = {label: role for role, label in job.headline.items() if role != "peer"}
+    roles = {label: role for role, label in job.headline.items()}
     quoted = pl.col("policy").replace_strict(roles, default=None, return_dtype=pl.String).alias("role")
     derived = {"summary": summary, "equal_bytes": compare_at_equal_bytes(summary, measured)}
     for name, schema in SUMMARY_TABLES.items():

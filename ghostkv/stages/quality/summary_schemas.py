@@ -43,6 +43,7 @@ EQUAL_BYTES_SCHEMA = pa.schema(
         ("policy", pa.string()),
         ("role", pa.string()),
         ("against", pa.string()),  # a family
+        ("against_kind", pa.string()),  # peer or oracle
         ("domain", pa.string()),
         ("bytes_ratio_gqa", pa.float64()),  # of the policy, as measured
         ("lowest", pa.float64()),  # bytes ratios that the family was measured at

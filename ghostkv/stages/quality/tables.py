@@ -151,7 +151,12 @@ def compare_at_equal_bytes(summary: pl.DataFrame, measured: MeasuredBlocks) -> p
                 whole = measured.counts["kl"][:, blocks].max(axis=0)
                 shared = (measured.counts["kl"][np.ix_(every, blocks)] == whole).all(axis=0)
                 found = _at_equal_bytes(measured, blocks[shared], every, curve, row["bytes_ratio_gqa"])
-                about = {"policy": row["policy"], "against": family, "domain": domain}
+                about = {
+                    "policy": row["policy"],
+                    "against": family,
+                    "against_kind": curve["kind"][0],
+                    "domain": domain,
+                }
                 rows.append(about | {name: _number(value) for name, value in found.items()})
     schema = pl.from_arrow(EQUAL_BYTES_SCHEMA.empty_table()).schema
     return pl.DataFrame(rows, schema={name: kind for name, kind in schema.items() if name != "role"})

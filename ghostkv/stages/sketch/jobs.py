@@ -16,22 +16,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SketchLayer(Job):
-    """Codecs to fit to one layer."""
+    """Codecs to fit to one layer.
+
+    Attributes
+    ----------
+    codecs : tuple of CodecSpec
+        Those whose records are written.
+    fitted : tuple of CodecSpec
+        Others, which policies read.
+    """
 
     call = "ghostkv.stages.sketch.layer.sketch_layer"
 
     layer: int
     captures: tuple[CapturedText, ...]
     codecs: tuple[CodecSpec, ...]
+    fitted: tuple[CodecSpec, ...]
     seed: int
 
     @classmethod
     def of(cls, run: Run, layer: str) -> SketchLayer:
-        codecs = run.sketched(int(layer))
+        codecs, fitted = run.sketched(int(layer)), run.fitted(int(layer))
         return cls.taken(
             run,
             layer=layer,
             codecs=codecs,
+            fitted=fitted,
             seed=run.config.sketch.seed,
-            uses=modules(spec.name for spec in codecs),
+            uses=modules(spec.name for spec in (*codecs, *fitted)),
         )

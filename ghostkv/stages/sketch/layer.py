@@ -29,7 +29,7 @@ def sketch_layer(job: SketchLayer, inputs: Mapping[str, Sequence[str]], outputs:
         raise ConfigError(
             "texts: no text has the role 'codec', so nothing can fit the codecs; set per_role.codec: 1"
         )
-    fitted = fit_codecs(calibration, chosen, layer, job.seed)
+    fitted = fit_codecs(calibration, (*chosen, *job.fitted), layer, job.seed)
     metadata = sketch_metadata(texts, job.code)
     save_codecs(fitted, outputs["codecs"], metadata)
     with RecordWriter(outputs["records"], chosen, metadata) as writer:

@@ -66,12 +66,12 @@ def role(results: Results, name: str) -> dict:
     return rows.row(0, named=True) if rows.height else {}
 
 
-def against_peer(results: Results) -> dict:
-    """The policy of the byte budget beside the headline's peer at equal bytes; empty where nothing is compared."""
-    peer = results.config["quality"]["headline"]["peer"]
+def best_rival(results: Results) -> dict:
+    """The policy of the byte budget beside the peer that loses least at equal bytes; empty where nothing is compared."""
     rows = results.table("quality.equal_bytes").filter(
-        pl.col("role") == "budget", pl.col("against") == peer, pl.col("domain") == "all"
+        pl.col("role") == "budget", pl.col("against_kind") == "peer", pl.col("domain") == "all"
     )
+    rows = rows.drop_nulls("their_kl").sort("their_kl", maintain_order=True)
     return rows.row(0, named=True) if rows.height else {}
 
 
@@ -132,9 +132,9 @@ def bytes_figure(results: Results) -> Figure:
 
 
 def positions_figure(results: Results) -> Figure:
-    """KL by position and domain: the headline policy beside the peer's closest budget."""
+    """KL by position and domain: the headline policy beside the best rival's closest budget."""
     ours = role(results, "budget")
-    rows = overall(results).filter(pl.col("family") == results.config["quality"]["headline"]["peer"])
+    rows = overall(results).filter(pl.col("family") == best_rival(results).get("against"))
     shown = [ours["policy"]] if ours else overall(results)["policy"].to_list()[:1]
     if ours and rows.height:
         near = rows.with_columns((pl.col("bytes_ratio_gqa") - ours["bytes_ratio_gqa"]).abs().alias("far"))

@@ -13,7 +13,7 @@ from ghostkv.report.results import Results
 from ghostkv.report.sections.quality.dense import DENSE, dense
 from ghostkv.report.sections.quality.figures import (
     ablation_figure,
-    against_peer,
+    best_rival,
     family_name,
     overall,
     positions_figure,
@@ -44,8 +44,9 @@ def build(results: Results) -> Sequence[Block]:
 
 def _reading(results: Results) -> str:
     off, mass, ours = (role(results, name) for name in ("identity", "mass", "budget"))
-    held, peer = against_peer(results), family_name(results.config["quality"]["headline"]["peer"])
-    span = f"{factor(held.get('kl_ratio'))} below {peer} at equal bytes"
+    held = best_rival(results)
+    rival = family_name(held["against"]) if held else "any rival"
+    span = f"{factor(held.get('kl_ratio'))} below {rival}, the strongest rival, at equal bytes"
     if held.get("kl_ratio_low") is not None:
         span += f" (95 % interval {factor(held['kl_ratio_low'])} to {factor(held['kl_ratio_high'])})"
     return (
@@ -232,6 +233,10 @@ _KL = {"kl": ("nats a token, KL(dense || sparse)", "kl")}
 _TOP1 = {"top1": ("share of positions with the dense model's top-1", "top1")}
 _BYTES = {"bytes_ratio_gqa": ("bytes read / bytes of full fp16 K and V", "bytes_ratio_gqa")}
 _AT_030 = "role = 'budget' AND bytes_ratio_gqa <= 0.30"
+_BEST_RIVAL = (
+    f"(SELECT * FROM self WHERE domain = 'all' AND {_AT_030} AND against_kind = 'peer' AND their_kl IS NOT NULL "
+    "ORDER BY their_kl LIMIT 1) AS best"
+)
 HEADLINE = (
     *figures(
         "quality.summary",
@@ -242,11 +247,18 @@ HEADLINE = (
     *_quoted("identity", "role = 'identity'", {"max_logit_difference": ("logits", "max_logit_difference")}),
     *_quoted("mass_1pct", "role = 'mass'", _KL | _TOP1),
     *_quoted("at_030", _AT_030, _KL | _TOP1 | _BYTES),
-    *_quoted(
-        "at_030",
-        f"{_AT_030} AND against = 'quest'",
-        {"kl_ratio_to_quest": ("Quest's KL / ours at equal bytes", "kl_ratio")},
-        "equal_bytes",
+    HeadlineFigure(
+        "quality.best_rival",
+        "the peer that loses least at the bytes of at_030",
+        "quality.equal_bytes",
+        f"SELECT min(against) AS value, coalesce(sum(positions), 0) AS n, max(documents) AS texts FROM {_BEST_RIVAL}",
+    ),
+    HeadlineFigure(
+        "quality.best_rival_kl_ratio",
+        "its KL / ours at equal bytes",
+        "quality.equal_bytes",
+        f"SELECT avg(kl_ratio) AS value, coalesce(sum(positions), 0) AS n, max(documents) AS texts{_SURE['kl_ratio']} "
+        f"FROM {_BEST_RIVAL}",
     ),
 )
 CHAPTER = Chapter(

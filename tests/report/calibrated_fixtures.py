@@ -7,16 +7,29 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from ghostkv.config.calibrated import Validity
 from ghostkv.stages.calibrated.conformal import DECISIONS
+from ghostkv.stages.calibrated.high_probability import METHODS
 from ghostkv.stages.calibrated.schemas import (
     BAND_SCHEMA,
     CROSS_SCHEMA,
+    EXCHANGEABILITY_SCHEMA,
+    HIGH_SCHEMA,
     LEARNED_SCHEMA,
+    MONITORED_SCHEMA,
     POINT_SCHEMA,
+    RESAMPLED_SCHEMA,
     TEXT_SCHEMA,
 )
-from ghostkv.stages.calibrated.summary_schemas import DEPENDENCE_SCHEMA, SUMMARY_SCHEMA
+from ghostkv.stages.calibrated.summary_schemas import SUMMARY_SCHEMAS
 from ghostkv.stages.calibrated.tables import summarise_dependence, summarise_points
+from ghostkv.stages.calibrated.validity import DRAWS
+from ghostkv.stages.calibrated.validity_tables import (
+    summarise_alarms,
+    summarise_alike,
+    summarise_surely,
+    summarise_validity,
+)
 
 QUERIES, FLOOR = 32, 1 / 97
 _GOALS = [("fer", "none", 0.01), ("fer", "none", 0.05), ("dropped_mass", "none", 0.01)]
@@ -107,6 +120,30 @@ def text_rows(layers, heads, domains) -> list[dict]:
     return rows
 
 
+def validity_rows(layers, heads, domains) -> dict[str, list[dict]]:
+    """Rows of the tables on what promises are worth, by name."""
+    found = {"high_probability": [], "resampled": [], "exchangeability": [], "monitored": []}
+    for layer, head, goal in itertools.product(layers, heads, _GOALS):
+        row = _row(layer, head, 8, "relative_topk", goal)
+        for domain, (method, push) in itertools.product(domains, zip(METHODS, (1.0, 0.4, 0.8), strict=True)):
+            about = {"text": f"{domain}_held_out_0", "domain": domain, "queries": QUERIES, "method": method}
+            found["high_probability"].append(row | about | _measured(layer, head, 8, goal, False, push))
+        for draw, method in itertools.product(DRAWS, METHODS[:2]):
+            above = {"queries": 0.02, "texts": 0.08, "split": 0.2}[draw] * (3 if method == METHODS[0] else 1)
+            numbers = {"queries": 96, "promising": 1.0, "above": above, "risk": goal[2] * (0.6 + above)}
+            found["resampled"].append(row | {"draw": draw, "method": method} | numbers)
+        for domain, role in itertools.product(domains, ("threshold", "held_out")):
+            about = {"text": f"{domain}_{role}_0", "domain": domain, "role": role, "queries": QUERIES}
+            risk = goal[2] * (0.5 + 0.4 * (domain == domains[0]) + 0.01 * head)
+            found["exchangeability"].append(row | about | {"risk_mean": risk, "p_queries": 0.002})
+    for layer, source, domain in itertools.product(layers, [*domains, "all"], domains):
+        row = _row(layer, heads[0], 8, "relative_topk", ("dropped_mass", "none", 0.05))
+        losses = [0.05 * (1.0 if domain == source else 4.0)] * QUERIES
+        about = {"calibrated_on": source, "text": f"{domain}_held_out_0", "domain": domain}
+        found["monitored"].append(row | about | {"losses": losses})
+    return found
+
+
 def learned_rows(layers, domains) -> list[dict]:
     return [
         {
@@ -129,13 +166,26 @@ def calibrated_tables(layers, heads, domains, has_values: bool) -> dict[str, tup
 
     points = frame(point_rows(layers, heads, domains, has_values), POINT_SCHEMA)
     texts = frame(text_rows(layers, heads, domains), TEXT_SCHEMA)
-    dependence = summarise_dependence(texts)
+    validity = Validity()
+    dependence = summarise_dependence(texts, validity.failure)
+    schemas = {"high_probability": HIGH_SCHEMA, "resampled": RESAMPLED_SCHEMA}
+    schemas |= {"exchangeability": EXCHANGEABILITY_SCHEMA, "monitored": MONITORED_SCHEMA}
+    rows = validity_rows(layers, heads, domains)
+    promises = {name: frame(rows[name], schema) for name, schema in schemas.items()}
+    summaries = {
+        "summary": summarise_points(points, dependence),
+        "dependence": dependence,
+        "validity": summarise_validity(promises["resampled"], validity),
+        "surely": summarise_surely(promises["high_probability"]),
+        "alike": summarise_alike(promises["exchangeability"], validity),
+        "alarms": summarise_alarms(promises["monitored"], validity),
+    }
     return {
         "calibrated": (points, POINT_SCHEMA),
         "bands": (frame(band_rows(layers, heads, domains, has_values), BAND_SCHEMA), BAND_SCHEMA),
         "cross_domain": (frame(cross_rows(layers, heads, domains), CROSS_SCHEMA), CROSS_SCHEMA),
         "texts": (texts, TEXT_SCHEMA),
         "learned": (frame(learned_rows(layers, domains), LEARNED_SCHEMA), LEARNED_SCHEMA),
-        "summary": (summarise_points(points, dependence), SUMMARY_SCHEMA),
-        "dependence": (dependence, DEPENDENCE_SCHEMA),
+        **{name: (promises[name], schema) for name, schema in schemas.items()},
+        **{name: (summaries[name], schema) for name, schema in SUMMARY_SCHEMAS.items()},
     }

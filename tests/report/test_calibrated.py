@@ -21,7 +21,8 @@ def test_every_aspect_has_a_figure_or_a_table(results):
     names = {block.name for block in [*blocks(results, Figure), *blocks(results, Table)]}
     assert names == {
         "calibrated_goals", "calibrated_dependence", "calibrated_compensation", "calibrated_cross_domain",
-        "calibrated_bands", "calibrated_decisions", "calibrated_learned",
+        "calibrated_bands", "calibrated_decisions", "calibrated_learned", "calibrated_validity", "calibrated_surely",
+        "calibrated_alike", "calibrated_alarms",
     }  # fmt: skip
     for block in [*blocks(results, Figure), *blocks(results, Table)]:
         assert block.data.height > 0, block.name
@@ -46,6 +47,21 @@ def test_headline_figures_are_means_over_all_heads(results):
         ).sort("target")  # fmt: skip
         assert figure["value"] == pytest.approx(rows[name.split(".")[1]][0])
     assert found["calibrated.output_error_5pct.elimination"]["n"] == 8
+
+
+def test_the_excess_is_that_of_the_worst_goal_on_whole_texts(results):
+    found = headline(results, [CHAPTER])
+    # 8 % of calibrations above where 10 % may be; 24 % of conformal ones, whose risk is (.6 + .24) of 5 % at most.
+    assert found["calibrated.validity_excess"]["value"] == pytest.approx(-0.02)
+    assert found["calibrated.validity_excess"]["n"] == 256
+    assert found["calibrated.validity_mean_excess"]["value"] == pytest.approx(0.01 * (0.84 - 1), rel=1e-5)
+
+
+def test_a_monitor_is_quiet_at_home_and_raises_its_alarm_elsewhere(results):
+    (figure,) = [block for block in blocks(results, Figure) if block.name == "calibrated_alarms"]
+    for row in figure.data.iter_rows(named=True):
+        assert row["alarms"] == (row["calibrated_on"] != row["tested_on"])
+        assert (row["first_alarm"] is None) == (row["calibrated_on"] == row["tested_on"])
 
 
 def test_without_values_there_is_no_compensation_and_no_output_figure(tmp_path):

@@ -10,6 +10,7 @@ from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Pros
 from ghostkv.report.expressions import RISKS, aimed_at, in_words, means, near
 from ghostkv.report.numbers import percent, ratio
 from ghostkv.report.results import FER_BITS, Results, words
+from ghostkv.report.sections.calibrated import validity
 from ghostkv.report.sections.calibrated.figures import (
     bands_figure,
     compensation_figure,
@@ -33,6 +34,7 @@ def build(results: Results) -> Sequence[Block]:
     blocks: list[Block] = [Prose(_reading(results)), _goals(results), _dependence(results)]
     if output_goals(results).height:
         blocks += [Prose(_about_compensation(results)), compensation_figure(results)]
+    blocks += validity.blocks(results)
     # A goal that the config leaves out leaves its table empty.
     if results.table("calibrated.cross_domain").height:
         blocks.append(cross_domain_figure(results))
@@ -126,7 +128,8 @@ def _dependence(results: Results) -> Table:
         "What the promise rests on. Queries of one text resemble each other, so n of them are worth fewer "
         "independent ones: the correlation is the share of a query's risk variance that its text decides "
         "(heads pooled), the effective number is n over Kish's design effect, and its floor is the honest "
-        "one for queries of other texts. Taking whole texts as the samples, the floor is 1/(texts + 1): at "
+        "one for queries of other texts; with high probability it is that of a threshold which may fail in a stated share of "
+        "calibrations. Taking whole texts as the samples, the floor is 1/(texts + 1): at "
         "that level nothing here is promised. Two or three texts estimate a correlation only roughly.",
         data,
         {
@@ -138,6 +141,7 @@ def _dependence(results: Results) -> Table:
             "correlation": Column("Correlation", "percent"),
             "effective_queries": Column("Effective n", "integer"),
             "effective_floor": Column("its floor", "percent"),
+            "high_floor": Column("with high probability", "percent"),
             "text_floor": Column("Floor over texts", "percent"),
         },
         sources=("calibrated.dependence",),
@@ -293,6 +297,7 @@ HEADLINE = (
     *_figures("fer_1pct", _FER, "share of exact top-k keys"),
     # A mean of errors is no promise, so that no head is under it or over it.
     *_figures("output_error_5pct", _OUTPUT, "relative error of a head's output, mean")[:4],
+    *validity.HEADLINE,
 )
 
 CHAPTER = Chapter(
@@ -307,6 +312,10 @@ CHAPTER = Chapter(
         "calibrated.learned",
         "calibrated.summary",
         "calibrated.dependence",
+        "calibrated.validity",
+        "calibrated.surely",
+        "calibrated.alike",
+        "calibrated.alarms",
     ),
     headline=HEADLINE,
 )

@@ -122,22 +122,6 @@ def _dense_layers_exist(stage: str) -> Callable[[Run], None]:
     return check
 
 
-def _peer_is_measured(run: Run) -> None:
-    # Only here, as it belongs to the stage.
-    from ghostkv.stages.quality.families import family_of
-
-    quality = run.config.quality
-    others = [entry for entry in quality.policies if entry.kind in ("peer", "oracle")]
-    families = sorted({family_of(resolve(entry, run.config), run.config) for entry in others})
-    # Where nothing but our own policies are measured there is nobody to name.
-    if families and quality.headline["peer"] not in families:
-        raise ConfigError(
-            f"config: quality.headline.peer is {quality.headline['peer']}, and no policy is of that family. Accepted: "
-            f"{', '.join(families)}: a method, and its options where they are not the default config's.\n"
-            f"  Write: peer: {families[0]}   (under quality.headline)"
-        )
-
-
 def _steps_fit_the_text(run: Run) -> None:
     steps = run.config.speed.steps
     if not steps.contexts or run.imports:
@@ -177,7 +161,6 @@ _CHECKS: dict[str, tuple[Callable[[Run], None], ...]] = {
         _every_layer_is_recorded,
         _dense_layers_exist("quality"),
         _policies("quality"),
-        _peer_is_measured,
     ),
     "speed": (_steps_fit_the_text,),
     "retrieval": (

@@ -86,7 +86,7 @@ def test_what_the_section_says_for_all_is_no_option_of_one():
 
 def only(entry):
     """A section `quality` of one policy."""
-    headline = dict.fromkeys(("identity", "mass", "budget"), entry["label"]) | {"peer": "quest"}
+    headline = dict.fromkeys(("identity", "mass", "budget"), entry["label"])
     return {
         "policies": [entry],
         "headline": headline,

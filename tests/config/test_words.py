@@ -64,7 +64,7 @@ def test_options_of_methods_arrive_from_the_command_line():
     raw = yaml.load(
         "{peers: {selectors: [{name: token_picker, chunks: [2, 2]}, {name: loki, dims: 4, centred: false}]},"
         "quality: {policies: [{label: identity, policy: identity, shared: no, dense_layers: [0, 1]}],"
-        " headline: {identity: identity, mass: identity, budget: identity, peer: quest},"
+        " headline: {identity: identity, mass: identity, budget: identity},"
         " ablation: {policy: null}, generation: {policies: []}}}",
         yaml.BaseLoader,
     )

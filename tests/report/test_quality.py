@@ -108,14 +108,17 @@ def test_beyond_the_bytes_of_the_peer_nothing_is_compared(tmp_path):
     for row in rows["equal_bytes"]:
         row |= dict.fromkeys(("their_kl", "their_top1", "kl_ratio", "kl_ratio_low", "kl_ratio_high"))
     found = write(tmp_path, rows)
-    assert "– below Quest" in lines(found)["budget"]
+    assert "– below any rival" in lines(found)["budget"]
     assert "quality_equal_bytes" not in named(found)
 
 
 def test_intervals_stand_where_there_are_any(results, tmp_path):
-    assert "8.00x below Quest at equal bytes (95 % interval 7.00x to 9.00x)" in lines(results)["budget"]
+    assert (
+        "8.00x below Quest, the strongest rival, at equal bytes (95 % interval 7.00x to 9.00x)"
+        in lines(results)["budget"]
+    )
     bare = changed(tmp_path, "equal_bytes", {}, kl_ratio_low=None, kl_ratio_high=None)
-    assert lines(bare)["budget"].endswith("8.00x below Quest at equal bytes")
+    assert lines(bare)["budget"].endswith("8.00x below Quest, the strongest rival, at equal bytes")
     assert "–" in {cell for row in printed(named(bare)["quality_equal_bytes"]).rows for cell in row}
 
 

@@ -80,7 +80,7 @@ def job_of(
 def make_sketch(captures: Sequence, layer: int, codecs: Sequence[CodecSpec], folder: Path) -> dict[str, str]:
     """Paths of `codecs` and `records` of a layer, which the stage sketch has written."""
     paths = {name: str(folder / f"{name}_{layer}") for name in ("codecs", "records")}
-    job = SketchLayer.read({"captures": captures, "layer": layer, "codecs": codecs, "seed": 0})
+    job = SketchLayer.read({"captures": captures, "layer": layer, "codecs": codecs, "fitted": [], "seed": 0})
     sketch_layer(job, {}, paths)
     return paths
 

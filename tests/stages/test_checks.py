@@ -255,11 +255,6 @@ def test_a_headline_beyond_the_last_query_that_is_drawn_is_refused_at_the_start(
         run_of({"capture": {"query_bands": bands}, "frontier": {"headline_start": int(last) + 1}})
 
 
-PEER = {
-    "quality": {
-        "headline": {"identity": "identity", "mass": "mass_1pct", "budget": "ghost_029", "peer": "nosuch"}
-    }
-}
 DENSE = {
     "retrieval": {"policies": [{"label": "one", "policy": "ghost", "ratio": 0.3, "dense_layers": [0, 2]}]}
 }
@@ -276,7 +271,6 @@ STAGES = {
     ),
     "decode": ({"decode": {"synthetic": {"tokens": 300}}}, r"decode\.synthetic\.tokens is 300"),
     "quality": ({"capture": {"layers": [0]}}, r"capture\.layers records 1 of the model's 2 layers"),
-    "quality peer": (PEER, r"quality\.headline\.peer is nosuch.*Accepted: .*quest, snapkv"),
     "speed steps": ({"speed": {"steps": {"contexts": [16384]}}}, r"speed\.steps\.contexts has 16384"),
     "speed count": ({"speed": {"steps": {"count": 4000}}}, r"4000 steps end it"),
     "retrieval": ({"capture": {"layers": [1]}}, r"capture\.layers leaves out \[0\]"),

@@ -37,6 +37,7 @@ PARAMS = {
     "top_k": TOP_K,
     "headline_start": START,
     "sketched": CODECS,
+    "fitted": [],
     "sketch_seed": 0,
     "code": "f",
 }

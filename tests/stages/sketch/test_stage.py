@@ -14,7 +14,7 @@ from ghostkv.stages.sketch.jobs import SketchLayer
 from ghostkv.stages.sketch.layer import sketch_layer
 
 CODECS = [CodecSpec("gaussian", 4), CodecSpec("transform_code", 2), CodecSpec("transform_code", 4)]
-PARAMS = {"codecs": CODECS, "seed": 0, "code": "fingerprint"}
+PARAMS = {"codecs": CODECS, "fitted": (), "seed": 0, "code": "fingerprint"}
 
 
 def outputs(folder):

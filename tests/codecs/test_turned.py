@@ -1,4 +1,4 @@
-"""The vector code: sound anywhere, better than the scalar code where keys turn, and its records know where they stand."""
+"""Codecs of turned keys: sound anywhere, better than the scalar code where keys turn, and records know where they stand."""
 
 import numpy as np
 import pytest
@@ -6,23 +6,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghostkv.codecs import by_name
+from ghostkv.codecs.turned_code import TurnedCode
 from ghostkv.codecs.vector_code import VectorCode, water_level
 from ghostkv.files import blocks
 from ghostkv.files.errors import TableError
 from tests.codecs.test_rotation import TOKENS, WIDTH, rotary, turning
 
 QUERIES = np.random.default_rng(9).normal(size=(150, WIDTH)) * np.linspace(2, 0.3, WIDTH)
-SIZES = [1, 2, 4]
+KINDS = [(VectorCode, 1), (VectorCode, 2), (VectorCode, 4), (TurnedCode, 4)]
 
 
-def fitted(size, seed=0):
+def fitted(kind, size):
     _, keys, positions = turning()
-    return VectorCode(size, seed).fit(keys, QUERIES, positions)
+    return kind(size).fit(keys, QUERIES, positions)
 
 
 @pytest.fixture(scope="module")
 def codecs():
-    return {size: fitted(size) for size in SIZES}
+    return {(kind, size): fitted(kind, size) for kind, size in KINDS}
 
 
 def shifted(seed):
@@ -38,27 +39,25 @@ def rms(codec, keys):
     return np.sqrt(((estimates - QUERIES @ keys.astype(float).T) ** 2).mean())
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_it_loses_less_than_the_scalar_code_of_the_same_bytes(codecs, size):
+@pytest.mark.parametrize(("kind", "size"), KINDS)
+def test_it_loses_less_than_the_scalar_code_of_the_same_bytes(codecs, kind, size):
     _, keys, positions = turning()
     scalar = by_name.make("transform_code", size).fit(keys, QUERIES, positions)
     fresh = shifted(5)
-    assert rms(codecs[size], fresh) < 0.85 * rms(scalar, fresh)
+    assert rms(codecs[kind, size], fresh) < 0.85 * rms(scalar, fresh)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    size=st.sampled_from(SIZES),
+    of=st.sampled_from(KINDS),
     magnitude=st.sampled_from([1e-3, 1.0, 30.0, 3e3]),
     query_magnitude=st.sampled_from([1e-4, 1.0, 1e4]),
     first=st.sampled_from([0, 7, 4096, 10**6]),
     aimed=st.booleans(),
 )
-def test_margins_hold_on_any_keys_at_any_position(
-    codecs, seed, size, magnitude, query_magnitude, first, aimed
-):
-    rng, codec = np.random.default_rng(seed), codecs[size]
+def test_margins_hold_on_any_keys_at_any_position(codecs, seed, of, magnitude, query_magnitude, first, aimed):
+    rng, codec = np.random.default_rng(seed), codecs[of]
     keys = (rng.standard_t(1.5, size=(64, WIDTH)).clip(-20, 20) * magnitude).astype(np.float16)
     decoded = codec.decode(codec.encode(keys, first))
     queries = rng.normal(size=(20, WIDTH)) * query_magnitude
@@ -78,8 +77,9 @@ def test_most_keys_like_the_calibration_have_a_bound(codecs):
         assert (codec.encode(shifted(6)).rho < 255).mean() > 0.99
 
 
-def test_parts_of_a_text_are_written_and_read_as_the_whole(codecs, monkeypatch):
-    codec, keys = codecs[2], shifted(7)
+@pytest.mark.parametrize("of", KINDS)
+def test_parts_of_a_text_are_written_and_read_as_the_whole(codecs, monkeypatch, of):
+    codec, keys = codecs[of], shifted(7)
     whole = codec.encode(keys)
     later = codec.encode(keys[300:], 300)
     assert np.array_equal(whole.code[300:], later.code)
@@ -95,36 +95,39 @@ def test_parts_of_a_text_are_written_and_read_as_the_whole(codecs, monkeypatch):
     assert np.abs(codec.decode(codec.encode(keys[300:])).coordinates - read[300:]).max() > 0.1
 
 
-def test_the_same_calibration_gives_the_same_bytes_and_what_is_stored_the_same_codec(codecs):
-    keys = shifted(8)
-    records = codecs[2].encode(keys)
-    for other in (fitted(2), VectorCode(2).load(codecs[2].arrays())):
+@pytest.mark.parametrize("of", KINDS)
+def test_the_same_calibration_gives_the_same_bytes_and_what_is_stored_the_same_codec(codecs, of):
+    keys, (kind, size) = shifted(8), of
+    records = codecs[of].encode(keys)
+    for other in (fitted(kind, size), kind(size).load(codecs[of].arrays())):
         again = other.encode(keys)
         assert np.array_equal(records.code, again.code)
         assert np.array_equal(records.rho, again.rho)
-        assert np.array_equal(other.decode(again).coordinates, codecs[2].decode(records).coordinates)
+        assert np.array_equal(other.decode(again).coordinates, codecs[of].decode(records).coordinates)
 
 
 def test_constant_bytes_are_two_for_each_number_that_estimates_read(codecs):
-    for size, codec in codecs.items():
-        written = len(codec.into_)
-        # Codebooks, way out, mean and frequencies.
-        numbers = size * 256 * written + WIDTH * written + WIDTH + WIDTH // 2
-        assert codec.constant_bytes == 2 * numbers
     _, keys, positions = turning()
     scalar = by_name.make("transform_code", 4).fit(keys, QUERIES, positions)
     dims = len(scalar.quantiser_.bits)
+    # Way out of the frame and mean; steps and centres.
     assert scalar.constant_bytes == 2 * (WIDTH + WIDTH * dims + 2 * dims)
+    for (kind, size), codec in codecs.items():
+        written = codec.into_.shape[0]
+        coder = size * 256 * written if kind is VectorCode else 2 * written
+        # Frequencies too.
+        assert codec.constant_bytes == 2 * (WIDTH + WIDTH * written + WIDTH // 2 + coder)
 
 
 def test_records_of_another_size_are_refused(codecs):
     with pytest.raises(TableError, match="2 code bytes, the codec 4"):
-        codecs[4].decode(codecs[2].encode(shifted(1)))
+        codecs[VectorCode, 4].decode(codecs[VectorCode, 2].encode(shifted(1)))
 
 
-def test_keys_without_spread_still_fit_and_bound():
+@pytest.mark.parametrize("kind", [VectorCode, TurnedCode])
+def test_keys_without_spread_still_fit_and_bound(kind):
     keys = np.ones((300, WIDTH))
-    codec = VectorCode(2).fit(keys, QUERIES)
+    codec = kind(2).fit(keys, QUERIES)
     decoded = codec.decode(codec.encode(keys))
     assert np.isfinite(decoded.radius).all()
     error = np.abs(codec.estimate(codec.project(QUERIES), decoded, 1.0) - QUERIES @ keys.T)

@@ -97,6 +97,8 @@ class Codec:
     colour: ClassVar[str] = ""
     # Whether `sketch.codecs` can name it; not where it needs more than bytes and a seed.
     in_config: ClassVar[bool] = True
+    # The largest residual norm that a record states, over the largest of calibration keys: one beyond it bounds nothing.
+    headroom: ClassVar[float] = 1.25
 
     code_bytes: int  # bytes of the sketch of one key; a record takes ``RHO_BYTES`` more
     seed: int = 0  # seed of what is random in the fit
@@ -124,7 +126,13 @@ class Codec:
         head_dim, dims = self.decoder_.shape
         return ELEMENT_BYTES * (head_dim + head_dim * dims + 2 * dims)
 
-    def fit(self, keys: np.ndarray, queries: np.ndarray, positions: np.ndarray | None = None) -> Codec:
+    def fit(
+        self,
+        keys: np.ndarray,
+        queries: np.ndarray,
+        positions: np.ndarray | None = None,
+        asked: np.ndarray | None = None,
+    ) -> Codec:
         """Fit the frame, the quantiser and the residual step on calibration tensors; returns self.
 
         Parameters
@@ -135,20 +143,24 @@ class Codec:
             Queries of all heads that read that KV head.
         positions : ndarray of int, shape [keys], optional
             Where each key stands in its text; by default the keys are one text from its start.
+        asked : ndarray of int, shape [queries], optional
+            Where each query stands in its text; by default all stand after the last key.
         """
         keys, queries = np.asarray(keys, np.float64), np.asarray(queries, np.float64)
         positions = np.arange(len(keys)) if positions is None else np.asarray(positions, np.int64)
+        asked = np.full(len(queries), positions.max(initial=0)) if asked is None else asked
         self.fit_frame(keys, queries)
-        self._fit_code(keys, queries, positions)
+        self._fit_code(keys, queries, positions, asked)
         some = slice(None, None, max(1, len(keys) // _RHO_KEYS))
         residual = self._residual(
             keys[some], self._rebuild(self._code(keys[some], positions[some]), positions[some])
         )
-        # A quarter above the largest residual seen: a key beyond it is still sound, its bound is infinite.
-        self.rho_step_ = float(max(1.25 * residual.max(initial=0.0), 1e-6) / RHO_MAX)
+        self.rho_step_ = float(max(self.headroom * residual.max(initial=0.0), 1e-6) / RHO_MAX)
         return self
 
-    def _fit_code(self, keys: np.ndarray, queries: np.ndarray, positions: np.ndarray) -> None:
+    def _fit_code(
+        self, keys: np.ndarray, queries: np.ndarray, positions: np.ndarray, asked: np.ndarray
+    ) -> None:
         """Fit what writes the code, once the frame is known."""
         self.quantiser_ = self.fit_quantiser((keys - self.mean_) @ self.encoder_.T)
         self._drop_unwritten_dims()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -46,19 +45,16 @@ class Codebooks:
                 left -= book[codes[:, stage]]
         return cls(books)
 
-    @cached_property
-    def _products(self) -> np.ndarray:
-        """Dot products of all centroids, float32 [stages, 256, stages, 256]."""
-        flat = self.centroids.reshape(-1, self.centroids.shape[2])
-        return (flat @ flat.T).reshape(*self.centroids.shape[:2], *self.centroids.shape[:2])
-
     def encode(self, points: np.ndarray) -> np.ndarray:
         """Centroids whose sum is near each point, by beam search; uint8 [points, stages]."""
-        points = np.asarray(points, np.float32)
-        flat = self.centroids.reshape(-1, self.centroids.shape[2])
-        towards = (points @ flat.T).reshape(len(points), len(self.centroids), CENTROIDS)
         codes = np.empty((len(points), len(self.centroids)), np.uint8)
-        _search(towards, self._products, codes, BEAM)
+        # Centroids side by side, so that distances to all of them are computed at once.
+        _search(
+            np.asarray(points, np.float32),
+            np.ascontiguousarray(self.centroids.transpose(0, 2, 1)),
+            codes,
+            BEAM,
+        )
         return codes
 
     def rebuild(self, codes: np.ndarray) -> np.ndarray:
@@ -99,39 +95,40 @@ def _add(points, cell, size, total):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _search(towards, products, codes, beam):
-    """Beam search; `towards` are products of points and centroids, `products` those of centroids."""
-    stages, centroids = towards.shape[1], towards.shape[2]
-    # A sum's squared distance from the point, less the point's own square.
-    distance, paths = np.empty(beam, np.float32), np.empty((beam, stages), np.int64)
+def _search(points, books, codes, beam):
+    """Beam search in `books`, float32 [stages, dims, centroids]."""
+    stages, dims, centroids = books.shape
+    # What the sums that are carried leave of the point, and their codes; the same of the stage before.
+    left, paths = np.empty((beam, dims), np.float32), np.empty((beam, stages), np.uint8)
+    before, taken = np.empty_like(left), np.empty_like(paths)
+    # The best sums found so far, best first: squared distance, sum that they extend, centroid.
     found, parent, chosen = np.empty(beam, np.float32), np.empty(beam, np.int64), np.empty(beam, np.int64)
-    before, row = np.empty((beam, stages), np.int64), np.empty(centroids, np.float32)
-    for i in range(len(towards)):
-        alive, distance[0] = 1, 0.0
+    distance = np.empty(centroids, np.float32)
+    for i in range(len(points)):
+        alive = 1
+        left[0] = points[i]
         for m in range(stages):
             held = 0
             for b in range(alive):
-                for c in range(centroids):
-                    row[c] = distance[b] + products[m, c, m, c] - np.float32(2.0) * towards[i, m, c]
-                for e in range(m):
-                    other = products[e, paths[b, e], m]
+                distance[:] = np.float32(0.0)
+                for d in range(dims):
+                    here, row = left[b, d], books[m, d]
                     for c in range(centroids):
-                        row[c] += np.float32(2.0) * other[c]
+                        distance[c] += (here - row[c]) * (here - row[c])
                 for c in range(centroids):
-                    if held == beam and not row[c] < found[held - 1]:
+                    if held == beam and not distance[c] < found[held - 1]:
                         continue
-                    at = held if held < beam else beam - 1
-                    while at > 0 and row[c] < found[at - 1]:
+                    held = min(held + 1, beam)
+                    at = held - 1
+                    while at > 0 and distance[c] < found[at - 1]:
                         found[at], parent[at], chosen[at] = found[at - 1], parent[at - 1], chosen[at - 1]
                         at -= 1
-                    found[at], parent[at], chosen[at] = row[c], b, c
-                    held = min(held + 1, beam)
-            before[:alive] = paths[:alive]
+                    found[at], parent[at], chosen[at] = distance[c], b, c
+            before[:alive], taken[:alive] = left[:alive], paths[:alive]
             for b in range(held):
-                distance[b] = found[b]
-                for e in range(m):
-                    paths[b, e] = before[parent[b], e]
+                for d in range(dims):
+                    left[b, d] = before[parent[b], d] - books[m, d, chosen[b]]
+                paths[b, :m] = taken[parent[b], :m]
                 paths[b, m] = chosen[b]
             alive = held
-        for m in range(stages):
-            codes[i, m] = paths[0, m]
+        codes[i] = paths[0]

@@ -18,6 +18,9 @@ def fit_codecs(
 ) -> dict[tuple[CodecSpec, int], Codec]:
     """Fit each codec for each KV head on all calibration captures together."""
     fitted = {}
+    positions = np.concatenate([np.arange(capture.tokens) for capture in calibration])
+    # Of the queries of all heads of a group, as `group_queries` has them.
+    asked = np.concatenate([np.tile(capture.positions, capture.group) for capture in calibration])
     for kv_head in range(calibration[0].kv_heads):
         keys = np.concatenate([capture.keys[kv_head].astype(np.float64) for capture in calibration])
         queries = np.concatenate(
@@ -26,14 +29,15 @@ def fit_codecs(
                 for capture in calibration
             ]
         )
-        positions = np.concatenate([np.arange(capture.tokens) for capture in calibration])
         for spec in chosen:
             codec = by_name.make(spec.name, spec.code_bytes, stable_seed(seed, layer, kv_head, spec.key))
-            fitted[spec, kv_head] = codec.fit(keys, queries, positions)
+            fitted[spec, kv_head] = codec.fit(keys, queries, positions, asked)
     return fitted
 
 
 def fit(spec: CodecSpec, text: Drawn, seed: int) -> Codec:
     """A codec fitted on a generated text."""
     codec = by_name.make(spec.name, spec.code_bytes, stable_seed(seed, spec.key))
-    return codec.fit(text.capture.keys[0], text.capture.queries.reshape(-1, text.capture.keys.shape[2]))
+    capture = text.capture
+    queries = capture.queries.reshape(-1, capture.keys.shape[2])
+    return codec.fit(capture.keys[0], queries, asked=np.tile(capture.positions, capture.heads))

@@ -51,6 +51,9 @@ class Rotation:
             peak = int(lines.argmax())
             if lines[peak] > least * (real @ real + imaginary @ imaginary) / count:
                 power += lines[peak]
+                # Within half a point of 0 a turn and none are not told apart.
+                if peak == 0:
+                    continue
                 at = peak + _vertex(lines[peak - 1], lines[peak], lines[(peak + 1) % size])
                 frequency[pair] = 2.0 * np.pi * (at - size if peak > size // 2 else at) / size
         return frequency, power

@@ -49,6 +49,8 @@ def test_the_colours_of_the_codecs():
         "pca": ORANGE,
         "random_orthogonal": PURPLE,
         "transform_code": BLUE,
+        "turned_code": "#66a61e",
+        "vector_code": "#a6761d",
         "whitened": GREEN,
         "exact": "#8a949e",
     }

@@ -146,7 +146,8 @@ def test_quantised_moments_are_those_of_samples(bits):
     assert q.var() == pytest.approx(power, abs=0.02)
 
 
-@pytest.mark.parametrize("name", by_name.names())
+# Those whose coordinates have a uniform quantiser each.
+@pytest.mark.parametrize("name", sorted(set(by_name.names()) - {"turned_code", "vector_code"}))
 def test_the_law_of_estimates_is_that_of_a_fitted_codec(name):
     width = 8
     keys, _, a, b = moments(width, seed=5)

@@ -52,7 +52,7 @@ Pieces = Annotated[int, Field(ge=1, le=1024), PerKey(divides=True)]
 # Bits a coordinate of the code of a key: no codec of one level writes more than a byte of each.
 CodeBits = Annotated[float, Field(gt=0, le=8)]
 # Codecs whose estimates a selector may choose keys by.
-RecordCodec = Literal["transform_code", "vector_code"]
+RecordCodec = Literal["transform_code", "turned_code", "vector_code"]
 Odd = Annotated[Count, AfterValidator(_odd)]
 # Of a whole, both ends included.
 Part = Annotated[float, Field(ge=0, le=1)]

@@ -73,8 +73,8 @@ class PolicyOptions(Section):
 class RecordPolicy(PolicyOptions):
     """What policies that read ghost records take besides."""
 
-    codec: CodecName = setting("transform_code", "A codec of sketch.codecs.")
-    bits: CodeBits = setting(1.0, "One of its record sizes, in bits a coordinate.")
+    codec: CodecName = setting("transform_code", "A codec of ghostkv/codecs.")
+    bits: CodeBits = setting(1.0, "Size of its code, in bits a coordinate.")
 
     @property
     def record(self) -> tuple[str, float]:
@@ -106,6 +106,7 @@ class GhostPolicy(RecordPolicy):
     )
     theta: Theta | None = setting(None, "The threshold itself, in place of ratio.", examples=[0.0])
     compensate: Compensate = True
+    codec: CodecName = setting("turned_code", "A codec of ghostkv/codecs.")
     cache: TokenCacheName = setting(
         "fp16", "Type of the cache that records, survivors, sinks and hot window are of, and are counted in."
     )

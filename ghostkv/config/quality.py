@@ -25,8 +25,8 @@ class QualityEntry(PolicyOptions):
     )
 
 
-# Our record in the model's seat: six bytes a key at head_dim 64.
-_RECORD = {"codec": "vector_code", "bits": 0.75}
+# Our record in the model's seat, for a selector that does not read it by default.
+_RECORD = {"codec": "turned_code", "bits": 1.0}
 # Positions of a text under a policy that decides in NumPy.
 _FEW = 16
 
@@ -53,10 +53,10 @@ def _defaults() -> list[dict[str, Any]]:
             for name, delta, positions in certified
         ],
         *[
-            {"label": f"ghost_{round(100 * ratio):03d}", "policy": "ghost", "ratio": ratio} | _RECORD
+            {"label": f"ghost_{round(100 * ratio):03d}", "policy": "ghost", "ratio": ratio}
             for ratio in (0.10, 0.15, 0.20, 0.25, 0.29)
         ],
-        {"label": "ghost_025_plain", "policy": "ghost", "ratio": 0.25, "compensate": False} | _RECORD,
+        {"label": "ghost_025_plain", "policy": "ghost", "ratio": 0.25, "compensate": False},
         *_columns("ghost_alone", {"name": "ghost"} | _RECORD, ["alone"], [0.15, 0.30]),
         {"label": "calibrated_1pct", "policy": "calibrated", "target_metric": "dropped_mass", "target": 0.01},
         {"label": "oracle_1pct", "policy": "oracle_mass", "positions": 16, "delta": 0.01},

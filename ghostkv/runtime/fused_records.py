@@ -14,6 +14,7 @@ from ghostkv.codecs import Codec
 from ghostkv.codecs.base import FRAME_SLACK, RHO_MAX
 from ghostkv.codecs.field_code import ROW_BITS
 from ghostkv.codecs.quantiser import UniformQuantiser
+from ghostkv.codecs.turned import Turned
 from ghostkv.files.compiled import njit
 from ghostkv.runtime.lanes import LANES, number
 
@@ -40,7 +41,7 @@ class RecordFrames(NamedTuple):
 
     @classmethod
     def of(cls, codecs: Sequence[Codec]) -> RecordFrames:
-        """From one fitted codec per KV head, all of the same size; without a quantiser of coordinates every level is 0."""
+        """From one fitted codec per KV head, all of the same size; of turned keys every level is 0."""
         width, most = len(codecs[0].mean_), max(len(codec.encoder_) for codec in codecs)
 
         def padded(arrays: Sequence[np.ndarray], shape: tuple[int, ...], fill: float = 0.0) -> np.ndarray:
@@ -50,8 +51,10 @@ class RecordFrames(NamedTuple):
             return out
 
         quantisers = [
-            codec.quantiser_
-            or UniformQuantiser(*(np.zeros(len(codec.encoder_), kind) for kind in (int, float, float)))
+            # The codes of turned keys are no levels of these coordinates.
+            UniformQuantiser(*(np.zeros(len(codec.encoder_), kind) for kind in (int, float, float)))
+            if isinstance(codec, Turned)
+            else codec.quantiser_
             for codec in codecs
         ]
         return cls(

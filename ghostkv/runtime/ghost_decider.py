@@ -10,6 +10,7 @@ import numpy as np
 
 from ghostkv.codecs import Codec
 from ghostkv.codecs.base import RHO_BYTES
+from ghostkv.codecs.turned import Turned
 from ghostkv.files.errors import ModelError
 from ghostkv.runtime.deciders import Call, Decider, refuse_misfit
 from ghostkv.runtime.finite import refuse_unfit
@@ -62,7 +63,7 @@ class GhostFrames:
             decoder=writing.decoder.astype(np.float32),
             dims=writing.dims,
         )
-        whole = tuple(codecs) if codecs[0].quantiser_ is None else ()
+        whole = tuple(codecs) if isinstance(codecs[0], Turned) else ()
         return cls(writing, reading, int(codecs[0].record_bytes), whole)
 
     def part(self, kv_heads: Sequence[int]) -> GhostFrames:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ghostkv.config.resolved import resolve
 from ghostkv.files.errors import ConfigError
 
 if TYPE_CHECKING:

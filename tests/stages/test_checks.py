@@ -187,7 +187,6 @@ SIZES = {
     "sketch": lambda bits: {"sketch": {"codecs": [{"name": "transform_code", "bits": [1, *bits]}]}},
     "calibrated": lambda bits: {"calibrated": {"bits": bits}},
     "synthetic": lambda bits: {"synthetic": {"head_dim": 16, "codecs": [{"name": "pca", "bits": bits}]}},
-    "peers": lambda bits: {"peers": {"selectors": [{"name": "ghost", "bits": bits[0]}]}},
     "store": lambda bits: {"store": {"head_dim": 16, "bits": bits[0]}},
 }
 
@@ -200,7 +199,7 @@ def test_sizes_that_are_no_byte_or_the_same_bytes_are_refused_at_the_start(secti
     ):
         run_of(made([0.25]), 16)
     run_of(made([0.5]), 16)
-    if section not in ("peers", "store"):
+    if section != "store":
         with pytest.raises(ConfigError, match=rf"{section}.* has bits: 2 and 2\.2, which are both 4 bytes"):
             run_of(made([2, 2.2]), 16)
 

@@ -73,7 +73,7 @@ class PeersLayer(Job):
             fitted=fitted,
             sketch_seed=run.config.sketch.seed,
             uses=(
-                *modules({"transform_code", "vector_code", *(spec.name for spec in sketched)}),
+                *modules({"transform_code", "turned_code", "vector_code", *(spec.name for spec in sketched)}),
                 *(f"ghostkv.selectors.{name}" for name in named),
             ),
         )

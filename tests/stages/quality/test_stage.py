@@ -376,7 +376,7 @@ def test_a_family_is_named_by_every_option_that_is_not_the_methods_own():
     found = {entry.label: family_of(resolve(entry, config), config) for entry in config.quality.policies}
     assert {
         "identity", "certified_mass", "calibrated", "oracle_mass", "quest", "streaming_llm", "h2o", "snapkv", "pq",
-        "pq_one_budget", "pq_compensated", "ghost_codec_vector_code_bits_0.75",
+        "pq_one_budget", "pq_compensated", "ghost",
     } <= set(found.values())  # fmt: skip
 
 

@@ -48,6 +48,21 @@ def _defaults() -> list[dict[str, Any]]:
         {"label": "ghost_029_plain", "policy": "ghost", "ratio": 0.29, "compensate": False},
         {"label": "calibrated_1pct", "policy": "calibrated", "target_metric": "dropped_mass", "target": 0.01},
         {"label": "oracle_1pct", "policy": "oracle_mass", "positions": 64, "delta": 0.01},
+        *[
+            {"label": cache, "policy": "quantised", "positions": 32, "cache": cache}
+            for cache in ("int8", "int4", "int3", "fp8")
+        ],
+        # One theta, which was fixed without a look at what it reads or loses.
+        *[
+            {
+                "label": f"ghost_over_{cache}",
+                "policy": "ghost",
+                "positions": 32,
+                "theta": -1.0,
+                "cache": cache,
+            }
+            for cache in ("fp8", "int8", "int4")
+        ],
         *_ladder("quest", {"name": "quest", "page": 16}, [0.09, 0.16, 0.26]),
         *_ladder("streaming_llm", {"name": "streaming_llm"}, [0.10, 0.30], positions=64),
         *_ladder("h2o", {"name": "h2o", "recent": 0.5}, [0.08, 0.20], positions=64),

@@ -120,10 +120,16 @@ class Caches(Section):
     layers: Layers = setting(10, "Layers, evenly spread.")
     queries: Count = setting(6, "Queries of a text, evenly spread from frontier.headline_start on.")
     whole: Annotated[list[CacheName], once()] = setting(
-        [name for name in CACHE_TYPES if name != "fp16"], "Types that are read whole.", min_length=1
+        [name for name in CACHE_TYPES if name != "fp16"],
+        "Types that are read whole.",
+        min_length=1,
+        max_length=len(CACHE_TYPES),
     )
     under: Annotated[list[TokenCacheName], once()] = setting(
-        ["fp16", "fp8", "int8", "int4"], "Types that ghost records lie over.", min_length=1
+        ["fp16", "fp8", "int8", "int4"],
+        "Types that ghost records lie over.",
+        min_length=1,
+        max_length=len(CACHE_TYPES),
     )
     thetas: Annotated[list[Theta], Ascending] = setting(
         [-5.0, -3.0, -2.0, -1.0, 0.0, 1.0],

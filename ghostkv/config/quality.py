@@ -72,6 +72,16 @@ def _defaults() -> list[dict[str, Any]]:
         *_columns("streaming_llm", {"name": "streaming_llm"}, ["alone"], [0.15, 0.30]),
         *_columns("h2o", {"name": "h2o", "recent": 0.5}, ["alone"], [0.15, 0.30]),
         *_columns("snapkv", {"name": "snapkv", "observe": 32, "kernel": 5}, ["alone"], [0.15, 0.30]),
+        *[
+            {"label": cache, "policy": "quantised", "positions": _FEW, "cache": cache}
+            for cache in ("int8", "int6", "int4", "int3", "fp8")
+        ],
+        # Thetas that were fixed without a look at what they read or lose.
+        *[
+            {"label": f"ghost_over_{cache}{name}", "policy": "ghost", "theta": theta, "cache": cache}
+            for cache in ("fp8", "int8", "int4")
+            for name, theta in (("", -1.0), ("_tight", 0.5))
+        ],
     ]
 
 

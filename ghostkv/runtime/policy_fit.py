@@ -56,11 +56,16 @@ class BudgetFit:
             self._fixed += full
             return
         self._fixed += count * float(
-            ((visible.visible - visible.cold) * held + visible.cold * codecs[0].record_bytes).sum()
+            (
+                (visible.visible - visible.cold) * held
+                + np.minimum(self.sinks, visible.visible) * (pair - held)
+                + visible.cold * codecs[0].record_bytes
+            ).sum()
         )
         price = np.full(len(positions), float(held))
         for h, codec in enumerate(codecs):
             keys, _ = self.cache.write(*(one[h].astype(np.float32) for one in (capture.keys, capture.values)))
+            keys[: self.sinks] = capture.keys[h, : self.sinks]
             found = log_mass(capture, h, codec, wanted, visible, keys)
             found += np.log(visible.visible)[:, None].astype(np.float32)
             if self.shared:

@@ -42,7 +42,10 @@ class Written:
             self.inner.select(rows)
 
     def write(self, kind: CacheType, call: Call) -> tuple[np.ndarray, np.ndarray]:
-        """All tokens of the call, those that are new written: keys and values as views of the room they lie in."""
+        """All tokens of the call, those that are new written: keys and values as views of the room they lie in.
+
+        Sinks stay as they are: what is read by every query, and of the largest keys, is not worth its error.
+        """
         tokens = call.keys.shape[2]
         self.keys, self.values = (
             _roomy(held, own, self.tokens)
@@ -55,6 +58,8 @@ class Written:
                 self.keys[b, h, begin:tokens], self.values[b, h, begin:tokens] = kind.quantise(
                     call.keys[b, h, begin:], call.values[b, h, begin:]
                 )
+            kept = slice(first, first + call.sinks)
+            self.keys[b, :, kept], self.values[b, :, kept] = call.keys[b, :, kept], call.values[b, :, kept]
         self.tokens = tokens
         return self.keys[:, :, :tokens], self.values[:, :, :tokens]
 
@@ -139,7 +144,7 @@ class WholeCache(Decider):
 
 @dataclass(frozen=True)
 class OverCache(Decider):
-    """Another decider over a cache of this type: its records, its survivors and its hot window are of what was written."""
+    """Another decider over a cache of this type: its records, survivors and hot window are of what was written, and sinks in fp16."""
 
     decider: Decider
     kind: CacheType
@@ -159,10 +164,18 @@ class OverCache(Decider):
         keys, values = state.write(self.kind, call)
         out, rows = self.decider.attend(state.inner, replace(call, keys=keys, values=values))
         share = self.kind.pair_bytes(call.keys.shape[3], call.values.shape[3]) / call.pair
-        return out, partial(_smaller, rows, share)
+        return out, partial(_smaller, rows, share, _sink_bytes(call), call.group)
 
 
-def _smaller(rows: Rows, share: float) -> np.ndarray:
+def _sink_bytes(call: Call) -> np.ndarray:
+    """Bytes of the sinks that each query sees, of all rows of the batch and all KV heads."""
+    seen = call.past + 1 + np.arange(call.query.shape[2]) - call.first[:, None]
+    return call.keys.shape[1] * call.pair * np.clip(seen, 0, call.sinks).sum(axis=0)
+
+
+def _smaller(rows: Rows, share: float, sinks: np.ndarray, group: int) -> np.ndarray:
     rows = made(rows).copy()
     rows[:, _OF_THE_CACHE] *= share
+    rows[:, COLUMNS.index("hot")] += (1 - share) * sinks
+    rows[:, COLUMNS.index("head_hot")] += (1 - share) * sinks * group
     return rows

@@ -44,6 +44,7 @@ def test_headline_has_the_error_of_held_out_times_and_what_crossings_say(results
     row = crossings.filter(
         (crossings["placement"] == "dram") & (crossings["scenario"] == "constant")
         & (crossings["scheme"] == "nested") & (crossings["against"] == "int4")
+        & (crossings["goal"] == "equal output error")
     )  # fmt: skip
     assert figures["bandwidth.int4_speedup_dram"] == pytest.approx(row["speedup"][0])
 
@@ -55,6 +56,24 @@ def test_errors_of_time_and_bytes_are_told_as_they_are(tmp_path):
     assert figures["bandwidth.bytes_error"] == pytest.approx(0.03)
     counts = next(block for block in CHAPTER.build(found) if getattr(block, "name", "") == "bandwidth_counts")
     assert counts.data["error"].max() == pytest.approx(0.03)
+
+
+def test_speed_ups_stand_beside_what_both_lose(results):
+    blocks = {getattr(block, "name", ""): block for block in CHAPTER.build(results)}
+    table = blocks["bandwidth_crossings"].data
+    equal = table.filter(table["goal"] == "equal output error")
+    assert equal.height
+    assert (equal["output_error"] <= equal["their_output_error"] * (1 + 1e-9)).all()
+    assert table["output_error"].null_count() == table["share"].null_count()
+    said = next(
+        block.text for block in CHAPTER.build(results) if "At equal loss" in getattr(block, "text", "")
+    )
+    assert "INT8 loses 1.0 %" in said
+    assert "INT4 loses 13.0 %" in said
+    losses = blocks["bandwidth_losses"].data
+    over = losses.filter(losses["cache"] == "int8", losses["theta"] == -1.0).row(0, named=True)
+    # 0.04 of records and a fifth of .53, of a whole cache of .53.
+    assert over["own"] == pytest.approx((0.04 + 0.2 * 0.53) / 0.53)
 
 
 def test_a_model_is_called_a_model(results):
@@ -75,7 +94,7 @@ def test_a_model_is_called_a_model(results):
 )
 def test_tiers_that_a_file_system_hides_are_said_to_be_missing(tmp_path, metadata, said):
     texts = [block.text for block in CHAPTER.build(write(tmp_path, metadata)) if isinstance(block, Prose)]
-    assert len(texts) == 1 + (said is not None)
+    assert len(texts) == 2 + (said is not None)
     assert said is None or said in texts[1]
 
 

@@ -15,6 +15,7 @@ from ghostkv.elimination.attention import cap, cold_range, softmax
 from ghostkv.elimination.thresholds import kept_or_estimated, reference, statistic
 from ghostkv.files.provenance import metadata
 from ghostkv.files.tables import write_rows
+from ghostkv.quantised.base import CacheType
 from ghostkv.quantised.by_name import CACHE_TYPES
 from ghostkv.runtime.call_views import CallView
 from ghostkv.runtime.combine import combine
@@ -71,14 +72,13 @@ def _measured(view: CallView, codec: Codec, job: CacheLosses) -> Iterator[tuple[
         return float((np.linalg.norm(output - exact, axis=2) / np.linalg.norm(exact, axis=2)).mean())
 
     held = {
-        name: _held(view, CACHE_TYPES[name].quantise(view.keys, view.values))
+        name: _held(view, CACHE_TYPES[name].quantise(view.keys, view.values), job.sinks)
         for name in dict.fromkeys((*job.whole, *job.under))
     }
     for name in job.whole:
         kind, read = CACHE_TYPES[name], held[name]
-        ratio = kind.read_bytes(visible, *sizes) / full
-        # A server's cache knows no sinks: all that it has written is read as it was.
-        output = WholeCache(kind).output(_without_exact(view), read)
+        ratio = (kind.read_bytes(visible, *sizes) + _sink_bytes(job.sinks, kind, sizes)) / full
+        output = WholeCache(kind).output(_without_hot(view), read)
         yield (name, None), np.array([1.0, 1.0, ratio.mean(), 0.0, error(output)])
     for name in job.under:
         kind, read = CACHE_TYPES[name], held[name]
@@ -91,20 +91,28 @@ def _measured(view: CallView, codec: Codec, job: CacheLosses) -> Iterator[tuple[
             output = combine(scores, kept, ~kept, read, estimates).output
             count = np.maximum(view.visible.cold, 1)
             spent = (visible - view.visible.cold + united.sum(axis=1)) * kind.pair_bytes(*sizes)
-            spent = (spent + view.visible.cold * codec.record_bytes) / full
+            spent = spent + view.visible.cold * codec.record_bytes + _sink_bytes(job.sinks, kind, sizes)
+            spent = spent / full
             yield (name, theta), np.array([
                 (own.sum(axis=2) / count).mean(), (united.sum(axis=1) / count).mean(), spent.mean(),
                 np.where(kept, 0.0, mass).sum(axis=2).mean(), error(output),
             ])  # fmt: skip
 
 
-def _held(view: CallView, pair: tuple[np.ndarray, np.ndarray]) -> CallView:
+def _held(view: CallView, pair: tuple[np.ndarray, np.ndarray], sinks: int) -> CallView:
+    """What is read, with sinks in fp16 as policies have them."""
     keys, values = pair
+    keys[:sinks], values[:sinks] = view.keys[:sinks], view.values[:sinks]
     return replace(view, keys=keys, values=values)
 
 
-def _without_exact(view: CallView) -> CallView:
-    """The same view, in which every key counts as cold."""
+def _sink_bytes(sinks: int, kind: CacheType, sizes: tuple[int, int]) -> float:
+    """What fp16 costs them more."""
+    return sinks * (CACHE_TYPES["fp16"].pair_bytes(*sizes) - kind.pair_bytes(*sizes))
+
+
+def _without_hot(view: CallView) -> CallView:
+    """The same view, in which every key counts as cold: `read` has the sinks as they are."""
     return replace(view, visible=view.visible._replace(start=view.visible.first, stop=view.visible.last))
 
 

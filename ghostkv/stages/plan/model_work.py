@@ -78,11 +78,10 @@ def _fit(work: Workload, policies: Iterable[PolicyOptions]) -> Terms:
 
 
 def fit_quality(work: Workload) -> Terms:
-    """All budgets in one pass over the threshold texts, and one for each policy that may leave heads dense."""
+    """All budgets over a cache type in one pass over the threshold texts, and one for each policy that may leave heads dense."""
     policies = work.config.quality.policies
-    passes = any(one.policy == "ghost" for one in policies) + sum(
-        one.policy == "calibrated" for one in policies
-    )
+    caches = {one.cache for one in policies if one.policy == "ghost" and one.ratio is not None}
+    passes = len(caches) + sum(one.policy == "calibrated" for one in policies)
     terms = _fit(work, policies)
     return Terms({name: max(passes, 1) * each for name, each in terms.cpu.items()}, terms.memory)
 

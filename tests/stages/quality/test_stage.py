@@ -15,6 +15,7 @@ from ghostkv.config.policies import (
     CertifiedMassPolicy,
     GhostPolicy,
     IdentityPolicy,
+    QuantisedPolicy,
     SelectorPolicy,
 )
 from ghostkv.config.quality import Quality
@@ -45,6 +46,9 @@ POLICIES = [
     {"label": "ghost", "policy": "ghost", "ratio": 0.4},
     {"label": "ghost_more", "policy": "ghost", "ratio": 0.7},
     {"label": "oracle", "policy": "oracle_mass", "delta": 0.01},
+    {"label": "int4", "policy": "quantised", "cache": "int4"},
+    {"label": "int8", "policy": "quantised", "cache": "int8", "positions": 24},
+    {"label": "over_fp8", "policy": "ghost", "theta": -1.0, "cache": "fp8"},
     {"label": "all_sparse", "policy": "ghost", "theta": -2.0, "prefill": "sparse"},
     *[
         {"label": f"quest_{i}", "policy": "selector", "selector": {"name": "quest", "page": 8}, "ratio": ratio}
@@ -334,6 +338,22 @@ def test_a_text_that_is_too_short_is_refused_with_the_length_it_has():
         token_ids(Words(), "one two three", job)
 
 
+def test_quantised_caches_read_all_of_it_in_their_own_bytes(tables):
+    runs = {row["policy"]: row for row in tables["runs"].iter_rows(named=True)}
+    for label, pair in (("int4", 16 / 2 + 4), ("int8", 16 + 4)):
+        run = runs[label]
+        assert (run["kept_fraction"], run["kind"]) == (1.0, "peer")
+        # Of some 300 tokens 12 are in fp16; the others a key and a value of 16 numbers, 4 bytes of scale and zero point each.
+        assert run["bytes_ratio_gqa"] == pytest.approx(2 * pair / 64 * (1 - 12 / 296) + 12 / 296, abs=2e-3)
+    kl = dict(tables["positions"].group_by("policy").agg(pl.col("kl").mean()).iter_rows())
+    assert 0 < kl["int8"] < kl["int4"]
+    over = runs["over_fp8"]
+    assert over["kept_fraction"] < 1
+    # Records of 3 bytes, and all else but the sinks at half.
+    assert over["bytes_ratio_gqa"] < 0.5 * over["kept_fraction"] * 2 + 3 / 64
+    assert set(tables["equal_bytes"]["against"]) >= {"quantised_int"}
+
+
 def test_jobs_come_back_from_plain_params(stage):
     whole = stage["run"]
     for job in (
@@ -348,7 +368,7 @@ def test_jobs_come_back_from_plain_params(stage):
     assert {"ghostkv.codecs.transform_code", "ghostkv.selectors.quest", "ghostkv.selectors.snapkv"} <= set(
         text.uses
     )
-    assert [one.policy.hot for one in text.policies] == [8, 64, *[8] * 8]
+    assert [one.policy.hot for one in text.policies] == [8, 64, *[8] * 11]
 
 
 def test_a_family_is_named_by_every_option_that_is_not_the_methods_own():
@@ -360,6 +380,10 @@ def test_a_family_is_named_by_every_option_that_is_not_the_methods_own():
         "ghost_plain": GhostPolicy(ratio=0.3, compensate=False),
         "ghost_prefill_sparse_bits_0.5": GhostPolicy(theta=1, bits=0.5, prefill="sparse"),
         "ghost_dense_layers_0_1": GhostPolicy(ratio=0.3, dense_layers=[0, 1]),
+        "ghost_cache_int8": GhostPolicy(theta=0.0, cache="int8"),
+        "quantised_int": QuantisedPolicy(cache="int3"),
+        "quantised_fp8": QuantisedPolicy(cache="fp8"),
+        "quantised_kivi2_sinks_0": QuantisedPolicy(cache="kivi2", sinks=0),
         "certified_mass_levels_2.0_shares_0.5": CertifiedMassPolicy(levels=[2], shares=[0.5]),
         "quest": {"name": "quest"},
         "quest_8": {"name": "quest", "page": 8},
@@ -376,7 +400,7 @@ def test_a_family_is_named_by_every_option_that_is_not_the_methods_own():
     found = {entry.label: family_of(resolve(entry, config), config) for entry in config.quality.policies}
     assert {
         "identity", "certified_mass", "calibrated", "oracle_mass", "quest", "streaming_llm", "h2o", "snapkv", "pq",
-        "pq_one_budget", "pq_compensated", "ghost",
+        "pq_one_budget", "pq_compensated", "ghost", "quantised_int", "quantised_fp8", "ghost_cache_fp8",
     } <= set(found.values())  # fmt: skip
 
 

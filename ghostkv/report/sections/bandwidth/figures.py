@@ -26,14 +26,20 @@ from ghostkv.report.theme import (
 
 SCHEME_WORDS = {
     "full": "full fp16",
+    "fp8": "fp8",
     "int8": "INT8",
     "int4": "INT4",
+    "int3": "INT3",
     "quest": "pages, at best",
     "additive": "ghost, additive",
     "nested": "ghost, nested",
     "near_memory": "ghost, near memory",
+    "over_fp8": "ghost over fp8",
+    "over_int8": "ghost over INT8",
 }
-_COLOURS = (ORACLE_GREY, ORANGE, VERMILION, PURPLE, SKY, BLUE, GREEN)
+# Lines of the chart of steps; more would hide one another.
+_DRAWN = ("full", "int8", "int4", "quest", "additive", "nested", "near_memory", "over_int8")
+_COLOURS = (ORACLE_GREY, ORANGE, VERMILION, PURPLE, SKY, BLUE, GREEN, INK)
 _TIER_COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE)
 _PANEL = 262
 
@@ -52,7 +58,7 @@ def _contexts(values: list[int]) -> alt.X:
 def _step_chart(data: pl.DataFrame, placements: list[str]) -> alt.ConcatChart:
     """Attention time of a step against context, a panel a placement."""
     values = sorted(set(data["context"]))
-    schemes = dict(zip(SCHEME_WORDS.values(), _COLOURS, strict=True))
+    schemes = dict(zip((SCHEME_WORDS[scheme] for scheme in _DRAWN), _COLOURS, strict=True))
     legend = {"columns": 4, "symbolStrokeWidth": 3, "symbolSize": 160}
     dash = alt.StrokeDash(
         "scenario:N",
@@ -173,7 +179,7 @@ def _tornado_chart(data: pl.DataFrame, placements: list[str]) -> alt.ConcatChart
 
 
 # Schemes that depend on survivors are drawn for both scenarios, others once.
-_DEPENDENT = ("quest", "additive", "nested", "near_memory")
+_DEPENDENT = ("quest", "additive", "nested", "near_memory", "over_int8")
 
 
 def captured_shape(results: Results) -> str:
@@ -207,6 +213,7 @@ def steps_figure(results: Results) -> Figure:
     data = results.table("bandwidth.steps").filter(
         (pl.col("shape") == shape)
         & pl.col("placement").is_in(placements)
+        & pl.col("scheme").is_in(_DRAWN)
         & ((pl.col("scenario") == "constant") | pl.col("scheme").is_in(_DEPENDENT))
     )
     data = data.with_columns(

@@ -8,16 +8,17 @@ import polars as pl
 
 from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table, aggregated, figures
 from ghostkv.report.expressions import in_words
-from ghostkv.report.numbers import integer, percent
+from ghostkv.report.numbers import percent
 from ghostkv.report.results import Results
 from ghostkv.report.sections.bandwidth.figures import (
     captured_shape,
     check_figure,
     maps_figure,
-    scheme_words,
     sensitivity_figure,
     steps_figure,
 )
+from ghostkv.report.sections.bandwidth.losses import crossings_table, losses_table, verdict
+from ghostkv.stages.bandwidth.equal_loss import EQUAL_ERROR
 from ghostkv.stages.bandwidth.schemas import DIRECT, DROPPED
 
 
@@ -32,7 +33,9 @@ def build(results: Results) -> Sequence[Block]:
         _tiers(results),
         _survivors(results),
         steps_figure(results),
-        _crossings(results),
+        losses_table(results),
+        Prose(verdict(results)),
+        crossings_table(results),
         maps_figure(results),
         sensitivity_figure(results),
     ]
@@ -57,8 +60,8 @@ def _reading(results: Results) -> str:
 
 def _point(results: Results) -> str:
     metric = {"fer": "FER", "dropped_mass": "dropped mass"}[results.config["bandwidth"]["point"]]
-    target = results.tightest(results.config["bandwidth"]["point"])
-    return f"{results.design}, {metric} ≤ {percent(target, 0)}"
+    target = max(results.config["frontier"]["targets"][results.config["bandwidth"]["point"]])
+    return f"{metric} ≤ {percent(target, 0)}"
 
 
 def _fits(results: Results) -> Table:
@@ -129,37 +132,6 @@ def _survivors(results: Results) -> Table:
     )
 
 
-def _crossings(results: Results) -> Table:
-    data = results.table("bandwidth.crossings").filter(
-        (pl.col("scheme") == "nested") & pl.col("against").is_in(["full", "int4", "quest"])
-    )
-    data = data.with_columns(
-        scheme_words("against"),
-        in_words("placement"),
-        pl.when(pl.col("context").is_null()).then(pl.lit("never"))
-        .when(pl.col("always")).then(pl.lit("all"))
-        .otherwise(in_words("context", integer)).alias("from"),
-    )  # fmt: skip
-    context = results.config["bandwidth"]["headline_context"]
-    return Table(
-        "bandwidth_crossings",
-        f"Nested storage beside others (model): from which context it is faster, and by how much at {context:,} tokens. "
-        "*Never* is a loss at the longest context tried. The last placements are this machine's own tiers, as fitted.",
-        data,
-        {
-            "shape": Column("Layers of"),
-            "placement": Column("Placement"),
-            "scenario": Column("Survivors"),
-            "against": Column("Against"),
-            "from": Column("Faster from", "figure"),
-            "speedup": Column("Attention time", "factor"),
-            "step_speedup": Column("Step time", "factor"),
-            "bytes_ratio": Column("Bytes", "ratio"),
-        },
-        sources=("bandwidth.crossings",),
-    )
-
-
 _PLACES = {"dram": "memory", "disk_direct": "disk", "disk_mapped": "disk", "store": "the lab's own store"}
 
 
@@ -211,10 +183,12 @@ def _tiers(results: Results) -> Table:
     )
 
 
-_TIMES = "attention time of the other / of nested storage, modelled, at bandwidth.headline_context"
-
-
-_TOKENS = "tokens from which nested beats INT4 in full, modelled"
+_TIMES = (
+    "attention time of the other / of nested storage, modelled, at equal loss and bandwidth.headline_context"
+)
+_TOKENS = "tokens from which nested beats INT4 in full at no more output error, modelled"
+# Beside a full cache, which loses nothing.
+_MASS = "dropped mass <= 0.05"
 
 
 def _crossing(
@@ -223,10 +197,11 @@ def _crossing(
     against: str,
     scenario: str = "constant",
     value: tuple[str, str] = (_TIMES, "speedup"),
+    goal: str = EQUAL_ERROR,
 ) -> tuple[HeadlineFigure, ...]:
     rows = (
         "self WHERE shape IN (SELECT shape FROM self LIMIT 1) AND scheme = 'nested' "
-        f"AND placement = '{placement}' AND scenario = '{scenario}' AND against = '{against}'"
+        f"AND placement = '{placement}' AND scenario = '{scenario}' AND against = '{against}' AND goal = '{goal}'"
     )
     return figures("bandwidth.crossings", rows, {f"bandwidth.{name}": value}, "1")
 
@@ -254,7 +229,8 @@ HEADLINE = (
     *_crossing("int4_crossing_hbm", "hbm", "int4", value=(_TOKENS, "context")),
     *_crossing("int4_speedup_hbm", "hbm", "int4"),
     *_crossing("int4_speedup_hbm_trend", "hbm", "int4", "trend"),
-    *_crossing("full_speedup_hbm", "hbm", "full"),
+    *_crossing("int8_speedup_hbm", "hbm", "int8"),
+    *_crossing("full_speedup_hbm", "hbm", "full", goal=_MASS),
     *_crossing("int4_speedup_dram", "dram", "int4"),
     *_crossing("int4_speedup_nvme", "nvme", "int4"),
 )
@@ -262,7 +238,7 @@ CHAPTER = Chapter(
     "bandwidth",
     "Memory tiers",
     build,
-    front=("bandwidth_check", "bandwidth_steps"),
-    needs=("bandwidth.errors", "bandwidth.counts", "bandwidth.steps"),
+    front=("bandwidth_losses", "bandwidth_check", "bandwidth_steps"),
+    needs=("bandwidth.errors", "bandwidth.counts", "bandwidth.losses", "bandwidth.steps"),
     headline=HEADLINE,
 )

@@ -32,6 +32,11 @@ _OWN = {
     "certified_mass": "certified mass",
     "oracle_mass": "oracle (exact mass)",
     "identity": "identity",
+    "quantised_int": "integers, read whole",
+    "quantised_fp8": "fp8, read whole",
+    "quantised_fp8_scaled": "fp8 with scales, read whole",
+    "quantised_kivi2": "KIVI, read whole",
+    **{f"ghost_cache_{cache}": f"ghost over {cache}" for cache in ("fp8", "int8", "int6", "int4", "int3")},
 }
 _COLOURS = {
     "ghost": BLUE,

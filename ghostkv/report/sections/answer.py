@@ -166,9 +166,9 @@ def _sureness(results: Results) -> str:
         f"**How sure is it?** {counted(results.heads, 'head')}, {counted(texts.height, 'held-out text')} of "
         f"{counted(len(domains), 'domain')} ({listed(domains)}), {each} queries per head and text at "
         f"positions from {results.frontier['headline_start']:,} on. Thresholds were chosen on other "
-        "documents. Queries of one text resemble each other, so texts, not queries, are the sample: the "
-        "spread between domains below is the honest error bar, and it is wide for so few. Nothing here is a "
-        "proof; calibrated thresholds are statistics."
+        "documents. Queries of one text resemble each other, so texts, not queries, are the sample: brackets "
+        "hold 95 % intervals over texts, and *What so few texts cannot show* has what they would have missed. Nothing here "
+        "is a proof; calibrated thresholds are statistics."
     )
 
 
@@ -195,6 +195,8 @@ def _in_the_loop(results: Results) -> list[str]:
     )
     if held.get("kl_ratio") is not None:
         text += f", {factor(held['kl_ratio'])} below {family_name(held['against'])}, the strongest rival, at the same bytes"
+        if held.get("kl_ratio_low") is not None:
+            text += f" [{factor(held['kl_ratio_low'])}, {factor(held['kl_ratio_high'])}]"
     return [text + ". What it finds, and where it breaks, are chapters of their own."]
 
 

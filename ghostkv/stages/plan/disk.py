@@ -71,10 +71,7 @@ def disk_terms(work: Workload, stage: str) -> dict[str, float]:
         found = {"rows": len(made.generators) * made.decode.draws * made.decode.steps / 1e6}
         found |= {"generators": len(made.generators) * made.tradeoff.draws / 1e3}
     elif stage == "quality":
-        quality = config.quality
-        found = {
-            "rows": held_out * sum(one.positions or quality.continuation for one in quality.policies) / 1e6
-        }
+        found = {"rows": work.decoded_positions / 1e6}
     elif stage == "retrieval":
         retrieval = config.retrieval
         prompts = sum(one.length * one.contexts for one in retrieval.tasks) / GIGA

@@ -86,9 +86,9 @@ def fit_quality(work: Workload) -> Terms:
     return Terms({name: max(passes, 1) * each for name, each in terms.cpu.items()}, terms.memory)
 
 
-def _positions(work: Workload) -> int:
-    """Positions that are decoded under policies, one after the other or side by side."""
-    quality = work.config.quality
+def _positions(work: Workload, text: str) -> int:
+    """Positions of a text that are decoded under policies, one after the other or side by side; of none, a domain's first."""
+    quality = work.config.quality.of_text(int(text.rpartition("_")[2] or 0))
     whole = {
         one.label: min(one.positions or quality.continuation, quality.continuation)
         for one in quality.policies
@@ -112,7 +112,7 @@ def _decoded(work: Workload, context: int, positions: int, caches: int = 1) -> T
 
 
 def quality_text(work: Workload, text: str = "") -> Terms:
-    return _decoded(work, work.tokens, _positions(work), 2)
+    return _decoded(work, work.tokens, _positions(work, text), 2)
 
 
 def time_steps(work: Workload) -> Terms:
@@ -146,7 +146,7 @@ def demo_writing(work: Workload) -> Terms:
 
 def gather_quality(work: Workload) -> Terms:
     quality = work.config.quality
-    rows = work.texts["held_out"] * sum(one.positions or quality.continuation for one in quality.policies)
+    rows = work.decoded_positions
     return Terms({"draws": quality.replicates * rows / GIGA}, {"rows": rows / 1e6})
 
 

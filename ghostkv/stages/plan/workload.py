@@ -89,6 +89,21 @@ class Workload:
         return sum(self.texts[role] * self.late_queries[role] for role in roles)
 
     @property
+    def decoded_positions(self) -> int:
+        """Positions of all held-out texts that stage `quality` decodes, policy by policy."""
+        quality = self.config.quality
+        numbers = [
+            int(name.rpartition("_")[2])
+            for name, entry in self.config.text_names().items()
+            if entry["role"] == "held_out"
+        ]
+        return sum(
+            min(one.positions or quality.continuation, quality.continuation)
+            for number in numbers
+            for one in quality.of_text(number).policies
+        )
+
+    @property
     def group(self) -> int:
         """Query heads to a KV head."""
         return max(1, self.size.heads // self.size.kv_heads)

@@ -117,9 +117,13 @@ class QualityText(FittedJob):
 
     @classmethod
     def of(cls, run: Run, text: str) -> QualityText:
-        policies = [DecodedPolicy.of(run, entry) for entry in run.config.quality.policies]
+        asked = run.config.quality.of_text(int(text.rpartition("_")[2]))
+        policies = [DecodedPolicy.of(run, entry) for entry in asked.policies]
         used = modules_of(one.policy for one in policies)
-        return cls.taken(run, **_parts(run), context=_context(run), text=text, policies=policies, uses=used)
+        whole = {"ablation": asked.ablation, "generation": asked.generation}
+        return cls.taken(
+            run, **_parts(run), context=_context(run), text=text, policies=policies, uses=used, **whole
+        )
 
 
 @dataclass(frozen=True)

@@ -84,15 +84,19 @@ class MeasuredBlocks:
 
     def deviation(self, measure: str, domain: str) -> np.ndarray:
         """Standard deviation between documents of their means, shape [policies]; NaN for a single one."""
-        chosen = self.chosen(domain)
-        if len(chosen) < 2:
-            return np.full(len(self.policies), np.nan)
-        own = [self.owner == number for number in chosen]
-        sums, counts = (
-            np.stack([part[measure][:, one].sum(axis=1) for one in own]) for part in (self.sums, self.counts)
-        )
+        own = self._by_document(self.counts[measure], domain)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return (sums / counts).std(axis=0, ddof=1)
+            means = self._by_document(self.sums[measure], domain) / own
+        found = [each[decoded] for each, decoded in zip(means.T, (own > 0).T, strict=True)]
+        return np.array([each.std(ddof=1) if len(each) > 1 else np.nan for each in found])
+
+    def decoded(self, domain: str) -> np.ndarray:
+        """Documents that each policy decoded, shape [policies]."""
+        return (self._by_document(self.counts["kl"], domain) > 0).sum(axis=0)
+
+    def _by_document(self, blocks: np.ndarray, domain: str) -> np.ndarray:
+        """Sums over the blocks of each document, shape [documents, policies]."""
+        return np.stack([blocks[:, self.owner == number].sum(axis=1) for number in self.chosen(domain)])
 
     def replicate(self, measure: str, domain: str) -> np.ndarray:
         """Bootstrap means, shape [policies, replicates]; each policy over the blocks that it decoded."""
@@ -121,10 +125,11 @@ def summarise(positions: pl.DataFrame, runs: pl.DataFrame, measured: MeasuredBlo
             mean, (low, high) = measured.mean(measure, domain), span(measured.replicate(measure, domain))
             change = np.exp if measure.endswith("nll") else np.asarray
             found |= {column: change(mean), f"{column}_low": change(low), f"{column}_high": change(high)}
+        documents = measured.decoded(domain)
         found |= {f"{name}_deviation": measured.deviation(name, domain) for name in ("kl", "top1")}
         for number, policy in enumerate(measured.policies):
             values = {name: _number(values[number]) for name, values in found.items()}
-            about = {"policy": policy, "domain": domain, "documents": len(measured.chosen(domain))}
+            about = {"policy": policy, "domain": domain, "documents": int(documents[number])}
             rows.append(about | values | spread[policy] | traffic[policy])
     return pl.DataFrame(rows, infer_schema_length=None)
 

@@ -358,13 +358,13 @@ def test_jobs_come_back_from_plain_params(stage):
     whole = stage["run"]
     for job in (
         FitPolicies.of(whole),
-        QualityText.of(whole, text="x"),
+        QualityText.of(whole, text="prose_held_out_0"),
         GatherQuality.of(whole),
     ):
         params = job.params()
         assert params.pop("job") == f"ghostkv.stages.quality.jobs.{type(job).__name__}"
         assert replace(type(job).read(params), code="") == job
-    text = QualityText.of(whole, text="x")
+    text = QualityText.of(whole, text="prose_held_out_0")
     assert {"ghostkv.codecs.transform_code", "ghostkv.selectors.quest", "ghostkv.selectors.snapkv"} <= set(
         text.uses
     )
@@ -465,6 +465,62 @@ def test_the_ratio_of_kls_has_student_s_interval_over_documents():
     assert row["kl_log_ratio_deviation"] == pytest.approx(spread, rel=0.05)
     assert measured.deviation("kl", "all") == pytest.approx([ours.std(ddof=1), theirs.std(ddof=1)])
     assert np.isnan(MeasuredBlocks.read(pl.DataFrame(rows[:4]), 4, 20, 0).deviation("kl", "all")).all()
+
+
+def test_a_policy_of_some_texts_counts_those_that_it_decoded():
+    rows = [
+        {
+            "text": f"t{text}", "domain": "a", "policy": policy, "position": position, "kl": 0.1 * (1 + text), "agree": True,
+            "dense_nll": 1.0, "sparse_nll": 1.0,
+        }
+        for policy, texts in (("every", 3), ("first", 1))
+        for text in range(texts)
+        for position in range(4)
+    ]  # fmt: skip
+    measured = MeasuredBlocks.read(pl.DataFrame(rows), 4, 20, 0)
+    assert measured.decoded("all").tolist() == [3, 1]
+    assert measured.mean("kl", "all") == pytest.approx([0.2, 0.1])
+    every, first = measured.deviation("kl", "all")
+    assert every == pytest.approx(0.1)
+    assert np.isnan(first)
+
+
+def test_what_no_claim_is_made_of_runs_on_the_first_texts_of_a_domain():
+    quality = load_config({}).quality
+    first, second = quality.of_text(0), quality.of_text(1)
+    assert first.policies == quality.policies
+    assert {one.label for one in second.policies} == {
+        one.label for one in quality.policies if one.texts is None
+    }
+    assert (first.ablation.policy, second.ablation.policy) == (quality.ablation.policy, None)
+    assert (first.generation.tokens, second.generation.tokens) == (quality.generation.tokens, 0)
+    # What headline figures quote, and the curve that it is held against, is measured on every text.
+    quoted = {label for key, label in quality.headline.items() if key != "peer"}
+    quest = {one.label for one in quality.policies if one.label.startswith("quest")}
+    assert quoted | quest <= {one.label for one in second.policies}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"policies": [{"label": "a", "policy": "identity", "texts": 1}]}, "Write: texts: null"),
+        (
+            {
+                "policies": [
+                    {"label": "a", "policy": "identity", "texts": 2},
+                    {"label": "b", "policy": "identity"},
+                ],
+                "generation": {"policies": ["a"], "texts": 3},
+            },
+            "Write: texts: 2",
+        ),
+    ],
+)
+def test_texts_that_nothing_is_measured_on_are_refused(changes, said):
+    rest = {"ablation": {"policy": None}, "generation": {"policies": []}}
+    quoted = {"identity": "a", "mass": "a", "budget": "a", "peer": "a"}
+    with pytest.raises(ConfigError, match=said):
+        Quality(**rest | {"headline": quoted} | changes)
 
 
 def test_a_label_twice_or_a_headline_without_a_policy_is_refused():

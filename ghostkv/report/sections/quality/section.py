@@ -57,8 +57,7 @@ def _reading(results: Results) -> str:
         "KL and top-1 agreement say what is lost; perplexity can improve when attention is damaged and decides nothing. "
         "The policies were fixed in the config, their thresholds fitted on threshold texts. With elimination off the largest logit "
         f"difference is {tiny(off.get('max_logit_difference'))}; {_identity(results)}. "
-        "Intervals resample blocks of positions within each text; with one text a domain they speak of these texts, not of others "
-        "like them."
+        "Intervals resample texts, and blocks of positions within each; that of a ratio of KLs leaves out each text in turn."
     )
 
 

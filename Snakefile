@@ -25,6 +25,7 @@ include: "workflow/rules/synthetic.smk"
 include: "workflow/rules/bandwidth.smk"
 include: "workflow/rules/quality.smk"
 include: "workflow/rules/retrieval.smk"
+include: "workflow/rules/reproduce.smk"
 include: "workflow/rules/benchmark.smk"
 include: "workflow/rules/speed.smk"
 include: "workflow/rules/store.smk"
@@ -133,6 +134,12 @@ rule quality:
 rule retrieval:
     input:
         target("retrieval"),
+        rules.report.output,
+
+
+rule reproduce:
+    input:
+        target("reproduce"),
         rules.report.output,
 
 

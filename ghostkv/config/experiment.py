@@ -26,6 +26,7 @@ from ghostkv.config.plan import Plan
 from ghostkv.config.policy_checks import check_calibrated, check_dense_layers
 from ghostkv.config.quality import Quality
 from ghostkv.config.report import Report
+from ghostkv.config.reproduce import Reproduce
 from ghostkv.config.retrieval import Retrieval
 from ghostkv.config.sketch import Sketch
 from ghostkv.config.speed import Speed
@@ -66,6 +67,7 @@ class Config(Section):
     store: Store = part(Store)
     quality: Quality = part(Quality)
     retrieval: Retrieval = part(Retrieval)
+    reproduce: Reproduce = part(Reproduce)
     plan: Plan = part(Plan)
     report: Report = part(Report)
 

@@ -26,6 +26,7 @@ from ghostkv.stages.peers import summary_schemas as peers_summaries
 from ghostkv.stages.plan import schemas as plan
 from ghostkv.stages.quality import schemas as quality
 from ghostkv.stages.quality import summary_schemas as quality_summaries
+from ghostkv.stages.reproduce import schemas as reproduce
 from ghostkv.stages.retrieval import schemas as retrieval
 from ghostkv.stages.retrieval import summary_schemas as retrieval_summaries
 from ghostkv.stages.speed import schemas as speed
@@ -52,6 +53,7 @@ SCHEMAS: Mapping[str, Mapping[str, pa.Schema]] = {
     "peers": peers.LAYER_SCHEMAS | peers_summaries.SUMMARY_SCHEMAS,
     "plan": plan.COMPARED_SCHEMAS,
     "quality": quality.FIT_TABLES | quality.TEXT_TABLES | quality_summaries.SUMMARY_TABLES,
+    "reproduce": reproduce.SCHEMAS,
     "retrieval": {
         "answers": retrieval.ANSWER_SCHEMA,
         "cells": retrieval_summaries.CELL_SCHEMA,

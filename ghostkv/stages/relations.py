@@ -6,9 +6,11 @@ A run of the frontier alone need not satisfy stages that it leaves out.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ghostkv.files.errors import ConfigError
+from ghostkv.stages.reproduce.jobs import predecessor_files
 
 if TYPE_CHECKING:
     from ghostkv.stages.run import Run
@@ -138,6 +140,15 @@ def _steps_fit_the_text(run: Run) -> None:
         )
 
 
+def _predecessor_is_there(run: Run) -> None:
+    folder = run.config.reproduce.predecessor
+    if folder and not (predecessor_files(folder) and Path(folder, "metrics.csv").is_file()):
+        raise ConfigError(
+            f"config: reproduce.predecessor is {folder}, seen from {Path.cwd()}, which is no folder with metrics.csv and gpt2_*.npz. "
+            "Accepted: the two kinds of files that ghostkv-lab published, in one folder.\n  Write: predecessor: null   (under reproduce)"
+        )
+
+
 def _tasks_fit_the_model(run: Run) -> None:
     run.config.retrieval.check_lengths(run.model.max_context, run.config.model.name)
 
@@ -161,6 +172,7 @@ _CHECKS: dict[str, tuple[Callable[[Run], None], ...]] = {
         _dense_layers_exist("quality"),
         _policies("quality"),
     ),
+    "reproduce": (_predecessor_is_there,),
     "speed": (_steps_fit_the_text,),
     "retrieval": (
         _every_global_layer_is_recorded,

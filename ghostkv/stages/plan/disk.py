@@ -76,6 +76,8 @@ def disk_terms(work: Workload, stage: str) -> dict[str, float]:
         retrieval = config.retrieval
         prompts = sum(one.length * one.contexts for one in retrieval.tasks) / GIGA
         found = {"prompts": prompts}
+    elif stage == "reproduce":
+        found = {"rows": held_out * len(config.reproduce.recall_at) / 1e6}
     elif stage == "historical":
         found = {"heads": heads * len(config.historical.dimensions)}
     elif stage == "store":

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ghostkv.stages.plan import layer_work, model_work
+from ghostkv.stages.plan import layer_work, model_work, reproduced_work
 from ghostkv.stages.plan.costs import cost_of
 from ghostkv.stages.plan.terms import PlannedJobs, Terms
 from ghostkv.stages.plan.workload import Workload
@@ -30,6 +30,8 @@ _ALIKE = {
     "compare_plan": _SMALL, "plan": _SMALL, "compare": "report", "retrieval_short": "retrieval_task", "demo_texts": "assemble_texts",
     "demo_capture": "capture_text", "demo_sketch": "sketch_layer", "demo_sweep": "sweep_layer",
 }  # fmt: skip
+# Where formulas stand, by the name of their rule.
+_WORK = (model_work, layer_work, reproduced_work)
 # Rules whose rates are those of another, as they do the like: what was measured of either says something of both.
 _LIKE = {
     "trace_text": "capture_text", "capture_overhead": "capture_text", "import_tensors": "sketch_layer",
@@ -49,7 +51,7 @@ class _Process:
 def terms_of(work: Workload, rule: str, each: Iterable[Mapping[str, str]] = ({},)) -> Terms:
     """What a job of a rule does, or one process that does several."""
     name = _ALIKE.get(rule, rule)
-    formula = getattr(model_work, name, None) or getattr(layer_work, name)
+    formula = next(found for work_of in _WORK if (found := getattr(work_of, name, None)))
     return Terms.together(formula(work, **wildcards) for wildcards in each)
 
 
@@ -150,6 +152,9 @@ def _processes(work: Workload) -> list[_Process]:
         one("speed", "time_layers", "layers"),
         one("store", "store_trials", "trials"),
         one("store", "store_speed", "speed"),
+        one("reproduce", "repeat_predecessor", "predecessor"),
+        one("reproduce", "recall_table", "recall"),
+        one("reproduce", "error_table", "errors"),
         one("report", "report", "report"),
     ]
     read = each("capture", "import_tensors", "text", texts)

@@ -1,0 +1,77 @@
+"""What the jobs of `reproduce` depend on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ghostkv.captures.captured_texts import CapturedText
+from ghostkv.files.jobs import Job
+from ghostkv.stages.reproduce.schemas import ERROR_SCHEMAS, PREDECESSOR_SCHEMAS, RECALL_SCHEMAS
+
+if TYPE_CHECKING:
+    from ghostkv.stages.run import Run
+
+
+@dataclass(frozen=True)
+class RepeatPredecessor(Job):
+    """The rows of the predecessor's `metrics.csv` whose tensors are there."""
+
+    call = "ghostkv.stages.reproduce.predecessor.repeat_predecessor"
+    tables = tuple(PREDECESSOR_SCHEMAS)
+    sections = ("reproduce",)
+
+    seed: int
+
+
+@dataclass(frozen=True)
+class RecallTable(Job):
+    """Louver's recall table, of one layer.
+
+    Attributes
+    ----------
+    layer : int
+        The middle one.
+    """
+
+    call = "ghostkv.stages.reproduce.recall.recall_table"
+    tables = tuple(RECALL_SCHEMAS)
+    sections = ("frontier", "reproduce")
+
+    captures: tuple[CapturedText, ...]
+    layer: int
+    sinks: int
+    hot: int
+    recall_positions: int
+    recall_at: tuple[int, ...]
+    seed: int
+
+    @classmethod
+    def of(cls, run: Run) -> RecallTable:
+        return cls.taken(run, layer=run.layers[len(run.layers) // 2])
+
+
+@dataclass(frozen=True)
+class ErrorTable(Job):
+    """SkyLight's table of attention errors, of some layers."""
+
+    call = "ghostkv.stages.reproduce.errors.error_table"
+    tables = tuple(ERROR_SCHEMAS)
+    sections = ("reproduce",)
+
+    captures: tuple[CapturedText, ...]
+    layers: tuple[int, ...]
+    error_queries: int
+    densities: tuple[float, ...]
+    seed: int
+
+    @classmethod
+    def of(cls, run: Run) -> ErrorTable:
+        return cls.taken(run, layers=run.spread_layers(run.config.reproduce.error_layers))
+
+
+def predecessor_files(folder: str | None) -> list[str]:
+    """The predecessor's files in a folder: its table, and the tensors that it was made of."""
+    found = sorted(Path(folder).glob("gpt2_*.npz")) if folder else []
+    return [str(path) for path in [*(Path(folder) / "metrics.csv" for _ in found[:1]), *found]]

@@ -170,7 +170,7 @@ def test_what_no_earlier_stage_makes_is_refused_before_any_runs(entry, raw, expe
 def test_modules_that_policies_find_by_name():
     assert modules_of(Config().retrieval.policies) == (
         "ghostkv.codecs.base",
-        "ghostkv.codecs.transform_code",
+        "ghostkv.codecs.turned_code",
         *(
             f"ghostkv.selectors.{name}"
             for name in ("base", "oracle_topk", "quest", "snapkv", "streaming_llm")

@@ -11,7 +11,7 @@ from ghostkv.files.methods import Method
 
 FAULTS = {
     # name: (entry, what the message must say)
-    "unknown": ({"name": "telepathy"}, ["names 'telepathy'", "quest, snapkv", "add ghostkv/selectors/telepathy.py"]),
+    "unknown": ({"name": "telepathy"}, ["names 'telepathy'", "quest, ", "add ghostkv/selectors/telepathy.py"]),
     "misspelt": ({"name": "qest"}, ["names 'qest'", "Write: {name: quest}"]),
     "by its bare name": ("quest", ["'quest', not a mapping", "Write: {name: quest}"]),
     "option that it lacks": ({"name": "quest", "pages": 8}, ["quest with pages: 8", "Accepted: page.", "Write: page: 8"]),

@@ -13,7 +13,7 @@ def repeat_predecessor(work: Workload) -> Terms:
 def recall_table(work: Workload) -> Terms:
     reproduce, size = work.config.reproduce, work.size
     texts = work.texts["held_out"]
-    queries = texts * min(reproduce.recall_positions, work.queries)
+    queries = texts * min(reproduce.recall_positions, work.queries["held_out"])
     # Of a ball for every fourth key, in rounds over all keys.
     clustered = texts * size.kv_heads * work.tokens**2 / 4 * size.head_dim / GIGA
     return Terms(
@@ -25,7 +25,7 @@ def recall_table(work: Workload) -> Terms:
 def error_table(work: Workload) -> Terms:
     reproduce = work.config.reproduce
     layers = min(reproduce.error_layers, len(work.layers)) * work.texts["held_out"]
-    calls = layers * min(reproduce.error_queries, work.queries)
+    calls = layers * min(reproduce.error_queries, work.queries["held_out"])
     return Terms(
         {"pairs": calls * work.pairs(1, work.tokens), "indexed": layers * work.kv(work.tokens)},
         {"kv": 2 * work.kv(work.tokens), "pairs": work.pairs(1, work.tokens)},

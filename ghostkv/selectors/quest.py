@@ -34,7 +34,7 @@ class Quest(Selector):
 
     def estimate(self, fitted: Any, scene: Scene) -> Estimate:
         low, high = self.boxes(scene.keys)
-        index = self._pages(scene.visible) * (2.0 * ELEMENT_BYTES * scene.keys.shape[1])
+        index = runs_with_cold(scene.visible, self.page) * (2.0 * ELEMENT_BYTES * scene.keys.shape[1])
         scores = scene.empty()
         scores[...] = self._of_keys(bounds(scene, low, high), scene)
         middle = (scene.queries * np.float32(scene.scale)) @ ((low + high) / 2).T
@@ -54,12 +54,13 @@ class Quest(Selector):
     def _of_keys(self, pages: np.ndarray, scene: Scene) -> np.ndarray:
         return np.repeat(pages, self.page, axis=-1)[..., : scene.shape[2]]
 
-    def _pages(self, visible: ColdRange) -> np.ndarray:
-        """Pages that hold a cold key."""
-        return np.where(visible.cold > 0, (visible.stop - 1) // self.page - visible.start // self.page + 1, 0)
-
 
 def bounds(scene: Scene, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Upper bound of every page's scores, shape [group, queries, pages]."""
     queries = scene.queries * np.float32(scene.scale)
     return np.maximum(queries, 0) @ high.T + np.minimum(queries, 0) @ low.T
+
+
+def runs_with_cold(visible: ColdRange, length: int) -> np.ndarray:
+    """Runs of so many consecutive tokens that hold a cold key of each query, shape [queries]."""
+    return np.where(visible.cold > 0, (visible.stop - 1) // length - visible.start // length + 1, 0)

@@ -53,11 +53,17 @@ class Peers(Section):
             {"name": "magicpig", "bits": 7, "tables": 128},
             {"name": "magicpig", "bits": 8, "tables": 128},
             {"name": "token_picker", "chunks": [2, 2, 4, 4], "slack": 0.2},
-            *(
-                {"name": "ghost", "codec": "vector_code", "bits": bits}
-                for bits in (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
-            ),
-            *({"name": "ghost", "codec": "transform_code", "bits": bits} for bits in (0.75, 1.0, 1.5, 2.0)),
+            {"name": "one_bit", "scheme": "rotated"},
+            {"name": "one_bit", "scheme": "grouped", "group": 64},
+            {"name": "sign_hash", "bits": 32, "planes": "learned", "score": "hamming"},
+            {"name": "sign_hash", "bits": 64, "planes": "random", "score": "soft"},
+            {"name": "twilight", "page": 64, "candidates": 0.0625},
+            {"name": "twilight", "page": 32, "candidates": 0.25},
+            {"name": "louver", "keys_per_cluster": 16},
+            {"name": "louver", "keys_per_cluster": 64},
+            *({"name": "ghost", "codec": "vector_code", "bits": bits} for bits in (0.125, 0.25, 0.5, 0.75)),
+            *({"name": "ghost", "codec": "turned_code", "bits": bits} for bits in (1.0, 1.5, 2.0)),
+            {"name": "ghost", "codec": "transform_code", "bits": 1.0},
         ),
         "Selectors and their hyperparameters, a file of ghostkv/selectors each. Of a peer with several entries the best at "
         "each budget counts, in hindsight; of our own record the size that threshold texts choose.",

@@ -50,7 +50,7 @@ def run(captures, folder, layers=(0, 1), config=CONFIG):
         calibrate_layer(job, sketch, outputs)
     files = {name: [str(folder / f"{name}_{layer}.parquet") for layer in layers] for name in LAYER_TABLES}
     whole = {name: str(folder / f"{name}.parquet") for name in TABLES}
-    gather(GatherCalibrated(), files, whole)
+    gather(job_of(GatherCalibrated, config), files, whole)
     return {name: read_table(path) for name, path in whole.items()}
 
 

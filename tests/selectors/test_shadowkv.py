@@ -15,9 +15,7 @@ def literal(scene, q):
         if not any(start <= j < stop for j in tokens):
             continue
         mean = np.float16(np.mean([keys[j] for j in tokens], axis=0)).astype(float)
-        worst[chunk] = min(
-            keys[j] @ mean / (np.linalg.norm(keys[j]) * np.linalg.norm(mean)) for j in tokens
-        )
+        worst[chunk] = min(keys[j] @ mean / (np.linalg.norm(keys[j]) * np.linalg.norm(mean)) for j in tokens)
         for j in tokens:
             scores[:, j] = scene.queries[:, q] @ mean * scene.scale
     outliers = sorted(worst, key=worst.get)[:OUTLIERS]

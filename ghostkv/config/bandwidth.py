@@ -20,8 +20,8 @@ from ghostkv.config.base import (
     part,
     setting,
 )
+from ghostkv.config.caches import CacheName, TokenCacheName
 from ghostkv.config.options import Count, Width
-from ghostkv.config.policies import CacheName, TokenCacheName
 from ghostkv.files.errors import ConfigError
 from ghostkv.quantised.by_name import CACHE_TYPES
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import model_validator
 
 from ghostkv.config.base import Ascending, NamedEntry, Section, Seed, Share, once, setting
+from ghostkv.config.caches import CacheName
 from ghostkv.config.selectors import check_selector
 from ghostkv.config.selectors import selector_names as selector_names
 
@@ -25,7 +26,7 @@ class Peers(Section):
     """Which selectors are compared, and at how many bytes."""
 
     ratios: Annotated[list[Share], Ascending] = setting(
-        [0.03125, 0.0625, 0.125, 0.25],
+        [0.03125, 0.0625, 0.125, 0.25, 0.375, 0.5625],
         "GQA-true bytes that every selector may read, over those of full attention: index, kept keys and survivors of a KV "
         "head, as a mean over the queries of a text. At most 8, ascending.",
         min_length=1,
@@ -69,6 +70,11 @@ class Peers(Section):
         "each budget counts, in hindsight; of our own record the size that threshold texts choose.",
         min_length=1,
         max_length=200,
+    )
+    caches: Annotated[list[CacheName], once()] = setting(
+        ["int8", "int6", "int4", "int3", "kivi2", "fp8"],
+        "Quantised caches, which are read whole wherever they fit.",
+        max_length=16,
     )
     seed: Seed = setting(0, "Seed of codebooks and hash planes.")
 

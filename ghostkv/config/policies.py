@@ -9,16 +9,13 @@ from pydantic import Field, StrictBool, create_model, model_serializer, model_va
 
 from ghostkv.codecs.by_name import modules
 from ghostkv.config.base import CodeBits, Exact, Layer, Section, Seed, Theta, setting
+from ghostkv.config.caches import CacheName, TokenCacheName
 from ghostkv.config.certificates import BudgetShare, LevelBits
 from ghostkv.config.peers import SelectorEntry
 from ghostkv.config.selectors import check_selector, selector_options
 from ghostkv.config.sketch import CodecName
 from ghostkv.files.errors import ConfigError
-from ghostkv.quantised.by_name import CACHE_TYPES
 
-CacheName = Literal[*CACHE_TYPES]
-# Those that write each token by itself, so that records can be written of what is read back.
-TokenCacheName = Literal[*(name for name, kind in CACHE_TYPES.items() if kind.together == 1)]
 Portion = Annotated[float, Field(gt=0, le=1)]
 Compensate = Annotated[
     StrictBool, Field(description="Give the eliminated keys' estimated mass to the running mean of V.")

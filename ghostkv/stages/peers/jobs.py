@@ -51,6 +51,7 @@ class PeersLayer(Job):
     layer: int
     captures: tuple[CapturedText, ...]
     selectors: tuple[dict[str, Any], ...]
+    caches: tuple[str, ...]
     ratios: tuple[float, ...]
     sinks: int
     hot: int

@@ -25,6 +25,7 @@ from ghostkv.selectors.base import ALONE, Calibration, Selector, Spending
 from ghostkv.selectors.columns import OneBudget, rank, selections
 from ghostkv.selectors.evaluate import evaluate
 from ghostkv.selectors.scenes import ThresholdScenes, budget_of, calibration_of, for_selector, view
+from ghostkv.stages.peers.caches import WHOLE, measure_caches
 from ghostkv.stages.peers.choice import KIND, OURS, SizeChoice, chosen
 from ghostkv.stages.peers.records import TextRecords
 from ghostkv.stages.peers.schemas import LAYER_SCHEMAS
@@ -111,6 +112,9 @@ class _PeersAtWork:
                     self._add(tables, found, text, kv_head, who, *measured)
                     if selector.kind == "record":
                         records.setdefault(column, {})[selector] = measured
+                whole = measure_caches(self.job.caches, scene, truth, budget)
+                for name, *measured in whole:
+                    self._add(tables, found, text, kv_head, (name, WHOLE, "peer", ALONE), *measured)
                 for column, sizes in records.items():
                     ours = chosen(self.choice.best(kv_head, column), sizes)
                     self._add(tables, found, text, kv_head, (OURS, "", KIND, column), *ours)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ghostkv.codecs.base import ELEMENT_BYTES, Codec
+from ghostkv.codecs.codebooks import Codebooks
+from ghostkv.codecs.quantiser import UniformQuantiser
 from ghostkv.codecs.rotation import Rotation
 from ghostkv.codecs.whitened import Whitened
 
@@ -30,6 +32,8 @@ class Turned(Whitened):
     start_: np.ndarray = field(default=None, repr=False)
     into_: np.ndarray = field(default=None, repr=False)  # [written, head_dim]
     out_: np.ndarray = field(default=None, repr=False)  # [head_dim, written]
+    # What the coordinates are written with
+    coder_: Codebooks | UniformQuantiser = field(default=None, repr=False)
 
     def _fit_code(
         self, keys: np.ndarray, queries: np.ndarray, positions: np.ndarray, asked: np.ndarray

@@ -21,22 +21,28 @@ class TurnedCode(Turned):
     def fit_turned(self, coordinates: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         quantiser = UniformQuantiser.fit(coordinates, allocate_bits(coordinates, 8 * self.code_bytes))
         written = quantiser.bits > 0
-        self.quantiser_ = quantiser.select(written)
+        self.coder_ = quantiser.select(written)
         return written
 
     def write(self, coordinates: np.ndarray) -> np.ndarray:
-        return self.quantiser_.quantise(coordinates)
+        return self.coder_.quantise(coordinates)
 
     def read(self, codes: np.ndarray) -> np.ndarray:
-        return self.quantiser_.dequantise(codes)
+        return self.coder_.dequantise(codes)
+
+    def _pack(self, codes: np.ndarray) -> np.ndarray:
+        return self.coder_.pack(codes, self.code_bytes)
+
+    def _unpack(self, code: np.ndarray) -> np.ndarray:
+        return self.coder_.unpack(code)
 
     @property
     def constant_bytes(self) -> int:
         """Of what estimates read, in fp16: steps and centres, and what `Turned` reads."""
-        return super().constant_bytes + ELEMENT_BYTES * 2 * len(self.quantiser_.bits)
+        return super().constant_bytes + ELEMENT_BYTES * 2 * len(self.coder_.bits)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        quantiser = self.quantiser_
+        quantiser = self.coder_
         return super().arrays() | {
             "bits": quantiser.bits,
             "step": quantiser.step,
@@ -44,5 +50,5 @@ class TurnedCode(Turned):
         }
 
     def load(self, arrays: dict[str, np.ndarray]) -> Codec:
-        self.quantiser_ = UniformQuantiser(arrays["bits"], arrays["step"], arrays["centre"])
+        self.coder_ = UniformQuantiser(arrays["bits"], arrays["step"], arrays["centre"])
         return super().load(arrays)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -24,21 +24,19 @@ class VectorCode(Turned):
     # Centroids lie closer to the keys that they were fitted on than to others.
     headroom: ClassVar[float] = 2.0
 
-    codebooks_: Codebooks = field(default=None, repr=False)
-
     def fit_turned(self, coordinates: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         variance = (coordinates**2).mean(axis=0)
         written = variance > _BELOW * water_level(variance, 8 * self.code_bytes)
         # Of keys that are all alike, too, a code says something.
         written[0] = True
-        self.codebooks_ = Codebooks.fit(coordinates[:, written], self.code_bytes, rng)
+        self.coder_ = Codebooks.fit(coordinates[:, written], self.code_bytes, rng)
         return written
 
     def write(self, coordinates: np.ndarray) -> np.ndarray:
-        return self.codebooks_.encode(coordinates)
+        return self.coder_.encode(coordinates)
 
     def read(self, codes: np.ndarray) -> np.ndarray:
-        return self.codebooks_.rebuild(codes)
+        return self.coder_.rebuild(codes)
 
     def _pack(self, codes: np.ndarray) -> np.ndarray:
         return codes
@@ -49,13 +47,13 @@ class VectorCode(Turned):
     @property
     def constant_bytes(self) -> int:
         """Of what estimates read, in fp16: the codebooks, and what `Turned` reads."""
-        return super().constant_bytes + ELEMENT_BYTES * self.codebooks_.centroids.size
+        return super().constant_bytes + ELEMENT_BYTES * self.coder_.centroids.size
 
     def arrays(self) -> dict[str, np.ndarray]:
-        return super().arrays() | {"centroids": self.codebooks_.centroids}
+        return super().arrays() | {"centroids": self.coder_.centroids}
 
     def load(self, arrays: dict[str, np.ndarray]) -> Codec:
-        self.codebooks_ = Codebooks(arrays["centroids"])
+        self.coder_ = Codebooks(arrays["centroids"])
         return super().load(arrays)
 
 

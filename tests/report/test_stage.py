@@ -159,7 +159,13 @@ def test_every_headline_figure_stands_in_its_chapter_with_its_query(report, form
         for name in filter(figures.__contains__, names):
             path, query = figures[name]["source"].split(": ", 1)
             code = "<code>{}</code>" if form == "html" else "`{}`"
-            line = f"{code} = {json.dumps(figures[name]['value'])} ({figures[name]['unit']}; n = {figures[name]['n']})"
+            figure = figures[name]
+            counted = f"n = {figure['n']}" + (
+                "" if figure["texts"] is None else f"; texts = {figure['texts']}"
+            )
+            if figure["low"] is not None:
+                counted += f"; 95 % interval over them {figure['low']:.4g} to {figure['high']:.4g}"
+            line = f"{code} = {json.dumps(figure['value'])} ({figure['unit']}; {counted})"
             line = f"{line}: {code} on {code}".format(name, query, path)
             assert line in chapters[chapter.name], name
             printed += 1

@@ -8,7 +8,7 @@ Rule: sign hashes of `bits` random planes in L tables; a key is sampled when its
     and the output is the self-normalised estimate with weights ``e^s / u``. Keys are centred first.
 What differs: L is chosen per KV head and budget on texts of role `threshold`, up to `tables` (the paper takes
     one K and L per model); the mean key comes from role `codec` instead of the prompt. A budget that a text
-    would exceed cuts the sample, the keys that collided latest first. `bits` is at most 8 here.
+    would exceed cuts the sample, the keys that collided latest first.
 Index bytes: per query, head and table the two ends of a bucket (8 bytes) and the two-byte identity of every
     key in it. A group's heads look into different buckets, so the group pays the sum; a key that several heads
     sample is read once.
@@ -36,7 +36,7 @@ _NEVER = np.uint8(255)
 class MagicPIG(Selector):
     """Read the keys that collide with the query in two tables."""
 
-    bits: Annotated[int, Field(ge=1, le=8)] = 8  # planes per table, at most 8
+    bits: Annotated[int, Field(ge=1, le=16)] = 8  # planes per table, at most 16
     tables: Annotated[int, Field(ge=2, le=254)] = 128  # largest number of tables, at most 254
     weigh: bool = True  # importance weights in the output; False renormalises the sample as top-k methods do
 
@@ -93,9 +93,12 @@ class MagicPIG(Selector):
         return _second_collision(key_codes, codes, scene.visible.start, scene.visible.stop)
 
     def _codes(self, vectors: np.ndarray, planes: np.ndarray) -> np.ndarray:
-        """Hash of every vector in every table, uint8, shape [tables, vectors]."""
+        """Hash of every vector in every table, uint8 or, of more than 8 bits, uint16; shape [tables, vectors]."""
         signs = (vectors @ planes > 0).reshape(len(vectors), self.tables, self.bits)
-        return np.ascontiguousarray(np.packbits(signs, axis=2)[..., 0].T)
+        packed = np.packbits(signs, axis=2)
+        if self.bits > 8:
+            packed = packed.view(np.uint16)
+        return np.ascontiguousarray(packed[..., 0].T)
 
     def _log_weights(
         self, scene: Scene, mean: np.ndarray, second: np.ndarray, limits: list[int], reads: np.ndarray

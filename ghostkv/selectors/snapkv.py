@@ -4,7 +4,8 @@ Card
 ----
 Paper: Li et al. 2024, "SnapKV: LLM knows what you are looking for before generation".
 Rule: the attention mass of an observation window of the last queries, summed per key, smoothed along the text
-    by a max pool so that neighbours of a heavy key survive; the heaviest are kept, per head.
+    by a pool so that neighbours of a heavy key survive, of maxima or of means (the paper's code has both); the heaviest
+    are kept, per head.
 What differs: captures hold a sample of query positions, so the window is the nearest earlier *sampled*
     queries (about one in 21 tokens of the default capture) instead of consecutive ones, and it moves along
     with the query instead of being taken once at the end of the prompt, which favours SnapKV. Heads of a KV head
@@ -15,7 +16,7 @@ Index bytes: none; the choice is made once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,10 +31,12 @@ class SnapKV(Selector):
     """Read the keys that the latest queries attended to."""
 
     observe: Count = 16  # earlier queries in the observation window
-    kernel: Odd = 5  # width of the max pool, in keys; odd
+    kernel: Odd = 5  # width of the pool, in keys; odd
+    pool: Literal["max", "mean"] = "max"
 
     def estimate(self, fitted: Any, scene: Scene) -> Estimate:
-        mass = windowed(scene.earlier, scene.observed, self.observe, self.kernel // 2, scene.empty())
+        reach, mean = self.kernel // 2, self.pool == "mean"
+        mass = windowed(scene.earlier, scene.observed, self.observe, reach, mean, scene.empty())
         # A difference of sums may come out below zero by its rounding.
         np.maximum(mass, 0, out=mass)
         # A pool of maxima adds up to more than what was observed, so masses are scaled to add up to that.
@@ -43,8 +46,8 @@ class SnapKV(Selector):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def windowed(earlier, observed, observe, reach, out):
-    """Max-pooled attention mass of the last observations before each query."""
+def windowed(earlier, observed, observe, reach, mean, out):
+    """Pooled attention mass of the last observations before each query."""
     keys = earlier.shape[2]
     padded = np.zeros(keys + 2 * reach, np.float32)
     for g in range(earlier.shape[0]):
@@ -67,5 +70,9 @@ def windowed(earlier, observed, observe, reach, out):
             for shift in range(1, 2 * reach + 1):
                 moved = padded[shift : shift + keys]
                 for j in range(keys):
-                    line[j] = max(line[j], moved[j])
+                    line[j] = line[j] + moved[j] if mean else max(line[j], moved[j])
+            if mean:
+                # Beyond the ends of the text there is nothing, and it counts.
+                for j in range(keys):
+                    line[j] /= 2 * reach + 1
     return out

@@ -8,6 +8,9 @@ def test_channels_are_those_of_largest_mean_product(bench, selector):
     keys, queries = bench.calibration.keys, bench.calibration.queries
     loud = np.abs(queries).mean(axis=(0, 1)) * np.abs(keys).mean(axis=0)
     assert set(chosen) == set(np.argsort(-loud)[:4])
+    # Over all pairs of a query and a key, the mean of |q k| is the product of the means.
+    pairs = np.abs(queries.reshape(-1, 1, 16) * keys[None]).mean(axis=(0, 1))
+    assert np.allclose(pairs, loud, rtol=1e-4)
     assert (quantiser.bits == 4).all()
     assert (rest[chosen] == 0).all()
 

@@ -49,8 +49,22 @@ def test_weights_are_the_inverse_chance_of_two_collisions():
         assert np.exp(-out[0, 0, j]) == pytest.approx((collisions >= 2).mean(), abs=5e-3)
 
 
+def test_a_hash_of_more_than_eight_bits_keeps_them_all(bench, selector):
+    pig = selector("magicpig", bits=10, tables=4)
+    mean, planes, _ = pig.fit(bench.calibration)
+    codes, signs = (
+        pig._codes(bench.scene.keys - mean, planes),
+        hashes(pig, bench.scene.keys - mean, planes),
+    )
+    for t in range(4):
+        assert np.array_equal(
+            codes[t][:, None] == codes[t], (signs[:, None, t] == signs[None, :, t]).all(axis=2)
+        )
+        assert len(set(codes[t])) > 20
+
+
 def test_too_many_bits_are_refused(selector):
     with pytest.raises(
-        ConfigError, match=r"bits is 10\. Accepted: less than or equal to 8\.\n  Write: bits: 8"
+        ConfigError, match=r"bits is 20\. Accepted: less than or equal to 16\.\n  Write: bits: 8"
     ):
-        selector("magicpig", bits=10)
+        selector("magicpig", bits=20)

@@ -37,3 +37,22 @@ def test_two_vectors_are_paid_for_every_page_with_a_cold_key(bench, selector):
     page = np.arange(bench.capture.tokens) // PAGE
     pages = [len(set(page[row])) for row in bench.cold()]
     assert np.allclose(selection.index_bytes[2, 0], np.array(pages) * 2 * 2 * 16)
+
+
+def test_int8_boxes_hold_every_key_and_are_hardly_wider(bench, selector):
+    scene = bench.scene
+    low, high = selector("quest", page=PAGE).boxes(scene.keys)
+    lower, higher = selector("quest", page=PAGE, metadata="int8").boxes(scene.keys)
+    assert (lower <= low).all()
+    assert (higher >= high).all()
+    for inner, outer in ((low, lower), (high, higher)):
+        step = np.ptp(inner, axis=1) / 255
+        assert (np.abs(outer - inner).max(axis=1) <= 1.1 * step + 0.02).all()
+        assert max(len(np.unique(row)) for row in outer) <= 256
+
+
+def test_int8_boxes_pay_a_byte_a_component_and_their_scales(bench, selector):
+    selection = bench.select(selector("quest", page=PAGE, metadata="int8"))
+    page = np.arange(bench.capture.tokens) // PAGE
+    pages = np.array([len(set(page[row])) for row in bench.cold()])
+    assert np.allclose(selection.index_bytes[2], pages * 2 * (16 + 4))

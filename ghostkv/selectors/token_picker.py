@@ -33,7 +33,8 @@ from ghostkv.selectors.base import ALONE, COMPENSATED, Budget, Calibration, Scen
 from ghostkv.selectors.estimates import log_mass
 from ghostkv.selectors.picking import ThresholdHistogram
 
-_LOW, _HIGH = -24.0, 12.0
+# Range of the logs of shares that thresholds lie in.
+LOW, HIGH = -24.0, 12.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class TokenPicker(Selector):
         """Least value and range of each channel, and thetas of each ratio and head."""
         low, high = calibration.keys.min(axis=0), calibration.keys.max(axis=0)
         scale = low, np.maximum(high - low, 1e-6)
-        histogram, totals = ThresholdHistogram(_LOW, _HIGH), 0.0
+        histogram, totals = ThresholdHistogram(LOW, HIGH), 0.0
         for scene, budget in calibration.scenes:
             costs = self._costs(scene, budget)
             for bound, cost in zip(self._bounds(scene, scale), costs[1:], strict=True):
@@ -70,7 +71,7 @@ class TokenPicker(Selector):
         share = self._share(scene, budget, costs)
         bounds = tuple(self._bounds(scene, scale))
         start, stop, depth = scene.visible.start, scene.visible.stop, 0.0 if column == ALONE else self.depth
-        spent, kept, cut = _progress(bounds, costs[1:], budget.full, theta, share, depth, start, stop)
+        spent, kept, cut = progress(bounds, costs[1:], budget.full, theta, share, depth, start, stop)
         index = spent + scene.visible.cold * costs[0] - kept * budget.pair_bytes
         tail = None
         if column == COMPENSATED:
@@ -110,7 +111,7 @@ class TokenPicker(Selector):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _progress(bounds, costs, full, theta, share, depth, start, stop):
+def progress(bounds, costs, full, theta, share, depth, start, stop):
     """Read chunk by chunk under a threshold that may not overspend; returns bytes, values read and thresholds.
 
     The last element of `bounds` decides on V, the ones before on the next chunk.
@@ -126,11 +127,12 @@ def _progress(bounds, costs, full, theta, share, depth, start, stop):
         for q in range(queries):
             if np.isnan(share[r, q]):
                 continue
-            credit += share[r, q]
+            # With no bucket nothing is kept for later queries.
+            credit = share[r, q] + (credit if depth > 0 else 0.0)
             first, last = start[q], max(stop[q], start[q])
             wide = credit > room
-            least = np.float32(_LOW) if wide else theta[r]
-            step = np.float32((_HIGH - least) / cells.size)
+            least = np.float32(LOW) if wide else theta[r]
+            step = np.float32((HIGH - least) / cells.size)
             limit = max(credit, 0.0) * full[q]
             # Bytes by threshold: the lowest one not below `least` that the bucket can pay.
             cells[:] = 0

@@ -129,7 +129,8 @@ def progress(bounds, costs, full, theta, share, depth, start, stop):
         for q in range(queries):
             if np.isnan(share[r, q]):
                 continue
-            credit += share[r, q]
+            # With no bucket nothing is kept for later queries.
+            credit = share[r, q] + (credit if depth > 0 else 0.0)
             first, last = start[q], max(stop[q], start[q])
             wide = credit > room
             least = np.float32(LOW) if wide else theta[r]

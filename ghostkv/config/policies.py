@@ -107,7 +107,8 @@ class GhostPolicy(RecordPolicy):
     theta: Theta | None = setting(None, "The threshold itself, in place of ratio.", examples=[0.0])
     compensate: Compensate = True
     cache: TokenCacheName = setting(
-        "fp16", "Type of the cache that records, survivors, sinks and hot window are of, and are counted in."
+        "fp16",
+        "Type that cold keys are held in: records are of it, and survivors are read and counted in it.",
     )
     kind: ClassVar[str] = "ours"
 

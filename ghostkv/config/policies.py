@@ -105,7 +105,8 @@ class GhostPolicy(RecordPolicy):
     compensate: Compensate = True
     codec: CodecName = setting("turned_code", "A codec of ghostkv/codecs.")
     cache: TokenCacheName = setting(
-        "fp16", "Type of the cache that records, survivors, sinks and hot window are of, and are counted in."
+        "fp16",
+        "Type that cold keys are held in: records are of it, and survivors are read and counted in it.",
     )
     kind: ClassVar[str] = "ours"
 

@@ -132,14 +132,19 @@ class GhostDecider(Decider):
         self.check(call.query.shape[1], kv_heads, head_dim, self.name)
         out, written = call.empty(), state.tokens
         keys, values = stored(call.keys), stored(call.values)
-        self._room(state, batch, tokens, call.values.shape[3])
-        if written < tokens:
-            self._write(state, keys, tokens, call.first)
-            state.tokens = tokens
+        self.remember(state, call)
         counts = np.zeros((batch, kv_heads, call.query.shape[2], HEADS + call.group), np.int32)
         self._read(state, call, keys, values, out, counts)
         refuse_unfit(call.layer, (call.query, keys, values), out, call.first, call.past, written)
         return out, partial(_rows, counts, call.pair, float(self.frames.record_bytes))
+
+    def remember(self, state: GhostState, call: Call) -> None:
+        """Write the records of a call's tokens that have none."""
+        batch, _, tokens, _ = call.keys.shape
+        self._room(state, batch, tokens, call.values.shape[3])
+        if state.tokens < tokens:
+            self._write(state, stored(call.keys), tokens)
+            state.tokens = tokens
 
     def _room(self, state: GhostState, batch: int, tokens: int, value_dim: int) -> None:
         """Make room for `tokens` records, doubling, and keep those that exist."""

@@ -56,16 +56,11 @@ class BudgetFit:
             self._fixed += full
             return
         self._fixed += count * float(
-            (
-                (visible.visible - visible.cold) * held
-                + np.minimum(self.sinks, visible.visible) * (pair - held)
-                + visible.cold * codecs[0].record_bytes
-            ).sum()
+            ((visible.visible - visible.cold) * pair + visible.cold * codecs[0].record_bytes).sum()
         )
         price = np.full(len(positions), float(held))
         for h, codec in enumerate(codecs):
             keys, _ = self.cache.write(*(one[h].astype(np.float32) for one in (capture.keys, capture.values)))
-            keys[: self.sinks] = capture.keys[h, : self.sinks]
             found = log_mass(capture, h, codec, wanted, visible, keys)
             found += np.log(visible.visible)[:, None].astype(np.float32)
             if self.shared:
@@ -98,12 +93,12 @@ def log_mass(
     codec: Codec,
     wanted: np.ndarray,
     visible,
-    keys: np.ndarray | None = None,
+    written: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Estimated log mass of cold keys, float32 of shape [group, queries, tokens]; of other `keys` than those captured."""
-    queries, keys = capture.group_queries(kv_head)[:, wanted], capture.keys[kv_head] if keys is None else keys
+    """Estimated log mass of cold keys, float32 of shape [group, queries, tokens]; records are of `written`, if it is given."""
+    queries, keys = capture.group_queries(kv_head)[:, wanted], capture.keys[kv_head]
     exact = scores(queries, keys.astype(np.float32), capture.scale, capture.softcap, visible)
-    decoded = codec.decode(codec.encode(keys))
+    decoded = codec.decode(codec.encode(keys if written is None else written))
     projected = codec.project(queries.reshape(-1, queries.shape[2]))
     estimates = cap(codec.estimate(projected, decoded, capture.scale), capture.softcap).reshape(exact.shape)
     origin = reference("relative_lse", kept_or_estimated(estimates, exact, visible), visible, 1)

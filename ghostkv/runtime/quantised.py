@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -12,10 +14,11 @@ from ghostkv.elimination.attention import softmax
 from ghostkv.quantised.base import CacheType
 from ghostkv.runtime.call_views import CallView, views
 from ghostkv.runtime.deciders import Call, Decider
+from ghostkv.runtime.ghost_decider import GhostDecider
 from ghostkv.runtime.traffic import COLUMNS, Rows, made, rows_of
 
-# What is read of K and V themselves, which a cache type makes smaller.
-_OF_THE_CACHE = [COLUMNS.index(name) for name in ("survivor_bytes", "hot", "head_survivor_bytes", "head_hot")]
+# What is read of cold K and V themselves, which a cache type makes smaller.
+_OF_THE_CACHE = [COLUMNS.index(name) for name in ("survivor_bytes", "head_survivor_bytes")]
 
 
 @dataclass
@@ -42,10 +45,7 @@ class Written:
             self.inner.select(rows)
 
     def write(self, kind: CacheType, call: Call) -> tuple[np.ndarray, np.ndarray]:
-        """All tokens of the call, those that are new written: keys and values as views of the room they lie in.
-
-        Sinks stay as they are: what is read by every query, and of the largest keys, is not worth its error.
-        """
+        """All tokens of the call, those that are new written: keys and values as views of the room they lie in."""
         tokens = call.keys.shape[2]
         self.keys, self.values = (
             _roomy(held, own, self.tokens)
@@ -58,8 +58,6 @@ class Written:
                 self.keys[b, h, begin:tokens], self.values[b, h, begin:tokens] = kind.quantise(
                     call.keys[b, h, begin:], call.values[b, h, begin:]
                 )
-            kept = slice(first, first + call.sinks)
-            self.keys[b, :, kept], self.values[b, :, kept] = call.keys[b, :, kept], call.values[b, :, kept]
         self.tokens = tokens
         return self.keys[:, :, :tokens], self.values[:, :, :tokens]
 
@@ -96,7 +94,7 @@ class WholeCache(Decider):
             heads = slice(h * call.group, (h + 1) * call.group)
             out[b, some, heads] = self.output(view, read).transpose(1, 0, 2)
             visible, cold = view.visible.visible, view.visible.cold
-            counts[:, b, h, some] = visible, cold, self._price(view, call.pair)
+            counts[:, b, h, some] = visible, cold, self.price(view, call.pair)
         call.refuse_unfit(call.keys.shape[2], out)
         visible, cold, price = counts
         own = np.repeat(cold[..., None], call.group, axis=3)
@@ -127,7 +125,7 @@ class WholeCache(Decider):
             + np.where(exact_values, mass, nothing) @ view.values
         )
 
-    def _price(self, view: CallView, pair: float) -> np.ndarray:
+    def price(self, view: CallView, pair: float) -> np.ndarray:
         """Mean bytes of a cold key and value, by query."""
         start, cold = view.visible.start, view.visible.cold
         widths, price = (view.keys.shape[1], view.values.shape[1]), 0.0
@@ -144,9 +142,12 @@ class WholeCache(Decider):
 
 @dataclass(frozen=True)
 class OverCache(Decider):
-    """Another decider over a cache of this type: its records, survivors and hot window are of what was written, and sinks in fp16."""
+    """Ghost records over a cache of this type: of keys as they are read back, and survivors are read so.
 
-    decider: Decider
+    Sinks and hot window are in fp16. A token leaves the hot window from one query to the next, so queries come one by one.
+    """
+
+    decider: GhostDecider
     kind: CacheType
 
     @property
@@ -161,21 +162,40 @@ class OverCache(Decider):
 
     def attend(self, state: Written, call: Call) -> tuple[np.ndarray, Rows]:
         call.refuse_unfit()
-        keys, values = state.write(self.kind, call)
-        out, rows = self.decider.attend(state.inner, replace(call, keys=keys, values=values))
+        held = replace(call, **dict(zip(("keys", "values"), state.write(self.kind, call), strict=True)))
+        self.decider.remember(state.inner, held)
+        found = []
+        for t in range(call.query.shape[2]):
+            one = held.part(t, t + 1)
+            with _exact(one, call):
+                found.append(self.decider.attend(state.inner, one))
         share = self.kind.pair_bytes(call.keys.shape[3], call.values.shape[3]) / call.pair
-        return out, partial(_smaller, rows, share, _sink_bytes(call), call.group)
+        outputs, rows = zip(*found, strict=True)
+        return np.concatenate(outputs, axis=1), partial(_smaller, rows, share)
 
 
-def _sink_bytes(call: Call) -> np.ndarray:
-    """Bytes of the sinks that each query sees, of all rows of the batch and all KV heads."""
-    seen = call.past + 1 + np.arange(call.query.shape[2]) - call.first[:, None]
-    return call.keys.shape[1] * call.pair * np.clip(seen, 0, call.sinks).sum(axis=0)
+@contextmanager
+def _exact(one: Call, call: Call) -> Iterator[None]:
+    """Sinks and hot window of a query put among what was written, and taken out again."""
+    stop, places = one.keys.shape[2], []
+    for b, first in enumerate(call.first.tolist()):
+        places += [
+            (b, slice(first, min(first + call.sinks, stop))),
+            (b, slice(max(first, stop - call.hot), stop)),
+        ]
+    pairs = ((one.keys, call.keys), (one.values, call.values))
+    kept = [(held, b, some, held[b, :, some].copy()) for held, _ in pairs for b, some in places]
+    for held, own in pairs:
+        for b, some in places:
+            held[b, :, some] = own[b, :, some]
+    try:
+        yield
+    finally:
+        for held, b, some, numbers in kept:
+            held[b, :, some] = numbers
 
 
-def _smaller(rows: Rows, share: float, sinks: np.ndarray, group: int) -> np.ndarray:
-    rows = made(rows).copy()
+def _smaller(parts: Sequence[Rows], share: float) -> np.ndarray:
+    rows = np.concatenate([made(part) for part in parts])
     rows[:, _OF_THE_CACHE] *= share
-    rows[:, COLUMNS.index("hot")] += (1 - share) * sinks
-    rows[:, COLUMNS.index("head_hot")] += (1 - share) * sinks * group
     return rows

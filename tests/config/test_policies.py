@@ -40,7 +40,7 @@ FAULTS = {
     "selector without bytes": ({"policy": "selector", "selector": {"name": "quest"}}, ["ratio is missing", "Write: ratio:"]),
     "selector's option": (
         QUEST | {"selector": {"name": "quest", "pages": 8}},
-        ["quest with pages: 8", "Accepted: page.", "Did you mean `page`? Write: page: 8"],
+        ["quest with pages: 8", "Accepted: page, metadata.", "Did you mean `page`? Write: page: 8"],
     ),
     "selector without options": (
         QUEST | {"selector": {"name": "streaming_llm", "window": 8}},

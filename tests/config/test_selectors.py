@@ -14,7 +14,7 @@ FAULTS = {
     "unknown": ({"name": "telepathy"}, ["names 'telepathy'", "quest, ", "add ghostkv/selectors/telepathy.py"]),
     "misspelt": ({"name": "qest"}, ["names 'qest'", "Write: {name: quest}"]),
     "by its bare name": ("quest", ["'quest', not a mapping", "Write: {name: quest}"]),
-    "option that it lacks": ({"name": "quest", "pages": 8}, ["quest with pages: 8", "Accepted: page.", "Write: page: 8"]),
+    "option that it lacks": ({"name": "quest", "pages": 8}, ["quest with pages: 8", "Accepted: page, metadata.", "Write: page: 8"]),
     "option where there is none": ({"name": "streaming_llm", "window": 8}, ["window: 8", "Accepted: none", "Remove it"]),
     "empty page": ({"name": "quest", "page": 0}, ["(quest): page is 0", "greater than or equal to 1", "Write: page: 16"]),
     "negative page": ({"name": "quest", "page": -1}, ["page is -1", "greater than or equal to 1", "Write: page: 16"]),

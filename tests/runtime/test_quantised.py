@@ -122,7 +122,8 @@ def test_more_bits_say_more_nearly_what_the_model_says(captures):
 
 
 @pytest.mark.parametrize("kind", [Fp8(), Integers(4, 16)], ids=["fp8", "int4"])
-def test_a_decider_over_a_cache_sees_what_was_written_and_pays_for_it(captures, kind):
+def test_records_over_a_cache_are_of_what_was_written_and_so_are_survivors(captures, kind):
+    """By hand: one query after the other, of which only sinks and hot window are exact."""
     capture, some = captures[1], call(captures[1])
     ghosts = GhostDecider(GhostFrames.of(fitted(capture)), np.full(HEADS, -4.0, np.float32))
     over = OverCache(ghosts, kind)
@@ -131,16 +132,20 @@ def test_a_decider_over_a_cache_sees_what_was_written_and_pays_for_it(captures, 
         np.stack([kind.write(k, v)[place] for k, v in zip(some.keys[0], some.values[0], strict=True)])[None]
         for place in (0, 1)
     ]
-    for hats, own in zip(written, (some.keys, some.values), strict=True):
-        hats[:, :, :2] = own[:, :, :2]  # sinks
-    wanted, counted = ghosts.attend(ghosts.start(), replace(some, keys=written[0], values=written[1]))
-    assert np.array_equal(out, wanted)
-    rows, counted = made(rows), made(counted)
-    share = kind.pair_bytes(HEAD_DIM, HEAD_DIM) / PAIR
-    for number, name in enumerate(COLUMNS):
-        times = share if name.removeprefix("head_") in ("survivor_bytes", "hot") else 1.0
-        more = {"hot": KV_HEADS, "head_hot": HEADS}.get(name, 0) * 2 * (PAIR - share * PAIR)
-        assert np.allclose(rows[:, number], counted[:, number] * times + more), name
+    share, rows = kind.pair_bytes(HEAD_DIM, HEAD_DIM) / PAIR, made(rows)
+    for t in (0, 7, 39):
+        stop = CONTEXT + t + 1
+        state, seen = ghosts.start(), [one[:, :, :stop].copy() for one in written]
+        single = replace(some, query=some.query[:, :, t : t + 1].copy(), past=stop - 1)
+        ghosts.remember(state, replace(single, keys=seen[0].copy(), values=seen[1]))
+        for held, own in zip(seen, (some.keys, some.values), strict=True):
+            for where in (slice(0, 2), slice(stop - 8, stop)):
+                held[:, :, where] = own[:, :, where]
+        wanted, counted = ghosts.attend(state, replace(single, keys=seen[0], values=seen[1]))
+        assert np.abs(out[:, t] - wanted[:, 0]).max() < 1e-5 * np.abs(wanted).max()
+        for number, name in enumerate(COLUMNS):
+            times = share if name.removeprefix("head_") == "survivor_bytes" else 1.0
+            assert np.isclose(rows[t, number], made(counted)[0, number] * times), name
 
 
 def test_a_budget_over_a_cache_is_of_full_fp16(captures):

@@ -15,7 +15,6 @@ from ghostkv.elimination.attention import cap, cold_range, softmax
 from ghostkv.elimination.thresholds import kept_or_estimated, reference, statistic
 from ghostkv.files.provenance import metadata
 from ghostkv.files.tables import write_rows
-from ghostkv.quantised.base import CacheType
 from ghostkv.quantised.by_name import CACHE_TYPES
 from ghostkv.runtime.call_views import CallView
 from ghostkv.runtime.combine import combine
@@ -66,54 +65,42 @@ def _measured(view: CallView, codec: Codec, job: CacheLosses) -> Iterator[tuple[
     mass, _ = softmax(view.scores())
     exact = mass @ view.values.astype(np.float64)
     sizes, visible = (view.keys.shape[1], view.values.shape[1]), view.visible.visible
-    full = visible * CACHE_TYPES["fp16"].pair_bytes(*sizes)
+    pair = CACHE_TYPES["fp16"].pair_bytes(*sizes)
 
     def error(output: np.ndarray) -> float:
         return float((np.linalg.norm(output - exact, axis=2) / np.linalg.norm(exact, axis=2)).mean())
 
     held = {
-        name: _held(view, CACHE_TYPES[name].quantise(view.keys, view.values), job.sinks)
+        name: replace(
+            view,
+            **dict(zip(("keys", "values"), CACHE_TYPES[name].quantise(view.keys, view.values), strict=True)),
+        )
         for name in dict.fromkeys((*job.whole, *job.under))
     }
+    cold = view.visible.mask(len(view.keys))
+    warm = (visible - view.visible.cold) * pair
     for name in job.whole:
-        kind, read = CACHE_TYPES[name], held[name]
-        ratio = (kind.read_bytes(visible, *sizes) + _sink_bytes(job.sinks, kind, sizes)) / full
-        output = WholeCache(kind).output(_without_hot(view), read)
-        yield (name, None), np.array([1.0, 1.0, ratio.mean(), 0.0, error(output)])
+        whole = WholeCache(CACHE_TYPES[name])
+        ratio = (warm + view.visible.cold * whole.price(view, pair)) / (visible * pair)
+        yield (name, None), np.array([1.0, 1.0, ratio.mean(), 0.0, error(whole.output(view, held[name]))])
     for name in job.under:
-        kind, read = CACHE_TYPES[name], held[name]
-        scores, cold = read.scores(), view.visible.mask(len(view.keys))
+        read, price = held[name], CACHE_TYPES[name].pair_bytes(*sizes)
+        scores = np.where(cold, read.scores(), view.scores())
         compared, estimates = log_mass_over_uniform(read, codec, scores)
         for theta in job.thetas:
             own = (compared >= theta) & cold
             united = own.any(axis=0)
             kept = np.broadcast_to(~cold | united, own.shape)
-            output = combine(scores, kept, ~kept, read, estimates).output
+            found = combine(scores, kept, ~kept, read, estimates)
+            # Of sinks and hot window, what the values lost was no loss.
+            exact_mass = np.where(cold, np.float32(0.0), softmax(np.where(kept, scores, -np.inf))[0])
+            output = found.output + (1 - found.share)[..., None] * (exact_mass @ (view.values - read.values))
             count = np.maximum(view.visible.cold, 1)
-            spent = (visible - view.visible.cold + united.sum(axis=1)) * kind.pair_bytes(*sizes)
-            spent = spent + view.visible.cold * codec.record_bytes + _sink_bytes(job.sinks, kind, sizes)
-            spent = spent / full
+            spent = warm + united.sum(axis=1) * price + view.visible.cold * codec.record_bytes
             yield (name, theta), np.array([
-                (own.sum(axis=2) / count).mean(), (united.sum(axis=1) / count).mean(), spent.mean(),
+                (own.sum(axis=2) / count).mean(), (united.sum(axis=1) / count).mean(), (spent / (visible * pair)).mean(),
                 np.where(kept, 0.0, mass).sum(axis=2).mean(), error(output),
             ])  # fmt: skip
-
-
-def _held(view: CallView, pair: tuple[np.ndarray, np.ndarray], sinks: int) -> CallView:
-    """What is read, with sinks in fp16 as policies have them."""
-    keys, values = pair
-    keys[:sinks], values[:sinks] = view.keys[:sinks], view.values[:sinks]
-    return replace(view, keys=keys, values=values)
-
-
-def _sink_bytes(sinks: int, kind: CacheType, sizes: tuple[int, int]) -> float:
-    """What fp16 costs them more."""
-    return sinks * (CACHE_TYPES["fp16"].pair_bytes(*sizes) - kind.pair_bytes(*sizes))
-
-
-def _without_hot(view: CallView) -> CallView:
-    """The same view, in which every key counts as cold: `read` has the sinks as they are."""
-    return replace(view, visible=view.visible._replace(start=view.visible.first, stop=view.visible.last))
 
 
 def log_mass_over_uniform(view: CallView, codec: Codec, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

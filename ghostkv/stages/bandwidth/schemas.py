@@ -28,7 +28,7 @@ LOSS_SCHEMA = pa.schema(
         ("layer", pa.int16()),
         ("text", pa.string()),
         ("domain", pa.string()),
-        ("cache", pa.string()),  # type that sinks, hot window and cold keys are held in
+        ("cache", pa.string()),  # type that cold keys are held in; sinks and hot window are in fp16
         ("theta", pa.float64()),  # of policy ghost over it, for all heads; null: the whole cache is read
         ("queries", pa.int32()),
         ("share_head", pa.float64()),  # survivors of cold keys

@@ -130,8 +130,8 @@ def step(
     heads, pair = shape.kv_heads, shape.pair_bytes
     exact = min(world.exact, context)
     cold = context - exact
-    # What is read whole has sinks and hot window in fp16, as policy `quantised` has; what lies over a cache has them in its type.
-    fast_bytes = heads * _whole(exact * (pair if scheme in WHOLE else pair_held(scheme, shape)), fast)
+    # Sinks and hot window are in fp16, whatever cold keys are held in.
+    fast_bytes = heads * _whole(exact * pair, fast)
     record_bytes = near_bytes = kv_bytes = requests = ramp = near = 0.0
     used = 1.0
     if scheme in WHOLE:

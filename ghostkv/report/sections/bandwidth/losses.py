@@ -42,7 +42,7 @@ def losses_table(results: Results) -> Table:
     return Table(
         "bandwidth_losses",
         "Quantised caches on the same queries: read whole, and with ghost records over them, one theta for all heads and tail "
-        "compensation. Sinks stay in fp16, the hot window is in the cache's type. Bytes are GQA-true, with scales and records, "
+        "compensation. Sinks and hot window stay in fp16. Bytes are GQA-true, with scales and records, "
         "over full fp16 and over a whole cache of the same type. The error is that of a head's output, means over "
         f"{losses['layer'].n_unique()} layers, {texts} texts and {queries} queries of each.",
         data,

@@ -143,7 +143,7 @@ class GhostDecider(Decider):
         batch, _, tokens, _ = call.keys.shape
         self._room(state, batch, tokens, call.values.shape[3])
         if state.tokens < tokens:
-            self._write(state, stored(call.keys), tokens)
+            self._write(state, stored(call.keys), tokens, call.first)
             state.tokens = tokens
 
     def _room(self, state: GhostState, batch: int, tokens: int, value_dim: int) -> None:

@@ -386,7 +386,7 @@ def test_a_family_is_named_by_every_option_that_is_not_the_methods_own():
         "quantised_kivi2_sinks_0": QuantisedPolicy(cache="kivi2", sinks=0),
         "certified_mass_levels_2.0_shares_0.5": CertifiedMassPolicy(levels=[2], shares=[0.5]),
         "quest": {"name": "quest"},
-        "quest_8": {"name": "quest", "page": 8},
+        "quest_page_8": {"name": "quest", "page": 8},
         "h2o": {"name": "h2o", "recent": 0.5},
         "h2o_0.0": {"name": "h2o"},
         "snapkv": {"name": "snapkv", "observe": 32},

@@ -82,5 +82,7 @@ def bound_output(truth: Truth, outcome: Outcome) -> None:
     share = outcome.share[..., None]
     output = (1.0 - share) * outcome.read + share * truth.means
     outcome.error[...] = np.linalg.norm(truth.outputs - output, axis=-1)
-    bound = output_bound(outcome.certified, outcome.share, truth.largest, outcome.read, truth.means)
+    bound = output_bound(
+        outcome.certified, outcome.share, truth.largest, outcome.read, truth.means, outcome.inexact
+    )
     outcome.error_bound[...] = bound

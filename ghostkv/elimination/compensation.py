@@ -24,6 +24,8 @@ from ghostkv.elimination.attention import ColdRange
 LOWEST, HIGHEST = np.float32(-46.0), np.float32(40.0)
 # With less of the softmax left than this, float32 masses no longer say what is left: the output counts as lost.
 LEFT = 1e-5
+# Scores that are known no better than to this many nats either way say nothing of the weights; their exponentials may overflow.
+WIDEST = 60.0
 
 
 def tail_weights(estimates: np.ndarray, reference: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -61,8 +63,40 @@ def compensate(
     return (kept_sum + tail) / (kept_mass + tail_mass.sum(axis=-1))[..., None]
 
 
+def inexactness(scores: np.ndarray, margins: np.ndarray, values: np.ndarray, read: np.ndarray) -> np.ndarray:
+    """How far ``read`` is at most from the same average with exact scores, shape [...]; docs/certificates.md, section 4.
+
+    Parameters
+    ----------
+    scores : ndarray, shape [..., keys]
+        ``s_hat`` of the keys that were read; -inf of the others.
+    margins : ndarray, shape [..., keys]
+        What each ``s_hat`` is off at most.
+    values : ndarray, shape [keys, value_dim]
+    read : ndarray, shape [..., value_dim]
+        The mean of `values` with the weights ``e^s_hat``.
+    """
+    wide, centre = values.astype(np.float64), read.astype(np.float64)
+    taken = scores > -np.inf
+    weights = np.exp(scores.astype(np.float64) - scores.max(axis=-1, keepdims=True))
+    square = (wide**2).sum(axis=-1) - 2.0 * centre @ wide.T + (centre**2).sum(axis=-1)[..., None]
+    # What cancellation may take is added, so that no distance comes out too small.
+    distance = np.sqrt(np.maximum(square, 0.0) + 1e-12 * (wide**2).sum(axis=-1).max(initial=0.0))
+    off = np.where(taken, margins, 0.0)
+    clear = (off < WIDEST).all(axis=-1)
+    off = np.minimum(off, WIDEST)
+    moved = (weights * np.expm1(off) * distance).sum(axis=-1) / (weights * np.exp(-off)).sum(axis=-1)
+    farthest = np.where(taken, distance, 0.0).max(axis=-1)
+    return np.where(clear, np.minimum(moved, farthest), farthest)
+
+
 def output_bound(
-    dropped: np.ndarray, share: np.ndarray, largest: np.ndarray, read: np.ndarray, means: np.ndarray
+    dropped: np.ndarray,
+    share: np.ndarray,
+    largest: np.ndarray,
+    read: np.ndarray,
+    means: np.ndarray,
+    inexact: np.ndarray | float = 0.0,
 ) -> np.ndarray:
     """The most that ``||o - o_hat||`` can be, shape [...]; derived in docs/certificates.md, section 4.
 
@@ -76,10 +110,13 @@ def output_bound(
         The largest norm of an eliminated V.
     read, means : ndarray, shape [..., value_dim]
         The output over the keys that were read, and what the tail was given instead of V.
+    inexact : ndarray or float, shape [...]
+        How far `read` is at most from the output over the same keys with exact scores.
     """
     m, t = dropped[..., None], share[..., None]
     nothing_lost = share * np.linalg.norm(read - means, axis=-1)
-    return np.maximum(nothing_lost, dropped * largest + np.linalg.norm((m - t) * read + t * means, axis=-1))
+    all_lost = dropped * largest + np.linalg.norm((m - t) * read + t * means, axis=-1)
+    return np.maximum(nothing_lost, all_lost) + inexact
 
 
 def running_sums(values: np.ndarray) -> np.ndarray:

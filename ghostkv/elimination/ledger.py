@@ -33,22 +33,34 @@ class KeyBounds(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """Bytes of the first so many levels of a record (float64 [levels + 1]), and of a K stored nested, a K and a V."""
+    """Bytes of the first so many levels of a record (float64 [levels + 1]), and of a K stored nested, a K and a V.
+
+    `escaped` (bool [keys], or empty for none) marks keys that a nested record does not bound: their K is stored in float16 too.
+    """
 
     prefix: np.ndarray
     nested_key: float
     key: float
     value: float
+    escaped: np.ndarray
 
     @classmethod
-    def of(cls, levels: Sequence[float], nested_key: float, head_dim: int, value_dim: int) -> Costs:
+    def of(
+        cls,
+        levels: Sequence[float],
+        nested_key: float,
+        head_dim: int,
+        value_dim: int,
+        escaped: np.ndarray | None = None,
+    ) -> Costs:
         """From the bytes of each level that the cascade reads, and of a K that is the record and its last planes.
 
         A capture without values (`value_dim` 0) counts them as wide as keys.
         """
         prefix = np.cumsum([0.0, *levels])
         widths = head_dim, value_dim or head_dim
-        return cls(prefix, float(nested_key), *(float(ELEMENT_BYTES * width) for width in widths))
+        escaped = np.zeros(0, bool) if escaped is None else escaped
+        return cls(prefix, float(nested_key), *(float(ELEMENT_BYTES * width) for width in widths), escaped)
 
     @property
     def pair(self) -> float:
@@ -89,7 +101,10 @@ class Outcome(NamedTuple):
     dropped: np.ndarray
     certified: np.ndarray
     share: np.ndarray  # part of the output that tail compensation gives to the mean of V
-    read: np.ndarray  # [group, queries, value_dim]; output over the keys that take part, before compensation
+    # [group, queries, value_dim]; output over the keys that take part, before compensation, as a reader of nested records has
+    # it: scores of cold keys are the middles of their last bounds
+    read: np.ndarray
+    inexact: np.ndarray  # how far that is at most from the output over the same keys with exact scores
     # True ``||o - o_hat||`` with compensation, and the bound on it; 0 where values were not captured.
     error: np.ndarray
     error_bound: np.ndarray
@@ -159,6 +174,8 @@ def charge(use, span, costs):
     values, survivors = 0, 0
     for key in range(span.start, span.stop):
         nested += costs.nested_key if use[FULL_NESTED, key] else costs.prefix[use[DEPTH_NESTED, key]]
+        if use[FULL_NESTED, key] and costs.escaped.size and costs.escaped[key]:
+            nested += costs.key
         additive += costs.prefix[use[DEPTH_ADDITIVE, key]] + costs.key * use[FULL_ADDITIVE, key]
         values += use[VALUE, key]
         survivors += use[FULL_NESTED, key]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ghostkv.elimination.compensation import WIDEST
 from ghostkv.elimination.ledger import (
     DEPTH_ADDITIVE,
     DEPTH_NESTED,
@@ -114,11 +115,10 @@ def _enter(heads, head, keys, stopped, fallback, budgets, use, span, truth, rule
             dropped += truth.mass[head, query, key]
             tail += heads.powers.middle[levels[key] - 1, head, query, key]
     outcome.dropped[head, query] = dropped
+    kept = _read_stored(heads, head, use, span, truth, outcome)
     tail *= np.exp(heads.powers.top[head, query] - truth.lse[head, query])
-    outcome.share[head, query] = tail / (1.0 - dropped + tail)
+    outcome.share[head, query] = tail / (kept + tail)
     outcome.violated[head, query] = not (dropped <= rule.delta)
-    if truth.values.shape[1]:
-        read_output(use, span, truth, head, query, outcome.read[head, query])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -285,6 +285,59 @@ def _drop(heads, level, key, odds, budgets):
         budgets.spent[own] += budgets.terms[own]
         budgets.kept[own] -= heads.powers.below[heads.first + own, heads.query, key]
     return True
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _stored_key(heads, head, key, span, truth):
+    """Mass of a key as its stored K has it, over that of all keys, and the log of the factor by which it may be off."""
+    query, last = heads.query, heads.upper.shape[0] - 1
+    if key < span.start or key >= span.stop:
+        return truth.mass[head, query, key], 0.0
+    low, high = (
+        np.float64(heads.lower[last, head, query, key]),
+        np.float64(heads.upper[last, head, query, key]),
+    )
+    margin, lse = 0.5 * (high - low), truth.lse[head, query]
+    if margin < WIDEST:
+        # No further above the largest lower bound than its own margin, so that float32 holds it.
+        mass = heads.powers.middle[last, head, query, key] * np.exp(heads.powers.top[head, query] - lse)
+        return mass + EXP_TINY, margin + EXP_SLACK
+    middle = 0.5 * (high + low) - lse
+    return (np.exp(min(middle, 600.0)) if middle == middle else 0.0), np.inf
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _read_stored(heads, head, use, span, truth, outcome):
+    """Output over the keys that take part, from K as it is stored, and how far exact scores may move it; their mass.
+
+    See `ghostkv.elimination.compensation.inexactness`.
+    """
+    values, query, total = truth.values, heads.query, 0.0
+    out = outcome.read[head, query]
+    for key in range(span.first, span.last):
+        if key >= span.start and key < span.stop and not use[VALUE, key]:
+            continue
+        mass, _ = _stored_key(heads, head, key, span, truth)
+        total += mass
+        for v in range(out.size):
+            out[v] += mass * values[key, v]
+    for v in range(out.size):
+        out[v] /= total
+    moved, least, farthest = 0.0, 0.0, 0.0
+    for key in range(span.first, span.last):
+        if key >= span.start and key < span.stop and not use[VALUE, key]:
+            continue
+        mass, margin = _stored_key(heads, head, key, span, truth)
+        square = 0.0
+        for v in range(out.size):
+            square += (values[key, v] - out[v]) ** 2
+        distance = np.sqrt(square)
+        farthest = max(farthest, distance)
+        moved += mass * np.expm1(margin) * distance if margin < np.inf else np.inf
+        least += mass * np.exp(-margin)
+    if out.size:
+        outcome.inexact[head, query] = min(moved / least, farthest) if least > 0.0 else farthest
+    return total
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -10,6 +10,7 @@ from ghostkv.codecs.base import Decoded
 from ghostkv.codecs.nested import Nested
 from ghostkv.elimination.attention import cap
 from ghostkv.elimination.bounds import TINY
+from ghostkv.elimination.truth import Truth
 from ghostkv.files.compiled import njit
 
 
@@ -65,3 +66,15 @@ def _narrow(estimates, weight, radius, slack, lower, upper, new_lower, new_upper
             low, high = estimate - margin, estimate + margin
             new_lower[query, key] = low if low > lower[query, key] else lower[query, key]
             new_upper[query, key] = high if high < upper[query, key] else upper[query, key]
+
+
+def keep_in_full(lower: np.ndarray, upper: np.ndarray, truth: Truth, escaped: np.ndarray) -> None:
+    """A key that the last planes do not bound is kept in float16: its last bounds, changed in place, are those of its exact score.
+
+    Parameters
+    ----------
+    lower, upper : ndarray of float32, shape [levels, group, queries, keys]
+    escaped : ndarray of bool, shape [keys]
+    """
+    lower[-1][..., escaped] = truth.low[..., escaped]
+    upper[-1][..., escaped] = truth.high[..., escaped]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.codecs.nested import Nested, NestedRecords
 from ghostkv.elimination.certificates import certify_mass
-from ghostkv.elimination.compensation import output_bound
+from ghostkv.elimination.compensation import inexactness, output_bound
 from ghostkv.elimination.ledger import Costs, Outcome
-from ghostkv.elimination.nested_bounds import read_levels
+from ghostkv.elimination.nested_bounds import keep_in_full, read_levels
 from ghostkv.elimination.powers import Powers
 from ghostkv.elimination.truth import Truth
 from ghostkv.files.compiled import njit
@@ -46,6 +47,22 @@ class NestedState:
         self.first = self.first[rows]
         heads = {h for _, h in self.records}
         self.records = {(b, h): self.records[int(row), h] for b, row in enumerate(rows) for h in heads}
+
+
+class Stored(NamedTuple):
+    """Scores of K as it is stored: the middles of their last bounds, and what they are off at most; [group, queries, keys].
+
+    Sinks and hot window are exact.
+    """
+
+    scores: np.ndarray
+    margins: np.ndarray
+
+    @classmethod
+    def of(cls, lower: np.ndarray, upper: np.ndarray, exact: np.ndarray, cold: np.ndarray) -> Stored:
+        """From the last bounds of cold keys, bool [queries, keys], and exact scores."""
+        middle, margin = (lower + upper) * np.float32(0.5), (upper - lower) * np.float32(0.5)
+        return cls(np.where(cold, middle, exact), np.where(cold, margin, np.float32(0.0)))
 
 
 @dataclass(frozen=True)
@@ -83,12 +100,12 @@ class CertifiedMass(Decider):
         certified, violated = np.zeros_like(counts.visible), np.zeros_like(counts.visible)
         self._append(state, call)
         for b, h, some, view in views(call, _BLOCK):
-            outcome, truth, estimates = self.certify(state, b, h, view)
+            outcome, truth, estimates, stored = self.certify(state, b, h, view)
             cold = view.visible.mask(len(view.keys))
             kept = outcome.kept & cold
             read = np.broadcast_to(kept.any(axis=0), kept.shape) if call.shared else kept
             tail = estimates if self.compensate else None
-            result = combine(truth.scores, read | ~cold, cold & ~read, view, tail)
+            result = combine(stored.scores, read | ~cold, cold & ~read, view, tail)
             out[b, some, h * call.group : (h + 1) * call.group] = result.output.transpose(1, 0, 2)
             full = view.visible.visible * call.pair
             hot = (view.visible.visible - view.visible.cold) * call.pair
@@ -97,32 +114,35 @@ class CertifiedMass(Decider):
             head_records = (outcome.bytes_nested * full - hot).sum(axis=0) - own * value_bytes
             counts.add(b, h, some, view.visible, kept, records, head_records)
             certified[b, h, some] = outcome.certified.max(axis=0)
-            broken = outcome.violated.astype(bool) | _beyond_bound(result, truth, outcome)
+            broken = outcome.violated.astype(bool) | _beyond_bound(
+                result, truth, outcome, stored, read | ~cold
+            )
             violated[b, h, some] = broken.sum(axis=0)
         call.refuse_unfit(call.keys.shape[2], out)
         return out, counts.rows(certified=certified, violated=violated)
 
     def certify(
         self, state: NestedState, b: int, h: int, view: CallView
-    ) -> tuple[Outcome, Truth, np.ndarray]:
-        """What a KV head's queries keep; exact attention; and the estimates of what they leave."""
+    ) -> tuple[Outcome, Truth, np.ndarray, Stored]:
+        """What a KV head's queries keep; exact attention; the estimates of what they leave; and scores of K as it is stored."""
         codec, keys = self.codecs[h], len(view.keys)
         records = _first_records(state.records[b, h], keys)
         shape = (*view.queries.shape[:2], keys)
         bounds = np.empty((2, len(codec.levels), *shape), np.float32)
         estimates = np.empty(shape, np.float32)
         levels = codec.decode_levels(records)
-        for _ in read_levels(codec, levels, view.queries, view.scale, view.softcap, bounds, estimates):
-            pass
+        for known in read_levels(codec, levels, view.queries, view.scale, view.softcap, bounds, estimates):
+            escaped = ~np.isfinite(known.radius)
         scores = view.scores()
         truth = Truth.of(view.queries, view.keys, scores, view.values, view.visible, view.scale, 1)
         costs = Costs.of(
-            codec.level_bytes[:-1], codec.level_bytes.sum(), view.keys.shape[1], view.values.shape[1]
+            codec.level_bytes[:-1], codec.level_bytes.sum(), view.keys.shape[1], view.values.shape[1], escaped
         )
+        keep_in_full(*bounds, truth, escaped)
         powers = Powers.of(*bounds, truth)
         outcome = certify_mass(*bounds, powers, truth, costs, self.shares, self.delta, together=True)
         _middle(*bounds, outcome.levels, estimates)
-        return outcome, truth, estimates
+        return outcome, truth, estimates, Stored.of(*bounds[:, -1], truth.scores, view.visible.mask(keys))
 
     def _append(self, state: NestedState, call: Call) -> None:
         state.first = call.first
@@ -157,10 +177,14 @@ def _middle(lower, upper, levels, out):
                     out[g, q, j] = (lower[level - 1, g, q, j] + upper[level - 1, g, q, j]) * np.float32(0.5)
 
 
-def _beyond_bound(result: Combined, truth: Truth, outcome: Outcome) -> np.ndarray:
+def _beyond_bound(
+    result: Combined, truth: Truth, outcome: Outcome, stored: Stored, read: np.ndarray
+) -> np.ndarray:
     """Heads and queries whose output is further from exact attention than was certified, bool [group, queries]."""
     error = np.linalg.norm(truth.outputs - result.output, axis=-1)
-    bound = output_bound(outcome.certified, result.share, truth.largest, result.read, truth.means)
+    scores = np.where(read, stored.scores, np.float32(-np.inf))
+    off = inexactness(scores, stored.margins, truth.values, result.read)
+    bound = output_bound(outcome.certified, result.share, truth.largest, result.read, truth.means, off)
     sizes = np.linalg.norm(truth.outputs, axis=-1) + np.linalg.norm(truth.values, axis=-1).max()
     # "not <=", so that what is not a number counts.
     return ~(error <= bound + _ROUNDING * sizes)

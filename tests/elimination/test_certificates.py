@@ -14,7 +14,7 @@ from ghostkv.elimination.bounds import CodecBounds
 from ghostkv.elimination.certificates import certify_mass, certify_topk
 from ghostkv.elimination.compensation import cold_means, output_bound
 from ghostkv.elimination.ledger import Costs
-from ghostkv.elimination.nested_bounds import read_levels
+from ghostkv.elimination.nested_bounds import keep_in_full, read_levels
 from ghostkv.elimination.powers import Powers
 from ghostkv.elimination.truth import Truth, oracle_mass, oracle_topk
 from ghostkv.stages.certificates.bounders import Clusters, LowBit, PageBoxes
@@ -97,6 +97,7 @@ class Case:
             codec, codec.decode_levels(records), self.queries, SCALE, 0.0, (lower, upper), estimates
         ):
             pass
+        keep_in_full(lower, upper, self.truth, records.rho[:, -1] == 255)
         return lower, upper
 
     def assert_bounds_hold(self, lower, upper):
@@ -118,9 +119,15 @@ class Case:
         assert (dropped <= outcome.certified * (1 + 1e-12)).all()
         assert outcome.violated.sum() == 0
         values = self.truth.values.astype(np.float64)
-        full, kept = mass @ values, np.where(outcome.kept, mass, 0.0)
-        read = kept @ values / kept.sum(axis=-1, keepdims=True)
-        share, sizes = outcome.share, np.where(np.isfinite(self.exact), np.abs(self.exact), 0.0)
+        # A reader of nested records has no exact score of a cold key: anything that the last bounds allow, here their middle.
+        full, read = mass @ values, outcome.read
+        kept = np.where(outcome.kept, mass, 0.0)
+        exact = kept @ values / kept.sum(axis=-1, keepdims=True)
+        off = np.linalg.norm(exact - read, axis=-1)
+        sizes = np.where(np.isfinite(self.exact), np.abs(self.exact), 0.0)
+        # Masses of the lab come from scores in float32.
+        assert (off <= outcome.inexact * (1 + 1e-6) + 1e-6 + 2.0**-21 * sizes.max()).all()
+        share = outcome.share
         # Scores of thousands are known to some 1e-4 in float32.
         rounding = 1e-4 + 2.0**-21 * sizes.max()
         np.testing.assert_allclose(share, self.tail_share(outcome, bounds), rtol=rounding, atol=1e-12)
@@ -130,9 +137,9 @@ class Case:
         compensated = (1 - share[..., None]) * read + share[..., None] * means
         error = np.linalg.norm(full - compensated, axis=-1)
         assert (error <= outcome.error_bound + 1e-6).all()
-        loose = (outcome.certified + share) * (largest + np.linalg.norm(read, axis=-1))
+        loose = (outcome.certified + share) * (largest + np.linalg.norm(read, axis=-1)) + outcome.inexact
         assert (outcome.error_bound <= loose * (1 + 1e-5) + 1e-12).all()
-        plain = output_bound(outcome.certified, np.zeros_like(share), largest, read, means)
+        plain = output_bound(outcome.certified, np.zeros_like(share), largest, read, means, outcome.inexact)
         assert (np.linalg.norm(full - read, axis=-1) <= plain + 1e-6).all()
 
     def tail_share(self, outcome, bounds):
@@ -142,7 +149,8 @@ class Case:
             middle = sum(side.astype(np.float64) for side in bounds) / 2
         level = np.maximum(outcome.levels, 1)[None].astype(int) - 1
         left = np.where(outcome.levels > 0, np.take_along_axis(middle, level, 0)[0], -np.inf)
-        kept = np.where(outcome.kept, self.exact, -np.inf)
+        stored = np.where(self.visible.mask(KEYS), np.nan_to_num(middle[-1], nan=-np.inf), self.exact)
+        kept = np.where(outcome.kept, stored, -np.inf)
         top = kept.max(axis=-1, keepdims=True)
         tail, whole = (np.exp(part - top).sum(axis=-1) for part in (left, kept))
         return tail / (tail + whole)
@@ -327,3 +335,29 @@ def test_a_sliding_window_hides_sinks_and_still_certifies():
     assert outcome.violated.sum() == 0
     assert (outcome.error_bound == 0).all()
     assert (oracle_topk(case.truth).elimination <= 1).all()
+
+
+def test_a_key_that_its_record_does_not_bound_is_exact_and_pays_for_its_float16():
+    """One key far outside what the codec was fitted on: beside the record its K lies in float16, and is read from there."""
+    keys = make_keys("gaussian", 3)
+    keys[50] = keys[50] * np.float16(200)
+    case = Case(keys, make_queries("gaussian", 3, 0.1))
+    codec = fitted("right")
+    escaped = codec.encode(keys).rho[:, -1] == 255
+    assert escaped[50]
+    assert not escaped.all()
+    lower, upper = case.nested_bounds(codec)
+    assert (lower[-1][..., 50] == case.truth.low[..., 50]).all()
+    powers = Powers.of(lower, upper, case.truth)
+    free = certify_mass(lower, upper, powers, case.truth, case.costs, SHARES, 0.05, True)
+    paid = certify_mass(
+        lower, upper, powers, case.truth, case.costs._replace(escaped=escaped), SHARES, 0.05, True
+    )
+    case.assert_mass_holds(paid, 0.05, (lower, upper))
+    visible = case.visible.visible
+    extra = (paid.group_nested - free.group_nested) * visible * case.costs.pair
+    # Left with K in full, or kept: either way K was read, by both heads, which decide together.
+    full = case.visible.mask(KEYS) & ((paid.levels[0] == 0) | (paid.levels[0] == len(lower)))
+    assert full[1:, 50].all()
+    np.testing.assert_allclose(extra, case.costs.key * (full & escaped).sum(axis=-1), atol=1e-9)
+    np.testing.assert_array_equal(paid.group_additive, free.group_additive)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghostkv.elimination.compensation import cold_means, compensate, output_bound, tail_weights
+from ghostkv.elimination.compensation import cold_means, compensate, inexactness, output_bound, tail_weights
 from tests.elimination.test_certificates import KEYS, Case, make_keys, make_queries
 
 SCORES = st.lists(st.floats(-60, 60, width=32), min_size=4, max_size=12)
@@ -97,3 +97,34 @@ def test_truth_knows_the_largest_cold_value_and_the_mean():
     np.testing.assert_allclose(case.truth.largest, [norms[one].max(initial=0.0) for one in cold])
     np.testing.assert_allclose(case.truth.means, cold_means(values, case.visible)[:, 0])
     np.testing.assert_allclose(case.truth.means, [values[one].mean(axis=0) for one in cold], atol=1e-6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    width=st.sampled_from([1e-6, 1e-3, 0.1, 1.0, 5.0, 80.0]),
+    spread=st.sampled_from([0.1, 3.0, 20.0]),
+)
+def test_no_scores_within_their_margins_move_the_output_further_than_is_stated(seed, width, spread):
+    """The adversary knows the values: scores go up where a value lies in one direction, and down elsewhere."""
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(3, 40)) * spread
+    margins = rng.random((3, 40)) * width * (rng.random((3, 40)) < 0.7)
+    scores[:, 30:], margins[:, 30:] = -np.inf, 100.0
+    values = rng.normal(size=(40, 5)).astype(np.float32) + rng.normal() * 3
+
+    def average(scores):
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        return weights @ values / weights.sum(axis=-1, keepdims=True)
+
+    read = average(scores)
+    stated = inexactness(scores, margins, values, read)
+    worst = np.zeros(3)
+    for _ in range(20):
+        side = np.sign((values - values[:30].mean(axis=0)) @ rng.normal(size=5))
+        for moved in (side, -side, rng.uniform(-1, 1, (3, 40))):
+            worst = np.maximum(worst, np.linalg.norm(average(scores + moved * margins) - read, axis=-1))
+    assert (worst <= stated * (1 + 1e-9) + 1e-12).all()
+    if width <= 0.1 and spread < 1:
+        # Not so by stating too much.
+        assert (stated <= 40 * worst + 1e-5).all()

@@ -140,7 +140,7 @@ def validity_rows(layers, heads, domains) -> dict[str, list[dict]]:
         row = _row(layer, heads[0], 8, "relative_topk", ("dropped_mass", "none", 0.05))
         losses = [0.05 * (1.0 if domain == source else 4.0)] * QUERIES
         about = {"calibrated_on": source, "text": f"{domain}_held_out_0", "domain": domain}
-        found["monitored"].append(row | about | {"losses": losses})
+        found["monitored"].append(row | about | {"positions": list(range(QUERIES)), "losses": losses})
     return found
 
 

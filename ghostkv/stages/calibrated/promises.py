@@ -70,12 +70,15 @@ class Promises:
         if goal.metric != "dropped_mass":
             return
         for text, one in held_out(self.curves):
-            order = np.argsort(one.view.capture.positions, kind="stable")
-            losses = at(one.risks[goal.risk], found.index[:, None])[:, order, 0].mean(
-                axis=0, dtype=np.float64
-            )
+            positions = one.view.capture.positions
+            order = np.argsort(positions, kind="stable")
+            losses = at(one.risks[goal.risk], found.index[:, None])[:, order, 0]
+            seen = {
+                "positions": positions[order].tolist(),
+                "losses": losses.mean(axis=0, dtype=np.float64).tolist(),
+            }
             row = {"text": text.text, "domain": text.domain, "calibrated_on": calibrated_on}
-            self.tables.add_rows("monitored", [self._named(goal) | row | {"losses": losses.tolist()}])
+            self.tables.add_rows("monitored", [self._named(goal) | row | seen])
 
     @property
     def _seed(self) -> int:

@@ -71,6 +71,7 @@ EXCHANGEABILITY_SCHEMA = pa.schema(
 MONITORED_SCHEMA = pa.schema(
     [*(one for one in DESIGN if one[0] != "head"), *GOAL]
     + [("calibrated_on", pa.string()), ("text", pa.string()), ("domain", pa.string())]
+    + [("positions", pa.list_(pa.int32()))]  # of the queries, ascending
     + [("losses", pa.list_(pa.float32()))],  # of each query in order, mean over the group's heads
     metadata=MAY_BE_EMPTY,
 )

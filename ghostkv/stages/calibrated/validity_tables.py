@@ -91,7 +91,11 @@ def summarise_alarms(monitored: pl.DataFrame, validity: Validity) -> pl.DataFram
     rows = []
     for key, part in monitored.group_by(*_BY, "calibrated_on", "domain", "text", maintain_order=True):
         named = dict(zip([*_BY, "calibrated_on", "tested_on", "text"], key, strict=True))
-        losses = np.array(part["losses"].to_list()).mean(axis=0)
+        # By position: layers need not have captured the same queries.
+        by_position = part.select("positions", "losses").explode("positions", "losses").group_by("positions")
+        losses = (
+            by_position.agg(pl.col("losses").cast(pl.Float64).mean()).sort("positions")["losses"].to_numpy()
+        )
         monitor = Monitor(named["target"], validity.alarm)
         evidence = monitor.update(np.clip(losses, 0.0, 1.0))
         found = {"steps": monitor.steps, "risk_mean": float(losses.mean()), "alarm": monitor.alarm}

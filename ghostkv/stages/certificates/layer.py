@@ -18,7 +18,7 @@ from ghostkv.elimination.attention import ColdRange, cap, cold_range, scores
 from ghostkv.elimination.bounds import Bounder, CodecBounds, count_violations
 from ghostkv.elimination.certificates import STORAGES, certify_mass, certify_topk
 from ghostkv.elimination.ledger import Costs
-from ghostkv.elimination.nested_bounds import read_levels
+from ghostkv.elimination.nested_bounds import keep_in_full, read_levels
 from ghostkv.elimination.powers import Powers
 from ghostkv.elimination.randomised import certify_by_chance, far_off, read_dithers
 from ghostkv.elimination.truth import Truth, oracle_mass, oracle_topk
@@ -161,13 +161,16 @@ def _cascade(
         (lower, upper),
         space.of("estimates", shape),
     )
-    for level, _ in enumerate(levels_read):
+    for level, known in enumerate(levels_read):
+        escaped = ~np.isfinite(known.radius)
         counted = count_violations(
             view.truth.scores, lower[level], upper[level], view.visible.start, view.visible.stop
         )
         found.add_check(NESTED, level + 1, *counted)
+    keep_in_full(lower, upper, view.truth, escaped)
     value_dim = view.truth.values.shape[1]
-    costs = Costs.of(codec.level_bytes[:-1], codec.level_bytes.sum(), codec.encoder_.shape[1], value_dim)
+    width = codec.encoder_.shape[1]
+    costs = Costs.of(codec.level_bytes[:-1], codec.level_bytes.sum(), width, value_dim, escaped)
     probes = [job.probes, *[0] * (levels - 2)]
     outcome = certify_topk(lower, upper, view.truth, costs, probes, job.top_k)
     read, key_share = float(codec.level_bytes[:-1].sum()), costs.key / costs.pair

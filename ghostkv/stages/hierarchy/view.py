@@ -12,7 +12,7 @@ from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.codecs.nested import Nested
 from ghostkv.elimination.attention import cold_range, scores
 from ghostkv.elimination.ledger import Costs
-from ghostkv.elimination.nested_bounds import read_levels
+from ghostkv.elimination.nested_bounds import keep_in_full, read_levels
 from ghostkv.elimination.truth import Truth
 
 if TYPE_CHECKING:
@@ -89,10 +89,9 @@ def look(
     truth = Truth.of(queries, keys, logits, None, visible, capture.scale, job.top_k)
     lower, upper, escaped = _record_bounds(codec, keys, queries, capture, space)
     # A key beyond the range of the last planes, as positions beyond the calibration's make it, is kept in float16.
-    lower[-1][..., escaped] = truth.low[..., escaped]
-    upper[-1][..., escaped] = truth.high[..., escaped]
+    keep_in_full(lower, upper, truth, escaped)
     value_dim = 0 if capture.values is None else capture.values.shape[2]
-    costs = Costs.of(codec.level_bytes[:-1], codec.level_bytes.sum(), keys.shape[1], value_dim)
+    costs = Costs.of(codec.level_bytes[:-1], codec.level_bytes.sum(), keys.shape[1], value_dim, escaped)
     return LateView(
         keys, queries, lower, upper, truth, costs, capture.scale, capture.softcap, int(visible.stop.min())
     )

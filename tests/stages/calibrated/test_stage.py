@@ -6,6 +6,7 @@ import pytest
 
 from ghostkv.captures.capture_files import read_layer
 from ghostkv.codecs.records import CodecSpec, load_codecs, read_records
+from ghostkv.elimination.monitor import Monitor
 from ghostkv.files.io import read_table, sha256_file
 from ghostkv.stages.calibrated.gather import gather
 from ghostkv.stages.calibrated.jobs import CalibrateLayer, GatherCalibrated
@@ -271,6 +272,49 @@ def test_summaries_follow_from_the_points(tables):
     assert tables["dependence"]["text_floor"].to_list() == [0.5] * tables["dependence"].height
     # One text says nothing of how texts differ.
     assert summary["effective_queries"].is_null().all()
+
+
+def test_promises_on_resampled_texts_follow_from_the_heads(captures, folder, tables):
+    resampled, validity = tables["resampled"], tables["validity"]
+    # Two rules, three goals, three draws, two methods, eight heads.
+    assert validity.height == 2 * 3 * 3 * 2
+    assert resampled.height == 8 * validity.height
+    one = {"rule": "relative_lse", "target_metric": "dropped_mass", "draw": "texts", "method": "conformal"}
+    (row,) = validity.filter(**one).iter_rows(named=True)
+    assert row["above"] == pytest.approx(resampled.filter(**one)["above"].mean(), abs=1e-7)
+    assert row["allowed"] is None
+    bentkus = validity.filter(method="hoeffding_bentkus")
+    assert bentkus["allowed"].to_list() == [0.1] * 18
+    assert (bentkus.filter(draw="queries")["above"] <= 0.1).all()
+    # The conformal rows beside surer thresholds are the calibrated points themselves.
+    keys = ["layer", "head", "rule", "target_metric", "target"]
+    own = {"codec": "transform_code", "code_bytes": 4, "decision": "head"}
+    points = tables["calibrated"].filter(**own).sort(keys)
+    points = points.filter(pl.col("target_metric") != "output_error")
+    again = tables["high_probability"].filter(method="conformal").sort(keys)
+    assert again["theta"].to_list() == points["theta"].to_list()
+    sure = tables["high_probability"].filter(method="hoeffding_bentkus").sort(keys)
+    assert (sure["elimination"] <= again["elimination"]).all()
+    alike = tables["alike"]
+    assert alike["heads"].to_list() == [8] * 6
+    assert alike["p_least"].to_list() == [1.0] * 6
+
+
+def test_alarms_are_those_of_the_mean_over_heads_at_each_position(tables):
+    for row in tables["alarms"].iter_rows(named=True):
+        parts = tables["monitored"].filter(
+            rule=row["rule"], calibrated_on=row["calibrated_on"], text=row["text"], target=row["target"]
+        )
+        by_position: dict[int, list[float]] = {}
+        for positions, losses in parts.select("positions", "losses").iter_rows():
+            for position, loss in zip(positions, losses, strict=True):
+                by_position.setdefault(position, []).append(loss)
+        mean = [np.mean(by_position[position]) for position in sorted(by_position)]
+        monitor = Monitor(row["target"], 0.05)
+        evidence = monitor.update(mean)
+        assert row["steps"] == len(mean)
+        assert row["alarm"] == monitor.alarm
+        assert row["evidence"] == pytest.approx(evidence.max())
 
 
 def test_the_same_inputs_give_the_same_bytes(captures, folder, tables, tmp_path):

@@ -161,6 +161,12 @@ CHOSEN = (
     {"name": "pq", "parts": 4, "bits": 4},
     {"name": "magicpig", "bits": 3, "tables": 24},
     {"name": "token_picker", "chunks": [2, 2, 4, 4]},
+    {"name": "one_bit", "scheme": "rotated"},
+    {"name": "one_bit", "scheme": "grouped", "group": 64},
+    {"name": "sign_hash", "bits": 16},
+    {"name": "sign_hash", "bits": 32, "planes": "random", "score": "soft", "bits_per_table": 4},
+    {"name": "twilight", "page": 16, "candidates": 0.25},
+    {"name": "louver", "keys_per_cluster": 8},
     {"name": "ghost", "bits": 1.0},
     {"name": "ghost", "bits": 2.0},
 )

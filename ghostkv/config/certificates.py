@@ -10,7 +10,7 @@ from ghostkv.config.base import Section, Shares, once, setting
 from ghostkv.config.options import Count
 from ghostkv.files.errors import ConfigError
 
-BoundName = Literal["low_bit_2", "low_bit_4", "page_box", "cluster_ball", "cluster_cone"]
+BoundName = Literal["low_bit_2", "low_bit_4", "block_int8", "page_box", "cluster_ball", "cluster_cone"]
 BudgetShare = Annotated[float, Field(gt=0, le=1)]
 LevelBits = Annotated[float, Field(gt=0, lt=16)]
 
@@ -34,7 +34,7 @@ class Certificates(Section):
     probes: Count = setting(32, "Keys with the best estimates whose K is read after the first level (top-k).")
     deltas: Shares = setting([0.05, 0.01, 0.001], "Dropped mass that no query may exceed.", min_length=1)
     bounds: Annotated[list[BoundName], once()] = setting(
-        ["low_bit_4", "page_box", "cluster_ball", "cluster_cone"],
+        ["low_bit_4", "block_int8", "page_box", "cluster_ball", "cluster_cone"],
         "Bounds of other methods, certified for comparison.",
         max_length=8,
     )

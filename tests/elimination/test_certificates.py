@@ -17,7 +17,7 @@ from ghostkv.elimination.ledger import Costs
 from ghostkv.elimination.nested_bounds import keep_in_full, read_levels
 from ghostkv.elimination.powers import Powers
 from ghostkv.elimination.truth import Truth, oracle_mass, oracle_topk
-from ghostkv.stages.certificates.bounders import Clusters, LowBit, PageBoxes
+from ghostkv.stages.certificates.bounders import BlockInt8, Clusters, LowBit, PageBoxes
 
 WIDTH, KEYS, GROUP, SINKS, HOT, TOP_K = 16, 160, 2, 2, 8, 6
 LEVELS = (2, 2, 4, 24)
@@ -181,7 +181,9 @@ def test_a_cascade_never_loses_a_top_key_nor_more_mass_than_it_certifies(
     assert (outcome.kept == outcome.kept[:1])[np.isfinite(case.exact)].all()
 
 
-@pytest.mark.parametrize("name", ["low_bit", "page_box", "cluster_ball", "cluster_cone", "transform_code"])
+@pytest.mark.parametrize(
+    "name", ["low_bit", "block_int8", "page_box", "cluster_ball", "cluster_cone", "transform_code"]
+)
 @settings(max_examples=50, deadline=None)
 @cases
 def test_every_other_bound_certifies_soundly_too(name, kind, calibrated, seed, magnitude, delta):
@@ -189,6 +191,7 @@ def test_every_other_bound_certifies_soundly_too(name, kind, calibrated, seed, m
     keys, queries = calibration(2 if calibrated == "shuffled" else 1, 0.01 if calibrated == "small" else 1.0)
     bounder = {
         "low_bit": lambda: LowBit(3).fit(keys),
+        "block_int8": lambda: BlockInt8(12),
         "page_box": lambda: PageBoxes(8),
         "cluster_ball": lambda: Clusters("ball", 8),
         "cluster_cone": lambda: Clusters("cone", 8),

@@ -26,7 +26,7 @@ from ghostkv.files.blocks import query_blocks
 from ghostkv.files.buffers import Space
 from ghostkv.files.io import stable_seed
 from ghostkv.files.progress import progress
-from ghostkv.stages.certificates.bounders import Clusters, LowBit, PageBoxes
+from ghostkv.stages.certificates.bounders import BlockInt8, Clusters, LowBit, PageBoxes
 from ghostkv.stages.certificates.findings import Findings, Proved
 from ghostkv.stages.certificates.schemas import DITHERED, NESTED
 from ghostkv.stages.certificates.tables import CertificateTables
@@ -244,6 +244,7 @@ def _peers(bounds: Sequence[str], keys: np.ndarray, seed: int) -> list[Bounder]:
     known = {
         "low_bit_2": lambda: LowBit(2).fit(keys),
         "low_bit_4": lambda: LowBit(4).fit(keys),
+        "block_int8": BlockInt8,
         "page_box": PageBoxes,
         "cluster_ball": lambda: Clusters("ball", seed=seed),
         "cluster_cone": lambda: Clusters("cone", seed=seed),

@@ -132,13 +132,13 @@ def test_bands_of_positions_add_up_to_what_all_queries_say(tables):
 def test_every_design_has_both_certificates_and_the_cascade_all_targets(tables):
     frame = tables["certificates"]
     assert set(frame["design"]) == {
-        "nested", "dithered", "transform_code_4", "low_bit_4", "page_box", "cluster_ball", "cluster_cone"
+        "nested", "dithered", "transform_code_4", "low_bit_4", "block_int8", "page_box", "cluster_ball", "cluster_cone"
     }  # fmt: skip
     nested = frame.filter(pl.col("design") == "nested")
     # layers, heads, storages; the top-k beside two masses, each decided by heads and by groups
     assert nested.height == 2 * 4 * 2 * (1 + 2 * 2)
     others = frame.filter(~pl.col("design").is_in(["nested", "dithered"]))
-    assert others.height == 2 * 4 * 5 * 2
+    assert others.height == 2 * 4 * 6 * 2
     assert (others["storage"] == "additive").all()
 
 

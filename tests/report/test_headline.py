@@ -116,6 +116,8 @@ ASKED_OF_STAGES = {
     "quality.at_030.kl",
     "quality.at_030.kl_ratio_to_quest",
     "quality.at_030.top1",
+    "reproduce.predecessor_max_difference",
+    "reproduce.skylight_spearman",
     "retrieval.single_needle_at_025.relative_accuracy",
 }
 

@@ -172,6 +172,8 @@ ASKED_OF_STAGES = {
     "quality.at_030.kl",
     "quality.best_rival_kl_ratio",
     "quality.at_030.top1",
+    "reproduce.predecessor_max_difference",
+    "reproduce.skylight_spearman",
     "retrieval.single_needle_at_025.relative_accuracy",
 }
 

@@ -30,6 +30,7 @@ MISSING = {
     "store",
     "synthetic",
     "bandwidth",
+    "reproduce",
     "retrieval",
     "speed",
     "demo",

@@ -175,7 +175,7 @@ def _predecessor(results: Results) -> Table:
             decided.alias("largest"),
             pl.col("undecided").sum(),
             pl.col("difference").abs().max().alias("with"),
-        ).with_columns(in_words("measure", lambda name: name.replace("_", " ")).alias("name")),
+        ).with_columns(pl.col("measure").str.replace_all("_", " ", literal=True).alias("name")),
         {
             "name": Column("Figure"),
             "rows": Column("n rows", "integer"),

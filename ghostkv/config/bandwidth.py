@@ -117,7 +117,7 @@ class Measure(Section):
 class Caches(Section):
     """Cache types whose losses are measured on captures, alone and under ghost records."""
 
-    layers: Layers = setting(10, "Layers, evenly spread.")
+    layers: Layers = setting(6, "Layers, evenly spread.")
     queries: Count = setting(6, "Queries of a text, evenly spread from frontier.headline_start on.")
     whole: Annotated[list[CacheName], once()] = setting(
         [name for name in CACHE_TYPES if name != "fp16"],

@@ -11,7 +11,7 @@ What differs: the paper's threshold is the exact k-th largest score, which nobod
     per KV head and budget on texts of role `threshold`; an account makes the budget hard, and with a fixed budget a
     query, `alone`, there is none. Heads of a KV head decide together: a cluster is opened, or a key kept, when it reaches the
     threshold of any. Candidates are counted. `keys_per_cluster` is 4 in the paper, whose centroids alone are an eighth
-    of the cache. Clusters are found once, over all keys of a text, later ones too, which favours it. Mass of keys
+    of the cache. _ClustersOfKeys are found once, over all keys of a text, later ones too, which favours it. Mass of keys
     that are left is estimated from their centroid.
 Index bytes: an fp16 centroid, a radius and an offset, of two bytes each, per cluster that holds a cold key; K of every
     candidate. A key that is kept pays its K once.
@@ -68,7 +68,7 @@ class Louver(Selector):
             tail = cap(scene.score(scene.queries, clusters.centroids[clusters.of_key]), scene.softcap)
         return Selection(scene.take_above(reaches[-1], cut), ~np.isnan(share[:, 0]), index, tail)
 
-    def _clusters(self, scene: Scene) -> Clusters:
+    def _clusters(self, scene: Scene) -> _ClustersOfKeys:
         """K-means over the keys of a text."""
         count = max(1, len(scene.keys) // self.keys_per_cluster)
         found = _kmeans(scene.keys, count, np.random.default_rng(count))
@@ -77,9 +77,9 @@ class Louver(Selector):
         radius = np.zeros(count, np.float32)
         np.maximum.at(radius, of_key, np.linalg.norm(scene.keys - centroids[of_key], axis=1))
         # Rounded up to what two bytes hold.
-        return Clusters(centroids, np.nextafter(radius.astype(np.float16), np.float16(np.inf)), of_key)
+        return _ClustersOfKeys(centroids, np.nextafter(radius.astype(np.float16), np.float16(np.inf)), of_key)
 
-    def _reaches(self, scene: Scene, clusters: Clusters) -> tuple[np.ndarray, np.ndarray]:
+    def _reaches(self, scene: Scene, clusters: _ClustersOfKeys) -> tuple[np.ndarray, np.ndarray]:
         """Bound and exact score of every key over what is known, the largest of the heads; float32 [queries, tokens]."""
         queries = scene.queries * np.float32(scene.scale)
         slack = np.linalg.norm(queries, axis=2, keepdims=True) * clusters.radius.astype(np.float32)
@@ -89,17 +89,17 @@ class Louver(Selector):
         # Rounding must not put a key above its bound.
         return np.maximum(bound[:, clusters.of_key], exact), exact
 
-    def _index(self, scene: Scene, clusters: Clusters) -> np.ndarray:
+    def _index(self, scene: Scene, clusters: _ClustersOfKeys) -> np.ndarray:
         """Bytes of the clusters that hold a cold key, float64 [queries]."""
         held = _held(clusters.of_key, len(clusters.centroids), scene.visible.start, scene.visible.stop)
         return held * float(ELEMENT_BYTES * (scene.keys.shape[1] + 2))
 
-    def _share(self, scene: Scene, budget: Budget, clusters: Clusters) -> np.ndarray:
+    def _share(self, scene: Scene, budget: Budget, clusters: _ClustersOfKeys) -> np.ndarray:
         return budget.allowance(self._index(scene, clusters)) / budget.full
 
 
 @dataclass(frozen=True)
-class Clusters:
+class _ClustersOfKeys:
     """A partition of the keys into balls."""
 
     centroids: np.ndarray  # float32 [clusters, head_dim]; as fp16 holds them

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ghostkv.elimination.compensation import WIDEST
 from ghostkv.elimination.ledger import (
     DEPTH_ADDITIVE,
     DEPTH_NESTED,
@@ -25,6 +24,7 @@ from ghostkv.elimination.ledger import (
     span_of,
 )
 from ghostkv.elimination.powers import EXP_SLACK, EXP_TINY, Powers
+from ghostkv.elimination.read_outputs import read_stored
 from ghostkv.files.compiled import njit
 
 # Shares of a budget on a logarithmic scale, 16 bins a unit; what lies lower shares the first bin.
@@ -78,6 +78,9 @@ def mass_loop(lower, upper, powers, truth, rule, together, outcome):
     keys = _OpenKeys(open_keys, bins, np.empty((deciding, _BINS + 1)), stopped_keys, stopped_at)
     budgets = _Budgets(np.empty(deciding), np.empty(deciding), np.empty(deciding), np.empty(deciding))
     use, united = empty_ledger(count), empty_ledger(count)
+    squares = np.zeros(count)
+    for v in range(truth.values.shape[1]):
+        squares += truth.values[:, v].astype(np.float64) ** 2
     for query in range(queries):
         span = span_of(truth.visible, query)
         forget(united, span)
@@ -88,13 +91,15 @@ def mass_loop(lower, upper, powers, truth, rule, together, outcome):
             open_, fallback = _prove_stopped(heads, keys, stopped, open_, odds, budgets)
             _drop_known(heads, keys, open_, odds, budgets, use)
             for head in range(first, first + deciding):
-                _enter(heads, head, keys, stopped, fallback, budgets, use, span, truth, rule, outcome)
+                _enter(
+                    heads, head, keys, stopped, fallback, budgets, use, span, truth, rule, squares, outcome
+                )
                 book(use, united, span, rule.costs, head, query, outcome)
         book_group(united, span, rule.costs, query, outcome)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _enter(heads, head, keys, stopped, fallback, budgets, use, span, truth, rule, outcome):
+def _enter(heads, head, keys, stopped, fallback, budgets, use, span, truth, rule, squares, outcome):
     """What became of one head: what it certified, and what exact masses say of it."""
     last, query = heads.upper.shape[0], heads.query
     spent, kept = budgets.spent[head - heads.first], budgets.kept[head - heads.first]
@@ -115,7 +120,7 @@ def _enter(heads, head, keys, stopped, fallback, budgets, use, span, truth, rule
             dropped += truth.mass[head, query, key]
             tail += heads.powers.middle[levels[key] - 1, head, query, key]
     outcome.dropped[head, query] = dropped
-    kept = _read_stored(heads, head, use, span, truth, outcome)
+    kept = read_stored(heads, head, use, span, truth, squares, outcome)
     tail *= np.exp(heads.powers.top[head, query] - truth.lse[head, query])
     outcome.share[head, query] = tail / (kept + tail)
     outcome.violated[head, query] = not (dropped <= rule.delta)
@@ -285,71 +290,3 @@ def _drop(heads, level, key, odds, budgets):
         budgets.spent[own] += budgets.terms[own]
         budgets.kept[own] -= heads.powers.below[heads.first + own, heads.query, key]
     return True
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _stored_key(heads, head, key, span, truth):
-    """Mass of a key as its stored K has it, over that of all keys, and the log of the factor by which it may be off."""
-    query, last = heads.query, heads.upper.shape[0] - 1
-    if key < span.start or key >= span.stop:
-        return truth.mass[head, query, key], 0.0
-    low, high = (
-        np.float64(heads.lower[last, head, query, key]),
-        np.float64(heads.upper[last, head, query, key]),
-    )
-    margin, lse = 0.5 * (high - low), truth.lse[head, query]
-    if margin < WIDEST:
-        # No further above the largest lower bound than its own margin, so that float32 holds it.
-        mass = heads.powers.middle[last, head, query, key] * np.exp(heads.powers.top[head, query] - lse)
-        return mass + EXP_TINY, margin + EXP_SLACK
-    middle = 0.5 * (high + low) - lse
-    return (np.exp(min(middle, 600.0)) if middle == middle else 0.0), np.inf
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _read_stored(heads, head, use, span, truth, outcome):
-    """Output over the keys that take part, from K as it is stored, and how far exact scores may move it; their mass.
-
-    See `ghostkv.elimination.compensation.inexactness`.
-    """
-    values, query, total = truth.values, heads.query, 0.0
-    out = outcome.read[head, query]
-    for key in range(span.first, span.last):
-        if key >= span.start and key < span.stop and not use[VALUE, key]:
-            continue
-        mass, _ = _stored_key(heads, head, key, span, truth)
-        total += mass
-        for v in range(out.size):
-            out[v] += mass * values[key, v]
-    for v in range(out.size):
-        out[v] /= total
-    moved, least, farthest = 0.0, 0.0, 0.0
-    for key in range(span.first, span.last):
-        if key >= span.start and key < span.stop and not use[VALUE, key]:
-            continue
-        mass, margin = _stored_key(heads, head, key, span, truth)
-        square = 0.0
-        for v in range(out.size):
-            square += (values[key, v] - out[v]) ** 2
-        distance = np.sqrt(square)
-        farthest = max(farthest, distance)
-        moved += mass * np.expm1(margin) * distance if margin < np.inf else np.inf
-        least += mass * np.exp(-margin)
-    if out.size:
-        outcome.inexact[head, query] = min(moved / least, farthest) if least > 0.0 else farthest
-    return total
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def read_output(use, span, truth, head, query, out):
-    """Output over the keys that take part, in float64 from truth masses."""
-    values, total = truth.values, 0.0
-    for key in range(span.first, span.last):
-        if key >= span.start and key < span.stop and not use[VALUE, key]:
-            continue
-        mass = truth.mass[head, query, key]
-        total += mass
-        for v in range(out.size):
-            out[v] += mass * values[key, v]
-    for v in range(out.size):
-        out[v] /= total

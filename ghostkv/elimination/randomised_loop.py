@@ -19,7 +19,7 @@ from ghostkv.elimination.ledger import (
     forget,
     span_of,
 )
-from ghostkv.elimination.mass_loop import read_output
+from ghostkv.elimination.read_outputs import read_output
 from ghostkv.files.compiled import njit
 
 # Thresholds that a proof may name: so many, at steps of an eighth around the score that they are counted from.

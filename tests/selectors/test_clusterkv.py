@@ -42,7 +42,6 @@ def test_clusters_are_read_by_the_score_of_their_mean_key(bench, selector):
 
 def test_direction_alone_decides(bench, selector):
     chosen, rng = selector("clusterkv", size=SIZE), np.random.default_rng(1)
-    from ghostkv.selectors.retroinfer import cluster
 
     longer = bench.scene.keys * rng.uniform(0.5, 2.0, (300, 1)).astype(np.float32)
     seed = chosen.fit(bench.calibration)

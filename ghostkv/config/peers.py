@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import model_validator
 
-from ghostkv.config.base import Ascending, NamedEntry, Section, Seed, Share, once, setting
+from ghostkv.config.base import Ascending, Layers, NamedEntry, Section, Seed, Share, once, setting
 from ghostkv.config.caches import CacheName
 from ghostkv.config.selectors import check_selector
 from ghostkv.config.selectors import selector_names as selector_names
@@ -32,6 +32,7 @@ class Peers(Section):
         min_length=1,
         max_length=8,
     )
+    layers: Layers = setting(5, "Layers in which selectors are compared, spread evenly over all.")
     selectors: Annotated[list[SelectorEntry], once()] = setting(
         _entries(
             {"name": "oracle_topk"},

@@ -43,6 +43,6 @@ class Sketch(Section):
     compared_every: Layers = setting(
         3,
         "Codecs beside frontier.headline.codec are there for comparison: they are sketched, and swept, in one layer in so "
-        "many. So are other sizes of it. Peers are compared in those layers too.",
+        "many. So are other sizes of it.",
     )
     seed: Seed = setting(0, "Seed of the random projections.")

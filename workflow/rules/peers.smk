@@ -1,4 +1,4 @@
-# In the layers where codecs are compared: every selector at the same bytes on held-out text. Then intervals over documents and verdicts.
+# In some layers: every selector at the same bytes on held-out text. Then intervals over documents and verdicts.
 from ghostkv.stages.peers.jobs import GatherPeers, PeersLayer
 
 
@@ -19,7 +19,7 @@ use rule sweep_layer as peers_layer with:
 
 use rule gather_frontier as gather_peers with:
     input:
-        **layer_tables(PeersLayer, "peers", RUN.compared_layers),
+        **layer_tables(PeersLayer, "peers", RUN.spread_layers(RUN.config.peers.layers)),
     output:
         **tables(GatherPeers, "results/peers"),
     log:

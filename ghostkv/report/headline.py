@@ -113,7 +113,8 @@ def _measure(results: Results, figure: HeadlineFigure, name: str) -> HeadlineVal
     sure = Sureness.of_row(row)
     if figure.by_text:
         each, texts_path, texts_query = _asked(results, name, *figure.by_text)
-        values = [_rounded(value) for value in each["value"].drop_nulls()]
+        # In no order of groups, which differs from run to run.
+        values = sorted(_rounded(value) for value in each["value"].drop_nulls())
         sure = Sureness.of_texts(values, f"{texts_path}: {texts_query}")
     return HeadlineValue(name, figure.unit, _rounded(row["value"]), int(row["n"]), path, query, sure)
 

@@ -37,3 +37,10 @@ METHODS = {
 
 def method(selector: str) -> str:
     return METHODS.get(selector, words(selector))
+
+
+def family(name: str) -> str:
+    """A family of policies: the method, and how its index is spent where that is not alone."""
+    known = max((one for one in METHODS if name == one or name.startswith(f"{one}_")), key=len, default="")
+    rest = words(name.removeprefix(known).strip("_")) if known else ""
+    return ", ".join(filter(None, (METHODS[known], rest))) if known else words(name)

@@ -140,7 +140,11 @@ def _processes(work: Workload) -> list[_Process]:
         one("certificates", "gather_certificates"),
         *by_layer("calibrated", "calibrate_layer"),
         one("calibrated", "gather_calibrated"),
-        *by_layer("peers", "peers_layer", [f"{layer:02d}" for layer in layer_work.spread(work.layers, config.peers.layers)]),
+        *by_layer(
+            "peers",
+            "peers_layer",
+            [f"{layer:02d}" for layer in layer_work.spread(work.layers, config.peers.layers)],
+        ),
         one("peers", "gather_peers"),
         *each("synthetic", "synthetic_generator", "generator", config.synthetic.labels()),
         one("synthetic", "gather_synthetic"),

@@ -8,9 +8,9 @@ import polars as pl
 from ghostkv.report.charts import chosen_mark, line_at, quantity
 from ghostkv.report.document import Figure
 from ghostkv.report.expressions import in_words
-from ghostkv.report.names import METHODS
+from ghostkv.report.names import family as named
 from ghostkv.report.numbers import counted
-from ghostkv.report.results import Results, words
+from ghostkv.report.results import Results
 from ghostkv.report.theme import (
     BLUE,
     GREEN,
@@ -57,7 +57,7 @@ _BAND = 32
 
 def family_name(family: str) -> str:
     """How a family is printed."""
-    return _OWN.get(family) or METHODS.get(family) or words(family)
+    return _OWN.get(family) or named(family)
 
 
 def overall(results: Results) -> pl.DataFrame:

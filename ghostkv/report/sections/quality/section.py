@@ -232,6 +232,22 @@ _KL = {"kl": ("nats a token, KL(dense || sparse)", "kl")}
 _TOP1 = {"top1": ("share of positions with the dense model's top-1", "top1")}
 _BYTES = {"bytes_ratio_gqa": ("bytes read / bytes of full fp16 K and V", "bytes_ratio_gqa")}
 _AT_030 = "role = 'budget' AND bytes_ratio_gqa <= 0.30"
+
+
+def _least(goal: str, rows: str) -> tuple[HeadlineFigure, ...]:
+    """KL, bytes and top-1 of the policy of least KL among some."""
+    best = f"(SELECT * FROM self WHERE domain = 'all' AND {rows} ORDER BY kl LIMIT 1) AS best"
+    return tuple(
+        HeadlineFigure(
+            f"quality.{goal}.{name}",
+            unit,
+            "quality.summary",
+            f"SELECT avg({column}) AS value, coalesce(sum(positions), 0) AS n, max(documents) AS texts{_SURE[column]} FROM {best}",
+        )
+        for name, (unit, column) in (_KL | _TOP1 | _BYTES).items()
+    )
+
+
 _BEST_RIVAL = (
     f"(SELECT * FROM self WHERE domain = 'all' AND {_AT_030} AND against_kind = 'peer' AND their_kl IS NOT NULL "
     "ORDER BY their_kl LIMIT 1) AS best"
@@ -246,6 +262,8 @@ HEADLINE = (
     *_quoted("identity", "role = 'identity'", {"max_logit_difference": ("logits", "max_logit_difference")}),
     *_quoted("mass_1pct", "role = 'mass'", _KL | _TOP1),
     *_quoted("at_030", _AT_030, _KL | _TOP1 | _BYTES),
+    *_least("quantised", "family LIKE 'quantised%'"),
+    *_least("stacked", "family LIKE 'ghost_cache%' AND bytes_ratio_gqa <= 0.15"),
     HeadlineFigure(
         "quality.best_rival",
         "the peer that loses least at the bytes of at_030",

@@ -32,6 +32,10 @@ POLICIES = {
     "ghost_010": (None, "ours", "ghost", 0.1, 0.01),
     "quest_016": (None, "peer", "quest", 0.27, 0.02),
     "quest_026": (None, "peer", "quest", 0.4, 0.0),
+    "int8": (None, "peer", "quantised_int", 0.54, 1e-4),
+    "int4": (None, "peer", "quantised_int", 0.32, 4e-3),
+    "over_int8": (None, "ours", "ghost_cache_int8", 0.14, 7e-4),
+    "over_int4": (None, "ours", "ghost_cache_int4", 0.2, 1e-4),
 }
 
 

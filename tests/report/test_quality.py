@@ -73,6 +73,12 @@ def test_the_headline_is_the_summary_over_all_texts(results):
         "at_030.kl": (0.002, 128),
         "at_030.top1": (0.99, 128),
         "at_030.bytes_ratio_gqa": (0.29, 128),
+        "quantised.kl": (1e-4, 128),
+        "quantised.top1": (0.99, 128),
+        "quantised.bytes_ratio_gqa": (0.54, 128),
+        "stacked.kl": (7e-4, 128),
+        "stacked.top1": (0.99, 128),
+        "stacked.bytes_ratio_gqa": (0.14, 128),
         "best_rival": ("quest", 128),
         "best_rival_kl_ratio": (8.0, 128),
     }

@@ -204,6 +204,8 @@ class Estimate:
     key_bytes: float = 0.0  # metadata read with every key that is read
     # float32 [group, queries, tokens]; estimated scores of keys that are left; None where `scores` are those
     tail: np.ndarray | None = None
+    # Whether scores are as the model's softmax sees them: of a model that caps them, after its cap
+    capped: bool = False
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,10 @@ class Ranked:
 def rank(selector: Selector, fitted: Any, scene: Scene) -> Ranked:
     """What a selector's index says of the cold keys; valid until the scene's next estimate."""
     estimate = selector.estimate(fitted, scene)
-    cap(estimate.scores, scene.softcap)
-    if estimate.tail is not None:
-        cap(estimate.tail, scene.softcap)
+    if not estimate.capped:
+        cap(estimate.scores, scene.softcap)
+        if estimate.tail is not None:
+            cap(estimate.tail, scene.softcap)
     mass = group_mass(estimate.scores, scene)
     mass += np.log(scene.visible.visible / scene.shape[0]).astype(np.float32)[:, None]
     return Ranked(estimate, mass)

@@ -37,7 +37,7 @@ class H2O(Selector):
     def estimate(self, fitted: Any, scene: Scene) -> Estimate:
         mass = accumulate(scene.earlier, scene.observed, scene.empty())
         mass /= np.maximum(scene.observed, 1).astype(np.float32)[:, None]
-        return Estimate(scores_of_mass(mass, scene), key_bytes=ELEMENT_BYTES * scene.shape[0])
+        return Estimate(scores_of_mass(mass, scene), key_bytes=ELEMENT_BYTES * scene.shape[0], capped=True)
 
     def select(self, fitted: Any, scene: Scene, budget: Budget, column: str) -> Selection | None:
         """With a fixed budget, a part of it goes to the most recent keys."""

@@ -42,7 +42,7 @@ class SnapKV(Selector):
         # A pool of maxima adds up to more than what was observed, so masses are scaled to add up to that.
         seen = np.minimum(scene.observed, self.observe).astype(np.float32)
         mass *= (1 / np.maximum(mass.sum(axis=2), seen))[..., None]
-        return Estimate(scores_of_mass(mass, scene))
+        return Estimate(scores_of_mass(mass, scene), capped=True)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -99,8 +99,8 @@ class Bench:
         return (token >= visible.start[:, None]) & (token < visible.stop[:, None])
 
 
-def make_bench(window: int = 0) -> Bench:
-    codec, threshold, held_out = (make_capture(seed, window) for seed in (1, 2, 3))
+def make_bench(window: int = 0, softcap: float = 0.0) -> Bench:
+    codec, threshold, held_out = (replace(make_capture(seed, window), softcap=softcap) for seed in (1, 2, 3))
     fitted = {}
 
     def records(capture):

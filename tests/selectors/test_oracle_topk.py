@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from tests.selectors.conftest import make_bench
+
 
 def test_it_reads_the_keys_of_largest_mass_over_the_heads(bench, selector):
     selection, merit = bench.select(selector("oracle_topk")), bench.merit(bench.truth.scores)
@@ -17,3 +19,12 @@ def test_no_selector_of_fixed_counts_leaves_less_mass_over_the_heads(bench, sele
     for name in ("streaming_llm", "h2o", "snapkv"):
         peer = bench.measure(bench.select(selector(name)))["dropped_mass"].sum(axis=1)
         assert (peer >= oracle - 1e-6).all()
+
+
+def test_scores_that_a_model_caps_are_capped_once(selector):
+    """Capped twice they would lie closer together, and the heads' masses would add up to another order."""
+    bench = make_bench(softcap=1.5)
+    assert np.abs(bench.truth.scores[np.isfinite(bench.truth.scores)]).max() <= 1.5
+    selection, merit = bench.select(selector("oracle_topk")), bench.merit(bench.truth.scores)
+    for r in range(4):
+        bench.assert_best(bench.read(selection, r), merit)

@@ -197,10 +197,13 @@ def _least(column: str, ratio: float) -> str:
     return f"(SELECT * FROM self WHERE {rows} ORDER BY theirs LIMIT 1) AS best"
 
 
-def _over_ours(name: str, column: str, ratio: float) -> tuple[HeadlineFigure, ...]:
-    unit = "output error of the best rival / ours, geometric mean over documents"
-    return figures(
-        "peers.verdicts", _least(column, ratio), {name: (unit, "max(times)")}, "coalesce(max(documents), 0)"
+def _over_ours(name: str, column: str, ratio: float) -> HeadlineFigure:
+    return HeadlineFigure(
+        name,
+        "output error of the best rival / ours, geometric mean over documents",
+        "peers.verdicts",
+        "SELECT max(times) AS value, coalesce(max(documents), 0) AS n, max(documents) AS texts, max(times_low) AS low, "
+        f"max(times_high) AS high FROM {_least(column, ratio)}",
     )
 
 
@@ -215,12 +218,11 @@ HEADLINE = (
         "max(documents)",
     ),
     *(
-        figure
+        _over_ours(f"peers.best_rival_over_ours_{word}", "compensated", ratio)
         for word, ratio in (("1_32", 1 / 32), ("1_16", 1 / 16), ("1_8", 1 / 8), ("1_4", 1 / 4))
-        for figure in _over_ours(f"peers.best_rival_over_ours_{word}", "compensated", ratio)
     ),
-    *_over_ours("peers.record_alone_1_8", "alone", 1 / 8),
-    *_over_ours("peers.record_alone_1_4", "alone", 1 / 4),
+    _over_ours("peers.record_alone_1_8", "alone", 1 / 8),
+    _over_ours("peers.record_alone_1_4", "alone", 1 / 4),
 )
 CHAPTER = Chapter(
     "peers",

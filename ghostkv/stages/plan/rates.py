@@ -79,7 +79,7 @@ RATES = {'capture_overhead': {'cpu': {'start': 4.441, 'weights': 17.22, 'matmul'
                          'memory': {'start': 0.2971, 'pairs': 44.9}}}
 DISK = {'bandwidth': {'start': 9.796e-05, 'indices': 0.2059},
  'benchmark': {'start': 6.703e-06},
- 'calibrated': {'start': 0.000103, 'heads': 11.35},
+ 'calibrated': {'start': 0.00022, 'heads': 13.5},
  'capture': {'start': 9.287e-05, 'captured': 1.024},
  'certificates': {'start': 6.644e-05, 'rows': 1.819, 'bands': 1.057},
  'decode': {'start': 0.0001211, 'rows': 0.2304, 'heads': 7.407},

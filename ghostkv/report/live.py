@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import altair as alt
 import vl_convert
 
 from ghostkv.report.document import Figure
@@ -39,7 +40,9 @@ class LiveChart:
     @classmethod
     def of(cls, figure: Figure) -> LiveChart:
         """The chart in the lab's look. Where colours are names, the one chosen in a legend stands out."""
-        spec = _rounded(configure(figure.chart).to_dict())
+        # A model of many heads has more marks than Altair's usual limit of 5,000, which guards notebooks.
+        with alt.data_transformers.enable("default", max_rows=None):
+            spec = _rounded(configure(figure.chart).to_dict())
         coloured = [unit for unit in _units(spec) if _named(unit)]
         fields = {unit["encoding"]["color"]["field"] for unit in coloured}
         if len(fields) != 1:

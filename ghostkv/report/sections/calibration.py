@@ -19,7 +19,7 @@ _FLOOR = 1e-4
 
 
 def build(results: Results) -> Sequence[Block]:
-    """Target against achieved: a figure of every head on every text, and the same in numbers."""
+    """Target against achieved: a figure of every head in every domain, and the same in numbers."""
     achieved = pl.concat(
         [
             points_by_text(results, Promise(metric, target)).select(
@@ -59,7 +59,11 @@ def _reading(results: Results) -> str:
 
 
 def _figure(achieved: pl.DataFrame) -> Figure:
-    data = achieved.with_columns(
+    keys = ["metric", "goal", "layer", "head", "domain"]
+    data = achieved.group_by(keys, maintain_order=True).agg(
+        pl.col("achieved").mean(), pl.col("queries").sum(), pl.len().alias("texts")
+    )
+    data = data.with_columns(
         promised("metric", "goal"),
         pl.col("achieved").clip(lower_bound=_FLOOR).alias("drawn"),
         (pl.col("achieved") > pl.col("goal")).alias("above"),
@@ -81,13 +85,13 @@ def _figure(achieved: pl.DataFrame) -> Figure:
     facets = chart.facet(row=alt.Row("promise:N", sort=order, header=header), spacing=12)
     return Figure(
         "calibration",
-        "Promised and achieved loss, every head on every held-out text",
+        "Promised and achieved loss, every head in every domain",
         facets,
         data.drop("drawn", "above"),
-        "A tick is one head on one held-out text, red where its loss is above the promise (dotted line); the "
+        "A tick is one head on the held-out texts of a domain, red where its loss is above the promise (dotted line); the "
         "diamond is the domain's mean. Each head was promised its loss on average over texts like the "
         "threshold texts, so single red ticks are expected; a diamond to the right of the line is a promise "
-        "broken on that domain as a whole. Losses below 0.01 % are drawn at 0.01 %. With one threshold text "
+        "broken on that domain as a whole. Losses below 0.01 % are drawn at 0.01 %. With few threshold texts "
         "a domain this shows how far calibration carries once, not how far it carries on average.",
         sources=("frontier.points",),
     )

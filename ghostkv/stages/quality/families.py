@@ -28,6 +28,8 @@ def family_of(policy: SomePolicy, config: Config) -> str:
         return "_".join([policy.policy, kind, *_words({name: odd[name] for name in odd if name != "cache"})])
     if not isinstance(policy, SelectorPolicy):
         return "_".join([policy.policy, *_words(odd)])
+    # Policy `ghost` has one threshold for the model; a selector spends the same records in a column, which is always said.
+    odd |= {"column": policy.column} if policy.selector.name == "ghost" else {}
     options = selector_options(policy.selector.name)
     wanted = options | _listed(policy.selector.name)
     chosen = {**options, **policy.selector.plain()}
@@ -47,6 +49,7 @@ def _listed(name: str) -> dict[str, Any]:
 def _words(options: dict[str, Any]) -> list[str]:
     said = {
         ("compensate", False): "plain",
+        ("column", "alone"): "alone",
         ("column", "one_budget"): "one_budget",
         ("column", "compensated"): "compensated",
     }

@@ -391,7 +391,7 @@ def test_a_family_is_named_by_every_option_that_is_not_the_methods_own():
         "h2o_0.0": {"name": "h2o"},
         "snapkv": {"name": "snapkv", "observe": 32},
         "snapkv_observe_8_kernel_3": {"name": "snapkv", "observe": 8, "kernel": 3},
-        "ghost_bits_0.5_codec_transform_code": {"name": "ghost", "bits": 0.5},
+        "ghost_bits_0.5_codec_transform_code_alone": {"name": "ghost", "bits": 0.5},
         "pq_compensated": SelectorPolicy(selector={"name": "pq"}, ratio=0.2, column="compensated"),
     }  # fmt: skip
     for family, one in families.items():

@@ -124,7 +124,6 @@ def _lines_of(kinds: dict[str, str]) -> dict[str, Any]:
     fixed[_REST] = _REST_COLOUR
     legend = {"orient": "bottom", "columns": 5, "symbolStrokeWidth": 3, "symbolSize": 160}
     dashes = [[5, 3] if kind == "oracle" else [1, 0] for kind in kinds.values()]
-    widths = [3.5 if kind == "ours" else 1.0 if name == _REST else 1.8 for name, kind in kinds.items()]
 
     def scale(values: list) -> alt.Scale:
         return alt.Scale(domain=list(kinds), range=values)
@@ -132,7 +131,6 @@ def _lines_of(kinds: dict[str, str]) -> dict[str, Any]:
     return {
         "color": coloured("label", colours(kinds, fixed, _COLOURS), **legend),
         "strokeDash": alt.StrokeDash("label:N", scale=scale(dashes), legend=top_legend(**legend)),
-        "size": alt.Size("label:N", scale=scale(widths), legend=None),
     }
 
 
@@ -154,14 +152,21 @@ def frontier_figure(results: Results) -> Figure:
         title = NOUNS[metric].capitalize() + " (mean)"
         y = quantity("mean", title, alt.Y, percent=True, values=_DECADES, **span)
         base = alt.Chart(rows).encode(x=x, color=drawn["color"])
-        lines = base.mark_line(clip=True).encode(y=y, detail="selector:N", **drawn)
+        # Ours is the widest line, and peers without a colour of their own the thinnest.
+        own, rest = pl.col("kind") == "ours", pl.col("label") == _REST
+        lines = [
+            alt.Chart(rows.filter(some))
+            .mark_line(clip=True, strokeWidth=width)
+            .encode(x=x, y=y, detail="selector:N", **drawn)
+            for some, width in ((rest, 1.0), (~own & ~rest, 1.8), (own, 3.5))
+        ]
         points = base.mark_circle(size=22, opacity=1, clip=True).encode(y=y, tooltip=_TOLD)
         # An interval for ours alone: twenty of them would hide each other, and the tables have them all.
         mine = alt.Chart(rows.filter(pl.col("kind") == "ours").drop_nulls("high"))
         bars = mine.mark_rule(strokeWidth=1.5, clip=True).encode(
             x=x, y="low:Q", y2="high:Q", color=drawn["color"]
         )
-        panel = (lines + points + bars).properties(width=_PANEL, height=_HEIGHT)
+        panel = alt.layer(*lines, points, bars).properties(width=_PANEL, height=_HEIGHT)
         panels.append(panel.properties(title=column.replace("_", " ")))
     documents = data["documents"].max()
     return Figure(

@@ -14,6 +14,7 @@ from ghostkv.report.results import Results
 from ghostkv.report.theme import (
     BLUE,
     GREEN,
+    INK,
     ORACLE_GREY,
     ORANGE,
     PURPLE,
@@ -28,6 +29,7 @@ from ghostkv.report.theme import (
 _OWN = {
     "ghost": "ghost (ours)",
     "ghost_plain": "ghost, no compensation",
+    "ghost_alone": "ghost, a fixed number of keys",
     "calibrated": "calibrated thresholds",
     "certified_mass": "certified mass",
     "oracle_mass": "oracle (exact mass)",
@@ -41,6 +43,13 @@ _OWN = {
 _COLOURS = {
     "ghost": BLUE,
     "ghost_plain": SKY,
+    "ghost_alone": "#7fb2d9",
+    **{
+        f"ghost_cache_{cache}": colour
+        for cache, colour in (("fp8", "#6a51a3"), ("int8", "#3f007d"), ("int4", "#9e9ac8"))
+    },
+    "quantised_int": INK,
+    "pq": "#8c6d31",
     "certified_mass": GREEN,
     "calibrated": "#44aa99",
     "oracle_mass": ORACLE_GREY,
@@ -49,7 +58,8 @@ _COLOURS = {
     "h2o": ORANGE,
     "snapkv": PURPLE,
 }
-_SPARE = ("#999933", "#6b6ecf", "#8c6d31")
+_SPARE = ("#999933", "#6b6ecf", "#8c6d31", "#c51b8a")
+_REST, _REST_COLOUR = "other rivals", "#c9d1d8"
 # On a logarithmic axis zero has no place.
 FLOOR = 1e-9
 _BAND = 32
@@ -84,6 +94,15 @@ def _kl(title: str = "KL (nats a token)") -> alt.Y:
     return quantity("kl", title, alt.Y, type="log", nice=False, format=".0e", tickCount=6)
 
 
+def _grey(data: pl.DataFrame) -> list[str]:
+    """Families of peers and oracles beyond those that colours tell apart: the ones that lose most at their best."""
+    others = data.filter(pl.col("kind").is_in(["peer", "oracle"]), ~pl.col("family").is_in(list(_COLOURS)))
+    best = (
+        others.group_by("family", maintain_order=True).agg(pl.col("kl").min()).sort("kl", maintain_order=True)
+    )
+    return best["family"].to_list()[len(_SPARE) :]
+
+
 def bytes_figure(results: Results) -> Figure:
     """KL against GQA-true bytes, a line a family."""
     data = (
@@ -95,8 +114,12 @@ def bytes_figure(results: Results) -> Figure:
         )
         .sort("family", "bytes_ratio_gqa")
     )
-    families = data["family"].unique(maintain_order=True)
+    data = data.with_columns(
+        pl.when(pl.col("family").is_in(_grey(data))).then(pl.lit(_REST)).otherwise("label").alias("label")
+    )
+    families = [family for family in data["family"].unique(maintain_order=True) if family not in _grey(data)]
     named = {family_name(family): colour for family, colour in colours(families, _COLOURS, _SPARE).items()}
+    named |= {_REST: _REST_COLOUR} if _grey(data) else {}
     legend = {"orient": "bottom", "columns": 4, "symbolStrokeWidth": 3, "symbolSize": 140}
     read = "Bytes read over full K and V (GQA-true, whole model)"
     x = quantity("bytes_ratio_gqa", read, zero=False, nice=False, padding=12, format=".2f")
@@ -105,7 +128,7 @@ def bytes_figure(results: Results) -> Figure:
         color=coloured("label", named, **legend),
     )
     y = _kl("KL to the dense model (nats a token)")
-    lines = base.mark_line(strokeWidth=2).encode(y=y)
+    lines = base.mark_line(strokeWidth=2).encode(y=y, detail="family:N")
     points = base.mark_circle(size=46, opacity=1).encode(y=y)
     bars = base.mark_rule(strokeWidth=1).encode(y=alt.Y("kl_low:Q"), y2="kl_high:Q")
     budget = line_at(x=results.config["quality"]["budget"])

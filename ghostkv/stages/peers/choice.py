@@ -26,39 +26,45 @@ class SizeChoice:
         losses = self._losses.setdefault((kv_head, column), {})
         losses.setdefault(record, []).append(found.mean(axis=(1, 2)))
 
-    def best(self, kv_head: int, column: str) -> list[tuple[Selector, float] | None]:
-        """At each ratio the record of least mean loss, and that loss; None where none is feasible."""
+    def ranked(self, kv_head: int, column: str) -> list[list[tuple[Selector, float]]]:
+        """At each ratio the records that fit, of least mean loss first, each with that loss."""
         losses = self._losses[kv_head, column]
-        records, means = list(losses), np.array([np.mean(one, axis=0) for one in losses.values()])
-        means = np.where(np.isnan(means), np.inf, means)
+        means = {record: np.mean(one, axis=0) for record, one in losses.items()}
         return [
-            (records[at], float(means[at, r])) if np.isfinite(means[at, r]) else None
-            for r, at in enumerate(means.argmin(axis=0))
+            sorted(
+                ((record, float(mean[r])) for record, mean in means.items() if np.isfinite(mean[r])),
+                key=lambda one: one[1],
+            )
+            for r in range(len(self.ratios))
         ]
 
     def rows(self, layer: int, numbers: Sequence[int]) -> Iterable[dict[str, Any]]:
         """Rows of `CHOICE_SCHEMA`; `numbers` are the model's own numbers of the KV heads."""
         for kv_head, column in self._losses:
-            for ratio, best in zip(self.ratios, self.best(kv_head, column), strict=True):
-                if best is not None:
+            for ratio, ranked in zip(self.ratios, self.ranked(kv_head, column), strict=True):
+                for record, loss in ranked[:1]:
                     yield {
                         "layer": layer, "kv_head": int(numbers[kv_head]), "column": column, "ratio": ratio,
-                        "variant": best[0].variant, "loss": best[1],
+                        "variant": record.variant, "loss": loss,
                     }  # fmt: skip
 
 
 def chosen(
-    best: Sequence[tuple[Selector, float] | None],
+    ranked: Sequence[Sequence[tuple[Selector, float]]],
     measured: Mapping[Selector, tuple[Mapping[str, np.ndarray], np.ndarray]],
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """What the chosen sizes lost, put together ratio by ratio; queries and feasibility as of one selector."""
+    """What the chosen sizes lost on a text, put together ratio by ratio; queries and feasibility as of one selector.
+
+    A size may fit the threshold texts and, by a hair, not this one. Which sizes fit follows from the lengths alone, so the
+    best that does is taken.
+    """
     some, _ = next(iter(measured.values()))
     queries = {name: np.full_like(values, np.nan) for name, values in some.items()}
-    feasible = np.zeros(len(best), bool)
-    for r, found in enumerate(best):
-        if found is not None:
-            values, fits = measured[found[0]]
-            feasible[r] = fits[r]
+    feasible = np.zeros(len(ranked), bool)
+    for r, records in enumerate(ranked):
+        fitting = next((record for record, _ in records if measured[record][1][r]), None)
+        if fitting is not None:
+            feasible[r] = True
             for name, into in queries.items():
-                into[r] = values[name][r]
+                into[r] = measured[fitting][0][name][r]
     return queries, feasible

@@ -116,7 +116,7 @@ class _PeersAtWork:
                 for name, *measured in whole:
                     self._add(tables, found, text, kv_head, (name, WHOLE, "peer", ALONE), *measured)
                 for column, sizes in records.items():
-                    ours = chosen(self.choice.best(kv_head, column), sizes)
+                    ours = chosen(self.choice.ranked(kv_head, column), sizes)
                     self._add(tables, found, text, kv_head, (OURS, "", KIND, column), *ours)
         for (text, *who), groups in found.items():
             about = self._about(text, who) | {"heads": self._some.heads}

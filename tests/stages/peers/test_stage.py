@@ -12,7 +12,7 @@ from ghostkv.files.errors import CaptureError, ConfigError
 from ghostkv.files.io import read_table, sha256_file
 from ghostkv.quantised.by_name import cache_type
 from ghostkv.selectors import make
-from ghostkv.stages.peers.choice import SizeChoice
+from ghostkv.stages.peers.choice import SizeChoice, chosen
 from ghostkv.stages.peers.gather import gather
 from ghostkv.stages.peers.jobs import GatherPeers, PeersLayer
 from ghostkv.stages.peers.layer import measure_layer
@@ -187,10 +187,19 @@ def test_of_records_the_one_of_least_loss_is_chosen():
         for record, losses in ((small, [0.3, 0.2]), (large, [np.nan, 0.1 + 0.15 * text])):
             error = np.tile(np.array(losses)[:, None, None], (1, 2, 3))
             choice.add(0, "alone", record, {"output_error": error, "dropped_mass": error})
-    (first, loss), (second, other) = choice.best(0, "alone")
-    assert (first, loss) == (small, pytest.approx(0.3))
-    assert (second, other) == (large, pytest.approx(0.175))
+    tight, wide = choice.ranked(0, "alone")
+    assert tight == [(small, pytest.approx(0.3))]
+    assert wide == [(large, pytest.approx(0.175)), (small, pytest.approx(0.2))]
     assert [row["variant"] for row in choice.rows(7, [4])] == [small.variant, large.variant]
+    # On a text that the better one does not fit, the other stands in.
+    error = np.ones((2, 1, 1)) * np.array([0.3, 0.2])[:, None, None]
+    sizes = {
+        small: ({"fer": error}, np.array([True, True])),
+        large: ({"fer": error / 2}, np.array([False, False])),
+    }
+    queries, feasible = chosen([tight, wide], sizes)
+    assert feasible.tolist() == [True, True]
+    assert queries["fer"][:, 0, 0].tolist() == [0.3, 0.2]
 
 
 def test_the_layer_table_pools_its_heads(tables):

@@ -72,7 +72,14 @@ EDITS = {
         {"SummariseHeads", "WriteReport", "DemoReport", "CompareRuns"},
     ),
     "a job": ("stages.certificates.layer", {"CertifyLayer"}),
-    "the headline codec": ("codecs.transform_code", CODED | DECODED | SEATED),
+    "the headline codec": (
+        "codecs.transform_code",
+        CODED | DECODED | {"QualityText", "WriteOn", "CacheLosses"},
+    ),
+    "the codec that policies read": (
+        "codecs.turned_code",
+        {"SketchLayer", "PeersLayer", "FitPolicies", "QualityText", "RetrievalPlan", "RetrievalTask"},
+    ),
     "a codec beside it": ("codecs.gaussian", CODED),
     "a codec that the config does not name": ("codecs.learned", {"CalibrateLayer"}),
     "a selector": ("selectors.quest", {"PeersLayer", "QualityText", "RetrievalTask"}),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ghostkv.files.errors import ConfigError
-from ghostkv.stages.reproduce.jobs import predecessor_files
+from ghostkv.stages.reproduce.predecessor_files import predecessor_files
 
 if TYPE_CHECKING:
     from ghostkv.stages.run import Run

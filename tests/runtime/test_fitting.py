@@ -154,12 +154,13 @@ def test_where_nothing_may_be_left_out_all_is_read(model, tokenizer, tmp_path):
     options = {"tokens": TOKENS, "config": CONFIG, "certificate": 1e-12}
     ghostkv.fit(model, tokenizer, [text(0), text(1)], **options).save(tmp_path / "policy.safetensors")
     policy = ghostkv.load(tmp_path / "policy.safetensors")
-    # K is stored as its record, so that reading all of it costs what K costs.
+    # K is stored as its record, so that reading all of it costs what K costs; a key without a bound is read in fp16 beside it.
     assert policy.dense_layers == ()
     logits, traffic = decoded(model, policy)
-    assert traffic.summary()["bytes_ratio_gqa"] == pytest.approx(1.0, abs=0.01)
+    assert traffic.summary()["bytes_ratio_gqa"] == pytest.approx(1.0, abs=0.05)
     with torch.inference_mode():
-        assert (logits - model(ids(7)).logits[:, 200:]).abs().max() < 2e-5
+        # K is known to the last plane of its record, which is as fine as fp16.
+        assert (logits - model(ids(7)).logits[:, 200:]).abs().max() < 5e-3
     with ghostkv.elimination(model, policy):
         said = generated(model)
     assert said == generated(model)

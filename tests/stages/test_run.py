@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 import yaml
 
 from ghostkv.codecs.records import CodecSpec
-from ghostkv.config.experiment import Config
-from ghostkv.config.policies import CalibratedPolicy, GhostPolicy
-from ghostkv.config.policy_checks import check_fitted
-from ghostkv.files.errors import ConfigError
 from ghostkv.stages.demo.jobs import WriteOn, swept_layers
 from ghostkv.stages.frontier.jobs import SweepLayer
 from ghostkv.stages.run import Run
@@ -37,16 +32,14 @@ def test_every_codec_is_swept_in_every_layer_where_that_is_asked_for():
     assert all(SweepLayer.of(run, layer=f"{layer:02d}").codecs == run.codecs for layer in run.layers)
 
 
-@pytest.mark.parametrize(
-    "policy",
-    [GhostPolicy(label="mine", ratio=0.3, codec="pca"), CalibratedPolicy(label="mine", bits=2)],
-    ids=["another codec", "calibrated at another size"],
-)
-def test_a_policy_that_decodes_in_every_layer_needs_its_codec_in_every_layer(policy):
-    sketch, frontier = Config().sketch, Config().frontier
-    with pytest.raises(ConfigError, match=r"mine reads .* in every layer"):
-        check_fitted("quality.policies", [policy], sketch, frontier)
-    check_fitted("quality.policies", [policy], sketch.model_copy(update={"compared_every": 1}), frontier)
+def test_what_policies_read_is_fitted_in_every_layer_and_recorded_in_none():
+    turned = CodecSpec("turned_code", 8)
+    for layer in RUN.layers:
+        job = SketchLayer.of(RUN, layer=f"{layer:02d}")
+        assert job.fitted == (turned,)
+        assert turned not in job.codecs
+    # The demonstration has no stage that decodes under a policy of the config.
+    assert SketchLayer.of(RUN.demo(), layer="00").fitted == ()
 
 
 def test_the_demonstration_is_the_same_model_on_less():

@@ -25,7 +25,7 @@ CONFIG = {name: TINY[name] for name in ("capture", "sketch", "frontier", "certif
 @pytest.mark.parametrize(
     ("asked", "policy"),
     [
-        ({"bytes_ratio": 0.5}, GhostPolicy(label="a", ratio=0.5)),
+        ({"bytes_ratio": 0.5}, GhostPolicy(label="a", ratio=0.5, codec="transform_code")),
         ({"target_fer": 0.05}, CalibratedPolicy(label="a", target_metric="fer", target=0.05)),
         ({"certificate": 0.05}, CertifiedMassPolicy(label="a", delta=0.05)),
     ],

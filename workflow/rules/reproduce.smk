@@ -1,5 +1,6 @@
 # Tables of other works, repeated by their own protocols, each beside what was published.
-from ghostkv.stages.reproduce.jobs import ErrorTable, RecallTable, RepeatPredecessor, predecessor_files
+from ghostkv.stages.reproduce.jobs import ErrorTable, RecallTable, RepeatPredecessor
+from ghostkv.stages.reproduce.predecessor_files import predecessor_files
 
 
 use rule gather_frontier as repeat_predecessor with:

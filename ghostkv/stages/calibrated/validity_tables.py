@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import polars as pl
 
-from ghostkv.config.calibrated import Validity
 from ghostkv.elimination.monitor import Monitor
 from ghostkv.stages.calibrated.high_probability import BENTKUS
 from ghostkv.stages.calibrated.schemas import DESIGN, GOAL
@@ -16,6 +17,9 @@ from ghostkv.stages.calibrated.summary_schemas import (
     VALIDITY_SCHEMA,
 )
 from ghostkv.stages.calibrated.validity import alike_texts, false_discovery
+
+if TYPE_CHECKING:
+    from ghostkv.config.calibrated import Validity
 
 _BY = [name for name, _ in [*DESIGN[3:], *GOAL]]
 

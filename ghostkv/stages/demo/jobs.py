@@ -44,12 +44,15 @@ class WriteOn(Job):
 
     @classmethod
     def of(cls, run: Run) -> WriteOn:
+        # Of the records that it sketches.
+        headline = run.config.frontier.headline
+        policy = resolve(POLICY, run.config, codec=headline.codec, bits=headline.bits)
         return cls.taken(
             run,
             start=run.config.frontier.headline_start,
             text=run.texts_of("held_out")[0],
             context=run.config.capture.tokens - _TOKENS,
             tokens=_TOKENS,
-            policy=resolve(POLICY, run.config),
-            uses=modules_of([POLICY]),
+            policy=policy,
+            uses=modules_of([policy]),
         )

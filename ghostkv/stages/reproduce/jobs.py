@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ghostkv.captures.captured_texts import CapturedText
@@ -69,9 +68,3 @@ class ErrorTable(Job):
     @classmethod
     def of(cls, run: Run) -> ErrorTable:
         return cls.taken(run, layers=run.spread_layers(run.config.reproduce.error_layers))
-
-
-def predecessor_files(folder: str | None) -> list[str]:
-    """The predecessor's files in a folder: its table, and the tensors that it was made of."""
-    found = sorted(Path(folder).glob("gpt2_*.npz")) if folder else []
-    return [str(path) for path in [*(Path(folder) / "metrics.csv" for _ in found[:1]), *found]]

@@ -7,13 +7,14 @@ import polars as pl
 import pytest
 
 from ghostkv.files.errors import TableError
-from ghostkv.stages.reproduce.jobs import RepeatPredecessor, predecessor_files
+from ghostkv.stages.reproduce.jobs import RepeatPredecessor
 from ghostkv.stages.reproduce.predecessor import (
     rank_measures,
     repeat_predecessor,
     row_measures,
     score_matrices,
 )
+from ghostkv.stages.reproduce.predecessor_files import predecessor_files
 from ghostkv.stages.reproduce.schemas import PREDECESSOR_SCHEMA
 
 PUBLISHED = Path(__file__).parents[4] / "shared/predecessor"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import altair as alt
@@ -41,8 +42,8 @@ def method_named(column: str = "selector") -> pl.Expr:
 
 def fraction(ratio: float) -> str:
     """A budget as a fraction where it is one."""
-    inverse = 1 / ratio
-    return f"1/{inverse:.0f}" if abs(inverse - round(inverse)) < 1e-6 else f"{ratio:g}"
+    found = Fraction(ratio).limit_denominator(64)
+    return str(found) if abs(found - ratio) < 1e-9 else f"{ratio:g}"
 
 
 def budget_label() -> pl.Expr:
@@ -100,9 +101,6 @@ def ours_against_best(results: Results, by: str) -> pl.DataFrame:
 
 _PANEL, _HEIGHT = 190, 360
 _DECADES = (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)
-_BUDGET_LABEL = (
-    "abs(1 / datum.value - round(1 / datum.value)) < 1e-6 ? '1/' + round(1 / datum.value) : datum.value"
-)
 _COLOURS = (VERMILION, ORANGE, GREEN, PURPLE, SKY, "#999933")
 # Lines of more methods than there are colours that everyone can tell apart are thin, and of one colour.
 _REST, _REST_COLOUR = "other peers", "#c9d1d8"
@@ -143,8 +141,11 @@ def frontier_figure(results: Results) -> Figure:
     kinds = dict(data.sort(pl.col("label") == _REST, descending=True).select("label", "kind").iter_rows())
     drawn = _lines_of(kinds)
     ratios = sorted(data["ratio"].unique().to_list())
+    said = " : ".join(
+        [*(f"abs(datum.value - {ratio}) < 1e-9 ? '{fraction(ratio)}'" for ratio in ratios), "datum.value"]
+    )
     span = logarithmic(ratios[0] * 0.93, ratios[-1] * 1.07)
-    x = quantity("ratio", "Budget (GQA-true bytes)", values=ratios, labelExpr=_BUDGET_LABEL, **span)
+    x = quantity("ratio", "Budget (GQA-true bytes)", values=ratios, labelExpr=said, **span)
     span = logarithmic(0.8 * data["mean"].min(), min(1.2 * data["mean"].max(), 1.0))
     panels = []
     for column in columns_of(results) or ["alone"]:

@@ -58,7 +58,7 @@ _COLOURS = {
     "h2o": ORANGE,
     "snapkv": PURPLE,
 }
-_SPARE = ("#999933", "#6b6ecf", "#8c6d31", "#c51b8a")
+_SPARE = ("#999933", "#6b6ecf", "#1b9e77", "#c51b8a")
 _REST, _REST_COLOUR = "other rivals", "#c9d1d8"
 # On a logarithmic axis zero has no place.
 FLOOR = 1e-9

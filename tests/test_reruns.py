@@ -22,6 +22,7 @@ WILDCARDS = {
     "runs": ("results", "elsewhere"),
     "layer": "00",
     "text": "prose_held_out_0",
+    "part": "prose_0",
     "generator": "gaussian",
     "job": "qa_squad_768",
 }
@@ -63,7 +64,7 @@ DECODED = {
     "HistoricalRun",
     "TimeOverlap",
 }
-SEATED = {"FitPolicies", "QualityText", "RetrievalPlan", "RetrievalTask", "WriteOn"}
+SEATED = {"FitPolicies", "QualityTexts", "RetrievalPlan", "RetrievalTask", "WriteOn"}
 CODED = {"SketchLayer", "SweepLayer", "PeersLayer", "MeasureGenerator"}
 EDITS = {
     "a table that a stage derives": ("stages.frontier.tables", {"SummariseHeads"}),
@@ -74,15 +75,15 @@ EDITS = {
     "a job": ("stages.certificates.layer", {"CertifyLayer"}),
     "the headline codec": (
         "codecs.transform_code",
-        CODED | DECODED | {"QualityText", "WriteOn", "CacheLosses"},
+        CODED | DECODED | {"QualityTexts", "WriteOn", "CacheLosses"},
     ),
     "the codec that policies read": (
         "codecs.turned_code",
-        {"SketchLayer", "PeersLayer", "FitPolicies", "QualityText", "RetrievalPlan", "RetrievalTask"},
+        {"SketchLayer", "PeersLayer", "FitPolicies", "QualityTexts", "RetrievalPlan", "RetrievalTask"},
     ),
     "a codec beside it": ("codecs.gaussian", CODED),
     "a codec that the config does not name": ("codecs.learned", {"CalibrateLayer"}),
-    "a selector": ("selectors.quest", {"PeersLayer", "QualityText", "RetrievalTask"}),
+    "a selector": ("selectors.quest", {"PeersLayer", "QualityTexts", "RetrievalTask"}),
     "a selector that the config does not name": ("selectors.loki", set()),
     "a policy that the config may name": ("config.policies", set()),
     "what runs for a policy": ("runtime.load_policy", SEATED),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import model_validator
@@ -11,8 +12,19 @@ from ghostkv.config.options import Count
 from ghostkv.config.policies import PolicyOptions, entries_of
 from ghostkv.files.errors import ConfigError
 
+# Texts of a domain that a job decodes one after the other.
+_TOGETHER = 3
 # What the report quotes figures for; each is looked up by name.
 _HEADLINE = ("identity", "mass", "budget")
+
+
+def text_parts(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Names of held-out texts, `{domain}_held_out_{number}`, by the job that decodes them: `{domain}_{number of the job}`."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        domain, _, number = text.rpartition("_")
+        found.setdefault(f"{domain.removesuffix('_held_out')}_{int(number) // _TOGETHER}", []).append(text)
+    return {part: tuple(some) for part, some in found.items()}
 
 
 class QualityEntry(PolicyOptions):
@@ -145,7 +157,7 @@ class Quality(Section):
     replicates: int = setting(1000, "Bootstrap replicates.", ge=1, le=100_000)
     ablation: Ablation = part(Ablation)
     generation: Generation = part(Generation)
-    threads: Threads = setting(1, "Threads of a text's job.")
+    threads: Threads = setting(1, "Threads of a job.")
     seed: Seed = setting(0, "Seed of the bootstrap.")
 
     def of_text(self, number: int) -> Quality:

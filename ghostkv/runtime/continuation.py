@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from ghostkv.captures.capture_files import LayerCapture
 from ghostkv.files.buffers import give_back
 from ghostkv.models.interface import own_implementation
 from ghostkv.models.probe import new_cache
@@ -40,6 +41,9 @@ class Continuation:
     context: int  # tokens that are read densely
     # A policy that watches the queries of the dense prefill (H2O, SnapKV). What it saw is kept for all of its kind.
     observer: Policy | None = None
+    # Every layer of a capture of the text: the cache then holds those K and V, and the model does not read the context again.
+    # Nobody can watch it, so an observer has it read all the same.
+    captured: Iterable[LayerCapture] | None = None
     _cache: Any = field(default=None, init=False)
     _seen: dict[int, LayerMemory] = field(default_factory=dict, init=False)
 
@@ -50,16 +54,28 @@ class Continuation:
         self.model.set_attn_implementation(NAME)
         layers = tuple(range(self.model.config.get_text_config().num_hidden_layers))
         self.dense = Policy("dense", {}, dense_layers=layers, certificate="nothing is eliminated")
-        set_policy(self.model, self.observer or self.dense)
         self._cache = new_cache(self.model)
-        with torch.inference_mode():
-            self.model(self._tokens[:, : self.context], cache=self._cache, use_cache=True, logits_to_keep=1)
+        if self.captured is None or self.observer is not None:
+            self._read()
+        else:
+            self._fill(self.captured)
         give_back()
         self._aside = kept_aside(self._cache)
         if self.observer is not None:
             memories = {layer: getattr(one, "memory", None) for layer, one in enumerate(self._cache.layers)}
             # Layers whose window slides stay dense, and nobody observes them.
             self._seen = {layer: memory for layer, memory in memories.items() if memory is not None}
+
+    def _read(self) -> None:
+        set_policy(self.model, self.observer or self.dense)
+        with torch.inference_mode():
+            self.model(self._tokens[:, : self.context], cache=self._cache, use_cache=True, logits_to_keep=1)
+
+    def _fill(self, captured: Iterable[LayerCapture]) -> None:
+        for one in captured:
+            keys, values = (each[None, :, : self.context].astype(np.float32) for each in (one.keys, one.values))
+            held = (torch.from_numpy(each).to(self.model.device, self.model.dtype) for each in (keys, values))
+            self._cache.update(*held, one.layer)
 
     def identity(self) -> dict[str, float | int]:
         """How far the model is from itself on the first tokens of the continuation; as `compare_decoding` tells it."""

@@ -1,5 +1,8 @@
-# The model decodes held-out text under elimination: policies fitted once, a job a text, then intervals.
-from ghostkv.stages.quality.jobs import FitPolicies, GatherQuality, QualityText
+# The model decodes held-out text under elimination: policies fitted once, some texts a job, then intervals.
+from ghostkv.config.quality import text_parts
+from ghostkv.stages.quality.jobs import FitPolicies, GatherQuality, QualityTexts
+
+PARTS = text_parts(RUN.texts_of("held_out"))
 
 
 use rule gather_frontier as fit_quality with:
@@ -17,7 +20,7 @@ use rule gather_frontier as fit_quality with:
         run=job_params(FitPolicies),
 
 
-use rule gather_frontier as quality_text with:
+use rule gather_frontier as quality_texts with:
     input:
         **captures(),
         manifest=f"{RUN.model_folder}/manifest.json",
@@ -27,24 +30,24 @@ use rule gather_frontier as quality_text with:
         thetas="results/quality/thetas.parquet",
         dense="results/quality/dense.parquet",
     output:
-        **tables(QualityText, "results/quality/texts/{text}"),
+        **tables(QualityTexts, "results/quality/parts/{part}"),
     log:
-        "results/logs/quality/{text}.log",
+        "results/logs/quality/{part}.log",
     wildcard_constraints:
-        text=one_of(RUN.texts_of("held_out")),
+        part=one_of(PARTS),
     threads: RUN.config.quality.threads
     resources:
-        **needs("quality_text"),
+        **needs("quality_texts"),
         gpu=RUN.gpus,
     params:
-        run=job_params(QualityText),
+        run=job_params(QualityTexts),
 
 
 use rule gather_frontier as gather_quality with:
     input:
         **{
-            name: expand(path, text=RUN.texts_of("held_out"))
-            for name, path in tables(QualityText, "results/quality/texts/{text}").items()
+            name: expand(path, part=PARTS)
+            for name, path in tables(QualityTexts, "results/quality/parts/{part}").items()
         },
     output:
         **tables(GatherQuality, "results/quality"),

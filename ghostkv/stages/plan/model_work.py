@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ghostkv.config.policies import PolicyOptions
-from ghostkv.config.quality import QualityEntry
+from ghostkv.config.quality import Quality, QualityEntry, text_parts
 from ghostkv.config.retrieval import TaskEntry
 from ghostkv.stages.plan.terms import Terms
 from ghostkv.stages.plan.workload import GIGA, Workload
@@ -86,9 +86,13 @@ def fit_quality(work: Workload) -> Terms:
     return Terms({name: max(passes, 1) * each for name, each in terms.cpu.items()}, terms.memory)
 
 
+def _asked(work: Workload, text: str) -> Quality:
+    return work.config.quality.of_text(int(text.rpartition("_")[2]))
+
+
 def _positions(work: Workload, text: str) -> int:
-    """Positions of a text that are decoded under policies, one after the other or side by side; of none, a domain's first."""
-    quality = work.config.quality.of_text(int(text.rpartition("_")[2] or 0))
+    """Positions of a text that are decoded under policies, one after the other or side by side."""
+    quality = _asked(work, text)
     whole = {
         one.label: min(one.positions or quality.continuation, quality.continuation)
         for one in quality.policies
@@ -111,8 +115,21 @@ def _decoded(work: Workload, context: int, positions: int, caches: int = 1) -> T
     )
 
 
-def quality_text(work: Workload, text: str = "") -> Terms:
-    return _decoded(work, work.tokens, _positions(work, text), 2)
+def quality_texts(work: Workload, part: str = "") -> Terms:
+    """Some texts in one process; without a name, the first of a domain."""
+    held_out = [name for name, entry in work.config.text_names().items() if entry["role"] == "held_out"]
+    return Terms.together(_quality_text(work, text) for text in text_parts(held_out).get(part, ("0",)))
+
+
+def _quality_text(work: Workload, text: str) -> Terms:
+    # The context is what was captured, but where a policy must watch it being read.
+    capture, policies = work.config.capture, _asked(work, text).policies
+    captured = capture.cache_dtype == "float16" and len(work.layers) == work.size.layers
+    read = 0 if captured and not _observing(policies) else work.tokens
+    positions = _positions(work, text)
+    terms = _decoded(work, work.tokens, positions, 2)
+    cpu = terms.cpu | {"matmul": work.matmul(read + positions), "attention": work.attention(read)}
+    return Terms(cpu, terms.memory)
 
 
 def time_steps(work: Workload) -> Terms:

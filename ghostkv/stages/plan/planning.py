@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ghostkv.config.quality import text_parts
 from ghostkv.stages.plan import layer_work, model_work, reproduced_work
 from ghostkv.stages.plan.costs import cost_of
 from ghostkv.stages.plan.terms import PlannedJobs, Terms
@@ -119,7 +120,7 @@ def _processes(work: Workload) -> list[_Process]:
         one("decode", "gather_decode"),
         one("historical", "run_historical", "historical"),
         one("quality", "fit_quality", "fit"),
-        *each("quality", "quality_text", "text", held_out),
+        *each("quality", "quality_texts", "part", text_parts(held_out)),
         one("quality", "gather_quality"),
         one("retrieval", "retrieval_plan", "plan"),
         *each(

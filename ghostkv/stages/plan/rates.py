@@ -38,7 +38,7 @@ RATES = {'capture_overhead': {'cpu': {'start': 4.441, 'weights': 17.22, 'matmul'
  'model_bandwidth': {'cpu': {'start': 2.341}, 'memory': {'start': 0.2648}},
  'peers_layer': {'cpu': {'start': 1.343, 'pairs': 11.84, 'fitted': 4.947},
                  'memory': {'start': 0.2801, 'kv': 4.157, 'pairs': 22.52}},
- 'quality_text': {'cpu': {'start': 5.96,
+ 'quality_texts': {'cpu': {'start': 5.96,
                           'weights': 7.928,
                           'matmul': 0.01826,
                           'attention': 0.02999,

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 def gather(job: GatherQuality, inputs: Mapping[str, Sequence[str]], outputs: Mapping[str, str]) -> None:
     """Join all texts, and derive summary and comparison at equal bytes."""
     about = inherited(inputs["positions"][0], job.code)
-    about.pop("text", None)
     join(inputs, outputs, TEXT_TABLES, about)
     positions, runs = (read_table(outputs[name], TEXT_TABLES[name]) for name in ("positions", "runs"))
     measured = MeasuredBlocks.read(positions, job.block, job.replicates, job.seed)

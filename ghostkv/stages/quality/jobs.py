@@ -13,7 +13,7 @@ from ghostkv.config.policies import (
     SomePolicy,
     modules_of,
 )
-from ghostkv.config.quality import Ablation, Generation, QualityEntry
+from ghostkv.config.quality import Ablation, Generation, QualityEntry, text_parts
 from ghostkv.config.resolved import resolve
 from ghostkv.files.jobs import Job
 from ghostkv.stages.quality.families import family_of
@@ -100,30 +100,40 @@ def _is_fitted(entry: QualityEntry) -> bool:
 
 
 @dataclass(frozen=True)
-class QualityText(FittedJob):
-    """Policies that decode one text."""
-
-    call = "ghostkv.stages.quality.text.measure_text"
-    tables = tuple(TEXT_TABLES)
+class DecodedText:
+    """A held-out text, and what is asked of it."""
 
     text: str
     policies: tuple[DecodedPolicy, ...]
-    context: int
-    continuation: int
-    dtype: str
-    device: str
     ablation: Ablation
     generation: Generation
 
     @classmethod
-    def of(cls, run: Run, text: str) -> QualityText:
+    def of(cls, run: Run, text: str) -> DecodedText:
         asked = run.config.quality.of_text(int(text.rpartition("_")[2]))
-        policies = [DecodedPolicy.of(run, entry) for entry in asked.policies]
-        used = modules_of(one.policy for one in policies)
-        whole = {"ablation": asked.ablation, "generation": asked.generation}
-        return cls.taken(
-            run, **_parts(run), context=_context(run), text=text, policies=policies, uses=used, **whole
-        )
+        policies = tuple(DecodedPolicy.of(run, entry) for entry in asked.policies)
+        return cls(text, policies, asked.ablation, asked.generation)
+
+
+@dataclass(frozen=True)
+class QualityTexts(FittedJob):
+    """Policies that decode some texts, one text after the other: what is fitted serves all of them."""
+
+    call = "ghostkv.stages.quality.text.measure_texts"
+    tables = tuple(TEXT_TABLES)
+    texts: tuple[DecodedText, ...]
+    context: int
+    continuation: int
+    dtype: str
+    device: str
+    cache_dtype: str
+
+    @classmethod
+    def of(cls, run: Run, part: str) -> QualityTexts:
+        texts = [DecodedText.of(run, text) for text in text_parts(run.texts_of("held_out"))[part]]
+        used = modules_of(one.policy for text in texts for one in text.policies)
+        read = {"context": _context(run), "cache_dtype": run.config.capture.cache_dtype}
+        return cls.taken(run, **_parts(run), **read, texts=texts, uses=used)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from ghostkv.runtime.writing import write_beside
 from ghostkv.stages.quality.metrics import NO_TOKEN, Divergence, divergence
 
 if TYPE_CHECKING:
+    from ghostkv.config.quality import Ablation, Generation
     from ghostkv.models.tokenizer import ModelTokenizer
     from ghostkv.runtime.continuation import Continuation
-    from ghostkv.stages.quality.jobs import QualityText
     from ghostkv.stages.quality.policies import Policies
 
 
@@ -49,31 +49,30 @@ class TextReader:
         return rows
 
 
-def ablate(begun: Continuation, policies: Policies, reader: TextReader, job: QualityText) -> list[dict]:
+def ablate(
+    begun: Continuation, policies: Policies, reader: TextReader, asked: Ablation, layers: Sequence[int]
+) -> list[dict]:
     """The policy in one band of layers at a time, all other layers dense: rows of `ABLATION_SCHEMA`."""
-    label, band = job.ablation.policy, job.ablation.band
-    if label is None:
+    if asked.policy is None:
         return []
-    layers, rows = job.model_layers, []
-    count = min(job.ablation.positions, job.continuation)
-    for first in range(0, len(layers), band):
-        chosen = layers[first : first + band]
+    rows, count = [], min(asked.positions, len(reader.dense))
+    for first in range(0, len(layers), asked.band):
+        chosen = layers[first : first + asked.band]
         dense = tuple(one for one in layers if one not in chosen)
-        decoded = begun.decode(policies.make(label, dense_layers=dense), count)
+        decoded = begun.decode(policies.make(asked.policy, dense_layers=dense), count)
         found = reader.compare(decoded.logits)
         read = decoded.traffic.layers().filter(pl.col("layer").is_in(chosen))["bytes_ratio_gqa"]
         rows.append(
             {
-                "policy": label, "first_layer": chosen[0], "last_layer": chosen[-1], "kl": float(found.kl.mean()),
+                "policy": asked.policy, "first_layer": chosen[0], "last_layer": chosen[-1], "kl": float(found.kl.mean()),
                 "top1": float(found.agree.mean()), "positions": count, "bytes_ratio_gqa": float(read.mean()),
             }
         )  # fmt: skip
     return rows
 
 
-def generate(begun: Continuation, policies: Policies, reader: TextReader, job: QualityText) -> list[dict]:
+def generate(begun: Continuation, policies: Policies, reader: TextReader, asked: Generation) -> list[dict]:
     """Greedy continuations of the same context, step by step: rows of `WRITING_SCHEMA`."""
-    if not job.generation.tokens:
+    if not asked.tokens:
         return []
-    chosen = map(policies.make, job.generation.policies)
-    return write_beside(begun, chosen, reader.tokenizer, job.generation.tokens)
+    return write_beside(begun, map(policies.make, asked.policies), reader.tokenizer, asked.tokens)

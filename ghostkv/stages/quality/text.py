@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ghostkv.captures.capture_files import read_layer
 from ghostkv.files.progress import progress
 from ghostkv.files.provenance import metadata
 from ghostkv.files.tables import Tables
@@ -16,23 +17,26 @@ from ghostkv.stages.quality.schemas import TEXT_TABLES
 from ghostkv.stages.quality.setup import sources_of, token_ids
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ghostkv.captures.capture_files import LayerCapture
     from ghostkv.runtime.continuation import Continuation
     from ghostkv.runtime.policy import Policy
-    from ghostkv.stages.quality.jobs import DecodedPolicy, QualityText
+    from ghostkv.stages.quality.jobs import DecodedText, QualityTexts
 
 # Tokens of a text's beginning that are read and decoded with nothing eliminated.
 _CHECKED = 256
 
 
-def measure_text(
-    job: QualityText, inputs: Mapping[str, Any], outputs: Mapping[str, str], threads: int = 1
+def measure_texts(
+    job: QualityTexts, inputs: Mapping[str, Any], outputs: Mapping[str, str], threads: int = 1
 ) -> None:
-    """Decode one text's continuation under every policy, over one dense prefill.
+    """Decode the continuations of some texts under every policy, each over one dense context.
 
     Raises
     ------
     TextError
-        The text is shorter than context and continuation.
+        A text is shorter than context and continuation.
     ConfigError
         A policy asks for what the sketch or the frontier does not have.
     ModelError
@@ -40,50 +44,71 @@ def measure_text(
     """
     from ghostkv.models.load import load_model
     from ghostkv.models.tokenizer import load_tokenizer
+
+    folder, tables = str(Path(inputs["manifest"]).parent), Tables(TEXT_TABLES)
+    sources, tokenizer = sources_of(job, inputs), load_tokenizer(folder)
+    rows = [text_row(inputs["texts"], one.text) for one in job.texts]
+    ids = [token_ids(tokenizer, row["content"], row["text"], job) for row in rows]
+    model = load_model(folder, job.dtype, threads, job.device)
+    for text, row, tokens in zip(job.texts, rows, ids, strict=True):
+        policies = Policies([one.policy for one in text.policies], inputs, sources)
+        begun, checked = _begin(job, text, model, tokens, policies.observer())
+        reader = TextReader(tokenizer, tokens, job.context, begun.own())
+        found = {"identity": checked, **_decode(begun, policies, reader, text)}
+        found["ablation"] = ablate(begun, policies, reader, text.ablation, job.model_layers)
+        found["generations"] = generate(begun, policies, reader, text.generation)
+        who = {"text": text.text, "domain": row["domain"]}
+        for name, some in found.items():
+            tables.add_rows(name, [who | one for one in some])
+    tables.write(outputs, metadata(job.code))
+
+
+def _begin(
+    job: QualityTexts, text: DecodedText, model: PreTrainedModel, ids: Sequence[int], observer: Policy | None
+) -> tuple[Continuation, list[dict]]:
+    """A text's dense context, and how far the model is from itself there and at the text's beginning, prefill included."""
     from ghostkv.runtime.continuation import Continuation
     from ghostkv.runtime.measure import check_identity, measure_identity
 
-    folder = str(Path(inputs["manifest"]).parent)
-    row, tokenizer = text_row(inputs["texts"], job.text), load_tokenizer(folder)
-    ids = token_ids(tokenizer, row["content"], job)
-    policies = Policies([one.policy for one in job.policies], inputs, sources_of(job, inputs))
-    model = load_model(folder, job.dtype, threads, job.device)
-    # Before anything is measured: from the text's beginning, prefill included, and after the whole context.
     checked = [measure_identity(model, ids[:_CHECKED])]
     check_identity(checked[0], model)
-    begun = Continuation(model, ids[: job.context + job.continuation], job.context, policies.observer())
+    read = ids[: job.context + job.continuation]
+    begun = Continuation(model, read, job.context, observer, _captured(job, text.text, model))
     checked.append(begun.identity())
     check_identity(checked[1], model)
-    who = {"text": job.text, "domain": row["domain"]}
-    reader = TextReader(tokenizer, ids, job.context, begun.own())
-    tables = Tables(TEXT_TABLES)
-    tables.add_rows("identity", [who | one for one in checked])
-    work = progress(job.policies, total=len(job.policies), desc=job.text, unit="policy")
-    for one in work:
-        work.set_postfix_str(one.policy.label)
-        for name, rows in _decode(begun, policies, reader, one).items():
-            tables.add_rows(name, [who | row for row in rows])
-    tables.add_rows("ablation", [who | row for row in ablate(begun, policies, reader, job)])
-    tables.add_rows("generations", [who | row for row in generate(begun, policies, reader, job)])
-    tables.write(outputs, metadata(job.code, text=job.text))
+    return begun, checked
+
+
+def _captured(job: QualityTexts, text: str, model: PreTrainedModel) -> Iterator[LayerCapture] | None:
+    """What the context left in the cache, where every layer of it was captured as attention read it."""
+    from ghostkv.models.probe import new_cache
+
+    layers = range(len(new_cache(model).layers))
+    if job.cache_dtype != "float16" or tuple(layers) != tuple(job.layers):
+        return None
+    folder = next(one.folder for one in job.captures if one.text == text)
+    return (read_layer(folder, layer) for layer in layers)
 
 
 def _decode(
-    begun: Continuation, policies: Policies, reader: TextReader, one: DecodedPolicy
+    begun: Continuation, policies: Policies, reader: TextReader, text: DecodedText
 ) -> dict[str, list[dict]]:
-    """One policy's rows of `positions`, `traffic` and `runs`."""
-    policy, who = policies.make(one.policy.label), {"policy": one.policy.label}
-    decoded = begun.decode(policy, one.positions)
-    layers = decoded.traffic.layers().iter_rows(named=True)
-    run = dict(decoded.traffic.summary()) | {
-        "kind": one.kind, "family": one.family, "target": one.asked, "dense_layers": len(policy.dense_layers),
-        "certificate": policy.certificate, "prefill": policy.prefill, "seconds": decoded.seconds,
-    }  # fmt: skip
-    return {
-        "positions": [who | row for row in reader.rows(decoded.logits)],
-        "traffic": [who | row | _dense(row, policy) for row in layers],
-        "runs": [who | run],
-    }
+    """Rows of `positions`, `traffic` and `runs`, of every policy."""
+    found: dict[str, list[dict]] = {"positions": [], "traffic": [], "runs": []}
+    work = progress(text.policies, total=len(text.policies), desc=text.text, unit="policy")
+    for one in work:
+        work.set_postfix_str(one.policy.label)
+        policy, who = policies.make(one.policy.label), {"policy": one.policy.label}
+        decoded = begun.decode(policy, one.positions)
+        layers = decoded.traffic.layers().iter_rows(named=True)
+        run = dict(decoded.traffic.summary()) | {
+            "kind": one.kind, "family": one.family, "target": one.asked, "dense_layers": len(policy.dense_layers),
+            "certificate": policy.certificate, "prefill": policy.prefill, "seconds": decoded.seconds,
+        }  # fmt: skip
+        found["positions"] += [who | row for row in reader.rows(decoded.logits)]
+        found["traffic"] += [who | row | _dense(row, policy) for row in layers]
+        found["runs"].append(who | run)
+    return found
 
 
 def _dense(row: Mapping[str, Any], policy: Policy) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def test_a_job_holds_at_least_the_weights_of_its_model_and_its_cache():
         "fetch_model": 0.08,
         "capture_text": 32.0,
         "trace_text": 32.0,
-        "quality_text": 32.0 + cache,
+        "quality_texts": 32.0 + cache,
     }.items():
         assert cost_of(one, rule).memory_gb > least
 

@@ -30,11 +30,11 @@ from ghostkv.stages.capture.jobs import CaptureText
 from ghostkv.stages.quality.families import family_of
 from ghostkv.stages.quality.fit import fit_policies
 from ghostkv.stages.quality.gather import gather
-from ghostkv.stages.quality.jobs import FitPolicies, GatherQuality, QualityText
+from ghostkv.stages.quality.jobs import FitPolicies, GatherQuality, QualityTexts
 from ghostkv.stages.quality.policies import Policies
 from ghostkv.stages.quality.setup import sources_of, token_ids
 from ghostkv.stages.quality.tables import MeasuredBlocks, compare_at_equal_bytes
-from ghostkv.stages.quality.text import measure_text
+from ghostkv.stages.quality.text import measure_texts
 from ghostkv.stages.run import Run
 from ghostkv.stages.sketch.jobs import SketchLayer
 from tests.stages.conftest import write_texts
@@ -123,8 +123,8 @@ def captured(folder, whole):
 
 def run(folder, whole, inputs, into="out"):
     fit_policies(FitPolicies.of(whole), inputs, {name: inputs[name] for name in FitPolicies.tables})
-    outputs = {name: str(folder / into / f"{name}.parquet") for name in QualityText.tables}
-    measure_text(QualityText.of(whole, text="prose_held_out_0"), inputs, outputs)
+    outputs = {name: str(folder / into / f"{name}.parquet") for name in QualityTexts.tables}
+    measure_texts(QualityTexts.of(whole, part="prose_0"), inputs, outputs)
     paths = {name: str(folder / into / f"all_{name}.parquet") for name in GatherQuality.tables}
     gather(GatherQuality.of(whole), {name: [path] for name, path in outputs.items()}, paths)
     tables = {name: read_table(path) for name, path in paths.items()}
@@ -167,14 +167,32 @@ def test_a_hybrid_is_measured_by_its_layers_that_attend(tmp_path):
     assert whole.layers == (1, 3)
     inputs = captured(tmp_path, whole)
     fit_policies(FitPolicies.of(whole), inputs, {name: inputs[name] for name in FitPolicies.tables})
-    outputs = {name: str(tmp_path / f"{name}.parquet") for name in QualityText.tables}
-    measure_text(QualityText.of(whole, text="prose_held_out_0"), inputs, outputs)
+    outputs = {name: str(tmp_path / f"{name}.parquet") for name in QualityTexts.tables}
+    measure_texts(QualityTexts.of(whole, part="prose_0"), inputs, outputs)
     tables = {name: read_table(path) for name, path in outputs.items()}
     assert of(tables["positions"], "identity")["kl"].max() < 1e-8
     traffic = tables["traffic"].sort("policy", "layer")
     assert traffic["layer"].to_list() == [1, 3] * 3
     assert of(tables["runs"], "ghost")["bytes_ratio_gqa"][0] == pytest.approx(0.4, abs=0.1)
     assert tables["ablation"]["first_layer"].to_list() == [1, 3]
+
+
+def test_a_context_that_nobody_watches_is_what_was_captured(stage, tmp_path):
+    """The model says the same over the captured K and V as over those that it reads, but for their rounding to float16."""
+    job = QualityTexts.of(stage["run"], part="prose_0")
+    few = [one for one in job.texts[0].policies if one.policy.label in ("identity", "ghost", "mass")]
+    job = replace(job, texts=(replace(job.texts[0], policies=tuple(few)),))
+    found = {}
+    for cache_dtype in ("float16", "model"):
+        outputs = {name: str(tmp_path / f"{cache_dtype}_{name}.parquet") for name in QualityTexts.tables}
+        measure_texts(replace(job, cache_dtype=cache_dtype), stage["inputs"], outputs)
+        found[cache_dtype] = read_table(outputs["positions"])
+    held, own = (found[name].sort("policy", "position") for name in ("float16", "model"))
+    assert of(held, "identity")["kl"].max() < 1e-8
+    difference = (held["dense_nll"] - own["dense_nll"]).drop_nulls().abs()
+    assert 0 < difference.max() < 5e-3
+    for policy in ("ghost", "mass"):
+        assert of(held, policy)["kl"].mean() == pytest.approx(of(own, policy)["kl"].mean(), rel=0.2)
 
 
 def test_heads_that_stay_dense_are_found_once_and_read_whole(stage, tmp_path):
@@ -231,9 +249,9 @@ def test_a_model_that_is_not_itself_is_not_measured(stage, tmp_path, monkeypatch
             rest[-2][...] *= 1.05
 
     monkeypatch.setattr(ghost_decider, "ghost_attend", wrong)
-    outputs = {name: str(tmp_path / f"{name}.parquet") for name in QualityText.tables}
+    outputs = {name: str(tmp_path / f"{name}.parquet") for name in QualityTexts.tables}
     with pytest.raises(ModelError, match="step_difference"):
-        measure_text(QualityText.of(stage["run"], text="prose_held_out_0"), stage["inputs"], outputs)
+        measure_texts(QualityTexts.of(stage["run"], part="prose_0"), stage["inputs"], outputs)
     assert not list(tmp_path.iterdir())
 
 
@@ -333,9 +351,9 @@ def test_a_text_that_is_too_short_is_refused_with_the_length_it_has():
         def first(self, content, tokens):
             return list(range(len(content.split())))[:tokens]
 
-    job = SimpleNamespace(text="prose_held_out_0", context=4, continuation=2)
+    job = SimpleNamespace(context=4, continuation=2)
     with pytest.raises(TextError, match=r"has 3 tokens.*\n.*Write: tokens: 3"):
-        token_ids(Words(), "one two three", job)
+        token_ids(Words(), "one two three", "prose_held_out_0", job)
 
 
 def test_quantised_caches_read_all_of_it_in_their_own_bytes(tables):
@@ -358,17 +376,17 @@ def test_jobs_come_back_from_plain_params(stage):
     whole = stage["run"]
     for job in (
         FitPolicies.of(whole),
-        QualityText.of(whole, text="prose_held_out_0"),
+        QualityTexts.of(whole, part="prose_0"),
         GatherQuality.of(whole),
     ):
         params = job.params()
         assert params.pop("job") == f"ghostkv.stages.quality.jobs.{type(job).__name__}"
         assert replace(type(job).read(params), code="") == job
-    text = QualityText.of(whole, text="prose_held_out_0")
+    texts = QualityTexts.of(whole, part="prose_0")
     assert {"ghostkv.codecs.transform_code", "ghostkv.selectors.quest", "ghostkv.selectors.snapkv"} <= set(
-        text.uses
+        texts.uses
     )
-    assert [one.policy.hot for one in text.policies] == [8, 64, *[8] * 11]
+    assert [one.policy.hot for one in texts.texts[0].policies] == [8, 64, *[8] * 11]
 
 
 def test_a_family_is_named_by_every_option_that_is_not_the_methods_own():

@@ -73,7 +73,9 @@ class Continuation:
 
     def _fill(self, captured: Iterable[LayerCapture]) -> None:
         for one in captured:
-            keys, values = (each[None, :, : self.context].astype(np.float32) for each in (one.keys, one.values))
+            keys, values = (
+                each[None, :, : self.context].astype(np.float32) for each in (one.keys, one.values)
+            )
             held = (torch.from_numpy(each).to(self.model.device, self.model.dtype) for each in (keys, values))
             self._cache.update(*held, one.layer)
 

@@ -13,9 +13,16 @@ from ghostkv.files.buffers import Space
 from ghostkv.files.errors import ConfigError
 from ghostkv.runtime.seated import Seated
 from ghostkv.selectors import make
-from ghostkv.selectors.base import ALONE, Selector
+from ghostkv.selectors.base import ALONE, Scene, Selector
 from ghostkv.selectors.columns import OneBudget, rank
-from ghostkv.selectors.scenes import ThresholdScenes, budget_of, calibration_of, for_selector, view
+from ghostkv.selectors.scenes import (
+    ThresholdScenes,
+    budget_of,
+    calibration_of,
+    calibration_view,
+    for_selector,
+    view,
+)
 
 if TYPE_CHECKING:
     from ghostkv.config.policies import SelectorPolicy
@@ -55,13 +62,12 @@ def fit_selectors(policies: Sequence[SelectorPolicy], sources: Sources) -> list[
     """
     alike: dict[tuple, list[SelectorPolicy]] = {}
     for policy in policies:
-        alike.setdefault(
-            (_selector(policy), policy.dense_layers, policy.sinks, policy.hot, policy.seed), []
-        ).append(policy)
+        same = _selector(policy), policy.dense_layers, policy.sinks, policy.hot, policy.seed
+        alike.setdefault(same, []).append(policy)
+    groups = list(alike.values())
+    ratios = [sorted({policy.ratio for policy in some}) for some in groups]
     found = {}
-    for some in alike.values():
-        ratios = sorted({policy.ratio for policy in some})
-        budget = _spent(some[0], sources, ratios)
+    for some, asked, budget in zip(groups, ratios, _spent(groups, ratios, sources), strict=True):
         for policy in some:
             if budget.least >= policy.ratio:
                 raise ConfigError(
@@ -70,30 +76,51 @@ def fit_selectors(policies: Sequence[SelectorPolicy], sources: Sources) -> list[
                     "dense_layers"
                 )
         theta = next(iter(budget.spending().values())).theta
-        found |= {policy.name: float(theta[ratios.index(policy.ratio)]) for policy in some}
+        found |= {policy.name: float(theta[asked.index(policy.ratio)]) for policy in some}
     return [found[policy.name] for policy in policies]
 
 
-def _spent(policy: SelectorPolicy, sources: Sources, ratios: Sequence[float]) -> OneBudget:
-    """What every threshold would read of the model on threshold texts."""
-    budget, active = (
-        OneBudget(ratios),
-        [layer for layer in sources.layers if layer not in policy.dense_layers],
-    )
-    found = _unfitted(policy, sources, active)
-    exact = {"sinks": policy.sinks, "hot": policy.hot, "headline_start": sources.start, "top_k": 1}
+def _spent(
+    groups: Sequence[Sequence[SelectorPolicy]], ratios: Sequence[Sequence[float]], sources: Sources
+) -> list[OneBudget]:
+    """What every threshold would read of the model on threshold texts, for each group of policies of one selector."""
+    seats, space = [], Space()
+    for some, asked in zip(groups, ratios, strict=True):
+        active = [layer for layer in sources.layers if layer not in some[0].dense_layers]
+        seats.append((some[0], asked, _unfitted(some[0], sources, active), OneBudget(asked)))
     for layer in sources.layers:
-        seat = found.get(layer)
         for capture in sources.texts("threshold", layer):
             for head in range(capture.kv_heads):
-                if seat is None or capture.window:
-                    budget.add_dense((layer, head), int((capture.positions >= sources.start).sum()))
-                    continue
-                scene, truth = view(capture, head, exact, _encoded(seat.codecs, capture, head), seat.space)
-                seen = for_selector(seat.selector, scene, truth)
-                ranked = rank(seat.selector, seat.fitted[head], seen)
-                budget.add((layer, head), ranked, seen, budget_of(capture, scene.visible, ratios))
-    return budget
+                scenes = _Scenes(capture, head, sources.start, space)
+                for policy, asked, found, budget in seats:
+                    seat = found.get(layer)
+                    if seat is None or capture.window:
+                        budget.add_dense((layer, head), int((capture.positions >= sources.start).sum()))
+                        continue
+                    seen = scenes.of(policy, seat)
+                    ranked = rank(seat.selector, seat.fitted[head], seen)
+                    budget.add((layer, head), ranked, seen, budget_of(capture, seen.visible, asked))
+    return [budget for *_, budget in seats]
+
+
+class _Scenes:
+    """What selectors see of one KV head on one text; the same scene for all that may see the same."""
+
+    def __init__(self, capture: LayerCapture, head: int, start: int, space: Space):
+        self.asked, self.start, self.space = (capture, head), start, space
+        self._key, self._found = None, None
+
+    def of(self, policy: SelectorPolicy, seat: Seated) -> Scene:
+        # Truth and earlier queries cost as much again as all else, and only these look at them.
+        whole = seat.selector.kind == "oracle" or seat.observes
+        records = _encoded(seat.codecs, *self.asked)
+        key = policy.sinks, policy.hot, whole
+        if self._key != key:
+            exact = {"sinks": policy.sinks, "hot": policy.hot, "headline_start": self.start, "top_k": 1}
+            asked = *self.asked, exact, records, self.space
+            self._key, self._found = key, view(*asked) if whole else (calibration_view(*asked), None)
+        scene, truth = self._found
+        return replace(for_selector(seat.selector, scene, truth), records=records)
 
 
 def _selector(policy: SelectorPolicy) -> tuple[str, Selector]:

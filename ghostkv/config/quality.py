@@ -92,6 +92,7 @@ def _defaults() -> list[dict[str, Any]]:
             ["alone", "one_budget", "compensated"],
             [0.15, 0.30],
         ),
+        *_columns("sign_hash", {"name": "sign_hash", "bits": 32}, ["alone", "compensated"], [0.15, 0.30]),
         *_columns("streaming_llm", {"name": "streaming_llm"}, ["alone"], [0.15, 0.30], **once),
         *_columns("h2o", {"name": "h2o", "recent": 0.5}, ["alone"], [0.15, 0.30], **once),
         *_columns("snapkv", {"name": "snapkv", "observe": 32, "kernel": 5}, ["alone"], [0.15, 0.30], **once),

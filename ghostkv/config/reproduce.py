@@ -24,7 +24,7 @@ class Reproduce(Section):
         32,
         "Layers at most in SkyLight's table of attention errors, spread evenly. Its authors take all of a model's.",
     )
-    error_queries: Count = setting(2, "Random queries a layer and held-out text, in SkyLight's table.")
+    error_queries: Count = setting(1, "Random queries a layer and held-out text, in SkyLight's table.")
     densities: Annotated[list[Share], Field(max_length=16), Ascending] = setting(
         [0.05, 0.10, 0.15, 0.20], "Shares of the keys that are read, in SkyLight's table.", min_length=1
     )

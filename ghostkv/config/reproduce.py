@@ -28,4 +28,9 @@ class Reproduce(Section):
     densities: Annotated[list[Share], Field(max_length=16), Ascending] = setting(
         [0.05, 0.10, 0.15, 0.20], "Shares of the keys that are read, in SkyLight's table.", min_length=1
     )
+    read_characters: Count = setting(
+        6000,
+        "Characters of a held-out text that are read densely, in SparQ's table; of a shorter text, what is left.",
+    )
+    foretold_characters: Count = setting(400, "Characters after them that are foretold under elimination.")
     seed: Seed = setting(42, "Seed of all draws but the predecessor's, whose own is part of its protocol.")

@@ -21,7 +21,7 @@ from ghostkv.stages.hierarchy.jobs import GatherHierarchy
 from ghostkv.stages.historical.jobs import HistoricalRun
 from ghostkv.stages.peers.jobs import GatherPeers
 from ghostkv.stages.quality.jobs import FitPolicies, GatherQuality
-from ghostkv.stages.reproduce.jobs import ErrorTable, RecallTable, RepeatPredecessor
+from ghostkv.stages.reproduce.jobs import CharacterTable, ErrorTable, RecallTable, RepeatPredecessor
 from ghostkv.stages.retrieval.jobs import GatherRetrieval
 from ghostkv.stages.run import Run
 from ghostkv.stages.speed.jobs import TimeLayers, TimeSteps
@@ -42,7 +42,7 @@ BEYOND: Mapping[str, tuple[type[Job], ...]] = {
     "synthetic": (GatherSynthetic,),
     "bandwidth": (CacheLosses, MeasureMemory, ModelBandwidth),
     "store": (TryStore, TimeStore),
-    "reproduce": (RepeatPredecessor, RecallTable, ErrorTable),
+    "reproduce": (RepeatPredecessor, RecallTable, ErrorTable, CharacterTable),
     "benchmark": (CaptureOverhead, SweepSpeed),
     "speed": (TimeLayers, TimeSteps),
 }

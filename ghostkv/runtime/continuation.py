@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from ghostkv.captures.capture_files import LayerCapture
+from ghostkv.captures.capture_files import LayerCapture, read_layer
 from ghostkv.files.buffers import give_back
 from ghostkv.models.interface import own_implementation
 from ghostkv.models.probe import new_cache
@@ -21,6 +21,16 @@ from ghostkv.runtime.measure import compare_decoding
 from ghostkv.runtime.policy import Policy, identity_policy
 from ghostkv.runtime.rewind import cut_back, kept_aside
 from ghostkv.runtime.traffic import Traffic
+
+
+def captured_context(
+    model: PreTrainedModel, folder: str, layers: Sequence[int], cache_dtype: str
+) -> Iterator[LayerCapture] | None:
+    """What a text left in the cache, where every layer of it was captured as attention read it; else None."""
+    held = range(len(new_cache(model).layers))
+    if cache_dtype != "float16" or tuple(held) != tuple(layers):
+        return None
+    return (read_layer(folder, layer) for layer in held)
 
 
 @dataclass(frozen=True)

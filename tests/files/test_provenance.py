@@ -173,7 +173,8 @@ def test_nothing_is_imported_that_the_closure_lacks():
     """Each job is imported in a child of a process that has imported the libraries and nothing of the lab."""
     code = (
         "import json, os, sys, importlib\n"
-        "import altair, numba, numpy, polars, pyarrow.parquet, pydantic, safetensors, scipy.stats\n"
+        "import altair, numba, numpy, polars, pyarrow.parquet, pydantic, safetensors, scipy.stats, torch, transformers\n"
+        "from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel\n"
         "for job in sys.argv[1:]:\n"
         "    if os.fork() == 0:\n"
         "        importlib.import_module(job)\n"

@@ -244,8 +244,7 @@ def test_numbers_and_pictures_are_saved(browser, page, downloads):
     assert (downloads / "frontier_by_codec.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("theme", THEMES)
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("width", "theme"), zip(WIDTHS, THEMES, strict=True))
 def test_nothing_overflows_and_nobody_is_left_out(browser, axe, width, theme):
     browser.open(width, theme).picture(f"front_{width}_{theme}")
     browser.open_all()

@@ -1,5 +1,5 @@
 # Tables of other works, repeated by their own protocols, each beside what was published.
-from ghostkv.stages.reproduce.jobs import ErrorTable, RecallTable, RepeatPredecessor
+from ghostkv.stages.reproduce.jobs import CharacterTable, ErrorTable, RecallTable, RepeatPredecessor
 from ghostkv.stages.reproduce.predecessor_files import predecessor_files
 
 
@@ -40,3 +40,19 @@ use rule gather_frontier as error_table with:
         **needs("error_table"),
     params:
         run=job_params(ErrorTable),
+
+
+use rule gather_frontier as character_table with:
+    input:
+        **captures(),
+        manifest=[] if RUN.imports else f"{RUN.model_folder}/manifest.json",
+        texts=[] if RUN.imports else "results/texts/texts.parquet",
+    output:
+        **tables(CharacterTable, "results/reproduce"),
+    log:
+        "results/logs/reproduce/characters.log",
+    resources:
+        **needs("character_table"),
+        gpu=RUN.gpus,
+    params:
+        run=job_params(CharacterTable),

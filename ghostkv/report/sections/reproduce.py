@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import polars as pl
+from scipy.special import stdtrit
 
 from ghostkv.report.document import Block, Chapter, Column, HeadlineFigure, Prose, Table, figures
 from ghostkv.report.expressions import in_words
 from ghostkv.report.names import method
 from ghostkv.report.numbers import counted, percent, ratio, tiny
 from ghostkv.report.results import Results
+from ghostkv.stages.reproduce.published import SPARQ_KEYS, SPARQ_LOCAL
 
 _NAMES = {
     "louver": "Louver", "louver_hot": "Louver, threshold from hot window", "louver_sampled": "Louver, sampled threshold",
@@ -39,10 +41,12 @@ BOARD = "frame = 'scaled' AND source = 'board' AND density = 0.1"
 
 
 def build(results: Results) -> Sequence[Block]:
-    """Louver's table twice, SkyLight's, and the predecessor's rows where its files were given."""
+    """Louver's table twice, SkyLight's, SparQ's, and the predecessor's rows where its files were given."""
     blocks: list[Block] = [Prose(_reading(results)), _published(results), _fair(results)]
     if results.table("reproduce.board").height:
         blocks.append(_board(results))
+    if results.table("reproduce.characters").height:
+        blocks.append(_characters(results))
     if results.table("reproduce.predecessor").height:
         blocks.append(_predecessor(results))
     return blocks
@@ -163,6 +167,45 @@ def _board(results: Results) -> Table:
     )
 
 
+def _characters(results: Results) -> Table:
+    rows = results.table("reproduce.characters")
+    dense = rows.filter(pl.col("components").is_null()).select("text", dense="bits", their_dense="theirs")
+    loss = pl.col("bits") - pl.col("dense")
+    found = (
+        rows.join(dense, on="text")
+        .group_by("components", maintain_order=True)
+        .agg(
+            pl.col("bits", "bytes_ratio_gqa", "theirs").mean(),
+            loss.mean().alias("loss"),
+            (pl.col("theirs") - pl.col("their_dense")).mean().alias("their_loss"),
+            # Of Student's interval over texts; null for a single one.
+            (loss.std() / pl.len().sqrt() * float(stdtrit(max(1, dense.height - 1), 0.975))).alias("half"),
+            pl.len().alias("texts"),
+            pl.col("characters").sum(),
+        )
+        .with_columns(pl.col("components").cast(pl.String).fill_null("all are read"))
+    )
+    return Table(
+        "reproduce_characters",
+        f"SparQ's bits per character: the beginning of a text is read densely, and the characters after it are foretold with the "
+        f"{SPARQ_KEYS} keys of best approximate score, the last {SPARQ_LOCAL} among them, in every layer. Theirs: Pythia-410m, n = 200. "
+        "It hangs on model and text, and on heads of a KV head that choose together, where Pythia's have one each.",
+        found,
+        {
+            "components": Column("Components of a query"),
+            "bits": Column("Bits per character", "ratio"),
+            "theirs": Column("theirs", "ratio"),
+            "loss": Column("above dense", "ratio"),
+            "half": Column("±, 95 %", "ratio"),
+            "their_loss": Column("theirs above dense", "ratio"),
+            "bytes_ratio_gqa": Column("Bytes ratio, GQA-true", "ratio"),
+            "characters": Column("n characters", "integer"),
+            "texts": Column("n texts", "integer"),
+        },
+        sources=("reproduce.characters",),
+    )
+
+
 def _predecessor(results: Results) -> Table:
     decided = pl.col("difference").abs().filter(~pl.col("undecided")).max()
     rows = results.table("reproduce.predecessor").group_by("measure", maintain_order=True)
@@ -194,13 +237,15 @@ def _spearman(rows: str) -> str:
     )
 
 
+_DECIDED = "largest difference of a figure that the files decide", "max(abs(difference))"
+_UNDECIDED = "figures that rounding of the files decides", "sum(CAST(undecided AS BIGINT))"
 _ORDER = "Spearman's correlation of errors by method with SkyLight's board"
 CHAPTER = Chapter(
     "reproduce",
     "Others' tables",
     build,
     front=("reproduce_recall",),
-    needs=("reproduce.recall", "reproduce.board", "reproduce.predecessor"),
+    needs=("reproduce.recall", "reproduce.board", "reproduce.predecessor", "reproduce.characters"),
     headline=(
         HeadlineFigure(
             "reproduce.skylight_spearman", f"{_ORDER}, density 10 %", "reproduce.board", _spearman(BOARD)
@@ -220,22 +265,12 @@ CHAPTER = Chapter(
         *figures(
             "reproduce.predecessor",
             "self WHERE NOT undecided",
-            {
-                "reproduce.predecessor_max_difference": (
-                    "largest difference of a figure that the files decide",
-                    "max(abs(difference))",
-                )
-            },
+            {"reproduce.predecessor_max_difference": _DECIDED},
         ),
         *figures(
             "reproduce.predecessor",
             "self",
-            {
-                "reproduce.predecessor_undecided": (
-                    "figures that rounding of the files decides",
-                    "sum(CAST(undecided AS BIGINT))",
-                )
-            },
+            {"reproduce.predecessor_undecided": _UNDECIDED},
         ),
         *figures(
             "reproduce.recall",

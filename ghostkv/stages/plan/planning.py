@@ -157,6 +157,7 @@ def _processes(work: Workload) -> list[_Process]:
         one("speed", "time_layers", "layers"),
         one("store", "store_trials", "trials"),
         one("store", "store_speed", "speed"),
+        one("reproduce", "character_table", "characters"),
         one("reproduce", "repeat_predecessor", "predecessor"),
         one("reproduce", "recall_table", "recall"),
         one("reproduce", "error_table", "errors"),

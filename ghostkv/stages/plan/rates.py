@@ -47,6 +47,8 @@ RATES = {'capture_overhead': {'cpu': {'start': 4.441, 'weights': 17.22, 'matmul'
  'repeat_predecessor': {'cpu': {'start': 1.5, 'asked': 10.0}, 'memory': {'start': 0.3}},
  'recall_table': {'cpu': {'start': 3.0, 'pairs': 560.0, 'matmul': 5.0}, 'memory': {'start': 0.4, 'kv': 12.0, 'pairs': 12.0}},
  'error_table': {'cpu': {'start': 2.0, 'pairs': 6500.0, 'indexed': 170.0}, 'memory': {'start': 0.4, 'kv': 12.0, 'pairs': 100.0}},
+ 'character_table': {'cpu': {'start': 6.0, 'weights': 7.928, 'matmul': 0.01826, 'pairs': 100.0},
+                     'memory': {'start': 0.5959, 'weights': 1.69, 'cache': 2.322}},
  'report': {'cpu': {'start': 6.849, 'rows': 11.76}, 'memory': {'start': 0.4236, 'rows': 0.2096}},
  'retrieval_plan': {'cpu': {'start': 5.042, 'pairs': 14.0, 'prompts': 37.02},
                     'memory': {'start': 0.5692, 'kv': 7.0, 'pairs': 188.6}},

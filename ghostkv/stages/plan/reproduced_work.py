@@ -30,3 +30,16 @@ def error_table(work: Workload) -> Terms:
         {"pairs": calls * work.pairs(1, work.tokens), "indexed": layers * work.kv(work.tokens)},
         {"kv": 2 * work.kv(work.tokens), "pairs": work.pairs(1, work.tokens)},
     )
+
+
+def character_table(work: Workload) -> Terms:
+    texts, settings = work.texts["held_out"], 4
+    tokens = min(work.tokens, work.config.reproduce.foretold_characters // 4) * settings * texts
+    return Terms(
+        {
+            "weights": work.weights,
+            "matmul": work.matmul(tokens),
+            "pairs": work.pairs(tokens, work.tokens) * work.deciding,
+        },
+        {"weights": work.weights, "cache": work.cache(work.tokens)},
+    )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ghostkv.captures.capture_files import read_layer
 from ghostkv.files.progress import progress
 from ghostkv.files.provenance import metadata
 from ghostkv.files.tables import Tables
@@ -19,7 +18,6 @@ from ghostkv.stages.quality.setup import sources_of, token_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ghostkv.captures.capture_files import LayerCapture
     from ghostkv.runtime.continuation import Continuation
     from ghostkv.runtime.policy import Policy
     from ghostkv.stages.quality.jobs import DecodedText, QualityTexts
@@ -67,27 +65,17 @@ def _begin(
     job: QualityTexts, text: DecodedText, model: PreTrainedModel, ids: Sequence[int], observer: Policy | None
 ) -> tuple[Continuation, list[dict]]:
     """A text's dense context, and how far the model is from itself there and at the text's beginning, prefill included."""
-    from ghostkv.runtime.continuation import Continuation
+    from ghostkv.runtime.continuation import Continuation, captured_context
     from ghostkv.runtime.measure import check_identity, measure_identity
 
     checked = [measure_identity(model, ids[:_CHECKED])]
     check_identity(checked[0], model)
-    read = ids[: job.context + job.continuation]
-    begun = Continuation(model, read, job.context, observer, _captured(job, text.text, model))
+    folder = next(one.folder for one in job.captures if one.text == text.text)
+    held = captured_context(model, folder, job.layers, job.cache_dtype)
+    begun = Continuation(model, ids[: job.context + job.continuation], job.context, observer, held)
     checked.append(begun.identity())
     check_identity(checked[1], model)
     return begun, checked
-
-
-def _captured(job: QualityTexts, text: str, model: PreTrainedModel) -> Iterator[LayerCapture] | None:
-    """What the context left in the cache, where every layer of it was captured as attention read it."""
-    from ghostkv.models.probe import new_cache
-
-    layers = range(len(new_cache(model).layers))
-    if job.cache_dtype != "float16" or tuple(layers) != tuple(job.layers):
-        return None
-    folder = next(one.folder for one in job.captures if one.text == text)
-    return (read_layer(folder, layer) for layer in layers)
 
 
 def _decode(

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 
 from ghostkv.captures.captured_texts import CapturedText
 from ghostkv.files.jobs import Job
-from ghostkv.stages.reproduce.schemas import ERROR_SCHEMAS, PREDECESSOR_SCHEMAS, RECALL_SCHEMAS
+from ghostkv.stages.reproduce.schemas import (
+    CHARACTER_SCHEMAS,
+    ERROR_SCHEMAS,
+    PREDECESSOR_SCHEMAS,
+    RECALL_SCHEMAS,
+)
 
 if TYPE_CHECKING:
     from ghostkv.stages.run import Run
@@ -68,3 +73,29 @@ class ErrorTable(Job):
     @classmethod
     def of(cls, run: Run) -> ErrorTable:
         return cls.taken(run, layers=run.spread_layers(run.config.reproduce.error_layers))
+
+
+@dataclass(frozen=True)
+class CharacterTable(Job):
+    """SparQ's bits per character, of the model itself."""
+
+    call = "ghostkv.stages.reproduce.sparq.characters.character_table"
+    tables = tuple(CHARACTER_SCHEMAS)
+    sections = ("reproduce",)
+
+    captures: tuple[CapturedText, ...]
+    layers: tuple[int, ...]
+    model_layers: tuple[int, ...]  # that attend
+    tokens: int
+    read_characters: int
+    foretold_characters: int
+    dtype: str
+    device: str
+    cache_dtype: str
+
+    @classmethod
+    def of(cls, run: Run) -> CharacterTable:
+        capture = run.config.capture
+        read = {"tokens": capture.tokens, "cache_dtype": capture.cache_dtype}
+        layers = run.layers if run.imports else run.model.attending()
+        return cls.taken(run, model_layers=layers, **read)

@@ -12,6 +12,11 @@ LOUVER = {
     "quest": {10: 0.268, 100: 0.375},
     "streaming": {10: 0.178, 100: 0.051},
 }
+# SparQ's authors (graphcore-research/llm-inference-research), Pythia-410m, n = 200: bits per character by components, of the 32 keys of
+# best score with the last 8 among them, and dense.
+SPARQ_KEYS, SPARQ_LOCAL = 32, 8
+SPARQ_DENSE = 0.870
+SPARQ = {64: 0.893, 32: 0.989, 16: 1.026}
 # SkyLight's board, averages over its tasks and two models: error by method and density.
 BOARD = {
     "oracle_topp": {0.1: 0.075, 0.2: 0.034},

@@ -84,7 +84,25 @@ BOARD_SCHEMA = pa.schema(
     ],
     metadata=MAY_BE_EMPTY,
 )
+CHARACTER_SCHEMA = pa.schema(
+    [
+        (
+            "components",
+            pa.int16(),
+        ),  # of a query, that SparQ reads of every key; null where the model reads all
+        ("text", pa.string()),
+        ("domain", pa.string()),
+        ("context", pa.int32()),  # tokens that are read densely
+        ("tokens", pa.int32()),  # that are foretold
+        ("characters", pa.int32()),  # of those
+        ("bits", pa.float64()),  # per character
+        ("bytes_ratio_gqa", pa.float64()),
+        ("theirs", pa.float64()),  # bits per character of Pythia-410m
+    ],
+    metadata=MAY_BE_EMPTY,  # of imported tensors there is no model
+)
 PREDECESSOR_SCHEMAS = {"predecessor": PREDECESSOR_SCHEMA}
 RECALL_SCHEMAS = {"recall": RECALL_SCHEMA}
 ERROR_SCHEMAS = {"errors": ERROR_SCHEMA, "board": BOARD_SCHEMA}
-SCHEMAS = PREDECESSOR_SCHEMAS | RECALL_SCHEMAS | ERROR_SCHEMAS
+CHARACTER_SCHEMAS = {"characters": CHARACTER_SCHEMA}
+SCHEMAS = PREDECESSOR_SCHEMAS | RECALL_SCHEMAS | ERROR_SCHEMAS | CHARACTER_SCHEMAS

@@ -20,7 +20,7 @@ from ghostkv.files.compiled import njit
 from ghostkv.runtime.call_views import CallView, views
 from ghostkv.runtime.combine import Combined, combine
 from ghostkv.runtime.deciders import Call, Decider, refuse_misfit
-from ghostkv.runtime.seated import Ledger
+from ghostkv.runtime.ledger import Ledger
 
 # Queries certified at once: bounds of every level are held for all of them.
 _BLOCK = 64

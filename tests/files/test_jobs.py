@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from ghostkv.config.quality import text_parts
 from ghostkv.files import provenance
 from ghostkv.files.jobs import Job, named
 from ghostkv.stages.run import Run
@@ -54,6 +55,7 @@ def build(tmp_path_factory):
         wildcards = {
             "layer": run.layer_names()[-1],
             "text": list(run.texts)[-1],
+            "part": next(iter(text_parts(run.texts_of("held_out"))), ""),
             "generator": list(run.config.synthetic.labels())[-1],
             "job": list(run.config.retrieval.jobs())[-1],
             "runs": ["results", "../other/results"],

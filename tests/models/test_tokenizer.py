@@ -130,7 +130,7 @@ def test_capture_quality_and_retrieval_read_the_same_beginning(tmp_path):
     tokenizer = made(tmp_path, f"{NAME} $A {NAME}")
     text = "What a text begins with, all stages read alike."
     captured = token_ids_of(tokenizer, text, 20, "mine")
-    read = token_ids(tokenizer, text, SimpleNamespace(text="mine", context=15, continuation=4))
+    read = token_ids(tokenizer, text, "mine", SimpleNamespace(context=15, continuation=4))
     form = tokenizer.form()
     asked = [*form.start, *tokenizer.encode(form.before + text)]
     prompt = next(cut_prompts({"mine": tokenizer.encode(text)}, [20], 1, tokenizer.start))

@@ -7,7 +7,13 @@ from ghostkv.report.results import Results
 from ghostkv.report.sections.reproduce import CHAPTER
 from ghostkv.stages.reproduce.errors import METHODS, board
 from ghostkv.stages.reproduce.louver.indexes import FAIR, PUBLISHED
-from ghostkv.stages.reproduce.schemas import BOARD_SCHEMA, ERROR_SCHEMA, PREDECESSOR_SCHEMA, RECALL_SCHEMA
+from ghostkv.stages.reproduce.schemas import (
+    BOARD_SCHEMA,
+    CHARACTER_SCHEMA,
+    ERROR_SCHEMA,
+    PREDECESSOR_SCHEMA,
+    RECALL_SCHEMA,
+)
 from tests.report.fixtures import _write, headline, make_params
 
 # Top-p and top-k have changed places; vAttention is not on the board.
@@ -44,6 +50,20 @@ def reproduced(folder, predecessor=True) -> Results:
         cell | {"measure": "rank_correlation", "theirs": 0.49999, "difference": 1e-5, "undecided": False},
         cell | {"measure": "top8_overlap", "theirs": 0.375, "difference": 0.125, "undecided": True},
     ]
+    foretold = [
+        {
+            "text": text,
+            "domain": "a",
+            "context": 90,
+            "tokens": 10,
+            "characters": 40,
+            "components": components,
+            "bits": bits + more,
+        }
+        | {"bytes_ratio_gqa": 0.3, "theirs": 0.8 if components is None else 0.9}
+        for text, more in (("a", 0.0), ("b", 0.5))
+        for components, bits in ((None, 1.0), (16, 1.25 + more))
+    ]
     empty = pl.from_arrow(PREDECESSOR_SCHEMA.empty_table())
     tables = {
         "reproduce_recall": _write(folder, "reproduce/recall", recall, RECALL_SCHEMA),
@@ -52,6 +72,7 @@ def reproduced(folder, predecessor=True) -> Results:
         "reproduce_predecessor": _write(
             folder, "reproduce/predecessor", rows if predecessor else empty, PREDECESSOR_SCHEMA
         ),
+        "reproduce_characters": _write(folder, "reproduce/characters", foretold, CHARACTER_SCHEMA),
     }
     results = Results(tables, make_params())
     results.figures = headline(results, [CHAPTER])
@@ -75,7 +96,7 @@ def test_headline_figures_are_the_order_and_what_files_decide(tmp_path):
 def test_the_chapter_shows_each_table_with_its_n(tmp_path):
     prose, *tables = CHAPTER.build(reproduced(tmp_path))
     assert [table.name for table in tables] == [
-        "reproduce_recall", "reproduce_recall_fair", "reproduce_errors", "reproduce_predecessor"
+        "reproduce_recall", "reproduce_recall_fair", "reproduce_errors", "reproduce_characters", "reproduce_predecessor"
     ]  # fmt: skip
     for table in tables:
         assert any(column.label.startswith("n ") for column in table.columns.values())
@@ -84,6 +105,11 @@ def test_the_chapter_shows_each_table_with_its_n(tmp_path):
     assert errors.filter(source="board")["method"].to_list() == list(ERRORS)[:6]
     assert errors["why"].null_count() == 0
     assert "0.943" in prose.text
+    dense, sparse = tables[3].data.iter_rows(named=True)
+    # Losses of .25 and .75 over two texts: Student's quantile of one degree of freedom is 12.7.
+    assert (dense["loss"], sparse["loss"], sparse["their_loss"]) == pytest.approx((0, 0.5, 0.1))
+    assert sparse["half"] == pytest.approx(0.25 * 12.706, rel=1e-4)
+    assert (sparse["texts"], sparse["characters"]) == (2, 80)
 
 
 def test_without_the_predecessors_files_its_table_is_left_out(tmp_path):
@@ -92,5 +118,6 @@ def test_without_the_predecessors_files_its_table_is_left_out(tmp_path):
         "reproduce_recall",
         "reproduce_recall_fair",
         "reproduce_errors",
+        "reproduce_characters",
     ]
     assert results.figures["reproduce.predecessor_max_difference"]["value"] is None

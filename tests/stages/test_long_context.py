@@ -88,8 +88,10 @@ def test_blocks_change_no_table(stage, tmp_path, monkeypatch):
         )
     whole, in_blocks = found
     for name, table in whole.items():
-        # Output errors are relative to one: what float32 leaves of two sums in another order.
-        assert_frame_equal(in_blocks[name], table, rel_tol=1e-6, abs_tol=5e-7)
+        # Sums in another order: a key whose estimate is at theta to the last bit may fall on either side of it.
+        errors = [column for column in table.columns if column.startswith("output_error")]
+        assert_frame_equal(in_blocks[name].drop(errors), table.drop(errors), rel_tol=1e-6)
+        assert_frame_equal(in_blocks[name].select(errors), table.select(errors), rel_tol=5e-3, abs_tol=5e-7)
 
 
 # Runs a stage on a few queries and then on all; says by how much the peak of memory has grown, in bytes.

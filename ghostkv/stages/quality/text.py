@@ -16,8 +16,6 @@ from ghostkv.stages.quality.schemas import TEXT_TABLES
 from ghostkv.stages.quality.setup import sources_of, token_ids
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from ghostkv.runtime.continuation import Continuation
     from ghostkv.runtime.policy import Policy
     from ghostkv.stages.quality.jobs import DecodedText, QualityTexts
@@ -62,7 +60,7 @@ def measure_texts(
 
 
 def _begin(
-    job: QualityTexts, text: DecodedText, model: PreTrainedModel, ids: Sequence[int], observer: Policy | None
+    job: QualityTexts, text: DecodedText, model: Any, ids: Sequence[int], observer: Policy | None
 ) -> tuple[Continuation, list[dict]]:
     """A text's dense context, and how far the model is from itself there and at the text's beginning, prefill included."""
     from ghostkv.runtime.continuation import Continuation, captured_context

@@ -10,7 +10,7 @@ from ghostkv.codecs.base import ELEMENT_BYTES
 from ghostkv.elimination.attention import softmax
 from ghostkv.runtime.call_views import CallView, views
 from ghostkv.runtime.deciders import Call, Decider
-from ghostkv.runtime.seated import Ledger
+from ghostkv.runtime.ledger import Ledger
 
 
 class Nothing:

@@ -18,8 +18,6 @@ from ghostkv.stages.reproduce.schemas import CHARACTER_SCHEMA
 from ghostkv.stages.reproduce.sparq.attention import PublishedSparQ
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from ghostkv.models.tokenizer import ModelTokenizer
     from ghostkv.stages.reproduce.jobs import CharacterTable
 
@@ -47,7 +45,7 @@ def character_table(
 
 
 def _foretold(
-    job: CharacterTable, model: PreTrainedModel, tokenizer: ModelTokenizer, ids: Sequence[int], folder: str
+    job: CharacterTable, model: Any, tokenizer: ModelTokenizer, ids: Sequence[int], folder: str
 ) -> Iterator[dict[str, Any]]:
     from ghostkv.runtime.continuation import Continuation, captured_context
 

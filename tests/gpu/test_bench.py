@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+pytestmark = pytest.mark.thorough
 pytest.importorskip("triton", reason="Triton is not installed: pip install 'ghostkv[gpu]'")
 
 from ghostkv.gpu.bench.__main__ import parts  # noqa: E402

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+pytestmark = pytest.mark.thorough
 pytest.importorskip("triton", reason="Triton is not installed: pip install 'ghostkv[gpu]'")
 
 from ghostkv.gpu.configs import ARCHITECTURES, config_of  # noqa: E402

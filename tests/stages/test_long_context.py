@@ -111,6 +111,7 @@ print(peaks[1] - peaks[0])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+@pytest.mark.thorough
 @pytest.mark.parametrize("stage", STAGES)
 def test_memory_does_not_grow_with_the_queries(stage, tmp_path):
     tokens, few, many = 8192, 32, 512

@@ -25,6 +25,8 @@ STAGES = sorted(
     {path.stem for path in (ROOT / "workflow/rules").glob("*.smk")}
     - {"common", "plan", "compare", *UNREADING}
 )
+# Each of the other stages says what is wrong by the same few functions.
+QUICK = {"capture", "frontier", "quality", "report"}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,10 @@ def spoil(run: Project, read: list[str], jobs: list[dict]) -> None:
             os.utime(file, ns=(known, known))
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    "stage",
+    [pytest.param(one, marks=() if one in QUICK else pytest.mark.thorough) for one in STAGES],
+)
 def test_the_message_of_a_failed_job_is_the_last_on_the_screen(project, jobs, stage):
     run, job = (
         project.copied_run(),

@@ -32,7 +32,13 @@ def checksums(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-@pytest.mark.parametrize(("target", "remade", "killed_in"), CASES.values(), ids=CASES)
+THOROUGH = {"report": pytest.mark.thorough}
+
+
+@pytest.mark.parametrize(
+    ("target", "remade", "killed_in"),
+    [pytest.param(*case, id=name, marks=THOROUGH.get(name, ())) for name, case in CASES.items()],
+)
 def test_killed_and_resumed_ends_with_the_same_bytes(project, target, remade, killed_in):
     killed = project.copied_run()
     for name in remade:

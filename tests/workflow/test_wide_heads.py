@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 import pyarrow.parquet as pq
+import pytest
 
 
+@pytest.mark.thorough
 def test_the_same_config_runs_on_wide_heads_with_sixteen_bytes_to_one_bit(project, tmp_path):
     (tmp_path / "tests").symlink_to((project.folder / "tests").resolve())
     wide, tables = replace(project, folder=tmp_path), ("frontier/bounds", "certificates/checks")
